@@ -166,7 +166,7 @@ def partition(
     for column in ("client", "train", "test", "labels (samples)"):
         table.add_column(column, justify="left" if column.startswith("labels") else "right")
     names = held.label_names or tuple(str(k) for k in range(held.classes))
-    for client, counts in enumerate(held.label_counts()[:rows]):
+    for client, counts in enumerate(held.label_counts(rows)):
         labels = "  ".join(f"{names[k]} ({counts[k]})" for k in np.flatnonzero(counts))
         table.add_row(str(client), str(len(held.train[client])), str(len(held.test[client])), Text(labels))
     out.print(table)

@@ -7,10 +7,11 @@ and ``config``. A reply holds ``metrics`` with a list per key, one entry per cli
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 
@@ -47,6 +48,39 @@ class VectorArray(Array):
     def numpy(self) -> NDArray[np.floating]:
         """The vector itself; it may be read-only."""
         return self._vector
+
+
+class Broadcast(Sequence[Message]):
+    """One content for many nodes: a message to each, made when somebody looks at them.
+
+    A simulated Grid needs none of them: it sends the one content on. Flower's Grids see a list of messages.
+
+    Attributes:
+        kind: Flower's message type.
+        content: what all of them are sent.
+        nodes: to whom, in order.
+    """
+
+    def __init__(self, kind: str, content: RecordDict, nodes: Sequence[int]) -> None:
+        self.kind, self.content, self.nodes = kind, content, nodes
+        self._messages: list[Message] | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether somebody has seen the messages, and so may have changed them."""
+        return self._messages is not None
+
+    def message_to(self, node: int) -> Message:
+        """The message to one of the nodes, made anew."""
+        return Message(self.content, node, self.kind)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._messages is None:
+            self._messages = [self.message_to(node) for node in self.nodes]
+        return self._messages[index]
 
 
 def pack(vector: NDArray[np.floating]) -> ArrayRecord:

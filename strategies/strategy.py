@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ class Strategy(FlowerStrategy):
         """Add up what the clients sent, and take the method's step."""
         place_of = {client: place for place, client in enumerate(self._now.clients)}
         uploads, weight, heard = TreeSum(), 0, set()
-        told: dict[int, dict[str, float]] = {}
+        told: dict[str, list[Any]] = {m.CLIENTS: [], m.SAMPLES: []}
         for reply in replies:
             if reply.has_error():
                 client = self._client_of(reply)
@@ -168,13 +169,13 @@ class Strategy(FlowerStrategy):
             self._now.failures += failed
             self._now.steps += sum(m.ints(metrics, m.STEPS))
             heard |= set(who)
-            terms = [key for key in metrics if key.startswith(m.LOSS)]
-            for i, client in enumerate(clients):
-                told[client] = {m.SAMPLES: samples[i], **{t[len(m.LOSS) :]: m.floats(metrics, t)[i] for t in terms}}
+            for key in metrics:
+                if key in told or key.startswith(m.LOSS):
+                    told.setdefault(key, []).extend(m.floats(metrics, key))
         self._now.failures += [(client, "it did not answer in time") for client in place_of if client not in heard]
         self._now.failures.sort()
         self._check_failures(server_round)
-        self._now.train = _weighted_means([told[client] for client in sorted(told)])
+        self._now.train = _weighted_means(_by_client(told))
         summed = uploads.total()
         if summed is not None:
             P, mean = self.parameters, (summed / weight).to(torch.float32).numpy()
@@ -194,29 +195,28 @@ class Strategy(FlowerStrategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Gather the clients' scores."""
-        rows: dict[int, dict[str, float]] = {}
+        told: dict[str, list[Any]] = {m.CLIENTS: [], m.SAMPLES: []}
         for reply in replies:
             if reply.has_error():
                 self._now.failures.append((self._client_of(reply), f"scoring: {reply.error.reason}"))
                 continue
             self._now.failures += [(c, f"scoring: {text}") for c, text in m.unpack_failures(reply.content)]
             metrics = m.metrics_of(reply.content)
-            for i, client in enumerate(m.ints(metrics, m.CLIENTS)):
-                rows[client] = {key: values[i] for key, values in metrics.items() if isinstance(values, list)}
-        scores = ClientScores(personal=self.evaluation.personal if self.client_update.personalises else None)
-        for client in sorted(rows):
-            row = rows[client]
-            n = int(row[m.SAMPLES])
-            scores.clients.append(client)
-            scores.samples.append(n)
-            scores.without += [client] * bool(row.get(m.WITHOUT))
-            for model in ("global", "personal"):
-                if f"{model}/correct" in row:
-                    scores.accuracy.setdefault(model, []).append(row[f"{model}/correct"] / n)
-                    scores.loss.setdefault(model, []).append(row[f"{model}/loss_sum"] / n)
+            for key in metrics:
+                told.setdefault(key, []).extend(m.floats(metrics, key))
         self._now.failures.sort()
-        if not rows:
+        told = _by_client(told)
+        clients, samples = told[m.CLIENTS], told[m.SAMPLES]
+        if not clients:
             return None
+        scores = ClientScores(clients, samples)
+        if self.client_update.personalises:
+            scores.personal = self.evaluation.personal
+        scores.without = [client for client, without in zip(clients, told.get(m.WITHOUT, ())) if without]
+        for model in ("global", "personal"):
+            if correct := told.get(f"{model}/correct"):
+                scores.accuracy[model] = [right / n for right, n in zip(correct, samples)]
+                scores.loss[model] = [loss / n for loss, n in zip(told[f"{model}/loss_sum"], samples)]
         self._now.client_scores = scores
         self._now.scores |= scores.summary()
         return MetricRecord({f"{model}/accuracy": float(np.mean(v)) for model, v in scores.accuracy.items()})
@@ -295,16 +295,16 @@ class Strategy(FlowerStrategy):
 
     def _address(
         self, kind: str, clients: Sequence[int], arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
+    ) -> m.Broadcast:
         if not self._nodes:
             self._nodes = client_nodes(grid, self.population, None)
         content = RecordDict({m.CONFIG: config})
         if self.sends_model:
             content[m.ARRAYS] = arrays
-        return [Message(content, self._nodes[client], kind) for client in clients]
+        return m.Broadcast(kind, content, [self._nodes[client] for client in clients])
 
     def _client_of(self, reply: Message) -> int:
-        return list(self._nodes).index(reply.metadata.src_node_id)
+        return self._nodes.index(reply.metadata.src_node_id)
 
     def _check_failures(self, round: int) -> None:
         failures, asked = self._now.failures, len(self._now.clients)
@@ -316,8 +316,16 @@ class Strategy(FlowerStrategy):
             )
 
 
-def _weighted_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of all keys, weighted by samples; rows in a fixed order, so that the sums are the same bits."""
-    weight = sum(row[m.SAMPLES] for row in rows)
-    keys = [key for key in (rows[0] if rows else {}) if key != m.SAMPLES]
-    return {key: sum(row[key] * row[m.SAMPLES] for row in rows) / weight for key in keys}
+def _by_client(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Columns with one entry per client, in the order of the clients' ids, whatever the order of the replies."""
+    clients = columns[m.CLIENTS]
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    return {key: [values[i] for i in order] for key, values in columns.items()}
+
+
+def _weighted_means(columns: Mapping[str, list[Any]]) -> dict[str, float]:
+    """Means of each term, weighted by samples; rows in a fixed order, so that the sums are the same bits."""
+    samples = columns[m.SAMPLES]
+    terms = [key for key in columns if key.startswith(m.LOSS)]
+    weight = sum(samples)
+    return {key[len(m.LOSS) :]: sum(map(operator.mul, columns[key], samples)) / weight for key in terms if samples}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,9 @@ from fedtl.data.settings import DataChoice
 
 SERVER_TEST, ASSIGN, CLIENT_TEST = 201, 202, 203
 DEFAULT_SERVER_TEST_SHARE = 0.2
+
+SPLIT_AT_ONCE = 2**18
+"""Samples whose order is drawn at a time."""
 
 
 def federate(data: DataChoice, seed: int) -> Federation:
@@ -66,9 +71,13 @@ def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[ND
         return np.arange(official), np.arange(official, n if share is None else official)
     if share is None:
         share = DEFAULT_SERVER_TEST_SHARE if data.pool == "train" and dataset.held_out is None else 0.0
+    if not share:
+        return np.arange(n), np.arange(0)
     free = np.arange(n) if dataset.held_out is None else np.flatnonzero(~dataset.held_out)
     drawn = free[stratified(dataset.y[free], share, stream(seed, SERVER_TEST))]
-    return np.setdiff1d(np.arange(n), drawn, assume_unique=True), np.sort(drawn)
+    chosen = np.zeros(n, np.bool_)
+    chosen[drawn] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def stratified(labels: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -82,14 +91,16 @@ def stratified(labels: NDArray[np.int64], share: float, rng: np.random.Generator
 
 def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], seed: int) -> Shards:
     """Divide the pool; indices into the whole data set, checked to be a partition."""
-    owner = None if dataset.owner is None else dataset.owner[pool]
+    everything = len(pool) == len(dataset.y)  # in order: then a copy of the labels would be the same
+    labels = dataset.y if everything else dataset.y[pool]
+    owner = dataset.owner if everything or dataset.owner is None else dataset.owner[pool]
     users = 0 if dataset.owner is None else int(dataset.owner.max(initial=-1)) + 1
     clients = data.clients or users
     if data.partition.by_owner and users and clients != users:
         raise ConfigError(f"data.clients = {clients}: the data have {users} owners; say {users} or leave it out")
     if clients > len(pool):
         raise ConfigError(f"data.clients = {clients}: there are only {len(pool)} samples to divide")
-    shards = data.partition.assign(dataset.y[pool], owner, clients, stream(seed, ASSIGN))
+    shards = data.partition.assign(labels, owner, clients, stream(seed, ASSIGN))
     key = f"data.partition.name = {data.partition.name!r}"
     if len(shards) != clients:
         raise ConfigError(f"{key}: it made {len(shards)} clients, not {clients}")
@@ -100,7 +111,7 @@ def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], seed: in
             f"{key}: client {int(np.argmin(shards.sizes))} would get no sample; have fewer clients, or a smaller "
             "data.server_test_share"
         )
-    return Shards(pool[shards.order], shards.offsets)
+    return shards if everything else Shards(pool[shards.order], shards.offsets)
 
 
 def split_clients(held: Shards, share: float, seed: int) -> tuple[Shards, Shards]:
@@ -112,29 +123,49 @@ def split_clients(held: Shards, share: float, seed: int) -> tuple[Shards, Shards
     tests = np.zeros_like(sizes)
     if share > 0:
         tests = np.minimum(np.maximum(np.rint(sizes * share).astype(np.int64), 1), sizes - 1)
-    client_of = held.client_of
-    shuffled = np.lexsort((stream(seed, CLIENT_TEST).random(len(client_of)), client_of))
-    place = np.arange(len(client_of)) - held.offsets[:-1][client_of]
-    return _split(held.order[shuffled], client_of, place < tests[client_of], len(held))
+    train, test = _empty(sizes - tests), _empty(tests)
+    draws = stream(seed, CLIENT_TEST).random(len(held.order))
+    for clients in _of_one_size(sizes):
+        size, n_test = sizes[clients[0]], tests[clients[0]]
+        rows = _rows(held.offsets, clients, size)
+        mixed = held.order[np.take_along_axis(rows, np.argsort(draws[rows], axis=1, kind="stable"), axis=1)]
+        test.order[_rows(test.offsets, clients, n_test)] = mixed[:, :n_test]
+        train.order[_rows(train.offsets, clients, size - n_test)] = mixed[:, n_test:]
+    return train, test
+
+
+def _of_one_size(sizes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The clients in groups of equal size, so few at a time that arrays over their samples stay small."""
+    by_size = np.argsort(sizes, kind="stable")
+    values, starts = np.unique(sizes[by_size], return_index=True)
+    for size, group in zip(values, np.split(by_size, starts[1:]), strict=True):
+        most = max(1, SPLIT_AT_ONCE // int(size))
+        for first in range(0, len(group), most):
+            yield group[first : first + most]
+
+
+def _rows(offsets: NDArray[np.int64], clients: NDArray[np.int64], size: np.int64) -> NDArray[np.int64]:
+    """Where the entries of clients of one size stand in their ``Shards.order``, ``[clients, size]``."""
+    return offsets[clients, None] + np.arange(size)
+
+
+def _empty(sizes: NDArray[np.int64]) -> Shards:
+    return Shards.from_sizes(np.empty(sizes.sum(), np.int64), sizes)
 
 
 def split_held_out(held: Shards, held_out: NDArray[np.bool_]) -> tuple[Shards, Shards]:
     """Split each client's samples as the data say."""
-    train, test = _split(held.order, held.client_of, held_out[held.order], len(held))
+    client_of, is_test = held.client_of, held_out[held.order]
+
+    def part(chosen: NDArray[np.bool_]) -> Shards:
+        return Shards.from_sizes(held.order[chosen], np.bincount(client_of[chosen], minlength=len(held)))
+
+    train, test = part(~is_test), part(is_test)
     if (train.sizes == 0).any():
         raise ConfigError(
             f"data: client {int(np.argmin(train.sizes))} has test samples only; each needs one to train with"
         )
     return train, test
-
-
-def _split(
-    order: NDArray[np.int64], client_of: NDArray[np.int64], is_test: NDArray[np.bool_], clients: int
-) -> tuple[Shards, Shards]:
-    def part(chosen: NDArray[np.bool_]) -> Shards:
-        return Shards.from_sizes(order[chosen], np.bincount(client_of[chosen], minlength=clients))
-
-    return part(~is_test), part(is_test)
 
 
 def normalisation(

@@ -82,9 +82,16 @@ class Federation:
         """Shape of one sample."""
         return tuple(self.x.shape[1:])
 
-    def label_counts(self) -> NDArray[np.int64]:
-        """How many samples of each class each client holds, train and test together, ``[clients, classes]``."""
-        counts = np.zeros(self.clients * self.classes, np.int64)
+    def label_counts(self, first: int | None = None) -> NDArray[np.int64]:
+        """How many samples of each class each client holds, train and test together, ``[clients, classes]``.
+
+        Args:
+            first: only of so many clients, the first ones; all if None.
+        """
+        shown = self.clients if first is None else min(first, self.clients)
+        counts = np.zeros(shown * self.classes, np.int64)
         for shards in (self.train, self.test):
-            counts += np.bincount(shards.client_of * self.classes + self.y[shards.order], minlength=len(counts))
-        return counts.reshape(self.clients, self.classes)
+            held_by = np.repeat(np.arange(shown), np.diff(shards.offsets[: shown + 1]))
+            labels = self.y[shards.order[: shards.offsets[shown]]]
+            counts += np.bincount(held_by * self.classes + labels, minlength=len(counts))
+        return counts.reshape(shown, self.classes)

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from fedtl.data.dataset import Dataset
+from fedtl.data.dataset import Dataset, chunks
 from fedtl.data.settings import DataChoice
 
 
@@ -31,7 +31,8 @@ class Synthetic(DataChoice):
         alpha, beta: as above.
         dimension: d.
         classes: c.
-        sizes: "fedprox" or "pfedme".
+        sizes: "fedprox" or "pfedme"; or a whole number, the size of every client: such clients are drawn thousands
+            at a time and in float32, so that a million of them take seconds.
         iid: all clients share one W and b, and v_k = (B_k, ..., B_k): with β = 0 the papers' IID data.
         seed: of the data; the run's seed only decides how they are split.
     """
@@ -44,7 +45,7 @@ class Synthetic(DataChoice):
     beta: float = Field(0.5, ge=0)
     dimension: int = Field(60, ge=1)
     classes: int = Field(10, ge=2)
-    sizes: Literal["fedprox", "pfedme"] = "fedprox"
+    sizes: Literal["fedprox", "pfedme"] | PositiveInt = "fedprox"
     iid: bool = False
     seed: int = Field(0, ge=0)
 
@@ -52,10 +53,28 @@ class Synthetic(DataChoice):
         """See :class:`~fedtl.data.settings.DataChoice`."""
         rng = np.random.default_rng(self.seed)
         sizes = self.draw_sizes(rng)
+        x = np.empty((sizes.sum(), self.dimension), np.float32)
+        y = np.empty(len(x), np.int64)
+        if isinstance(self.sizes, int):
+            self._draw_alike(self.sizes, x, y, rng)
+        else:
+            self._draw_each(sizes, x, y, rng)
+        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+        return Dataset(x, y, self.classes, zero, one, owner=np.repeat(np.arange(self.clients), sizes))
+
+    def draw_sizes(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Number of samples of each client."""
+        if isinstance(self.sizes, int):
+            return np.full(self.clients, self.sizes, np.int64)
+        sizes = rng.lognormal(4, 2, self.clients).astype(np.int64) + 50
+        return sizes * 5 if self.sizes == "pfedme" else sizes
+
+    def _draw_each(
+        self, sizes: NDArray[np.int64], x: NDArray[np.float32], y: NDArray[np.int64], rng: np.random.Generator
+    ) -> None:
+        """Fill ``x`` and ``y``, one client after another."""
         ends = np.cumsum(sizes)
-        x = np.empty((ends[-1], self.dimension), np.float32)
-        y = np.empty(ends[-1], np.int64)
-        std = np.arange(1, self.dimension + 1) ** (-1.2 / 2)
+        std = self._deviations()
         weights, bias = self._model(0.0, rng)
         for size, end in zip(sizes, ends, strict=True):
             if not self.iid:
@@ -66,13 +85,31 @@ class Synthetic(DataChoice):
             mine = slice(end - size, end)
             x[mine] = centre + std * rng.standard_normal((size, self.dimension))
             y[mine] = np.argmax(x[mine] @ weights + bias, axis=1)
-        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-        return Dataset(x, y, self.classes, zero, one, owner=np.repeat(np.arange(self.clients), sizes))
 
-    def draw_sizes(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Number of samples of each client."""
-        sizes = rng.lognormal(4, 2, self.clients).astype(np.int64) + 50
-        return sizes * 5 if self.sizes == "pfedme" else sizes
+    def _draw_alike(self, size: int, x: NDArray[np.float32], y: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """Fill ``x`` and ``y`` for clients of one size, :data:`~fedtl.data.dataset.CHUNK` of them at a time."""
+        d, c, f32 = self.dimension, self.classes, np.float32
+
+        def normal(*shape: int) -> NDArray[np.float32]:
+            return rng.standard_normal(shape, f32)
+
+        std = self._deviations().astype(f32)
+        shared = normal(1, d, c), normal(1, 1, c)
+        for clients in chunks(np.arange(self.clients)):
+            n, rows = len(clients), slice(int(clients[0]) * size, (int(clients[-1]) + 1) * size)
+            centre = f32(self.beta) * normal(n, 1, 1)
+            weights, bias = shared
+            if not self.iid:
+                mean = f32(self.alpha) * normal(n, 1, 1)
+                weights, bias = mean + normal(n, d, c), mean + normal(n, 1, c)
+                centre = centre + normal(n, 1, d)
+            inputs = centre + std * normal(n, size, d)
+            x[rows] = inputs.reshape(-1, d)
+            y[rows] = np.argmax(inputs @ weights + bias, axis=2).ravel()
+
+    def _deviations(self) -> NDArray[np.float64]:
+        """Standard deviations of an input's features, ``[d]``."""
+        return np.power(np.arange(1, self.dimension + 1, dtype=np.float64), -1.2 / 2)
 
     def _model(self, mean: float, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return rng.normal(mean, 1, (self.dimension, self.classes)), rng.normal(mean, 1, self.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedtl.grid.identity import identify
+from fedtl.messages import Broadcast
 from fedtl.node import Reply
 
 FIRST_NODE = 2
@@ -56,17 +57,41 @@ class SimulatedGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies, at most ``timeout`` seconds."""
-        groups: dict[tuple[int, str], list[Message]] = {}
+        if isinstance(messages, Broadcast) and not messages.opened:
+            return self._answers_to(messages.kind, messages.content, messages.nodes, messages.message_to, timeout)
+        groups: dict[tuple[int, str], dict[int, Message]] = {}
         for message in messages:
-            message.metadata.__dict__["_message_id"] = f"{next(self._ids)}"
-            groups.setdefault((id(message.content), message.metadata.message_type), []).append(message)
+            self._number(message)
+            group = groups.setdefault((id(message.content), message.metadata.message_type), {})
+            group[message.metadata.dst_node_id] = message
         replies = []
         for (_, kind), group in groups.items():
-            by_client = {message.metadata.dst_node_id - FIRST_NODE: message for message in group}
-            for reply in self.carry_out(Order(kind, group[0].content, tuple(by_client)), timeout):
-                asked = by_client[reply.clients[0]]
-                replies.append(Message(reply.content, reply_to=asked))
+            content = next(iter(group.values())).content
+            replies += self._answers_to(kind, content, group, group.__getitem__, timeout)
         return replies
+
+    def _answers_to(
+        self,
+        kind: str,
+        content: RecordDict,
+        nodes: Iterable[int],
+        message_to: Callable[[int], Message],
+        timeout: float | None,
+    ) -> list[Message]:
+        """The replies of ``nodes`` to one content; ``message_to`` gives what a node was sent."""
+        replies: list[Message] = []
+        order = Order(kind, content, tuple(node - FIRST_NODE for node in nodes))
+        if not order.clients:
+            return replies
+        for reply in self.carry_out(order, timeout):
+            asked = message_to(FIRST_NODE + reply.clients[0])
+            if not asked.metadata.message_id:
+                self._number(asked)
+            replies.append(Message(reply.content, reply_to=asked))
+        return replies
+
+    def _number(self, message: Message) -> None:
+        message.metadata.__dict__["_message_id"] = f"{next(self._ids)}"
 
     # The rest of Flower's interface.
 

@@ -35,7 +35,7 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
     shown = min(federation.clients, max_clients)
     if shown < 1:
         raise ConfigError(f"there is no client to show: {federation.clients} clients, max_clients = {max_clients}")
-    counts = federation.label_counts()[:shown]
+    counts = federation.label_counts(shown)
     labels = federation.classes
 
     width = float(np.clip(0.2 * shown + 2.6, 5.5, 13.0))

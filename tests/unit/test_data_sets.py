@@ -118,6 +118,40 @@ def test_synthetic_is_deterministic_and_natural():
     assert np.array_equal(found.x * found.scale + found.shift, found.x)
 
 
+def test_synthetic_of_one_size_follows_the_same_law():
+    options: dict[str, Any] = {"clients": 5000, "dimension": 8, "classes": 5, "beta": 0.7}
+    data = Synthetic(**options, sizes=20).load()
+    assert np.bincount(data.owner).tolist() == [20] * 5000
+    assert np.array_equal(data.x, Synthetic(**options, sizes=20).load().x)
+    assert not np.array_equal(data.x, Synthetic(**options, sizes=20, seed=1).load().x)
+    x = data.x.reshape(5000, 20, 8).astype(np.float64)
+    centres = x.mean(axis=1)
+    variances = np.arange(1, 9) ** -1.2
+    assert x.var(axis=1, ddof=1).mean(axis=0) == pytest.approx(variances, rel=0.05)
+    # A centre's entries share B_k, of variance beta^2, and have 1 each of their own.
+    covariance = np.cov(centres.T)
+    assert covariance[~np.eye(8, dtype=bool)] == pytest.approx(0.7**2, abs=0.08)
+    assert np.diag(covariance) == pytest.approx(0.7**2 + 1 + variances / 20, rel=0.08)
+    # The labels are a client's own linear rule: with many samples of few clients one can be learnt from half.
+    many = Synthetic(clients=3, sizes=2000, dimension=8, classes=5).load()
+    for client in range(3):
+        mine = many.owner == client
+        assert linear_rule(many.x[mine], many.y[mine]) > 0.85
+    shared = Synthetic(clients=100, sizes=40, dimension=8, classes=5, iid=True).load()
+    assert linear_rule(shared.x, shared.y) > 0.85
+    assert linear_rule(data.x, data.y) < 0.6
+
+
+def linear_rule(x: Any, y: Any) -> float:
+    """How well a linear model of the first half's labels predicts the other's."""
+    from sklearn.linear_model import LogisticRegression
+
+    half = len(x) // 2
+    if half == 0 or len(set(y[:half])) < 2:
+        return 1.0
+    return float(LogisticRegression(max_iter=300).fit(x[:half], y[:half]).score(x[half:], y[half:]))
+
+
 # --- watch ---
 
 

@@ -59,10 +59,17 @@ class Simulation(_Section):
 
     Attributes:
         grid: "ray": Ray actors; "in-process"; "flower": Flower's own simulation.
-        actors: how many Ray actors; "auto": one per GPU, or one per core.
-        num_cpus, num_gpus: what each actor asks Ray for; "auto": an equal share of this machine's GPUs.
-        stacked: whether a cohort's clients train stacked; "auto": on a GPU, where the model allows it.
-        address: of a Ray cluster; this machine alone if not given.
+        actors: how many Ray actors; "auto": one per GPU, or one per core, and on a cluster as many as it has room
+            for at the moment; never more than clients train in a round.
+        num_cpus, num_gpus: what each actor asks Ray for; "auto": an equal share of the GPUs of this machine or of the
+            cluster, at most one.
+        stacked: whether a cohort's clients train stacked; "auto": on a GPU, and for tiny models on a CPU, where
+            the model allows it.
+        recorded: whether training steps are recorded once and replayed; "auto": on a CPU, where the step can be.
+        address: of a running Ray cluster's head, "host:port", or "auto" on one of its machines; if not given, the
+            environment variable RAY_ADDRESS, else this machine alone. Every machine needs fedtl, and what the config
+            names, installed in the same versions; where clients keep memories, it must see the run's folder.
+        patience: seconds to wait for a cluster that has no room for a single actor yet.
     """
 
     grid: Literal["ray", "in-process", "flower"] = "ray"
@@ -70,7 +77,9 @@ class Simulation(_Section):
     num_cpus: PositiveFloat = 1.0
     num_gpus: NonNegativeFloat | Literal["auto"] = "auto"
     stacked: bool | Literal["auto"] = "auto"
+    recorded: bool | Literal["auto"] = "auto"
     address: str | None = None
+    patience: PositiveFloat = 300.0
 
 
 class Config(_Section):
@@ -184,7 +193,10 @@ def _without_effect(config: Config, tables: Tables, given: set[str], resolved: b
 
 
 # Flower's simulation makes as many actors as its machine has room for.
-_UNUSED_BY_GRID = {"in-process": ("actors", "num_cpus", "num_gpus", "address"), "flower": ("actors", "address")}
+_UNUSED_BY_GRID = {
+    "in-process": ("actors", "num_cpus", "num_gpus", "address", "patience"),
+    "flower": ("actors", "address", "patience"),
+}
 
 
 def build(tables: Tables) -> Config:

@@ -22,7 +22,7 @@ from fedtl.choice import ConfigError
 from fedtl.config import Config, Tables, build, read_config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.engine import Engine, OneByOne, Stacked, Task, choose_engine
+from fedtl.engine import Engine, EngineChoice, Task, choose_engine
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.history import Run
 from fedtl.losses.objective import Objective
@@ -33,6 +33,9 @@ from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 from fedtl.strategies.strategy import Evaluation, Round, Strategy
 from fedtl.vector import Layout
+
+FEDERATION = 1
+"""Which of :func:`make_worker`'s arguments is the federation."""
 
 
 class Listener(Protocol):
@@ -110,17 +113,17 @@ def _open(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
     resources = Resources.of(config, sampled)
-    module = build_model(config.model, federation.shape, federation.classes, config.seed)
-    stacked, why = choose_engine(config.simulation.stacked, module, federation.shape, resources.worker_device)
+    task = _task(config, federation, "cpu")
+    engine = _choose_engine(config, task, resources.worker_device)
     found_here = {
         "device": resources.worker_device,
         "gpu": torch.cuda.get_device_name() if resources.worker_device == "cuda" else None,
         "grid": config.simulation.grid,
-        "actors": resources.actors if config.simulation.grid == "ray" else None,
-        "engine": "stacked" if stacked else "one by one",
-        "engine_because": why,
+        "actors": ("auto" if resources.elastic else resources.actors) if config.simulation.grid == "ray" else None,
+        "engine": engine.name,
+        "engine_because": engine.because,
         "clients": federation.clients,
-        "parameters": Layout.of(module).size,
+        "parameters": task.layout.size,
     }
     about = record.environment(**found_here | dict(about or {}))
     recorder, found = record.Recorder(folder), None
@@ -128,7 +131,7 @@ def _open(
         found = recorder.resume(config, about)
     else:
         recorder.begin(config, about)
-    server = Server(config, federation, resources, stacked, recorder, found, listener, about)
+    server = Server(config, federation, resources, engine, recorder, found, listener, about)
     server.store.forget_after(found.round if found else 0)
     return server
 
@@ -155,9 +158,17 @@ def _folder(config: object, read: Config, out: str | Path | None, resume: bool) 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run works with, decided from its config and this machine."""
+    """What a run works with, decided from its config and the machine or cluster at hand.
+
+    Attributes:
+        actors: how many Ray actors, at most.
+        elastic: whether there are only as many of them as a cluster has room for at the moment.
+        num_cpus, num_gpus: what each asks for.
+        worker_device, driver_device: where clients train, and where the server scores.
+    """
 
     actors: int
+    elastic: bool
     num_cpus: float
     num_gpus: float
     worker_device: str
@@ -167,20 +178,41 @@ class Resources:
     def of(cls, config: Config, busy: int) -> Resources:
         """Decide; ``busy`` is how many clients train in a round, so that no actor is idle."""
         simulation, gpus = config.simulation, torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if config.device == "cuda" and not gpus and not simulation.address:
+        joins = simulation.grid == "ray" and _joins_a_cluster(simulation.address)
+        if config.device == "cuda" and not gpus and not joins:
             raise ConfigError("device = 'cuda': no CUDA device is at hand here; use 'auto' or 'cpu'")
         if config.device == "cpu":
             gpus = 0
         driver = "cuda" if gpus else "cpu"
         if simulation.grid != "ray":
-            return cls(1, 1, 0, driver, driver)
-        actors = min(gpus or _cores(), busy) if simulation.actors == "auto" else simulation.actors
-        share = simulation.num_gpus
-        if share == "auto":
-            share = gpus / actors if gpus else (1.0 if config.device == "cuda" else 0.0)
-        if share < 0:
-            raise ConfigError(f"simulation.num_gpus = {share}: give 0 or more, or 'auto'")
-        return cls(actors, simulation.num_cpus, share, "cuda" if share > 0 else "cpu", driver)
+            return cls(1, False, 1, 0, driver, driver)
+        if joins and config.device != "cpu":
+            gpus = _gpus_of_cluster(simulation.address)
+        elastic = joins and simulation.actors == "auto"
+        actors = simulation.actors if simulation.actors != "auto" else min(busy if joins else gpus or _cores(), busy)
+        if simulation.num_gpus != "auto":
+            share = simulation.num_gpus
+        elif gpus:
+            share = min(1.0, gpus if elastic else gpus / actors)
+        else:  # on a cluster, a GPU may still come
+            share = 1.0 if config.device == "cuda" else 0.0
+        return cls(actors, elastic, simulation.num_cpus, share, "cuda" if share > 0 else "cpu", driver)
+
+
+def _joins_a_cluster(address: str | None) -> bool:
+    """Whether Ray actors would run on a Ray that runs already."""
+    try:
+        from fedtl.grid import cluster
+    except ModuleNotFoundError:
+        return False  # without Ray; whoever needs it will say so
+    return cluster.joins(address)
+
+
+def _gpus_of_cluster(address: str | None) -> int:
+    from fedtl.grid import cluster
+
+    with cluster.connected(address):
+        return int(cluster.gpus())
 
 
 class Server:
@@ -191,21 +223,26 @@ class Server:
         config: Config,
         federation: Federation,
         resources: Resources,
-        stacked: bool,
+        engine: EngineChoice,
         recorder: record.Recorder,
         found: record.Checkpoint | None,
         listener: Listener,
         about: Mapping[str, Any],
     ) -> None:
-        self.config, self.federation, self.resources, self.stacked = config, federation, resources, stacked
+        self.config, self.federation, self.resources, self.choice = config, federation, resources, engine
         self.recorder, self.listener, self.about = recorder, listener, about
         self.store = MemoryStore(recorder.memories)
-        self.engine = make_engine(config, federation, resources.driver_device, stacked)
+        self.engine = make_engine(config, federation, resources.driver_device, engine)
         layout = self.engine.task.layout
         self.strategy = make_strategy(config, federation.clients, layout.parameters)
         self.w = found.w if found else layout.flatten(self.engine.task.module).cpu().numpy()
         self.strategy.state = found.state if found else {}
         self.first_round = found.round + 1 if found else 1
+
+    def hold(self, federation: Federation) -> None:
+        """Use another copy of the same data, so that the first one can go."""
+        self.federation = federation
+        self.engine = make_engine(self.config, federation, self.resources.driver_device, self.choice)
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
@@ -245,20 +282,37 @@ class Server:
         return MetricRecord({"accuracy": score.correct / score.samples, "loss": score.loss_sum / score.samples})
 
 
-def make_engine(config: Config, federation: Federation, device: str, stacked: bool) -> Engine:
+def make_engine(config: Config, federation: Federation, device: str, choice: EngineChoice) -> Engine:
     """An engine with a model, an objective and the samples of its own, on a device."""
-    place = torch.device(device)
-    module = build_model(config.model, federation.shape, federation.classes, config.seed).to(place)
-    task = Task(module, Layout.of(module), Objective(config.objective), Samples(federation, place), config.seed)
-    return Stacked(task) if stacked else OneByOne(task)
+    return choice.make(_task(config, federation, device, choice.stacked))
 
 
-def make_worker(tables: Tables, federation: Federation, memories: str, device: str, stacked: bool) -> Worker:
-    """A worker of its own, in whichever process this is called."""
+def make_worker(
+    tables: Tables, federation: Federation, memories: str, device: str, choice: EngineChoice | None = None
+) -> Worker:
+    """A worker of its own, in whichever process this is called; without a choice of engine it makes its own."""
     if device == "cpu":
         torch.set_num_threads(1)
     config = build(tables)
-    return _worker(config, make_engine(config, federation, device, stacked), MemoryStore(Path(memories)))
+    if choice is None:
+        choice = _choose_engine(config, _task(config, federation, "cpu"), device)
+    return _worker(config, make_engine(config, federation, device, choice), MemoryStore(Path(memories)))
+
+
+def _choose_engine(config: Config, task: Task, device: str) -> EngineChoice:
+    simulation = config.simulation
+    update = strategy_type(config.strategy.name).client_update(config.strategy)
+    clients = task.samples.federation.clients
+    sampled = min(config.strategy.clients_per_round or clients, clients)
+    return choose_engine(simulation.stacked, simulation.recorded, task, update, device, sampled)
+
+
+def _task(config: Config, federation: Federation, device: str, stacked: bool = False) -> Task:
+    place = torch.device(device)
+    module = build_model(config.model, federation.shape, federation.classes, config.seed).to(place)
+    images = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    samples = Samples(federation, place, channels_last=images and place.type == "cpu" and not stacked)
+    return Task(module, Layout.of(module), Objective(config.objective), samples, config.seed)
 
 
 def _worker(config: Config, engine: Engine, store: MemoryStore) -> Worker:
@@ -295,22 +349,36 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
         resources = server.resources
         on_ray = RayGrid(
             make_worker,
-            (config.tables(), server.federation, memories, resources.worker_device, server.stacked),
+            # In the order of make_worker's arguments.
+            (config.tables(), server.federation, memories, resources.worker_device, server.choice),
             clients,
             actors=resources.actors,
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,
             address=config.simulation.address,
-            large_cohorts=server.stacked,
+            elastic=resources.elastic,
+            patience=config.simulation.patience,
+            shared=server.store.folder.resolve() if _remembers(server) else None,
+            # Steps are epochs over a client's samples, or the same number for all.
+            work=None if config.strategy.local_steps else server.federation.train.sizes,
+            large_cohorts=server.choice.stacked,
         )
         try:
+            server.hold(on_ray.shared(FEDERATION))
+            on_ray.processes()  # their start is none of the first round's time
             yield lambda main: main(on_ray)
         finally:
             on_ray.close()
     else:
         from fedtl.app import simulate_with_flower
 
-        yield lambda main: simulate_with_flower(main, config, clients, memories, server.stacked)
+        yield lambda main: simulate_with_flower(main, config, clients, memories, server.choice)
+
+
+def _remembers(server: Server) -> bool:
+    """Whether the method's clients keep something between rounds."""
+    update = strategy_type(server.config.strategy.name).client_update(server.config.strategy)
+    return bool(update.first_memory(torch.zeros(server.engine.task.layout.parameters)))
 
 
 def load_model(run: Run) -> nn.Module:

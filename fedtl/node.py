@@ -19,8 +19,8 @@ from fedtl.tree_sum import TreeSum
 CLIENT_RAISED = 0
 """Flower's ``ErrorCode.UNKNOWN``; the text says what happened."""
 
-COHORT_BYTES = 512 * 2**20
-"""What the vectors of the clients that train together may take."""
+COHORT_BYTES = 64 * 2**20
+"""What the vectors of the clients that train together may take on a CPU; on a GPU, a quarter of what is free."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Worker:
 
     def __init__(self, engine: Engine, update: ClientUpdate[Any], store: MemoryStore, initial: Tensor) -> None:
         self.engine, self.update, self.store = engine, update, store
+        self.scoring = update.for_scoring() if update.personalises else update
         self.initial = initial.to(engine.task.samples.device)
 
     def handle(self, kind: str, content: RecordDict, clients: Sequence[int], first: int = 0) -> list[Reply]:
@@ -76,7 +77,9 @@ class Worker:
                 if weighting is None:
                     plain.append(self._plain_reply(outcome))
                     continue
-                tree.add(0, first + len(told), _weighted(outcome, by_samples=weighting == "samples"))
+                upload = outcome.upload if isinstance(outcome, Trained) else None
+                weight = outcome.samples if isinstance(outcome, Trained) and weighting == "samples" else 1
+                tree.add_leaf(first + len(told), upload, weight)
                 # Its vectors are on disk and in the sum; a long cohort's would not fit in memory.
                 told.append(replace(outcome, upload=None, memory={}) if isinstance(outcome, Trained) else outcome)
         return plain if weighting is None else self._sums(tree, told, first)
@@ -170,13 +173,17 @@ class Worker:
         memories = self._memories(clients, round + 1)
         if which == "last":
             return [self.engine.personal_vector(self.update, memory, w) if memory else None for memory in memories]
-        scoring = self.update.for_scoring()
-        outcomes = map(self._checked, self.engine.train(scoring, w, clients, memories, round + 1))
-        return [o if isinstance(o, Failed) else self.engine.personal_vector(scoring, o.memory, w) for o in outcomes]
+        outcomes = map(self._checked, self.engine.train(self.scoring, w, clients, memories, round + 1))
+        return [
+            o if isinstance(o, Failed) else self.engine.personal_vector(self.scoring, o.memory, w) for o in outcomes
+        ]
 
     def _pieces(self, clients: Sequence[int]) -> Iterator[Sequence[int]]:
         """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""
-        most = max(1, COHORT_BYTES // (4 * 4 * len(self.initial)))
+        room = COHORT_BYTES
+        if self.initial.is_cuda:
+            room = torch.cuda.mem_get_info(self.initial.device)[0] // 4
+        most = max(1, room // (4 * 4 * len(self.initial)))
         return (clients[start : start + most] for start in range(0, len(clients), most))
 
     def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
@@ -187,14 +194,6 @@ class Worker:
     def _model(self, content: RecordDict) -> Tensor:
         vector = m.unpack(content)
         return self.initial if vector is None else torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
-
-
-def _weighted(outcome: Trained | Failed, by_samples: bool) -> Tensor | None:
-    """A client's leaf of the sum's tree, in float64; None where it has nothing to add."""
-    if isinstance(outcome, Failed) or outcome.upload is None:
-        return None
-    leaf = outcome.upload.to(torch.float64)
-    return leaf.mul_(outcome.samples) if by_samples else leaf
 
 
 def _round(content: RecordDict) -> int:

@@ -59,6 +59,8 @@ class ProgressBar(Progress):
     def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
         """Say what runs where, and start the bar."""
         place = about["grid"] if about["actors"] is None else f"{about['actors']} Ray actors"
+        if about["actors"] == "auto":
+            place = "as many Ray actors as the cluster has room for"
         super().begin(config, folder, first_round, about)
         self._console.print(
             f"{config.name}: {config.strategy.name}, {config.model.name} ({about['parameters']:,} numbers), "

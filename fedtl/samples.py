@@ -25,18 +25,56 @@ class Samples:
     Attributes:
         federation: whose they are.
         device: where batches are made.
+        channels_last: whether batches of images lie in memory with a pixel's channels side by side. On a CPU
+            convolutions and poolings keep that order, and max-pooling is ten times as fast in it.
     """
 
-    def __init__(self, federation: Federation, device: torch.device) -> None:
-        self.federation, self.device = federation, device
+    def __init__(self, federation: Federation, device: torch.device, channels_last: bool = False) -> None:
+        self.federation, self.device, self.channels_last = federation, device, channels_last
         self._x = as_tensor(federation.x).to(device)
         self._y = as_tensor(federation.y).to(device)
         self._scale = torch.tensor(federation.scale, device=device)
         self._shift = torch.tensor(federation.shift, device=device)
+        self._held: dict[str, Tensor] = {}
 
     def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Model inputs ``[*index.shape, *shape]`` float32, and labels ``[*index.shape]``."""
+        """Model inputs ``[*index.shape, *shape]`` float32, and labels ``[*index.shape]``.
+
+        The inputs are valid until the next batch is made: on a CPU they lie in memory that is used again, as
+        fresh memory would cost more than what is written to it.
+        """
         where = torch.from_numpy(np.ascontiguousarray(index)).to(self.device, non_blocking=True).reshape(-1)
-        x = self._x.index_select(0, where).to(torch.float32, copy=True).mul_(self._scale).add_(self._shift)
+        raw = torch.index_select(self._x, 0, where, out=self._again("raw", self._x.dtype, len(where)))
+        if self.channels_last:
+            raw = raw.movedim(1, -1)
+        x = self._again("x", torch.float32, len(where)).view(raw.shape).copy_(raw)
+        if self.channels_last:
+            x = x.movedim(-1, 1)
+        x.mul_(self._scale).add_(self._shift)
         y = self._y.index_select(0, where)
-        return x.view(*index.shape, *x.shape[1:]), y.view(index.shape)
+        return in_order(x.view(*index.shape, *x.shape[1:]), self.channels_last), y.view(index.shape)
+
+    def _again(self, name: str, dtype: torch.dtype, samples: int) -> Tensor:
+        """Memory for so many samples; on a CPU the same as last time."""
+        shape = self._x.shape[1:]
+        if self.device.type != "cpu":
+            return torch.empty(samples, *shape, dtype=dtype, device=self.device)
+        held = self._held.get(name)
+        if held is None or len(held) < samples:
+            with torch.inference_mode(False):  # training writes there too
+                held = self._held[name] = torch.empty(samples, *shape, dtype=dtype)
+        return held[:samples]
+
+
+def in_order(x: Tensor, channels_last: bool) -> Tensor:
+    """Images ``[..., channels, height, width]`` with each pixel's channels side by side in memory, if so asked.
+
+    With one channel both orders are the same memory; the strides then tell a convolution which is meant.
+    """
+    if not channels_last:
+        return x
+    *lead, channels, height, width = x.shape
+    row = width * channels
+    image = height * row
+    strides = [image * int(np.prod(lead[i + 1 :])) for i in range(len(lead))]
+    return x.movedim(-3, -1).contiguous().as_strided(x.shape, (*strides, 1, row, channels))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 Node = tuple[int, int]
@@ -31,6 +32,21 @@ class TreeSum:
             vector = right if left is None else left if right is None else left.add_(right)
             level, place = level + 1, place // 2
         self._nodes[level, place] = vector
+
+    def add_leaf(self, place: int, vector: Tensor | None, weight: int = 1) -> None:
+        """Add a single position's vector, times a whole number; it may be float32, and is not changed.
+
+        Both products, in float64, are exact, so a right leaf needs no vector of its own.
+        """
+        left = self._nodes.get((0, place ^ 1)) if place % 2 else None
+        if vector is None:
+            self.add(0, place, None)
+        elif left is None:
+            leaf = vector.to(torch.float64, copy=True)
+            self.add(0, place, leaf.mul_(weight) if weight != 1 else leaf)
+        else:
+            del self._nodes[0, place ^ 1]
+            self.add(1, place // 2, left.add_(vector, alpha=weight))
 
     def nodes(self) -> Iterator[tuple[Node, Tensor | None]]:
         """The largest nodes that are complete so far, from left to right."""

@@ -27,11 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One Ray for all tests: it takes seconds to start."""
+    """One Ray for all tests: it takes seconds to start. "local": it joins no other that runs on this machine."""
     ray = pytest.importorskip("ray")
     if ray.is_initialized():
         yield
         return
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

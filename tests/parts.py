@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from fedtl.clients.update import ClientUpdate
 from fedtl.data.federation import Federation, Shards
-from fedtl.engine import Engine, OneByOne, Task
+from fedtl.engine import Engine, OneByOne, Stacked, Task
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.losses.term import Term, View
 from fedtl.node import Worker
@@ -53,7 +54,7 @@ def small_module(classes: int = 3, inputs: int = 6, seed: int = 0) -> nn.Module:
 def engine_of(
     federation: Federation,
     module: nn.Module,
-    kind: type[Engine] = OneByOne,
+    kind: Callable[[Task], Engine] = OneByOne,
     objective: Sequence[Mapping[str, Any]] | Sequence[Term] = (),
     seed: int = 0,
     device: str = "cpu",
@@ -73,6 +74,15 @@ def update_of(name: str, **options: Any) -> ClientUpdate[Any]:
     method = strategy_type(name)
     return method.client_update(method.settings_type(name=name, **options))
 
+
+# Every way to train, by name.
+EngineKind = Callable[[Task], Engine]
+ENGINES: dict[str, EngineKind] = {
+    "one by one": OneByOne,
+    "one by one, recorded": functools.partial(OneByOne, recorded=True),
+    "stacked": Stacked,
+    "stacked, recorded": functools.partial(Stacked, recorded=True),
+}
 
 # The options that each registered method needs for a short test.
 METHODS: dict[str, dict[str, Any]] = {
@@ -100,7 +110,7 @@ class QuadraticTerm(Term):
         return view.mean(0.5 * view.logits.square().sum(1))
 
 
-def quadratic(targets: NDArray[np.float32], kind: type[Engine] = OneByOne) -> Engine:
+def quadratic(targets: NDArray[np.float32], kind: Callable[[Task], Engine] = OneByOne) -> Engine:
     """An engine whose client i has f_i(θ) = ½‖θ - targets[i]‖²."""
     clients, d = targets.shape
     index = np.arange(clients)

@@ -1,23 +1,31 @@
-"""Clients on Ray: a few long-lived actors, on this machine or a cluster, each given cohorts."""
+"""Clients on Ray: long-lived actors, on this machine or a cluster, each given cohorts."""
 
 from __future__ import annotations
 
-import logging
 import os
-import re
+import pickle
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from flwr.app import Error, RecordDict
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError, TaskUnschedulableError
+from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError, TaskUnschedulableError
 
 from fedtl.failure import RunError
+from fedtl.grid.cluster import Needs, connect, joins
+from fedtl.grid.cohorts import Cohort, cut
+from fedtl.grid.seats import Begun, NoRoomError, Seats, WorkerStartError
+from fedtl.grid.shared_folder import Mark
 from fedtl.grid.simulated import Order, SimulatedGrid
 from fedtl.node import CLIENT_RAISED, Reply, Worker
+
+__all__ = ["NoRoomError", "RayGrid", "WorkerStartError"]
 
 DEATHS = 3
 """How many workers a cohort may cost before its clients count as failed."""
@@ -25,9 +33,23 @@ DEATHS = 3
 AHEAD = 2
 """Cohorts that wait at each actor, so that none waits for the driver."""
 
+INLINE = 90_000
+"""Bytes up to which a content travels in the call itself (Ray's own limit is 100 KiB): half the time of ``ray.put``."""
 
-class WorkerStartError(RunError):
-    """An actor could not begin its work."""
+
+WORKER_ENVIRONMENT = {
+    # One thread an actor: clients are the parallelism, and more threads would change the order of sums.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Vectors of a few 100 kB come and go with every client; glibc would ask the kernel for each anew.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    # Replies up to this many bytes travel in the answer itself, in half the time of Ray's shared memory; for
+    # megabytes it would be the other way round. Ray's own limit is 100 KiB.
+    "RAY_max_direct_call_object_size": str(2**19),
+}
+"""What actors' processes begin with. Where this process starts Ray, they inherit it: asked of Ray as a runtime
+environment it would cost a second, as the processes that Ray begins with would not do."""
 
 
 class CohortActor:
@@ -38,37 +60,23 @@ class CohortActor:
         sys.path += [folder for folder in path if folder not in sys.path]
         self._worker = make_worker(*parts)
 
-    def ready(self) -> int:
-        """The process id, once the worker is made."""
-        return os.getpid()
+    def ready(self, mark: str | None) -> Begun:
+        """Told once the worker is made; ``mark`` is a file that lies in the shared folder."""
+        return Begun(os.getpid(), socket.gethostname(), mark is None or os.path.exists(mark))
 
-    def handle(self, kind: str, content: RecordDict, clients: tuple[int, ...], first: int) -> list[Reply]:
+    def handle(self, kind: str, sent: RecordDict | bytes, clients: tuple[int, ...], first: int) -> list[Reply]:
         """Answer one message for a cohort."""
+        content = pickle.loads(sent) if isinstance(sent, bytes) else sent
         return self._worker.handle(kind, content, clients, first)
-
-
-@dataclass
-class _Cohort:
-    first: int
-    clients: tuple[int, ...]
-    deaths: int = 0
-
-
-@dataclass
-class _Seat:
-    """An actor's place: whoever sits there now, and what it was given."""
-
-    actor: Any
-    given: dict[Any, _Cohort] = field(default_factory=dict)
 
 
 class RayGrid(SimulatedGrid):
     """A Grid whose clients train on Ray actors.
 
-    A round's clients are cut into cohorts of consecutive places, whose sizes are powers of two where
-    possible, so that a cohort's uploads come back as one sum. An actor that dies is replaced and its
-    cohorts are trained again; as a client's randomness depends on (seed, round, client) alone, the result
-    is the same as if nothing had happened.
+    A round's clients are cut into cohorts of consecutive places, whose uploads come back as few sums. An actor
+    that dies, alone or with its node, is replaced where there is room, and its cohorts are trained again; as a
+    client's randomness depends on (seed, round, client) alone and sums go along a fixed tree, the result is the
+    same as if nothing had happened, whoever trained what.
 
     Args:
         make_worker: makes an actor's worker, in the actor's process.
@@ -77,7 +85,15 @@ class RayGrid(SimulatedGrid):
         actors: how many.
         num_cpus, num_gpus: what each asks Ray for.
         address: of a Ray cluster; None for this machine alone, or the Ray that runs in this process already.
+        elastic: on a Ray that runs already: as many of the actors as it has room for, now and later.
+        patience: seconds to wait while no actor has begun, for a cluster that has no room yet.
+        shared: a folder that the actors' workers use, and that therefore must be the same on every machine.
+        work: how much each client has to do in a round, in any unit; equal if None.
         large_cohorts: give each actor its share of a round in one piece (for stacked cohorts).
+
+    Raises:
+        ConfigError: no Ray answers at the address.
+        NoRoomError: this machine cannot hold so many actors.
     """
 
     def __init__(
@@ -90,102 +106,130 @@ class RayGrid(SimulatedGrid):
         num_cpus: float = 1,
         num_gpus: float = 0,
         address: str | None = None,
+        elastic: bool = False,
+        patience: float = 300,
+        shared: Path | None = None,
+        work: NDArray[np.generic] | None = None,
         large_cohorts: bool = False,
     ) -> None:
         super().__init__(clients)
-        self._large = large_cohorts
-        self._own_ray = not ray.is_initialized()
-        address = address or os.environ.get("RAY_ADDRESS")
-        if self._own_ray:
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            ray.init(
-                address=address,
-                num_cpus=None if address else max(1, round(actors * num_cpus)),
-                include_dashboard=False,
-                configure_logging=True,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+        self._large, self._work = large_cohorts, work
+        self._pace: dict[str, float] = {}  # seconds that an actor took for a unit of work, by the message's kind
+        self._started = False
+        joined = joins(address)
+        self._connection = connect(address, actors * num_cpus, WORKER_ENVIRONMENT)
+        self._mark = Mark(shared) if shared else None
         self._parts = [ray.put(part) for part in parts]
-        # One thread an actor: clients are the parallelism, and more threads would change the order of sums.
-        # Vectors of a few 100 kB come and go with every client; glibc would ask the kernel for each anew.
-        environment = {
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "MALLOC_MMAP_THRESHOLD_": str(2**25),
-            "MALLOC_TRIM_THRESHOLD_": str(2**28),
-        }
-        self._options = {
+        self._options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
-            "runtime_env": {"env_vars": environment},
             "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",  # over a cluster's nodes, so that each reads its own memory
+            "enable_task_events": False,  # a seventh of a call's time, for a dashboard
         }
+        if not self._connection.started:
+            self._options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
         self._path = [os.path.abspath(folder) for folder in ["", *sys.path]]
         self._make = ray.put(make_worker)
-        self._seats = [_Seat(self._new_actor()) for _ in range(actors)]
-        self._started = False
+        try:
+            self._seats = Seats(
+                self._new_actor,
+                Needs(num_cpus, num_gpus),
+                actors,
+                elastic=elastic and joined,
+                joined=joined,
+                patience=patience,
+                folder=str(shared),
+            )
+        except RunError:
+            self._leave()
+            raise
 
     def processes(self) -> list[int]:
-        """The actors' process ids, once all have begun."""
-        try:
-            found: list[int] = ray.get([seat.actor.ready.remote() for seat in self._seats])
-        except RayActorError as error:
-            raise WorkerStartError(f"a Ray actor cannot begin: {_cause(error)}") from error
+        """The actors' process ids, once all that have room have begun."""
+        self._seats.begin()
         self._started = True
-        return found
+        return [seat.begun.pid for seat in self._seats.working if seat.begun]
+
+    def shared(self, part: int) -> Any:
+        """One of ``parts`` as the actors of this machine see it: its arrays lie once in shared memory, read-only."""
+        return ray.get(self._parts[part])
 
     def carry_out(self, order: Order, timeout: float | None) -> Iterator[Reply]:
-        """Hand out cohorts, a few ahead at each actor, and replace actors that die."""
+        """Hand out cohorts, and those of actors that die once more."""
         if not self._started:
             self.processes()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        content = ray.put(order.content)
-        waiting = list(reversed(self._cohorts(order.clients)))
-        while waiting or any(seat.given for seat in self._seats):
-            while waiting and (seat := self._least_busy()):
-                cohort = waiting.pop()
-                asked = seat.actor.handle.remote(order.kind, content, cohort.clients, cohort.first)
-                seat.given[asked] = cohort
-            pending = {asked: seat for seat in self._seats for asked in seat.given}
+        self._seats.fill()
+        began = time.monotonic()
+        deadline = None if timeout is None else began + timeout
+        cohorts = self._cohorts(order)
+        work, disturbed = sum(cohort.work for cohort in cohorts), False
+        actors, sent = len(self._seats.working), _sent(order.content)
+        waiting = cohorts[::-1]
+        while waiting or any(seat.given for seat in self._seats.working):
+            self._hand_out(order.kind, sent, waiting)
+            pending = {asked: seat for seat in self._seats.working for asked in seat.given}
+            if not pending:
+                disturbed = True
+                self._seats.wait_for_one()
+                continue
+            starting = self._seats.starting
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait(list(pending), timeout=left, fetch_local=True)
+            done, _ = ray.wait([*pending, *starting], timeout=left, fetch_local=True)
             if not done:
                 self._give_up()
                 return
-            for asked in done:
-                seat = pending[asked]
-                if asked not in seat.given:
+            for reference in done:
+                if reference in starting:
+                    self._seats.meet(starting[reference])
+                    continue
+                seat = pending[reference]
+                if reference not in seat.given:
                     continue  # its actor died while an earlier answer was read
                 try:
-                    replies: list[Reply] = ray.get(asked)
+                    replies: list[Reply] = ray.get(reference)
                 except RayTaskError as error:
                     if isinstance(error.cause, RunError):
                         raise error.cause from None
-                    cohort = seat.given.pop(asked)
-                    yield from _failures(cohort, _first_line(error.cause))
-                except (RayActorError, ActorUnavailableError, GetTimeoutError, TaskUnschedulableError) as error:
-                    yield from self._replace(seat, waiting, error)
+                    yield from _failures(seat.given.pop(reference), _first_line(error.cause))
+                except ObjectLostError:
+                    waiting.append(seat.given.pop(reference))  # answered, but the answer was on a node that is gone
+                except (RayActorError, GetTimeoutError, TaskUnschedulableError) as error:
+                    disturbed = True
+                    yield from self._again(self._seats.replace(seat), waiting, error)
                 else:
-                    del seat.given[asked]
+                    del seat.given[reference]
                     yield from replies
+            self._seats.fill()
+        if work and not disturbed:
+            self._pace[order.kind] = (time.monotonic() - began) * actors / work
 
     def close(self) -> None:
         """End the actors, and Ray where this Grid started it."""
-        for seat in self._seats:
-            ray.kill(seat.actor)
-        self._seats = []
-        if self._own_ray:
+        self._seats.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._mark:
+            self._mark.remove()
+        if self._connection.ours:
             ray.shutdown()
 
-    def _new_actor(self) -> Any:
-        return ray.remote(CohortActor).options(**self._options).remote(self._path, self._make, *self._parts)
+    def _new_actor(self) -> tuple[Any, Any]:
+        actor: Any = ray.remote(CohortActor).options(**self._options).remote(self._path, self._make, *self._parts)
+        return actor, actor.ready.remote(str(self._mark.file.absolute()) if self._mark else None)
 
-    def _replace(self, seat: _Seat, waiting: list[_Cohort], error: Exception) -> Iterator[Reply]:
-        """Put a new actor in a dead one's seat, and its cohorts back in the queue."""
-        lost, seat.given = list(seat.given.values()), {}
-        ray.kill(seat.actor)
-        seat.actor = self._new_actor()
+    def _hand_out(self, kind: str, sent: Any, waiting: list[Cohort]) -> None:
+        """Give cohorts to whoever has least to do, a few ahead."""
+        while waiting and (seats := self._seats.working):
+            seat = min(seats, key=lambda seat: seat.load)
+            if len(seat.given) >= AHEAD:
+                return
+            cohort = waiting.pop()
+            seat.given[seat.actor.handle.remote(kind, sent, cohort.clients, cohort.first)] = cohort
+
+    def _again(self, lost: list[Cohort], waiting: list[Cohort], error: Exception) -> Iterator[Reply]:
+        """Put a dead actor's cohorts back in the queue."""
         # The one that it worked on may be the cause (out of memory); those behind it only waited.
         lost[0].deaths += 1
         if lost[0].deaths >= DEATHS:
@@ -193,52 +237,36 @@ class RayGrid(SimulatedGrid):
             if len(suspect.clients) == 1:
                 yield from _failures(suspect, f"{DEATHS} workers died of it: {_first_line(error)}")
             else:  # one of them; the others are innocent
-                alone = (_Cohort(suspect.first + i, (c,), DEATHS - 1) for i, c in enumerate(suspect.clients))
-                waiting.extend(reversed([*alone]))
+                suspect.deaths = DEATHS - 1
+                waiting.extend(reversed(suspect.alone()))
         waiting.extend(reversed(lost))
-
-    def _least_busy(self) -> _Seat | None:
-        """Who should get the next cohort: the one with the fewest clients before it, if it has room for one."""
-        free = [seat for seat in self._seats if len(seat.given) < AHEAD]
-        return min(free, key=lambda seat: sum(len(c.clients) for c in seat.given.values()), default=None)
 
     def _give_up(self) -> None:
         """End what did not answer in time: it would answer into a later round."""
-        for seat in self._seats:
+        for seat in self._seats.working:
             if seat.given:
-                ray.kill(seat.actor)
-                seat.given, seat.actor = {}, self._new_actor()
+                self._seats.replace(seat)
         self._started = False  # new actors begin before the next order's time does
 
-    def _cohorts(self, clients: tuple[int, ...]) -> list[_Cohort]:
-        """Large cohorts first, small ones last: few messages, and actors that end a round together.
-
-        Sizes are powers of two that never grow, so each cohort is a node of the sum's tree.
-        """
-        actors, left, cohorts = len(self._seats), len(clients), []
-        smallest = -(-left // actors) if self._large else _power_of_two(left / (4 * actors))
-        while left:
-            first = len(clients) - left
-            size = min(left, max(smallest, _power_of_two(left / actors)))
-            cohorts.append(_Cohort(first, clients[first : first + size]))
-            left -= size
-        return cohorts
+    def _cohorts(self, order: Order) -> list[Cohort]:
+        actors, pace = max(1, len(self._seats.working)), self._pace.get(order.kind)
+        work = None if self._work is None else self._work[list(order.clients)]
+        total = float(len(order.clients) if work is None else work.sum())
+        return cut(order.clients, actors, work, None if pace is None else pace * total / actors, self._large)
 
 
-def _power_of_two(most: float) -> int:
-    """The largest power of two that is at most ``most``, and at least 1."""
-    return 1 << max(0, int(most).bit_length() - 1)
+def _sent(content: RecordDict) -> Any:
+    """A content as it is best sent to several actors: within each call if it is small, else once, as shared memory."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
+    if len(head) + sum(buffer.raw().nbytes for buffer in buffers) > INLINE:
+        return ray.put(content)
+    return pickle.dumps(content, protocol=5)
 
 
-def _failures(cohort: _Cohort, text: str) -> Iterator[Reply]:
+def _failures(cohort: Cohort, text: str) -> Iterator[Reply]:
     for client in cohort.clients:
         yield Reply((client,), Error(CLIENT_RAISED, text))
-
-
-def _cause(error: BaseException) -> str:
-    """What happened in an actor's process: the last line of the traceback in Ray's text, without its colours."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

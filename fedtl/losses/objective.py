@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError, Registry, resolve, validate
@@ -55,7 +54,7 @@ class Objective:
         weight: Tensor | None,
         forward: Callable[[], tuple[Tensor | None, Tensor]],
         parameters: Callable[[], Tensor],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Evaluate on one client's mini-batch.
 
         Args:
@@ -65,14 +64,11 @@ class Objective:
             parameters: gives the trainable parameters ``[P]``, attached to the gradient.
 
         Returns:
-            The objective (a scalar to differentiate), and each term's value without its weight,
-            ``[terms]``, detached.
+            The objective (a scalar to differentiate), and each term's value without its weight.
         """
         view = View(labels, weight, forward, parameters)
-        values = [term.value(view) for term in self.terms]
+        values = tuple(term.value(view) for term in self.terms)
         total = values[0] if self.terms[0].weight == 1 else self.terms[0].weight * values[0]
-        if len(values) == 1:
-            return total, values[0].detach().reshape(1)
         for term, value in zip(self.terms[1:], values[1:]):
             total = total + term.weight * value
-        return total, torch.stack([value.detach() for value in values])
+        return total, values

@@ -134,7 +134,7 @@ class Ours:
         module = build_model(config.model, SHAPE, CLASSES, 0)
         layout = Layout.of(module)
         self.w = layout.flatten(module).numpy()
-        self.grid = RayGrid(make_worker, (tables, held, str(memories), "cpu", False), held.clients, actors=actors)
+        self.grid = RayGrid(make_worker, (tables, held, str(memories), "cpu"), held.clients, actors=actors)
         self.grid.processes()
         self.strategy = make_strategy(config, held.clients, layout.parameters)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fedtl.choice import ConfigError
 from fedtl.clients.update import Memory
 from fedtl.data.federation import Federation
-from fedtl.engine import REST, Engine, Failed, OneByOne, Stacked, Trained, choose_engine, refusal
+from fedtl.engine import REST, Engine, Failed, OneByOne, Trained, choose_engine, refusal
 from fedtl.models import MODELS, build_model, read_model
 from fedtl.strategies import STRATEGIES
-from tests.parts import METHODS, engine_of, federation_of, small_module, update_of
+from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, small_module, update_of
 
 SIZES = [7, 23, 40, 20, 23]  # several batches, one, none full; two alike
 IMAGES = (1, 12, 12)
@@ -41,18 +45,19 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
 
 
 def assert_agree(held: Federation, module_of: object, method: str, **options: object) -> None:
-    found = {}
-    for kind in (OneByOne, Stacked):
+    w1, one = several_rounds(engine_of(held, module_of()), method, **options)  # type: ignore[operator]
+    for name, kind in ENGINES.items():
         engine = engine_of(held, module_of(), kind)  # type: ignore[operator]
-        found[kind] = several_rounds(engine, method, **options)
-    (w1, one), (w2, stacked) = found[OneByOne], found[Stacked]
-    torch.testing.assert_close(w1, w2, rtol=1e-4, atol=2e-6)
-    for a, b in zip(one, stacked):
-        assert (a.client, a.samples, a.steps) == (b.client, b.samples, b.steps)
-        np.testing.assert_allclose(a.losses, b.losses, rtol=1e-4)
-        assert a.memory.keys() == b.memory.keys()
-        for name in a.memory:
-            torch.testing.assert_close(a.memory[name], b.memory[name], rtol=1e-4, atol=2e-6)
+        w2, other = several_rounds(engine, method, **options)
+        assert (engine.recorder is not None) == ("recorded" in name)
+        assert engine.recorder is None or engine.recorder.replays_all, "a step was played, not replayed"
+        torch.testing.assert_close(w1, w2, rtol=1e-4, atol=2e-6)
+        for a, b in zip(one, other):
+            assert (a.client, a.samples, a.steps) == (b.client, b.samples, b.steps)
+            np.testing.assert_allclose(a.losses, b.losses, rtol=1e-4)
+            assert a.memory.keys() == b.memory.keys()
+            for vector in a.memory:
+                torch.testing.assert_close(a.memory[vector], b.memory[vector], rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("budget", [{"local_epochs": 2}, {"local_steps": 5}, {"local_epochs": 1, "batch_size": 0}])
@@ -71,12 +76,13 @@ def test_a_resnet_agrees() -> None:
     """One step of two clients: its eleven million parameters are slow to train here."""
     held = federation_of([2, 3], shape=(1, 8, 8), classes=4)
     uploads = []
-    for kind in (OneByOne, Stacked):
+    for kind in ENGINES.values():
         engine = engine_of(held, build_model(read_model({"name": "resnet18-gn"}), (1, 8, 8), 4, seed=1), kind)
         w = engine.task.layout.flatten(engine.task.module)
         outcomes = engine.train(update_of("fedavg", lr=0.01), w, [0, 1], [{}, {}], 1)
         uploads.append(torch.stack([outcome.upload for outcome in outcomes]))  # type: ignore[union-attr,misc]
-    torch.testing.assert_close(*uploads, rtol=1e-4, atol=1e-5)
+    for other in uploads[1:]:
+        torch.testing.assert_close(uploads[0], other, rtol=1e-4, atol=1e-5)
 
 
 class BatchNormNet(nn.Module):
@@ -114,10 +120,12 @@ def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
 def test_objective_with_several_terms_agrees() -> None:
     rows = [{"term": "cross_entropy", "label_smoothing": 0.1}, {"term": "l2", "weight": 0.01}]
     held, found = federation_of(SIZES), []
-    for kind in (OneByOne, Stacked):
+    for kind in ENGINES.values():
         engine = engine_of(held, small_module(), kind, rows)
         found.append(several_rounds(engine, "fedavg", local_epochs=1))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=2e-6)
+    for other in found[1:]:
+        torch.testing.assert_close(found[0][0], other[0], rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(found[0][1][0].losses, other[1][0].losses, rtol=1e-4)
     assert len(found[0][1][0].losses) == 2
 
 
@@ -132,14 +140,15 @@ def test_features_reach_a_term_under_both_engines() -> None:
             return view.mean(view.features.square().sum(1))
 
     held, found = federation_of(SIZES), []
-    for kind in (OneByOne, Stacked):
+    for kind in ENGINES.values():
         engine = engine_of(held, small_module(), kind, [SmallFeatures(term="small")])
         found.append(several_rounds(engine, "fedavg", local_epochs=1)[0])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=2e-6)
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", [OneByOne, Stacked])
-def test_a_clients_numbers_do_not_depend_on_its_company(kind: type[Engine]) -> None:
+@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> None:
     held = federation_of(SIZES)
     engine = engine_of(held, small_module(), kind)
     w = engine.task.layout.flatten(engine.task.module)
@@ -147,13 +156,11 @@ def test_a_clients_numbers_do_not_depend_on_its_company(kind: type[Engine]) -> N
     together = engine.train(update, w, [0, 1, 2, 3], [{}] * 4, 5)
     alone = [engine.train(update, w, [c], [{}], 5)[0] for c in (3, 1)]
     for one, client in zip(alone, (3, 1)):
-        torch.testing.assert_close(one.upload, together[client].upload, rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
-    if kind is OneByOne:
-        assert torch.equal(alone[0].upload, together[3].upload)  # type: ignore[union-attr,arg-type]
+        assert torch.equal(one.upload, together[client].upload)  # type: ignore[union-attr,arg-type]
 
 
-@pytest.mark.parametrize("kind", [OneByOne, Stacked])
-def test_a_client_that_raises_fails_alone(kind: type[Engine]) -> None:
+@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+def test_a_client_that_raises_fails_alone(kind: EngineKind) -> None:
     class Raises(type(update_of("fedavg", lr=0.1))):  # type: ignore[misc]
         def step(self, state, batch, grad):  # type: ignore[no-untyped-def]
             if (batch.y == 2).any():
@@ -172,34 +179,85 @@ def test_a_client_that_raises_fails_alone(kind: type[Engine]) -> None:
     torch.testing.assert_close(outcomes[3].upload, expected.upload)  # type: ignore[union-attr]
 
 
-def test_dropout_and_untraceable_models_are_refused_with_a_reason() -> None:
-    dropout = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+class Dropout(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3))
 
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(6, 3)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(x) if x.sum() > 0 else self.head(-x)
+class Branches(nn.Module):
+    """What it computes depends on what it sees."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x) if x.sum() > 0 else self.head(-x)
+
+
+class Counts(nn.Module):
+    """It changes a tensor that is no buffer of its."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.calls = nn.Linear(6, 3), [torch.zeros(())]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls[0].add_(1)
+        return self.head(x) * self.calls[0]
+
+
+def test_models_that_cannot_train_stacked() -> None:
+    dropout = Dropout()
     assert "dropout" in (refusal(dropout, (6,)) or "")
     assert "vmap" in (refusal(Branches(), (6,)) or "")
     assert refusal(small_module(), (6,)) is None
     assert refusal(batch_norm_net(), (6,)) is None
-    with pytest.raises(ValueError, match=r"simulation\.stacked = true: .*dropout"):
-        choose_engine(True, dropout, (6,), "cpu")
-    assert choose_engine("auto", dropout, (6,), "cuda") == (False, choose_engine("auto", dropout, (6,), "cuda")[1])
-    assert choose_engine("auto", small_module(), (6,), "cuda")[0] is True
-    assert choose_engine("auto", small_module(), (6,), "cpu")[0] is False
 
 
-def test_dropout_is_the_same_again_one_by_one() -> None:
+@pytest.mark.parametrize(
+    ("module", "asked", "device", "chosen", "because"),
+    [
+        (small_module, ("auto", "auto"), "cpu", (True, True), "fewer than"),
+        (small_module, ("auto", False), "cpu", (False, False), "not recorded"),
+        (small_module, (False, "auto"), "cpu", (False, True), "simulation.stacked = false"),
+        (small_module, ("auto", "auto"), "cuda", (True, False), "on a GPU"),
+        (Dropout, ("auto", "auto"), "cuda", (False, False), "dropout"),
+        (Dropout, ("auto", "auto"), "cpu", (False, True), "dropout"),
+        (Branches, ("auto", "auto"), "cpu", (False, False), "depends on a tensor's values"),
+        (Counts, (False, "auto"), "cpu", (False, False), "changes something that it was not given"),
+    ],
+)
+def test_the_choice_of_an_engine(
+    module: Callable[[], nn.Module],
+    asked: tuple[bool | str, bool | str],
+    device: str,
+    chosen: tuple[bool, bool],
+    because: str,
+) -> None:
+    task = engine_of(federation_of(SIZES), module()).task
+    found = choose_engine(*asked, task, update_of("fedavg", lr=0.1, momentum=0.9), device, 40)
+    assert (found.stacked, found.recorded) == chosen
+    assert because in found.because
+
+
+def test_what_is_asked_for_and_cannot_be_is_an_error() -> None:
+    update = update_of("fedavg", lr=0.1)
+    with pytest.raises(ConfigError, match=r"simulation\.stacked = true: .*dropout"):
+        choose_engine(True, "auto", engine_of(federation_of(SIZES), Dropout()).task, update, "cpu", 40)
+    with pytest.raises(ConfigError, match=r"simulation\.recorded = true: .*depends on a tensor's values"):
+        choose_engine("auto", True, engine_of(federation_of(SIZES), Branches()).task, update, "cpu", 40)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_dropout_is_the_same_again_one_by_one(recorded: bool) -> None:
+    kind = functools.partial(OneByOne, recorded=recorded)
+
     def uploads() -> list[torch.Tensor]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3))
-        engine = engine_of(federation_of(SIZES), module)
+        engine = engine_of(federation_of(SIZES), module, kind)
         w = engine.task.layout.flatten(engine.task.module)
         return [o.upload for o in engine.train(update_of("fedavg", lr=0.1), w, range(5), [{}] * 5, 1)]  # type: ignore[union-attr,misc]
 
@@ -214,9 +272,9 @@ def test_dropout_is_the_same_again_one_by_one() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", [OneByOne, Stacked])
+@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 @pytest.mark.parametrize("method", STRATEGIES)
-def test_a_gpu_gives_the_cpus_numbers(method: str, kind: type[Engine]) -> None:
+def test_a_gpu_gives_the_cpus_numbers(method: str, kind: EngineKind) -> None:
     held = federation_of(SIZES)
     cpu = several_rounds(engine_of(held, small_module(), OneByOne), method, local_epochs=1)[0]
     gpu = several_rounds(engine_of(held, small_module(), kind, device="cuda"), method, local_epochs=1)[0]

@@ -21,11 +21,14 @@ import fedtl
 from fedtl import messages as m
 from fedtl.config import Config, read_config
 from fedtl.data.federate import federate
+from fedtl.engine import EngineChoice
 from fedtl.experiment import make_engine, make_strategy, make_worker
 from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.strategies.strategy import Round
+
+PLAIN = EngineChoice(stacked=False, recorded=False, because="a test")
 
 CLIENTS, SAMPLED, ROUNDS = 10, 6, 3
 TIMES = {"seconds", "seconds_scoring", "elapsed"}
@@ -179,7 +182,7 @@ def ray_grid(config: Config, folder: Path, actors: int) -> Iterator[Any]:
 
     federation = federate(config.data, config.seed)
     grid = RayGrid(
-        make_worker, (config.tables(), federation, str(folder / "memories"), "cpu", False), CLIENTS, actors=actors
+        make_worker, (config.tables(), federation, str(folder / "memories"), "cpu", PLAIN), CLIENTS, actors=actors
     )
     try:
         yield grid
@@ -190,7 +193,7 @@ def ray_grid(config: Config, folder: Path, actors: int) -> Iterator[Any]:
 def start(config: Config, grid: SimulatedGrid, **options: Any) -> tuple[list[Round], bytes]:
     """Run the config's strategy on a grid; the rounds, and the final model's bits."""
     federation = federate(config.data, config.seed)
-    layout = make_engine(config, federation, "cpu", False).task.layout
+    layout = make_engine(config, federation, "cpu", PLAIN).task.layout
     rounds: list[Round] = []
     result = make_strategy(config, CLIENTS, layout.parameters).start(
         grid,
@@ -203,13 +206,13 @@ def start(config: Config, grid: SimulatedGrid, **options: Any) -> tuple[list[Rou
 
 
 def initial(config: Config) -> np.ndarray[Any, np.dtype[np.float32]]:
-    task = make_engine(config, federate(config.data, config.seed), "cpu", False).task
+    task = make_engine(config, federate(config.data, config.seed), "cpu", PLAIN).task
     return task.layout.flatten(task.module).numpy()
 
 
 def in_process(config: Config, folder: Path) -> InProcessGrid:
     federation = federate(config.data, config.seed)
-    return InProcessGrid(make_worker(config.tables(), federation, str(folder), "cpu", False), CLIENTS)
+    return InProcessGrid(make_worker(config.tables(), federation, str(folder), "cpu", PLAIN), CLIENTS)
 
 
 class TestFailures:

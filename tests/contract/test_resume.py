@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import fedtl
 from fedtl import record
 from fedtl.choice import ConfigError
+from fedtl.engine import Engine, Failed
 from fedtl.failure import RunError
 from fedtl.record import Recorder
 from fedtl.store import MemoryStore
@@ -311,18 +312,15 @@ def test_too_many_failures_then_resumed(
     uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that ended with an error is gone on with like one that was killed."""
-    from fedtl.clients.pfedme import PFedMe
-
     with monkeypatch.context() as patch:
-        original, calls = PFedMe.start, [0]
+        original = Engine.train
 
-        def failing(self: PFedMe, *arguments: Any) -> Any:
-            calls[0] += 1
-            if calls[0] > 3 * 3:
-                raise ValueError("no longer")
-            return original(self, *arguments)
+        def failing(self: Engine, update: Any, w: Any, clients: Any, memories: Any, round: int) -> Any:
+            if round > 3:
+                return [Failed(client, "ValueError: no longer") for client in clients]
+            return original(self, update, w, clients, memories, round)
 
-        patch.setattr(PFedMe, "start", failing)
+        patch.setattr(Engine, "train", failing)
         with pytest.raises(RunError, match="3 of 3 clients failed"):
             fedtl.run(tables(), out=tmp_path)
     assert len(fedtl.load(tmp_path).rounds) == 3

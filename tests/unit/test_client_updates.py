@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from fedtl.clients.update import Memory
-from fedtl.engine import Engine, OneByOne, Stacked, Trained
-from tests.parts import METHODS, engine_of, federation_of, quadratic, small_module, update_of
+from fedtl.engine import Engine, Trained
+from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, quadratic, small_module, update_of
 
 D = 7
 RNG = np.random.default_rng(3)
 A = RNG.normal(size=(4, D)).astype(np.float32)
 W = torch.tensor(RNG.normal(size=D), dtype=torch.float32)
-ENGINES = pytest.mark.parametrize("kind", [OneByOne, Stacked])
+EACH_ENGINE = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 def train(
@@ -28,8 +28,8 @@ def train(
     return outcomes  # type: ignore[return-value]
 
 
-@ENGINES
-def test_pfedme_theta_is_the_prox_for_many_inner_steps(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_pfedme_theta_is_the_prox_for_many_inner_steps(kind: EngineKind) -> None:
     lam = 2.0
     found = train(quadratic(A, kind), "pfedme", lr=0.1, lam=lam, inner_steps=400, inner_lr=0.1, local_steps=1)
     for a, client in zip(A, found):
@@ -39,9 +39,9 @@ def test_pfedme_theta_is_the_prox_for_many_inner_steps(kind: type[Engine]) -> No
         np.testing.assert_allclose(client.upload, W - 0.1 * lam / (1 + lam) * (W - torch.tensor(a)), atol=1e-6)
 
 
-@ENGINES
+@EACH_ENGINE
 @pytest.mark.parametrize("start", ["previous", "w"])
-def test_pfedme_follows_algorithm_1_step_by_step(kind: type[Engine], start: str) -> None:
+def test_pfedme_follows_algorithm_1_step_by_step(kind: EngineKind, start: str) -> None:
     lam, eta, inner_lr, K, R = 3.0, 0.07, 0.05, 2, 3
     found = train(
         quadratic(A, kind),
@@ -66,8 +66,8 @@ def test_pfedme_follows_algorithm_1_step_by_step(kind: type[Engine], start: str)
         np.testing.assert_allclose(client.upload, w, atol=1e-6)
 
 
-@ENGINES
-def test_pfedme_options_of_the_authors_code(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_pfedme_options_of_the_authors_code(kind: EngineKind) -> None:
     options = {"lr": 0.1, "lam": 2.0, "inner_steps": 1, "inner_lr": 0.1, "local_steps": 1}
     found = train(quadratic(A, kind), "pfedme", **options, weight_decay=0.5, personal_model="local")
     for a, client in zip(A, found):
@@ -77,14 +77,14 @@ def test_pfedme_options_of_the_authors_code(kind: type[Engine]) -> None:
         np.testing.assert_allclose(client.memory["theta"], w, atol=1e-6)
 
 
-@ENGINES
-def test_sgd_with_one_full_batch_step_is_gradient_descent(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_sgd_with_one_full_batch_step_is_gradient_descent(kind: EngineKind) -> None:
     for a, client in zip(A, train(quadratic(A, kind), "fedavg", lr=0.3, local_steps=1, batch_size=0)):
         np.testing.assert_allclose(client.upload, W - 0.3 * (W - torch.tensor(a)), atol=1e-6)
 
 
-@ENGINES
-def test_sgd_is_torch_optim_sgd(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_sgd_is_torch_optim_sgd(kind: EngineKind) -> None:
     options = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}
     for a, client in zip(A, train(quadratic(A, kind), "fedavg", local_steps=4, **options)):
         w = torch.nn.Parameter(W.clone())
@@ -96,8 +96,8 @@ def test_sgd_is_torch_optim_sgd(kind: type[Engine]) -> None:
         np.testing.assert_allclose(client.upload, w.detach(), atol=1e-6)
 
 
-@ENGINES
-def test_fedprox_step_by_step(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_fedprox_step_by_step(kind: EngineKind) -> None:
     mu, lr = 0.7, 0.2
     for a, client in zip(A, train(quadratic(A, kind), "fedprox", lr=lr, mu=mu, local_steps=3)):
         w = W.numpy().astype(np.float64)
@@ -106,14 +106,14 @@ def test_fedprox_step_by_step(kind: type[Engine]) -> None:
         np.testing.assert_allclose(client.upload, w, atol=1e-6)
 
 
-@ENGINES
-def test_fedprox_converges_to_the_prox(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_fedprox_converges_to_the_prox(kind: EngineKind) -> None:
     for a, client in zip(A, train(quadratic(A, kind), "fedprox", lr=0.2, mu=1.5, local_steps=200)):
         np.testing.assert_allclose(client.upload, (a + 1.5 * W.numpy()) / 2.5, atol=1e-6)
 
 
-@ENGINES
-def test_fedprox_without_mu_is_fedavg_bit_for_bit(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_fedprox_without_mu_is_fedavg_bit_for_bit(kind: EngineKind) -> None:
     held = federation_of([23, 40, 9])
     uploads = {}
     for name, options in {"fedavg": {}, "fedprox": {"mu": 0.0}}.items():
@@ -125,8 +125,8 @@ def test_fedprox_without_mu_is_fedavg_bit_for_bit(kind: type[Engine]) -> None:
         assert torch.equal(a, b)
 
 
-@ENGINES
-def test_local_goes_on_from_its_own_model(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_local_goes_on_from_its_own_model(kind: EngineKind) -> None:
     engine = quadratic(A, kind)
     first = train(engine, "local", lr=0.5, local_steps=1)
     assert all(client.upload is None for client in first)
@@ -135,8 +135,8 @@ def test_local_goes_on_from_its_own_model(kind: type[Engine]) -> None:
         np.testing.assert_allclose(client.memory["w"], 0.25 * W + 0.75 * torch.tensor(a), atol=1e-6)
 
 
-@ENGINES
-def test_finetune_trains_like_fedavg_and_scores_after_k_steps(kind: type[Engine]) -> None:
+@EACH_ENGINE
+def test_finetune_trains_like_fedavg_and_scores_after_k_steps(kind: EngineKind) -> None:
     engine = quadratic(A, kind)
     options = {"lr": 0.5, "local_steps": 1}
     assert torch.equal(
@@ -155,7 +155,7 @@ def test_finetune_trains_like_fedavg_and_scores_after_k_steps(kind: type[Engine]
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_download_is_not_changed(name: str) -> None:
-    for kind in (OneByOne, Stacked):
+    for kind in ENGINES.values():
         w = W.clone()
         quadratic(A, kind).train(update_of(name, **METHODS[name]), w, range(4), [{}] * 4, 1)
         assert torch.equal(w, W)

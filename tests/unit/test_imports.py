@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"clients"},
     {"messages"},
     {"strategies"},
+    {"recording"},
     {"engine"},
     {"node"},
     {"grid"},

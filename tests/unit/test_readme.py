@@ -12,9 +12,9 @@ import torch
 
 import fedtl
 from fedtl.config import build
-from fedtl.engine import OneByOne, Stacked, Trained
+from fedtl.engine import Trained
 from fedtl.strategies import STRATEGIES
-from tests.parts import quadratic
+from tests.parts import ENGINES, quadratic
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -37,7 +37,7 @@ def test_its_method_is_ditto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     targets = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     update = DittoClient(DittoSettings(name="ditto", lr=0.1, lam=0.5, local_steps=2))
     w = torch.full((4,), 2.0)
-    for kind in (OneByOne, Stacked):
+    for kind in ENGINES.values():
         for target, found in zip(targets, quadratic(targets, kind).train(update, w, range(3), [{}] * 3, 1)):
             assert isinstance(found, Trained)
             v = np.full(4, 2.0)

@@ -1,0 +1,145 @@
+"""Which engine trains: decided from the config, the device and the model, never by a timing.
+
+So the same config gives the same bits on the same kind of device, and the record says what was chosen and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+
+from fedtl.choice import ConfigError
+from fedtl.clients.update import ClientUpdate
+from fedtl.engine.engine import Engine
+from fedtl.engine.one_by_one import OneByOne
+from fedtl.engine.recorder import why_not_recorded
+from fedtl.engine.stacked import Stacked, counts_batch, stack_of
+from fedtl.engine.task import Task, reason
+from fedtl.vector import Layout
+
+STACK_BELOW = 20_000
+"""On a CPU, recorded stacks are faster for models of fewer parameters; ``results/benchmarks/stacked.md``."""
+
+STACK_FROM = 4
+"""On a CPU, stacking is worth its recordings where so many of a round's clients share a stack."""
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine, and why.
+
+    Attributes:
+        stacked: whether clients train stacked.
+        recorded: whether steps are recorded.
+        because: the reasons, in a few words.
+    """
+
+    stacked: bool
+    recorded: bool
+    because: str
+
+    @property
+    def name(self) -> str:
+        """What is chosen, in a few words."""
+        return f"{'stacked' if self.stacked else 'one by one'}, {'recorded' if self.recorded else 'not recorded'}"
+
+    def make(self, task: Task) -> Engine:
+        """The engine itself."""
+        return (Stacked if self.stacked else OneByOne)(task, self.recorded)
+
+
+def choose_engine(
+    stacked: bool | str, recorded: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
+) -> EngineChoice:
+    """Choose an engine.
+
+    Args:
+        stacked: what the config asks for; "auto" decides by the rules of this module.
+        recorded: likewise.
+        task: what is trained; on any device, it is only tried out.
+        update: the method's local training.
+        device: where clients train, ``"cpu"`` or ``"cuda"``.
+        sampled: how many clients train in a round.
+
+    Raises:
+        ConfigError: something is asked for that the model or the method cannot do.
+    """
+    stack, because = _stacked(stacked, recorded, task, update, device, sampled)
+    if recorded is False:
+        return EngineChoice(stack, False, f"{because}; simulation.recorded = false")
+    if recorded == "auto" and device != "cpu":
+        return EngineChoice(stack, False, f"{because}; steps are recorded on a CPU only")
+    why_not = why_not_recorded(task, update, stack)
+    if why_not and stack and stacked == "auto" and device == "cpu":  # there only recorded stacks are faster
+        stack, because = False, f"a stack's step cannot be recorded: {why_not}"
+        why_not = why_not_recorded(task, update, stack)
+    if why_not is None:
+        return EngineChoice(stack, True, because)
+    if recorded is True:
+        raise ConfigError(f"simulation.recorded = true: this step cannot be recorded: {why_not}")
+    return EngineChoice(stack, False, f"{because}; the step cannot be recorded: {why_not}")
+
+
+def _stacked(
+    stacked: bool | str, recorded: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
+) -> tuple[bool, str]:
+    if stacked is False:
+        return False, "simulation.stacked = false"
+    if stacked == "auto" and device == "cpu":
+        against = _against_stacking_on_cpu(recorded, task, update, sampled)
+        if against:
+            return False, f"on a CPU {against} faster one by one"
+    why_not = refusal(task.module, task.samples.federation.shape)
+    if why_not is None:
+        if stacked is True:
+            return True, "simulation.stacked = true"
+        if device == "cpu":
+            return True, f"on a CPU models of fewer than {STACK_BELOW:,} parameters are faster stacked"
+        return True, "on a GPU stacked cohorts are faster"
+    if stacked is True:
+        raise ConfigError(f"simulation.stacked = true: this model cannot train stacked: {why_not}")
+    return False, f"this model cannot train stacked: {why_not}"
+
+
+def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpdate[Any], sampled: int) -> str | None:
+    """What is faster one by one, in a few words; None if stacks are."""
+    if recorded is False:
+        return "steps that are not recorded are"
+    if task.layout.parameters >= STACK_BELOW:
+        return f"models of {STACK_BELOW:,} parameters or more are"
+    if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
+        return "convolutions are"
+    exact = counts_batch(task.module)
+    sizes = np.unique(task.samples.federation.train.sizes)
+    classes = {stack_of(update.budget, int(n), update.budget.step_sizes(int(n)), exact) for n in sizes if n}
+    if sampled < STACK_FROM * len(classes):
+        return f"clients of so many different sizes ({len(classes)} kinds of stacks for {sampled} clients) are"
+    return None
+
+
+def refusal(module: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Why a model cannot train stacked, in a few words; None if it can."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            return f"its layer {name!r} is dropout, whose random numbers would differ from one-by-one training's"
+    layout = Layout.of(module)
+    flat = layout.flatten(module)
+    # Two clients and two samples show whether vmap can map the model; in training mode, on copies.
+    P = layout.parameters
+    w = flat[:P].expand(2, -1).clone()
+    rest = {name: tensor.contiguous() for name, tensor in layout.rest_views(flat[P:].expand(2, -1).clone()).items()}
+    x = torch.zeros(2, 2, *shape, device=flat.device)
+    training = module.training
+    try:
+        module.train()
+        vmap(lambda w, rest, x: functional_call(module, layout.views(w) | rest, (x,)))(w, rest, x)
+    except Exception as error:
+        return f"vmap cannot map it: {reason(error)}"
+    finally:
+        module.train(training)
+    return None

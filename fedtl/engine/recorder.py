@@ -1,0 +1,242 @@
+"""An engine's recorded steps: one program for each method's step and each shape of mini-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedtl.clients.update import ClientUpdate, State
+from fedtl.engine.module import Outputs, seed_torch
+from fedtl.engine.task import Task, reason
+from fedtl.losses.term import Batch
+from fedtl.recording.program import Function, Program, compile_function, compile_step
+from fedtl.recording.simplify import simplify
+from fedtl.recording.tape import UntraceableError, record
+from fedtl.samples import in_order
+
+MOST_SHAPES = 64
+"""Mini-batches of up to this many samples are recorded: each size is a program of its own."""
+
+
+class GrowsError(UntraceableError):
+    """A step that adds vectors to its state, as the first one with momentum does."""
+
+
+class Recorder:
+    """Records a method's step when it is first needed, and keeps it.
+
+    Args:
+        task: what is trained.
+        outputs: the model, as the engine calls it: ``x -> (features or None, logits)``.
+        stacked: whether a step trains ``[C, P]`` vectors.
+    """
+
+    def __init__(self, task: Task, outputs: nn.Module, stacked: bool) -> None:
+        self.task, self._outputs, self._stacked = task, outputs, stacked
+        self._programs: dict[tuple[Any, ...], Program | None] = {}
+        self._forwards: dict[object, Function | None] = {}
+        names = dict(task.module.named_buffers())
+        self._moves = any(slot.name in names for slot in task.layout.slots)
+        """Whether forward passes change numbers of the model's vector; frozen parameters stay."""
+        self._integers = {
+            f"model.{name}": buffer for name, buffer in task.module.named_buffers() if not buffer.is_floating_point()
+        }
+
+    @property
+    def replays_all(self) -> bool:
+        """Whether every kind of step that was asked for so far is replayed, a round's first one perhaps excepted."""
+        played = {key[0] for key, program in self._programs.items() if program is None}
+        return not played - {key[0] for key, program in self._programs.items() if program is not None}
+
+    def program(self, update: ClientUpdate[Any], state: State, batch: Batch) -> Program | None:
+        """The step from a state like this on a mini-batch like this; None where it is to be played.
+
+        What decides is the shape of things alone, so that the same config gives the same bits.
+        """
+        key = (
+            update,
+            *state,
+            *[vector.shape for vector in state.values()],
+            batch.x.shape,
+            batch.x.stride(),
+            batch.weight is None,
+        )
+        if key not in self._programs:
+            self._programs[key] = self._try(update, state, batch)
+        return self._programs[key]
+
+    def _try(self, update: ClientUpdate[Any], state: State, batch: Batch) -> Program | None:
+        if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != update.budget.batch_size:
+            return None
+        try:
+            return self.record(update, state, batch)
+        except Exception:
+            # Whatever it is, playing the step shows it to the client that it concerns; the engine's choice has
+            # told the user why a model is not recorded.
+            return None
+
+    def forward(self, x: Tensor) -> Function | None:
+        """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be recorded."""
+        key = (x.shape, x.stride())
+        if key not in self._forwards:
+            module, layout = self.task.module, self.task.layout
+
+            def logits(x: Tensor, rest: Tensor, w: Tensor) -> Tensor:
+                given: Tensor = functional_call(module, layout.views(w) | layout.rest_views(rest), (x,))
+                return given
+
+            training = module.training
+            module.eval()
+            try:
+                flat, P = layout.flatten(module), layout.parameters
+                # Not in inference mode, which hides what an operation is made of.
+                with torch.inference_mode(False), torch.no_grad():
+                    graph = record(logits, {"x": x.clone(), "rest": flat[P:].clone(), "w": flat[:P].clone()})
+                simplify(graph)
+                self._forwards[key] = compile_function(graph)
+            except Exception:
+                self._forwards[key] = None  # the model itself, called in its place, shows what is wrong
+            finally:
+                module.train(training)
+        return self._forwards[key]
+
+    def record(self, update: ClientUpdate[Any], state: State, batch: Batch) -> Program:
+        """Record a step.
+
+        Raises:
+            UntraceableError: it cannot be.
+        """
+        task = self.task
+        lead = batch.y.shape[:-1]
+        inputs = {"x": batch.x.clone(), "y": batch.y.clone()}
+        if batch.weight is not None:
+            inputs["weight"] = batch.weight.clone()
+        given = {**inputs, "rest": torch.zeros(*lead, task.rest, device=batch.x.device)}
+        if clash := set(given) & set(state):
+            raise UntraceableError(f"a state may not be called {clash.pop()!r}")
+        devices = [batch.x.device.index or 0] if batch.x.is_cuda else []
+        training = task.module.training
+        with torch.random.fork_rng(devices):
+            task.module.train()
+            try:
+                graph = record(
+                    self._step(update, tuple(state)), given | {name: vector.clone() for name, vector in state.items()}
+                )
+            finally:
+                task.module.train(training)
+        simplify(graph)
+        return compile_step(graph, tuple(inputs), tuple(state), len(task.objective.names))
+
+    def played(self, update: ClientUpdate[Any], state: State, batch: Batch, rest: Tensor) -> State:
+        """The state after the step that would be recorded, run as it is; nothing given is changed."""
+        inputs = {"x": batch.x, "y": batch.y, "weight": batch.weight, "rest": rest.clone()}
+        copies = {name: vector.clone() for name, vector in state.items()}
+        new: State = {}
+        self._step(update, tuple(state), new)(**inputs, **copies)
+        return new
+
+    def _step(
+        self, update: ClientUpdate[Any], names: tuple[str, ...], found: State | None = None
+    ) -> Callable[..., Any]:
+        """One step as a function of tensors alone; the new state goes to ``found`` if that is given."""
+        layout = self.task.layout
+
+        def step(x: Tensor, y: Tensor, rest: Tensor, weight: Tensor | None = None, **state: Tensor) -> Any:
+            values: list[Tensor] = []
+
+            def grad(at: Tensor, batch: Batch) -> Tensor:
+                nonlocal rest
+                leaves = {name: view.detach().requires_grad_() for name, view in layout.views(at).items()}
+                moving = {name: view.clone() for name, view in layout.rest_views(rest).items()}
+                with torch.enable_grad():
+                    total, found = self._objective(leaves, moving, batch)
+                    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+                values.extend(value.detach() for value in found)
+                if self._moves:
+                    rest = torch.cat([tensor.flatten(at.dim() - 1) for tensor in moving.values()], -1)
+                return torch.cat([gradient.flatten(at.dim() - 1) for gradient in gradients], -1)
+
+            new = update.step(state, Batch(x, y, weight), grad)
+            if found is not None:
+                found.update(new)
+            elif tuple(new) != names:
+                raise GrowsError("its state has other vectors after the step than before")
+            return [*new.values()], rest, values
+
+        return step
+
+    def _objective(
+        self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The objective's total, summed over clients, and its terms' values."""
+        integers = {name: buffer.clone() for name, buffer in self._integers.items()}
+        objective = self.task.objective
+
+        def one(
+            leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None
+        ) -> tuple[Tensor, tuple[Tensor, ...]]:
+            tensors = {f"model.{name}": tensor for name, tensor in (*leaves.items(), *moving.items())} | integers
+            return objective(
+                y,
+                weight,
+                lambda: functional_call(self._outputs, tensors, (x,)),
+                lambda: torch.cat([leaf.reshape(-1) for leaf in leaves.values()]),
+            )
+
+        if not self._stacked:
+            return one(leaves, moving, *batch)
+        mapped = vmap(one, in_dims=(0, 0, 0, 0, None if batch.weight is None else 0))
+        totals, values = mapped(leaves, moving, *batch)
+        return totals.sum(), values
+
+
+def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> str | None:
+    """Why a method's step cannot be recorded, in a few words; None if it can, and replays as it is played."""
+    outputs = Outputs(task.module, task.objective.needs_features)
+    recorder = Recorder(task, outputs, stacked)
+    flat = task.layout.flatten(task.module)
+    device, P, lead = flat.device, task.layout.parameters, (2,) if stacked else ()
+    size = update.budget.batch_size or 8
+    if size == 1:
+        size = 2  # batch-norm cannot train on one sample
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        torch.randn(*lead, size, *task.samples.federation.shape, generator=generator).to(device),
+        torch.randint(task.samples.federation.classes, (*lead, size), generator=generator).to(device),
+        None,
+    )
+    if not stacked:
+        batch = batch._replace(x=in_order(batch.x, task.samples.channels_last))
+    w = flat[:P].expand(*lead, P)
+    state = update.start(w.clone(), update.first_memory(w.clone()))
+    rest = flat[P:].expand(*lead, -1).clone()
+    try:
+        for _ in range(2):
+            try:
+                return _difference(recorder, update, state, batch, rest)
+            except GrowsError:
+                state = recorder.played(update, state, batch, rest)
+        return "its state has other vectors after each step than before"
+    except Exception as error:
+        return str(error) if isinstance(error, UntraceableError) else reason(error)
+
+
+def _difference(recorder: Recorder, update: ClientUpdate[Any], state: State, batch: Batch, rest: Tensor) -> str | None:
+    """Record, replay and compare with the same step played."""
+    program = recorder.record(update, state, batch)
+    replayed = {name: vector.clone() for name, vector in state.items()}
+    devices = [batch.x.device.index or 0] if batch.x.is_cuda else []
+    with torch.random.fork_rng(devices):
+        seed_torch(0, batch.x.device)
+        played = recorder.played(update, state, batch, rest)
+        seed_torch(0, batch.x.device)
+        losses = torch.zeros(*batch.y.shape[:-1], len(recorder.task.objective.names), device=batch.x.device)
+        program.run([tensor[None] for tensor in batch if tensor is not None], losses, rest.clone(), replayed)
+    for name, vector in played.items():
+        if not torch.allclose(vector, replayed[name], rtol=1e-3, atol=1e-5, equal_nan=True):
+            return "replayed it gives other numbers than played"
+    return None

@@ -1,0 +1,243 @@
+"""Clients stacked: all of a cohort train at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedtl.clients.update import ClientUpdate, Memory, State
+from fedtl.data.batches import Budget
+from fedtl.engine.engine import Engine, rounded
+from fedtl.engine.module import flat
+from fedtl.engine.task import REST, Failed, Outcome, Task, Trained
+from fedtl.losses.term import Batch
+
+MOST_ON_CPU = 16
+"""Clients in a stack on a CPU: more would only fall out of its cache."""
+
+
+class Stacked(Engine):
+    """All clients of a stack at once: parameters ``[C, P]``, the model mapped over them by ``vmap``.
+
+    Clients stand in order of their number of steps; those that are done leave the stack from its end, so
+    that nobody is computed in vain. Who shares a stack, and what is padded, depends on each client alone
+    (:func:`stack_of`), so that its numbers do not depend on the company it has.
+    """
+
+    stacks: ClassVar[bool] = True
+
+    def __init__(self, task: Task, recorded: bool = False) -> None:
+        super().__init__(task, recorded)
+        self._counts_batch = counts_batch(task.module)
+        self._full, self._padded = self._mapped(None), self._mapped(0)
+        self._on_cpu = task.samples.device.type == "cpu"
+
+    def _train(
+        self, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
+    ) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        stacks: dict[object, list[_Job]] = {}
+        for place, (client, memory) in enumerate(zip(clients, memories)):
+            try:
+                order, sizes, n = self._plan(update, client, round)
+            except Exception as error:
+                outcomes[place] = Failed.by(client, error)
+                continue
+            widths = _padded(update.budget, n, sizes, self._counts_batch)
+            # On a CPU all of a stack end together, so that few kinds of stacks need a recording.
+            which = stack_of(update.budget, n, sizes, self._counts_batch)[not self._on_cpu :]
+            stacks.setdefault(which, []).append(_Job(place, client, memory, order, sizes, widths, n))
+        for stack in stacks.values():
+            stack.sort(key=lambda job: -len(job.sizes))
+            for part in _split(stack) if self._on_cpu else [stack]:
+                outcomes.update(self._cohort_or_halves(update, w, part))
+        return [outcomes[place] for place in range(len(clients))]
+
+    def _cohort_or_halves(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
+        """Train a stack; where it raises, its halves, down to the one client (or the memory) that was at fault."""
+        try:
+            return self._cohort(update, w, jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                return {jobs[0].place: Failed.by(jobs[0].client, error)}
+        half = len(jobs) // 2
+        return {**self._cohort_or_halves(update, w, jobs[:half]), **self._cohort_or_halves(update, w, jobs[half:])}
+
+    def _cohort(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
+        task, P, C = self.task, self.task.layout.parameters, len(jobs)
+        start = w[:P].expand(C, P).clone()
+        first_rest = torch.stack([self._first_rest(update, w, job.memory) for job in jobs])
+        # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
+        rest = {name: tensor.contiguous() for name, tensor in task.layout.rest_views(first_rest).items()}
+        memory = self._stacked_memory(update, start, jobs)
+        losses = torch.zeros(C, len(task.objective.names), device=w.device)
+        evaluations = np.zeros(C, np.int64)
+
+        def grad(at: Tensor, batch: Batch) -> Tensor:
+            active = len(at)
+            leaf = at.detach().requires_grad_()
+            objective = self._full if batch.weight is None else self._padded
+            statistics = {name: tensor[:active] for name, tensor in rest.items()}
+            totals, values = objective(leaf, statistics, batch.x, batch.y, batch.weight)
+            (gradient,) = torch.autograd.grad(totals.sum(), leaf)
+            losses[:active] += torch.stack([value.detach() for value in values], 1)
+            evaluations[:active] += 1
+            return gradient
+
+        outcomes: dict[int, Outcome] = {}
+
+        def leave(state: State, first: int, last: int) -> None:
+            """End the round of the jobs ``first..last-1``, whose state is ``state``."""
+            upload, kept = update.finish(state)
+            means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
+            for row, job in enumerate(jobs[first:last]):
+                own_rest = flat([tensor[first + row] for tensor in rest.values()]) if rest else start[0, :0]
+                # Copies: a row would keep the whole stack in memory.
+                outcomes[job.place] = Trained(
+                    job.client,
+                    job.samples,
+                    self._joined(None if upload is None else upload[row].clone(), own_rest),
+                    self._kept({name: vectors[row].clone() for name, vectors in kept.items()}, own_rest),
+                    tuple(means[row].tolist()),
+                    len(job.sizes),
+                )
+
+        state = update.start(start, memory)
+        active = C
+        for batches in self._batches(jobs):
+            if batches.y.shape[1] < active:
+                done, active = active, batches.y.shape[1]
+                leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
+                state = {name: vectors[:active] for name, vectors in state.items()}
+            moving = [tensor[:active].flatten(1) for tensor in rest.values()]
+            joined = torch.cat(moving, 1) if moving else start[:active, :0]
+            state, recorded = self._steps(
+                update,
+                state,
+                batches,
+                losses[:active],
+                joined,
+                lambda state, batch: update.step(state, batch, grad),
+            )
+            if recorded:
+                evaluations[:active] += recorded
+                for name, tensor in task.layout.rest_views(joined).items():
+                    rest[name][:active].copy_(tensor)
+        leave(state, 0, active)
+        return outcomes
+
+    def _stacked_memory(self, update: ClientUpdate[Any], start: Tensor, jobs: list[_Job]) -> Memory:
+        own = []
+        for row, job in enumerate(jobs):
+            kept = {name: vector for name, vector in job.memory.items() if name != REST}
+            own.append(kept or update.first_memory(start[row]))
+        if any(memory.keys() != own[0].keys() for memory in own):
+            raise ValueError("clients of one stack remember different things; let first_memory name them all")
+        return {name: torch.stack([memory[name] for memory in own]) for name in own[0]}
+
+    def _mapped(self, weight_dim: int | None) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
+        """The objective of one client, mapped over clients: ``[C, P] -> [C]``, and each term's values ``[C]``."""
+        layout, objective, outputs = self.task.layout, self.task.objective, self.outputs
+
+        def one(
+            w: Tensor, rest: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None
+        ) -> tuple[Tensor, tuple[Tensor, ...]]:
+            tensors = {f"model.{name}": tensor for name, tensor in (layout.views(w) | rest).items()}
+            return objective(y, weight, lambda: functional_call(outputs, tensors, (x,)), lambda: w)
+
+        mapped: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = vmap(one, in_dims=(0, 0, 0, 0, weight_dim))
+        return mapped
+
+    def _batches(self, jobs: list[_Job]) -> Iterator[Batch]:
+        """The stack's mini-batches ``[T, C, B, ...]``, as many of one shape as follow each other and fit in memory.
+
+        C are the jobs that still have one: always the first ones.
+        """
+        steps = np.array([len(job.sizes) for job in jobs])
+        widths = jobs[0].widths
+        active = (steps[:, None] > np.arange(len(widths))).sum(0)
+        starts = [np.concatenate([[0], np.cumsum(job.sizes)]) for job in jobs]
+        device = self.task.samples.device
+        t = 0
+        for (C, width), run in itertools.groupby(zip(active.tolist(), widths.tolist())):
+            left = len([*run])
+            most = self._at_once(width * C)
+            while left:
+                T = min(most, left)
+                index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
+                for row, job in enumerate(jobs[:C]):
+                    real[:, row] = np.arange(width) < job.sizes[t : t + T, None]
+                    index[:, row][real[:, row]] = job.order[starts[row][t] : starts[row][t + T]]
+                x, y = self.task.samples.batch(index)
+                weight = torch.from_numpy(real.astype(np.float32)).to(device) if jobs[0].weighted else None
+                yield Batch(x, y, weight)
+                t, left = t + T, left - T
+
+
+@dataclass(frozen=True)
+class _Job:
+    place: int
+    client: int
+    memory: Memory
+    order: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    samples: int
+
+    @property
+    def weighted(self) -> bool:
+        """Whether padding must be told apart."""
+        return bool((self.sizes != self.widths).any())
+
+
+def counts_batch(module: nn.Module) -> bool:
+    """Whether a model looks at a mini-batch as a whole (batch-norm), so that padding would count."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+
+
+def stack_of(budget: Budget, n: int, sizes: NDArray[np.int64], exact: bool) -> tuple[int, bytes, bool]:
+    """What clients that share a stack have in common, decided by each alone: one of ``n`` samples.
+
+    Args:
+        budget: how much a client trains.
+        n: its samples.
+        sizes: its mini-batches' sizes.
+        exact: nothing may be padded.
+
+    Returns:
+        The number of mini-batches, their padded sizes, and whether any is padded; clients whose mini-batches
+        are all full may also share a stack whatever the first.
+    """
+    widths = _padded(budget, n, sizes, exact)
+    full = budget.batch_size and (widths == budget.batch_size).all()
+    return len(sizes), b"full" if full else widths.tobytes(), bool((widths != sizes).any())
+
+
+def _padded(budget: Budget, n: int, sizes: NDArray[np.int64], exact: bool) -> NDArray[np.int64]:
+    """Sizes of a client's mini-batches as if it had a few samples more, at most a sixteenth.
+
+    There are few such numbers, so that many clients have the same.
+    """
+    if exact:
+        return sizes
+    padded = rounded(n, bits=5)
+    if budget.batch_size:  # but never to more mini-batches than it has
+        padded = min(padded, -(-n // budget.batch_size) * budget.batch_size)
+    return budget.step_sizes(padded)[: len(sizes)]
+
+
+def _split(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """Cut into powers of two, few numbers in all: each is a recording of its own."""
+    start = 0
+    while start < len(jobs):
+        size = 1 << (min(MOST_ON_CPU, len(jobs) - start).bit_length() - 1)
+        yield jobs[start : start + size]
+        start += size

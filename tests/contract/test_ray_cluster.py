@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -65,6 +66,7 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths must be short
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after Ray's own, which write there once more
     with pytest.MonkeyPatch.context() as patch:
         # Ray writes down where the last cluster was started; other Rays of this machine need not find it.
         patch.setenv("RAY_TMPDIR", folder)
@@ -72,7 +74,6 @@ def cluster() -> Iterator[Any]:
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **SMALL})
         yield made
         made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 SMALL = {"include_dashboard": False, "object_store_memory": 80 * 2**20}

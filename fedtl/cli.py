@@ -1,4 +1,4 @@
-"""The command line: ``fedtl run | plot | partition | list``."""
+"""The command line: ``fedtl run | profile | plot | partition | list``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run, or with a finished one for more rounds.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also record where each round's time goes, and print it as tables.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the folder.")] = False,
 ) -> None:
     """Run an experiment: train, score, record.
@@ -72,9 +75,11 @@ def run(
                     out.print(note, markup=False)
             watcher = Progress() if quiet else ProgressBar(out)
             if is_run(config):
-                done = experiment.run(config, overrides or (), out=out_dir, resume=resume, listener=watcher)
+                done = experiment.run(
+                    config, overrides or (), out=out_dir, resume=resume, profile=profile, listener=watcher
+                )
             else:
-                done = experiment.run(read, out=out_dir, resume=resume, listener=watcher)
+                done = experiment.run(read, out=out_dir, resume=resume, profile=profile, listener=watcher)
         except KeyboardInterrupt:
             if watcher:
                 watcher.close()
@@ -85,7 +90,20 @@ def run(
                 watcher.close()
     if not quiet:
         _print_scores([done])
+        if profile and done.profiled:  # a finished run that was gone on with has had no round
+            _print_profile(done)
     out.print(f"{done.path}", markup=False, soft_wrap=True)
+
+
+@app.command(name="profile")
+def show_profile(folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True)]) -> None:
+    """Show where the time of a run's rounds went.
+
+    RUN is the folder of a run that was made with fedtl run --profile.
+    """
+    from fedtl.history import load
+
+    _print_profile(load(folder))
 
 
 @app.command()
@@ -234,7 +252,18 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 def _print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
     unit = " in %" if metric == "accuracy" else ""
     out.print(f"{metric}{unit}; clients: mean weighted by test samples, and the worst tenth's")
-    table = summary_table(runs, metric)
+    _print_whole(summary_table(runs, metric))
+
+
+def _print_profile(one: Run) -> None:
+    from fedtl.profile_tables import tables
+
+    for table in tables(one):
+        out.print()
+        _print_whole(table)
+
+
+def _print_whole(table: Table) -> None:
     # On a narrow terminal lines are longer than it rather than cut.
     width = max(out.width, table.__rich_measure__(out, out.options.update(max_width=1000)).maximum)
     out.print(Segments(out.render(table, out.options.update(width=width))), end="", crop=False, soft_wrap=True)

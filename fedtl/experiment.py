@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from safetensors.torch import load_file
 from torch import nn
@@ -23,11 +23,15 @@ from fedtl.config import Config, Tables, build, read_config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Engine, EngineChoice, Task, choose_engine
+from fedtl.engine.operations import operations
+from fedtl.engine.stacked import MOST_ON_CPU
 from fedtl.grid.in_process import InProcessGrid
+from fedtl.grid.simulated import SimulatedGrid
 from fedtl.history import Run
 from fedtl.losses.objective import Objective
 from fedtl.models import build_model
 from fedtl.node import Worker
+from fedtl.profile import RECORD, Profiler
 from fedtl.samples import Samples
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
@@ -64,6 +68,7 @@ def run(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    profile: bool = False,
     listener: Listener | None = None,
 ) -> Run:
     """Run an experiment to its end, or to an exception, which loses no finished round.
@@ -74,6 +79,7 @@ def run(
         out: the run's folder; ``results/<name>/<time>-<seed>`` if not given.
         resume: go on with a run that was interrupted: the one in ``out``, in the run's folder that ``config``
             names, or the newest of this config and seed.
+        profile: also record where each round's time goes, for :meth:`Run.profile`; no bit of the result changes.
         listener: is told of each round.
 
     Returns:
@@ -84,7 +90,10 @@ def run(
         RunError: the run cannot go on: too many clients failed, or the disk is full.
     """
     read, _ = read_config(config, overrides)
+    if profile and read.simulation.grid == "flower":
+        raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
     server = _open(read, _folder(config, read, out, resume), resume, listener or Silent())
+    server.profiled = profile
     with _one_thread(server.resources.driver_device):
         server.run()
     return Run(server.recorder.folder)
@@ -238,6 +247,7 @@ class Server:
         self.w = found.w if found else layout.flatten(self.engine.task.module).cpu().numpy()
         self.strategy.state = found.state if found else {}
         self.first_round = found.round + 1 if found else 1
+        self.profiled = False
 
     def hold(self, federation: Federation) -> None:
         """Use another copy of the same data, so that the first one can go."""
@@ -260,20 +270,43 @@ class Server:
 
     def rounds(self, grid: Grid) -> None:
         """Run the remaining rounds on a grid."""
+        profiler = Profiler(self.strategy, grid) if self.profiled and isinstance(grid, SimulatedGrid) else None
+        asked = ConfigRecord({m.PROFILE: True}) if profiler else None
+        trained: list[int] = []
 
         def on_round(report: Round, w: np.ndarray[Any, np.dtype[np.float32]]) -> None:
             self.w = w
-            self.recorder.round(report, w, self.strategy.state)
+            if profiler:
+                profiler.round(report)
+                failed = {client for client, _ in report.failures}
+                trained[:] = [client for client in report.clients if client not in failed]
+            with self.strategy.clock.part(RECORD):
+                write(report, w, {name: vector.copy() for name, vector in self.strategy.state.items()})
             self.listener.round(report)
 
-        self.strategy.start(
-            grid,
-            m.pack(self.w),
-            num_rounds=self.config.rounds,
-            evaluate_fn=self.score if len(self.federation.server_test) else None,
-            first_round=self.first_round,
-            on_round=on_round,
-        )
+        # Clients' memories of a round must not be older than its checkpoint, so with them nothing is put off.
+        with nullcontext(self.recorder.round) if _remembers(self) else record.behind(self.recorder.round) as write:
+            self.strategy.start(
+                grid,
+                m.pack(self.w),
+                num_rounds=self.config.rounds,
+                train_config=asked,
+                evaluate_config=asked,
+                evaluate_fn=self.score if len(self.federation.server_test) else None,
+                first_round=self.first_round,
+                on_round=on_round,
+            )
+        if trained and self.choice.recorded and self.resources.driver_device == "cpu":
+            self._look_at_operations(trained)
+
+    def _look_at_operations(self, clients: Sequence[int]) -> None:
+        """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
+        update = strategy_type(self.config.strategy.name).client_update(self.config.strategy)
+        cohort, after = clients[: MOST_ON_CPU if self.choice.stacked else 1], self.config.rounds + 1
+        memories = [self.store.load(client, after) for client in cohort]
+        steps, found = operations(self.engine, update, torch.tensor(self.w), cohort, memories, after)
+        if steps:
+            self.recorder.operations({"steps": steps, "operations": [asdict(each) for each in found]})
 
     def score(self, round: int, arrays: ArrayRecord) -> MetricRecord:
         """The global model on the server's own test set."""
@@ -378,7 +411,9 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
 def _remembers(server: Server) -> bool:
     """Whether the method's clients keep something between rounds."""
     update = strategy_type(server.config.strategy.name).client_update(server.config.strategy)
-    return bool(update.first_memory(torch.zeros(server.engine.task.layout.parameters)))
+    w = torch.zeros(server.engine.task.layout.parameters)
+    _, kept = update.finish(update.start(w, update.first_memory(w)))
+    return bool(kept)
 
 
 def load_model(run: Run) -> nn.Module:

@@ -93,14 +93,7 @@ class Run:
     @cached_property
     def environment(self) -> Record:
         """Versions and hardware; empty where they were not recorded."""
-        file = self.path / "environment.json"
-        if not file.exists():
-            return {}
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{file} cannot be read as JSON: {error}") from error
-        return dict(found)
+        return _read_json(self.path / "environment.json")
 
     def scores(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Series]:
         """The learning curves: a metric over the scored rounds, for each score that has it.
@@ -210,6 +203,32 @@ class Run:
                 )
         return _to_table(columns, to)
 
+    @property
+    def profiled(self) -> list[Record]:
+        """The rounds of which a profile was made."""
+        return [record for record in self.rounds if record.get("profile")]
+
+    def profile(self) -> Record:
+        """Where the rounds' time went, on average, if the run was made with ``--profile``.
+
+        Returns:
+            ``actors`` and ``server``, seconds a round by part as in a round's record; ``rounds``, which were
+            looked at: the first is left out if there are others, as steps are recorded and caches filled in
+            it; ``steps``, mini-batches a round; and ``operations``, what recorded steps consist of, if known.
+
+        Raises:
+            ConfigError: no profile was made, or a file is broken.
+        """
+        found = self.profiled
+        if not found:
+            raise ConfigError(f"{self.path} holds no profile: add --profile to fedtl run")
+        found = found[1:] or found
+        profile = _mean([{"steps": record["steps"], **record["profile"]} for record in found])
+        profile["rounds"] = [record["round"] for record in found]
+        if operations := _read_json(self.path / "operations.json"):
+            profile["operations"] = operations
+        return profile
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The global model, for ``module.load_state_dict``.
 
@@ -285,6 +304,16 @@ def _read_config(folder: Path) -> Record:
     return config
 
 
+def _read_json(file: Path) -> Record:
+    """What a file holds; empty where there is none."""
+    if not file.exists():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as JSON: {error}") from error
+
+
 def _read_lines(file: Path) -> list[Record]:
     """The records of a ``.jsonl`` file by round; of two for the same round the later one counts."""
     if not file.exists():
@@ -322,6 +351,18 @@ def _numbers(values: Iterable[Any]) -> NDArray[np.float64]:
 
 def _series(points: list[Point]) -> Series:
     return Series(np.array([point.round for point in points], np.int64), _numbers(point.value for point in points))
+
+
+def _mean(found: list[Record]) -> Record:
+    """The means of numbers, nested alike; what one of them lacks is zero there."""
+    mean: Record = {}
+    for key in dict.fromkeys(key for each in found for key in each):
+        values = [each[key] for each in found if key in each]
+        if isinstance(values[0], Mapping):
+            mean[key] = _mean([*values, *[{}] * (len(found) - len(values))])
+        else:
+            mean[key] = sum(values) / len(found)
+    return mean
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

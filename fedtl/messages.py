@@ -19,6 +19,7 @@ ARRAYS, CONFIG, METRICS, FAILURES = "arrays", "config", "metrics", "failures"
 VECTOR = "w"
 
 ROUND = "server-round"  # Flower's own strategies use this key too
+PROFILE = "fedtl-profile"  # in a config: where the worker's time goes is asked for; in a reply: seconds by part
 SUM_UPLOADS = "fedtl-sum"  # the weighting of the uploads' sum; absent: one plain reply per client
 SCORE_GLOBAL = "fedtl-score-global"
 SCORE_PERSONAL = "fedtl-score-personal"
@@ -117,6 +118,11 @@ def ints(record: MetricRecord, key: str) -> list[int]:
 def floats(record: MetricRecord, key: str) -> list[float]:
     """A list of numbers, empty where the key is absent."""
     return cast("list[float]", record.get(key, []))
+
+
+def seconds_of(content: RecordDict) -> dict[str, float]:
+    """Where a worker's time went: seconds by part; empty where nobody asked."""
+    return cast("dict[str, float]", dict(content.get(PROFILE, {})))
 
 
 def pack_failures(failures: list[tuple[int, str]]) -> ConfigRecord:

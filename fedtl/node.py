@@ -13,6 +13,7 @@ from torch import Tensor
 from fedtl import messages as m
 from fedtl.clients.update import ClientUpdate
 from fedtl.engine import Engine, Failed, Trained
+from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
 
@@ -45,6 +46,7 @@ class Worker:
         self.engine, self.update, self.store = engine, update, store
         self.scoring = update.for_scoring() if update.personalises else update
         self.initial = initial.to(engine.task.samples.device)
+        self.clock = engine.clock
 
     def handle(self, kind: str, content: RecordDict, clients: Sequence[int], first: int = 0) -> list[Reply]:
         """Answer one message that is addressed to several clients.
@@ -56,8 +58,22 @@ class Worker:
             first: the place of the first of them.
 
         Returns:
-            One or more replies; together they stand for every client once.
+            One or more replies; together they stand for every client once. Where the message asks for a
+            profile, the last one says where the worker's time went.
         """
+        if not m.config_of(content).get(m.PROFILE):
+            return self._answer(kind, content, clients, first)
+        self.clock.start()
+        try:
+            replies = self._answer(kind, content, clients, first)
+        finally:
+            seconds = self.clock.stop()
+        last = replies[-1].content
+        if isinstance(last, RecordDict):  # not the error of a client that answers alone
+            last[m.PROFILE] = MetricRecord({**seconds})
+        return replies
+
+    def _answer(self, kind: str, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
         if kind == MessageType.TRAIN:
             return self._train(content, clients, first)
         if kind == MessageType.EVALUATE:
@@ -73,22 +89,29 @@ class Worker:
                 self._checked, self.engine.train(self.update, w, piece, self._memories(piece, round), round)
             ):
                 if isinstance(outcome, Trained):
-                    self.store.save(outcome.client, round, outcome.memory)
+                    with self.clock.part(MEMORIES):
+                        self.store.save(outcome.client, round, outcome.memory)
                 if weighting is None:
                     plain.append(self._plain_reply(outcome))
                     continue
                 upload = outcome.upload if isinstance(outcome, Trained) else None
                 weight = outcome.samples if isinstance(outcome, Trained) and weighting == "samples" else 1
-                tree.add_leaf(first + len(told), upload, weight)
+                with self.clock.part(SUMS):
+                    tree.add_leaf(first + len(told), upload, weight)
                 # Its vectors are on disk and in the sum; a long cohort's would not fit in memory.
                 told.append(replace(outcome, upload=None, memory={}) if isinstance(outcome, Trained) else outcome)
-        return plain if weighting is None else self._sums(tree, told, first)
+        if weighting is None:
+            return plain
+        with self.clock.part(PACKING):
+            return self._sums(tree, told, first)
 
     def _checked(self, outcome: Trained | Failed) -> Trained | Failed:
         """A client whose model is no longer finite has failed: one NaN in a mean is a NaN for all."""
         if isinstance(outcome, Trained):
             vectors = [*outcome.memory.values(), *([] if outcome.upload is None else [outcome.upload])]
-            if not all(bool(torch.isfinite(vector.sum())) for vector in vectors):
+            with self.clock.part(SUMS):
+                finite = all(bool(torch.isfinite(vector.sum())) for vector in vectors)
+            if not finite:
                 return Failed(outcome.client, "its model is not finite any more; a smaller lr may help")
         return outcome
 
@@ -188,12 +211,16 @@ class Worker:
 
     def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
         device = self.initial.device
-        loaded = (self.store.load(client, before) for client in clients)
-        return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
+        with self.clock.part(MEMORIES):
+            loaded = (self.store.load(client, before) for client in clients)
+            return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
 
     def _model(self, content: RecordDict) -> Tensor:
-        vector = m.unpack(content)
-        return self.initial if vector is None else torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
+        with self.clock.part(PACKING):
+            vector = m.unpack(content)
+            if vector is None:
+                return self.initial
+            return torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
 
 
 def _round(content: RecordDict) -> int:

@@ -9,7 +9,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,12 +26,13 @@ from fedtl.config import Config
 from fedtl.failure import RunError
 from fedtl.strategies.strategy import Round
 
-CHECKPOINT, ROUNDS, CLIENTS, MEMORIES, MODEL = (
+CHECKPOINT, ROUNDS, CLIENTS, MEMORIES, MODEL, OPERATIONS = (
     "checkpoint",
     "rounds.jsonl",
     "clients.jsonl",
     "memories",
     "model.safetensors",
+    "operations.json",
 )
 
 Vector = NDArray[np.float32]
@@ -114,6 +116,8 @@ class Recorder:
         }
         if report.scores:
             line["scores"] = report.scores
+        if report.profile:
+            line["profile"] = report.profile
         with writing(self.folder):
             if report.client_scores:
                 self._append(CLIENTS, {"round": report.round, **report.client_scores.by_client()})
@@ -124,6 +128,11 @@ class Recorder:
         """Write the final global model under the module's own names."""
         with writing(self.folder):
             self._replace_tensors(MODEL, dict(tensors))
+
+    def operations(self, found: Mapping[str, Any]) -> None:
+        """Write what recorded steps consist of."""
+        with writing(self.folder):
+            self._replace(OPERATIONS, _json(found))
 
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         folder = self.folder / CHECKPOINT
@@ -153,6 +162,28 @@ class Recorder:
         unfinished = self.folder / f"{name}.unfinished"
         save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished)
         unfinished.replace(self.folder / name)
+
+
+@contextmanager
+def behind(write: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """What writes a round while the next one runs, one at a time and in order; all is written at the end.
+
+    What a write raises is raised by the next one, or at the end.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="fedtl-record") as pool:
+        last: Future[None] | None = None
+
+        def later(*arguments: Any) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = pool.submit(write, *arguments)
+
+        try:
+            yield later
+        finally:
+            if last is not None:
+                last.result()
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedtl import messages as m
 from fedtl.clients.settings import Settings
 from fedtl.clients.update import ClientUpdate
+from fedtl.clock import Clock
 from fedtl.data.batches import SAMPLE_CLIENTS, stream
 from fedtl.failure import RunError
 from fedtl.scores import ClientScores
@@ -26,6 +27,10 @@ from fedtl.strategies.nodes import client_nodes
 from fedtl.tree_sum import TreeSum
 
 Vector = NDArray[np.float32]
+
+METHOD, MESSAGES, SCORING = "method", "messages", "scoring"
+"""Parts of the server's time in a profile: sampling, sums and the method's step; handing out and gathering
+messages; scoring on its own test set."""
 
 
 @dataclass
@@ -59,6 +64,9 @@ class Round:
         scores: by name, as ``"global/server-test"``.
         client_scores: every client's own, where the clients were scored.
         seconds, seconds_scoring: the whole round's, and of them the scoring's.
+        worker_seconds: where a profile is made, the workers' by what they did: ``"training"`` and ``"scoring"``,
+            each by parts.
+        profile: where the time of server and workers went; empty unless a profile is made.
     """
 
     round: int
@@ -72,6 +80,8 @@ class Round:
     client_scores: ClientScores | None = None
     seconds: float = 0.0
     seconds_scoring: float = 0.0
+    worker_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
 
 
 OnRound = Callable[[Round, Vector], None]
@@ -116,6 +126,8 @@ class Strategy(FlowerStrategy):
         self.parameters = parameters
         self.state: dict[str, Vector] = {}
         """What the server remembers besides w; a checkpoint keeps it."""
+        self.clock = Clock()
+        """Of whoever profiles this process."""
         self._now = Round(0)
         self._w: Vector = np.empty(0, np.float32)
         self._nodes: Sequence[int] = []
@@ -157,6 +169,7 @@ class Strategy(FlowerStrategy):
                 uploads.add(0, place_of[client], None)
                 heard.add(client)
                 continue
+            self._add_seconds("training", reply)
             metrics, failed = m.metrics_of(reply.content), m.unpack_failures(reply.content)
             clients, samples = m.ints(metrics, m.CLIENTS), m.ints(metrics, m.SAMPLES)
             total = m.unpack(reply.content)
@@ -200,6 +213,7 @@ class Strategy(FlowerStrategy):
             if reply.has_error():
                 self._now.failures.append((self._client_of(reply), f"scoring: {reply.error.reason}"))
                 continue
+            self._add_seconds("scoring", reply)
             self._now.failures += [(c, f"scoring: {text}") for c, text in m.unpack_failures(reply.content)]
             metrics = m.metrics_of(reply.content)
             for key in metrics:
@@ -255,20 +269,25 @@ class Strategy(FlowerStrategy):
         """
         self._nodes = client_nodes(grid, self.population, timeout)
         result, arrays = Result(arrays=initial_arrays), initial_arrays
+        part = self.clock.part
         for round in range(first_round, num_rounds + 1):
             began = time.perf_counter()
             self._now = Round(round)
-            sent = self.configure_train(round, arrays, train_config or ConfigRecord(), grid)
-            trained, metrics = self.aggregate_train(round, grid.send_and_receive(sent, timeout=timeout))
+            with part(METHOD):
+                sent = self.configure_train(round, arrays, train_config or ConfigRecord(), grid)
+                trained, metrics = self.aggregate_train(round, self._answers(grid, sent, timeout))
             arrays = result.arrays = trained or arrays
             result.train_metrics_clientapp[round] = metrics or MetricRecord()
             began_scoring = time.perf_counter()
             if round % self.evaluation.every == 0 or round == num_rounds:
-                asked = self.configure_evaluate(round, arrays, evaluate_config or ConfigRecord(), grid)
-                scored = self.aggregate_evaluate(round, grid.send_and_receive(asked, timeout=timeout))
+                with part(METHOD):
+                    asked = self.configure_evaluate(round, arrays, evaluate_config or ConfigRecord(), grid)
+                    scored = self.aggregate_evaluate(round, self._answers(grid, asked, timeout))
                 if scored is not None:
                     result.evaluate_metrics_clientapp[round] = scored
-                if evaluate_fn and self.sends_model and (own := evaluate_fn(round, arrays)) is not None:
+                with part(SCORING):
+                    own = evaluate_fn(round, arrays) if evaluate_fn and self.sends_model else None
+                if own is not None:
                     result.evaluate_metrics_serverapp[round] = own
                     self._now.scores["global/server-test"] = dict(own)
             now = time.perf_counter()
@@ -302,6 +321,17 @@ class Strategy(FlowerStrategy):
         if self.sends_model:
             content[m.ARRAYS] = arrays
         return m.Broadcast(kind, content, [self._nodes[client] for client in clients])
+
+    def _answers(self, grid: Grid, sent: Iterable[Message], timeout: float) -> Iterable[Message]:
+        with self.clock.part(MESSAGES):
+            return grid.send_and_receive(sent, timeout=timeout)
+
+    def _add_seconds(self, kind: str, reply: Message) -> None:
+        """Where a worker's time went, in a reply that says so."""
+        if m.PROFILE in reply.content:
+            total = self._now.worker_seconds.setdefault(kind, {})
+            for part, seconds in m.seconds_of(reply.content).items():
+                total[part] = total.get(part, 0.0) + seconds
 
     def _client_of(self, reply: Message) -> int:
         return self._nodes.index(reply.metadata.src_node_id)

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedtl.clients.update import ClientUpdate, Memory, State
+from fedtl.clock import Clock
 from fedtl.data.batches import SAMPLE_ORDER, stream
 from fedtl.engine.module import Outputs
+from fedtl.engine.parts import DATA, FORWARD, METHOD, STEPS
 from fedtl.engine.recorder import Recorder
 from fedtl.engine.task import REST, Outcome, Score, Task
 from fedtl.losses.term import Batch
@@ -43,7 +45,9 @@ class Engine(ABC):
         self.task = task
         self.binding = Binding(task.module, task.layout)
         self.outputs = Outputs(task.module, task.objective.needs_features)
-        self.recorder = Recorder(task, self.outputs, self.stacks) if recorded else None
+        on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
+        self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
+        self.recorder = Recorder(task, self.outputs, self.stacks, self.clock) if recorded else None
 
     def train(
         self, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
@@ -80,7 +84,7 @@ class Engine(ABC):
     def score(self, vector: Tensor, index: NDArray[np.int64]) -> Score:
         """Score the model ``vector`` ``[d]`` on the samples at ``index``."""
         correct, loss_sum = 0, 0.0
-        with torch.inference_mode():
+        with self.clock.part(FORWARD), torch.inference_mode():
             for logits, y in self._logits(vector, index):
                 correct += int((logits.argmax(1) == y).sum())
                 loss_sum += float(F.cross_entropy(logits, y, reduction="sum"))
@@ -98,7 +102,8 @@ class Engine(ABC):
             part = index[start : start + most]
             block = min(SCORE_BLOCK if samples.channels_last else most, rounded(len(part)))
             filled = np.concatenate([part, part[: -len(part) % block]])
-            x, y = samples.batch(filled.reshape(-1, block))
+            with self.clock.part(DATA):
+                x, y = samples.batch(filled.reshape(-1, block))
             forward = self.recorder.forward(x[0]) if self.recorder else None
             if forward is not None:
                 logits = forward.map(x, vector[P:], vector[:P])
@@ -124,7 +129,7 @@ class Engine(ABC):
             update: the method's local training.
             state: its vectors; they may be changed.
             batches: T mini-batches, each tensor with T as its first dimension.
-            losses: ``[terms]`` or ``[C, terms]``; recorded steps add the terms' values to it.
+            losses: ``[terms]`` or ``[C, terms]`` float64; recorded steps add the terms' values to it.
             rest: what moves by no gradient, ``[Q]`` or ``[C, Q]``; recorded steps change it.
             play: one step through the module and autograd; adds to ``losses`` and changes ``rest`` itself.
 
@@ -138,10 +143,12 @@ class Engine(ABC):
             program = self.recorder.program(update, state, batch) if ask and self.recorder else None
             if program is not None:
                 inputs = [tensor[t:] for tensor in batches if tensor is not None]
-                program.run(inputs, losses, rest, state)
+                with self.clock.part(STEPS):
+                    program.run(inputs, losses, rest, state)
                 return state, (steps - t) * program.evaluations
             before = state.keys()
-            state = play(state, batch)
+            with self.clock.part(METHOD):  # the engine's gradient is a part of its own
+                state = play(state, batch)
             ask = ask and state.keys() != before  # a first step may add vectors, such as a momentum's
         return state, 0
 
@@ -152,7 +159,8 @@ class Engine(ABC):
         own = self.task.samples.federation.train[client]
         if not len(own):
             raise ValueError("it holds no training samples")
-        order, sizes = update.budget.order(len(own), stream(self.task.seed, SAMPLE_ORDER, round, client))
+        with self.clock.part(DATA):
+            order, sizes = update.budget.order(len(own), stream(self.task.seed, SAMPLE_ORDER, round, client))
         return own[order], sizes, len(own)
 
     def _at_once(self, each: int) -> int:

@@ -15,6 +15,7 @@ from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.data.batches import TORCH, derived_seed
 from fedtl.engine.engine import Engine
 from fedtl.engine.module import flat, seed_torch
+from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.task import REST, Failed, Outcome, Trained
 from fedtl.losses.term import Batch
 
@@ -30,7 +31,7 @@ class OneByOne(Engine):
         # What Python does for every client, it does for all at once: between two trainings, it would find its
         # own code and data out of the cache, and take three times as long.
         plans = [self._plan_of(update, client, round) for client in clients]
-        losses = torch.zeros(len(clients), len(self.task.objective.names), device=w.device)
+        losses = torch.zeros(len(clients), len(self.task.objective.names), dtype=torch.float64, device=w.device)
         each = list(losses)
         ended: list[_Ended | Failed] = []
         for client, memory, plan, own in zip(clients, memories, plans, each):
@@ -62,19 +63,22 @@ class OneByOne(Engine):
 
     def _client(self, update: ClientUpdate[Any], w: Tensor, memory: Memory, plan: _Plan, losses: Tensor) -> _Ended:
         task, P = self.task, self.task.layout.parameters
-        objective, binding, outputs = task.objective, self.binding, self.outputs
+        objective, binding, outputs, clock = task.objective, self.binding, self.outputs, self.clock
         seed_torch(plan.seed, w.device)
         evaluations = 0
 
         # Vectors need no gradient themselves, so nothing but the forward pass is taped.
         def grad(at: Tensor, batch: Batch) -> Tensor:
             nonlocal evaluations
-            binding.to(at)
-            total, values = objective(batch.y, batch.weight, lambda: outputs(batch.x), lambda: flat(binding.parameters))
-            gradients = torch.autograd.grad(total, binding.parameters, materialize_grads=True)
-            losses.add_(torch.stack([value.detach() for value in values]))
-            evaluations += 1
-            return flat(gradients)
+            with clock.part(GRADIENT):
+                binding.to(at)
+                total, values = objective(
+                    batch.y, batch.weight, lambda: outputs(batch.x), lambda: flat(binding.parameters)
+                )
+                gradients = torch.autograd.grad(total, binding.parameters, materialize_grads=True)
+                losses.add_(torch.stack([value.detach() for value in values]))
+                evaluations += 1
+                return flat(gradients)
 
         def play(state: State, batch: Batch) -> State:
             return update.step(state, batch, grad)
@@ -84,11 +88,13 @@ class OneByOne(Engine):
             rest.copy_(self._first_rest(update, w, memory))
         start = w[:P].clone()
         own = {name: vector.clone() for name, vector in memory.items() if name != REST}
-        state = update.start(start, own or update.first_memory(start))
+        with clock.part(METHOD):
+            state = update.start(start, own or update.first_memory(start))
         for x, y in self._batches(plan.order, plan.sizes):
             state, recorded = self._steps(update, state, Batch(x, y, None), losses, rest, play)
             evaluations += recorded
-        upload, kept = update.finish(state)
+        with clock.part(METHOD):
+            upload, kept = update.finish(state)
         return _Ended(plan, self._joined(upload, rest), self._kept(kept, rest), evaluations)
 
     def _batches(self, order: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -98,7 +104,9 @@ class OneByOne(Engine):
             most = self._at_once(size)
             for first in range(0, run, most):
                 steps = min(most, run - first)
-                yield self.task.samples.batch(order[start : start + steps * size].reshape(steps, size))
+                with self.clock.part(DATA):
+                    batches = self.task.samples.batch(order[start : start + steps * size].reshape(steps, size))
+                yield batches
                 start += steps * size
 
 

@@ -17,6 +17,7 @@ from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.data.batches import Budget
 from fedtl.engine.engine import Engine, rounded
 from fedtl.engine.module import flat
+from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.task import REST, Failed, Outcome, Task, Trained
 from fedtl.losses.term import Batch
 
@@ -78,25 +79,27 @@ class Stacked(Engine):
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
         rest = {name: tensor.contiguous() for name, tensor in task.layout.rest_views(first_rest).items()}
         memory = self._stacked_memory(update, start, jobs)
-        losses = torch.zeros(C, len(task.objective.names), device=w.device)
+        losses = torch.zeros(C, len(task.objective.names), dtype=torch.float64, device=w.device)
         evaluations = np.zeros(C, np.int64)
 
         def grad(at: Tensor, batch: Batch) -> Tensor:
-            active = len(at)
-            leaf = at.detach().requires_grad_()
-            objective = self._full if batch.weight is None else self._padded
-            statistics = {name: tensor[:active] for name, tensor in rest.items()}
-            totals, values = objective(leaf, statistics, batch.x, batch.y, batch.weight)
-            (gradient,) = torch.autograd.grad(totals.sum(), leaf)
-            losses[:active] += torch.stack([value.detach() for value in values], 1)
-            evaluations[:active] += 1
-            return gradient
+            with self.clock.part(GRADIENT):
+                active = len(at)
+                leaf = at.detach().requires_grad_()
+                objective = self._full if batch.weight is None else self._padded
+                statistics = {name: tensor[:active] for name, tensor in rest.items()}
+                totals, values = objective(leaf, statistics, batch.x, batch.y, batch.weight)
+                (gradient,) = torch.autograd.grad(totals.sum(), leaf)
+                losses[:active] += torch.stack([value.detach() for value in values], 1)
+                evaluations[:active] += 1
+                return gradient
 
         outcomes: dict[int, Outcome] = {}
 
         def leave(state: State, first: int, last: int) -> None:
             """End the round of the jobs ``first..last-1``, whose state is ``state``."""
-            upload, kept = update.finish(state)
+            with self.clock.part(METHOD):
+                upload, kept = update.finish(state)
             means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
             for row, job in enumerate(jobs[first:last]):
                 own_rest = flat([tensor[first + row] for tensor in rest.values()]) if rest else start[0, :0]
@@ -110,7 +113,8 @@ class Stacked(Engine):
                     len(job.sizes),
                 )
 
-        state = update.start(start, memory)
+        with self.clock.part(METHOD):
+            state = update.start(start, memory)
         active = C
         for batches in self._batches(jobs):
             if batches.y.shape[1] < active:
@@ -172,12 +176,13 @@ class Stacked(Engine):
             most = self._at_once(width * C)
             while left:
                 T = min(most, left)
-                index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
-                for row, job in enumerate(jobs[:C]):
-                    real[:, row] = np.arange(width) < job.sizes[t : t + T, None]
-                    index[:, row][real[:, row]] = job.order[starts[row][t] : starts[row][t + T]]
-                x, y = self.task.samples.batch(index)
-                weight = torch.from_numpy(real.astype(np.float32)).to(device) if jobs[0].weighted else None
+                with self.clock.part(DATA):
+                    index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
+                    for row, job in enumerate(jobs[:C]):
+                        real[:, row] = np.arange(width) < job.sizes[t : t + T, None]
+                        index[:, row][real[:, row]] = job.order[starts[row][t] : starts[row][t + T]]
+                    x, y = self.task.samples.batch(index)
+                    weight = torch.from_numpy(real.astype(np.float32)).to(device) if jobs[0].weighted else None
                 yield Batch(x, y, weight)
                 t, left = t + T, left - T
 

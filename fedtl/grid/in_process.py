@@ -17,4 +17,6 @@ class InProcessGrid(SimulatedGrid):
 
     def carry_out(self, order: Order, timeout: float | None) -> Iterable[Reply]:
         """Answer for all clients."""
-        return self._worker.handle(order.kind, order.content, order.clients)
+        self.headcount.now(at_work=1)
+        with self.clock.part(self.WAITING):
+            return self._worker.handle(order.kind, order.content, order.clients)

@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from fedtl.failure import RunError
 from fedtl.grid.cluster import Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
+from fedtl.grid.mailbox import Address, Letter, Mailbox
 from fedtl.grid.seats import Begun, NoRoomError, Seats, WorkerStartError
 from fedtl.grid.shared_folder import Mark
 from fedtl.grid.simulated import Order, SimulatedGrid
@@ -59,15 +60,34 @@ class CohortActor:
         # What the driver can import (a user's own model beside a notebook) can be imported here.
         sys.path += [folder for folder in path if folder not in sys.path]
         self._worker = make_worker(*parts)
+        self._inbox: Mailbox | None = None
+        self._outbox: Mailbox | None = None
 
-    def ready(self, mark: str | None) -> Begun:
-        """Told once the worker is made; ``mark`` is a file that lies in the shared folder."""
-        return Begun(os.getpid(), socket.gethostname(), mark is None or os.path.exists(mark))
+    def ready(self, mark: str | None, inbox: Address | None, outbox: Address | None) -> Begun:
+        """Told once the worker is made.
 
-    def handle(self, kind: str, sent: RecordDict | bytes, clients: tuple[int, ...], first: int) -> list[Reply]:
-        """Answer one message for a cohort."""
-        content = pickle.loads(sent) if isinstance(sent, bytes) else sent
-        return self._worker.handle(kind, content, clients, first)
+        Args:
+            mark: a file that lies in the shared folder.
+            inbox: where the driver lays what it sends to all.
+            outbox: where this actor may lay its answers.
+        """
+        if inbox and outbox:
+            self._inbox, self._outbox = Mailbox.open(inbox), Mailbox.open(outbox)
+        has_mail = self._inbox is not None and self._outbox is not None
+        return Begun(os.getpid(), socket.gethostname(), mark is None or os.path.exists(mark), has_mail)
+
+    def handle(
+        self, kind: str, sent: RecordDict | bytes | Letter, clients: tuple[int, ...], first: int, slot: int | None
+    ) -> list[Reply] | Letter:
+        """Answer one message for a cohort, in a slot of the outbox where that is worth it."""
+        if isinstance(sent, Letter):
+            assert self._inbox is not None  # the driver was told that there is one
+            content = self._inbox.get(sent, copy=False)
+        else:
+            content = pickle.loads(sent) if isinstance(sent, bytes) else sent
+        replies = self._worker.handle(kind, content, clients, first)
+        laid = self._outbox.put(replies, slot) if self._outbox and slot is not None else None
+        return laid or replies
 
 
 class RayGrid(SimulatedGrid):
@@ -119,6 +139,8 @@ class RayGrid(SimulatedGrid):
         joined = joins(address)
         self._connection = connect(address, actors * num_cpus, WORKER_ENVIRONMENT)
         self._mark = Mark(shared) if shared else None
+        self._mail = Mailbox.make(2)  # for this order's content and the one's before
+        self._orders = 0
         self._parts = [ray.put(part) for part in parts]
         self._options: dict[str, Any] = {
             "num_cpus": num_cpus,
@@ -145,6 +167,11 @@ class RayGrid(SimulatedGrid):
             self._leave()
             raise
 
+    @property
+    def actors(self) -> int:
+        """How many have begun and not ended."""
+        return len(self._seats.working)
+
     def processes(self) -> list[int]:
         """The actors' process ids, once all that have room have begun."""
         self._seats.begin()
@@ -164,7 +191,8 @@ class RayGrid(SimulatedGrid):
         deadline = None if timeout is None else began + timeout
         cohorts = self._cohorts(order)
         work, disturbed = sum(cohort.work for cohort in cohorts), False
-        actors, sent = len(self._seats.working), _sent(order.content)
+        actors, sent = len(self._seats.working), _Sent(order.content, self._mail, self._orders % 2)
+        self._orders += 1
         waiting = cohorts[::-1]
         while waiting or any(seat.given for seat in self._seats.working):
             self._hand_out(order.kind, sent, waiting)
@@ -173,9 +201,13 @@ class RayGrid(SimulatedGrid):
                 disturbed = True
                 self._seats.wait_for_one()
                 continue
+            if self.headcount.on:
+                at_work = sum(bool(seat.given) for seat in self._seats.working)
+                self.headcount.now(at_work, for_others=self.actors - at_work)
             starting = self._seats.starting
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait([*pending, *starting], timeout=left, fetch_local=True)
+            with self.clock.part(self.WAITING):
+                done, _ = ray.wait([*pending, *starting], timeout=left, fetch_local=True)
             if not done:
                 self._give_up()
                 return
@@ -187,18 +219,21 @@ class RayGrid(SimulatedGrid):
                 if reference not in seat.given:
                     continue  # its actor died while an earlier answer was read
                 try:
-                    replies: list[Reply] = ray.get(reference)
+                    answer = ray.get(reference)
                 except RayTaskError as error:
                     if isinstance(error.cause, RunError):
                         raise error.cause from None
-                    yield from _failures(seat.given.pop(reference), _first_line(error.cause))
+                    yield from _failures(seat.taken(reference), _first_line(error.cause))
                 except ObjectLostError:
-                    waiting.append(seat.given.pop(reference))  # answered, but the answer was on a node that is gone
+                    waiting.append(seat.taken(reference))  # answered, but the answer was on a node that is gone
                 except (RayActorError, GetTimeoutError, TaskUnschedulableError) as error:
                     disturbed = True
                     yield from self._again(self._seats.replace(seat), waiting, error)
                 else:
-                    del seat.given[reference]
+                    replies: list[Reply] = (
+                        seat.mail.get(answer, copy=True) if isinstance(answer, Letter) and seat.mail else answer
+                    )
+                    seat.taken(reference)
                     yield from replies
             self._seats.fill()
         if work and not disturbed:
@@ -215,18 +250,24 @@ class RayGrid(SimulatedGrid):
         if self._connection.ours:
             ray.shutdown()
 
-    def _new_actor(self) -> tuple[Any, Any]:
+    def _new_actor(self) -> tuple[Any, Any, Mailbox | None]:
         actor: Any = ray.remote(CohortActor).options(**self._options).remote(self._path, self._make, *self._parts)
-        return actor, actor.ready.remote(str(self._mark.file.absolute()) if self._mark else None)
+        # One of its own: an actor that was given up may write once more.
+        box = Mailbox.make(AHEAD) if self._mail else None
+        addresses = (self._mail.address, box.address) if self._mail and box else (None, None)
+        return actor, actor.ready.remote(str(self._mark.file.absolute()) if self._mark else None, *addresses), box
 
-    def _hand_out(self, kind: str, sent: Any, waiting: list[Cohort]) -> None:
+    def _hand_out(self, kind: str, sent: _Sent, waiting: list[Cohort]) -> None:
         """Give cohorts to whoever has least to do, a few ahead."""
         while waiting and (seats := self._seats.working):
             seat = min(seats, key=lambda seat: seat.load)
             if len(seat.given) >= AHEAD:
                 return
             cohort = waiting.pop()
-            seat.given[seat.actor.handle.remote(kind, sent, cohort.clients, cohort.first)] = cohort
+            has_mail = seat.begun is not None and seat.begun.has_mail
+            slot = min(set(range(AHEAD)) - set(seat.slots.values())) if has_mail else None
+            asked = seat.actor.handle.remote(kind, sent.to(has_mail), cohort.clients, cohort.first, slot)
+            seat.given[asked], seat.slots[asked] = cohort, -1 if slot is None else slot
 
     def _again(self, lost: list[Cohort], waiting: list[Cohort], error: Exception) -> Iterator[Reply]:
         """Put a dead actor's cohorts back in the queue."""
@@ -255,13 +296,29 @@ class RayGrid(SimulatedGrid):
         return cut(order.clients, actors, work, None if pace is None else pace * total / actors, self._large)
 
 
-def _sent(content: RecordDict) -> Any:
+class _Sent:
     """A content as it is best sent to several actors: within each call if it is small, else once, as shared memory."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
-    if len(head) + sum(buffer.raw().nbytes for buffer in buffers) > INLINE:
-        return ray.put(content)
-    return pickle.dumps(content, protocol=5)
+
+    def __init__(self, content: RecordDict, mail: Mailbox | None, slot: int) -> None:
+        self._content, self._mail, self._slot = content, mail, slot
+        buffers: list[pickle.PickleBuffer] = []
+        head = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
+        small = len(head) + sum(buffer.raw().nbytes for buffer in buffers) <= INLINE
+        self._inline = pickle.dumps(content, protocol=5) if small else None
+        self._letter: Letter | None = None
+        self._stored: Any = None
+
+    def to(self, has_mail: bool) -> Any:
+        """What an actor is given, which shares memory with this process or does not."""
+        if self._inline is not None:
+            return self._inline
+        if has_mail and self._mail:
+            self._letter = self._letter or self._mail.put(self._content, self._slot)
+            if self._letter:
+                return self._letter
+        if self._stored is None:
+            self._stored = ray.put(self._content)
+        return self._stored
 
 
 def _failures(cohort: Cohort, text: str) -> Iterator[Reply]:

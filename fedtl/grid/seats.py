@@ -16,6 +16,7 @@ from fedtl.failure import RunError
 from fedtl.grid import cluster
 from fedtl.grid.cluster import Needs
 from fedtl.grid.cohorts import Cohort
+from fedtl.grid.mailbox import Mailbox
 
 FAILED_STARTS = 3
 """How many actors in a row may die before they have begun."""
@@ -42,11 +43,19 @@ class NoRoomError(RunError):
 
 @dataclass(frozen=True)
 class Begun:
-    """What an actor says when it has begun: its process id, its machine, and whether it sees the shared folder."""
+    """What an actor says when it has begun.
+
+    Attributes:
+        pid: its process id.
+        machine: its name.
+        sees_folder: whether it sees the shared folder.
+        has_mail: whether it shares memory with this process.
+    """
 
     pid: int
     machine: str
     sees_folder: bool
+    has_mail: bool
 
 
 @dataclass
@@ -56,19 +65,28 @@ class Seat:
     Attributes:
         actor: whoever sits there now.
         ready: the reference to its :class:`Begun`.
+        mail: where it lays its answers, if both are of one machine.
         begun: that, once it is there; only then is the actor given work.
         given: the cohorts that it has been given, each under the reference to its replies.
+        slots: where in the mailbox each of these will lie.
     """
 
     actor: Any
     ready: Any
+    mail: Mailbox | None
     begun: Begun | None = None
     given: dict[Any, Cohort] = field(default_factory=dict)
+    slots: dict[Any, int] = field(default_factory=dict)
 
     @property
     def load(self) -> float:
         """How much work it has been given."""
         return sum(cohort.work for cohort in self.given.values())
+
+    def taken(self, reference: Any) -> Cohort:
+        """The cohort that was given under a reference, and is not any more."""
+        self.slots.pop(reference, None)
+        return self.given.pop(reference)
 
 
 class Seats:
@@ -79,7 +97,7 @@ class Seats:
     begun there, and an actor that finds no place any more leaves the others to it.
 
     Args:
-        make: makes an actor and asks it to be ready; both references.
+        make: makes an actor and asks it to be ready; both references, and its mailbox.
         needs: what each actor asks for.
         most: how many actors.
         elastic: have only as many of them as the cluster has room for at the moment.
@@ -90,7 +108,7 @@ class Seats:
 
     def __init__(
         self,
-        make: Callable[[], tuple[Any, Any]],
+        make: Callable[[], tuple[Any, Any, Mailbox | None]],
         needs: Needs,
         most: int,
         *,
@@ -210,10 +228,10 @@ class Seats:
 
     def replace(self, seat: Seat) -> list[Cohort]:
         """Put a new actor in a seat; the cohorts that the old one had not answered."""
-        lost, seat.given = list(seat.given.values()), {}
+        lost, seat.given, seat.slots = list(seat.given.values()), {}, {}
         ray.kill(seat.actor)
         seat.begun = None
-        seat.actor, seat.ready = self._make()
+        seat.actor, seat.ready, seat.mail = self._make()
         self._looked = -LOOK_EVERY  # a node may be gone
         return lost
 

@@ -11,6 +11,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedtl.clock import Clock, Headcount
 from fedtl.grid.identity import identify
 from fedtl.messages import Broadcast
 from fedtl.node import Reply
@@ -39,10 +40,18 @@ class SimulatedGrid(Grid):
 
     A strategy's messages of one round share one content object. It is sent on once for all of them, and a
     reply may stand for several clients; it then comes as the reply to the first one's message.
+
+    Attributes:
+        headcount: whether the actors are at work; counts where somebody profiles.
+        clock: this process's own, of whoever profiles.
     """
+
+    WAITING = "waiting for clients"
+    """In a profile: this process's time while clients train or are scored."""
 
     def __init__(self, clients: int) -> None:
         identify()
+        self.headcount, self.clock = Headcount(), Clock()
         self._clients = clients
         self._ids = itertools.count(1)
         self._answers: dict[str, Message] = {}
@@ -50,6 +59,17 @@ class SimulatedGrid(Grid):
     @abstractmethod
     def carry_out(self, order: Order, timeout: float | None) -> Iterable[Reply]:
         """Let workers answer an order; clients without an answer in time are simply missing."""
+
+    @property
+    def actors(self) -> int:
+        """How many work for clients at the moment."""
+        return 1
+
+    def profile(self, clock: Clock) -> None:
+        """Tell ``clock`` while this process waits for clients, and count the actors."""
+        self.clock = clock
+        self.headcount.start()
+        self.headcount.now(for_server=self.actors)
 
     def nodes_of_clients(self) -> Sequence[int]:
         """The node of each client, in the order of the clients' ids."""
@@ -88,6 +108,7 @@ class SimulatedGrid(Grid):
             if not asked.metadata.message_id:
                 self._number(asked)
             replies.append(Message(reply.content, reply_to=asked))
+        self.headcount.now(for_server=self.actors)
         return replies
 
     def _number(self, message: Message) -> None:

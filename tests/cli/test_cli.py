@@ -137,6 +137,19 @@ def test_quiet_prints_the_folder_alone_on_one_line(fedtl: Fedtl) -> None:
     assert said == Said(0, f"{name}\n", "")
 
 
+def test_profile(fedtl: Fedtl) -> None:
+    told = fedtl("run", "tiny.toml", "--out", "run", "--profile").out
+    again = fedtl("profile", "run").out
+    for part in ("the server's", "waiting for the server", "record and checkpoint", "a recorded step's operations"):
+        assert part in again
+    assert told.endswith(f"{again}run\n")
+    fedtl("run", "tiny.toml", "--out", "run", "--profile", "--resume")  # no round is left: nothing to add, no error
+    assert fedtl("run", "tiny.toml", "--out", "quiet", "--profile", "-q").out == "quiet\n"
+    assert "the server's" in fedtl("profile", "quiet").out
+    fedtl("run", "tiny.toml", "--out", "without")
+    assert "without holds no profile" in fedtl.fails("profile", "without")
+
+
 def test_notes_are_printed(fedtl: Fedtl) -> None:
     said = fedtl("run", "tiny.toml", "rounds=1", "strategy.name=fedavg", "evaluate.personal=last", "--out", "a")
     assert "strategy.name=fedavg: dropped lam, inner_steps, inner_lr of pfedme\n" in said.out
@@ -328,7 +341,13 @@ def test_list_of_no_kind(fedtl: Fedtl) -> None:
 
 
 def test_help_explains_the_arguments(fedtl: Fedtl) -> None:
-    for command, words in {"run": "CONFIG is", "plot": "RUN is", "partition": "KEY=VALUE", "list": "KIND is"}.items():
+    for command, words in {
+        "run": "CONFIG is",
+        "profile": "RUN is",
+        "plot": "RUN is",
+        "partition": "KEY=VALUE",
+        "list": "KIND is",
+    }.items():
         said = fedtl(command, "--help")
         assert said.code == 0
         assert words in said.out

@@ -157,6 +157,7 @@ def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> Non
     alone = [engine.train(update, w, [c], [{}], 5)[0] for c in (3, 1)]
     for one, client in zip(alone, (3, 1)):
         assert torch.equal(one.upload, together[client].upload)  # type: ignore[union-attr,arg-type]
+        assert one.losses == together[client].losses  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())

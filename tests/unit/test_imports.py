@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "fedtl"
 
 # From the ground up. A module may import from its own layer and from those above it in this list.
 LAYERS: list[set[str]] = [
-    {"choice", "failure"},
+    {"choice", "failure", "clock"},
     {"vector", "losses", "data", "models", "scores", "tree_sum", "samples", "history", "store"},
     {"plot"},
     {"clients"},
@@ -22,7 +22,8 @@ LAYERS: list[set[str]] = [
     {"node"},
     {"grid"},
     {"config"},
-    {"record", "progress"},
+    {"record", "progress", "profile"},
+    {"profile_tables"},
     {"experiment", "app"},
     {"cli"},
 ]

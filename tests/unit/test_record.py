@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +270,45 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
             fedtl.run(tables(), out=tmp_path / "run")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_rounds_written_behind_come_in_order_and_all(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    def write(round: int) -> None:
+        time.sleep(0.02)
+        written.append(round)
+
+    with record.behind(write) as later:
+        for round in range(5):
+            later(round)
+            assert len(written) >= round - 1  # at most one waits
+    assert written == [0, 1, 2, 3, 4]
+
+
+def test_what_writing_behind_raises_is_raised() -> None:
+    def write(round: int) -> None:
+        raise OutputError(f"round {round} cannot be written")
+
+    with pytest.raises(OutputError, match="round 1"), record.behind(write) as later:
+        later(1)
+    with pytest.raises(OutputError, match="round 1"), record.behind(write) as later:
+        later(1)
+        later(2)
+
+
+@pytest.mark.parametrize(("method", "remembers"), [("fedavg", False), ("pfedme", True), ("local", True)])
+def test_only_methods_without_memories_write_behind(
+    method: str, remembers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    original = Recorder.round
+
+    def seen(self: Recorder, *arguments: Any) -> None:
+        threads.add(threading.current_thread() is threading.main_thread())
+        original(self, *arguments)
+
+    monkeypatch.setattr(Recorder, "round", seen)
+    options = {"pfedme": {"lam": 1.0, "inner_lr": 0.1}}.get(method, {})
+    fedtl.run({**tables(), "strategy": {"name": method, "lr": 0.1, **options}}, out=tmp_path / "run")
+    assert threads == {remembers}

@@ -1,0 +1,75 @@
+"""What recorded steps cost by operation, as torch's own profiler sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from fedtl.clients.update import ClientUpdate, Memory
+from fedtl.engine.engine import Engine
+from fedtl.engine.task import Trained
+
+PROGRAM = "steps"
+"""A program's name as a TorchScript function, and so for the profiler."""
+
+INTERPRETER = "TorchScript's interpreter"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of the operations that a program consists of.
+
+    Attributes:
+        name: aten's, or what runs them.
+        calls: how often it was called.
+        seconds: of CPU time, with those that it called in turn. The profiler makes each call some microseconds
+            longer.
+    """
+
+    name: str
+    calls: int
+    seconds: float
+
+
+def operations(
+    engine: Engine, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
+) -> tuple[int, list[Operation]]:
+    """Train a cohort, and see what its recorded steps consist of; nothing is kept of the training.
+
+    Args:
+        engine: trains on a CPU.
+        update: the method's local training.
+        w: the download ``[d]``.
+        clients: their ids.
+        memories: what each kept from before.
+        round: as for :meth:`Engine.train`.
+
+    Returns:
+        How many mini-batches were trained on, all clients together, and the operations, the costliest first;
+        none where a client's training raised, or no step is recorded.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would say on the terminal when it begins and ends
+    engine.train(update, w, clients, memories, round)  # records the steps, and fills the caches
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        outcomes = engine.train(update, w, clients, memories, round)
+    steps, found = 0, dict[str, Operation]()
+
+    def add(name: str, microseconds: float) -> None:
+        so_far = found.get(name, Operation(name, 0, 0.0))
+        found[name] = Operation(name, so_far.calls + 1, so_far.seconds + microseconds / 1e6)
+
+    for event in seen.events() or ():
+        if event.name == PROGRAM:
+            add(INTERPRETER, event.self_cpu_time_total)
+        elif event.cpu_parent is not None and event.cpu_parent.name == PROGRAM:
+            add(event.name.removeprefix("aten::"), event.cpu_time_total)
+    for outcome in outcomes:
+        if not isinstance(outcome, Trained):
+            return 0, []
+        steps += outcome.steps
+    return steps, sorted(found.values(), key=lambda one: -one.seconds)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fedtl.recording.simplify import MAY_COPY, VIEW
+from fedtl.recording.simplify import VIEW
 from fedtl.recording.tape import Node, UntraceableError, aten, item
 
 IN_PLACE = {
@@ -53,15 +53,25 @@ class Program:
     _function: Any = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
-    def run(self, inputs: Sequence[Tensor], losses: Tensor, rest: Tensor, state: Mapping[str, Tensor]) -> None:
+    def same(self, other: Program) -> bool:
+        """Whether another program does the same with the same constants."""
+        return self.source == other.source and all(map(torch.equal, self._constants, other._constants))
+
+    def run(self, inputs: Sequence[Tensor], losses: Tensor, rest: Tensor, state: dict[str, Tensor]) -> None:
         """Train on T mini-batches, one after another.
 
         Args:
             inputs: what a step is given, with the steps as their first dimension: x ``[T, B, ...]``, y ``[T, B]``.
-            losses: ``[terms]`` or ``[C, terms]``; each term's values are added to it.
+            losses: ``[terms]`` or ``[C, terms]`` float64; each term's values are added to it.
             rest: what moves by no gradient ``[Q]``; changed in place.
-            state: the method's vectors; changed in place.
+            state: the method's vectors; changed in place, or new ones where two lie in the same memory.
         """
+        taken = set[int]()
+        for name, vector in state.items():
+            memory = vector.untyped_storage().data_ptr()
+            if memory in taken or not vector.is_contiguous():
+                state[name] = vector.clone(memory_format=torch.contiguous_format)
+            taken.add(memory)
         vectors = [state[name] for name in self.state]
         # TorchScript's own optimiser would fuse operations after a few runs, and so change the bits.
         with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
@@ -165,9 +175,24 @@ class _Lowering:
         self.last_use = self._last_uses()
         self.hoisted: dict[str, str] = {}
         self.loop: list[str] = []
-        self.names: dict[Node, str] = {node: str(node.target) for node in self.placeholders.values()}
-        self.lasting = {self.placeholders[name] for name in (*state, "rest", *self.constants)}
-        """Nodes whose variable is the same memory in every step: views of them are made once."""
+        self.names: dict[Node, str] = {node: node.name for node in self.placeholders.values()}
+        self.taken = {node.name for node in self.nodes}
+        self.losses = self._unused("losses")
+        lasting = [self.placeholders[name] for name in (*state, "rest", *self.constants)]
+        self.lasting: dict[Node, Any] = {node: self._memory(node) for node in lasting}
+        """Nodes whose variable is the same memory in every step, and how it lies: views of them are made once."""
+
+    def _unused(self, name: str) -> str:
+        """A name that no other variable has; a method may call its vectors anything."""
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    def _memory(self, node: Node) -> Tensor:
+        """How a vector or a constant lies in memory: a tensor without memory."""
+        like = node.meta.get("constant", torch.empty(node.meta["shape"], device="meta"))
+        return torch.empty_strided(like.shape, like.stride(), dtype=node.meta["dtype"], device="meta")
 
     # What is computed where.
 
@@ -177,7 +202,8 @@ class _Lowering:
         match value.target, value.args:
             case f, (nll, 0) if f is item and nll.target is aten.nll_loss_forward.default:
                 log_p, labels, class_weight, reduction, ignored = nll.args
-                return (log_p, y) if labels is y and class_weight is None and reduction == 1 and ignored < 0 else None
+                plain = class_weight is None and reduction == 1 and ignored < 0
+                return (log_p, y) if labels is y and plain and _is_log_softmax(log_p) else None
             case aten.mul.Tensor, (total, float() as scale) if total.target is aten.sum.dim_IntList:
                 # The same for each of a stack's clients: what vmap makes of it.
                 chain, found = (aten.neg.default, aten.squeeze.dims, aten.gather.default), total.args[0]
@@ -186,8 +212,9 @@ class _Lowering:
                         return None
                     gather, found = found, found.args[0]
                 column, batch = gather.args[2], y.meta["shape"][-1]
-                picks = column.target is aten.unsqueeze.default and column.args == (y, 2)
-                return (found, y) if picks and total.args[1] == [1] and abs(scale * batch - 1) < 1e-12 else None
+                picks = column.target is aten.unsqueeze.default and column.args == (y, 2) and gather.args[1] in (2, -1)
+                mean = total.args[1] == [1] and abs(scale * batch - 1) < 1e-12
+                return (found, y) if picks and mean and _is_log_softmax(found) else None
         return None
 
     def _outputs(self) -> list[Node]:
@@ -308,17 +335,19 @@ class _Lowering:
                     self._call(node)
         tail = self._values()
         self._carry_over()
-        losses = [] if self.given else ["losses"]
-        rest = [*losses, "rest", *self.state, *self.constants]
-        many = ", ".join(f"{name}_s: Tensor" for name in self.inputs)
+        losses = [] if self.given else [self.losses]
+        rest = [*losses, *(self.names[self.placeholders[name]] for name in ("rest", *self.state, *self.constants))]
+        lots = [self._unused(f"{name}_s") for name in self.inputs]
+        many = ", ".join(f"{name}: Tensor" for name in lots)
         head = [f"def steps({many}, {', '.join(f'{name}: Tensor' for name in rest)}):"]
         first = [f"    {name} = {text}" for text, name in self.hoisted.items()]
         if self.given:
-            self.kept.append("given")
-            self.loop.append(f"given.append({self.names[self.given]})")
-            tail.append("return torch.cat(given)")
+            given = self._unused("given")
+            self.kept.append(given)
+            self.loop.append(f"{given}.append({self.names[self.given]})")
+            tail.append(f"return torch.cat({given})")
         lists = [f"    {name}: List[Tensor] = []" for name in self.kept]
-        streams = ", ".join(f"{name}_s.unbind(0)" for name in self.inputs)
+        streams = ", ".join(f"{name}.unbind(0)" for name in lots)
         each = f"    for {', '.join(self.inputs)} in {f'zip({streams})' if len(self.inputs) > 1 else streams}:"
         body = [f"        {line}" for line in self.loop]
         return "\n".join([*head, *first, *lists, each, *body, *(f"    {line}" for line in tail)]) + "\n"
@@ -327,9 +356,10 @@ class _Lowering:
         if node.target is item and node.args[0] not in self.names:
             return  # its operation names all its results
         constant = not node.all_input_nodes and torch.Tag.nondeterministic_seeded not in _tags(node)
-        if constant or (_is_view(node) and node.target is not MAY_COPY and node.args[0] in self.lasting):
+        lasting = self._memory(node) if constant else self._lasting_view(node)
+        if lasting is not None:
             self.names[node] = self._hoist(self._text(node), node.name)
-            self.lasting.add(node)
+            self.lasting[node] = lasting
             return
         replaced = IN_PLACE.get(node.target)
         first = node.args[0] if node.args else None
@@ -347,6 +377,17 @@ class _Lowering:
         self.names[node] = node.name
         self.loop.append(f"{node.name} = {text}")
 
+    def _lasting_view(self, node: Node) -> Any:
+        """How a view of what lasts lies in memory; None if it is none, or would be a copy."""
+        base = self.lasting.get(node.args[0]) if _is_view(node) else None
+        if base is None:
+            return None
+        operation = aten.view.default if node.target in VIEW else node.target
+        try:
+            return operation(base, *node.args[1:], **node.kwargs)
+        except RuntimeError:  # its numbers' order in memory is another
+            return None
+
     def _is_free(self, value: Node, taker: Node) -> bool:
         """Whether ``taker`` may write over ``value``."""
         return (
@@ -355,7 +396,7 @@ class _Lowering:
             and value not in self.lasting
             and value not in self.combinations
             and self.last_use[value] == self.place[taker]
-            and taker.all_input_nodes.count(value) == 1
+            and taker.args.count(value) == 1
             and [_root(read) for read in taker.all_input_nodes].count(value) == 1
             and value.meta.get("shape") == taker.meta["shape"]
             and value.meta.get("dtype") == taker.meta["dtype"]
@@ -374,15 +415,16 @@ class _Lowering:
             v
             for v in vectors
             if not _is_view(v)
-            and (v in self.combinations or v.target in self.state)
+            and (v in self.combinations or (v.op == "placeholder" and v.target in self.state))
             and self.last_use[v] == here
             and v not in products
+            and [_root(other) for other in vectors].count(v) == 1
         ]
         if free:
             base = max(free, key=lambda v: abs(vectors[v]))
             name, c = self.names[base], vectors.pop(base)
             if base in self.lasting:
-                self.lasting.add(node)
+                self.lasting[node] = self.lasting[base]
             ((other, b),) = vectors.items() if len(vectors) == 1 else ((None, 0.0),)
             if other is not None and abs(c + b - 1) < 1e-12:
                 self.loop.append(f"{name}.lerp_({self.names[other]}, {b!r})")
@@ -404,6 +446,8 @@ class _Lowering:
 
     def _add_part(self, node: Node, name: str, part: Node, start: int, stop: int, c: float) -> None:
         core = _core(part)
+        if core.meta.get("number") == 0:
+            return  # what the objective does not depend on
         cut = f"torch.ops.aten.slice({name}, {len(node.meta['shape']) - 1}, {start}, {stop})"
         shaped = f"torch.ops.aten.view({cut}, {_literal(list(core.meta['shape']))})"
         slot = self._hoist(shaped, f"{name}_{start}") if node in self.lasting else shaped
@@ -418,42 +462,50 @@ class _Lowering:
         """Add the terms' values to ``losses``; returns what is to be done after the loop."""
         self.kept: list[str] = []
         tail: list[str] = []
-        lists: dict[int, tuple[str, tuple[int, ...]]] = {}
+        lists: dict[int, tuple[str, str, tuple[int, ...]]] = {}
         for place, (value, pair) in enumerate(zip(self.values, self.deferred)):
             term = place % self.terms
-            total = self._hoist(f"torch.ops.aten.select(losses, -1, {term})", f"loss_{term}")
+            total = self._hoist(f"torch.ops.aten.select({self.losses}, -1, {term})", f"loss_{term}")
             if pair is None:
                 self.loop.append(f"{total}.add_({self.names[value]})")
                 continue
             if term not in lists:
-                lists[term] = f"log_p_{term}", pair[0].meta["shape"]
-                self.kept += [f"log_p_{term}", f"y_{term}"]
-            self.loop += [f"log_p_{term}.append({self.names[pair[0]]})", f"y_{term}.append({self.names[pair[1]]})"]
-        for term, (name, shape) in lists.items():
-            total = self._hoist(f"torch.ops.aten.select(losses, -1, {term})", f"loss_{term}")
-            if len(shape) == 2:
-                labels = f"torch.cat(y_{term})"
-                text = f"torch.ops.aten.nll_loss_nd(torch.cat({name}), {labels}, None, 2, -100)"
-            else:
-                labels = f"torch.stack(y_{term}).unsqueeze(3)"
-                text = f"torch.ops.aten.gather(torch.stack({name}), 3, {labels}).sum([0, 2, 3]).neg()"
-            tail.append(f"{total}.add_({text}, alpha={1 / shape[-2]!r})")
+                lists[term] = self._unused(f"log_p_{term}"), self._unused(f"y_{term}"), pair[0].meta["shape"]
+                self.kept += lists[term][:2]
+            log_ps, ys, _ = lists[term]
+            self.loop += [f"{log_ps}.append({self.names[pair[0]]})", f"{ys}.append({self.names[pair[1]]})"]
+        for term, (log_ps, ys, shape) in lists.items():
+            total = self._hoist(f"torch.ops.aten.select({self.losses}, -1, {term})", f"loss_{term}")
+            labels = f"torch.stack({ys}, {len(shape) - 2}).unsqueeze(-1)"
+            picked = f"torch.stack({log_ps}, {len(shape) - 2}).gather(-1, {labels}).squeeze(-1)"
+            means, sums = self._unused(f"means_{term}"), self._unused(f"sums_{term}")
+            # Added up step by step: no bit may depend on how many steps or clients there are at once.
+            tail.append(f"{means} = {picked}.sum(-1).mul_({-1 / shape[-2]!r})")
+            tail.append(f"{sums} = torch.cat([{total}.unsqueeze(-1), {means}], -1).cumsum(-1)")
+            tail.append(f"{total}.copy_({sums}.select(-1, -1))")
         return tail
 
     def _carry_over(self) -> None:
-        """Bring what is new into the vectors that the next step begins with."""
-        moves = []
-        for target, value in zip([*self.state, "rest"], [*self.new_state, self.new_rest]):
+        """Bring what is new into the vectors that the next step begins with.
+
+        What lies in a vector that is written over meanwhile is copied first: two vectors may change places.
+        """
+        targets = [self.names[self.placeholders[name]] for name in (*self.state, "rest")]
+        moves = [(to, value) for to, value in zip(targets, [*self.new_state, self.new_rest]) if self.names[value] != to]
+        written, copies = {to for to, _ in moves}, []
+        for to, value in moves:
             name = self.names[value]
-            if name != target:
-                if _root(value).op == "placeholder":
-                    self.loop.append(f"kept_{target} = {name}.clone()")
-                    name = f"kept_{target}"
-                moves.append(f"{target}.copy_({name})")
-        self.loop += moves
+            if self.names[_root(value)] in written:
+                kept = self._unused(f"kept_{to}")
+                self.loop.append(f"{kept} = {name}.clone()")
+                name = kept
+            copies.append(f"{to}.copy_({name})")
+        self.loop += copies
 
     def _hoist(self, text: str, name: str) -> str:
-        return self.hoisted.setdefault(text, f"at_{name}")
+        if text not in self.hoisted:
+            self.hoisted[text] = self._unused(f"at_{name}")
+        return self.hoisted[text]
 
     def _text(self, node: Node, operation: str | None = None) -> str:
         if node.target is item:
@@ -517,10 +569,16 @@ def _tags(node: Node) -> Sequence[torch.Tag]:
 
 
 def _core(part: Node) -> Node:
-    """What a gradient's part is a flat view of."""
-    while part.target in VIEW and len(part.users) == 1 and isinstance(part.args[0], fx.Node):
+    """What a gradient's part is a flat view of, for each of a stack's clients."""
+    lead = part.meta["shape"][:-1]
+    while part.target in VIEW and len(part.users) == 1 and part.args[0].meta["shape"][: len(lead)] == lead:
         part = part.args[0]
     return part
+
+
+def _is_log_softmax(node: Node) -> bool:
+    """Whether a value has memory of its own, in which it may wait."""
+    return node.target is aten._log_softmax.default
 
 
 def _is_product(node: Node) -> bool:

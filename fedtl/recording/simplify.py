@@ -39,7 +39,7 @@ def drop_copies(graph: fx.Graph) -> None:
         first = node.args[0] if node.args else None
         if not isinstance(first, fx.Node):
             continue
-        if node.target in SAME or (node.target is aten.clone.default and first.op == "placeholder"):
+        if node.target in SAME or (node.target is aten.clone.default and not node.kwargs):
             _replace(node, first)
         elif node.target is aten.copy.default and _alike(node, node.args[1]):
             _replace(node, node.args[1])
@@ -63,15 +63,20 @@ def known_numbers(graph: fx.Graph) -> None:
         number = _number(node, known)
         if number is not None:
             known[node] = number
-        elif node.target is aten.where.self and node.args[0] in known and _alike(node, node.args[1]):
-            _replace(node, node.args[1] if known[node.args[0]] else node.args[2])
+        elif node.target is aten.where.self and node.args[0] in known:
+            chosen = node.args[1] if known[node.args[0]] else node.args[2]
+            if _alike(node, chosen):
+                _replace(node, chosen)
         elif node.target in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
             left, right = (known.get(a, a) if isinstance(a, fx.Node) else a for a in node.args)
             if isinstance(left, (int, float)) and node.target is aten.mul.Tensor:
                 left, right = right, left
+            divides = node.target in (aten.div.Tensor, aten.div.Scalar)
             if not isinstance(left, fx.Node) or isinstance(right, fx.Node) or not _alike(node, left):
                 continue
-            factor = 1 / right if node.target in (aten.div.Tensor, aten.div.Scalar) else right
+            if not node.meta["dtype"].is_floating_point or (divides and not right):
+                continue  # a product of integers is one; what comes of a division by 0 depends on what is divided
+            factor = 1 / right if divides else right
             if factor == 1:
                 _replace(node, left)
             else:
@@ -80,10 +85,7 @@ def known_numbers(graph: fx.Graph) -> None:
     for node, number in known.items():
         if not node._erased and node.users and node.all_input_nodes:
             with graph.inserting_before(node):
-                full = graph.call_function(
-                    aten.full.default, (list(node.meta["shape"]), number), {"dtype": node.meta["dtype"]}
-                )
-            full.meta |= node.meta | {"number": number}
+                full = _full(graph, node, node.meta["shape"], number)
             _replace(node, full)
         elif not node._erased:
             node.meta["number"] = number
@@ -107,7 +109,7 @@ def _number(node: Node, known: dict[Node, float]) -> float | None:
     first: float | None = numbers[0] if args and isinstance(args[0], fx.Node) else None
     if first is not None:
         if target in SAME | VIEW | REPEATS:
-            return first
+            return first if node.meta["dtype"].is_floating_point else float(int(first))
         if target is aten.neg.default:
             return -first
         if target is aten.sum.dim_IntList and args[0].meta["shape"]:
@@ -217,7 +219,7 @@ def softmax_minus_one_hot(graph: fx.Graph) -> None:
         with graph.inserting_before(backward):
             p = _new(graph, log_p, aten.exp.default, (log_p,))
             column = _new(graph, labels, aten.unsqueeze.default, (labels, len(shape) - 1), shape)
-            ones = _new(graph, log_p, aten.full.default, (list(shape), -1.0), shape)
+            ones = _full(graph, log_p, shape, -1.0)
             g = _new(graph, p, aten.scatter_add.default, (p, len(shape) - 1, column, ones))
         _replace(backward, g)
         _scale_gradients(graph, g, -number)
@@ -226,7 +228,9 @@ def softmax_minus_one_hot(graph: fx.Graph) -> None:
 def _picked(gradient: Node, log_p: Node) -> tuple[Node, float] | None:
     """Labels, and the number that the gradient at ``log_p`` has in the labels' places, where it is 0 elsewhere."""
     match gradient.target, gradient.args:
-        case aten.nll_loss_backward.default, (seed, of, labels, None, 1, ignored, _) if of is log_p and ignored < 0:
+        case aten.nll_loss_backward.default, (seed, of, labels, None, 1, ignored, _) if (
+            of is log_p and labels.target == "y" and ignored < 0  # other labels than a client's may be ignored ones
+        ):
             number = seed.meta.get("number")
             return None if number is None else (labels, -number / log_p.meta["shape"][0])
         case aten.scatter_add.default, (zeros, dim, column, values) if (
@@ -319,5 +323,15 @@ def _replace(node: Node, other: Any) -> None:
 
 def _new(graph: fx.Graph, like: Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...] | None = None) -> Node:
     node = graph.call_function(target, args)
-    node.meta |= {"shape": like.meta["shape"] if shape is None else shape, "dtype": like.meta["dtype"]}
+    node.meta |= {key: like.meta[key] for key in ("shape", "dtype", "device")}
+    if shape is not None:
+        node.meta["shape"] = shape
+    return node
+
+
+def _full(graph: fx.Graph, like: Node, shape: tuple[int, ...], number: float) -> Node:
+    """The same number everywhere, in the type of ``like``."""
+    node = _new(graph, like, aten.full.default, (list(shape), number), shape)
+    node.kwargs = {"dtype": like.meta["dtype"], "device": like.meta["device"]}
+    node.meta["number"] = number
     return node

@@ -19,16 +19,32 @@ Node = Any
 
 aten: Any = torch.ops.aten
 
-READS_A_VALUE = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}
-"""Operations by which Python learns what a tensor holds; what it then does would not be the same next time."""
-
-RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default, aten.squeeze.dim}
+RESHAPES = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.detach.default,
+    aten.alias.default,
+}
 TRANSPOSES = {aten.t.default, aten.transpose.int}
 """Views of all of a tensor."""
 
+PARTS = {
+    aten.select.int: aten.select_scatter.default,
+    aten.slice.Tensor: aten.slice_scatter.default,
+    aten.as_strided.default: aten.as_strided_scatter.default,
+}
+"""Views of a part of a tensor, and what puts such a part back."""
+
+SPLITS = {aten.split.Tensor, aten.unsafe_split.Tensor}
+"""What gives parts of one size, the last one's excepted."""
+
 FUNCTIONAL = {
     aten.bernoulli_.float: aten.bernoulli.p,
+    aten.normal_.default: aten.normal_functional.default,
     aten.zero_.default: aten.zeros_like.default,
+    aten.transpose_.default: aten.transpose.int,
 }
 """What an operation in place computes, where the name less its last underscore does not tell."""
 
@@ -53,7 +69,8 @@ def record(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> fx.Gra
         inputs is in placeholders named ``constant...`` whose ``meta["constant"]`` is the tensor.
 
     Raises:
-        UntraceableError: what it does depends on the values that it sees, or it changes a part of a tensor in place.
+        UntraceableError: what it does depends on the values that it sees, or it changes a tensor in a way that
+            has no functional form, or one that it was not given.
     """
     tape = _Tape()
     for name, tensor in inputs.items():
@@ -93,6 +110,9 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self._values: dict[int, _Value] = {}
         self._changes: dict[int, int] = {}
+        self._constants: set[int] = set()
+        self._turned: set[int] = set()
+        """Memory of tensors that changed their shape in place: what makes their views again is not known."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -104,9 +124,9 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation, and write it down."""
         kwargs = kwargs or {}
-        if func in READS_A_VALUE:
+        if torch.Tag.data_dependent_output in func.tags:
             raise UntraceableError("what it does depends on a tensor's values")
-        if torch.Tag.dynamic_output_shape in func.tags:
+        if torch.Tag.dynamic_output_shape in func.tags and not _indexes_by_integers(func, args):
             raise UntraceableError(f"the shape of what {func} gives depends on a tensor's values")
         written = [i for i, a in enumerate(func._schema.arguments) if a.alias_info and a.alias_info.is_write]
         if written:
@@ -114,7 +134,10 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten.native_batch_norm.default and args[3] is not None and args[5]:
             return self._batch_norm(args)
         result = func(*args, **kwargs)
-        noted = self.graph.call_function(func, self._nodes(args), self._nodes(kwargs))
+        if func is aten._to_copy.default and not isinstance(args[0], Tensor):  # vmap's way with a number
+            noted = self.graph.call_function(aten.scalar_tensor.default, args, {"dtype": result.dtype})
+        else:
+            noted = self._call(func, args, kwargs)
         memory = {_memory(t) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)}
         if isinstance(result, Tensor):
             self.note(result, noted, (func, args, kwargs) if _memory(result) in memory else None)
@@ -137,17 +160,38 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self.graph.inserting_before(next(iter(self.graph.nodes))):
                 node = self.graph.placeholder(f"constant{len(self._values)}")
             node.meta["constant"] = tensor
+            self._constants.add(_memory(tensor))
             self.note(tensor, node)
             return node
         now = self._changes.get(_memory(tensor), 0)
         if value.version != now:
+            if _memory(tensor) in self._turned:
+                raise UntraceableError("it changes a tensor's shape and its values in place")
             assert value.made is not None  # a tensor that is no view was noted anew when it changed
             func, args, kwargs = value.made
             if func is item:
-                raise UntraceableError("a tensor is changed in place after it was split")
-            self.note(tensor, self.graph.call_function(func, self._nodes(args), self._nodes(kwargs)), value.made)
+                (split, of, how), place = args
+                args = self._call(split, of, how), place
+            self.note(tensor, self._call(func, args, kwargs), value.made)
             return self._values[id(tensor)].node
         return value.node
+
+    def _call(self, func: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
+        """Write an operation down."""
+        nodes = self._nodes(args)
+        if func is aten.as_strided.default:
+            nodes = self._in_order(args[0]), *nodes[1:]
+        return self.graph.call_function(func, nodes, self._nodes(kwargs))
+
+    def _in_order(self, tensor: Tensor) -> Node:
+        """A tensor's node for what depends on how its numbers lie in memory: the passes do not keep that."""
+        if not tensor.is_contiguous() or tensor.storage_offset():
+            raise UntraceableError("it depends on how numbers lie in memory")
+        node = self.graph.call_function(
+            aten.clone.default, (self.node(tensor),), {"memory_format": torch.contiguous_format}
+        )
+        _describe(node, tensor)
+        return node
 
     def _nodes(self, arguments: Any) -> Any:
         return tree_map_only(Tensor, self.node, arguments)
@@ -158,35 +202,58 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.removeprefix("aten::")
         if written != [0] or not name.endswith("_") or tensor is None:
             raise UntraceableError(f"{func} changes tensors in place")
-        if id(tensor) not in self._values:
+        if id(tensor) not in self._values or _memory(tensor) in self._constants:
             raise UntraceableError(f"{func} changes something that it was not given in place")
         functional = FUNCTIONAL.get(func) or getattr(getattr(aten, name[:-1], None), func._overloadname, None)
         if functional is None:
             raise UntraceableError(f"{func} changes a tensor in place")
+        if torch.Tag.inplace_view in func.tags:
+            if func is aten.as_strided_.default and _only_names_strides(tensor, *args[1:], **kwargs):
+                return func(*args, **kwargs)
+            if functional not in RESHAPES | TRANSPOSES:
+                raise UntraceableError(f"{func} changes a tensor's shape in place")
+            node = self._call(functional, args, kwargs)
+            func(*args, **kwargs)
+            self._turned.add(_memory(tensor))
+            self.note(tensor, node)
+            return tensor
+        if _memory(tensor) in self._turned:
+            raise UntraceableError("it changes a tensor's shape and its values in place")
         given = args
         if func in FUNCTIONAL:  # whose defaults need not be the same
             given += tuple(a.default_value for a in func._schema.arguments[len(args) :] if not a.kwarg_only)
         if functional is aten.zeros_like.default:
             given, kwargs = args[:1], {}
         node = self.graph.call_function(functional, self._nodes(given), self._nodes(kwargs))
+        if any(_promotes(tensor, other) for other in args[1:]):
+            _describe(node, tensor)
+            node = self.graph.call_function(aten._to_copy.default, (node,), {"dtype": tensor.dtype})
         self._changed(tensor, node)
         return func(*args, **kwargs)
 
     def _changed(self, tensor: Tensor, node: Node) -> None:
-        """From now on ``tensor`` is ``node``; so is, in its own shape, what it is a view of."""
+        """From now on ``tensor`` is ``node``; so is, in its own shape, what it is a view of, or that part of it."""
         while (made := self._values[id(tensor)].made) is not None:
             func, args, _ = made
+            if func is item and args[0][0] in SPLITS:
+                (_, (base, size, *dim), _), place = args
+                func, args = aten.slice.Tensor, (base, *(dim or [0]), place * size, (place + 1) * size)
+            base = args[0]
             if func in RESHAPES:
-                back, where = aten.view.default, [list(args[0].shape)]
+                back, given = aten.view.default, (node, list(base.shape))
             elif func is aten.permute.default:
-                back, where = func, [[args[1].index(dim) for dim in range(len(args[1]))]]
+                dims = [dim % base.dim() for dim in args[1]]
+                back, given = func, (node, [dims.index(dim) for dim in range(len(dims))])
             elif func in TRANSPOSES:
-                back, where = func, list(args[1:])
+                back, given = func, (node, *args[1:])
+            elif func in PARTS:
+                whole = self._in_order(base) if func is aten.as_strided.default else self.node(base)
+                back, given = PARTS[func], (whole, node, *args[1:])
             else:
-                raise UntraceableError("it changes a part of a tensor in place")
+                raise UntraceableError(f"it changes in place what {func} gave")
             _describe(node, tensor)
-            node = self.graph.call_function(back, (node, *where))
-            tensor = args[0]
+            node = self.graph.call_function(back, given)
+            tensor = base
         memory = _memory(tensor)
         self._changes[memory] = self._changes.get(memory, 0) + 1
         self.note(tensor, node)
@@ -203,8 +270,25 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+def _indexes_by_integers(func: Op, args: tuple[Any, ...]) -> bool:
+    """Whether it is an indexing whose result's shape does not depend on values: booleans would pick some."""
+    return func is aten.index.Tensor and all(i is None or i.dtype in (torch.int64, torch.int32) for i in args[1])
+
+
+def _only_names_strides(tensor: Tensor, size: list[int], stride: list[int], storage_offset: int | None = None) -> bool:
+    """Whether other strides leave each number where it is: those of dimensions of one number may be any."""
+    same = all(old == new for n, old, new in zip(size, tensor.stride(), stride) if n != 1)
+    return same and list(tensor.shape) == list(size) and storage_offset in (None, tensor.storage_offset())
+
+
+def _promotes(tensor: Tensor, other: Any) -> bool:
+    """Whether ``tensor`` and ``other`` together may give another dtype; in place it stays."""
+    kinds = [t.dtype.is_floating_point for t in (tensor, other) if isinstance(t, Tensor)]
+    return len(kinds) == 2 and kinds[0] == kinds[1] and tensor.dtype != other.dtype
+
+
 def _describe(node: Node, tensor: Tensor) -> None:
-    node.meta |= {"shape": tuple(tensor.shape), "dtype": tensor.dtype}
+    node.meta |= {"shape": tuple(tensor.shape), "dtype": tensor.dtype, "device": tensor.device}
 
 
 def _memory(tensor: Tensor) -> int:

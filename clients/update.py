@@ -28,8 +28,10 @@ class ClientUpdate(ABC, Generic[S]):
     """Local training of one client, or of a stacked cohort.
 
     The same code serves both: vectors are ``[P]`` or ``[C, P]``, and arithmetic is elementwise. The
-    vectors in a state belong to it, so a step may change them in place. Only trainable parameters are
-    seen here; batch-norm statistics follow the forward passes and are kept by the engine.
+    vectors in a state belong to it, each in memory of its own, so a step may change them in place; none may
+    be called x, y, rest or weight. A step is a function of its state, its batch and ``grad``: what it kept on
+    ``self`` would be the same for every client once the step is recorded, and is refused then. Only trainable
+    parameters are seen here; batch-norm statistics follow the forward passes and are kept by the engine.
     """
 
     personalises: ClassVar[bool] = False

@@ -94,7 +94,7 @@ class Engine(ABC):
         """Logits and labels ``[n, ...]`` of samples, some at a time.
 
         A recorded forward pass goes through blocks of few sizes, the last filled up with copies of a sample,
-        which never changes another sample's logits.
+        which changes no other sample's logits, as a model in evaluation looks at each by itself.
         """
         samples, module, P = self.task.samples, self.task.module, self.task.layout.parameters
         most = self._at_once(1)
@@ -146,10 +146,10 @@ class Engine(ABC):
                 with self.clock.part(STEPS):
                     program.run(inputs, losses, rest, state)
                 return state, (steps - t) * program.evaluations
-            before = state.keys()
+            before = set(state)
             with self.clock.part(METHOD):  # the engine's gradient is a part of its own
                 state = play(state, batch)
-            ask = ask and state.keys() != before  # a first step may add vectors, such as a momentum's
+            ask = ask and set(state) != before  # a first step may add vectors, such as a momentum's
         return state, 0
 
     def _plan(

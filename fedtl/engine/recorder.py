@@ -106,8 +106,12 @@ class Recorder:
             # Not in inference mode, which hides what an operation is made of.
             with torch.inference_mode(False), torch.no_grad():
                 graph = record(logits, {"x": x.clone(), "rest": flat[P:].clone(), "w": flat[:P].clone()})
-            simplify(graph)
-            return compile_function(graph)
+                simplify(graph)
+                function = compile_function(graph)
+                # On other numbers: what Python makes of numbers is written down as it was.
+                other = x.flip(0) * 0.5 + 1
+                expected = logits(other, flat[P:], flat[:P])
+            return function if _close(0 * expected, expected, function.map(other[None], flat[P:], flat[:P])) else None
         except Exception:
             return None  # the model itself, called in its place, shows what is wrong
         finally:
@@ -218,11 +222,16 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
     down as it was: the two have to be the same. What stays the same over a few steps cannot be told so.
     """
     recorder = Recorder(task, Outputs(task.module, task.objective.needs_features), stacked)
+    training = task.module.training
+    task.module.train()
     try:
-        first, second = (_checked(recorder, update, seed) for seed in range(2))
+        with torch.random.fork_rng([task.samples.device.index or 0] if task.samples.device.type == "cuda" else []):
+            first, second = (_checked(recorder, update, seed) for seed in range(2))
         return None if first.same(second) else "it uses numbers that are no tensors of the step, and change"
     except Exception as error:
         return str(error) if isinstance(error, UntraceableError) else reason(error)
+    finally:
+        task.module.train(training)
 
 
 def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Program:
@@ -250,13 +259,12 @@ def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Progra
     played, moved, values = state, rest, losses
     replayed = {name: vector.clone() for name, vector in state.items()}
     added, other_rest = losses.clone(), rest.clone()
-    with torch.random.fork_rng([flat.device.index or 0] if flat.is_cuda else []):
-        seed_torch(0, flat.device)
-        for batch in batches:
-            played, moved, more = recorder.played(update, played, batch, moved)
-            values = values + more
-        seed_torch(0, flat.device)
-        program.run([x, y], added, other_rest, replayed)
+    seed_torch(0, flat.device)
+    for batch in batches:
+        played, moved, more = recorder.played(update, played, batch, moved)
+        values = values + more
+    seed_torch(0, flat.device)
+    program.run([x, y], added, other_rest, replayed)
     vectors = [(state[name], played[name], replayed[name]) for name in state]
     for before, new, other in [(losses, values, added), (rest, moved, other_rest), *vectors]:
         if not _close(before, new, other):

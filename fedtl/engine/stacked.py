@@ -121,7 +121,7 @@ class Stacked(Engine):
                 done, active = active, batches.y.shape[1]
                 leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
                 state = {name: vectors[:active] for name, vectors in state.items()}
-            moving = [tensor[:active].flatten(1) for tensor in rest.values()]
+            moving = [tensor[:active].reshape(active, -1) for tensor in rest.values()]
             joined = torch.cat(moving, 1) if moving else start[:active, :0]
             state, recorded = self._steps(
                 update,
@@ -240,9 +240,6 @@ def _padded(budget: Budget, n: int, sizes: NDArray[np.int64], exact: bool) -> ND
 
 
 def _split(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    """Cut into powers of two, few numbers in all: each is a recording of its own."""
-    start = 0
-    while start < len(jobs):
-        size = 1 << (min(MOST_ON_CPU, len(jobs) - start).bit_length() - 1)
-        yield jobs[start : start + size]
-        start += size
+    """Cut into full stacks and one of those that are left: few numbers, as each is a recording of its own."""
+    for start in range(0, len(jobs), MOST_ON_CPU):
+        yield jobs[start : start + MOST_ON_CPU]

@@ -33,8 +33,13 @@ IN_PLACE = {
     aten.sub.Tensor: "sub_",
     aten.mul.Tensor: "mul_",
     aten.div.Tensor: "div_",
+    aten.bernoulli.p: "bernoulli_",
+    aten.normal_functional.default: "normal_",
 }
-"""What may write its result over its first argument, if nobody needs that any more."""
+"""What may write its result over its first argument, if nobody needs that any more.
+
+Random numbers are drawn in the order of the memory that they are written to: dropout's are the played step's.
+"""
 
 
 @dataclass(frozen=True)
@@ -349,7 +354,7 @@ class _Lowering:
         lists = [f"    {name}: List[Tensor] = []" for name in self.kept]
         streams = ", ".join(f"{name}.unbind(0)" for name in lots)
         each = f"    for {', '.join(self.inputs)} in {f'zip({streams})' if len(self.inputs) > 1 else streams}:"
-        body = [f"        {line}" for line in self.loop]
+        body = [f"        {line}" for line in self.loop or ["pass"]]
         return "\n".join([*head, *first, *lists, each, *body, *(f"    {line}" for line in tail)]) + "\n"
 
     def _call(self, node: Node) -> None:
@@ -432,9 +437,13 @@ class _Lowering:
             elif c != 1:
                 self.loop.append(f"{name}.mul_({c!r})")
         else:
-            base = next(iter(vectors))
+            base = max(vectors, key=lambda v: vectors[v] == 1)
             c, name = vectors.pop(base), node.name
-            self.loop.append(f"{name} = torch.ops.aten.mul({self.names[base]}, {c!r})")
+            text = f"torch.ops.aten.mul({self.names[base]}, {c!r})"
+            if c == 1 and vectors:
+                other = next(iter(vectors))
+                text = f"torch.ops.aten.add({self.names[base]}, {self.names[other]}, alpha={vectors.pop(other)!r})"
+            self.loop.append(f"{name} = {text}")
         self.names[node] = name
         self.loop += [f"{name}.add_({self.names[v]}, alpha={c!r})" for v, c in vectors.items()]
         for gradient, c in found.gradients.items():

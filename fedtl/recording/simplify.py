@@ -159,10 +159,11 @@ def _only(node: Any, target: Any) -> bool:
 
 
 def merge_equals(graph: fx.Graph) -> None:
-    """Compute once what stands there twice with the same arguments; never what draws random numbers."""
+    """Compute once what stands there twice with the same arguments; never random numbers, or memory for them."""
     seen: dict[Any, Node] = {}
     for node in _calls(graph):
-        if node.target is not item and torch.Tag.nondeterministic_seeded in node.target.tags:
+        draws = node.target is not item and torch.Tag.nondeterministic_seeded in node.target.tags
+        if draws or node.target is aten.empty_like.default:
             continue
         key = (node.target, repr(node.args), repr(node.kwargs))
         if key in seen:

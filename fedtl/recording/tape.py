@@ -23,7 +23,9 @@ RESHAPES = {
     aten.view.default,
     aten._unsafe_view.default,
     aten.unsqueeze.default,
+    aten.squeeze.default,
     aten.squeeze.dim,
+    aten.squeeze.dims,
     aten.detach.default,
     aten.alias.default,
 }
@@ -139,6 +141,10 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             noted = self._call(func, args, kwargs)
         memory = {_memory(t) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)}
+        if func is aten.lift_fresh.default:  # a number or list made a tensor: it is the function's own
+            self.node(args[0]).meta["constant"] = args[0].clone()
+            self._constants -= memory
+            memory = set()
         if isinstance(result, Tensor):
             self.note(result, noted, (func, args, kwargs) if _memory(result) in memory else None)
             return result

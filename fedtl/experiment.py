@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch import nn
 from fedtl import messages as m
 from fedtl import record
 from fedtl.choice import ConfigError
+from fedtl.clients.update import ClientUpdate
 from fedtl.config import Config, Tables, build, read_config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
@@ -116,7 +117,7 @@ def _open(
 ) -> Server:
     """Make a run's parts, and its folder or what of it is to be gone on with; ``about`` is recorded as well."""
     federation = federate(config.data, config.seed)
-    sampled = min(config.strategy.clients_per_round or federation.clients, federation.clients)
+    sampled = _sampled(config, federation)
     if sampled < (config.strategy.clients_per_round or 0):
         raise ConfigError(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
@@ -251,8 +252,9 @@ class Server:
 
     def hold(self, federation: Federation) -> None:
         """Use another copy of the same data, so that the first one can go."""
-        self.federation = federation
-        self.engine = make_engine(self.config, federation, self.resources.driver_device, self.choice)
+        self.federation, task = federation, self.engine.task
+        samples = Samples(federation, task.samples.device, task.samples.channels_last)
+        self.engine = self.choice.make(replace(task, samples=samples))
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
@@ -301,7 +303,7 @@ class Server:
 
     def _look_at_operations(self, clients: Sequence[int]) -> None:
         """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
-        update = strategy_type(self.config.strategy.name).client_update(self.config.strategy)
+        update = _client_update(self.config)
         cohort, after = clients[: MOST_ON_CPU if self.choice.stacked else 1], self.config.rounds + 1
         memories = [self.store.load(client, after) for client in cohort]
         steps, found = operations(self.engine, update, torch.tensor(self.w), cohort, memories, after)
@@ -333,11 +335,18 @@ def make_worker(
 
 
 def _choose_engine(config: Config, task: Task, device: str) -> EngineChoice:
-    simulation = config.simulation
-    update = strategy_type(config.strategy.name).client_update(config.strategy)
-    clients = task.samples.federation.clients
-    sampled = min(config.strategy.clients_per_round or clients, clients)
-    return choose_engine(simulation.stacked, simulation.recorded, task, update, device, sampled)
+    simulation, sampled = config.simulation, _sampled(config, task.samples.federation)
+    return choose_engine(simulation.stacked, simulation.recorded, task, _client_update(config), device, sampled)
+
+
+def _sampled(config: Config, federation: Federation) -> int:
+    """How many clients train in a round."""
+    return min(config.strategy.clients_per_round or federation.clients, federation.clients)
+
+
+def _client_update(config: Config) -> ClientUpdate[Any]:
+    """The method's local training."""
+    return strategy_type(config.strategy.name).client_update(config.strategy)
 
 
 def _task(config: Config, federation: Federation, device: str, stacked: bool = False) -> Task:
@@ -350,8 +359,7 @@ def _task(config: Config, federation: Federation, device: str, stacked: bool = F
 
 def _worker(config: Config, engine: Engine, store: MemoryStore) -> Worker:
     initial = engine.task.layout.flatten(engine.task.module)
-    update = strategy_type(config.strategy.name).client_update(config.strategy)
-    return Worker(engine, update, store, initial)
+    return Worker(engine, _client_update(config), store, initial)
 
 
 def make_strategy(config: Config, clients: int, parameters: int) -> Strategy:
@@ -410,7 +418,7 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
 
 def _remembers(server: Server) -> bool:
     """Whether the method's clients keep something between rounds."""
-    update = strategy_type(server.config.strategy.name).client_update(server.config.strategy)
+    update = _client_update(server.config)
     w = torch.zeros(server.engine.task.layout.parameters)
     _, kept = update.finish(update.start(w, update.first_memory(w)))
     return bool(kept)

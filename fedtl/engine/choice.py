@@ -18,7 +18,7 @@ from fedtl.clients.update import ClientUpdate
 from fedtl.engine.engine import Engine
 from fedtl.engine.one_by_one import OneByOne
 from fedtl.engine.recorder import why_not_recorded
-from fedtl.engine.stacked import Stacked, counts_batch, stack_of
+from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
 from fedtl.engine.task import Task, reason
 from fedtl.vector import Layout
 
@@ -114,9 +114,11 @@ def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpd
         return f"models of {STACK_BELOW:,} parameters or more are"
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
         return "convolutions are"
-    exact = counts_batch(task.module)
-    sizes = np.unique(task.samples.federation.train.sizes)
-    classes = {stack_of(update.budget, int(n), update.budget.step_sizes(int(n)), exact) for n in sizes if n}
+    budget, exact, classes = update.budget, counts_batch(task.module), set()
+    for n in np.unique(task.samples.federation.train.sizes).tolist():
+        if n:
+            sizes = budget.step_sizes(n)
+            classes.add(stack_of(budget, sizes, sizes if exact else padded(budget, n)))
     if sampled < STACK_FROM * len(classes):
         return f"clients of so many different sizes ({len(classes)} kinds of stacks for {sampled} clients) are"
     return None

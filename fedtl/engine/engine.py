@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.clock import Clock
 from fedtl.data.batches import SAMPLE_ORDER, stream
-from fedtl.engine.module import Outputs
+from fedtl.engine.module import Outputs, forked_rng
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STEPS
 from fedtl.engine.recorder import Recorder
 from fedtl.engine.task import REST, Outcome, Score, Task
@@ -65,8 +65,7 @@ class Engine(ABC):
             An outcome per client, in the order of ``clients``.
         """
         self.task.module.train()
-        cuda = [self.task.samples.device.index or 0] if self.task.samples.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        with forked_rng(self.task.samples.device):
             return self._train(update, w, clients, memories, round)
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ def seed_torch(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """In the ``with`` block random numbers are drawn from copies of the generators that a device uses."""
+    return torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

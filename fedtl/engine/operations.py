@@ -13,9 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from fedtl.clients.update import ClientUpdate, Memory
 from fedtl.engine.engine import Engine
 from fedtl.engine.task import Trained
-
-PROGRAM = "steps"
-"""A program's name as a TorchScript function, and so for the profiler."""
+from fedtl.recording.program import NAME
 
 INTERPRETER = "TorchScript's interpreter"
 
@@ -64,9 +62,9 @@ def operations(
         found[name] = Operation(name, so_far.calls + 1, so_far.seconds + microseconds / 1e6)
 
     for event in seen.events() or ():
-        if event.name == PROGRAM:
+        if event.name == NAME:
             add(INTERPRETER, event.self_cpu_time_total)
-        elif event.cpu_parent is not None and event.cpu_parent.name == PROGRAM:
+        elif event.cpu_parent is not None and event.cpu_parent.name == NAME:
             add(event.name.removeprefix("aten::"), event.cpu_time_total)
     for outcome in outcomes:
         if not isinstance(outcome, Trained):

@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 
 from fedtl.clients.update import ClientUpdate, State
 from fedtl.clock import Clock
-from fedtl.engine.module import Outputs, seed_torch
+from fedtl.engine.module import Outputs, forked_rng, seed_torch
 from fedtl.engine.parts import RECORDING
 from fedtl.engine.task import Task, reason
 from fedtl.losses.term import Batch
@@ -22,10 +22,6 @@ from fedtl.samples import in_order
 
 MOST_SHAPES = 64
 """Mini-batches of up to this many samples are recorded: each size is a program of its own."""
-
-
-class GrowsError(UntraceableError):
-    """A step that adds vectors to its state, as the first one with momentum does."""
 
 
 class Recorder:
@@ -129,14 +125,19 @@ class Recorder:
         if batch.weight is not None:
             inputs["weight"] = batch.weight.clone()
         given = {**inputs, "rest": torch.zeros(*lead, task.rest, device=batch.x.device)}
-        devices = [batch.x.device.index or 0] if batch.x.is_cuda else []
+        play = self._step(update, state)
+
+        def step(**tensors: Tensor) -> Any:
+            new, rest, values = play(**tensors)
+            if set(new) != set(state):
+                raise UntraceableError("its state has other vectors after the step than before")
+            return [new[name] for name in state], rest, values
+
         training = task.module.training
-        with torch.random.fork_rng(devices):
+        with forked_rng(batch.x.device):
             task.module.train()
             try:
-                graph = record(
-                    self._step(update, tuple(state)), given | {name: vector.clone() for name, vector in state.items()}
-                )
+                graph = record(step, given | {name: vector.clone() for name, vector in state.items()})
             finally:
                 task.module.train(training)
         simplify(graph)
@@ -152,21 +153,20 @@ class Recorder:
         """
         inputs = {"x": batch.x, "y": batch.y, "weight": batch.weight, "rest": rest.clone()}
         copies = {name: vector.clone() for name, vector in state.items()}
-        new: State = {}
-        _, rest, values = self._step(update, tuple(state), new)(**inputs, **copies)
+        new, rest, values = self._step(update, state)(**inputs, **copies)
         terms = len(self.task.objective.names)
         sums = [sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=rest.device)) for term in range(terms)]
         return new, rest, torch.stack(sums, -1)
 
-    def _step(
-        self, update: ClientUpdate[Any], names: tuple[str, ...], found: State | None = None
-    ) -> Callable[..., Any]:
-        """One step as a function of tensors alone; the new state goes to ``found`` if that is given."""
-        if clash := {"x", "y", "rest", "weight"} & set(names):
+    def _step(self, update: ClientUpdate[Any], state: State) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
+        """One step from such a state as a function of tensors: the new state and rest, each evaluation's values."""
+        if clash := {"x", "y", "rest", "weight"} & set(state):
             raise UntraceableError(f"a state may not be called {clash.pop()!r}")
         layout = self.task.layout
 
-        def step(x: Tensor, y: Tensor, rest: Tensor, weight: Tensor | None = None, **state: Tensor) -> Any:
+        def step(
+            x: Tensor, y: Tensor, rest: Tensor, weight: Tensor | None = None, **state: Tensor
+        ) -> tuple[State, Tensor, list[Tensor]]:
             values: list[Tensor] = []
 
             def grad(at: Tensor, batch: Batch) -> Tensor:
@@ -181,12 +181,7 @@ class Recorder:
                     rest = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
-            new = update.step(state, Batch(x, y, weight), grad)
-            if found is not None:
-                found.update(new)
-            elif set(new) != set(names):
-                raise GrowsError("its state has other vectors after the step than before")
-            return [new[name] for name in (names if found is None else new)], rest, values
+            return update.step(state, Batch(x, y, weight), grad), rest, values
 
         return step
 
@@ -225,7 +220,7 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
     training = task.module.training
     task.module.train()
     try:
-        with torch.random.fork_rng([task.samples.device.index or 0] if task.samples.device.type == "cuda" else []):
+        with forked_rng(task.samples.device):
             first, second = (_checked(recorder, update, seed) for seed in range(2))
         return None if first.same(second) else "it uses numbers that are no tensors of the step, and change"
     except Exception as error:

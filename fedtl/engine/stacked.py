@@ -52,9 +52,9 @@ class Stacked(Engine):
             except Exception as error:
                 outcomes[place] = Failed.by(client, error)
                 continue
-            widths = _padded(update.budget, n, sizes, self._counts_batch)
+            widths = sizes if self._counts_batch else padded(update.budget, n)
             # On a CPU all of a stack end together, so that few kinds of stacks need a recording.
-            which = stack_of(update.budget, n, sizes, self._counts_batch)[not self._on_cpu :]
+            which = stack_of(update.budget, sizes, widths)[not self._on_cpu :]
             stacks.setdefault(which, []).append(_Job(place, client, memory, order, sizes, widths, n))
         for stack in stacks.values():
             stack.sort(key=lambda job: -len(job.sizes))
@@ -208,35 +208,31 @@ def counts_batch(module: nn.Module) -> bool:
     return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
 
 
-def stack_of(budget: Budget, n: int, sizes: NDArray[np.int64], exact: bool) -> tuple[int, bytes, bool]:
-    """What clients that share a stack have in common, decided by each alone: one of ``n`` samples.
+def stack_of(budget: Budget, sizes: NDArray[np.int64], widths: NDArray[np.int64]) -> tuple[int, bytes, bool]:
+    """What clients that share a stack have in common, decided by each alone.
 
     Args:
         budget: how much a client trains.
-        n: its samples.
         sizes: its mini-batches' sizes.
-        exact: nothing may be padded.
+        widths: the sizes that they are padded to.
 
     Returns:
         The number of mini-batches, their padded sizes, and whether any is padded; clients whose mini-batches
         are all full may also share a stack whatever the first.
     """
-    widths = _padded(budget, n, sizes, exact)
     full = budget.batch_size and (widths == budget.batch_size).all()
     return len(sizes), b"full" if full else widths.tobytes(), bool((widths != sizes).any())
 
 
-def _padded(budget: Budget, n: int, sizes: NDArray[np.int64], exact: bool) -> NDArray[np.int64]:
-    """Sizes of a client's mini-batches as if it had a few samples more, at most a sixteenth.
+def padded(budget: Budget, n: int) -> NDArray[np.int64]:
+    """Sizes of the mini-batches of a client of ``n`` samples as if it had a few more, at most a sixteenth.
 
     There are few such numbers, so that many clients have the same.
     """
-    if exact:
-        return sizes
-    padded = rounded(n, bits=5)
+    more = rounded(n, bits=5)
     if budget.batch_size:  # but never to more mini-batches than it has
-        padded = min(padded, -(-n // budget.batch_size) * budget.batch_size)
-    return budget.step_sizes(padded)[: len(sizes)]
+        more = min(more, -(-n // budget.batch_size) * budget.batch_size)
+    return budget.step_sizes(more)
 
 
 def _split(jobs: list[_Job]) -> Iterator[list[_Job]]:

@@ -42,6 +42,10 @@ Random numbers are drawn in the order of the memory that they are written to: dr
 """
 
 
+NAME = "steps"
+"""What the TorchScript function is called, as a profiler sees it."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A recorded step, compiled.
@@ -78,13 +82,7 @@ class Program:
                 state[name] = vector.clone(memory_format=torch.contiguous_format)
             taken.add(memory)
         vectors = [state[name] for name in self.state]
-        # TorchScript's own optimiser would fuse operations after a few runs, and so change the bits.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            try:
-                self._function(*inputs, losses, rest, *vectors, *self._constants)
-            except RuntimeError as error:  # many lines of source, and what happened in the last
-                last = str(error).strip().splitlines()[-1]
-                raise RuntimeError(last.removeprefix("RuntimeError: ")) from error
+        _interpret(self._function, *inputs, losses, rest, *vectors, *self._constants)
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,8 @@ class Function:
 
     def map(self, x: Tensor, rest: Tensor, w: Tensor) -> Tensor:
         """What the function gives for each of the blocks ``x`` ``[T, B, ...]``, one after another: ``[T * B, ...]``."""
-        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            given: Tensor = self._function(x, rest, w, *self._constants)
-            return given
+        given: Tensor = _interpret(self._function, x, rest, w, *self._constants)
+        return given
 
 
 def compile_function(graph: fx.Graph) -> Function:
@@ -139,9 +136,20 @@ def compile_step(graph: fx.Graph, inputs: Sequence[str], state: Sequence[str], t
 
 def _compiled(source: str) -> Any:
     try:
-        return torch.jit.CompilationUnit(source).steps
+        return getattr(torch.jit.CompilationUnit(source), NAME)
     except RuntimeError as error:
         raise UntraceableError(f"TorchScript: {str(error).strip().splitlines()[0]}") from error
+
+
+def _interpret(function: Any, *arguments: Tensor) -> Any:
+    """Run a TorchScript function."""
+    # TorchScript's own optimiser would fuse operations after a few runs, and so change the bits.
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        try:
+            return function(*arguments)
+        except RuntimeError as error:  # many lines of source, and what happened in the last
+            last = str(error).strip().splitlines()[-1]
+            raise RuntimeError(last.removeprefix("RuntimeError: ")) from error
 
 
 @dataclass
@@ -331,7 +339,7 @@ class _Lowering:
     # The text.
 
     def source(self) -> str:
-        """The TorchScript function ``steps``."""
+        """The TorchScript function :data:`NAME`."""
         for node in self.nodes:
             if node.op == "call_function" and node not in self.skipped:
                 if node in self.combinations:
@@ -344,7 +352,7 @@ class _Lowering:
         rest = [*losses, *(self.names[self.placeholders[name]] for name in ("rest", *self.state, *self.constants))]
         lots = [self._unused(f"{name}_s") for name in self.inputs]
         many = ", ".join(f"{name}: Tensor" for name in lots)
-        head = [f"def steps({many}, {', '.join(f'{name}: Tensor' for name in rest)}):"]
+        head = [f"def {NAME}({many}, {', '.join(f'{name}: Tensor' for name in rest)}):"]
         first = [f"    {name} = {text}" for text, name in self.hoisted.items()]
         if self.given:
             given = self._unused("given")

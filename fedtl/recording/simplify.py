@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from fedtl.recording.tape import Node, aten, item
+from fedtl.recording.tape import TRANSPOSES, Node, aten, item
 
 MAY_COPY = aten.reshape.default
 VIEW = {aten.view.default, aten._unsafe_view.default, MAY_COPY}
 """Other shapes of the same numbers in the same order; the last copies where their order in memory is another."""
 
-TRANSPOSE = {aten.t.default, aten.transpose.int}
 REPEATS = {aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten._to_copy.default, aten.clone.default}
 SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default}
 
@@ -49,7 +48,7 @@ def drop_copies(graph: fx.Graph) -> None:
             node.args = (first.args[0], *node.args[1:])
             if MAY_COPY in (node.target, first.target):
                 node.target = MAY_COPY
-        elif node.target in TRANSPOSE and node.target is first.target and {*node.args[1:]} == {*first.args[1:]}:
+        elif node.target in TRANSPOSES and node.target is first.target and {*node.args[1:]} == {*first.args[1:]}:
             _replace(node, first.args[0])
 
 

@@ -53,22 +53,9 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=list(ROUNDS),
-        choices=list(ROUNDS),
-        metavar="MODEL",
-        help=f"of {', '.join(ROUNDS)}; all if not given",
-    )
-    parser.add_argument(
-        "--contestants",
-        nargs="+",
-        default=list(CONTESTANTS),
-        choices=list(CONTESTANTS),
-        metavar="NAME",
-        help=f"of {', '.join(CONTESTANTS)}; all if not given",
-    )
+    for option, metavar, names in (("--models", "MODEL", [*ROUNDS]), ("--contestants", "NAME", [*CONTESTANTS])):
+        text = f"of {', '.join(names)}; all if not given"
+        parser.add_argument(option, nargs="+", default=names, choices=names, metavar=metavar, help=text)
     parser.add_argument("--repeats", type=int, default=5, help="5 if not given")
     rounds = ", ".join(f"{n} ({model})" for model, n in ROUNDS.items())
     parser.add_argument("--rounds", type=int, help=f"timed rounds; {rounds} if not given")

@@ -373,18 +373,25 @@ def test_logistic_regressions_loop() -> None:
 def test_vector_arithmetic_is_one_combination_where_the_vectors_lie(step: Callable[..., Any], loop: list[str]) -> None:
     program = program_of(lambda x, y, rest, w, a: (*step(w, a), rest), ("w", "a"))
     assert loop_of(program)[: len(loop)] == loop
-    w, a = numbers(1, 12), numbers(2, 12)
-    state = {"w": w.clone(), "a": a.clone()}
-    run(program, state, 3)
-    for _ in range(3):
-        w, a = step(w, a)
-    torch.testing.assert_close(state, {"w": w, "a": a})
+    assert_vectors_replay(program, step, 3)
 
 
 def run(program: Program, state: Tensors, steps: int, terms: int = 0) -> Tensor:
     losses = torch.zeros(terms, dtype=torch.float64)
     program.run([numbers(7, steps, 5, 3), torch.zeros(steps, 5, dtype=torch.int64)], losses, torch.zeros(0), state)
     return losses
+
+
+def assert_vectors_replay(
+    program: Program, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], steps: int
+) -> None:
+    """Its vectors w and a end where the step itself, run as often, leads."""
+    w, a = numbers(1, 12), numbers(2, 12)
+    state = {"w": w.clone(), "a": a.clone()}
+    run(program, state, steps)
+    for _ in range(steps):
+        w, a = step(w, a)
+    torch.testing.assert_close(state, {"w": w, "a": a})
 
 
 STEPS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -415,12 +422,7 @@ STEPS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 def test_no_value_is_written_over_while_it_is_needed(name: str) -> None:
     step = STEPS[name]
     program = program_of(lambda x, y, rest, w, a: (*step(w, a), rest), ("w", "a"))
-    w, a = numbers(1, 12), numbers(2, 12)
-    state = {"w": w.clone(), "a": a.clone()}
-    run(program, state, 4)
-    for _ in range(4):
-        w, a = step(w, a)
-    torch.testing.assert_close(state, {"w": w, "a": a})
+    assert_vectors_replay(program, step, 4)
 
 
 def test_vectors_in_one_memory_become_two() -> None:

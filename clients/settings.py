@@ -19,6 +19,9 @@ class Settings(Choice):
         batch_size: samples in a mini-batch; 0 for all of the client's. An epoch's last may be smaller.
         lr: η, the local learning rate.
         weighting: how the server averages: by the clients' numbers of training samples, or all alike.
+        private: parts of the model that stay at each client and are scored as its own: "head", "features",
+            "batch-norm", or a submodule's name.
+        frozen: parts that neither train nor travel, likewise.
     """
 
     clients_per_round: PositiveInt | None = None
@@ -27,6 +30,8 @@ class Settings(Choice):
     batch_size: NonNegativeInt = 20
     lr: float = Field(gt=0)
     weighting: Literal["samples", "uniform"] = "samples"
+    private: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

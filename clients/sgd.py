@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedtl.clients.settings import Settings
 from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
-from fedtl.losses.term import Batch
+from fedtl.losses.batch import Batch
 
 
 class SGDSettings(Settings):

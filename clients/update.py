@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedtl.clients.settings import Settings
 from fedtl.data.batches import Budget
-from fedtl.losses.term import Batch
+from fedtl.losses.batch import Batch
 
 State = dict[str, Tensor]
 """Named vectors that change from step to step; each ``[P]``, or ``[C, P]`` for a stacked cohort."""

@@ -23,18 +23,18 @@ from flwr.serverapp import Grid, ServerApp
 from fedtl.choice import ConfigError
 from fedtl.config import Config, Tables, read_config
 from fedtl.data.federate import federate
-from fedtl.engine import EngineChoice
+from fedtl.engine.choice import Choices
 from fedtl.node import Worker
 
 
-def make_client_app(tables: Tables, memories: str, choice: EngineChoice) -> ClientApp:
+def make_client_app(tables: Tables, memories: str, choices: Choices) -> ClientApp:
     """A ClientApp whose node is the client that its ``partition-id`` names."""
     experiment = json.dumps(tables)
-    return _client_app(lambda context: (experiment, memories, choice))
+    return _client_app(lambda context: (experiment, memories, choices))
 
 
 def simulate_with_flower(
-    main: Callable[[Grid], None], config: Config, clients: int, memories: str, choice: EngineChoice
+    main: Callable[[Grid], None], config: Config, clients: int, memories: str, choices: Choices
 ) -> None:
     """Run ``main`` as a ServerApp in Flower's own simulation, its clients on Flower's Ray actors."""
     from flwr.simulation import run_simulation
@@ -50,7 +50,7 @@ def simulate_with_flower(
     share = 0.0 if simulation.num_gpus == "auto" else simulation.num_gpus
     run_simulation(
         app,
-        make_client_app(config.tables(), memories, choice),
+        make_client_app(config.tables(), memories, choices),
         num_supernodes=clients,
         backend_config={
             "client_resources": {"num_cpus": simulation.num_cpus, "num_gpus": share},
@@ -60,7 +60,7 @@ def simulate_with_flower(
 
 
 @functools.lru_cache(maxsize=2)
-def _worker(experiment: str, memories: str, choice: EngineChoice | None) -> Worker:
+def _worker(experiment: str, memories: str, choices: Choices | None) -> Worker:
     """One worker per process and experiment: the data are read once, not once a message."""
     import torch
 
@@ -70,10 +70,10 @@ def _worker(experiment: str, memories: str, choice: EngineChoice | None) -> Work
     tables = json.loads(experiment)
     config = build(tables)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return make_worker(tables, federate(config.data, config.seed), memories, device, choice)
+    return make_worker(tables, federate(config.data, config.seed), memories, device, choices)
 
 
-def _client_app(experiment_of: Callable[[Context], tuple[str, str, EngineChoice | None]]) -> ClientApp:
+def _client_app(experiment_of: Callable[[Context], tuple[str, str, Choices | None]]) -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
@@ -96,7 +96,7 @@ def _from_run_config(context: Context) -> Config:
     return config
 
 
-def _experiment_of(context: Context) -> tuple[str, str, EngineChoice | None]:
+def _experiment_of(context: Context) -> tuple[str, str, Choices | None]:
     return json.dumps(_from_run_config(context).tables()), str(_state_folder(context)), None
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``fedtl run | profile | plot | partition | list``."""
+"""The command line: ``fedtl run | profile | plot | partition | distill | probe | list``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
+from fedtl.cli_distill import distill
+from fedtl.cli_probe import probe
+
 if TYPE_CHECKING:
+    from fedtl.data.federation import Domain, Federation
+    from fedtl.data.settings import DataChoice
     from fedtl.history import Run
 
 # Everything else is imported by the command that needs it: torch alone takes longer than --help may.
@@ -179,23 +184,41 @@ def partition(
     for note in notes:
         out.print(note, markup=False)
     held = federate(read.data, read.seed)
-    out.print(f"{read.data.name}, {held.clients} clients, {read.data.partition.name}", markup=False)
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    for column in ("client", "train", "test", "labels (samples)"):
-        table.add_column(column, justify="left" if column.startswith("labels") else "right")
     names = held.label_names or tuple(str(k) for k in range(held.classes))
-    for client, counts in enumerate(held.label_counts(rows)):
-        labels = "  ".join(f"{names[k]} ({counts[k]})" for k in np.flatnonzero(counts))
-        table.add_row(str(client), str(len(held.train[client])), str(len(held.test[client])), Text(labels))
-    out.print(table)
-    if held.clients > rows:
-        out.print(f"and {held.clients - rows} more clients")
-    sizes = held.train.sizes
-    out.print(
-        f"training samples: {sizes.sum()}, {sizes.min()} to {sizes.max()} a client\n"
-        f"test samples: {held.test.sizes.sum()} at the clients, {len(held.server_test)} at the server"
-    )
+
+    def show(data: DataChoice, of: Federation | Domain, first: int, last: int, prefix: str = "") -> None:
+        """What clients first..last-1 hold; ``prefix`` says of which domain."""
+        counts = held.label_counts(min(first + rows, last), target=of is held.target)
+        table = Table(box=SIMPLE_HEAD, show_edge=False)
+        unlabelled = held.target if read.data.target is None else None
+        for column in ("client", "train", *(["unlabelled"] if unlabelled else []), "test", "labels (samples)"):
+            table.add_column(column, justify="left" if column.startswith("labels") else "right")
+        for client in range(first, len(counts)):
+            labels = "  ".join(f"{names[k]} ({counts[client, k]})" for k in np.flatnonzero(counts[client]))
+            sizes = [part[client].size for part in (of.train, *([unlabelled.train] if unlabelled else []), of.test)]
+            table.add_row(str(client), *map(str, sizes), Text(labels))
+        out.print(f"{prefix}{data.name}, {last - first} clients, {data.partition.name}", markup=False)
+        out.print(table)
+        if last - first > rows:
+            out.print(f"and {last - first - rows} more clients")
+        for word, part in (("", of), ("unlabelled ", unlabelled)):
+            if part:
+                each = part.train.sizes[first:last]
+                out.print(f"{word}training samples: {each.sum()}, {each.min()} to {each.max()} a client")
+        out.print(f"test samples: {of.test.sizes.sum()} at the clients, {len(of.server_test)} at the server")
+
+    first = held.first_of_target
+    show(read.data, held, 0, first or held.clients)
+    if read.data.target is not None and held.target is not None:
+        out.print()
+        show(read.data.target, held.target, first, held.clients, "target: ")
+    if len(held.public):
+        out.print(f"public samples: {len(held.public)}")
     out.print(f"{pictures.save(pictures.partition(held), output)}", markup=False, soft_wrap=True)
+
+
+app.command()(distill)
+app.command()(probe)
 
 
 @app.command(name="list")
@@ -287,7 +310,7 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
                 Text("  " + name + (_which_personal(one) if name.startswith("personal") else "")),
                 told(value),
                 str(round),
-                told(worst[name].value) if name.endswith("/clients") else "",
+                told(worst[name].value) if name.endswith("clients") else "",
                 told(best[name].value),
                 str(best[name].round),
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tomli_w
 from pydantic import (
@@ -26,7 +27,8 @@ from fedtl.choice import ConfigError, nearest, resolve, validate
 from fedtl.clients.settings import Settings
 from fedtl.data import DATASETS, PARTITIONS, read_data
 from fedtl.data.settings import DataChoice
-from fedtl.losses.objective import read_objective
+from fedtl.data.views import Views
+from fedtl.losses.objective import check_needs, needs_of, read_objective
 from fedtl.losses.term import Term
 from fedtl.models import MODELS, read_model
 from fedtl.models.settings import ModelChoice
@@ -82,16 +84,45 @@ class Simulation(_Section):
     patience: PositiveFloat = 300.0
 
 
+class Phase(_Section):
+    """Some rounds in a row that have a local objective of their own.
+
+    Attributes:
+        name: for the record.
+        rounds: how many.
+        objective: as the config's own; cross-entropy if none is given.
+        strategy: options of the method that are others in this phase, as ``lr``.
+        restart: whether the global model begins anew, from random numbers of its own; clients' private parts stay.
+    """
+
+    name: str = ""
+    rounds: PositiveInt
+    objective: tuple[SerializeAsAny[Term], ...] = ()
+    strategy: dict[str, Any] = Field(default_factory=dict)
+    restart: bool = False
+
+
+class Stage(NamedTuple):
+    """A phase, read together with the rest of the config."""
+
+    rounds: int
+    strategy: Settings
+    objective: tuple[Term, ...]
+    restart: bool
+
+
 class Config(_Section):
     """An experiment.
 
     Attributes:
         name: of its folder under ``results/``.
         seed: decides the split, the initial model, who is sampled and in which order samples come.
-        rounds: T.
+        rounds: T; where there are phases, their sum.
         device: "auto": a GPU where there is one.
         max_failures: the share of a round's clients that may fail before the run stops.
         data, model, strategy, objective, evaluate, simulation: its parts.
+        views: random views of images, for terms that compare two of them.
+        phases: rounds with objectives of their own, one after another, in place of ``objective``.
     """
 
     name: str
@@ -103,6 +134,8 @@ class Config(_Section):
     model: SerializeAsAny[ModelChoice]
     strategy: SerializeAsAny[Settings]
     objective: tuple[SerializeAsAny[Term], ...] = ()
+    views: Views | None = None
+    phases: tuple[Phase, ...] = ()
     evaluate: Evaluate = Evaluate()
     simulation: Simulation = Simulation()
 
@@ -113,6 +146,15 @@ class Config(_Section):
             raise ValueError("it names a folder, so give letters, digits, '_', '-' and '.' alone, not '.' first")
         return name
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The phases; a config without any has one."""
+        if not self.phases:
+            return (Stage(self.rounds, self.strategy, self.objective, False),)
+        return tuple(
+            Stage(phase.rounds, _strategy_of(self.strategy, phase, i), phase.objective, phase.restart)
+            for i, phase in enumerate(self.phases)
+        )
+
     def tables(self) -> Tables:
         """The resolved config as plain tables; reading them gives an equal config."""
         found = _without_none(self.model_dump(mode="json"))
@@ -122,6 +164,18 @@ class Config(_Section):
     def toml(self) -> str:
         """The resolved config as TOML."""
         return tomli_w.dumps(self.tables())
+
+
+def _strategy_of(strategy: Settings, phase: Phase, place: int) -> Settings:
+    """The method's options in a phase."""
+    key = f"phases[{place}].strategy"
+    for fixed in ("name", "private", "frozen"):
+        if fixed in phase.strategy:
+            raise ConfigError(f"{key}.{fixed}: it is the same in all phases; give it in [strategy]")
+    table = strategy.model_dump(exclude_none=True)
+    if {"local_epochs", "local_steps"} & phase.strategy.keys():
+        table = {k: v for k, v in table.items() if k not in ("local_epochs", "local_steps")}
+    return validate(type(strategy), {**table, **phase.strategy}, key)
 
 
 def read_config(
@@ -209,31 +263,83 @@ def build(tables: Tables) -> Config:
             raise ConfigError(f"[{key}] is missing: give at least {key}.name")
         if not isinstance(tables[key], dict):
             raise ConfigError(f"{key} = {tables[key]!r}: give a table, as [{key}] name = ...")
-    objective = tables.get("objective", [])
-    if not (isinstance(objective, list) and all(isinstance(row, dict) for row in objective)):
-        raise ConfigError("objective: give a list of tables, as [[objective]] term = 'cross_entropy'")
-    read = {
+    read: dict[str, Any] = {
         "data": read_data(tables["data"]),
         "model": read_model(tables["model"]),
         "strategy": read_strategy(tables["strategy"]),
-        "objective": read_objective(objective),
     }
+    if "views" in tables:
+        read["views"] = validate(Views, _table(tables["views"], "views"), "views")
+    if phases := _rows(tables.get("phases", []), "phases", "[[phases]] rounds = 10"):
+        if tables.get("objective"):
+            raise ConfigError("objective: with phases each has its own; give [[phases.objective]]")
+        read["phases"] = [_read_phase(phase, f"phases[{i}]") for i, phase in enumerate(phases)]
+        total = sum(phase.rounds for phase in read["phases"])
+        if tables.get("rounds", total) != total:
+            raise ConfigError(f"rounds = {tables['rounds']}: the phases have {total} together; leave rounds out")
+        read |= {"rounds": total, "objective": ()}
+    else:
+        rows = _rows(tables.get("objective", []), "objective", "[[objective]] term = 'cross_entropy'")
+        read["objective"] = read_objective(rows)
     config = validate(Config, {**tables, **read}, "")
     _check_together(config)
     return config
 
 
+def _read_phase(table: Tables, key: str) -> Phase:
+    rows = _rows(table.get("objective", []), f"{key}.objective", "[[phases.objective]] term = 'cross_entropy'")
+    return validate(Phase, {**table, "objective": read_objective(rows, f"{key}.objective")}, key)
+
+
+def _rows(value: object, key: str, example: str) -> list[Tables]:
+    if not (isinstance(value, list) and all(isinstance(row, dict) for row in value)):
+        raise ConfigError(f"{key}: give a list of tables, as {example}")
+    return value
+
+
+def _table(value: object, key: str) -> Tables:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} = {value!r}: give a table, as [{key}]")
+    return value
+
+
 def _check_together(config: Config) -> None:
     method = strategy_type(config.strategy.name)
-    sampled, clients = config.strategy.clients_per_round, config.data.clients
-    if sampled is not None and clients is not None and sampled > clients:
-        raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only data.clients = {clients}")
+    sampled, holders = config.strategy.clients_per_round, config.data.holders
+    if sampled is not None and holders is not None and sampled > holders:
+        there = f"data.clients = {config.data.clients}"
+        if config.data.target is not None and config.data.target.clients is not None:
+            there += f" and data.target.clients = {config.data.target.clients}"
+        raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
+    for i, stage in enumerate(config.stages()):
+        key = f"phases[{i}].objective" if config.phases else "objective"
+        check_needs(stage.objective, key, lambda term, need: _missing(config, term, need))
     update = method.client_update(config.strategy)
     if update.personalises and update.for_scoring() is not update and config.evaluate.personal == "last":
         raise ConfigError(
             f"evaluate.personal = 'last': {config.strategy.name} keeps no model between rounds, it makes one when "
             "it is scored; use 'fresh'"
         )
+
+
+def _missing(config: Config, term: Term, need: str) -> str | None:
+    """Why no client can meet a term's need, and what would change that; None where one can."""
+    data, needs = config.data, needs_of(term)
+    unlabelled = data.target is not None or data.labelled_fraction < 1
+    if need == "target" and not unlabelled:
+        return "client data have none: set data.target"
+    if need == "source" and data.labelled_fraction == 0:
+        return "client data have none: raise data.labelled_fraction above 0"
+    if {"source", "target"} <= needs and need == "target" and data.target and data.target.clients is not None:
+        return (
+            "beside its source; with data.target.clients others hold it: leave that out, or use a term that needs "
+            "only one of them (remote_coral, remote_cmd)"
+        )
+    if need == "views" and config.views is None:
+        return "there are none: add a table [views], which may be empty"
+    if need == "public" and data.public is None:
+        return "there are none: set data.public"
+    return None
 
 
 def load_tables(source: str | Path) -> Tables:
@@ -302,12 +408,12 @@ def _strategy_keys(name: str, table: Tables) -> set[str]:
     return set(strategy_type(name).settings_type.model_fields)
 
 
-def _data_keys(name: str, table: Tables) -> set[str]:
-    return set(resolve(DATASETS, name, "data.name").model_fields)
+def _data_keys(name: str, table: Tables, key: str = "data") -> set[str]:
+    return set(resolve(DATASETS, name, f"{key}.name").model_fields)
 
 
-def _partition_keys(name: str, table: Tables) -> set[str]:
-    return set(resolve(PARTITIONS, name, "data.partition.name").model_fields)
+def _partition_keys(name: str, table: Tables, key: str = "data.partition") -> set[str]:
+    return set(resolve(PARTITIONS, name, f"{key}.name").model_fields)
 
 
 def _model_keys(name: str, table: Tables) -> set[str]:
@@ -315,10 +421,13 @@ def _model_keys(name: str, table: Tables) -> set[str]:
     return set(resolve(MODELS, name, "model.name").model_fields) if name in MODELS else set()
 
 
-_REGISTRIES = {
+_REGISTRIES: dict[str, Callable[[str, Tables], set[str]]] = {
     "strategy": _strategy_keys,
     "data": _data_keys,
     "data.partition": _partition_keys,
+    "data.target": partial(_data_keys, key="data.target"),
+    "data.target.partition": partial(_partition_keys, key="data.target.partition"),
+    "data.public": partial(_data_keys, key="data.public"),
     "model": _model_keys,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,21 +23,28 @@ from fedtl import record
 from fedtl.choice import ConfigError
 from fedtl.clients.update import ClientUpdate
 from fedtl.config import Config, Tables, build, read_config
+from fedtl.data.batches import RESTART, derived_seed
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Engine, EngineChoice, Task, choose_engine
+from fedtl.engine.choice import Choices
 from fedtl.engine.operations import operations
+from fedtl.engine.plan import able
 from fedtl.engine.stacked import MOST_ON_CPU
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.history import Run
 from fedtl.losses.objective import Objective
 from fedtl.models import build_model
-from fedtl.node import Worker
+from fedtl.models.composite import Composite, model_of
+from fedtl.network import build_module
+from fedtl.node import Stage, Worker
 from fedtl.profile import RECORD, Profiler
 from fedtl.samples import Samples
+from fedtl.sharing import Sharing, freeze
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
+from fedtl.strategies.phase import Phase
 from fedtl.strategies.strategy import Evaluation, Round, Strategy
 from fedtl.vector import Layout
 
@@ -123,17 +132,18 @@ def _open(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
     resources = Resources.of(config, sampled)
-    task = _task(config, federation, "cpu")
-    engine = _choose_engine(config, task, resources.worker_device)
+    tasks = _tasks(config, federation, "cpu")
+    choices = _choose_engines(config, tasks, resources.worker_device)
+    layout = tasks[0].layout
     found_here = {
         "device": resources.worker_device,
         "gpu": torch.cuda.get_device_name() if resources.worker_device == "cuda" else None,
         "grid": config.simulation.grid,
         "actors": ("auto" if resources.elastic else resources.actors) if config.simulation.grid == "ray" else None,
-        "engine": engine.name,
-        "engine_because": engine.because,
+        "engine": "; then ".join(dict.fromkeys(choice.name for choice in choices)),
+        "engine_because": "; then ".join(dict.fromkeys(choice.because for choice in choices)),
         "clients": federation.clients,
-        "parameters": task.layout.size,
+        "parameters": layout.size,
     }
     about = record.environment(**found_here | dict(about or {}))
     recorder, found = record.Recorder(folder), None
@@ -141,7 +151,7 @@ def _open(
         found = recorder.resume(config, about)
     else:
         recorder.begin(config, about)
-    server = Server(config, federation, resources, engine, recorder, found, listener, about)
+    server = Server(config, federation, resources, choices, recorder, found, listener, about)
     server.store.forget_after(found.round if found else 0)
     return server
 
@@ -233,28 +243,46 @@ class Server:
         config: Config,
         federation: Federation,
         resources: Resources,
-        engine: EngineChoice,
+        choices: Choices,
         recorder: record.Recorder,
         found: record.Checkpoint | None,
         listener: Listener,
         about: Mapping[str, Any],
     ) -> None:
-        self.config, self.federation, self.resources, self.choice = config, federation, resources, engine
+        self.config, self.federation, self.resources, self.choices = config, federation, resources, choices
         self.recorder, self.listener, self.about = recorder, listener, about
         self.store = MemoryStore(recorder.memories)
-        self.engine = make_engine(config, federation, resources.driver_device, engine)
-        layout = self.engine.task.layout
-        self.strategy = make_strategy(config, federation.clients, layout.parameters)
-        self.w = found.w if found else layout.flatten(self.engine.task.module).cpu().numpy()
+        self.engines = make_engines(config, federation, resources.driver_device, choices)
+        task = self.engines[0].task
+        self.initial = task.layout.flatten(task.module)
+        self.strategy = make_strategy(
+            config, federation.clients, task.layout.parameters, [e.task for e in self.engines]
+        )
+        self.w = found.w if found else _travels(task, self.initial).cpu().numpy()
         self.strategy.state = found.state if found else {}
         self.first_round = found.round + 1 if found else 1
         self.profiled = False
 
+    @property
+    def engine(self) -> Engine:
+        """The first phase's."""
+        return self.engines[0]
+
     def hold(self, federation: Federation) -> None:
         """Use another copy of the same data, so that the first one can go."""
-        self.federation, task = federation, self.engine.task
-        samples = Samples(federation, task.samples.device, task.samples.channels_last)
-        self.engine = self.choice.make(replace(task, samples=samples))
+        self.federation, old = federation, self.engine.task.samples
+        samples = Samples(federation, old.device, old.channels_last, old.view)
+        tasks = [replace(engine.task, samples=samples) for engine in self.engines]
+        self.engines = [choice.make(task) for choice, task in zip(self.choices, tasks)]
+
+    def whole(self, w: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
+        """The model ``[d]`` of which ``w`` is what travels."""
+        vector, sharing = torch.tensor(w, device=self.initial.device), self.engine.task.sharing
+        if sharing is None:
+            return vector
+        whole = self.initial.clone()
+        whole[sharing.travels] = vector
+        return whole
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
@@ -265,10 +293,13 @@ class Server:
         self.finish()
 
     def finish(self) -> None:
-        """Write the final global model under the module's own names."""
-        module = build_model(self.config.model, self.federation.shape, self.federation.classes, self.config.seed)
-        self.engine.task.layout.load(module, torch.tensor(self.w))
-        self.recorder.finish({name: tensor.numpy() for name, tensor in module.state_dict().items()})
+        """Write the final global model under the module's own names, and beside it the modules of terms."""
+        task = _tasks(self.config, self.federation, "cpu")[0]
+        task.layout.load(task.module, self.whole(self.w).cpu())
+        self.recorder.finish({name: tensor.numpy() for name, tensor in model_of(task.module).state_dict().items()})
+        if isinstance(task.module, Composite):
+            extras = task.module.extras.state_dict()
+            self.recorder.finish({name: tensor.numpy() for name, tensor in extras.items()}, record.EXTRAS)
 
     def rounds(self, grid: Grid) -> None:
         """Run the remaining rounds on a grid."""
@@ -294,49 +325,64 @@ class Server:
                 num_rounds=self.config.rounds,
                 train_config=asked,
                 evaluate_config=asked,
-                evaluate_fn=self.score if len(self.federation.server_test) else None,
+                evaluate_fn=self.score if self._tests() else None,
                 first_round=self.first_round,
                 on_round=on_round,
             )
-        if trained and self.choice.recorded and self.resources.driver_device == "cpu":
+        if trained and self.choices[-1].recorded and self.resources.driver_device == "cpu":
             self._look_at_operations(trained)
 
     def _look_at_operations(self, clients: Sequence[int]) -> None:
         """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
-        update = _client_update(self.config)
-        cohort, after = clients[: MOST_ON_CPU if self.choice.stacked else 1], self.config.rounds + 1
+        update = _client_updates(self.config)[-1]
+        cohort, after = clients[: MOST_ON_CPU if self.choices[-1].stacked else 1], self.config.rounds + 1
         memories = [self.store.load(client, after) for client in cohort]
-        steps, found = operations(self.engine, update, torch.tensor(self.w), cohort, memories, after)
+        steps, found = operations(self.engines[-1], update, self.whole(self.w), cohort, memories, after)
         if steps:
             self.recorder.operations({"steps": steps, "operations": [asdict(each) for each in found]})
 
+    def _tests(self) -> dict[str, NDArray[np.int64]]:
+        """The server's own test sets, by the prefix of their scores."""
+        target = self.federation.target
+        tests = {"": self.federation.server_test, m.TARGET: target.server_test if target else np.arange(0)}
+        return {prefix: test for prefix, test in tests.items() if len(test)}
+
     def score(self, round: int, arrays: ArrayRecord) -> MetricRecord:
-        """The global model on the server's own test set."""
-        vector = torch.tensor(arrays[m.VECTOR].numpy(), device=self.engine.task.samples.device)
-        score = self.engine.score(vector, self.federation.server_test)
-        return MetricRecord({"accuracy": score.correct / score.samples, "loss": score.loss_sum / score.samples})
+        """The global model on the server's own test sets."""
+        vector, found = self.whole(arrays[m.VECTOR].numpy()), dict[str, float]()
+        for prefix, test in self._tests().items():
+            score = self.engine.score(vector, test)
+            found[f"{prefix}accuracy"] = score.correct / score.samples
+            found[f"{prefix}loss"] = score.loss_sum / score.samples
+        return MetricRecord({**found})
 
 
-def make_engine(config: Config, federation: Federation, device: str, choice: EngineChoice) -> Engine:
-    """An engine with a model, an objective and the samples of its own, on a device."""
-    return choice.make(_task(config, federation, device, choice.stacked))
+def make_engines(config: Config, federation: Federation, device: str, choices: Choices) -> list[Engine]:
+    """For each phase an engine with a model, an objective and samples, on a device."""
+    tasks = _tasks(config, federation, device, stacked=any(choice.stacked for choice in choices))
+    return [choice.make(task) for choice, task in zip(choices, tasks)]
 
 
 def make_worker(
-    tables: Tables, federation: Federation, memories: str, device: str, choice: EngineChoice | None = None
+    tables: Tables, federation: Federation, memories: str, device: str, choices: Choices | None = None
 ) -> Worker:
-    """A worker of its own, in whichever process this is called; without a choice of engine it makes its own."""
+    """A worker of its own, in whichever process this is called; without a choice of engines it makes its own."""
     if device == "cpu":
         torch.set_num_threads(1)
     config = build(tables)
-    if choice is None:
-        choice = _choose_engine(config, _task(config, federation, "cpu"), device)
-    return _worker(config, make_engine(config, federation, device, choice), MemoryStore(Path(memories)))
+    if choices is None:
+        choices = _choose_engines(config, _tasks(config, federation, "cpu"), device)
+    return _worker(config, make_engines(config, federation, device, choices), MemoryStore(Path(memories)))
 
 
-def _choose_engine(config: Config, task: Task, device: str) -> EngineChoice:
-    simulation, sampled = config.simulation, _sampled(config, task.samples.federation)
-    return choose_engine(simulation.stacked, simulation.recorded, task, _client_update(config), device, sampled)
+def _choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple[EngineChoice, ...]:
+    simulation = config.simulation
+    return tuple(
+        choose_engine(
+            simulation.stacked, simulation.recorded, task, update, device, _sampled(config, task.samples.federation)
+        )
+        for task, update in zip(tasks, _client_updates(config))
+    )
 
 
 def _sampled(config: Config, federation: Federation) -> int:
@@ -344,35 +390,86 @@ def _sampled(config: Config, federation: Federation) -> int:
     return min(config.strategy.clients_per_round or federation.clients, federation.clients)
 
 
-def _client_update(config: Config) -> ClientUpdate[Any]:
-    """The method's local training."""
-    return strategy_type(config.strategy.name).client_update(config.strategy)
+def _client_updates(config: Config) -> list[ClientUpdate[Any]]:
+    """The method's local training in each phase."""
+    return [strategy_type(config.strategy.name).client_update(stage.strategy) for stage in config.stages()]
 
 
-def _task(config: Config, federation: Federation, device: str, stacked: bool = False) -> Task:
+def _tasks(config: Config, federation: Federation, device: str, stacked: bool = False) -> list[Task]:
+    """What clients train in each phase: the same model, and the same samples."""
     place = torch.device(device)
-    module = build_model(config.model, federation.shape, federation.classes, config.seed).to(place)
+    objectives = [Objective(stage.objective) for stage in config.stages()]
+    terms = [term for objective in objectives for term in objective.terms]
+    module, frozen, private = build_module(config, federation, terms)
+    layout = Layout.of(module)
+    sharing = Sharing.of(module, layout, {*config.strategy.private, *private}, config.strategy.frozen)
     images = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
-    samples = Samples(federation, place, channels_last=images and place.type == "cpu" and not stacked)
-    return Task(module, Layout.of(module), Objective(config.objective), samples, config.seed)
+    views = config.views if any("views" in objective.needs for objective in objectives) else None
+    view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None
+    samples = Samples(federation, place, images and place.type == "cpu" and not stacked, view)
+    initial = layout.flatten(module).to(place)
+    tasks = []
+    for objective in objectives:
+        own = deepcopy(module).to(place)  # an engine binds it to vectors of its own
+        freeze(own, config.strategy.frozen)
+        there = {name: deepcopy(part).to(place) for name, part in frozen.items()}
+        sharing_there = sharing.to(place) if sharing else None
+        tasks.append(Task(own, layout, objective, samples, config.seed, sharing_there, there, initial))
+    return tasks
 
 
-def _worker(config: Config, engine: Engine, store: MemoryStore) -> Worker:
-    initial = engine.task.layout.flatten(engine.task.module)
-    return Worker(engine, _client_update(config), store, initial)
+def _travels(task: Task, vector: torch.Tensor) -> torch.Tensor:
+    """What of a model ``[d]`` clients receive."""
+    return vector if task.sharing is None else vector[task.sharing.travels]
 
 
-def make_strategy(config: Config, clients: int, parameters: int) -> Strategy:
-    """The method's server."""
-    evaluate = config.evaluate
+def _worker(config: Config, engines: Sequence[Engine], store: MemoryStore) -> Worker:
+    task = engines[0].task
+    stages = [Stage(engine, update) for engine, update in zip(engines, _client_updates(config))]
+    return Worker(stages, store, task.layout.flatten(task.module))
+
+
+def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence[Task] = ()) -> Strategy:
+    """The method's server; ``tasks`` are the phases'."""
+    evaluate, sharing = config.evaluate, tasks[0].sharing if tasks else None
     return strategy_type(config.strategy.name)(
         config.strategy,
         seed=config.seed,
         clients=clients,
         evaluation=Evaluation(evaluate.every, evaluate.personal, evaluate.clients),
         max_failures=config.max_failures,
-        parameters=parameters,
+        parameters=sharing.parameters if sharing else parameters,
+        phases=_phases(config, tasks),
+        private=sharing is not None and len(sharing.private) > 0,
+        whole=sharing is None or sharing.whole,
     )
+
+
+def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
+    """The run's phases as the server sees them."""
+    phases, first = [], 1
+    for i, (stage, task) in enumerate(zip(config.stages(), tasks)):
+        objective, federation = task.objective, task.samples.federation
+        restart = None
+        if stage.restart:
+            seed = derived_seed(config.seed, RESTART, i) % 2**32
+            module = build_model(config.model, federation.shape, federation.classes, seed)
+            fresh, layout = deepcopy(task.module), task.layout
+            model_of(fresh).load_state_dict(module.state_dict())
+            restart = _travels(task, layout.flatten(fresh)).cpu().numpy()
+        phases.append(
+            Phase(
+                stage.strategy,
+                first,
+                first + stage.rounds - 1,
+                able(federation, objective),
+                objective.statistics,
+                m.PHASE_START in objective.needs,
+                restart,
+            )
+        )
+        first += stage.rounds
+    return phases
 
 
 @contextmanager
@@ -380,7 +477,7 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
     """What calls a ServerApp's main function with the grid that the config asks for."""
     config, clients, memories = server.config, server.federation.clients, str(server.store.folder.resolve())
     if config.simulation.grid == "in-process":
-        grid = InProcessGrid(_worker(config, server.engine, server.store), clients)
+        grid = InProcessGrid(_worker(config, server.engines, server.store), clients)
         yield lambda main: main(grid)
     elif config.simulation.grid == "ray":
         try:
@@ -391,7 +488,7 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
         on_ray = RayGrid(
             make_worker,
             # In the order of make_worker's arguments.
-            (config.tables(), server.federation, memories, resources.worker_device, server.choice),
+            (config.tables(), server.federation, memories, resources.worker_device, server.choices),
             clients,
             actors=resources.actors,
             num_cpus=resources.num_cpus,
@@ -401,8 +498,8 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
             patience=config.simulation.patience,
             shared=server.store.folder.resolve() if _remembers(server) else None,
             # Steps are epochs over a client's samples, or the same number for all.
-            work=None if config.strategy.local_steps else server.federation.train.sizes,
-            large_cohorts=server.choice.stacked,
+            work=None if config.strategy.local_steps else _work(server.federation),
+            large_cohorts=any(choice.stacked for choice in server.choices),
         )
         try:
             server.hold(on_ray.shared(FEDERATION))
@@ -413,15 +510,26 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
     else:
         from fedtl.app import simulate_with_flower
 
-        yield lambda main: simulate_with_flower(main, config, clients, memories, server.choice)
+        yield lambda main: simulate_with_flower(main, config, clients, memories, tuple(server.choices))
+
+
+def _work(federation: Federation) -> NDArray[np.int64]:
+    """How many samples each client goes through in an epoch, about."""
+    sizes = federation.train.sizes
+    return sizes if federation.target is None else np.where(sizes > 0, sizes, federation.target.train.sizes)
 
 
 def _remembers(server: Server) -> bool:
-    """Whether the method's clients keep something between rounds."""
-    update = _client_update(server.config)
-    w = torch.zeros(server.engine.task.layout.parameters)
-    _, kept = update.finish(update.start(w, update.first_memory(w)))
-    return bool(kept)
+    """Whether clients keep something between rounds."""
+    task = server.engine.task
+    if task.sharing is not None and len(task.sharing.private):
+        return True
+    w = torch.zeros(task.layout.parameters)
+    for engine, update in zip(server.engines, _client_updates(server.config)):
+        _, kept = update.finish(update.start(w, update.first_memory(w)))
+        if kept or "model:previous" in engine.task.objective.needs:
+            return True
+    return False
 
 
 def load_model(run: Run) -> nn.Module:

@@ -160,9 +160,9 @@ class Run:
         Raises:
             ConfigError: clients were scored, but with no such metric.
         """
-        if not self.clients:
-            return {}
-        scores = self.clients[-1].get("scores") or {}
+        scores = {
+            name: score for record in self._last_clients() for name, score in (record.get("scores") or {}).items()
+        }
         found = {name: _numbers(score[metric]) for name, score in scores.items() if metric in score}
         known = {key for score in scores.values() for key in score}
         if known and not found:
@@ -189,19 +189,35 @@ class Run:
             to: as for :meth:`table`.
         """
         columns: dict[str, NDArray[Any]] = {}
-        if self.clients:
-            record = self.clients[-1]
-            columns["client"] = _column(record["clients"])
+        records = self._last_clients()
+        everybody = sorted({client for record in records for client in record["clients"]})
+        if records:
+            columns["client"] = _column(everybody)
+        for record in records:
+            scores = record.get("scores") or {}
+            found: dict[str, NDArray[Any]] = {"client": _column(record["clients"])}
             if "samples" in record:
-                columns["samples"] = _column(record["samples"])
-            for name, score in (record.get("scores") or {}).items():
-                columns |= {f"{name}/{metric}": _numbers(values) for metric, values in score.items()}
-            sizes = {name: len(column) for name, column in columns.items()}
+                data = {name.partition("/")[2] for name in scores} - {"clients"}
+                found[f"{data.pop()}/samples" if data else "samples"] = _column(record["samples"])
+            for name, score in scores.items():
+                found |= {f"{name}/{metric}": _numbers(values) for metric, values in score.items()}
+            sizes = {name: len(column) for name, column in found.items()}
             if len(set(sizes.values())) > 1:
                 raise ConfigError(
                     f"{self.path / 'clients.jsonl'}: round {record['round']} has lists of unequal length: {sizes}"
                 )
+            for name, column in found.items():
+                if len(column) == len(everybody):
+                    columns[name] = column
+                else:  # clients that hold nothing of this domain
+                    columns[name] = np.full(len(everybody), np.nan)
+                    columns[name][np.searchsorted(everybody, found["client"])] = column
+            columns["client"] = _column(everybody)
         return _to_table(columns, to)
+
+    def _last_clients(self) -> list[Record]:
+        """The clients' records of the last scored round, one for each domain of their test samples."""
+        return [record for record in self.clients if record["round"] == self.clients[-1]["round"]]
 
     @property
     def profiled(self) -> list[Record]:

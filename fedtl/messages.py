@@ -1,13 +1,14 @@
 """What travels between server and clients: the keys of a message's records, and vectors as arrays.
 
 A train or evaluate message holds ``arrays`` (the global model's vector, absent where a method sends none)
-and ``config``. A reply holds ``metrics`` with a list per key, one entry per client that it stands for;
-``failures`` with those that raised; and, after training, ``arrays`` with the sum of their uploads.
+and ``config``; a train message also ``given``, what terms of the objective ask for besides it. A reply holds
+``metrics`` with a list per key, one entry per client that it stands for; ``failures`` with those that raised; and,
+after training, ``arrays`` with the sum of their uploads, and ``statistics`` with the sum of what terms ask for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,18 +17,27 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 ARRAYS, CONFIG, METRICS, FAILURES = "arrays", "config", "metrics", "failures"
+GIVEN, STATISTICS = "given", "statistics"
 VECTOR = "w"
 
 ROUND = "server-round"  # Flower's own strategies use this key too
+PHASE = "fedtl-phase"  # which of the run's phases, from 0
+PROGRESS = "fedtl-progress"  # of the phase's rounds, from 0 in the first to 1 in the last
 PROFILE = "fedtl-profile"  # in a config: where the worker's time goes is asked for; in a reply: seconds by part
 SUM_UPLOADS = "fedtl-sum"  # the weighting of the uploads' sum; absent: one plain reply per client
 SCORE_GLOBAL = "fedtl-score-global"
 SCORE_PERSONAL = "fedtl-score-personal"
 
+KEPT = "kept"  # as SCORE_PERSONAL: the global model with the parts that a client keeps to itself
+STATISTIC = "statistic:"  # in GIVEN: before a statistic's name
+PHASE_START = "model:phase"  # in GIVEN: the global model that the phase began with
+
 CLIENTS, SAMPLES, STEPS = "clients", "num-examples", "steps"
 WITHOUT = "without"  # 1 where a client had no personalised model of its own
 NODE = "node"  # of the sum's tree: (level, place)
 LOSS = "loss/"
+PARTS = "statistics-sizes"  # how many numbers each statistic has
+TARGET = "target/"  # before the keys of scores on the target domain
 
 
 class VectorArray(Array):
@@ -86,17 +96,27 @@ class Broadcast(Sequence[Message]):
 
 def pack(vector: NDArray[np.floating]) -> ArrayRecord:
     """A vector as Flower's record; it is not copied."""
+    return pack_all({VECTOR: vector})
+
+
+def pack_all(vectors: Mapping[str, NDArray[np.floating]]) -> ArrayRecord:
+    """Named vectors as Flower's record; they are not copied."""
     record = ArrayRecord()
-    record[VECTOR] = VectorArray(vector)  # the constructor would ask for its bytes
+    for name, vector in vectors.items():
+        record[name] = VectorArray(vector)  # the constructor would ask for its bytes
     return record
 
 
-def unpack(content: RecordDict) -> NDArray[np.floating] | None:
+def unpack(content: RecordDict, which: str = ARRAYS) -> NDArray[np.floating] | None:
     """The vector of a message's content, or None where it has none; it may be read-only."""
-    record = content.get(ARRAYS)
-    if not isinstance(record, ArrayRecord):
-        return None
-    return record[VECTOR].numpy()
+    found = unpack_all(content, which)
+    return found.get(VECTOR)
+
+
+def unpack_all(content: RecordDict, which: str) -> dict[str, NDArray[np.floating]]:
+    """The named vectors of a message's content, none where it has none; they may be read-only."""
+    record = content.get(which)
+    return {name: array.numpy() for name, array in record.items()} if isinstance(record, ArrayRecord) else {}
 
 
 def config_of(content: RecordDict) -> ConfigRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from fedtl import messages as m
 from fedtl.clients.update import ClientUpdate
+from fedtl.clock import Clock
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
+from fedtl.engine.task import PRIVATE, Given
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
 
@@ -32,21 +35,48 @@ class Reply:
     content: RecordDict | Error
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What clients do in one of a run's phases: an engine, and the method's local training."""
+
+    engine: Engine
+    update: ClientUpdate[Any]
+
+    @functools.cached_property
+    def scoring(self) -> ClientUpdate[Any]:
+        """What makes a personalised model out of the present global one."""
+        return self.update.for_scoring() if self.update.personalises else self.update
+
+
 class Worker:
     """Answers messages for cohorts of clients.
 
     Args:
-        engine: trains and scores.
-        update: the method's local training.
+        stages: one for each of the run's phases; all have the same model.
         store: where clients' memories are.
-        initial: the model ``[d]`` that all clients begin with where a method sends none.
+        initial: the model ``[d]`` that all clients begin with where a method sends none, and whose private parts
+            clients begin with that have none of their own yet.
     """
 
-    def __init__(self, engine: Engine, update: ClientUpdate[Any], store: MemoryStore, initial: Tensor) -> None:
-        self.engine, self.update, self.store = engine, update, store
-        self.scoring = update.for_scoring() if update.personalises else update
-        self.initial = initial.to(engine.task.samples.device)
-        self.clock = engine.clock
+    def __init__(self, stages: Sequence[Stage], store: MemoryStore, initial: Tensor) -> None:
+        self.stages, self.store = tuple(stages), store
+        self.stage = self.stages[0]
+        self.initial = initial.to(self.engine.task.samples.device)
+
+    @property
+    def engine(self) -> Engine:
+        """Of the phase that the last message was of."""
+        return self.stage.engine
+
+    @property
+    def update(self) -> ClientUpdate[Any]:
+        """Likewise."""
+        return self.stage.update
+
+    @property
+    def clock(self) -> Clock:
+        """Likewise."""
+        return self.engine.clock
 
     def handle(self, kind: str, content: RecordDict, clients: Sequence[int], first: int = 0) -> list[Reply]:
         """Answer one message that is addressed to several clients.
@@ -61,6 +91,7 @@ class Worker:
             One or more replies; together they stand for every client once. Where the message asks for a
             profile, the last one says where the worker's time went.
         """
+        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
         if not m.config_of(content).get(m.PROFILE):
             return self._answer(kind, content, clients, first)
         self.clock.start()
@@ -83,42 +114,55 @@ class Worker:
     def _train(self, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
         w, round, weighting = self._model(content), _round(content), m.config_of(content).get(m.SUM_UPLOADS)
         plain: list[Reply] = []
-        tree, told = TreeSum(), list[Trained | Failed]()
+        given = self._given(content)
+        tree, sums, sizes, told = TreeSum(), TreeSum(), list[int](), list[Trained | Failed]()
         for piece in self._pieces(clients):
-            for outcome in map(
-                self._checked, self.engine.train(self.update, w, piece, self._memories(piece, round), round)
-            ):
+            trained = self.engine.train(self.update, w, piece, self._memories(piece, round), round, given)
+            for outcome in map(self._checked, trained):
                 if isinstance(outcome, Trained):
                     with self.clock.part(MEMORIES):
                         self.store.save(outcome.client, round, outcome.memory)
                 if weighting is None:
                     plain.append(self._plain_reply(outcome))
                     continue
-                upload = outcome.upload if isinstance(outcome, Trained) else None
+                upload = self._sent(outcome.upload) if isinstance(outcome, Trained) else None
                 weight = outcome.samples if isinstance(outcome, Trained) and weighting == "samples" else 1
                 with self.clock.part(SUMS):
                     tree.add_leaf(first + len(told), upload, weight)
+                    parts = outcome.statistics if isinstance(outcome, Trained) else None
+                    sums.add_leaf(first + len(told), torch.cat(parts) if parts else None)
                 # Its vectors are on disk and in the sum; a long cohort's would not fit in memory.
-                told.append(replace(outcome, upload=None, memory={}) if isinstance(outcome, Trained) else outcome)
+                if isinstance(outcome, Trained):
+                    sizes = [len(part) for part in outcome.statistics]
+                    outcome = replace(outcome, upload=None, memory={}, statistics=())
+                told.append(outcome)
         if weighting is None:
             return plain
         with self.clock.part(PACKING):
-            return self._sums(tree, told, first)
+            return self._sums(tree, sums, sizes, told, first)
+
+    def _sent(self, upload: Tensor | None) -> Tensor | None:
+        """What of a client's model travels."""
+        sharing = self.engine.task.sharing
+        return upload if upload is None or sharing is None else upload[sharing.travels]
 
     def _checked(self, outcome: Trained | Failed) -> Trained | Failed:
         """A client whose model is no longer finite has failed: one NaN in a mean is a NaN for all."""
         if isinstance(outcome, Trained):
-            vectors = [*outcome.memory.values(), *([] if outcome.upload is None else [outcome.upload])]
+            vectors = [*outcome.memory.values(), *outcome.statistics]
+            vectors += [] if outcome.upload is None else [outcome.upload]
             with self.clock.part(SUMS):
                 finite = all(bool(torch.isfinite(vector.sum())) for vector in vectors)
             if not finite:
                 return Failed(outcome.client, "its model is not finite any more; a smaller lr may help")
         return outcome
 
-    def _sums(self, tree: TreeSum, outcomes: Sequence[Trained | Failed], first: int) -> list[Reply]:
+    def _sums(
+        self, tree: TreeSum, sums: TreeSum, sizes: list[int], outcomes: Sequence[Trained | Failed], first: int
+    ) -> list[Reply]:
         """One reply for each of the largest sums that the fixed tree over the round's places allows."""
         replies = []
-        for (level, place), total in tree.nodes():
+        for ((level, place), total), (_, statistics) in zip(tree.nodes(), sums.nodes()):
             start = (place << level) - first
             part = outcomes[start : start + (1 << level)]
             trained = [o for o in part if isinstance(o, Trained)]
@@ -136,6 +180,9 @@ class Worker:
                 content[m.FAILURES] = m.pack_failures(failed)
             if total is not None:
                 content[m.ARRAYS] = m.pack(total.cpu().numpy())
+            if statistics is not None:
+                m.metrics_of(content)[m.PARTS] = sizes
+                content[m.STATISTICS] = m.pack(statistics.cpu().numpy())
             replies.append(Reply(tuple(o.client for o in part), content))
         return replies
 
@@ -145,31 +192,40 @@ class Worker:
             return Reply((outcome.client,), Error(CLIENT_RAISED, outcome.message))
         metrics: dict[str, Any] = {m.SAMPLES: outcome.samples}
         metrics |= dict(zip(self.engine.task.objective.names, outcome.losses))
-        arrays = ArrayRecord() if outcome.upload is None else m.pack(outcome.upload.cpu().numpy())
+        sent = self._sent(outcome.upload)
+        arrays = ArrayRecord() if sent is None else m.pack(sent.cpu().numpy())
         return Reply((outcome.client,), RecordDict({m.ARRAYS: arrays, m.METRICS: MetricRecord(metrics)}))
 
     def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> Reply:
         config, w, round = m.config_of(content), self._model(content), _round(content)
         personal = str(config.get(m.SCORE_PERSONAL, "none"))
-        test = self.engine.task.samples.federation.test
-        rows: dict[str, list[Any]] = {m.CLIENTS: [], m.SAMPLES: []}
+        given, federation = self._given(content), self.engine.task.samples.federation
+        domains = {"": federation.test}
+        if federation.target is not None:
+            domains[m.TARGET] = federation.target.test
+        rows: dict[str, list[Any]] = {f"{domain}{key}": [] for domain in domains for key in (m.CLIENTS, m.SAMPLES)}
         failed: list[tuple[int, str]] = []
-        for piece in self._pieces([client for client in clients if len(test[client])]):
-            own = self._personal_models(w, piece, round, personal)
+        tested = [client for client in clients if any(len(test[client]) for test in domains.values())]
+        for piece in self._pieces(tested):
+            own = self._personal_models(w, piece, round, personal, given)
             for client, model in zip(piece, own):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
                     continue
-                rows[m.CLIENTS].append(client)
-                rows[m.SAMPLES].append(len(test[client]))
                 models = {"global": w} if config.get(m.SCORE_GLOBAL, True) else {}
                 if personal != "none":
                     models["personal"] = w if model is None else model
-                    rows.setdefault(m.WITHOUT, []).append(int(model is None))
-                for name, vector in models.items():
-                    score = self.engine.score(vector, test[client])
-                    rows.setdefault(f"{name}/correct", []).append(score.correct)
-                    rows.setdefault(f"{name}/loss_sum", []).append(score.loss_sum)
+                for domain, test in domains.items():
+                    if not len(test[client]):
+                        continue
+                    rows[f"{domain}{m.CLIENTS}"].append(client)
+                    rows[f"{domain}{m.SAMPLES}"].append(len(test[client]))
+                    if personal != "none":
+                        rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(model is None))
+                    for name, vector in models.items():
+                        score = self.engine.score(vector, test[client])
+                        rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
+                        rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
         if m.SCORE_PERSONAL not in config:
             return Reply(tuple(clients), RecordDict({m.METRICS: self._plain_score(rows)}))
         reply = RecordDict({m.METRICS: MetricRecord(rows)})  # type: ignore[arg-type]
@@ -184,22 +240,24 @@ class Worker:
         return MetricRecord({m.SAMPLES: samples, "accuracy": correct / max(samples, 1), "loss": loss / max(samples, 1)})
 
     def _personal_models(
-        self, w: Tensor, clients: Sequence[int], round: int, which: str
+        self, w: Tensor, clients: Sequence[int], round: int, which: str, given: Given
     ) -> list[Tensor | Failed | None]:
         """Each client's personalised model ``[d]``; None where it has none.
 
         A fresh one is what the client would have after taking part in the next round: the same local update,
-        the same samples, and nothing of it is kept.
+        the same samples, and nothing of it is kept. Where only parts of the model are the client's own, it is the
+        global model with the parts that the client keeps.
         """
         if which == "none":
             return [None] * len(clients)
-        memories = self._memories(clients, round + 1)
+        engine, memories = self.engine, self._memories(clients, round + 1)
+        if which == m.KEPT:
+            return [engine.personal_vector(self.update, one, w) if PRIVATE in one else None for one in memories]
         if which == "last":
-            return [self.engine.personal_vector(self.update, memory, w) if memory else None for memory in memories]
-        outcomes = map(self._checked, self.engine.train(self.scoring, w, clients, memories, round + 1))
-        return [
-            o if isinstance(o, Failed) else self.engine.personal_vector(self.scoring, o.memory, w) for o in outcomes
-        ]
+            return [engine.personal_vector(self.update, memory, w) if memory else None for memory in memories]
+        scoring = self.stage.scoring
+        outcomes = map(self._checked, engine.train(scoring, w, clients, memories, round + 1, given))
+        return [o if isinstance(o, Failed) else engine.personal_vector(scoring, o.memory, w) for o in outcomes]
 
     def _pieces(self, clients: Sequence[int]) -> Iterator[Sequence[int]]:
         """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""
@@ -220,7 +278,26 @@ class Worker:
             vector = m.unpack(content)
             if vector is None:
                 return self.initial
-            return torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
+            return self._whole(torch.tensor(vector, dtype=torch.float32, device=self.initial.device))
+
+    def _whole(self, received: Tensor) -> Tensor:
+        """The model ``[d]`` of which only what travels was received."""
+        sharing = self.engine.task.sharing
+        if sharing is None:
+            return received
+        whole = self.initial.clone()
+        whole[sharing.travels] = received
+        return whole
+
+    def _given(self, content: RecordDict) -> Given:
+        progress = float(m.config_of(content).get(m.PROGRESS, 0.0))  # type: ignore[arg-type]
+        vectors = {
+            name: torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
+            for name, vector in m.unpack_all(content, m.GIVEN).items()
+        }
+        if m.PHASE_START in vectors:
+            vectors[m.PHASE_START] = self._whole(vectors[m.PHASE_START])
+        return Given(progress, vectors)
 
 
 def _round(content: RecordDict) -> int:

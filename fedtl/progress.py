@@ -14,7 +14,12 @@ from rich.table import Column
 from fedtl.config import Config
 from fedtl.strategies.strategy import Round
 
-SHORT = {"global/clients": "global", "personal/clients": "personal"}
+SHORT = {
+    "global/clients": "global",
+    "personal/clients": "personal",
+    "global/target-clients": "global on target",
+    "personal/target-clients": "personal on target",
+}
 """What the bar has room for; the server's test set is in the record."""
 
 

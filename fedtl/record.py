@@ -26,12 +26,13 @@ from fedtl.config import Config
 from fedtl.failure import RunError
 from fedtl.strategies.strategy import Round
 
-CHECKPOINT, ROUNDS, CLIENTS, MEMORIES, MODEL, OPERATIONS = (
+CHECKPOINT, ROUNDS, CLIENTS, MEMORIES, MODEL, EXTRAS, OPERATIONS = (
     "checkpoint",
     "rounds.jsonl",
     "clients.jsonl",
     "memories",
     "model.safetensors",
+    "extras.safetensors",
     "operations.json",
 )
 
@@ -119,15 +120,15 @@ class Recorder:
         if report.profile:
             line["profile"] = report.profile
         with writing(self.folder):
-            if report.client_scores:
-                self._append(CLIENTS, {"round": report.round, **report.client_scores.by_client()})
+            for scores in report.client_scores:
+                self._append(CLIENTS, {"round": report.round, **scores.by_client()})
             self._append(ROUNDS, line)
             self._checkpoint(Checkpoint(report.round, w, dict(state), self.elapsed))
 
-    def finish(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Write the final global model under the module's own names."""
+    def finish(self, tensors: Mapping[str, NDArray[Any]], name: str = MODEL) -> None:
+        """Write the final global model under the module's own names, or what goes with it."""
         with writing(self.folder):
-            self._replace_tensors(MODEL, dict(tensors))
+            self._replace_tensors(name, dict(tensors))
 
     def operations(self, found: Mapping[str, Any]) -> None:
         """Write what recorded steps consist of."""

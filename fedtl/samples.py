@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,32 +28,59 @@ class Samples:
         device: where batches are made.
         channels_last: whether batches of images lie in memory with a pixel's channels side by side. On a CPU
             convolutions and poolings keep that order, and max-pooling is ten times as fast in it.
+        view: makes a random view of stored samples ``[n, *shape]``, given a seed, where views are asked for.
     """
 
-    def __init__(self, federation: Federation, device: torch.device, channels_last: bool = False) -> None:
-        self.federation, self.device, self.channels_last = federation, device, channels_last
+    def __init__(
+        self,
+        federation: Federation,
+        device: torch.device,
+        channels_last: bool = False,
+        view: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> None:
+        self.federation, self.device, self.channels_last, self.view = federation, device, channels_last, view
         self._x = as_tensor(federation.x).to(device)
         self._y = as_tensor(federation.y).to(device)
         self._scale = torch.tensor(federation.scale, device=device)
         self._shift = torch.tensor(federation.shift, device=device)
         self._held: dict[str, Tensor] = {}
 
-    def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def batch(self, index: NDArray[np.int64], stream: str = "x") -> tuple[Tensor, Tensor]:
         """Model inputs ``[*index.shape, *shape]`` float32, and labels ``[*index.shape]``.
 
-        The inputs are valid until the next batch is made: on a CPU they lie in memory that is used again, as
-        fresh memory would cost more than what is written to it.
+        The inputs are valid until the stream's next batch is made: on a CPU they lie in memory that is used
+        again, as fresh memory would cost more than what is written to it.
         """
-        where = torch.from_numpy(np.ascontiguousarray(index)).to(self.device, non_blocking=True).reshape(-1)
+        where = self._where(index)
         raw = torch.index_select(self._x, 0, where, out=self._again("raw", self._x.dtype, len(where)))
+        y = self._y.index_select(0, where)
+        return self._inputs(raw, stream, index.shape), y.view(index.shape)
+
+    def views(self, index: NDArray[np.int64], seeds: Sequence[int], stream: str) -> Tensor:
+        """Random views of samples as model inputs ``[*index.shape, *shape]``, valid as those of :meth:`batch`.
+
+        Args:
+            index: ``[T, B]``.
+            seeds: of each of the T mini-batches' random numbers.
+            stream: what the views are called.
+        """
+        assert self.view is not None
+        raw = self._x.index_select(0, self._where(index)).view(*index.shape, *self._x.shape[1:])
+        seen = torch.cat([self.view(few, seed) for few, seed in zip(raw, seeds)])
+        return self._inputs(seen, stream, index.shape)
+
+    def _where(self, index: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(index)).to(self.device, non_blocking=True).reshape(-1)
+
+    def _inputs(self, raw: Tensor, stream: str, lead: tuple[int, ...]) -> Tensor:
+        """Stored samples ``[n, *shape]`` as model inputs ``[*lead, *shape]``."""
         if self.channels_last:
             raw = raw.movedim(1, -1)
-        x = self._again("x", torch.float32, len(where)).view(raw.shape).copy_(raw)
+        x = self._again(stream, torch.float32, len(raw)).view(raw.shape).copy_(raw)
         if self.channels_last:
             x = x.movedim(-1, 1)
         x.mul_(self._scale).add_(self._shift)
-        y = self._y.index_select(0, where)
-        return in_order(x.view(*index.shape, *x.shape[1:]), self.channels_last), y.view(index.shape)
+        return in_order(x.view(*lead, *x.shape[1:]), self.channels_last)
 
     def _again(self, name: str, dtype: torch.dtype, samples: int) -> Tensor:
         """Memory for so many samples; on a CPU the same as last time."""

@@ -44,7 +44,9 @@ class ClientScores:
         samples: test samples of each.
         accuracy, loss: by the model's name (``"global"``, ``"personal"``), one value per client.
         without: clients that had no personalised model of their own yet, and were scored with the global one.
-        personal: which personalised model was scored: ``"fresh"`` or ``"last"``; None for none.
+        personal: which personalised model was scored: ``"fresh"``, ``"last"``, or ``"kept"`` where only parts of
+            it are the client's own; None for none.
+        data: whose samples they are: the clients' own, ``"clients"``, or those of their target, ``"target-clients"``.
     """
 
     clients: list[int] = field(default_factory=list)
@@ -53,6 +55,7 @@ class ClientScores:
     loss: dict[str, list[float]] = field(default_factory=dict)
     without: list[int] = field(default_factory=list)
     personal: str | None = None
+    data: str = "clients"
 
     def summary(self) -> dict[str, Mapping[str, object]]:
         """Scores by name: ``"global/clients"``, ``"personal/clients"``."""
@@ -64,7 +67,7 @@ class ClientScores:
             }
             if model == "personal":
                 row |= {"model": self.personal, "clients_without": len(self.without)}
-            scores[f"{model}/clients"] = row
+            scores[f"{model}/{self.data}"] = row
         return scores
 
     def by_client(self) -> dict[str, object]:
@@ -73,7 +76,7 @@ class ClientScores:
             "clients": self.clients,
             "samples": self.samples,
             "scores": {
-                f"{model}/clients": {"accuracy": self.accuracy[model], "loss": self.loss[model]}
+                f"{model}/{self.data}": {"accuracy": self.accuracy[model], "loss": self.loss[model]}
                 for model in self.accuracy
             },
         }

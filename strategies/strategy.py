@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +26,7 @@ from fedtl.data.batches import SAMPLE_CLIENTS, stream
 from fedtl.failure import RunError
 from fedtl.scores import ClientScores
 from fedtl.strategies.nodes import client_nodes
+from fedtl.strategies.phase import Phase
 from fedtl.tree_sum import TreeSum
 
 Vector = NDArray[np.float32]
@@ -62,7 +65,7 @@ class Round:
         train: each term's mean over the clients, weighted by their samples.
         steps: mini-batches trained on, all clients together.
         scores: by name, as ``"global/server-test"``.
-        client_scores: every client's own, where the clients were scored.
+        client_scores: every client's own, where the clients were scored, for each domain of their test samples.
         seconds, seconds_scoring: the whole round's, and of them the scoring's.
         worker_seconds: where a profile is made, the workers' by what they did: ``"training"`` and ``"scoring"``,
             each by parts.
@@ -77,7 +80,7 @@ class Round:
     train: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     scores: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    client_scores: ClientScores | None = None
+    client_scores: list[ClientScores] = field(default_factory=list)
     seconds: float = 0.0
     seconds_scoring: float = 0.0
     worker_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -101,6 +104,9 @@ class Strategy(FlowerStrategy):
         max_failures: the share of a round's clients that may fail before the run stops.
         parameters: P, how many of the vector's first numbers are trained; the method's step is theirs alone,
             the rest (batch-norm statistics) is the uploads' mean. All if None.
+        phases: the run's; one of all rounds if not given.
+        private: whether clients keep parts of the model to themselves.
+        whole: whether the model that travels gives logits without them.
     """
 
     settings_type: ClassVar[type[Settings]] = Settings
@@ -117,8 +123,14 @@ class Strategy(FlowerStrategy):
         evaluation: Evaluation | None = None,
         max_failures: float = 0.5,
         parameters: int | None = None,
+        phases: Sequence[Phase] = (),
+        private: bool = False,
+        whole: bool = True,
     ) -> None:
         self.settings = settings
+        self.phases = tuple(phases) or (Phase(settings, 1, 1),)
+        self.scores_global = self.sends_model and whole
+        self.personalises = self.client_update.personalises or (private and not whole)
         self.seed = seed
         self.population = clients
         self.evaluation = evaluation or Evaluation()
@@ -129,6 +141,7 @@ class Strategy(FlowerStrategy):
         self.clock = Clock()
         """Of whoever profiles this process."""
         self._now = Round(0)
+        self._phase = 0
         self._w: Vector = np.empty(0, np.float32)
         self._nodes: Sequence[int] = []
 
@@ -146,27 +159,37 @@ class Strategy(FlowerStrategy):
         """Sample clients by (seed, round) and address one message to each, in the order of their ids."""
         self._w = np.asarray(arrays[m.VECTOR].numpy(), np.float32)
         self._now.clients = self.sample(server_round)
-        self._now.bytes_down = len(self._now.clients) * self._w.nbytes * self.sends_model
-        return self._address(
-            MessageType.TRAIN,
-            self._now.clients,
-            arrays,
-            ConfigRecord({**config, m.ROUND: server_round, m.SUM_UPLOADS: self.settings.weighting}),
-            grid,
-        )
+        config = ConfigRecord({**config, **self._about(server_round), m.SUM_UPLOADS: self.settings.weighting})
+        given = self._given()
+        each = self._w.nbytes * self.sends_model + sum(vector.nbytes for vector in given.values())
+        self._now.bytes_down = len(self._now.clients) * each
+        return self._address(MessageType.TRAIN, self._now.clients, arrays, config, grid)
+
+    def _about(self, round: int) -> dict[str, Any]:
+        """What every message says of the round."""
+        phase = self.phases[self._phase]
+        return {m.ROUND: round, m.PHASE: self._phase, m.PROGRESS: phase.progress(round)}
+
+    def _given(self) -> dict[str, Vector]:
+        """What terms of the objective ask for besides the global model."""
+        phase = self.phases[self._phase]
+        wanted = {m.STATISTIC + statistic.name for statistic in phase.statistics}
+        wanted |= {m.PHASE_START} if phase.keeps_start else set()
+        return {name: vector for name, vector in self.state.items() if name in wanted}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Add up what the clients sent, and take the method's step."""
         place_of = {client: place for place, client in enumerate(self._now.clients)}
-        uploads, weight, heard = TreeSum(), 0, set()
+        uploads, sums, sizes, weight, heard = TreeSum(), TreeSum(), list[int](), 0, set()
         told: dict[str, list[Any]] = {m.CLIENTS: [], m.SAMPLES: []}
         for reply in replies:
             if reply.has_error():
                 client = self._client_of(reply)
                 self._now.failures.append((client, str(reply.error.reason)))
                 uploads.add(0, place_of[client], None)
+                sums.add(0, place_of[client], None)
                 heard.add(client)
                 continue
             self._add_seconds("training", reply)
@@ -176,6 +199,11 @@ class Strategy(FlowerStrategy):
             who = [*clients, *(client for client, _ in failed)]
             level, place = m.ints(metrics, m.NODE) if len(who) > 1 else (0, place_of[who[0]])
             uploads.add(level, place, None if total is None else torch.tensor(total))
+            statistics = m.unpack(reply.content, m.STATISTICS)
+            sums.add(level, place, None if statistics is None else torch.tensor(statistics))
+            if statistics is not None:
+                sizes = m.ints(metrics, m.PARTS)
+                self._now.bytes_up += len(clients) * statistics.size * self._w.itemsize
             if total is not None:
                 weight += sum(samples) if self.settings.weighting == "samples" else len(clients)
                 self._now.bytes_up += len(clients) * total.size * self._w.itemsize
@@ -189,6 +217,7 @@ class Strategy(FlowerStrategy):
         self._now.failures.sort()
         self._check_failures(server_round)
         self._now.train = _weighted_means(_by_client(told))
+        self._merge(sums.total(), sizes)
         summed = uploads.total()
         if summed is not None:
             P, mean = self.parameters, (summed / weight).to(torch.float32).numpy()
@@ -196,14 +225,23 @@ class Strategy(FlowerStrategy):
             self._w = stepped if P is None else np.concatenate([stepped, mean[P:]])
         return m.pack(self._w), MetricRecord({**self._now.train})
 
+    def _merge(self, total: torch.Tensor | None, sizes: Sequence[int]) -> None:
+        """Make of the clients' sums what they are given in the next round."""
+        if total is None:
+            return
+        for statistic, part in zip(self.phases[self._phase].statistics, torch.split(total, list(sizes))):
+            if not part.any():  # nobody of this round had samples for it
+                continue
+            name = m.STATISTIC + statistic.name
+            before = torch.tensor(self.state[name]) if name in self.state else None
+            self.state[name] = statistic.merge(before, part).to(torch.float32).numpy()
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the clients to score the global model, and their own where the method has one."""
-        personal = self.evaluation.personal if self.client_update.personalises else "none"
-        config = ConfigRecord(
-            {**config, m.ROUND: server_round, m.SCORE_GLOBAL: self.sends_model, m.SCORE_PERSONAL: personal}
-        )
+        score: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self._which_personal()}
+        config = ConfigRecord({**config, **self._about(server_round), **score})
         return self._address(MessageType.EVALUATE, self._scored(server_round), arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -219,21 +257,34 @@ class Strategy(FlowerStrategy):
             for key in metrics:
                 told.setdefault(key, []).extend(m.floats(metrics, key))
         self._now.failures.sort()
-        told = _by_client(told)
+        source = {key: values for key, values in told.items() if not key.startswith(m.TARGET)}
+        target = {key.removeprefix(m.TARGET): values for key, values in told.items() if key.startswith(m.TARGET)}
+        found: dict[str, float] = {}
+        for data, columns in (("clients", source), ("target-clients", target)):
+            if columns.get(m.CLIENTS):
+                scores = self._scores(_by_client(columns), data)
+                self._now.client_scores.append(scores)
+                self._now.scores |= scores.summary()
+                found |= {f"{model}/{data}": float(np.mean(v)) for model, v in scores.accuracy.items()}
+        return MetricRecord({f"{name}/accuracy": mean for name, mean in found.items()}) if found else None
+
+    def _scores(self, told: Mapping[str, list[Any]], data: str) -> ClientScores:
+        """Clients' scores on their own test samples of one domain."""
         clients, samples = told[m.CLIENTS], told[m.SAMPLES]
-        if not clients:
-            return None
-        scores = ClientScores(clients, samples)
-        if self.client_update.personalises:
-            scores.personal = self.evaluation.personal
+        scores = ClientScores(clients, samples, data=data)
+        if self.personalises:
+            scores.personal = self._which_personal()
         scores.without = [client for client, without in zip(clients, told.get(m.WITHOUT, ())) if without]
         for model in ("global", "personal"):
             if correct := told.get(f"{model}/correct"):
                 scores.accuracy[model] = [right / n for right, n in zip(correct, samples)]
                 scores.loss[model] = [loss / n for loss, n in zip(told[f"{model}/loss_sum"], samples)]
-        self._now.client_scores = scores
-        self._now.scores |= scores.summary()
-        return MetricRecord({f"{model}/accuracy": float(np.mean(v)) for model, v in scores.accuracy.items()})
+        return scores
+
+    def _which_personal(self) -> str:
+        if not self.personalises:
+            return "none"
+        return self.evaluation.personal if self.client_update.personalises else m.KEPT
 
     def summary(self) -> None:
         """Flower logs a strategy's options here; ours stand in the run's folder."""
@@ -273,6 +324,7 @@ class Strategy(FlowerStrategy):
         for round in range(first_round, num_rounds + 1):
             began = time.perf_counter()
             self._now = Round(round)
+            arrays = self._enter(round, arrays)
             with part(METHOD):
                 sent = self.configure_train(round, arrays, train_config or ConfigRecord(), grid)
                 trained, metrics = self.aggregate_train(round, self._answers(grid, sent, timeout))
@@ -286,10 +338,10 @@ class Strategy(FlowerStrategy):
                 if scored is not None:
                     result.evaluate_metrics_clientapp[round] = scored
                 with part(SCORING):
-                    own = evaluate_fn(round, arrays) if evaluate_fn and self.sends_model else None
+                    own = evaluate_fn(round, arrays) if evaluate_fn and self.scores_global else None
                 if own is not None:
                     result.evaluate_metrics_serverapp[round] = own
-                    self._now.scores["global/server-test"] = dict(own)
+                    self._now.scores |= _by_data(own)
             now = time.perf_counter()
             self._now.seconds, self._now.seconds_scoring = now - began, now - began_scoring
             if on_round:
@@ -298,19 +350,34 @@ class Strategy(FlowerStrategy):
 
     # Details.
 
+    def _enter(self, round: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Go into the round's phase; gives the global model that it begins with."""
+        if len(self.phases) == 1:
+            phase = self.phases[0]
+        else:
+            self._phase = next(i for i, phase in enumerate(self.phases) if round <= phase.last)
+            phase = self.phases[self._phase]
+            self.settings = phase.settings
+        if round == phase.first:
+            if phase.restart is not None:
+                arrays = m.pack(phase.restart)
+            if phase.keeps_start:
+                self.state[m.PHASE_START] = np.array(arrays[m.VECTOR].numpy(), np.float32)
+        return arrays
+
     def sample(self, round: int) -> list[int]:
         """The round's clients, by (seed, round) alone, in the order of their ids."""
-        wanted = self.settings.clients_per_round or self.population
-        return self._choose(round, wanted)
+        return self._choose(round, self.settings.clients_per_round, self.phases[self._phase].clients)
 
     def _scored(self, round: int) -> list[int]:
-        return self._choose(-round, self.evaluation.clients or self.population)
+        return self._choose(-round, self.evaluation.clients)
 
-    def _choose(self, where: int, wanted: int) -> list[int]:
-        if wanted >= self.population:
-            return list(range(self.population))
+    def _choose(self, where: int, wanted: int | None, able: NDArray[np.int64] | None = None) -> list[int]:
+        there = self.population if able is None else len(able)
         rng = stream(self.seed, SAMPLE_CLIENTS, abs(where), int(where < 0))
-        return sorted(rng.choice(self.population, wanted, replace=False).tolist())
+        everybody = wanted is None or wanted >= there
+        chosen = range(there) if everybody else sorted(rng.choice(there, wanted, replace=False).tolist())
+        return list(chosen) if able is None else able[chosen].tolist()
 
     def _address(
         self, kind: str, clients: Sequence[int], arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -320,6 +387,8 @@ class Strategy(FlowerStrategy):
         content = RecordDict({m.CONFIG: config})
         if self.sends_model:
             content[m.ARRAYS] = arrays
+        if given := self._given():
+            content[m.GIVEN] = m.pack_all(given)
         return m.Broadcast(kind, content, [self._nodes[client] for client in clients])
 
     def _answers(self, grid: Grid, sent: Iterable[Message], timeout: float) -> Iterable[Message]:
@@ -353,9 +422,27 @@ def _by_client(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     return {key: [values[i] for i in order] for key, values in columns.items()}
 
 
+def _by_data(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The global model's scores at the server, by the name of model and data: those of the target have a prefix."""
+    source = {key: value for key, value in told.items() if not key.startswith(m.TARGET)}
+    target = {key.removeprefix(m.TARGET): value for key, value in told.items() if key.startswith(m.TARGET)}
+    named = {"global/server-test": source, "global/target-server-test": target}
+    return {name: scores for name, scores in named.items() if scores}
+
+
 def _weighted_means(columns: Mapping[str, list[Any]]) -> dict[str, float]:
-    """Means of each term, weighted by samples; rows in a fixed order, so that the sums are the same bits."""
-    samples = columns[m.SAMPLES]
-    terms = [key for key in columns if key.startswith(m.LOSS)]
-    weight = sum(samples)
-    return {key[len(m.LOSS) :]: sum(map(operator.mul, columns[key], samples)) / weight for key in terms if samples}
+    """Means of each term, weighted by samples; rows in a fixed order, so that the sums are the same bits.
+
+    A term that a client could not evaluate (not a number) does not count there; one that nobody could is left out.
+    """
+    means, samples = {}, columns[m.SAMPLES]
+    for key in columns:
+        if not key.startswith(m.LOSS):
+            continue
+        values, weights = columns[key], samples
+        if any(map(math.isnan, values)):
+            there = [not math.isnan(value) for value in values]
+            values, weights = [*itertools.compress(values, there)], [*itertools.compress(samples, there)]
+        if weights:
+            means[key[len(m.LOSS) :]] = sum(map(operator.mul, values, weights)) / sum(weights)
+    return means

@@ -18,7 +18,7 @@ from fedtl.data.federation import Federation, Shards
 from fedtl.engine import Engine, OneByOne, Stacked, Task
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.losses.term import Term, View
-from fedtl.node import Worker
+from fedtl.node import Stage, Worker
 from fedtl.samples import Samples
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
@@ -67,7 +67,7 @@ def engine_of(
 
 def worker_of(engine: Engine, update: ClientUpdate[Any], folder: Path | None = None) -> Worker:
     initial = engine.task.layout.flatten(engine.task.module)
-    return Worker(engine, update, MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
+    return Worker([Stage(engine, update)], MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
 
 
 def update_of(name: str, **options: Any) -> ClientUpdate[Any]:

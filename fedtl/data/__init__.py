@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedtl.choice import ConfigError, Registry, resolve, validate
+from pydantic import ValidationError
+
+from fedtl.choice import ConfigError, Registry, explain, resolve, validate
 
 if TYPE_CHECKING:
     from fedtl.data.partition import Partition
     from fedtl.data.settings import DataChoice
 
-__all__ = ["DATASETS", "PARTITIONS", "read_data", "read_partition"]
+__all__ = ["DATASETS", "PARTITIONS", "read_data", "read_domain", "read_partition"]
 
 DATASETS: Registry = {
     "cifar10": "fedtl.data.vision:CIFAR10",
@@ -52,15 +54,70 @@ def read_data(table: Mapping[str, Any]) -> DataChoice:
     Raises:
         ConfigError: a name is unknown or an option is wrong.
     """
+    return _read(table, "data")
+
+
+def read_domain(table: object, key: str) -> DataChoice:
+    """A ``[data.target]`` or ``[data.public]`` table, or a data set's bare name, checked; see :func:`read_data`.
+
+    Raises:
+        ConfigError: a name is unknown, an option is wrong, or means nothing here; ``key`` begins the message.
+    """
     from fedtl.data.settings import DataChoice
 
-    kind = resolve(DATASETS, table.get("name"), "data.name")
+    if isinstance(table, str):
+        table = {"name": table}
+    if not isinstance(table, (Mapping, DataChoice)):
+        raise ConfigError(f"{key} = {table!r}: give a table, as [{key}] name = 'usps', or a name")
+    choice = table if isinstance(table, DataChoice) else _read(table, key, "domain")
+    for part in ("target", "public"):
+        inner: DataChoice | None = getattr(choice, part)
+        if inner is not None:
+            raise ConfigError(
+                f"{key}.{part}.name = {inner.name!r}: only [data] itself has a {part}; give it as [data.{part}]"
+            )
+    unused = ["normalise", "labelled_fraction"]
+    if key.endswith("public"):
+        unused += ["partition", "test_share"]
+        if type(choice).model_fields["clients"].default is None:  # else the data are made for so many
+            unused.append("clients")
+    defaults = {"partition": read_partition(choice.default_partition)}
+    for name in unused:
+        value = getattr(choice, name)
+        if value != defaults.get(name, type(choice).model_fields[name].default):
+            said = f".name = {value.name!r}" if name == "partition" else f" = {value!r}"
+            raise ConfigError(f"{key}.{name}{said}: {_WHY_UNUSED[name]}; leave it out")
+    return choice
+
+
+_WHY_UNUSED = {
+    "normalise": "all samples are normalised as data.normalise says",
+    "labelled_fraction": "these samples have no labels for training anyway",
+    "partition": "public samples are not divided",
+    "test_share": "public samples are not for testing",
+    "clients": "public samples are everybody's",
+}
+
+
+def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> DataChoice:
+    from fedtl.data.look import Look
+    from fedtl.data.settings import DataChoice
+
+    kind = resolve(DATASETS, table.get("name"), f"{key}.name")
     if not (isinstance(kind, type) and issubclass(kind, DataChoice)):
-        raise ConfigError(f"data.name = {table['name']!r}: it must be a subclass of fedtl.data.settings.DataChoice")
-    values = dict(table)
+        raise ConfigError(f"{key}.name = {table['name']!r}: it must be a subclass of fedtl.data.settings.DataChoice")
+    values = dict(table)  # parts are read here, so that their errors name the whole key
     if values.get("partition") is not None:
-        values["partition"] = read_partition(values["partition"], "data.partition")
-    return validate(kind, values, "data")
+        values["partition"] = read_partition(values["partition"], f"{key}.partition")
+    for part in ("target", "public"):
+        if values.get(part) is not None:
+            values[part] = read_domain(values[part], f"{key}.{part}")
+    if isinstance(values.get("look"), Mapping):
+        values["look"] = validate(Look, values["look"], f"{key}.look")
+    try:
+        return kind.model_validate(values, context=context)
+    except ValidationError as error:
+        raise ConfigError(explain(error, key, kind)) from error
 
 
 def read_partition(table: object, key: str = "data.partition") -> Partition:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 # One stream of random numbers per purpose, so that adding one never shifts another.
 SAMPLE_CLIENTS, SAMPLE_ORDER, TORCH = 101, 102, 103
+TARGET_ORDER, PUBLIC_ORDER, VIEWS, MODULES, RESTART = 104, 105, 106, 107, 108
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
@@ -18,7 +19,7 @@ def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose, *where])
 
 
-def derived_seed(*where: int) -> int:
+def derived_seed(*where: int | str) -> int:
     """A seed for a generator that is not numpy's, as well mixed and much cheaper to make than a stream."""
     return int.from_bytes(blake2b(repr(where).encode(), digest_size=7).digest(), "big")
 
@@ -54,3 +55,14 @@ class Budget:
         total = int(sizes.sum())
         order = np.concatenate([rng.permutation(n) for _ in range(math.ceil(total / n))])[:total]
         return order, sizes
+
+
+def equal_batches(n: int, size: int, steps: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """``steps`` mini-batches of equal size out of ``n`` samples, ``[steps, min(size, n) or n]``.
+
+    For a stream that accompanies another: each sample comes once before any comes again, whatever the size.
+    """
+    size = min(size, n) or n
+    passes = math.ceil(steps * size / n)
+    order = np.concatenate([rng.permutation(n) for _ in range(passes)])[: steps * size]
+    return order.reshape(steps, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,48 +11,101 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.data.batches import stream
 from fedtl.data.dataset import Dataset, Samples, pixel_statistics
-from fedtl.data.federation import Federation, Shards
+from fedtl.data.domains import load_all, named
+from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.partition import by_label
 from fedtl.data.settings import DataChoice
 
-SERVER_TEST, ASSIGN, CLIENT_TEST = 201, 202, 203
+# As in fedtl.data.batches; 204 is for the partition "noisy", 207 for the look "photographs".
+SERVER_TEST, ASSIGN, CLIENT_TEST, LABELLED, SAMPLES = 201, 202, 203, 205, 206
 DEFAULT_SERVER_TEST_SHARE = 0.2
 
 SPLIT_AT_ONCE = 2**18
 """Samples whose order is drawn at a time."""
 
 
+@dataclass(frozen=True)
+class Divided:
+    """A data set that has been divided among its clients.
+
+    Attributes:
+        x: the samples as the clients see them.
+        held: who holds what, training and test together.
+        train, test, server_test: as in :class:`~fedtl.data.federation.Federation`.
+    """
+
+    x: Samples
+    held: Shards
+    train: Shards
+    test: Shards
+    server_test: NDArray[np.int64]
+
+
 def federate(data: DataChoice, seed: int) -> Federation:
-    """Load a data set and divide it; same choice and seed, same bits.
+    """Load a data set, and what goes with it, and divide it; same choice and seed, same bits.
 
     Raises:
         ConfigError: the data cannot be had, or not be divided as asked.
     """
-    dataset = data.load()
+    dataset, target, public = load_all(data)
+    source = divide(data, dataset, data.clients, seed)
+    scale, shift = normalisation(data, dataset, source.x, source.held.order)
+    train, test, domain = source.train, source.test, None
+    x, y = [source.x], [dataset.y]
+    everybodys = np.empty(0, np.int64)
+    if data.labelled_fraction < 1:
+        none = Shards.none(len(train))
+        domain = Domain(train, none, everybodys)
+        train = split_labelled(train, dataset.y, data.labelled_fraction, seed)
+    if data.target is not None and target is not None:
+        with named("data.target", data.target):
+            other = divide(data.target, target, data.target.clients or len(train), seed)
+        start, further = len(dataset.y), 0 if data.target.clients is None else len(other.train)
+        before = len(train) if further else 0
+        train, test = train.moved(after=further), test.moved(after=further)
+        domain = Domain(other.train.moved(start, before), other.test.moved(start, before), other.server_test + start)
+        x.append(other.x)
+        y.append(target.y)
+    if data.public is not None and public is not None:
+        with named("data.public", data.public):
+            pool, _ = split_server_test(data.public, public, seed)
+            if public.held_out is not None and data.public.pool == "train":
+                pool = pool[~public.held_out[pool]]
+            rows = draw_samples(data.public, pool, stream(seed, SAMPLES, 1))
+        everybodys = np.arange(len(rows)) + sum(map(len, y))
+        x.append(public.x[rows])
+        y.append(np.zeros(len(rows), np.int64))
+    return Federation(
+        x=source.x if len(x) == 1 else np.concatenate(x),  # type: ignore[arg-type]
+        y=dataset.y if len(y) == 1 else np.concatenate(y),
+        classes=dataset.classes,
+        scale=scale,
+        shift=shift,
+        train=train,
+        test=test,
+        server_test=source.server_test,
+        label_names=dataset.label_names,
+        target=domain,
+        public=everybodys,
+    )
+
+
+def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:
+    """Divide a loaded data set among ``clients``, or among as many as it says itself."""
     if dataset.held_out is not None and not data.partition.by_owner:
         raise ConfigError(
             f"data.partition.name = {data.partition.name!r}: these data say for each client which samples are its test "
             "data, so 'natural' must divide them"
         )
     pool, server_test = split_server_test(data, dataset, seed)
-    held = assign(data, dataset, pool, seed)
+    pool = draw_samples(data, pool, stream(seed, SAMPLES, 0))
+    held = assign(data, dataset, pool, clients, seed)
     x = data.partition.shift(dataset.x, held, seed)
     if dataset.held_out is None:
         train, test = split_clients(held, data.test_share, seed)
     else:
         train, test = split_held_out(held, dataset.held_out)
-    scale, shift = normalisation(data, dataset, x, held.order)
-    return Federation(
-        x=x,
-        y=dataset.y,
-        classes=dataset.classes,
-        scale=scale,
-        shift=shift,
-        train=train,
-        test=test,
-        server_test=server_test,
-        label_names=dataset.label_names,
-    )
+    return Divided(x, held, train, test, server_test)
 
 
 def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -80,6 +134,15 @@ def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[ND
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def draw_samples(data: DataChoice, pool: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """As many random samples of the pool as ``data.samples`` says, ascending."""
+    if data.samples is None:
+        return pool
+    if data.samples > len(pool):
+        raise ConfigError(f"data.samples = {data.samples}: there are only {len(pool)} samples to draw from")
+    return np.sort(rng.choice(pool, data.samples, replace=False))
+
+
 def stratified(labels: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
     """Random indices of ``share`` of the samples, and of each label's samples up to one."""
     per_class = np.bincount(labels)
@@ -89,13 +152,13 @@ def stratified(labels: NDArray[np.int64], share: float, rng: np.random.Generator
     return by_label(labels, rng)[place < np.repeat(take, per_class)]
 
 
-def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], seed: int) -> Shards:
+def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], clients: int | None, seed: int) -> Shards:
     """Divide the pool; indices into the whole data set, checked to be a partition."""
     everything = len(pool) == len(dataset.y)  # in order: then a copy of the labels would be the same
     labels = dataset.y if everything else dataset.y[pool]
     owner = dataset.owner if everything or dataset.owner is None else dataset.owner[pool]
     users = 0 if dataset.owner is None else int(dataset.owner.max(initial=-1)) + 1
-    clients = data.clients or users
+    clients = clients or users
     if data.partition.by_owner and users and clients != users:
         raise ConfigError(f"data.clients = {clients}: the data have {users} owners; say {users} or leave it out")
     if clients > len(pool):
@@ -132,6 +195,35 @@ def split_clients(held: Shards, share: float, seed: int) -> tuple[Shards, Shards
         test.order[_rows(test.offsets, clients, n_test)] = mixed[:, :n_test]
         train.order[_rows(train.offsets, clients, size - n_test)] = mixed[:, n_test:]
     return train, test
+
+
+def split_labelled(train: Shards, labels: NDArray[np.int64], fraction: float, seed: int) -> Shards:
+    """The share of each client's training samples that keep their labels, in the order of ``train``.
+
+    Of n samples k = ``fraction * n`` are taken, rounded, but at least one unless ``fraction`` is 0; of m samples
+    of one label m * k / n, rounded up or down. Each sample is as likely to be taken as any other of its client.
+    """
+    if not fraction:
+        return Shards.none(len(train))
+    rng = stream(seed, LABELLED)
+    n = len(train.order)
+    client, label = train.client_of, labels[train.order]
+    draws, keys = rng.random((2, n))
+    # The labels of a client come in random order, else all clients would round up for the same ones.
+    order = np.lexsort((draws, label, client))
+    new = np.diff(client[order], prepend=-1).astype(np.bool_) | np.diff(label[order], prepend=-1).astype(np.bool_)
+    key = np.empty(n)
+    key[order] = keys[order[new]][np.cumsum(new) - 1]
+    order = np.lexsort((draws, key, client))
+    # Every (n / k)-th of them in turn, from a random first one on: so each label gets its share.
+    sizes = train.sizes
+    take = np.maximum(np.rint(sizes * fraction).astype(np.int64), 1)
+    first = (rng.random(len(sizes)) * sizes).astype(np.int64)
+    size, take, first = (np.repeat(each, sizes) for each in (sizes, take, first))
+    place = np.arange(n) - np.repeat(train.offsets[:-1], sizes)
+    chosen = np.zeros(n, np.bool_)
+    chosen[order] = ((place + 1) * take + first) // size > (place * take + first) // size
+    return Shards.from_sizes(train.order[chosen], np.bincount(client[chosen], minlength=len(train)))
 
 
 def _of_one_size(sizes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,16 @@ class Shards:
         """Cut ``order`` into consecutive pieces of ``sizes``."""
         return cls(order, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]))
 
+    @classmethod
+    def none(cls, clients: int) -> Shards:
+        """Nothing, at so many clients."""
+        return cls(np.empty(0, np.int64), np.zeros(clients + 1, np.int64))
+
+    def moved(self, start: int = 0, before: int = 0, after: int = 0) -> Shards:
+        """The same, with ``start`` added to each index, and so many clients before and after who hold nothing."""
+        order = self.order + start if start else self.order
+        return Shards(order, np.pad(self.offsets, (before, after), mode="edge") if before or after else self.offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -52,14 +62,32 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class Domain:
+    """Another domain's samples at the clients: unlabelled for training, labelled for scoring alone.
+
+    Attributes:
+        train, test: each client's samples as indices into ``Federation.x``, disjoint, as many shards as there are
+            clients; empty for clients that hold nothing of this domain.
+        server_test: indices of the server's test set of this domain, which no client holds; may be empty.
+    """
+
+    train: Shards
+    test: Shards
+    server_test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Federation:
     """What all clients hold, and what the server may test with.
 
     Attributes:
-        x, y, classes, label_names: as in :class:`~fedtl.data.dataset.Dataset`.
+        x, y, classes, label_names: as in :class:`~fedtl.data.dataset.Dataset`; all samples, of whichever domain.
         scale, shift: a model's input is ``x * scale + shift`` in float32; broadcastable to a sample.
-        train, test: each client's own samples; disjoint.
+        train, test: each client's own labelled samples; disjoint. Empty for clients that hold none.
         server_test: indices of the server's test set, which no client holds; may be empty.
+        target: what clients hold besides without labels: another domain, or, with ``data.labelled_fraction``,
+            their own training samples.
+        public: indices of samples that everybody may use; their ``y`` is 0 and means nothing.
     """
 
     x: Samples
@@ -71,6 +99,8 @@ class Federation:
     test: Shards
     server_test: NDArray[np.int64]
     label_names: tuple[str, ...] = ()
+    target: Domain | None = None
+    public: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def clients(self) -> int:
@@ -78,19 +108,27 @@ class Federation:
         return len(self.train)
 
     @property
+    def first_of_target(self) -> int:
+        """The first client that holds the target: 0 if the same clients hold both, ``clients`` if nobody does."""
+        holds = self.target is not None and self.target.train.sizes > 0
+        return int(np.argmax(holds)) if np.any(holds) else self.clients
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.x.shape[1:])
 
-    def label_counts(self, first: int | None = None) -> NDArray[np.int64]:
+    def label_counts(self, first: int | None = None, *, target: bool = False) -> NDArray[np.int64]:
         """How many samples of each class each client holds, train and test together, ``[clients, classes]``.
 
         Args:
             first: only of so many clients, the first ones; all if None.
+            target: count what ``self.target`` says they hold instead; zeros where there is no target.
         """
         shown = self.clients if first is None else min(first, self.clients)
         counts = np.zeros(shown * self.classes, np.int64)
-        for shards in (self.train, self.test):
+        held = self.target if target else self
+        for shards in () if held is None else (held.train, held.test):
             held_by = np.repeat(np.arange(shown), np.diff(shards.offsets[: shown + 1]))
             labels = self.y[shards.order[: shards.offsets[shown]]]
             counts += np.bincount(held_by * self.classes + labels, minlength=len(counts))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from fedtl.choice import Choice
-from fedtl.data import read_partition
+from fedtl.data import read_domain, read_partition
 from fedtl.data.dataset import Dataset
+from fedtl.data.look import Look
 from fedtl.data.partition import Partition
 
 
@@ -41,6 +42,22 @@ class DataChoice(Choice):
             deviation of each pixel over the clients' samples, (x - mean) / (std + 0.001) with x in 0..255, as
             FedProx's and pFedMe's authors do (they divide all samples: a pixel that is black in all of the pool
             but not in the server's test set becomes huge); "none": bytes are divided by 255, other numbers stay.
+        samples: only so many of the samples that the clients divide, drawn at random; all if not given.
+        labelled_fraction: the share of each client's training samples that has labels, at least one sample unless
+            the share is 0, and of each of its labels a share as near as whole samples can be. All its training
+            samples are then also its unlabelled ones, ``Federation.target.train``.
+        size: height and width that images are resized to (bilinear, with antialiasing).
+        channels: of images: grey ones are repeated, of coloured ones the luma is taken.
+        look: what changes the images after that; mean and standard deviation are those of the changed images.
+        target: another domain, with a table of its own: its samples are unlabelled for training, and labelled for
+            scoring alone. With ``target.clients`` (which ``synthetic`` always has) so many further clients hold it,
+            who come after these and hold nothing else; without, these clients hold both. Its classes must be as
+            many. Its images get the height and width of these; where one is grey and the other coloured, the grey
+            one is repeated. It is normalised as these are. Both are split with the same random numbers: of two
+            looks of one data set, divided alike, an image is test data of both or of neither.
+        public: samples that everybody may use, without labels; a table of its own as well, whose ``samples`` says
+            how many of what its ``pool`` and ``server_test_share`` do not set aside for testing. They are copies:
+            where one data set is both, clients may hold the same images, for training or for testing.
     """
 
     default_partition: ClassVar[dict[str, Any]] = {"name": "iid"}
@@ -51,6 +68,20 @@ class DataChoice(Choice):
     server_test_share: float | None = Field(None, ge=0, lt=1)
     pool: Literal["train", "all"] = "train"
     normalise: Literal["dataset", "pixel", "none"] = "dataset"
+    samples: int | None = Field(None, gt=0)
+    labelled_fraction: float = Field(1.0, ge=0, le=1)
+    size: int | None = Field(None, gt=0)
+    channels: Literal[1, 3] | None = None
+    look: Look | None = None
+    target: SerializeAsAny[DataChoice] | None = None
+    public: SerializeAsAny[DataChoice] | None = None
+
+    @property
+    def holders(self) -> int | None:
+        """How many clients there are in all; None where the data say it."""
+        if self.clients is None or self.target is None or self.target.clients is None:
+            return self.clients
+        return self.clients + self.target.clients
 
     @abstractmethod
     def load(self) -> Dataset:
@@ -61,10 +92,26 @@ class DataChoice(Choice):
     def _read_partition(cls, value: object) -> Partition:
         return read_partition(cls.default_partition if value is None else value)
 
+    @field_validator("target", "public", mode="plain")  # after another mode they would be asked for their clients
+    @classmethod
+    def _read_domain(cls, value: object, info: ValidationInfo) -> DataChoice | None:
+        return None if value is None else read_domain(value, f"data.{info.field_name}")
+
     @model_validator(mode="after")
-    def _knows_clients(self) -> DataChoice:
-        if self.clients is None and not self.partition.by_owner:
+    def _knows_clients(self, info: ValidationInfo) -> DataChoice:
+        if info.context != "domain" and self.clients is None and not self.partition.by_owner:
             raise ValueError(
                 f"clients is missing: the partition {self.partition.name!r} must be told how many clients there are"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> DataChoice:
+        if self.labelled_fraction < 1 and self.target is not None:
+            raise ValueError(
+                f"labelled_fraction = {self.labelled_fraction:g} does not go with a target, whose samples are the "
+                "unlabelled ones; leave one of them out"
+            )
+        if self.channels == 1 and self.look is not None and self.look.photographs:
+            raise ValueError("channels = 1 does not go with look.photographs, which has 3; leave one of them out")
         return self

@@ -53,6 +53,10 @@ class EngineChoice:
         return (Stacked if self.stacked else OneByOne)(task, self.recorded)
 
 
+Choices = tuple[EngineChoice, ...]
+"""For each of a run's phases."""
+
+
 def choose_engine(
     stacked: bool | str, recorded: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
 ) -> EngineChoice:
@@ -114,7 +118,7 @@ def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpd
         return f"models of {STACK_BELOW:,} parameters or more are"
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
         return "convolutions are"
-    budget, exact, classes = update.budget, counts_batch(task.module), set()
+    budget, exact, classes = update.budget, counts_batch(task), set()
     for n in np.unique(task.samples.federation.train.sizes).tolist():
         if n:
             sizes = budget.step_sizes(n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.clock import Clock
-from fedtl.data.batches import SAMPLE_ORDER, stream
-from fedtl.engine.module import Outputs, forked_rng
-from fedtl.engine.parts import DATA, FORWARD, METHOD, STEPS
+from fedtl.engine.module import Local, forked_rng
+from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS
+from fedtl.engine.plan import Plan, make_plan, view_seeds
 from fedtl.engine.recorder import Recorder
-from fedtl.engine.task import REST, Outcome, Score, Task
-from fedtl.losses.term import Batch
+from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Given, Outcome, Score, Task
+from fedtl.losses.batch import Batch
+from fedtl.losses.view import Layers
 from fedtl.vector import Binding
 
 GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
@@ -28,6 +29,11 @@ GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 
 SCORE_BLOCK = 32
 """Images per forward pass of a convolutional model on a CPU: what passes between layers stays in the cache."""
+
+STATISTIC_BLOCK = 256
+"""Samples per forward pass where clients add up statistics."""
+
+NOTHING_GIVEN = Given()
 
 
 class Engine(ABC):
@@ -44,13 +50,19 @@ class Engine(ABC):
     def __init__(self, task: Task, recorded: bool = False) -> None:
         self.task = task
         self.binding = Binding(task.module, task.layout)
-        self.outputs = Outputs(task.module, task.objective.needs_features)
+        self.local = Local(task.module, task.layout, task.objective, task.frozen)
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
         self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
-        self.recorder = Recorder(task, self.outputs, self.stacks, self.clock) if recorded else None
+        self.recorder = Recorder(task, self.local, self.stacks, self.clock) if recorded else None
 
     def train(
-        self, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
+        self,
+        update: ClientUpdate[Any],
+        w: Tensor,
+        clients: Sequence[int],
+        memories: Sequence[Memory],
+        round: int,
+        given: Given = NOTHING_GIVEN,
     ) -> list[Outcome]:
         """Train a cohort from one model.
 
@@ -60,25 +72,57 @@ class Engine(ABC):
             clients: their ids.
             memories: what each kept from before; empty for a client that has not trained yet.
             round: decides, with the run's seed and the client, the order of its samples.
+            given: what else the round's training is given.
 
         Returns:
             An outcome per client, in the order of ``clients``.
         """
         self.task.module.train()
         with forked_rng(self.task.samples.device):
-            return self._train(update, w, clients, memories, round)
+            return self._train(update, w, clients, memories, round, given)
 
     @abstractmethod
     def _train(
-        self, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
+        self,
+        update: ClientUpdate[Any],
+        w: Tensor,
+        clients: Sequence[int],
+        memories: Sequence[Memory],
+        round: int,
+        given: Given,
     ) -> list[Outcome]: ...
 
     def personal_vector(self, update: ClientUpdate[Any], memory: Memory, w: Tensor) -> Tensor:
         """The personalised model ``[d]`` in a memory, with the client's own untrained part (else that of ``w``)."""
+        if not update.personalises:
+            return self._with_private(w, memory)
         personal = update.personal(memory)
         if not self.task.rest:
             return personal
         return torch.cat([personal, memory.get(REST, w[self.task.layout.parameters :])])
+
+    def statistics(self, vector: Tensor, client: int) -> tuple[Tensor, ...]:
+        """The sums that terms ask a client for, of the model ``vector`` ``[d]`` on its training samples."""
+        task = self.task
+        asked = task.objective.statistics
+        if not asked:
+            return ()
+        federation = task.samples.federation
+        held = {
+            "source": federation.train[client],
+            "target": federation.target.train[client] if federation.target else federation.public[:0],
+            "public": federation.public,
+        }
+        with self.clock.part(STATISTICS):
+            return tuple(each.collect(self._layers_of(vector, held[each.on])) for each in asked)
+
+    def _layers_of(self, vector: Tensor, index: NDArray[np.int64]) -> Iterator[tuple[Layers, Tensor]]:
+        """What the model ``vector`` makes of samples, and their labels, some at a time."""
+        most = min(self._at_once(1), STATISTIC_BLOCK)
+        with torch.no_grad():
+            for start in range(0, max(len(index), 1), most):  # of no samples, one block without any
+                x, y = self.task.samples.batch(index[start : start + most])
+                yield self.local.run_under(vector, x), y
 
     def score(self, vector: Tensor, index: NDArray[np.int64]) -> Score:
         """Score the model ``vector`` ``[d]`` on the samples at ``index``."""
@@ -120,6 +164,7 @@ class Engine(ABC):
         batches: Batch,
         losses: Tensor,
         rest: Tensor,
+        given: Mapping[str, Tensor],
         play: Callable[[State, Batch], State],
     ) -> tuple[State, int]:
         """Train on mini-batches of one shape, recorded where that can be.
@@ -130,6 +175,7 @@ class Engine(ABC):
             batches: T mini-batches, each tensor with T as its first dimension.
             losses: ``[terms]`` or ``[C, terms]`` float64; recorded steps add the terms' values to it.
             rest: what moves by no gradient, ``[Q]`` or ``[C, Q]``; recorded steps change it.
+            given: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
             play: one step through the module and autograd; adds to ``losses`` and changes ``rest`` itself.
 
         Returns:
@@ -138,12 +184,12 @@ class Engine(ABC):
         steps = len(batches.y)
         ask = self.recorder is not None
         for t in range(steps):
-            batch = Batch(batches.x[t], batches.y[t], None if batches.weight is None else batches.weight[t])
-            program = self.recorder.program(update, state, batch) if ask and self.recorder else None
+            batch = batches.at(t)
+            program = self.recorder.program(update, state, batch, given) if ask and self.recorder else None
             if program is not None:
-                inputs = [tensor[t:] for tensor in batches if tensor is not None]
+                inputs = [tensor[t:] for tensor in batches.tensors().values()]
                 with self.clock.part(STEPS):
-                    program.run(inputs, losses, rest, state)
+                    state = self.recorder.run(program, inputs, losses, rest, state, given)  # type: ignore[union-attr]
                 return state, (steps - t) * program.evaluations
             before = set(state)
             with self.clock.part(METHOD):  # the engine's gradient is a part of its own
@@ -151,16 +197,53 @@ class Engine(ABC):
             ask = ask and set(state) != before  # a first step may add vectors, such as a momentum's
         return state, 0
 
-    def _plan(
-        self, update: ClientUpdate[Any], client: int, round: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """A client's samples in the order of its round, its mini-batches' sizes, and how many samples it holds."""
-        own = self.task.samples.federation.train[client]
-        if not len(own):
-            raise ValueError("it holds no training samples")
+    def _plan(self, update: ClientUpdate[Any], client: int, round: int) -> Plan:
+        """A client's samples in the order of its round, and what else it goes through."""
+        task = self.task
         with self.clock.part(DATA):
-            order, sizes = update.budget.order(len(own), stream(self.task.seed, SAMPLE_ORDER, round, client))
-        return own[order], sizes, len(own)
+            return make_plan(task.samples.federation, task.objective, update.budget, task.seed, round, client)
+
+    def _streams(self, plan: Plan, round: int, client: int, steps: range, own: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Further streams of some of a client's mini-batches, ``[T, B', *shape]`` each.
+
+        Args:
+            plan: the client's.
+            round: decides, with the client, the views' random numbers.
+            client: its id.
+            steps: which mini-batches, T of them.
+            own: their samples ``[T, B]``.
+        """
+        task, found = self.task, dict[str, Tensor]()
+        slices = slice(steps.start, steps.stop)
+        for name, index in plan.more.items():
+            if name == "public":
+                places = index[slices]
+                found["public"], _ = task.samples.batch(task.samples.federation.public[places], name)
+                found["public_at"] = torch.from_numpy(places).to(task.samples.device)
+            elif task.objective.needs & {"target", "unlabelled"}:
+                found[name], _ = task.samples.batch(index[slices], name)
+        if plan.views:
+            seen = own if plan.views == "x" else plan.more[plan.views][slices]
+            for which, name in enumerate(("view_a", "view_b")):
+                seeds = view_seeds(task.seed, round, client, steps, which)
+                found[name] = task.samples.views(seen, seeds, name)
+        return found
+
+    def _given(self, w: Tensor, memory: Memory, given: Given) -> dict[str, Tensor]:
+        """What terms ask for from outside, for one client: it received ``w`` ``[d]``."""
+        objective, found = self.task.objective, dict[str, Tensor]()
+        if objective.ramps:
+            found["progress"] = torch.full((), given.progress, device=w.device)
+        models = {
+            "model:global": w,
+            "model:previous": memory.get(PREVIOUS, w),
+            "model:phase": given.vectors.get("model:phase", w),
+            "model:initial": w if self.task.initial is None else self.task.initial,
+        }
+        found |= {need: models[need] for need in objective.needs if need in models}
+        names = {f"statistic:{statistic.name}" for statistic in objective.statistics}
+        found |= {name: vector for name, vector in given.vectors.items() if name in names}
+        return found
 
     def _at_once(self, each: int) -> int:
         """How many mini-batches of ``each`` samples are gathered together."""
@@ -172,13 +255,36 @@ class Engine(ABC):
         theirs = w[self.task.layout.parameters :]
         return memory.get(REST, theirs) if update.goes_on else theirs
 
-    def _joined(self, vector: Tensor | None, rest: Tensor) -> Tensor | None:
-        """The upload ``[d]``."""
-        return vector if vector is None or not self.task.rest else torch.cat([vector, rest])
+    def _with_private(self, w: Tensor, memory: Memory) -> Tensor:
+        """The model ``w`` ``[d]`` with the client's own private parts, where it has any."""
+        sharing = self.task.sharing
+        if sharing is None or PRIVATE not in memory:
+            return w
+        w = w.clone()
+        w[sharing.private] = memory[PRIVATE]
+        return w
 
-    def _kept(self, memory: Memory, rest: Tensor) -> Memory:
-        """The memory, with the client's own untrained part."""
-        return {**memory, REST: rest.clone()} if memory and self.task.rest else memory
+    def _ended(
+        self, update: ClientUpdate[Any], client: int, vector: Tensor | None, kept: Memory, rest: Tensor
+    ) -> tuple[Tensor | None, Memory, tuple[Tensor, ...]]:
+        """What a client's training comes to, given what ``finish`` gave.
+
+        Returns:
+            The upload ``[d]``, the memory with what engines keep in it, and the statistics.
+        """
+        task = self.task
+        upload = vector if vector is None or not task.rest else torch.cat([vector, rest])
+        memory = {**kept, REST: rest.clone()} if kept and task.rest else kept
+        asks = task.objective.statistics
+        local = upload
+        if local is None and (asks or "model:previous" in task.objective.needs):
+            own = update.personal(kept)
+            local = torch.cat([own, rest]) if task.rest else own
+        if task.sharing is not None and len(task.sharing.private) and upload is not None:
+            memory = {**memory, PRIVATE: upload[task.sharing.private]}
+        if "model:previous" in task.objective.needs and local is not None:
+            memory = {**memory, PREVIOUS: local.clone()}
+        return upload, memory, self.statistics(local, client) if local is not None else ()
 
 
 def rounded(n: int, bits: int = 4) -> int:

@@ -1,26 +1,96 @@
-"""A model as engines call it."""
+"""A model and its objective as engines call them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from fedtl.models.head import features_and_logits
+from fedtl.losses.batch import Batch
+from fedtl.losses.objective import Objective
+from fedtl.losses.view import Layers, View
+from fedtl.models.composite import Composite, model_of
+from fedtl.models.head import layer_outputs
+from fedtl.vector import Layout
 
 
-class Outputs(nn.Module):
-    """A model that gives its features too, where the objective has a use for them."""
+class Local(nn.Module):
+    """What a client differentiates: the objective of a mini-batch, as a function of ``model.…``'s numbers.
 
-    def __init__(self, model: nn.Module, features: bool) -> None:
+    Args:
+        module: the model, with the modules of terms.
+        layout: of its vector.
+        objective: of a client.
+        frozen: modules that terms use and that never change, by name.
+    """
+
+    def __init__(
+        self, module: nn.Module, layout: Layout, objective: Objective, frozen: Mapping[str, nn.Module] | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.features = model, features
+        self.model, self.objective = module, objective
+        self._layout, self._frozen = layout, dict(frozen or {})
+        self._layers = sorted(objective.layers - {"logits", "probabilities"})
+        self._parameters_vector: Callable[[], Tensor] = lambda: flat([*module.parameters()])
 
-    def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Features ``[n, f]`` or None, and logits ``[n, classes]``."""
-        return features_and_logits(self.model, x) if self.features else (None, self.model(x))
+    def forward(
+        self, batch: Batch, given: Mapping[str, Tensor], parameters: Callable[[], Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The objective of one client's mini-batch, and its terms' values.
+
+        Args:
+            batch: of one client.
+            given: tensors from outside, as :class:`~fedtl.losses.view.View` takes them.
+            parameters: gives the trainable parameters ``[P]``, attached to the gradient.
+        """
+        self._parameters_vector = parameters
+        return self.objective(View(self, batch, given))
+
+    def run(self, x: Tensor) -> Layers:
+        """See :class:`~fedtl.losses.view.Net`."""
+        return layer_outputs(model_of(self.model), x, self._layers)
+
+    def run_under(self, vector: Tensor, x: Tensor) -> Layers:
+        """See :class:`~fedtl.losses.view.Net`."""
+        P = self._layout.parameters
+        tensors = self._layout.views(vector[:P]) | self._layout.rest_views(vector[P:])
+        outputs = _Outputs(self.model, self._layers)
+        with torch.no_grad(), self.evaluating():
+            found: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
+        return found
+
+    def module(self, name: str) -> nn.Module:
+        """See :class:`~fedtl.losses.view.Net`."""
+        if name in self._frozen:
+            return self._frozen[name]
+        assert isinstance(self.model, Composite)
+        return self.model.extras[name]
+
+    def parameters_vector(self) -> Tensor:
+        """See :class:`~fedtl.losses.view.Net`."""
+        return self._parameters_vector()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """See :class:`~fedtl.losses.view.Net`."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+
+class _Outputs(nn.Module):
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.layers = model, layers
+
+    def forward(self, x: Tensor) -> Layers:
+        return layer_outputs(model_of(self.model), x, self.layers)
 
 
 def seed_torch(seed: int, device: torch.device) -> None:

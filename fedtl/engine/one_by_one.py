@@ -6,18 +6,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl.clients.update import ClientUpdate, Memory, State
-from fedtl.data.batches import TORCH, derived_seed
 from fedtl.engine.engine import Engine
 from fedtl.engine.module import flat, seed_torch
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
-from fedtl.engine.task import REST, Failed, Outcome, Trained
-from fedtl.losses.term import Batch
+from fedtl.engine.plan import Plan
+from fedtl.engine.task import OURS, Failed, Given, Outcome, Trained
+from fedtl.losses.batch import NO_STREAMS, Batch
 
 
 class OneByOne(Engine):
@@ -26,7 +24,13 @@ class OneByOne(Engine):
     stacks: ClassVar[bool] = False
 
     def _train(
-        self, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
+        self,
+        update: ClientUpdate[Any],
+        w: Tensor,
+        clients: Sequence[int],
+        memories: Sequence[Memory],
+        round: int,
+        given: Given,
     ) -> list[Outcome]:
         # What Python does for every client, it does for all at once: between two trainings, it would find its
         # own code and data out of the cache, and take three times as long.
@@ -36,7 +40,10 @@ class OneByOne(Engine):
         ended: list[_Ended | Failed] = []
         for client, memory, plan, own in zip(clients, memories, plans, each):
             try:
-                ended.append(plan if isinstance(plan, Failed) else self._client(update, w, memory, plan, own))
+                if isinstance(plan, Failed):
+                    ended.append(plan)
+                else:
+                    ended.append(self._client(update, w, client, memory, plan, round, given, own))
             except Exception as error:
                 ended.append(Failed.by(client, error))
         sums = losses.tolist()
@@ -50,31 +57,41 @@ class OneByOne(Engine):
                 end.memory,
                 tuple(total / max(end.evaluations, 1) for total in of_client),
                 len(end.plan.sizes),
+                end.statistics,
             )
             for client, end, of_client in zip(clients, ended, sums)
         ]
 
-    def _plan_of(self, update: ClientUpdate[Any], client: int, round: int) -> _Plan | Failed:
+    def _plan_of(self, update: ClientUpdate[Any], client: int, round: int) -> Plan | Failed:
         try:
-            order, sizes, n = self._plan(update, client, round)
+            return self._plan(update, client, round)
         except Exception as error:
             return Failed.by(client, error)
-        return _Plan(order, sizes, n, derived_seed(self.task.seed, TORCH, round, client))
 
-    def _client(self, update: ClientUpdate[Any], w: Tensor, memory: Memory, plan: _Plan, losses: Tensor) -> _Ended:
+    def _client(
+        self,
+        update: ClientUpdate[Any],
+        w: Tensor,
+        client: int,
+        memory: Memory,
+        plan: Plan,
+        round: int,
+        given: Given,
+        losses: Tensor,
+    ) -> _Ended:
         task, P = self.task, self.task.layout.parameters
-        objective, binding, outputs, clock = task.objective, self.binding, self.outputs, self.clock
+        binding, local, clock = self.binding, self.local, self.clock
         seed_torch(plan.seed, w.device)
         evaluations = 0
+        outside = self._given(w, memory, given)
+        w = self._with_private(w, memory)
 
         # Vectors need no gradient themselves, so nothing but the forward pass is taped.
         def grad(at: Tensor, batch: Batch) -> Tensor:
             nonlocal evaluations
             with clock.part(GRADIENT):
                 binding.to(at)
-                total, values = objective(
-                    batch.y, batch.weight, lambda: outputs(batch.x), lambda: flat(binding.parameters)
-                )
+                total, values = local(batch, outside, lambda: flat(binding.parameters))
                 gradients = torch.autograd.grad(total, binding.parameters, materialize_grads=True)
                 losses.add_(torch.stack([value.detach() for value in values]))
                 evaluations += 1
@@ -87,40 +104,36 @@ class OneByOne(Engine):
         if task.rest:
             rest.copy_(self._first_rest(update, w, memory))
         start = w[:P].clone()
-        own = {name: vector.clone() for name, vector in memory.items() if name != REST}
+        own = {name: vector.clone() for name, vector in memory.items() if name not in OURS}
         with clock.part(METHOD):
             state = update.start(start, own or update.first_memory(start))
-        for x, y in self._batches(plan.order, plan.sizes):
-            state, recorded = self._steps(update, state, Batch(x, y, None), losses, rest, play)
+        for batches in self._batches(plan, round, client):
+            state, recorded = self._steps(update, state, batches, losses, rest, outside, play)
             evaluations += recorded
         with clock.part(METHOD):
-            upload, kept = update.finish(state)
-        return _Ended(plan, self._joined(upload, rest), self._kept(kept, rest), evaluations)
+            vector, kept = update.finish(state)
+        return _Ended(plan, *self._ended(update, client, vector, kept, rest), evaluations)
 
-    def _batches(self, order: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, plan: Plan, round: int, client: int) -> Iterator[Batch]:
         """Mini-batches, as many of one size as follow each other and fit in memory: ``[T, B, ...]``."""
-        start = 0
-        for size, run in ((int(size), len([*same])) for size, same in itertools.groupby(sizes)):
+        start = done = 0
+        for size, run in ((int(size), len([*same])) for size, same in itertools.groupby(plan.sizes)):
             most = self._at_once(size)
             for first in range(0, run, most):
                 steps = min(most, run - first)
                 with self.clock.part(DATA):
-                    batches = self.task.samples.batch(order[start : start + steps * size].reshape(steps, size))
-                yield batches
-                start += steps * size
-
-
-class _Plan(NamedTuple):
-    """A client's round: its samples in order, the mini-batches' sizes, how many samples it holds, a seed."""
-
-    order: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    samples: int
-    seed: int
+                    own = plan.order[start : start + steps * size].reshape(steps, size)
+                    x, y = self.task.samples.batch(own)
+                    more = NO_STREAMS
+                    if plan.more or plan.views:
+                        more = self._streams(plan, round, client, range(done, done + steps), own)
+                yield Batch(x, y, None, more, plan.labelled)
+                start, done = start + steps * size, done + steps
 
 
 class _Ended(NamedTuple):
-    plan: _Plan
+    plan: Plan
     upload: Tensor | None
     memory: Memory
+    statistics: tuple[Tensor, ...]
     evaluations: int

@@ -26,3 +26,6 @@ SUMS = "sums"
 
 PACKING = "packing"
 """Reading the message, and making the replies."""
+
+STATISTICS = "statistics"
+"""Forward passes for the sums that terms ask clients to send."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from fedtl.clients.update import ClientUpdate, State
 from fedtl.clock import Clock
-from fedtl.engine.module import Outputs, forked_rng, seed_torch
+from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import RECORDING
 from fedtl.engine.task import Task, reason
-from fedtl.losses.term import Batch
+from fedtl.losses.batch import Batch
 from fedtl.recording.program import Function, Program, compile_function, compile_step
 from fedtl.recording.simplify import simplify
 from fedtl.recording.tape import UntraceableError, record
@@ -23,19 +23,21 @@ from fedtl.samples import in_order
 MOST_SHAPES = 64
 """Mini-batches of up to this many samples are recorded: each size is a program of its own."""
 
+NOTHING: Mapping[str, Tensor] = {}
+
 
 class Recorder:
     """Records a method's step when it is first needed, and keeps it.
 
     Args:
         task: what is trained.
-        outputs: the model, as the engine calls it: ``x -> (features or None, logits)``.
+        local: the model and its objective, as the engine calls them.
         stacked: whether a step trains ``[C, P]`` vectors.
         clock: is told while something is being recorded.
     """
 
-    def __init__(self, task: Task, outputs: nn.Module, stacked: bool, clock: Clock | None = None) -> None:
-        self.task, self.stacked, self._outputs = task, stacked, outputs
+    def __init__(self, task: Task, local: Local, stacked: bool, clock: Clock | None = None) -> None:
+        self.task, self.stacked, self._local = task, stacked, local
         self._clock = clock or Clock()
         self._programs: dict[tuple[Any, ...], Program | None] = {}
         self._forwards: dict[object, Function | None] = {}
@@ -52,7 +54,9 @@ class Recorder:
         played = {key[0] for key, program in self._programs.items() if program is None}
         return not played - {key[0] for key, program in self._programs.items() if program is not None}
 
-    def program(self, update: ClientUpdate[Any], state: State, batch: Batch) -> Program | None:
+    def program(
+        self, update: ClientUpdate[Any], state: State, batch: Batch, given: Mapping[str, Tensor]
+    ) -> Program | None:
         """The step from a state like this on a mini-batch like this; None where it is to be played.
 
         What decides is the shape of things alone, so that the same config gives the same bits.
@@ -65,16 +69,34 @@ class Recorder:
             batch.x.stride(),
             batch.weight is None,
         )
+        if batch.more or given or not batch.labelled:
+            key = (*key, batch.labelled, *((name, tensor.shape) for name, tensor in batch.more.items()), *sorted(given))
         if key not in self._programs:
             with self._clock.part(RECORDING):
-                self._programs[key] = self._try(update, state, batch)
+                self._programs[key] = self._try(update, state, batch, given)
         return self._programs[key]
 
-    def _try(self, update: ClientUpdate[Any], state: State, batch: Batch) -> Program | None:
+    def run(
+        self,
+        program: Program,
+        inputs: Sequence[Tensor],
+        losses: Tensor,
+        rest: Tensor,
+        state: State,
+        given: Mapping[str, Tensor],
+    ) -> State:
+        """Replay a recorded step over mini-batches; see :meth:`Program.run`. Gives the new state."""
+        vectors = {**state, **_placeholders(given)}
+        program.run(inputs, losses, rest, vectors)
+        return {name: vectors[name] for name in state}
+
+    def _try(
+        self, update: ClientUpdate[Any], state: State, batch: Batch, given: Mapping[str, Tensor]
+    ) -> Program | None:
         if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != update.budget.batch_size:
             return None
         try:
-            return self.record(update, state, batch)
+            return self.record(update, state, batch, given)
         except Exception:
             # Whatever it is, playing the step shows it to the client that it concerns; the engine's choice has
             # told the user why a model is not recorded.
@@ -113,7 +135,9 @@ class Recorder:
         finally:
             module.train(training)
 
-    def record(self, update: ClientUpdate[Any], state: State, batch: Batch) -> Program:
+    def record(
+        self, update: ClientUpdate[Any], state: State, batch: Batch, given: Mapping[str, Tensor] = NOTHING
+    ) -> Program:
         """Record a step.
 
         Raises:
@@ -121,93 +145,108 @@ class Recorder:
         """
         task = self.task
         lead = batch.y.shape[:-1]
-        inputs = {"x": batch.x.clone(), "y": batch.y.clone()}
-        if batch.weight is not None:
-            inputs["weight"] = batch.weight.clone()
-        given = {**inputs, "rest": torch.zeros(*lead, task.rest, device=batch.x.device)}
-        play = self._step(update, state)
+        inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
+        rest = torch.zeros(*lead, task.rest, device=batch.x.device)
+        outside = {name: tensor.clone() for name, tensor in _placeholders(given).items()}
+        play = self._step(update, state, batch.labelled, given)
 
         def step(**tensors: Tensor) -> Any:
             new, rest, values = play(**tensors)
             if set(new) != set(state):
                 raise UntraceableError("its state has other vectors after the step than before")
-            return [new[name] for name in state], rest, values
+            return [new[name] for name in state], [tensors[name] for name in outside], rest, values
 
         training = task.module.training
         with forked_rng(batch.x.device):
             task.module.train()
             try:
-                graph = record(step, given | {name: vector.clone() for name, vector in state.items()})
+                copies = {name: vector.clone() for name, vector in state.items()}
+                graph = record(step, {**inputs, "rest": rest, **copies, **outside})
             finally:
                 task.module.train(training)
         simplify(graph)
-        return compile_step(graph, tuple(inputs), tuple(state), len(task.objective.names))
+        return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
 
     def played(
-        self, update: ClientUpdate[Any], state: State, batch: Batch, rest: Tensor
+        self,
+        update: ClientUpdate[Any],
+        state: State,
+        batch: Batch,
+        rest: Tensor,
+        given: Mapping[str, Tensor] = NOTHING,
     ) -> tuple[State, Tensor, Tensor]:
         """What the step that would be recorded gives, run as it is; nothing given is changed.
 
         Returns:
             The new state, the new rest, and the terms' values, added up over the gradient's evaluations.
         """
-        inputs = {"x": batch.x, "y": batch.y, "weight": batch.weight, "rest": rest.clone()}
+        inputs = {**batch.tensors(), "rest": rest.clone(), **_placeholders(given)}
         copies = {name: vector.clone() for name, vector in state.items()}
-        new, rest, values = self._step(update, state)(**inputs, **copies)
+        new, rest, values = self._step(update, state, batch.labelled, given)(**inputs, **copies)
         terms = len(self.task.objective.names)
         sums = [sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=rest.device)) for term in range(terms)]
         return new, rest, torch.stack(sums, -1)
 
-    def _step(self, update: ClientUpdate[Any], state: State) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
+    def _step(
+        self, update: ClientUpdate[Any], state: State, labelled: bool, given: Mapping[str, Tensor]
+    ) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
         """One step from such a state as a function of tensors: the new state and rest, each evaluation's values."""
-        if clash := {"x", "y", "rest", "weight"} & set(state):
+        if clash := {*Batch._fields, "rest"} & set(state):
             raise UntraceableError(f"a state may not be called {clash.pop()!r}")
-        layout = self.task.layout
+        layout, outside = self.task.layout, dict(zip(_placeholders(given), given))
 
-        def step(
-            x: Tensor, y: Tensor, rest: Tensor, weight: Tensor | None = None, **state: Tensor
-        ) -> tuple[State, Tensor, list[Tensor]]:
+        def step(rest: Tensor, **tensors: Tensor) -> tuple[State, Tensor, list[Tensor]]:
             values: list[Tensor] = []
+            vectors = {name: tensors.pop(name) for name in state}
+            known = {key: tensors.pop(name) for name, key in outside.items()}
 
             def grad(at: Tensor, batch: Batch) -> Tensor:
                 nonlocal rest
                 leaves = {name: view.detach().requires_grad_() for name, view in layout.views(at).items()}
                 moving = {name: view.clone() for name, view in layout.rest_views(rest).items()}
                 with torch.enable_grad():
-                    total, found = self._objective(leaves, moving, batch)
+                    total, found = self._objective(leaves, moving, batch, known)
                     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
                 values.extend(value.detach() for value in found)
                 if self._moves:
                     rest = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
-            return update.step(state, Batch(x, y, weight), grad), rest, values
+            return update.step(vectors, Batch.of(tensors, labelled), grad), rest, values
 
         return step
 
     def _objective(
-        self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch
+        self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch, given: Mapping[str, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The objective's total, summed over clients, and its terms' values."""
         integers = {name: buffer.clone() for name, buffer in self._integers.items()}
-        objective = self.task.objective
 
         def one(
-            leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None
+            leaves: Mapping[str, Tensor],
+            moving: Mapping[str, Tensor],
+            tensors: Mapping[str, Tensor],
+            given: Mapping[str, Tensor],
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
-            tensors = {f"model.{name}": tensor for name, tensor in (*leaves.items(), *moving.items())} | integers
-            return objective(
-                y,
-                weight,
-                lambda: functional_call(self._outputs, tensors, (x,)),
-                lambda: torch.cat([leaf.reshape(-1) for leaf in leaves.values()]),
+            numbers = {f"model.{name}": tensor for name, tensor in (*leaves.items(), *moving.items())} | integers
+
+            def parameters() -> Tensor:
+                return torch.cat([leaf.reshape(-1) for leaf in leaves.values()])
+
+            found: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
+                self._local, numbers, (Batch.of(tensors, batch.labelled), given, parameters)
             )
+            return found
 
         if not self.stacked:
-            return one(leaves, moving, *batch)
-        mapped = vmap(one, in_dims=(0, 0, 0, 0, None if batch.weight is None else 0))
-        totals, values = mapped(leaves, moving, *batch)
+            return one(leaves, moving, batch.tensors(), given)
+        totals, values = vmap(one)(leaves, moving, batch.tensors(), given)
         return totals.sum(), values
+
+
+def _placeholders(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors from outside, under the names that they have in a recorded step."""
+    return {f"given_{i}": tensor for i, tensor in enumerate(given.values())}
 
 
 def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> str | None:
@@ -216,7 +255,8 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
     It is recorded twice, on other numbers, as what Python makes of numbers, clocks and counters is written
     down as it was: the two have to be the same. What stays the same over a few steps cannot be told so.
     """
-    recorder = Recorder(task, Outputs(task.module, task.objective.needs_features), stacked)
+    local = Local(task.module, task.layout, task.objective, task.frozen)
+    recorder = Recorder(task, local, stacked)
     training = task.module.training
     task.module.train()
     try:
@@ -239,27 +279,46 @@ def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Progra
     flat, P = task.layout.flatten(task.module), task.layout.parameters
     size = min(max(update.budget.batch_size or 8, 2), 8)  # batch-norm cannot train on one sample
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, *lead, size, *task.samples.federation.shape, generator=generator).to(flat.device)
-    y = torch.randint(task.samples.federation.classes, x.shape[: 2 + len(lead)], generator=generator).to(flat.device)
-    x = in_order(x, task.samples.channels_last)
-    batches = [Batch(x[step], y[step], None) for step in range(2)]
+    federation, objective = task.samples.federation, task.objective
+
+    def samples() -> Tensor:
+        x = torch.randn(2, *lead, size, *federation.shape, generator=generator).to(flat.device)
+        return in_order(x, task.samples.channels_last)
+
+    x = samples()
+    y = torch.randint(federation.classes, x.shape[: 2 + len(lead)], generator=generator).to(flat.device)
+    more = {}
+    # As at a client that holds all that there is.
+    if objective.needs & {"target", "unlabelled"} and federation.target is not None:
+        more["target"] = samples()
+    if "views" in objective.needs:
+        more |= {"view_a": samples(), "view_b": samples()}
+    if "public" in objective.needs:
+        places = torch.randint(max(len(federation.public), 1), y.shape, generator=generator)
+        more |= {"public": samples(), "public_at": places.to(flat.device)}
+    batches = Batch(x, y, None, more, "source" in objective.trained or "target" not in more)
 
     w = (flat[:P] * (1 + 0.1 * torch.rand(P, generator=generator).to(flat.device))).expand(*lead, P)
+    given: dict[str, Tensor] = {}
+    if objective.ramps:
+        given["progress"] = torch.full(lead, 0.5, device=flat.device)
+    for need in sorted(need for need in objective.needs if need.startswith("model:")):
+        given[need] = (flat * (1 + 0.1 * torch.rand(len(flat), generator=generator).to(flat.device))).expand(*lead, -1)
     state = update.start(w.clone(), update.first_memory(w.clone()))
     # One step is played before: a state may grow in it, and a model may make what it keeps.
-    state, rest, _ = recorder.played(update, state, batches[0], flat[P:].expand(*lead, -1))
-    program = recorder.record(update, state, batches[0])
+    state, rest, _ = recorder.played(update, state, batches.at(0), flat[P:].expand(*lead, -1), given)
+    program = recorder.record(update, state, batches.at(0), given)
 
     losses = torch.zeros(*lead, len(task.objective.names), dtype=torch.float64, device=flat.device)
     played, moved, values = state, rest, losses
     replayed = {name: vector.clone() for name, vector in state.items()}
     added, other_rest = losses.clone(), rest.clone()
     seed_torch(0, flat.device)
-    for batch in batches:
-        played, moved, more = recorder.played(update, played, batch, moved)
-        values = values + more
+    for step in range(2):
+        played, moved, added_here = recorder.played(update, played, batches.at(step), moved, given)
+        values = values + added_here
     seed_torch(0, flat.device)
-    program.run([x, y], added, other_rest, replayed)
+    replayed = recorder.run(program, list(batches.tensors().values()), added, other_rest, replayed, given)
     vectors = [(state[name], played[name], replayed[name]) for name in state]
     for before, new, other in [(losses, values, added), (rest, moved, other_rest), *vectors]:
         if not _close(before, new, other):

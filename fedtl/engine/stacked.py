@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +18,9 @@ from fedtl.data.batches import Budget
 from fedtl.engine.engine import Engine, rounded
 from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
-from fedtl.engine.task import REST, Failed, Outcome, Task, Trained
-from fedtl.losses.term import Batch
+from fedtl.engine.plan import Plan
+from fedtl.engine.task import OURS, Failed, Given, Outcome, Task, Trained
+from fedtl.losses.batch import NO_STREAMS, Batch
 
 MOST_ON_CPU = 16
 """Clients in a stack on a CPU: more would only fall out of its cache."""
@@ -37,27 +38,33 @@ class Stacked(Engine):
 
     def __init__(self, task: Task, recorded: bool = False) -> None:
         super().__init__(task, recorded)
-        self._counts_batch = counts_batch(task.module)
-        self._full, self._padded = self._mapped(None), self._mapped(0)
+        self._counts_batch = counts_batch(task)
         self._on_cpu = task.samples.device.type == "cpu"
 
     def _train(
-        self, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
+        self,
+        update: ClientUpdate[Any],
+        w: Tensor,
+        clients: Sequence[int],
+        memories: Sequence[Memory],
+        round: int,
+        given: Given,
     ) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         stacks: dict[object, list[_Job]] = {}
         for place, (client, memory) in enumerate(zip(clients, memories)):
             try:
-                order, sizes, n = self._plan(update, client, round)
+                plan = self._plan(update, client, round)
             except Exception as error:
                 outcomes[place] = Failed.by(client, error)
                 continue
-            widths = sizes if self._counts_batch else padded(update.budget, n)
+            exact = self._counts_batch or plan.views == "x"  # views are made for each mini-batch as a whole
+            widths = plan.sizes if exact else padded(update.budget, plan.samples)
             # On a CPU all of a stack end together, so that few kinds of stacks need a recording.
-            which = stack_of(update.budget, sizes, widths)[not self._on_cpu :]
-            stacks.setdefault(which, []).append(_Job(place, client, memory, order, sizes, widths, n))
+            which = (*stack_of(update.budget, plan.sizes, widths)[not self._on_cpu :], *plan.kind)
+            stacks.setdefault(which, []).append(_Job(place, client, memory, plan, widths, round, given))
         for stack in stacks.values():
-            stack.sort(key=lambda job: -len(job.sizes))
+            stack.sort(key=lambda job: -len(job.plan.sizes))
             for part in _split(stack) if self._on_cpu else [stack]:
                 outcomes.update(self._cohort_or_halves(update, w, part))
         return [outcomes[place] for place in range(len(clients))]
@@ -74,8 +81,11 @@ class Stacked(Engine):
 
     def _cohort(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
         task, P, C = self.task, self.task.layout.parameters, len(jobs)
-        start = w[:P].expand(C, P).clone()
-        first_rest = torch.stack([self._first_rest(update, w, job.memory) for job in jobs])
+        own = [self._with_private(w, job.memory) for job in jobs]
+        start = torch.stack([vector[:P] for vector in own])
+        first_rest = torch.stack([self._first_rest(update, vector, job.memory) for vector, job in zip(own, jobs)])
+        given = [self._given(w, job.memory, job.given) for job in jobs]
+        outside = {name: torch.stack([each[name] for each in given]) for name in given[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
         rest = {name: tensor.contiguous() for name, tensor in task.layout.rest_views(first_rest).items()}
         memory = self._stacked_memory(update, start, jobs)
@@ -86,9 +96,9 @@ class Stacked(Engine):
             with self.clock.part(GRADIENT):
                 active = len(at)
                 leaf = at.detach().requires_grad_()
-                objective = self._full if batch.weight is None else self._padded
                 statistics = {name: tensor[:active] for name, tensor in rest.items()}
-                totals, values = objective(leaf, statistics, batch.x, batch.y, batch.weight)
+                now = {name: tensor[:active] for name, tensor in outside.items()}
+                totals, values = self._mapped(leaf, statistics, batch, now)
                 (gradient,) = torch.autograd.grad(totals.sum(), leaf)
                 losses[:active] += torch.stack([value.detach() for value in values], 1)
                 evaluations[:active] += 1
@@ -104,14 +114,12 @@ class Stacked(Engine):
             for row, job in enumerate(jobs[first:last]):
                 own_rest = flat([tensor[first + row] for tensor in rest.values()]) if rest else start[0, :0]
                 # Copies: a row would keep the whole stack in memory.
-                outcomes[job.place] = Trained(
-                    job.client,
-                    job.samples,
-                    self._joined(None if upload is None else upload[row].clone(), own_rest),
-                    self._kept({name: vectors[row].clone() for name, vectors in kept.items()}, own_rest),
-                    tuple(means[row].tolist()),
-                    len(job.sizes),
-                )
+                vector = None if upload is None else upload[row].clone()
+                own_kept = {name: vectors[row].clone() for name, vectors in kept.items()}
+                sent, memory, sums = self._ended(update, job.client, vector, own_kept, own_rest)
+                losses_of = tuple(means[row].tolist())
+                steps = len(job.plan.sizes)
+                outcomes[job.place] = Trained(job.client, job.plan.samples, sent, memory, losses_of, steps, sums)
 
         with self.clock.part(METHOD):
             state = update.start(start, memory)
@@ -129,6 +137,7 @@ class Stacked(Engine):
                 batches,
                 losses[:active],
                 joined,
+                {name: tensor[:active] for name, tensor in outside.items()},
                 lambda state, batch: update.step(state, batch, grad),
             )
             if recorded:
@@ -141,23 +150,28 @@ class Stacked(Engine):
     def _stacked_memory(self, update: ClientUpdate[Any], start: Tensor, jobs: list[_Job]) -> Memory:
         own = []
         for row, job in enumerate(jobs):
-            kept = {name: vector for name, vector in job.memory.items() if name != REST}
+            kept = {name: vector for name, vector in job.memory.items() if name not in OURS}
             own.append(kept or update.first_memory(start[row]))
         if any(memory.keys() != own[0].keys() for memory in own):
             raise ValueError("clients of one stack remember different things; let first_memory name them all")
         return {name: torch.stack([memory[name] for memory in own]) for name in own[0]}
 
-    def _mapped(self, weight_dim: int | None) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
+    def _mapped(
+        self, w: Tensor, rest: dict[str, Tensor], batch: Batch, given: dict[str, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The objective of one client, mapped over clients: ``[C, P] -> [C]``, and each term's values ``[C]``."""
-        layout, objective, outputs = self.task.layout, self.task.objective, self.outputs
+        layout, local = self.task.layout, self.local
 
         def one(
-            w: Tensor, rest: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None
+            w: Tensor, rest: dict[str, Tensor], tensors: dict[str, Tensor], given: dict[str, Tensor]
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
-            tensors = {f"model.{name}": tensor for name, tensor in (layout.views(w) | rest).items()}
-            return objective(y, weight, lambda: functional_call(outputs, tensors, (x,)), lambda: w)
+            numbers = {f"model.{name}": tensor for name, tensor in (layout.views(w) | rest).items()}
+            found: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
+                local, numbers, (Batch.of(tensors, batch.labelled), given, lambda: w)
+            )
+            return found
 
-        mapped: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = vmap(one, in_dims=(0, 0, 0, 0, weight_dim))
+        mapped: tuple[Tensor, tuple[Tensor, ...]] = vmap(one)(w, rest, batch.tensors(), given)
         return mapped
 
     def _batches(self, jobs: list[_Job]) -> Iterator[Batch]:
@@ -165,10 +179,10 @@ class Stacked(Engine):
 
         C are the jobs that still have one: always the first ones.
         """
-        steps = np.array([len(job.sizes) for job in jobs])
+        steps = np.array([len(job.plan.sizes) for job in jobs])
         widths = jobs[0].widths
         active = (steps[:, None] > np.arange(len(widths))).sum(0)
-        starts = [np.concatenate([[0], np.cumsum(job.sizes)]) for job in jobs]
+        starts = [np.concatenate([[0], np.cumsum(job.plan.sizes)]) for job in jobs]
         device = self.task.samples.device
         t = 0
         for (C, width), run in itertools.groupby(zip(active.tolist(), widths.tolist())):
@@ -179,12 +193,23 @@ class Stacked(Engine):
                 with self.clock.part(DATA):
                     index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
                     for row, job in enumerate(jobs[:C]):
-                        real[:, row] = np.arange(width) < job.sizes[t : t + T, None]
-                        index[:, row][real[:, row]] = job.order[starts[row][t] : starts[row][t + T]]
+                        real[:, row] = np.arange(width) < job.plan.sizes[t : t + T, None]
+                        index[:, row][real[:, row]] = job.plan.order[starts[row][t] : starts[row][t + T]]
                     x, y = self.task.samples.batch(index)
                     weight = torch.from_numpy(real.astype(np.float32)).to(device) if jobs[0].weighted else None
-                yield Batch(x, y, weight)
+                    more = self._stacked_streams(jobs[:C], range(t, t + T), index)
+                yield Batch(x, y, weight, more, jobs[0].plan.labelled)
                 t, left = t + T, left - T
+
+    def _stacked_streams(self, jobs: list[_Job], steps: range, own: NDArray[np.int64]) -> Mapping[str, Tensor]:
+        """Further streams ``[T, C, B', *shape]``."""
+        if not (jobs[0].plan.more or jobs[0].plan.views):
+            return NO_STREAMS
+        each = []
+        for row, job in enumerate(jobs):
+            found = self._streams(job.plan, job.round, job.client, steps, own[:, row])
+            each.append({name: tensor.clone() for name, tensor in found.items()})  # the memory is used again
+        return {name: torch.stack([found[name] for found in each], 1) for name in each[0]}
 
 
 @dataclass(frozen=True)
@@ -192,20 +217,21 @@ class _Job:
     place: int
     client: int
     memory: Memory
-    order: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    plan: Plan
     widths: NDArray[np.int64]
-    samples: int
+    round: int
+    given: Given
 
     @property
     def weighted(self) -> bool:
         """Whether padding must be told apart."""
-        return bool((self.sizes != self.widths).any())
+        return bool((self.plan.sizes != self.widths).any())
 
 
-def counts_batch(module: nn.Module) -> bool:
-    """Whether a model looks at a mini-batch as a whole (batch-norm), so that padding would count."""
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+def counts_batch(task: Task) -> bool:
+    """Whether a mini-batch is looked at as a whole, by batch-norm or by a term, so that padding would count."""
+    norms = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in task.module.modules())
+    return norms or task.objective.whole_batches
 
 
 def stack_of(budget: Budget, sizes: NDArray[np.int64], widths: NDArray[np.int64]) -> tuple[int, bytes, bool]:

@@ -2,28 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from fedtl.clients.update import Memory
 from fedtl.losses.objective import Objective
 from fedtl.samples import Samples
+from fedtl.sharing import Sharing
 from fedtl.vector import Layout
 
 REST = "not trained"
 """In a memory: the client's own numbers that move by no gradient (batch-norm statistics)."""
 
+PRIVATE = "private parts"
+"""In a memory: the numbers of the model that stay at the client."""
+
+PREVIOUS = "previous model"
+"""In a memory: the model ``[d]`` that the client had trained when it last took part, where a term asks for it."""
+
+OURS = frozenset({REST, PRIVATE, PREVIOUS})
+"""What engines keep in a memory besides the method's own vectors."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a round's training is given besides the model and the samples.
+
+    Attributes:
+        progress: p, from 0 in the (phase's) first round to 1 in its last.
+        vectors: by the names under which terms ask for them: ``"model:phase"`` ``[d]``, ``"statistic:NAME"``.
+    """
+
+    progress: float = 0.0
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Task:
-    """What every client trains: a model, an objective and samples, on one device."""
+    """What every client trains: a model, an objective and samples, on one device.
+
+    Attributes:
+        module: the model, with the modules that terms bring along.
+        layout: of its vector.
+        objective: the local objective.
+        samples: everybody's.
+        seed: the run's.
+        sharing: which numbers travel; None if all do.
+        frozen: modules that terms use and that never change, by name.
+        initial: the run's first model ``[d]``, where a term asks for it.
+    """
 
     module: nn.Module
     layout: Layout
     objective: Objective
     samples: Samples
     seed: int
+    sharing: Sharing | None = None
+    frozen: Mapping[str, nn.Module] = field(default_factory=dict)
+    initial: Tensor | None = None
 
     @property
     def rest(self) -> int:
@@ -42,6 +80,7 @@ class Trained:
         memory: what the client keeps; vectors ``[P]``.
         losses: each term's mean over the round's gradient evaluations, where each was evaluated, ``[terms]``.
         steps: mini-batches trained on.
+        statistics: the sums that terms ask for, one vector each.
     """
 
     client: int
@@ -50,6 +89,7 @@ class Trained:
     memory: Memory
     losses: tuple[float, ...]
     steps: int
+    statistics: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,74 +1,167 @@
-"""The local objective: a weighted sum of terms, over one forward pass."""
+"""The local objective: a weighted sum of terms, over one forward pass per stream of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError, Registry, resolve, validate
-from fedtl.losses.term import Term, View
+from fedtl.losses.statistic import Statistic
+from fedtl.losses.term import Term
+from fedtl.losses.view import View
 
 TERMS: Registry = {
-    "cross_entropy": "fedtl.losses.classification:CrossEntropy",
-    "l2": "fedtl.losses.classification:L2",
+    "adabn": "fedtl.losses.terms.unlabelled:AdaBN",
+    "adda": "fedtl.losses.terms.adversarial:ADDA",
+    "associative": "fedtl.losses.terms.discrepancy:Associative",
+    "bnm": "fedtl.losses.terms.unlabelled:BNM",
+    "cdan": "fedtl.losses.terms.adversarial:CDAN",
+    "cmd": "fedtl.losses.terms.discrepancy:CMD",
+    "coral": "fedtl.losses.terms.discrepancy:CORAL",
+    "cross_entropy": "fedtl.losses.terms.classification:CrossEntropy",
+    "dann": "fedtl.losses.terms.adversarial:DANN",
+    "entropy": "fedtl.losses.terms.unlabelled:Entropy",
+    "joint_mmd": "fedtl.losses.terms.discrepancy:JointMMD",
+    "l2": "fedtl.losses.terms.classification:L2",
+    "local_mmd": "fedtl.losses.terms.discrepancy:LocalMMD",
+    "mcc": "fedtl.losses.terms.unlabelled:MCC",
+    "mmd": "fedtl.losses.terms.discrepancy:MMD",
+    "remote_cmd": "fedtl.losses.terms.remote:RemoteCMD",
+    "remote_coral": "fedtl.losses.terms.remote:RemoteCORAL",
+    "rpl": "fedtl.losses.terms.unlabelled:RobustPseudoLabels",
 }
 
-PROVIDED = frozenset({"features"})
-"""What a client can offer a term beyond logits, labels and parameters."""
+NEEDS: Mapping[str, str] = {
+    "source": "labelled data of its own",
+    "target": "target data",
+    "samples": "any samples",
+    "unlabelled": "any samples, as unlabelled ones",
+    "views": "random views of images",
+    "public": "public data",
+    "replay": "synthesised samples",
+    "features": "the head's inputs",
+    "progress": "the round's progress",
+    "model:global": "the model that it received",
+    "model:previous": "the model that it had trained when it last took part",
+    "model:phase": "the global model when the phase began",
+    "model:initial": "the run's first model",
+}
+"""What a term may need, and what that is at a client. A statistic of its own it need not name."""
+
+SAMPLES = frozenset({"source", "target", "samples", "unlabelled", "views", "public", "replay"})
+"""Needs that are samples to look at."""
 
 
-def read_objective(tables: Sequence[Mapping[str, Any]]) -> tuple[Term, ...]:
-    """Read the config's ``[[objective]]`` tables; none at all means cross-entropy alone."""
+def read_objective(tables: Sequence[Mapping[str, Any]], key: str = "objective") -> tuple[Term, ...]:
+    """Read ``[[objective]]`` tables; none at all means cross-entropy alone."""
     terms = []
     for i, table in enumerate(tables or [{"term": "cross_entropy"}]):
-        key = f"objective[{i}]"
-        kind = resolve(TERMS, table.get("term"), f"{key}.term")
+        where = f"{key}[{i}]"
+        kind = resolve(TERMS, table.get("term"), f"{where}.term")
         if not (isinstance(kind, type) and issubclass(kind, Term)):
-            raise ConfigError(f"{key}.term = {table['term']!r}: it is no subclass of fedtl.losses.term.Term")
-        term = validate(kind, table, key)
-        for need in sorted(term.needs - PROVIDED):
-            raise ConfigError(
-                f"{key}: the term {term.term!r} needs {need!r}; a client has {', '.join(sorted(PROVIDED))}"
-            )
+            raise ConfigError(f"{where}.term = {table['term']!r}: it is no subclass of fedtl.losses.term.Term")
+        term = validate(kind, table, where)
+        for need in sorted(needs_of(term) - NEEDS.keys()):
+            raise ConfigError(f"{where}: the term {term.term!r} needs {need!r}; there is {', '.join(NEEDS)}")
         terms.append(term)
-    names = [term.term for term in terms]
+    names = [term.key for term in terms]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"objective: the term {name!r} stands there twice; add their weights up")
+            raise ConfigError(f"{key}: the term {name!r} stands there twice; add their weights up, or give each a name")
     return tuple(terms)
 
 
+def needs_of(term: Term) -> frozenset[str]:
+    """All that a term needs: one that names no samples reads the source."""
+    wants = term.wants()
+    return wants if wants & SAMPLES else wants | {"source"}
+
+
 class Objective:
-    """Σ_j weight_j · term_j."""
+    """Σ_j weight_j · term_j.
+
+    Attributes:
+        terms: as the config lists them.
+        names: what the record calls them.
+        needs: all that any of them needs.
+        trained: all that those need whose weight is not 0.
+        layers: what they read besides logits.
+        statistics: what they ask clients to send.
+        whole_batches: whether a term that trains looks at a mini-batch as a whole, so that padding would count.
+    """
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms = tuple(terms)
-        self.names = tuple(term.term for term in terms)
-        self.needs_features = any("features" in term.needs for term in terms)
+        self.names = tuple(term.key for term in terms)
+        self._needs = [needs_of(term) for term in self.terms]
+        self.needs = frozenset[str]().union(*self._needs)
+        self.trained = frozenset[str]().union(*(n for term, n in zip(self.terms, self._needs) if term.weight))
+        self.layers = frozenset[str]().union(*(term.layers() for term in self.terms))
+        self.statistics: tuple[Statistic, ...] = tuple(s for term in self.terms if (s := term.statistic()) is not None)
+        self.whole_batches = any(term.weight and not term.per_sample for term in self.terms)
 
-    def __call__(
-        self,
-        labels: Tensor,
-        weight: Tensor | None,
-        forward: Callable[[], tuple[Tensor | None, Tensor]],
-        parameters: Callable[[], Tensor],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def trains_on(self, *samples: str) -> bool:
+        """Whether a client that has these samples can evaluate a term that trains."""
+        have = {*samples, "samples", "unlabelled"}
+        return any(term.weight and not (needs & SAMPLES) - have for term, needs in zip(self.terms, self._needs))
+
+    @property
+    def ramps(self) -> bool:
+        """Whether it depends on the round's progress."""
+        return "progress" in self.needs or any(term.ramp for term in self.terms)
+
+    def __call__(self, view: View) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Evaluate on one client's mini-batch.
 
-        Args:
-            labels: ``[B]``.
-            weight: ``[B]`` marks of samples (1) and padding (0), or None.
-            forward: runs the model; gives (features ``[B, f]`` or None, logits ``[B, classes]``).
-            parameters: gives the trainable parameters ``[P]``, attached to the gradient.
+        Terms whose needs the client cannot meet (a source's loss at one that holds target data alone) are left
+        out; their values are not a number. A term of weight 0 changes no bit of the others' training.
 
         Returns:
             The objective (a scalar to differentiate), and each term's value without its weight.
         """
-        view = View(labels, weight, forward, parameters)
-        values = tuple(term.value(view) for term in self.terms)
-        total = values[0] if self.terms[0].weight == 1 else self.terms[0].weight * values[0]
-        for term, value in zip(self.terms[1:], values[1:]):
-            total = total + term.weight * value
-        return total, values
+        total: Tensor | None = None
+        found: dict[int, Tensor] = {}
+        for i, term in enumerate(self.terms):
+            if term.weight and self._met(i, view):
+                value = found[i] = term.value(view)
+                weighed = value if term.weight == 1 else term.weight * value
+                if term.ramp:
+                    weighed = term.ramp.at(view.progress) * weighed
+                total = weighed if total is None else total + weighed
+        if total is None:
+            if not any(term.weight and self._has_samples(i, view) for i, term in enumerate(self.terms)):
+                raise ValueError("the objective has no term that this client's data can train")
+            total = 0 * view.w.sum()  # what it waits for comes with the next round
+        for i, term in enumerate(self.terms):
+            if not term.weight and self._met(i, view) and (term.per_sample or view.weight is None):
+                with view.observing():
+                    found[i] = term.value(view)
+        missing = torch.full_like(total.detach(), torch.nan) if len(found) < len(self.terms) else total
+        return total, tuple(found.get(i, missing) for i in range(len(self.terms)))
+
+    def _met(self, i: int, view: View) -> bool:
+        statistic = self.terms[i].statistic()
+        return self._has_samples(i, view) and (statistic is None or view.has(f"statistic:{statistic.name}"))
+
+    def _has_samples(self, i: int, view: View) -> bool:
+        return all(view.has(need) for need in self._needs[i])
+
+
+def check_needs(terms: Sequence[Term], key: str, missing: Callable[[Term, str], str | None]) -> None:
+    """Check that a client can meet what each term needs.
+
+    Args:
+        terms: of an objective.
+        key: the objective's place in the config.
+        missing: why a need cannot be met, and what would change that; None where it can.
+
+    Raises:
+        ConfigError: the first thing that is missing.
+    """
+    for i, term in enumerate(terms):
+        for need in sorted(needs_of(term)):
+            if (why := missing(term, need)) is not None:
+                raise ConfigError(f"{key}[{i}]: the term {term.key!r} needs {NEEDS[need]}; {why}")

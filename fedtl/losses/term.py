@@ -1,89 +1,118 @@
-"""What a term of the local objective is, and what it may look at."""
+"""What a term of the local objective is, and what it says it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+import re
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from fedtl.losses.batch import Batch, Sizes
+from fedtl.losses.statistic import Statistic
+from fedtl.losses.view import View
+
+__all__ = ["Batch", "Ramp", "Sizes", "Statistic", "Term", "View"]
 
 
-class Batch(NamedTuple):
-    """One mini-batch, of one client or of C stacked ones.
+class Ramp(BaseModel):
+    """How a weight grows with the round's progress p, from 0 in the first round to 1 in the last.
 
-    Attributes:
-        x: model inputs ``[B, *shape]`` or ``[C, B, *shape]`` float32.
-        y: labels ``[B]`` or ``[C, B]`` int64.
-        weight: 1 for a sample and 0 for padding, ``[C, B]`` float32; None where all are samples.
+    With p' = (p - start) / (end - start) between 0 and 1: ``"linear"``: p'; ``"dann"``:
+    2 / (1 + exp(-gamma p')) - 1 (Ganin et al. 2016, section 5.2.2); ``"step"``: 0 before ``start``, then 1.
     """
 
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    shape: Literal["linear", "dann", "step"] = "linear"
+    gamma: float = Field(10.0, gt=0)
+    start: float = Field(0.0, ge=0, le=1)
+    end: float = Field(1.0, ge=0, le=1)
 
-@dataclass
-class View:
-    """What a term sees of one client's mini-batch; the forward pass is run once, when first asked for.
+    @model_validator(mode="after")
+    def _goes_forward(self) -> Ramp:
+        if self.shape != "step" and self.end <= self.start:
+            raise ValueError(f"end = {self.end:g} should be greater than start = {self.start:g}")
+        return self
 
-    Attributes:
-        labels: ``[B]`` int64.
-        weight: ``[B]`` 1 for a sample, 0 for padding; None where all are samples.
-    """
-
-    labels: Tensor
-    weight: Tensor | None
-    forward: Callable[[], tuple[Tensor | None, Tensor]] = field(repr=False)
-    parameters: Callable[[], Tensor] = field(repr=False)
-    _outputs: tuple[Tensor | None, Tensor] | None = field(default=None, repr=False)
-
-    @property
-    def w(self) -> Tensor:
-        """The model's trainable parameters ``[P]``."""
-        return self.parameters()
-
-    @property
-    def logits(self) -> Tensor:
-        """Model outputs ``[B, classes]``."""
-        return self._run()[1]
-
-    @property
-    def features(self) -> Tensor:
-        """The head's inputs ``[B, f]``; a term that reads them says so in ``needs``."""
-        features = self._run()[0]
-        if features is None:
-            raise RuntimeError("a term reads 'features' without naming it in its needs")
-        return features
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean of per-sample ``values`` ``[B]`` over the samples that are not padding."""
-        if self.weight is None:
-            return values.mean()
-        return (values * self.weight).sum() / self.weight.sum()
-
-    def _run(self) -> tuple[Tensor | None, Tensor]:
-        if self._outputs is None:
-            self._outputs = self.forward()
-        return self._outputs
+    def at(self, p: Tensor) -> Tensor:
+        """The factor at progress ``p``, of its shape."""
+        if self.shape == "step":
+            return (p >= self.start).to(p.dtype)
+        within = ((p - self.start) / (self.end - self.start)).clamp(0, 1)
+        return within if self.shape == "linear" else 2 / (1 + torch.exp(-self.gamma * within)) - 1
 
 
 class Term(BaseModel):
     """One summand of the local objective, as an ``[[objective]]`` table names it; subclasses add options.
 
-    A term is written for one client's mini-batch; the stacked engine maps it over clients. It keeps no
-    state, so that it means the same under any engine.
+    A term is written for one client's mini-batch; the stacked engine maps it over clients. It keeps no state,
+    so that it means the same under any engine: progress, other models and statistics reach it through the view.
+
+    Attributes:
+        term: its kind: a row of the registry, or ``"package.module:Class"``.
+        name: what the record calls it; the kind if not given. Two of one kind need two names.
+        weight: what its value is multiplied by. With 0 it is evaluated and recorded, and trains nothing.
+        ramp: lets the weight grow over the rounds; a table, or the shape alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What it reads beyond logits and labels: ``"features"``."""
+    """What it reads, as :data:`fedtl.losses.objective.NEEDS` lists; one that names no samples reads the source."""
+
+    per_sample: ClassVar[bool] = False
+    """Whether it is a mean over samples by themselves, taken with ``mean``: only then may a batch be padded."""
 
     term: str
+    name: str | None = Field(None, min_length=1)
     weight: float = Field(1.0, ge=0)
+    ramp: Ramp | None = None
+
+    @field_validator("ramp", mode="before")
+    @classmethod
+    def _by_shape(cls, value: Any) -> Any:
+        return {"shape": value} if isinstance(value, str) else value
+
+    @property
+    def key(self) -> str:
+        """What the record calls it."""
+        return self.name or self.term
+
+    def wants(self) -> frozenset[str]:
+        """What it needs, with these options."""
+        return self.needs
+
+    def layers(self) -> frozenset[str]:
+        """Layers that it reads besides the logits: ``"features"``, or a submodule's name."""
+        return frozenset({"features"} & self.wants())
+
+    def modules(self, sizes: Sizes) -> dict[str, nn.Module]:
+        """Trainable modules of its own (a discriminator, a projector); they are part of the model's vector."""
+        return {}
+
+    def private(self) -> frozenset[str]:
+        """Which of its modules stay at the client."""
+        return frozenset()
+
+    def frozen(self, sizes: Sizes) -> dict[str, nn.Module]:
+        """Modules that never train nor travel (a teacher out of a file)."""
+        return {}
+
+    def statistic(self) -> Statistic | None:
+        """What clients send the server besides models, for this term's use in the next round."""
+        return None
 
     def value(self, view: View) -> Tensor:
         """The term's value, a scalar tensor, not yet multiplied by ``weight``."""
         raise NotImplementedError
+
+    def module(self, view: View, name: str) -> nn.Module:
+        """One of the term's own modules, trained or frozen."""
+        return view.module(module_name(self, name))
+
+
+def module_name(term: Term, name: str) -> str:
+    """What a term's own module is called among all terms'."""
+    return re.sub(r"\W", "_", f"{term.key}_{name}")

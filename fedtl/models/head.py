@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, nearest
 
 
 def head_name(module: nn.Module) -> str:
@@ -37,13 +37,71 @@ def head_name(module: nn.Module) -> str:
     return linear[-1]
 
 
+def layer_outputs(module: nn.Module, x: Tensor, layers: Collection[str] = ()) -> dict[str, Tensor]:
+    """What the module returns and what it makes on the way, in one forward pass.
+
+    Outputs are caught by hooks that live as long as this call, so a module whose layers nobody asks for pays
+    nothing, and any module will do.
+
+    Args:
+        module: maps ``[n, *shape]`` to logits ``[n, k]``.
+        x: samples ``[n, *shape]``.
+        layers: ``"features"``, what the head receives, and names of submodules, whose outputs are wanted.
+
+    Returns:
+        Tensors by name, flattened to ``[n, f]``; ``"logits"`` is always among them.
+
+    Raises:
+        ConfigError: the module has no head or no such submodule, or calls it other than once.
+    """
+    if not layers:
+        return {"logits": module(x)}
+    caught: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    hooks = []
+    for layer, found in caught.items():
+        if layer == "features":
+
+            def receives(_: nn.Module, inputs: tuple[Any, ...], found: list[Tensor] = found) -> None:
+                found.append(inputs[0])
+
+            hooks.append(module.get_submodule(head_name(module)).register_forward_pre_hook(receives))
+        else:
+
+            def gives(_: nn.Module, inputs: Any, output: Tensor, found: list[Tensor] = found) -> None:
+                found.append(output)
+
+            hooks.append(submodule(module, layer).register_forward_hook(gives))
+    try:
+        logits: Tensor = module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, found in caught.items():
+        if len(found) != 1:
+            what = f"its head {head_name(module)!r}" if layer == "features" else f"its layer {layer!r}"
+            raise ConfigError(
+                f"the model {type(module).__name__} calls {what} {len(found)} times in a forward pass, not once"
+            )
+    return {"logits": logits} | {layer: found[0].flatten(1) for layer, found in caught.items()}
+
+
+def submodule(module: nn.Module, name: str) -> nn.Module:
+    """A module's part by its name.
+
+    Raises:
+        ConfigError: it has no such part.
+    """
+    parts: dict[str, nn.Module] = dict(module.named_modules())
+    if not name or name not in parts:
+        known = [part for part in parts if part]
+        raise ConfigError(f"the model {type(module).__name__} has no layer {name!r}: {nearest(name, known)}")
+    return parts[name]
+
+
 def features_and_logits(
     module: nn.Module, x: Tensor, parameters: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """What the head receives and what the module returns, in one forward pass.
-
-    The head's input is caught by a hook that lives as long as this call, so a module whose features nobody
-    asks for pays nothing, and any module will do.
 
     Args:
         module: maps ``[n, *shape]`` to logits ``[n, k]``.
@@ -57,19 +115,18 @@ def features_and_logits(
     Raises:
         ConfigError: the module has no head, or calls it other than once.
     """
-    name = head_name(module)
-    caught: list[Tensor] = []
+    if parameters is None:
+        found = layer_outputs(module, x, ("features",))
+        return found["features"], found["logits"]
+    names = {f"module.{name}": tensor for name, tensor in parameters.items()}
+    given: tuple[Tensor, Tensor] = functional_call(_FeaturesAndLogits(module), names, (x,))
+    return given
 
-    def catch(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        caught.append(inputs[0])
 
-    hook = module.get_submodule(name).register_forward_pre_hook(catch)
-    try:
-        logits: Tensor = module(x) if parameters is None else functional_call(module, dict(parameters), (x,))
-    finally:
-        hook.remove()
-    if len(caught) != 1:
-        raise ConfigError(
-            f"the model {type(module).__name__} calls its head {name!r} {len(caught)} times in a forward pass, not once"
-        )
-    return caught[0].flatten(1), logits
+class _FeaturesAndLogits(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return features_and_logits(self.module, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
@@ -11,9 +12,14 @@ SIDE = 32
 
 
 class LeNet5Choice(ModelChoice):
-    """LeNet-5 with ReLU and max-pooling, on images of up to 32x32 pixels."""
+    """LeNet-5 with ReLU and max-pooling, on images of up to 32x32 pixels.
+
+    Attributes:
+        width: multiplies the numbers of channels and hidden units; 0.5 is DAFL's and ZSKD's student "LeNet-5-Half".
+    """
 
     name: str = "lenet5"
+    width: PositiveFloat = 1.0
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A :class:`LeNet5` for these images."""
@@ -23,7 +29,7 @@ class LeNet5Choice(ModelChoice):
                 f"model.name = {self.name!r}: it takes images of up to {SIDE}x{SIDE} pixels, these have "
                 f"{height}x{width}; 'cnn' and 'resnet18-gn' take larger ones"
             )
-        return LeNet5(channels, height, width, classes)
+        return LeNet5(channels, height, width, classes, self.width)
 
 
 class LeNet5(nn.Module):
@@ -35,20 +41,27 @@ class LeNet5(nn.Module):
     connections. DAFL resizes 28x28 images to 32x32; here they are centred in 32x32 zeros, as in 1998.
 
     Shapes: x ``[n, channels, height, width]`` -> features ``[n, 84]`` -> logits ``[n, classes]``.
-    One channel and ten classes have 156 + 2,416 + 48,120 + 10,164 + 850 = 61,706 parameters.
+    One channel and ten classes have 156 + 2,416 + 48,120 + 10,164 + 850 = 61,706 parameters; half the channels and
+    units (3, 8, 60, 42) have 78 + 608 + 12,060 + 2,562 + 430 = 15,738.
+
+    Args:
+        channels, height, width: of the images.
+        classes: number of logits.
+        scale: multiplies the layers' sizes, which are rounded and at least 1.
     """
 
-    def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, classes: int, scale: float = 1.0) -> None:
         super().__init__()
+        first, second, third, hidden = (max(1, round(scale * size)) for size in (6, 16, 120, 84))
         left, top = (SIDE - width) // 2, (SIDE - height) // 2
         self.features = nn.Sequential(
             nn.ZeroPad2d((left, SIDE - width - left, top, SIDE - height - top)),
-            *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 32 -> 28 -> 14
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 14 -> 10 -> 5
-            *(nn.Conv2d(16, 120, 5), nn.ReLU(), nn.Flatten()),  # 5 -> 1
-            *(nn.Linear(120, 84), nn.ReLU()),
+            *(nn.Conv2d(channels, first, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 32 -> 28 -> 14
+            *(nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 14 -> 10 -> 5
+            *(nn.Conv2d(second, third, 5), nn.ReLU(), nn.Flatten()),  # 5 -> 1
+            *(nn.Linear(third, hidden), nn.ReLU()),
         )
-        self.head = nn.Linear(84, classes)
+        self.head = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[n, classes]``."""

@@ -124,13 +124,19 @@ def _row(group: Group, index: int, name: str, metric: str) -> Row:
     return Row(
         group=group,
         index=index,
-        model=MODELS.get(name.partition("/")[0], name),
+        model=label_of(name),
         values=values[np.isfinite(values)],
         missing=int(np.sum(~np.isfinite(values))),
         rounds=frozenset(rounds),
         mean=_recorded(runs, name, metric, "weighted_mean"),
         worst=_recorded(runs, name, metric, "worst_decile"),
     )
+
+
+def label_of(score: str) -> str:
+    """A score of clients in a few words: which model, and on which data if not on the clients' own."""
+    model, _, data = score.partition("/")
+    return MODELS.get(model, score) + (", target data" if data.startswith("target") else "")
 
 
 def _recorded(runs: Sequence[Run], name: str, metric: str, statistic: str) -> float:

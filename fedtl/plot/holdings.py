@@ -14,6 +14,9 @@ from fedtl.choice import ConfigError
 from fedtl.plot.style import COLOURS, DPI, RC
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
     from fedtl.data.federation import Federation
 
 MAX_LABEL_TICKS = 40
@@ -23,7 +26,8 @@ MAX_LABEL_TICKS = 40
 def partition(federation: Federation, max_clients: int = 50) -> Figure:
     """Which labels each client holds; a bubble's area is the number of its samples, training and test together.
 
-    The bars on top are the clients' sizes.
+    The bars on top are the clients' sizes. What clients hold of a target, or without labels, stands below in the
+    same way and to the same scale.
 
     Args:
         federation: the clients' data.
@@ -32,44 +36,37 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
     Raises:
         ConfigError: there is no client to show.
     """
-    shown = min(federation.clients, max_clients)
+    first = federation.first_of_target
+    alone = first or federation.clients  # further clients who hold the target alone come after these
+    shown = min(alone, max_clients)
     if shown < 1:
         raise ConfigError(f"there is no client to show: {federation.clients} clients, max_clients = {max_clients}")
-    counts = federation.label_counts(shown)
+    panels = [(0, federation.label_counts(shown), f"Who holds what: {_told(shown, alone)}")]
+    if federation.target is not None:
+        others = federation.clients - first
+        last = first + min(others, max_clients)
+        labelled = len(federation.target.test.order) + len(federation.target.server_test)  # for scoring
+        title = f"What they hold {'of the target' if labelled else 'without labels'}"
+        if first:
+            title = f"Who holds the target: {_told(last - first, others)}"
+        panels.append((first, federation.label_counts(last, target=True)[first:], title))
+        shown = max(shown, last - first)
     labels = federation.classes
 
     width = float(np.clip(0.2 * shown + 2.6, 5.5, 13.0))
     height = float(np.clip(0.27 * labels + 2.0, 3.4, 10.0))
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=[1.0, max(3.0, height - 1.4)])
-    bubbles = figure.add_subplot(grid[1])
-    sizes = figure.add_subplot(grid[0], sharex=bubbles)
+    figure = Figure(figsize=(width, height * len(panels)), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(2 * len(panels), 1, height_ratios=[1.0, max(3.0, height - 1.4)] * len(panels))
 
     # The largest bubble just fills its cell, in points; about 2 inches of the figure are not cells.
     cell = 72.0 * min((width - 2.2) / shown, (height - 1.9) / labels)
-    largest = int(counts.max(initial=1))
+    largest = max(int(counts.max(initial=1)) for _, counts, _ in panels)
     per_sample = float(np.clip(cell, 4.0, 26.0)) ** 2 / max(largest, 1)
-    client, label = np.nonzero(counts)
-    areas = counts[client, label] * per_sample
-    bubbles.scatter(client, label, s=areas, color=COLOURS[0], alpha=0.75, linewidths=0, label="samples")
-    bubbles.set_xlim(-0.7, shown - 0.3)
-    bubbles.set_ylim(-0.7, labels - 0.3)
-    bubbles.set_xlabel("client")
-    bubbles.set_xticks(range(0, shown, -(-shown // 25)))
-    bubbles.set_ylabel("label")
-    if labels <= MAX_LABEL_TICKS:
-        names = federation.label_names or tuple(str(i) for i in range(labels))
-        bubbles.set_yticks(range(labels), [_short(name) for name in names])
-    else:
-        bubbles.yaxis.set_major_locator(MaxNLocator(20, integer=True, steps=[1, 2, 5, 10]))
-
-    sizes.bar(range(shown), counts.sum(axis=1), color="#8a8a8a", width=0.7)
-    sizes.set_ylabel("samples")
-    sizes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    sizes.tick_params(labelbottom=False, length=0, axis="x")
-    sizes.grid(visible=False, axis="x")
-    which = f"the first {shown} of {federation.clients:,}" if shown < federation.clients else f"{shown}"
-    sizes.set_title(f"Who holds what: {which} client{'s' if federation.clients != 1 else ''}", loc="left")
+    for i, (start, counts, title) in enumerate(panels):
+        bubbles = figure.add_subplot(grid[2 * i + 1])
+        sizes = figure.add_subplot(grid[2 * i], sharex=bubbles)
+        _draw(bubbles, sizes, start, counts, per_sample, federation.label_names)
+        sizes.set_title(title, loc="left")
 
     steps = _round_sizes(largest)
     handles = [
@@ -84,6 +81,40 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
         labelspacing=1.0,
     )
     return figure
+
+
+def _told(shown: int, clients: int) -> str:
+    which = f"the first {shown} of {clients:,}" if shown < clients else f"{shown}"
+    return f"{which} client{'s' if clients != 1 else ''}"
+
+
+def _draw(
+    bubbles: Axes, sizes: Axes, first: int, counts: NDArray[np.int64], per_sample: float, names: tuple[str, ...]
+) -> None:
+    """Bubbles for ``counts [clients, labels]`` from client ``first`` on, and bars for their sums.
+
+    A bubble has ``per_sample`` square points for each sample.
+    """
+    shown, labels = counts.shape
+    client, label = np.nonzero(counts)
+    areas = counts[client, label] * per_sample
+    bubbles.scatter(first + client, label, s=areas, color=COLOURS[0], alpha=0.75, linewidths=0, label="samples")
+    bubbles.set_xlim(first - 0.7, first + shown - 0.3)
+    bubbles.set_ylim(-0.7, labels - 0.3)
+    bubbles.set_xlabel("client")
+    bubbles.set_xticks(range(first, first + shown, -(-shown // 25)))
+    bubbles.set_ylabel("label")
+    if labels <= MAX_LABEL_TICKS:
+        names = names or tuple(str(i) for i in range(labels))
+        bubbles.set_yticks(range(labels), [_short(name) for name in names])
+    else:
+        bubbles.yaxis.set_major_locator(MaxNLocator(20, integer=True, steps=[1, 2, 5, 10]))
+
+    sizes.bar(range(first, first + shown), counts.sum(axis=1), color="#8a8a8a", width=0.7)
+    sizes.set_ylabel("samples")
+    sizes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    sizes.tick_params(labelbottom=False, length=0, axis="x")
+    sizes.grid(visible=False, axis="x")
 
 
 def _round_sizes(largest: int) -> list[int]:

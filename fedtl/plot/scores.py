@@ -19,7 +19,12 @@ from fedtl.plot.clients import MODELS, client_height, client_notes, client_rows,
 from fedtl.plot.groups import Group, Line, group, line
 from fedtl.plot.style import DPI, RC, byte_unit, look
 
-DATA = {"server-test": "on the server's test data", "clients": "on the clients' test data"}
+DATA = {
+    "server-test": "on the server's test data",
+    "clients": "on the clients' test data",
+    "target-server-test": "on the server's target test data",
+    "target-clients": "on the clients' target test data",
+}
 # Preferred first: only the clients' own data lets the two models be compared.
 GLOBAL_SCORES = ("global/clients", "global/server-test")
 PERSONAL_SCORES = ("personal/clients",)

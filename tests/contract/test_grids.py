@@ -22,7 +22,7 @@ from fedtl import messages as m
 from fedtl.config import Config, read_config
 from fedtl.data.federate import federate
 from fedtl.engine import EngineChoice
-from fedtl.experiment import make_engine, make_strategy, make_worker
+from fedtl.experiment import make_engines, make_strategy, make_worker
 from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
@@ -182,7 +182,7 @@ def ray_grid(config: Config, folder: Path, actors: int) -> Iterator[Any]:
 
     federation = federate(config.data, config.seed)
     grid = RayGrid(
-        make_worker, (config.tables(), federation, str(folder / "memories"), "cpu", PLAIN), CLIENTS, actors=actors
+        make_worker, (config.tables(), federation, str(folder / "memories"), "cpu", (PLAIN,)), CLIENTS, actors=actors
     )
     try:
         yield grid
@@ -193,7 +193,7 @@ def ray_grid(config: Config, folder: Path, actors: int) -> Iterator[Any]:
 def start(config: Config, grid: SimulatedGrid, **options: Any) -> tuple[list[Round], bytes]:
     """Run the config's strategy on a grid; the rounds, and the final model's bits."""
     federation = federate(config.data, config.seed)
-    layout = make_engine(config, federation, "cpu", PLAIN).task.layout
+    layout = make_engines(config, federation, "cpu", (PLAIN,))[0].task.layout
     rounds: list[Round] = []
     result = make_strategy(config, CLIENTS, layout.parameters).start(
         grid,
@@ -206,13 +206,13 @@ def start(config: Config, grid: SimulatedGrid, **options: Any) -> tuple[list[Rou
 
 
 def initial(config: Config) -> np.ndarray[Any, np.dtype[np.float32]]:
-    task = make_engine(config, federate(config.data, config.seed), "cpu", PLAIN).task
+    task = make_engines(config, federate(config.data, config.seed), "cpu", (PLAIN,))[0].task
     return task.layout.flatten(task.module).numpy()
 
 
 def in_process(config: Config, folder: Path) -> InProcessGrid:
     federation = federate(config.data, config.seed)
-    return InProcessGrid(make_worker(config.tables(), federation, str(folder), "cpu", PLAIN), CLIENTS)
+    return InProcessGrid(make_worker(config.tables(), federation, str(folder), "cpu", (PLAIN,)), CLIENTS)
 
 
 class TestFailures:

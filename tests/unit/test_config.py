@@ -10,7 +10,7 @@ import pytest
 
 from fedtl.choice import ConfigError
 from fedtl.config import Config, Tables, build, load_tables, read_config, shipped_configs
-from fedtl.losses.classification import L2, CrossEntropy
+from fedtl.losses.terms.classification import L2, CrossEntropy
 from tests.parts import METHODS
 
 

@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).parents[2] / "fedtl"
 # From the ground up. A module may import from its own layer and from those above it in this list.
 LAYERS: list[set[str]] = [
     {"choice", "failure", "clock"},
-    {"vector", "losses", "data", "models", "scores", "tree_sum", "samples", "history", "store"},
+    {"vector", "losses", "data", "models", "scores", "tree_sum", "samples", "history", "store", "sharing"},
     {"plot"},
+    {"distill"},
     {"clients"},
     {"messages"},
     {"strategies"},
@@ -22,10 +23,10 @@ LAYERS: list[set[str]] = [
     {"node"},
     {"grid"},
     {"config"},
-    {"record", "progress", "profile"},
+    {"record", "progress", "profile", "network"},
     {"profile_tables"},
-    {"experiment", "app"},
-    {"cli"},
+    {"experiment", "app", "probe"},
+    {"cli", "cli_distill", "cli_probe"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -63,7 +63,7 @@ def report(round: int, loss: float = 0.5, scored: bool = True) -> Round:
         failures=[(2, 'ValueError: "no"')],
         train={"cross_entropy": loss},
         scores=dict(scores.summary()) if scored else {},
-        client_scores=scores if scored else None,
+        client_scores=[scores] if scored else [],
         seconds=1.5,
     )
 

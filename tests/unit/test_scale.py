@@ -122,8 +122,7 @@ def test_scores_and_losses_do_not_depend_on_the_order_of_the_replies() -> None:
         singly = [m.Broadcast(asked.kind, asked.content, [node]) for node in asked.nodes]
         scored = [reply for one in singly for reply in grid.send_and_receive(one)]
         strategy.aggregate_evaluate(1, scored[::-1] if backwards else scored)
-        assert strategy._now.client_scores is not None
-        assert strategy._now.client_scores.clients == [0, 1, 2, 3, 4]
+        assert [scores.clients for scores in strategy._now.client_scores] == [[0, 1, 2, 3, 4]]
         found.append((strategy._now.train, strategy._now.client_scores, strategy._now.scores))
     assert found[0] == found[1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,9 @@ from fedtl.losses.term import Term, View
 
 class CrossEntropy(Term):
     """Cross-entropy of the labels, mean over the batch; label_smoothing as in Szegedy et al. (2016)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"source"})
+    per_sample: ClassVar[bool] = True
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -24,6 +29,9 @@ class CrossEntropy(Term):
 
 class L2(Term):
     """½‖w‖² over all trainable parameters: with weight µ, f_i becomes µ-strongly convex for a convex model."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
+    per_sample: ClassVar[bool] = True
 
     def value(self, view: View) -> Tensor:
         """½‖w‖²."""

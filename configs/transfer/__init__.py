@@ -1,0 +1,1 @@
+"""Transfer between domains and models: teachers, adaptation, distillation."""

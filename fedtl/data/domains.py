@@ -1,0 +1,69 @@
+"""A data set with its target and its public samples, made to one shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fedtl.choice import ConfigError
+from fedtl.data.dataset import Dataset
+from fedtl.data.images import fit, prepared
+from fedtl.data.settings import DataChoice
+
+
+def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """The data set, its target and its public samples, where there are such; samples of all have one shape.
+
+    Raises:
+        ConfigError: they cannot be had, or do not go together.
+    """
+    source = prepared(data, data.load())
+    target = _load(data.target, "data.target", source)
+    if data.target is not None and target is not None:
+        if target.classes != source.classes:
+            raise ConfigError(
+                f"data.target.name = {data.target.name!r}: it has {target.classes} classes, but [data] has "
+                f"{source.classes}; both must have the same labels"
+            )
+        source, target = _fitted(source, target, f"data.target.name = {data.target.name!r}")
+    public = _load(data.public, "data.public", source)
+    if data.public is not None and public is not None:
+        key = f"data.public.name = {data.public.name!r}"
+        source, public = _fitted(source, public, key)
+        if target is not None:  # coloured public samples have made the source coloured
+            source, target = _fitted(source, target, key)
+    return source, target, public
+
+
+def _load(data: DataChoice | None, key: str, source: Dataset) -> Dataset | None:
+    if data is None:
+        return None
+    with named(key, data):
+        # Resized before its look is changed, so that the changes are as fine as the source's pixels.
+        return prepared(data, data.load(), source.x.shape[2:] if source.x.ndim == 4 else None)
+
+
+def _fitted(source: Dataset, other: Dataset, key: str) -> tuple[Dataset, Dataset]:
+    x, z = fit(source, other, key)
+    return replace(source, x=x), replace(other, x=z)
+
+
+@contextmanager
+def named(key: str, data: DataChoice) -> Iterator[None]:
+    """Say ``key`` where an error says "data": data sets and partitions do not know whose table they stand in."""
+
+    def renamed(found: re.Match[str]) -> str:
+        field, value = found["field"], found["value"] or ""
+        if field == "clients" and data.clients is None:  # then it is the number of [data]'s clients that does not suit
+            return f"{found[0]} for {key}" if value else found[0]
+        return f"{key}.{field}{value}" if field in type(data).model_fields else found[0]
+
+    try:
+        yield
+    except ConfigError as error:
+        text = re.sub(r"^data(?=:)", key, str(error))
+        # Not within a path or a quoted word.
+        text = re.sub(r"(?<![\w./\\'\"-])data\.(?P<field>\w+)(?P<value> = \d+)?", renamed, text)
+        raise ConfigError(text) from error

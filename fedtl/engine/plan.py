@@ -1,0 +1,100 @@
+"""Which samples a client trains on in a round: by (seed, round, client) alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.data.batches import (
+    PUBLIC_ORDER,
+    SAMPLE_ORDER,
+    TARGET_ORDER,
+    TORCH,
+    VIEWS,
+    Budget,
+    derived_seed,
+    equal_batches,
+    stream,
+)
+from fedtl.data.federation import Federation
+from fedtl.losses.objective import Objective
+
+Index = NDArray[np.int64]
+
+
+class Plan(NamedTuple):
+    """A client's round.
+
+    Attributes:
+        order: its samples in order, one after another for all mini-batches.
+        sizes: the mini-batches' sizes.
+        samples: how many samples it holds of those.
+        labelled: whether they are its labelled source samples, else its target's.
+        more: samples of further streams by name, ``[T, B']`` each.
+        views: of which samples random views are made: of a stream in ``more``, of these (``"x"``), or of none.
+        seed: of torch's random numbers.
+    """
+
+    order: Index
+    sizes: Index
+    samples: int
+    labelled: bool
+    more: dict[str, Index]
+    views: str | None
+    seed: int
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What clients that train stacked must have in common besides the sizes of their mini-batches."""
+        return self.labelled, self.views, *((name, index.shape[1]) for name, index in self.more.items())
+
+
+def make_plan(federation: Federation, objective: Objective, budget: Budget, seed: int, round: int, client: int) -> Plan:
+    """Plan a client's round.
+
+    Its labelled source samples say how many mini-batches there are, where it holds any that a term trains on; other
+    streams are gone through at their side. Else its target samples do.
+
+    Raises:
+        ValueError: it holds no samples that the objective can use.
+    """
+    source = federation.train[client]
+    target = federation.target.train[client] if federation.target is not None else source[:0]
+    labelled = len(source) > 0 and ("source" in objective.trained or not len(target))
+    own = source if labelled else target
+    if not len(own):
+        raise ValueError("it holds no training samples")
+    order, sizes = budget.order(len(own), stream(seed, SAMPLE_ORDER, round, client))
+    more: dict[str, Index] = {}
+    needs, steps, views = objective.needs, len(sizes), None
+    beside = labelled and len(target) and needs & {"target", "unlabelled", "views"}
+    if beside:
+        rng = stream(seed, TARGET_ORDER, round, client)
+        more["target"] = target[equal_batches(len(target), budget.batch_size, steps, rng)]
+    if "views" in needs:
+        views = "target" if beside else "x"
+    if "public" in needs and len(federation.public):
+        rng = stream(seed, PUBLIC_ORDER, round)  # the same for all clients
+        more["public"] = equal_batches(len(federation.public), budget.batch_size, steps, rng)
+    return Plan(own[order], sizes, len(own), labelled, more, views, derived_seed(seed, TORCH, round, client))
+
+
+def view_seeds(seed: int, round: int, client: int, steps: range, which: int) -> list[int]:
+    """Seeds of the random views of some of a client's mini-batches."""
+    return [derived_seed(seed, VIEWS, round, client, step, which) for step in steps]
+
+
+def able(federation: Federation, objective: Objective) -> Index | None:
+    """Clients that hold what a term trains on, ascending; None where all do."""
+    if federation.target is None:
+        return None
+    source, target = federation.train.sizes > 0, federation.target.train.sizes > 0
+    more = [need for need in ("views", "public") if need in objective.needs]
+    kinds = {(s, t): objective.trains_on(*["source"] * s, *["target"] * t, *more) for s in (0, 1) for t in (0, 1)}
+    can = np.zeros(federation.clients, np.bool_)
+    for (s, t), trains in kinds.items():
+        if trains and (s or t):
+            can |= (source == bool(s)) & (target == bool(t))
+    return None if can.all() else np.flatnonzero(can)

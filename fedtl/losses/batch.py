@@ -1,0 +1,61 @@
+"""One mini-batch, and what else a term's parts depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+NO_STREAMS: Mapping[str, Tensor] = {}
+
+
+class Batch(NamedTuple):
+    """One mini-batch, of one client or of C stacked ones; with T as a first dimension, T of them.
+
+    Attributes:
+        x: model inputs ``[B, *shape]`` or ``[C, B, *shape]`` float32.
+        y: labels ``[B]`` or ``[C, B]`` int64; zeros where the client has none.
+        weight: 1 for a sample and 0 for padding, ``[C, B]`` float32; None where all are samples.
+        more: further streams by name, of sizes of their own: ``"target"``, ``"view_a"``, ...
+        labelled: whether ``x`` are labelled source samples; else they are unlabelled ones of the target.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+    more: Mapping[str, Tensor] = NO_STREAMS
+    labelled: bool = True
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], labelled: bool) -> Batch:
+        """The batch whose :meth:`tensors` these are."""
+        more = {name: tensor for name, tensor in tensors.items() if name not in cls._fields}
+        return cls(tensors["x"], tensors["y"], tensors.get("weight"), more, labelled)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of its tensors by name, as a recorded step names them."""
+        weight = {} if self.weight is None else {"weight": self.weight}
+        return {"x": self.x, "y": self.y, **weight, **self.more}
+
+    def at(self, step: int) -> Batch:
+        """Mini-batch ``step`` of T."""
+        weight = None if self.weight is None else self.weight[step]
+        more = {name: tensor[step] for name, tensor in self.more.items()} if self.more else NO_STREAMS
+        return Batch(self.x[step], self.y[step], weight, more, self.labelled)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a term's own modules may depend on.
+
+    Attributes:
+        shape: of a sample.
+        classes: k.
+        layers: how many numbers a sample has in each layer that the term reads, as ``{"features": 84}``.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    layers: Mapping[str, int]

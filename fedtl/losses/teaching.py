@@ -1,0 +1,35 @@
+"""One model learns from another's predictions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedtl.losses.moments import positive
+
+
+def distillation(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, scale_t2: bool = True
+) -> Tensor:
+    """T² KL(teacher ‖ student) of the softened predictions, mean over the batch (Hinton et al. 2015, §2).
+
+    KL in place of the paper's cross-entropy: it is 0 at agreement and its gradient to the student is the same.
+
+    Args:
+        student_logits: ``[n, k]``.
+        teacher_logits: ``[n, k]``; gradients flow to them too, unless they are detached.
+        temperature: T. Near T = 1000, float32 keeps one or two digits of the value; its gradient is fine.
+        scale_t2: whether the factor T² is there, which keeps gradients of one size; TLlib has it not.
+
+    Returns:
+        A scalar.
+    """
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"distillation: two sets of logits [n, k] are needed, "
+            f"not {list(student_logits.shape)} and {list(teacher_logits.shape)}"
+        )
+    positive("distillation: temperature", temperature)
+    student = (student_logits / temperature).log_softmax(1)
+    teacher = (teacher_logits / temperature).log_softmax(1)
+    value = (teacher.exp() * (teacher - student)).sum() / len(student)
+    return value * temperature**2 if scale_t2 else value

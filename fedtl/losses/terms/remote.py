@@ -1,0 +1,121 @@
+"""Terms that align a client's target data with moments of other clients' source data: only moments travel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from fedtl import losses
+from fedtl.losses.statistic import Statistic
+from fedtl.losses.term import Term, View
+from fedtl.losses.terms.discrepancy import INTERVALS, squashed
+from fedtl.losses.view import Layers
+
+
+@dataclass(frozen=True)
+class Powers(Statistic):
+    """Σ 1, Σ f, Σ f², … Σ f^K of squashed features, or Σ 1, Σ f, Σ f fᵀ."""
+
+    layer: str = "features"
+    moments: int = 2
+    squash: str = "none"
+    cross: bool = False
+
+    def collect(self, blocks: Iterable[tuple[Layers, Tensor]]) -> Tensor:
+        """``[1 + K·d]``, or ``[1 + d + d·d]`` with the products of different features."""
+        sums = []
+        for layers, _ in blocks:
+            f = layers[self.layer] if self.layer != "probabilities" else layers["logits"].softmax(-1)
+            f = squashed(f.to(torch.float64), self.squash)
+            parts = (
+                [f.sum(0), (f.T @ f).reshape(-1)]
+                if self.cross
+                else [f.pow(k).sum(0) for k in range(1, self.moments + 1)]
+            )
+            sums.append(torch.cat([f.new_full((1,), len(f)), *parts]))
+        return torch.stack(sums).sum(0)
+
+    def merge(self, before: Tensor | None, total: Tensor) -> Tensor:
+        """Means over all samples behind the sums; the sums of a round replace those before."""
+        n = total[0]
+        mean = total[1:] / n
+        if self.cross:
+            d = int((-1 + (1 + 4 * len(mean)) ** 0.5) / 2)
+            mu, second = mean[:d], mean[d:].view(d, d)
+            covariance = (second - mu[:, None] * mu[None]) * n / (n - 1).clamp(min=1)
+            return torch.cat([n[None], mu, covariance.reshape(-1)])
+        raw = mean.view(self.moments, -1)
+        return torch.cat([n[None], central(raw).reshape(-1)])
+
+
+def central(raw: Tensor) -> Tensor:
+    """Mean and central moments ``[K, d]`` from raw moments ``[K, d]``: Σ_j C(k, j) E[f^j] (-µ)^(k-j)."""
+    mu, rows = raw[0], [raw[0]]
+    for k in range(2, len(raw) + 1):
+        coefficients = [torch.tensor(float(math.comb(k, j)), dtype=raw.dtype) for j in range(k + 1)]
+        powers = [torch.ones_like(mu), *raw[:k]]
+        rows.append(sum((c * powers[j] * (-mu) ** (k - j) for j, c in enumerate(coefficients)), torch.zeros_like(mu)))
+    return torch.stack(rows)
+
+
+class Remote(Term):
+    """A term of target clients; what it aligns with, clients with source data send."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"target"})
+
+    layer: str = Field("features", min_length=1)
+
+    def layers(self) -> frozenset[str]:
+        """The one that is aligned."""
+        return frozenset({self.layer})
+
+    def moments_of(self, view: View) -> Tensor:
+        """What the server made of the source clients' sums."""
+        return view.given(f"statistic:{self.key}")
+
+
+class RemoteCORAL(Remote):
+    """CORAL to the mean and covariance of source data at other clients.
+
+    Of a source client only Σ1, Σf and Σffᵀ leave it; the server makes of all clients' sums µ and C. See
+    :func:`fedtl.losses.coral_to_moments`.
+    """
+
+    variant: Literal["paper", "mean"] = "mean"
+
+    def statistic(self) -> Statistic:
+        """Σ1, Σf, Σffᵀ of the source."""
+        return Powers(self.key, self.layer, cross=True)
+
+    def value(self, view: View) -> Tensor:
+        """The squared distance of the target's mean and covariance from the source's."""
+        target, found = view.target.layer(self.layer), self.moments_of(view)
+        d = target.shape[1]
+        mean, covariance = found[1 : 1 + d], found[1 + d :].view(d, d)
+        return losses.coral_to_moments(target, mean, covariance, variant=self.variant)
+
+
+class RemoteCMD(Remote):
+    """Central moment discrepancy to source data at other clients, which send sums of powers of their features.
+
+    See :func:`fedtl.losses.cmd_to_moments`.
+    """
+
+    moments: PositiveInt = 5
+    squash: Literal["sigmoid", "tanh", "none"] = "sigmoid"
+
+    def statistic(self) -> Statistic:
+        """Σ1, Σf, …, Σf^K of the source's squashed features."""
+        return Powers(self.key, self.layer, self.moments, self.squash)
+
+    def value(self, view: View) -> Tensor:
+        """The sum of the moments' distances."""
+        target = squashed(view.target.layer(self.layer), self.squash)
+        moments = self.moments_of(view)[1:].view(self.moments, -1)
+        return losses.cmd_to_moments(target, moments, interval=INTERVALS[self.squash])

@@ -1,0 +1,211 @@
+"""What a term sees of one client's mini-batch: streams of samples through the model, each run once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedtl.losses.batch import Batch
+
+Layers = dict[str, Tensor]
+"""A model's outputs for a batch by layer: ``"logits"``, ``"features"``, a submodule's name; ``[B, ...]``."""
+
+
+class Net(Protocol):
+    """A model as a view uses it; an engine provides it."""
+
+    def run(self, x: Tensor) -> Layers:
+        """The model that is being trained."""
+
+    def run_under(self, vector: Tensor, x: Tensor) -> Layers:
+        """The same network with the numbers of another vector ``[d]``, in evaluation mode, without gradient."""
+
+    def module(self, name: str) -> nn.Module:
+        """A term's own module, or a frozen one."""
+
+    def parameters_vector(self) -> Tensor:
+        """The trainable parameters ``[P]``, attached to the gradient."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A block in which the model is in evaluation mode."""
+
+
+class Stream:
+    """Samples of one kind, and what models make of them; each model runs when it is first asked for, once.
+
+    Attributes:
+        x: model inputs ``[B, *shape]``.
+        weight: ``[B]`` 1 for a sample, 0 for padding; None where all are samples.
+    """
+
+    def __init__(self, x: Tensor, weight: Tensor | None, run: Callable[[Tensor], Layers], view: View) -> None:
+        self.x, self.weight, self._run, self._view = x, weight, run, view
+        self._found: Layers | None = None
+        self._observed: Layers | None = None
+        self._under: dict[str, Stream] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        """Model outputs ``[B, k]``."""
+        return self._layers()["logits"]
+
+    @property
+    def features(self) -> Tensor:
+        """The head's inputs ``[B, f]``; a term that reads them says so in ``needs``."""
+        return self.layer("features")
+
+    def layer(self, name: str) -> Tensor:
+        """A layer's output ``[B, n]``: ``"features"``, ``"logits"``, ``"probabilities"``, a submodule's name."""
+        found = self._layers()
+        if name == "probabilities":
+            return found["logits"].softmax(-1)
+        if name not in found:
+            raise RuntimeError(f"a term reads {name!r} without naming it in its needs")
+        return found[name]
+
+    def under(self, model: str) -> Stream:
+        """The same samples through another model, without gradient; a term names it as ``"model:..."``.
+
+        ``"global"``: the one that the client received; ``"previous"``: what it had trained when it last took
+        part; ``"phase"``: the global one when the phase began; ``"initial"``: the run's first one.
+        """
+        if model not in self._under:
+            vector, net = self._view.given(f"model:{model}"), self._view.net
+            self._under[model] = Stream(self.x, self.weight, lambda x: net.run_under(vector, x), self._view)
+        return self._under[model]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of per-sample ``values`` ``[B]`` over the samples that are not padding."""
+        if self.weight is None:
+            return values.mean()
+        return (values * self.weight).sum() / self.weight.sum()
+
+    def _layers(self) -> Layers:
+        if self._found is not None:
+            return self._found
+        if self._view.observed:  # for a term that trains nothing: leave batch-norm and random numbers alone
+            if self._observed is None:
+                with self._view.net.evaluating():
+                    self._observed = self._run(self.x)
+            return self._observed
+        self._found = self._run(self.x)
+        return self._found
+
+
+class View:
+    """What a term sees of one client's mini-batch.
+
+    Attributes:
+        labels: of the source, ``[B]`` int64.
+        net: the model.
+        observed: whether a term is being evaluated that trains nothing.
+    """
+
+    def __init__(self, net: Net, batch: Batch, given: Mapping[str, Tensor]) -> None:
+        self.net, self.labels, self.observed = net, batch.y, False
+        self._batch, self._given = batch, given
+        self._streams: dict[str, Stream] = {}
+
+    def has(self, need: str) -> bool:
+        """Whether the client's mini-batch offers something, as terms name their needs."""
+        if need.startswith(("model:", "statistic:")):
+            return need in self._given
+        if need == "source":
+            return self._batch.labelled
+        if need == "target":
+            return "target" in self._batch.more or not self._batch.labelled
+        if need == "views":
+            return "view_a" in self._batch.more
+        return need not in STREAMS or need in self._batch.more
+
+    def stream(self, name: str) -> Stream:
+        """A stream by name: ``"source"``, ``"target"``, ``"view_a"``, ``"view_b"``, ``"public"``.
+
+        ``"samples"`` is what the client trains on, whatever it is: its source, or its target if it has no source;
+        ``"unlabelled"`` its target, or its source's samples if it has no target.
+        """
+        batch = self._batch
+        if name == "samples" or (name == "unlabelled" and "target" not in batch.more):
+            name = "source" if batch.labelled else "target"
+        elif name == "unlabelled":
+            name = "target"
+        if name not in self._streams:
+            if name == ("source" if batch.labelled else "target"):
+                found = Stream(batch.x, batch.weight, self.net.run, self)
+            elif name in batch.more:
+                found = Stream(batch.more[name], None, self.net.run, self)
+            else:
+                raise RuntimeError(f"a term reads the stream {name!r} without naming it in its needs")
+            self._streams[name] = found
+        return self._streams[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """What a stream brings besides samples, as ``"replay_y"``, the labels of ``"replay"``."""
+        return self._batch.more[name]
+
+    def given(self, name: str) -> Tensor:
+        """A tensor from outside: another model's vector ``[d]``, or a statistic; a term names it in its needs."""
+        if name not in self._given:
+            raise RuntimeError(f"a term reads {name!r} without naming it in its needs")
+        return self._given[name]
+
+    def module(self, name: str) -> nn.Module:
+        """A module of the term's own."""
+        return self.net.module(name)
+
+    @property
+    def source(self) -> Stream:
+        """The client's labelled samples."""
+        return self.stream("source")
+
+    @property
+    def target(self) -> Stream:
+        """The client's unlabelled samples."""
+        return self.stream("target")
+
+    @property
+    def progress(self) -> Tensor:
+        """p, from 0 in the first round (of the phase) to 1 in the last; a scalar."""
+        return self.given("progress")
+
+    @property
+    def w(self) -> Tensor:
+        """The model's trainable parameters ``[P]``."""
+        return self.net.parameters_vector()
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Of the source: ``[B]`` 1 for a sample, 0 for padding; None where all are samples."""
+        return self._batch.weight
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the source, ``[B, k]``."""
+        return self.stream("samples").logits
+
+    @property
+    def features(self) -> Tensor:
+        """Of the source, ``[B, f]``."""
+        return self.stream("samples").features
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of per-sample ``values`` ``[B]`` over the source's samples that are not padding."""
+        return self.stream("samples").mean(values)
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """A block in which what is evaluated trains nothing."""
+        self.observed = True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.observed = False
+
+
+STREAMS = frozenset({"public", "replay"})
+"""Streams that a client has or has not, besides its source, target and views."""

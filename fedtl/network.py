@@ -1,0 +1,54 @@
+"""From a config to the network that clients train: the model, and the modules that terms bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fedtl.choice import ConfigError
+from fedtl.config import Config
+from fedtl.data.batches import MODULES, derived_seed
+from fedtl.data.federation import Federation
+from fedtl.losses.term import Sizes, Term, module_name
+from fedtl.models import build_model
+from fedtl.models.composite import Composite, layer_sizes
+from fedtl.sharing import freeze
+
+
+def build_module(
+    config: Config, federation: Federation, terms: Sequence[Term]
+) -> tuple[nn.Module, dict[str, nn.Module], set[str]]:
+    """The network, initialised from the run's seed alone; the model's bits do not depend on the terms.
+
+    Returns:
+        The model, or a composite of it and the modules that terms train; modules that terms use frozen; names of
+        those modules that stay at the client.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    model = build_model(config.model, federation.shape, federation.classes, config.seed)
+    extras: dict[str, nn.Module] = {}
+    frozen: dict[str, nn.Module] = {}
+    private: set[str] = set()
+    seen: set[str] = set()
+    for term in terms:
+        if term.key in seen:  # in more than one phase: its modules go on
+            continue
+        seen.add(term.key)
+        sizes = Sizes(federation.shape, federation.classes, layer_sizes(model, federation.shape, term.layers()))
+        with torch.random.fork_rng(devices=[]):
+            seed = derived_seed(config.seed, MODULES, term.key)
+            torch.default_generator.manual_seed(seed)
+            try:
+                own, fixed = term.modules(sizes), term.frozen(sizes)
+            except ConfigError as error:
+                raise ConfigError(f"the term {term.key!r}: {error}") from error
+        extras |= {module_name(term, name): module for name, module in own.items()}
+        frozen |= {module_name(term, name): module.requires_grad_(False).eval() for name, module in fixed.items()}
+        private |= {module_name(term, name) for name in term.private()}
+    module = Composite(model, extras) if extras else model
+    freeze(module, config.strategy.frozen)
+    return module, frozen, private

@@ -1,0 +1,37 @@
+"""A run's phases as the server sees them: rounds that share one local objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.clients.settings import Settings
+from fedtl.losses.statistic import Statistic
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some rounds in a row.
+
+    Attributes:
+        settings: the method's options in them.
+        first, last: the rounds, from 1.
+        clients: who can take part, ascending ids; None for everybody.
+        statistics: what clients send besides models.
+        keeps_start: whether clients are given the global model that the phase began with.
+        restart: the global model's numbers to begin with in place of the present ones; None to go on.
+    """
+
+    settings: Settings
+    first: int
+    last: int
+    clients: NDArray[np.int64] | None = None
+    statistics: tuple[Statistic, ...] = ()
+    keeps_start: bool = False
+    restart: NDArray[np.float32] | None = None
+
+    def progress(self, round: int) -> float:
+        """p: 0 in the first round, 1 in the last."""
+        return (round - self.first) / (self.last - self.first) if self.last > self.first else 1.0

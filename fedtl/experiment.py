@@ -132,7 +132,7 @@ def _open(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
     resources = Resources.of(config, sampled)
-    tasks = _tasks(config, federation, "cpu")
+    tasks = make_tasks(config, federation, "cpu")
     choices = _choose_engines(config, tasks, resources.worker_device)
     layout = tasks[0].layout
     found_here = {
@@ -294,7 +294,7 @@ class Server:
 
     def finish(self) -> None:
         """Write the final global model under the module's own names, and beside it the modules of terms."""
-        task = _tasks(self.config, self.federation, "cpu")[0]
+        task = make_tasks(self.config, self.federation, "cpu")[0]
         task.layout.load(task.module, self.whole(self.w).cpu())
         self.recorder.finish({name: tensor.numpy() for name, tensor in model_of(task.module).state_dict().items()})
         if isinstance(task.module, Composite):
@@ -359,7 +359,7 @@ class Server:
 
 def make_engines(config: Config, federation: Federation, device: str, choices: Choices) -> list[Engine]:
     """For each phase an engine with a model, an objective and samples, on a device."""
-    tasks = _tasks(config, federation, device, stacked=any(choice.stacked for choice in choices))
+    tasks = make_tasks(config, federation, device, stacked=any(choice.stacked for choice in choices))
     return [choice.make(task) for choice, task in zip(choices, tasks)]
 
 
@@ -371,7 +371,7 @@ def make_worker(
         torch.set_num_threads(1)
     config = build(tables)
     if choices is None:
-        choices = _choose_engines(config, _tasks(config, federation, "cpu"), device)
+        choices = _choose_engines(config, make_tasks(config, federation, "cpu"), device)
     return _worker(config, make_engines(config, federation, device, choices), MemoryStore(Path(memories)))
 
 
@@ -395,7 +395,7 @@ def _client_updates(config: Config) -> list[ClientUpdate[Any]]:
     return [strategy_type(config.strategy.name).client_update(stage.strategy) for stage in config.stages()]
 
 
-def _tasks(config: Config, federation: Federation, device: str, stacked: bool = False) -> list[Task]:
+def make_tasks(config: Config, federation: Federation, device: str, stacked: bool = False) -> list[Task]:
     """What clients train in each phase: the same model, and the same samples."""
     place = torch.device(device)
     objectives = [Objective(stage.objective) for stage in config.stages()]

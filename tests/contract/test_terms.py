@@ -1,0 +1,141 @@
+"""What every term owes: the same training under every engine, its own needs named, no trace where its weight is 0."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fedtl.choice import ConfigError
+from fedtl.config import build
+from fedtl.data.federate import federate
+from fedtl.data.federation import Federation
+from fedtl.engine import Engine, Trained
+from fedtl.engine.task import Given, Outcome, Task
+from fedtl.experiment import make_tasks
+from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objective
+from fedtl.models import build_model
+from tests.parts import ENGINES, update_of
+
+# A row for each term that cannot do with its defaults.
+OPTIONS: dict[str, dict[str, Any]] = {
+    # With these tests' step size their training would run away, and rounding with it.
+    "barlow_twins": {"projector": [16, 16]},
+    "vicreg": {"variant": "authors"},
+}
+
+DATA = {
+    "name": "digits",
+    "clients": 3,
+    "samples": 150,
+    "target": {"name": "digits", "samples": 120, "look": {"invert": True}},
+    "public": {"name": "digits", "samples": 40},
+}
+
+
+def tables(*terms: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "name": "terms",
+        "rounds": 2,
+        "data": DATA,
+        "model": {"name": "mlp", "hidden": [12]},
+        "strategy": {"name": "fedavg", "lr": 0.05, "local_steps": 3, "batch_size": 8},
+        "objective": list(terms),
+        "views": {},
+        "simulation": {"grid": "in-process"},
+        **more,
+    }
+
+
+@functools.cache
+def federation() -> Federation:
+    return federate(build(tables()).data, 0)
+
+
+def with_term(name: str, weight: float = 0.5) -> dict[str, Any]:
+    return tables({"term": "cross_entropy"}, {"term": name, "name": "it", "weight": weight, **OPTIONS.get(name, {})})
+
+
+def trained(make: Callable[[Task], Engine], config: dict[str, Any], rounds: int = 2) -> list[Outcome]:
+    """All clients' outcomes of the last of some rounds, in which the first client's model stands for the mean."""
+    (task,) = make_tasks(build(config), federation(), "cpu")
+    engine, update = make(task), update_of("fedavg", lr=0.05, local_steps=3, batch_size=8)
+    w = task.layout.flatten(task.module)
+    moved = w + 0.01 * torch.randn(len(w), generator=torch.Generator().manual_seed(1))
+    vectors: dict[str, torch.Tensor] = {"model:phase": moved}
+    memories: list[Any] = [{}] * 3
+    outcomes: list[Outcome] = []
+    for round in range(1, rounds + 1):
+        outcomes = engine.train(update, w, range(3), memories, round, Given(0.6, vectors))
+        for outcome in outcomes:
+            assert isinstance(outcome, Trained), outcome
+        memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr]
+        w = outcomes[0].upload  # type: ignore[union-attr, assignment]
+        for i, statistic in enumerate(task.objective.statistics):
+            total = sum(outcome.statistics[i] for outcome in outcomes)  # type: ignore[union-attr, misc]
+            vectors[f"statistic:{statistic.name}"] = statistic.merge(None, total).float()
+    return outcomes
+
+
+def upload_of(outcome: Outcome) -> torch.Tensor:
+    assert isinstance(outcome, Trained)
+    assert outcome.upload is not None
+    return outcome.upload
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_every_engine_trains_the_same(name: str) -> None:
+    found = {kind: trained(make, with_term(name)) for kind, make in ENGINES.items()}
+    reference = found["one by one"]
+    for kind, outcomes in found.items():
+        for a, b in zip(reference, outcomes):
+            tell = functools.partial("{}: {}".format, kind)
+            torch.testing.assert_close(upload_of(b), upload_of(a), rtol=1e-3, atol=2e-5, msg=tell)
+            assert b.losses == pytest.approx(a.losses, rel=1e-3, abs=1e-5)  # type: ignore[union-attr]
+            assert not torch.tensor(b.losses).isnan().any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("name", sorted(set(TERMS) - {"cross_entropy"}))
+def test_a_term_of_weight_zero_changes_no_bit_and_is_measured(name: str, kind: str) -> None:
+    for alone, beside in zip(*(trained(ENGINES[kind], config) for config in (tables(), with_term(name, weight=0)))):
+        a, b = upload_of(alone), upload_of(beside)
+        assert torch.equal(a, b[: len(a)])  # the model comes before what terms bring along
+        assert alone.losses[0] == beside.losses[0]  # type: ignore[union-attr]
+        assert torch.tensor(beside.losses[1]).isfinite()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_what_a_term_needs_is_asked_for_when_the_config_is_read(name: str) -> None:
+    (term,) = read_objective([{"term": name, **OPTIONS.get(name, {})}])
+    needs = needs_of(term)
+    assert needs & SAMPLES
+    assert needs <= NEEDS.keys()
+    plain = {**with_term(name), "data": {"name": "digits", "clients": 3}}
+    del plain["views"]
+    missing = needs & {"target", "views", "public", "replay"}
+    if missing:
+        with pytest.raises(ConfigError, match=r"^objective\[1\]: the term 'it' needs .*; .*(set|add) .*"):
+            build(plain)
+    else:
+        build(plain)
+
+
+def test_the_sentence_names_the_term_and_what_to_set() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({**tables({"term": "mmd"}), "data": {"name": "digits", "clients": 3}})
+    assert str(caught.value) == (
+        "objective[0]: the term 'mmd' needs target data; client data have none: set data.target"
+    )
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_models_first_numbers_do_not_depend_on_terms(name: str) -> None:
+    config = build(with_term(name))
+    task = make_tasks(config, federation(), "cpu")[0]
+    plain = build_model(config.model, federation().shape, 10, 0)
+    expected = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
+    assert torch.equal(task.layout.flatten(task.module)[: len(expected)], expected)

@@ -59,6 +59,10 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also record where each round's time goes, and print it as tables.")
     ] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Also run it without transfer and without federation, and show the gain."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the folder.")] = False,
 ) -> None:
     """Run an experiment: train, score, record.
@@ -71,6 +75,8 @@ def run(
         watcher = None
         try:
             from fedtl import experiment
+            from fedtl.baselines import FOLDER as BASELINES
+            from fedtl.baselines import baselines as compared_with
             from fedtl.config import is_run, read_config
             from fedtl.progress import Progress, ProgressBar
 
@@ -78,6 +84,8 @@ def run(
             if not quiet:
                 for note in notes:
                     out.print(note, markup=False)
+            if baselines:
+                compared_with(read)  # what is wrong is better said at once
             watcher = Progress() if quiet else ProgressBar(out)
             if is_run(config):
                 done = experiment.run(
@@ -85,6 +93,12 @@ def run(
                 )
             else:
                 done = experiment.run(read, out=out_dir, resume=resume, profile=profile, listener=watcher)
+            others: dict[str, Run] = {}
+            for name, other in compared_with(read).items() if baselines else ():
+                watcher.close()
+                watcher = Progress() if quiet else ProgressBar(out)
+                folder = done.path / BASELINES / name
+                others[name] = experiment.run(other, out=folder, resume=is_run(folder), listener=watcher)
         except KeyboardInterrupt:
             if watcher:
                 watcher.close()
@@ -94,7 +108,8 @@ def run(
             if watcher:
                 watcher.close()
     if not quiet:
-        _print_scores([done])
+        _print_scores([done, *others.values()])
+        _print_gains(done, others)
         if profile and done.profiled:  # a finished run that was gone on with has had no round
             _print_profile(done)
     out.print(f"{done.path}", markup=False, soft_wrap=True)
@@ -119,7 +134,9 @@ def plot(
     ] = Path("convergence.png"),
     kind: Annotated[
         str,
-        typer.Option("--kind", show_default=False, help="compare (convergence and clients), convergence, or clients."),
+        typer.Option(
+            "--kind", show_default=False, help="compare (convergence and clients), convergence, clients, or terms."
+        ),
     ] = "compare",
     metric: Annotated[
         str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
@@ -149,8 +166,10 @@ def plot(
         figure = pictures.convergence(loaded, metric, axis, score=score)  # type: ignore[arg-type]
     elif kind == "clients":
         figure = pictures.per_client(loaded, metric)
+    elif kind == "terms":
+        figure = pictures.terms(loaded, axis)  # type: ignore[arg-type]
     else:
-        raise ConfigError(f"--kind = {kind!r}: give compare, convergence or clients")
+        raise ConfigError(f"--kind = {kind!r}: give compare, convergence, clients or terms")
     written = pictures.save(figure, output)
     if not quiet:
         _print_scores(loaded, metric)
@@ -278,6 +297,23 @@ def _print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
     _print_whole(summary_table(runs, metric))
 
 
+def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
+    """How much better a run is than its baselines; below 0, transfer did harm."""
+    from fedtl.baselines import gains
+
+    found = gains(run, dict(others))
+    if not found:
+        return
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("gain in accuracy", "against", "points"):
+        table.add_column(column, justify="right" if column == "points" else "left", no_wrap=True)
+    for gain in found:
+        harm = ", negative transfer" if gain.value < 0 else ""
+        table.add_row(gain.score, f"{gain.baseline}, {gain.against}{harm}", f"{100 * gain.value:+.2f}")
+    out.print()
+    _print_whole(table)
+
+
 def _print_profile(one: Run) -> None:
     from fedtl.profile_tables import tables
 
@@ -303,7 +339,7 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
 
     for one in runs:
         last = one.last(metric)
-        table.add_row(Text(f"{one.method}, seed {one.seed}" + ("" if last else ": no scored round yet")))
+        table.add_row(Text(f"{one.label}, seed {one.seed}" + ("" if last else ": no scored round yet")))
         worst, best = one.last(metric, "worst_decile"), one.best(metric)
         for name, (round, value) in last.items():
             table.add_row(

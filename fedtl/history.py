@@ -79,13 +79,26 @@ class Run:
         return str(self.config["strategy"]["name"])
 
     @property
+    def objective(self) -> str:
+        """What clients trained on besides cross-entropy, in a few words: ``"mmd + dann"``, ``"… then adda"``."""
+        phases = [phase.get("objective") or [] for phase in self.config.get("phases") or [self.config]]
+        told = [" + ".join(str(row.get("name") or row["term"]) for row in rows) for rows in phases]
+        told = [text.removeprefix("cross_entropy").removeprefix(" + ") for text in told]
+        return " then ".join(text or "cross_entropy" for text in told) if len(told) > 1 else told[0]
+
+    @property
+    def label(self) -> str:
+        """Method and objective in a few words."""
+        return f"{self.method}, {self.objective}" if self.objective else self.method
+
+    @property
     def seed(self) -> int:
         """The seed of everything random."""
         return int(self.config.get("seed", 0))
 
     @cached_property
     def clients(self) -> list[Record]:
-        """A record per scored round with the scores of every single client."""
+        """A record per scored round with the scores of every single client; ``"target"`` has those on target data."""
         # This file may be ahead of the rounds: it is written first, and perhaps read later.
         known = {record["round"] for record in self.rounds}
         return [record for record in _read_lines(self.path / "clients.jsonl") if record["round"] in known]
@@ -121,6 +134,14 @@ class Run:
                 found.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
         if known and not found:
             raise ConfigError(f"{self.path}: no score has a metric {metric!r}: {nearest(metric, known)}")
+        return {name: _series(points) for name, points in found.items()}
+
+    def terms(self) -> dict[str, Series]:
+        """Each term of the objective over the rounds, without its weight: the clients' weighted mean in training."""
+        found: dict[str, list[Point]] = {}
+        for record in self.rounds:
+            for name, value in (record.get("train") or {}).items():
+                found.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
         return {name: _series(points) for name, points in found.items()}
 
     def last(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
@@ -217,7 +238,10 @@ class Run:
 
     def _last_clients(self) -> list[Record]:
         """The clients' records of the last scored round, one for each domain of their test samples."""
-        return [record for record in self.clients if record["round"] == self.clients[-1]["round"]]
+        if not self.clients:
+            return []
+        last = self.clients[-1]
+        return [last, {"round": last["round"], **last["target"]}] if "target" in last else [last]
 
     @property
     def profiled(self) -> list[Record]:

@@ -120,8 +120,12 @@ class Recorder:
         if report.profile:
             line["profile"] = report.profile
         with writing(self.folder):
-            for scores in report.client_scores:
-                self._append(CLIENTS, {"round": report.round, **scores.by_client()})
+            if report.client_scores:
+                own, *target = (scores.by_client() for scores in report.client_scores)
+                line_of_clients = {"round": report.round, **own}
+                if target:
+                    line_of_clients["target"] = target[0]
+                self._append(CLIENTS, line_of_clients)
             self._append(ROUNDS, line)
             self._checkpoint(Checkpoint(report.round, w, dict(state), self.elapsed))
 

@@ -4,7 +4,7 @@ Every function returns a matplotlib ``Figure`` that no pyplot state knows of; :f
 """
 
 from fedtl.plot.holdings import partition
-from fedtl.plot.scores import compare, convergence, per_client
+from fedtl.plot.scores import compare, convergence, per_client, terms
 from fedtl.plot.style import save
 
-__all__ = ["compare", "convergence", "partition", "per_client", "save"]
+__all__ = ["compare", "convergence", "partition", "per_client", "save", "terms"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.history import Axis, Run
+from fedtl.history import Axis, Run, Series
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,16 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 def line(group: Group, score: str, metric: str, statistic: str, axis: Axis) -> Line | None:
     """The group's curve of one score, or None where its runs have no scored round of it in common."""
-    curves = [(run, curve) for run in group.runs if (curve := run.scores(metric, statistic).get(score))]
+    return joined([(run, curve) for run in group.runs if (curve := run.scores(metric, statistic).get(score))], axis)
+
+
+def term_line(group: Group, term: str, axis: Axis) -> Line | None:
+    """The group's curve of one term of the objective, or None where its runs have no round of it in common."""
+    return joined([(run, curve) for run in group.runs if (curve := run.terms().get(term))], axis)
+
+
+def joined(curves: Sequence[tuple[Run, Series]], axis: Axis) -> Line | None:
+    """One line out of each run's curve, in the rounds that all have; None if there is none."""
     common = sorted(set.intersection(*({int(r) for r in curve.rounds} for _, curve in curves))) if curves else []
     if not common:
         return None
@@ -87,6 +96,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
     kinds: tuple[Callable[[Run], str], ...] = (
         _method,
+        lambda run: f"{_method(run)}, {run.objective or 'cross_entropy'}",
         lambda run: run.name,
         lambda run: f"{_method(run)}, {settings(run)}",
         lambda run: f"{run.name}, {settings(run)}",

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from fedtl.choice import ConfigError, nearest
 from fedtl.history import Axis, Run
 from fedtl.plot.clients import MODELS, client_height, client_notes, client_rows, draw_clients, mark_handles
-from fedtl.plot.groups import Group, Line, group, line
+from fedtl.plot.groups import Group, Line, group, line, term_line
 from fedtl.plot.style import DPI, RC, byte_unit, look
 
 DATA = {
@@ -28,6 +28,7 @@ DATA = {
 # Preferred first: only the clients' own data lets the two models be compared.
 GLOBAL_SCORES = ("global/clients", "global/server-test")
 PERSONAL_SCORES = ("personal/clients",)
+TARGET_SCORES = ("global/target-clients", "global/target-server-test", "personal/target-clients")
 
 
 @mpl.rc_context(RC)
@@ -109,6 +110,41 @@ def compare(
     return figure
 
 
+@mpl.rc_context(RC)
+def terms(runs: Sequence[Run], axis: Axis = "rounds") -> Figure:
+    """What local training did: each term of the objectives, as clients saw it while they trained, a panel each.
+
+    Values are without their weights; runs are lines as in :func:`convergence`.
+
+    Raises:
+        ConfigError: no round is recorded yet, or there is no such axis.
+    """
+    groups = group(runs)
+    names = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.terms()))
+    if not names:
+        raise ConfigError(f"no round is recorded yet in {', '.join(str(run.path) for run in runs)}")
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = _figure(5.9 if columns == 1 else 4.0 * columns + 1.0, 3.2 * rows + 0.8)
+    lines = {
+        (index, name): found
+        for name in names
+        for index, group in enumerate(groups)
+        if (found := term_line(group, name, axis))
+    }
+    factor, label = _x_axis(axis, max((float(found.x.max()) for found in lines.values()), default=0.0))
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        for (index, of), found in lines.items():
+            if of == name:
+                _draw_line(axes, found, factor, index, groups[index].label)
+        axes.set_title(f"{name}\nin local training", loc="left")
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
+    _legend(figure, [_group_handles(groups)], _notes(groups, lines))
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
@@ -127,7 +163,7 @@ def _panels(groups: Sequence[Group], metric: str, statistic: str, score: str | S
                 raise ConfigError(f"score = {name!r}: no run has it: {nearest(name, known)}")
         return chosen or sorted(known)
     panels = []
-    for candidates in (GLOBAL_SCORES, PERSONAL_SCORES):
+    for candidates in (TARGET_SCORES, GLOBAL_SCORES, PERSONAL_SCORES):
         counts = {name: sum(name in have for have in names) for name in candidates}
         best = max(candidates, key=lambda name: counts[name])  # of equals the first
         if counts[best]:
@@ -202,7 +238,7 @@ def _title(name: str, statistic: str) -> str:
     model, _, data = name.partition("/")
     if model not in MODELS or data not in DATA:
         return name
-    over = f",\n{statistic.replace('_', ' ')} over clients" if data == "clients" else ""
+    over = f",\n{statistic.replace('_', ' ')} over clients" if data.endswith("clients") else ""
     return f"{MODELS[model].capitalize()}\n{DATA[data]}{over}"
 
 

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"node"},
     {"grid"},
     {"config"},
-    {"record", "progress", "profile", "network"},
+    {"record", "progress", "profile", "network", "baselines"},
     {"profile_tables"},
     {"experiment", "app", "probe"},
     {"cli", "cli_distill", "cli_probe"},

@@ -1,0 +1,89 @@
+"""What a transfer result is held against: the same run without transfer, and clients that train alone.
+
+Transfer may do harm. It shows beside two runs with the same data, model, seed and budget: ``source-only``, the same
+method with the labelled source's cross-entropy alone, and ``local-only``, without any federation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fedtl.choice import ConfigError
+from fedtl.config import Config, build
+from fedtl.history import Run
+from fedtl.losses.objective import needs_of
+from fedtl.losses.term import Term
+from fedtl.strategies import strategy_type
+
+FOLDER = "baselines"
+"""In a run's folder: theirs."""
+
+SOURCE_ONLY, LOCAL_ONLY = "source-only", "local-only"
+
+LOCAL = "local"
+"""The method without federation."""
+
+SUPERVISED = frozenset({"source", "samples"})
+
+
+def baselines(config: Config) -> dict[str, Config]:
+    """The configs of a run's baselines; one that would be the run itself is left out.
+
+    Raises:
+        ConfigError: clients have no labelled data to train on.
+    """
+    if config.data.labelled_fraction == 0:
+        raise ConfigError("--baselines: they train on labels; raise data.labelled_fraction above 0")
+    tables = config.tables()
+    for key in ("objective", "phases"):
+        tables.pop(key, None)
+    terms = [term for stage in config.stages() for term in stage.objective if _supervised(term)]
+    kept = {term.key: term.model_dump(mode="json", exclude_none=True) for term in terms}
+    if not any("source" in needs_of(term) for term in terms):
+        kept["cross_entropy"] = {"term": "cross_entropy"}
+    rows = list(kept.values())
+    strategy = tables["strategy"]
+    known = strategy_type(LOCAL).settings_type.model_fields
+    alone = {key: value for key, value in strategy.items() if key in known} | {"name": LOCAL}
+    for key in ("private", "frozen"):
+        alone.pop(key, None)
+    found = {}
+    if config.phases or any(not _supervised(term) for term in config.objective):
+        found[SOURCE_ONLY] = build({**tables, "objective": rows})
+    if config.strategy.name != LOCAL:
+        found[LOCAL_ONLY] = build({**tables, "objective": rows, "strategy": alone})
+    return found
+
+
+def _supervised(term: Term) -> bool:
+    """Whether it is a loss of the labelled source alone, and brings nothing of another model or client."""
+    return needs_of(term) <= SUPERVISED and term.statistic() is None
+
+
+class Gain(NamedTuple):
+    """How much better a run is than a baseline, in accuracy.
+
+    Attributes:
+        baseline: its name.
+        score: of the run, as ``"global/target-clients"``.
+        against: of the baseline: where it has no global model, its clients' own.
+        value: the run's last value minus the baseline's; below 0 transfer did harm.
+    """
+
+    baseline: str
+    score: str
+    against: str
+    value: float
+
+
+def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
+    """The run's last scores against its baselines', each on the same data."""
+    own, found = run.last(), []
+    for name, other in others.items():
+        theirs = other.last()
+        for score, point in own.items():
+            data = score.partition("/")[2]
+            same = [candidate for candidate in (score, f"personal/{data}", f"global/{data}") if candidate in theirs]
+            if same:
+                found.append(Gain(name, score, same[0], point.value - theirs[same[0]].value))
+    return found

@@ -1,0 +1,148 @@
+"""Terms that know of other clients' data a mean for each class: no model need travel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from fedtl import losses
+from fedtl.losses.statistic import Statistic
+from fedtl.losses.term import Term, View
+from fedtl.losses.terms.rows import one_by_one, over_samples
+from fedtl.losses.view import Layers
+
+Average = Literal["samples", "clients"]
+
+
+@dataclass(frozen=True)
+class ClassMeans(Statistic):
+    """The mean of a layer's outputs for each class, over the source samples of all clients.
+
+    Attributes:
+        layer: whose outputs.
+        average: over all samples alike ("samples"), or over clients' own means ("clients").
+    """
+
+    layer: str = "features"
+    average: Average = "samples"
+
+    def collect(self, blocks: Iterable[tuple[Layers, Tensor]]) -> Tensor:
+        """``[2 + k + k·d]``: n, n·k, how many there are of each class, and their sums.
+
+        The first two tell k to who does not know it, and are 0 at a client without samples.
+        """
+        counts, sums = torch.zeros(0), torch.zeros(0)
+        for i, (layers, labels) in enumerate(blocks):
+            logits = layers["logits"]
+            found = (logits.softmax(-1) if self.layer == "probabilities" else layers[self.layer]).to(torch.float64)
+            if not i:
+                counts, sums = found.new_zeros(logits.shape[1]), found.new_zeros(logits.shape[1], found.shape[1])
+            counts.index_add_(0, labels, torch.ones_like(found[:, 0]))
+            sums.index_add_(0, labels, found)
+        n = counts.sum()
+        if self.average == "clients":
+            sums, counts = sums / counts.clamp(min=1).unsqueeze(1), (counts > 0).to(counts.dtype)
+        return torch.cat([n.view(1), n.view(1) * len(counts), counts, sums.reshape(-1)])
+
+    def merge(self, before: Tensor | None, total: Tensor) -> Tensor:
+        """``[k + k·d]``: whether a class has a mean, and the means; a class that nobody had keeps its last one."""
+        k = round(float(total[1] / total[0]))
+        counts, sums = total[2 : 2 + k], total[2 + k :].view(k, -1)
+        here = counts > 0
+        seen, means = here.to(total.dtype), sums / counts.clamp(min=1).unsqueeze(1)
+        if before is not None:
+            old = before.to(total.dtype)
+            seen = torch.maximum(seen, old[:k])
+            means = torch.where(here.unsqueeze(1), means, old[k:].view(k, -1))
+        return torch.cat([seen, means.reshape(-1)])
+
+
+class OfClasses(Term):
+    """A term towards the mean of each sample's class; it begins when there is one, in the second round."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"source"})
+    per_sample: ClassVar[bool] = True
+
+    def means(self, view: View, d: int) -> tuple[Tensor, Tensor]:
+        """Whether a class has a mean ``[k]``, and the means ``[k, d]``."""
+        found = view.given(f"statistic:{self.key}")
+        k = len(found) // (1 + d)
+        return found[:k], found[k:].view(k, d)
+
+
+class Prototype(OfClasses):
+    """Distance to the prototype of one's class (Tan et al. 2022, FedProto); see :func:`fedtl.losses.prototype`.
+
+    After its training a client sends the mean representation of each of its classes by its own model; the server
+    averages them, and sends them out in the next round. FedProto itself is this beside "cross_entropy" under the
+    strategy "local", where nothing else travels; λ is the term's weight.
+
+    Differs from the paper: its eq. 6 divides the average over samples by the number of clients once more; and it
+    labels a sample by the nearest prototype, where here the head is scored.
+
+    Attributes:
+        layer: whose outputs are compared: "features", or as for "mmd".
+        average: "samples", by how many samples of a class each client has, as in the paper; "clients", all alike, as
+            in the authors' code.
+    """
+
+    layer: str = Field("features", min_length=1)
+    average: Average = "samples"
+
+    def layers(self) -> frozenset[str]:
+        """The one that is compared."""
+        return frozenset({self.layer})
+
+    def statistic(self) -> Statistic:
+        """Each class's mean."""
+        return ClassMeans(self.key, self.layer, self.average)
+
+    def value(self, view: View) -> Tensor:
+        """The mean squared distance."""
+        z = view.source.layer(self.layer)
+        seen, prototypes = self.means(view, z.shape[1])
+        distance = partial(_to_prototype, prototypes, seen)
+        return over_samples(view.source, distance, z, view.labels)
+
+
+def _to_prototype(prototypes: Tensor, seen: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+    return losses.prototype(z, prototypes, labels, seen=seen)
+
+
+class ClassLogits(OfClasses):
+    """Federated distillation by class (Jeong et al. 2018, FD): towards the mean logits of one's class.
+
+    After its training a client sends its mean logits for each of its classes; the server averages them, and every
+    client is taught their softmax. Under the strategy "local" nothing else travels.
+
+    Differs from the paper: the mean is over all clients, the client itself among them, where the paper leaves it out;
+    logits are those of the trained model, not collected in training; and KL stands for the paper's cross-entropy,
+    whose gradient is the same.
+
+    Attributes:
+        temperature: T; the paper has none.
+        scale_t2: whether the loss is multiplied by T².
+        average: "clients", all alike, as in the paper; or "samples".
+    """
+
+    temperature: PositiveFloat = 1.0
+    scale_t2: bool = True
+    average: Average = "clients"
+
+    def statistic(self) -> Statistic:
+        """Each class's mean logits."""
+        return ClassMeans(self.key, "logits", self.average)
+
+    def value(self, view: View) -> Tensor:
+        """T² KL(class's mean ‖ model); samples of a class that nobody had count 0, and stay in the mean."""
+        logits = view.source.logits
+        seen, means = self.means(view, logits.shape[1])
+        kl = partial(losses.distillation, temperature=self.temperature, scale_t2=self.scale_t2)
+        each = one_by_one(kl, logits, means[view.labels])
+        return view.source.mean(torch.where(seen[view.labels] > 0, each, 0))

@@ -43,7 +43,9 @@ def distill(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the folder.")] = False,
 ) -> None:
-    """Distil a run's final model into a smaller one, with data or without.
+    """Distil a trained model into a smaller one.
+
+    Its samples are made by the method, or come from the teacher's data.
 
     TEACHER is a run's folder; its data serve to score, and only the method "data" trains with them.
 

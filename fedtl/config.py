@@ -26,9 +26,10 @@ from pydantic import (
 from fedtl.choice import ConfigError, nearest, resolve, validate
 from fedtl.clients.settings import Settings
 from fedtl.data import DATASETS, PARTITIONS, read_data
+from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
 from fedtl.data.views import Views
-from fedtl.losses.objective import check_needs, needs_of, read_objective
+from fedtl.losses.objective import NEEDS, check_needs, needs_of, read_objective
 from fedtl.losses.term import Term
 from fedtl.models import MODELS, read_model
 from fedtl.models.settings import ModelChoice
@@ -121,7 +122,9 @@ class Config(_Section):
         device: "auto": a GPU where there is one.
         max_failures: the share of a round's clients that may fail before the run stops.
         data, model, strategy, objective, evaluate, simulation: its parts.
+        models: in place of ``model``, for methods that send none: client i has the (i mod k)-th of k.
         views: random views of images, for terms that compare two of them.
+        replay: samples synthesised out of the global model, for the term "replay".
         phases: rounds with objectives of their own, one after another, in place of ``objective``.
     """
 
@@ -132,9 +135,11 @@ class Config(_Section):
     max_failures: float = Field(0.5, ge=0, le=1)
     data: SerializeAsAny[DataChoice]
     model: SerializeAsAny[ModelChoice]
+    models: tuple[SerializeAsAny[ModelChoice], ...] = ()
     strategy: SerializeAsAny[Settings]
     objective: tuple[SerializeAsAny[Term], ...] = ()
     views: Views | None = None
+    replay: Replay | None = None
     phases: tuple[Phase, ...] = ()
     evaluate: Evaluate = Evaluate()
     simulation: Simulation = Simulation()
@@ -154,6 +159,10 @@ class Config(_Section):
             Stage(phase.rounds, _strategy_of(self.strategy, phase, i), phase.objective, phase.restart)
             for i, phase in enumerate(self.phases)
         )
+
+    def architectures(self) -> tuple[Config, ...]:
+        """The same config for each of the models that clients have."""
+        return tuple(self.model_copy(update={"model": model, "models": ()}) for model in self.models) or (self,)
 
     def tables(self) -> Tables:
         """The resolved config as plain tables; reading them gives an equal config."""
@@ -238,6 +247,16 @@ def _without_effect(config: Config, tables: Tables, given: set[str], resolved: b
     method = config.strategy.name
     if asked("evaluate", "personal") and not strategy_type(method).client_update.personalises:
         notes.append(f"evaluate.personal has no effect: {method} gives clients no model of their own")
+    if config.strategy.private and not strategy_type(method).sends_model:
+        notes.append(f"strategy.private has no effect: under {method} the whole model stays at the client")
+    needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
+    needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
+    offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}
+    notes += [
+        f"{key} has no effect: no term needs {NEEDS[need]}"
+        for key, there in offers.items()
+        if there is not None and (need := key.removeprefix("data.")) not in needs
+    ]
     grid = config.simulation.grid
     keys = [key for key in _UNUSED_BY_GRID.get(grid, ()) if asked("simulation", key)]
     if keys:
@@ -258,6 +277,11 @@ def build(tables: Tables) -> Config:
     for key in tables:
         if key not in Config.model_fields:
             raise ConfigError(f"{key} is not a key here: {nearest(key, Config.model_fields)}")
+    models = _rows(tables.get("models", []), "models", "[[models]] name = 'mlp'")
+    if models:
+        if tables.get("model", models[0]) != models[0]:
+            raise ConfigError("model: with models each client has one of those; leave model out")
+        tables = {**tables, "model": models[0]}
     for key in ("data", "model", "strategy"):
         if key not in tables:
             raise ConfigError(f"[{key}] is missing: give at least {key}.name")
@@ -268,8 +292,12 @@ def build(tables: Tables) -> Config:
         "model": read_model(tables["model"]),
         "strategy": read_strategy(tables["strategy"]),
     }
+    if models:
+        read["models"] = tuple(read_model(model) for model in models)
     if "views" in tables:
         read["views"] = validate(Views, _table(tables["views"], "views"), "views")
+    if "replay" in tables:
+        read["replay"] = validate(Replay, _table(tables["replay"], "replay"), "replay")
     if phases := _rows(tables.get("phases", []), "phases", "[[phases]] rounds = 10"):
         if tables.get("objective"):
             raise ConfigError("objective: with phases each has its own; give [[phases.objective]]")
@@ -311,7 +339,15 @@ def _check_together(config: Config) -> None:
         if config.data.target is not None and config.data.target.clients is not None:
             there += f" and data.target.clients = {config.data.target.clients}"
         raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
+    if config.models:
+        _check_models(config)
     for i, stage in enumerate(config.stages()):
+        asked = method.statistics(stage.strategy)
+        if config.data.public is None and any(statistic.on == "public" for statistic in asked):
+            raise ConfigError(
+                f"strategy.name = {config.strategy.name!r}: its server learns from public data; there are none: set "
+                "data.public"
+            )
         key = f"phases[{i}].objective" if config.phases else "objective"
         check_needs(stage.objective, key, lambda term, need: _missing(config, term, need))
     update = method.client_update(config.strategy)
@@ -320,6 +356,21 @@ def _check_together(config: Config) -> None:
             f"evaluate.personal = 'last': {config.strategy.name} keeps no model between rounds, it makes one when "
             "it is scored; use 'fresh'"
         )
+
+
+def _check_models(config: Config) -> None:
+    """Check that nothing asks for one model where clients have several."""
+    if strategy_type(config.strategy.name).sends_model:
+        raise ConfigError(
+            f"models: clients have unlike models, and {config.strategy.name!r} sends all of them one; use a method "
+            "that sends none, as 'local'"
+        )
+    for i, stage in enumerate(config.stages()):
+        key = f"phases[{i}].objective" if config.phases else "objective"
+        for j, term in enumerate(stage.objective):
+            if shared := needs_of(term) & {"model:global", "model:phase"}:
+                what = NEEDS[min(shared)]
+                raise ConfigError(f"{key}[{j}]: the term {term.key!r} needs {what}; with models there is none")
 
 
 def _missing(config: Config, term: Term, need: str) -> str | None:
@@ -339,6 +390,19 @@ def _missing(config: Config, term: Term, need: str) -> str | None:
         return "there are none: add a table [views], which may be empty"
     if need == "public" and data.public is None:
         return "there are none: set data.public"
+    if need == "replay":
+        return _without_replay(config)
+    return None
+
+
+def _without_replay(config: Config) -> str | None:
+    """Why there are no synthesised samples, and what would change that; None where there are."""
+    if config.replay is None:
+        return "there are none: add a table [replay], which may be empty"
+    if not strategy_type(config.strategy.name).sends_model:
+        return f"they are made of the global model, and {config.strategy.name!r} sends none: use another method"
+    if config.strategy.private:
+        return "they are made of the global model, and of that strategy.private leaves a part at clients: leave it out"
     return None
 
 

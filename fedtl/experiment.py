@@ -26,8 +26,10 @@ from fedtl.config import Config, Tables, build, read_config
 from fedtl.data.batches import RESTART, derived_seed
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from fedtl.distill.ensemble import FromEnsemble, learn
 from fedtl.engine import Engine, EngineChoice, Task, choose_engine
 from fedtl.engine.choice import Choices
+from fedtl.engine.mixed import Mixed
 from fedtl.engine.operations import operations
 from fedtl.engine.plan import able
 from fedtl.engine.stacked import MOST_ON_CPU
@@ -36,7 +38,8 @@ from fedtl.grid.simulated import SimulatedGrid
 from fedtl.history import Run
 from fedtl.losses.objective import Objective
 from fedtl.models import build_model
-from fedtl.models.composite import Composite, model_of
+from fedtl.models.composite import Composite, layer_sizes, model_of
+from fedtl.models.settings import ModelChoice
 from fedtl.network import build_module
 from fedtl.node import Stage, Worker
 from fedtl.profile import RECORD, Profiler
@@ -45,7 +48,7 @@ from fedtl.sharing import Sharing, freeze
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 from fedtl.strategies.phase import Phase
-from fedtl.strategies.strategy import Evaluation, Round, Strategy
+from fedtl.strategies.strategy import Evaluation, Round, Strategy, Vector
 from fedtl.vector import Layout
 
 FEDERATION = 1
@@ -132,7 +135,8 @@ def _open(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
     resources = Resources.of(config, sampled)
-    tasks = make_tasks(config, federation, "cpu")
+    tasks = _all_tasks(config, federation, "cpu")
+    _check_widths(config, tasks)
     choices = _choose_engines(config, tasks, resources.worker_device)
     layout = tasks[0].layout
     found_here = {
@@ -171,7 +175,8 @@ def _folder(config: object, read: Config, out: str | Path | None, resume: bool) 
             raise ConfigError(f"--resume: {folder} holds no run")
         if not record.same_experiment(folder, read):
             raise ConfigError(
-                f"--resume: {folder} is a run of another config; only rounds, simulation and device may change"
+                f"--resume: {folder} is a run of another config; only rounds (where no weight follows them), "
+                "simulation and device may change"
             )
     return folder
 
@@ -260,6 +265,7 @@ class Server:
         )
         self.w = found.w if found else _travels(task, self.initial).cpu().numpy()
         self.strategy.state = found.state if found else {}
+        self.strategy.server = self
         self.first_round = found.round + 1 if found else 1
         self.profiled = False
 
@@ -270,10 +276,16 @@ class Server:
 
     def hold(self, federation: Federation) -> None:
         """Use another copy of the same data, so that the first one can go."""
-        self.federation, old = federation, self.engine.task.samples
-        samples = Samples(federation, old.device, old.channels_last, old.view)
-        tasks = [replace(engine.task, samples=samples) for engine in self.engines]
-        self.engines = [choice.make(task) for choice, task in zip(self.choices, tasks)]
+        self.federation = federation
+        olds = {id(task.samples): task.samples for task in self._tasks()}
+        news = {key: Samples(federation, old.device, old.channels_last, old.view) for key, old in olds.items()}
+        tasks = [replace(task, samples=news[id(task.samples)]) for task in self._tasks()]
+        self.engines = _by_phase(self.config, [choice.make(task) for choice, task in zip(self.choices, tasks)])
+
+    def _tasks(self) -> list[Task]:
+        """Of all engines, in the order of the choices."""
+        each = [engine.engines if isinstance(engine, Mixed) else (engine,) for engine in self.engines]
+        return [engine.task for model in zip(*each) for engine in model]
 
     def whole(self, w: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
         """The model ``[d]`` of which ``w`` is what travels."""
@@ -283,6 +295,16 @@ class Server:
         whole = self.initial.clone()
         whole[sharing.travels] = vector
         return whole
+
+    def distil(self, w: Vector, teacher: Vector, how: FromEnsemble, seed: int) -> Vector:
+        """See :class:`~fedtl.strategies.strategy.AtServer`."""
+        task = self.engine.task
+        student, samples = deepcopy(task.module), task.samples
+        task.layout.load(student, self.whole(w))
+        public = samples.federation.public
+        said = torch.tensor(teacher, device=self.initial.device).view(len(public), -1)
+        learn(model_of(student), lambda places: samples.batch(public[places])[0], said, how, seed)
+        return _travels(task, task.layout.flatten(student)).cpu().numpy()
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
@@ -329,7 +351,7 @@ class Server:
                 first_round=self.first_round,
                 on_round=on_round,
             )
-        if trained and self.choices[-1].recorded and self.resources.driver_device == "cpu":
+        if trained and not self.config.models and self.choices[-1].recorded and self.resources.driver_device == "cpu":
             self._look_at_operations(trained)
 
     def _look_at_operations(self, clients: Sequence[int]) -> None:
@@ -359,8 +381,41 @@ class Server:
 
 def make_engines(config: Config, federation: Federation, device: str, choices: Choices) -> list[Engine]:
     """For each phase an engine with a model, an objective and samples, on a device."""
-    tasks = make_tasks(config, federation, device, stacked=any(choice.stacked for choice in choices))
-    return [choice.make(task) for choice, task in zip(choices, tasks)]
+    engines, phases = list[Engine](), len(config.stages())
+    for i, own in enumerate(config.architectures()):
+        chosen = choices[i * phases : (i + 1) * phases]
+        tasks = make_tasks(own, federation, device, stacked=any(choice.stacked for choice in chosen))
+        engines += [choice.make(task) for choice, task in zip(chosen, tasks)]
+    return _by_phase(config, engines)
+
+
+def _by_phase(config: Config, engines: Sequence[Engine]) -> list[Engine]:
+    """One engine for each phase, out of one for each model and phase, all of a model's one after another."""
+    phases = len(config.stages())
+    each = [engines[phase::phases] for phase in range(phases)]
+    return [own[0] if len(own) == 1 else Mixed(own) for own in each]
+
+
+def _all_tasks(config: Config, federation: Federation, device: str) -> list[Task]:
+    """What clients train in each phase, for each of their models, all of a model's one after another."""
+    return [task for own in config.architectures() for task in make_tasks(own, federation, device)]
+
+
+def _check_widths(config: Config, tasks: Sequence[Task]) -> None:
+    """Check that what clients' unlike models send can be added up."""
+    phases = len(config.stages())
+    for place, task in enumerate(tasks[phases:], phases):
+        first, shape = tasks[place % phases], task.samples.federation.shape
+        for term in task.objective.terms if first.objective.statistics else ():
+            if term.statistic() is None:
+                continue
+            here, there = (layer_sizes(model_of(t.module), shape, term.layers()) for t in (task, first))
+            for layer in term.layers():
+                if here[layer] != there[layer]:
+                    raise ConfigError(
+                        f"models[{place // phases}]: the term {term.key!r} adds up {layer!r} over clients, and this "
+                        f"model has {here[layer]} numbers there where models[0] has {there[layer]}; give all as many"
+                    )
 
 
 def make_worker(
@@ -371,7 +426,7 @@ def make_worker(
         torch.set_num_threads(1)
     config = build(tables)
     if choices is None:
-        choices = _choose_engines(config, make_tasks(config, federation, "cpu"), device)
+        choices = _choose_engines(config, _all_tasks(config, federation, "cpu"), device)
     return _worker(config, make_engines(config, federation, device, choices), MemoryStore(Path(memories)))
 
 
@@ -381,7 +436,7 @@ def _choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple
         choose_engine(
             simulation.stacked, simulation.recorded, task, update, device, _sampled(config, task.samples.federation)
         )
-        for task, update in zip(tasks, _client_updates(config))
+        for task, update in zip(tasks, _client_updates(config) * len(config.architectures()))
     )
 
 
@@ -398,7 +453,8 @@ def _client_updates(config: Config) -> list[ClientUpdate[Any]]:
 def make_tasks(config: Config, federation: Federation, device: str, stacked: bool = False) -> list[Task]:
     """What clients train in each phase: the same model, and the same samples."""
     place = torch.device(device)
-    objectives = [Objective(stage.objective) for stage in config.stages()]
+    method = strategy_type(config.strategy.name)
+    objectives = [Objective(stage.objective, method.statistics(stage.strategy)) for stage in config.stages()]
     terms = [term for objective in objectives for term in objective.terms]
     module, frozen, private = build_module(config, federation, terms)
     layout = Layout.of(module)
@@ -414,7 +470,7 @@ def make_tasks(config: Config, federation: Federation, device: str, stacked: boo
         freeze(own, config.strategy.frozen)
         there = {name: deepcopy(part).to(place) for name, part in frozen.items()}
         sharing_there = sharing.to(place) if sharing else None
-        tasks.append(Task(own, layout, objective, samples, config.seed, sharing_there, there, initial))
+        tasks.append(Task(own, layout, objective, samples, config.seed, sharing_there, there, initial, config.replay))
     return tasks
 
 
@@ -440,9 +496,17 @@ def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence
         max_failures=config.max_failures,
         parameters=sharing.parameters if sharing else parameters,
         phases=_phases(config, tasks),
-        private=sharing is not None and len(sharing.private) > 0,
+        private=_keeps_own(tasks),
         whole=sharing is None or sharing.whole,
     )
+
+
+def _keeps_own(tasks: Sequence[Task]) -> bool:
+    """Whether clients have models of their own: the global one with private parts of it, or a term's module."""
+    sharing = tasks[0].sharing if tasks else None
+    if sharing is None or not len(sharing.private):
+        return False
+    return not sharing.whole or any(task.objective.personal for task in tasks)
 
 
 def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
@@ -453,7 +517,7 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
         restart = None
         if stage.restart:
             seed = derived_seed(config.seed, RESTART, i) % 2**32
-            module = build_model(config.model, federation.shape, federation.classes, seed)
+            module = build_model(_untrained(config.model), federation.shape, federation.classes, seed)
             fresh, layout = deepcopy(task.module), task.layout
             model_of(fresh).load_state_dict(module.state_dict())
             restart = _travels(task, layout.flatten(fresh)).cpu().numpy()
@@ -466,6 +530,7 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
                 objective.statistics,
                 m.PHASE_START in objective.needs,
                 restart,
+                config.replay if any("replay" in each.objective.needs for each in tasks) else None,
             )
         )
         first += stage.rounds
@@ -532,11 +597,16 @@ def _remembers(server: Server) -> bool:
     return False
 
 
+def _untrained(model: ModelChoice) -> ModelChoice:
+    """The network without the weights that the run began with."""
+    return model.model_copy(update={"pretrained": None})
+
+
 def load_model(run: Run) -> nn.Module:
     """The final global model of a run, in evaluation mode."""
     config = build(dict(run.config))
     federation = federate(config.data, config.seed)
-    module = build_model(config.model, federation.shape, federation.classes, config.seed)
+    module = build_model(_untrained(config.model), federation.shape, federation.classes, config.seed)
     module.load_state_dict(load_file(run.path / record.MODEL))
     return module.eval()
 

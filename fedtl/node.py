@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, Error, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl import messages as m
@@ -16,6 +18,7 @@ from fedtl.clients.update import ClientUpdate
 from fedtl.clock import Clock
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
+from fedtl.engine.plan import able
 from fedtl.engine.task import PRIVATE, Given
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
@@ -43,6 +46,13 @@ class Stage:
     update: ClientUpdate[Any]
 
     @functools.cached_property
+    def able(self) -> NDArray[np.bool_] | None:
+        """Which clients hold what the objective trains on; None if all do."""
+        federation = self.engine.task.samples.federation
+        found = able(federation, self.engine.task.objective)
+        return None if found is None else np.isin(np.arange(federation.clients), found)
+
+    @functools.cached_property
     def scoring(self) -> ClientUpdate[Any]:
         """What makes a personalised model out of the present global one."""
         return self.update.for_scoring() if self.update.personalises else self.update
@@ -61,6 +71,9 @@ class Worker:
     def __init__(self, stages: Sequence[Stage], store: MemoryStore, initial: Tensor) -> None:
         self.stages, self.store = tuple(stages), store
         self.stage = self.stages[0]
+        asked = [stage.engine.task.objective.personal for stage in self.stages]
+        self.own = next((name for name in asked if name is not None), None)
+        """The module of a term that is scored as the client's own model, where the method itself gives it none."""
         self.initial = initial.to(self.engine.task.samples.device)
 
     @property
@@ -207,14 +220,14 @@ class Worker:
         failed: list[tuple[int, str]] = []
         tested = [client for client in clients if any(len(test[client]) for test in domains.values())]
         for piece in self._pieces(tested):
-            own = self._personal_models(w, piece, round, personal, given)
-            for client, model in zip(piece, own):
+            found = self._personal_models(w, piece, round, personal, given)
+            for client, model in zip(piece, found):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
                     continue
                 models = {"global": w} if config.get(m.SCORE_GLOBAL, True) else {}
                 if personal != "none":
-                    models["personal"] = w if model is None else model
+                    models["personal"] = self.engine.begun(w, client) if model is None else model
                 for domain, test in domains.items():
                     if not len(test[client]):
                         continue
@@ -223,7 +236,8 @@ class Worker:
                     if personal != "none":
                         rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(model is None))
                     for name, vector in models.items():
-                        score = self.engine.score(vector, test[client])
+                        own = name == "personal" and personal == m.KEPT and model is not None
+                        score = self.engine.of(client).score(vector, test[client], self.own if own else None)
                         rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
                         rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
         if m.SCORE_PERSONAL not in config:
@@ -245,8 +259,9 @@ class Worker:
         """Each client's personalised model ``[d]``; None where it has none.
 
         A fresh one is what the client would have after taking part in the next round: the same local update,
-        the same samples, and nothing of it is kept. Where only parts of the model are the client's own, it is the
-        global model with the parts that the client keeps.
+        the same samples, and nothing of it is kept; one that holds nothing to train on has none. Where only parts of
+        the model are the client's own, it is the global model with the parts that the client keeps; of it, a term's
+        module may be what is scored.
         """
         if which == "none":
             return [None] * len(clients)
@@ -254,10 +269,19 @@ class Worker:
         if which == m.KEPT:
             return [engine.personal_vector(self.update, one, w) if PRIVATE in one else None for one in memories]
         if which == "last":
-            return [engine.personal_vector(self.update, memory, w) if memory else None for memory in memories]
-        scoring = self.stage.scoring
-        outcomes = map(self._checked, engine.train(scoring, w, clients, memories, round + 1, given))
-        return [o if isinstance(o, Failed) else engine.personal_vector(scoring, o.memory, w) for o in outcomes]
+            return [
+                engine.of(client).personal_vector(self.update, memory, w) if memory else None
+                for client, memory in zip(clients, memories)
+            ]
+        scoring, able = self.stage.scoring, self.stage.able
+        can = [place for place, client in enumerate(clients) if able is None or able[client]]
+        who, own = [clients[place] for place in can], [memories[place] for place in can]
+        models: list[Tensor | Failed | None] = [None] * len(clients)
+        for place, outcome in zip(can, engine.train(scoring, w, who, own, round + 1, given)):
+            found = self._checked(outcome)
+            own_engine = engine.of(clients[place])
+            models[place] = found if isinstance(found, Failed) else own_engine.personal_vector(scoring, found.memory, w)
+        return models
 
     def _pieces(self, clients: Sequence[int]) -> Iterator[Sequence[int]]:
         """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""
@@ -295,8 +319,8 @@ class Worker:
             name: torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
             for name, vector in m.unpack_all(content, m.GIVEN).items()
         }
-        if m.PHASE_START in vectors:
-            vectors[m.PHASE_START] = self._whole(vectors[m.PHASE_START])
+        for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
+            vectors[name] = self._whole(vectors[name])
         return Given(progress, vectors)
 
 

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from fedtl.choice import ConfigError
 from fedtl.config import Config
 from fedtl.failure import RunError
+from fedtl.losses.objective import Objective
 from fedtl.strategies.strategy import Round
 
 CHECKPOINT, ROUNDS, CLIENTS, MEMORIES, MODEL, EXTRAS, OPERATIONS = (
@@ -244,10 +245,15 @@ def find_unfinished(root: Path, config: Config) -> Path:
 
 
 def same_experiment(folder: Path, config: Config) -> bool:
-    """Whether a folder's config asks for the same numbers: all but the rounds and where the clients live."""
+    """Whether a folder's config asks for the same numbers: all but the rounds and where the clients live.
+
+    Where a term's weight follows the rounds' progress, the number of rounds counts too.
+    """
     from fedtl.config import build, load_tables
 
-    free = {"rounds": 1, "simulation": config.simulation, "device": config.device}
+    free: dict[str, Any] = {"simulation": config.simulation, "device": config.device}
+    if not any(Objective(stage.objective).ramps for stage in config.stages()):
+        free["rounds"] = 1
     try:
         other = build(load_tables(folder))
     except ConfigError:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STRATEGIES: Registry = {
     "fedavg": "fedtl.strategies.fedavg:FedAvg",
     "fedavg-finetune": "fedtl.strategies.finetune:FedAvgFineTune",
+    "feddf": "fedtl.strategies.feddf:FedDF",
     "fedprox": "fedtl.strategies.fedprox:FedProx",
     "local": "fedtl.strategies.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",

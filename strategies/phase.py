@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.clients.settings import Settings
+from fedtl.data.replay import Replay
 from fedtl.losses.statistic import Statistic
 
 
@@ -22,6 +23,7 @@ class Phase:
         statistics: what clients send besides models.
         keeps_start: whether clients are given the global model that the phase began with.
         restart: the global model's numbers to begin with in place of the present ones; None to go on.
+        replay: how clients synthesise samples, where they do in any of the run's phases.
     """
 
     settings: Settings
@@ -31,6 +33,7 @@ class Phase:
     statistics: tuple[Statistic, ...] = ()
     keeps_start: bool = False
     restart: NDArray[np.float32] | None = None
+    replay: Replay | None = None
 
     def progress(self, round: int) -> float:
         """p: 0 in the first round, 1 in the last."""

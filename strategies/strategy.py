@@ -8,7 +8,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from fedtl.clients.settings import Settings
 from fedtl.clients.update import ClientUpdate
 from fedtl.clock import Clock
 from fedtl.data.batches import SAMPLE_CLIENTS, stream
+from fedtl.distill.ensemble import FromEnsemble
 from fedtl.failure import RunError
+from fedtl.losses.statistic import Statistic
 from fedtl.scores import ClientScores
 from fedtl.strategies.nodes import client_nodes
 from fedtl.strategies.phase import Phase
@@ -90,6 +92,13 @@ class Round:
 OnRound = Callable[[Round, Vector], None]
 
 
+class AtServer(Protocol):
+    """The server's own copy of the model and of public samples, for methods whose server trains."""
+
+    def distil(self, w: Vector, teacher: Vector, how: FromEnsemble, seed: int) -> Vector:
+        """The model ``w``, trained on the logits ``teacher`` ``[n·k]`` of all public samples."""
+
+
 class Strategy(FlowerStrategy):
     """A federated method's server; a subclass writes :meth:`update`, the few lines that are its idea.
 
@@ -105,7 +114,7 @@ class Strategy(FlowerStrategy):
         parameters: P, how many of the vector's first numbers are trained; the method's step is theirs alone,
             the rest (batch-norm statistics) is the uploads' mean. All if None.
         phases: the run's; one of all rounds if not given.
-        private: whether clients keep parts of the model to themselves.
+        private: whether clients keep parts of the model to themselves that make it their own, or a model beside it.
         whole: whether the model that travels gives logits without them.
     """
 
@@ -130,7 +139,7 @@ class Strategy(FlowerStrategy):
         self.settings = settings
         self.phases = tuple(phases) or (Phase(settings, 1, 1),)
         self.scores_global = self.sends_model and whole
-        self.personalises = self.client_update.personalises or (private and not whole)
+        self.personalises = self.client_update.personalises or private
         self.seed = seed
         self.population = clients
         self.evaluation = evaluation or Evaluation()
@@ -140,6 +149,7 @@ class Strategy(FlowerStrategy):
         """What the server remembers besides w; a checkpoint keeps it."""
         self.clock = Clock()
         """Of whoever profiles this process."""
+        self.server: AtServer | None = None
         self._now = Round(0)
         self._phase = 0
         self._w: Vector = np.empty(0, np.float32)
@@ -150,6 +160,15 @@ class Strategy(FlowerStrategy):
     def update(self, w: Vector, mean: Vector, round: int) -> Vector:
         """The next global model's parameters ``[P]`` from the present ones and the (weighted) mean of the uploads'."""
         return mean
+
+    def refine(self, w: Vector, round: int) -> Vector:
+        """What else the server makes of the new global model, all of its numbers, before it is scored."""
+        return w
+
+    @classmethod
+    def statistics(cls, settings: Settings) -> tuple[Statistic, ...]:
+        """What the method asks clients for besides models; ``state`` has it when :meth:`refine` is called."""
+        return ()
 
     # The rounds, in Flower's words.
 
@@ -174,7 +193,7 @@ class Strategy(FlowerStrategy):
         """What terms of the objective ask for besides the global model."""
         phase = self.phases[self._phase]
         wanted = {m.STATISTIC + statistic.name for statistic in phase.statistics}
-        wanted |= {m.PHASE_START} if phase.keeps_start else set()
+        wanted |= {m.REPLAYED, *[m.PHASE_START] * phase.keeps_start}
         return {name: vector for name, vector in self.state.items() if name in wanted}
 
     def aggregate_train(
@@ -223,6 +242,7 @@ class Strategy(FlowerStrategy):
             P, mean = self.parameters, (summed / weight).to(torch.float32).numpy()
             stepped = np.asarray(self.update(self._w[:P], mean[:P], server_round), np.float32)
             self._w = stepped if P is None else np.concatenate([stepped, mean[P:]])
+            self._w = np.asarray(self.refine(self._w, server_round), np.float32)
         return m.pack(self._w), MetricRecord({**self._now.train})
 
     def _merge(self, total: torch.Tensor | None, sizes: Sequence[int]) -> None:
@@ -359,10 +379,12 @@ class Strategy(FlowerStrategy):
             phase = self.phases[self._phase]
             self.settings = phase.settings
         if round == phase.first:
+            if phase.keeps_start:  # before a restart: the generation before teaches the new one
+                self.state[m.PHASE_START] = np.array(arrays[m.VECTOR].numpy(), np.float32)
             if phase.restart is not None:
                 arrays = m.pack(phase.restart)
-            if phase.keeps_start:
-                self.state[m.PHASE_START] = np.array(arrays[m.VECTOR].numpy(), np.float32)
+        if phase.replay and phase.replay.every > 1 and phase.replay.made_in(round) == round:
+            self.state[m.REPLAYED] = np.array(arrays[m.VECTOR].numpy(), np.float32)
         return arrays
 
     def sample(self, round: int) -> list[int]:

@@ -88,6 +88,7 @@ ENGINES: dict[str, EngineKind] = {
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 0.1},
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
+    "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "local": {"lr": 0.1},
     "pfedme": {"lr": 0.05, "lam": 3.0, "inner_steps": 3, "inner_lr": 0.1},

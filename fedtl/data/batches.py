@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 # One stream of random numbers per purpose, so that adding one never shifts another.
 SAMPLE_CLIENTS, SAMPLE_ORDER, TORCH = 101, 102, 103
 TARGET_ORDER, PUBLIC_ORDER, VIEWS, MODULES, RESTART = 104, 105, 106, 107, 108
+REPLAY, REPLAY_ORDER, ENSEMBLE = 109, 110, 111
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:

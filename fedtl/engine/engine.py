@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.clock import Clock
 from fedtl.engine.module import Local, forked_rng
-from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS
+from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
 from fedtl.engine.plan import Plan, make_plan, view_seeds
 from fedtl.engine.recorder import Recorder
+from fedtl.engine.replay import Replays
 from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Given, Outcome, Score, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
@@ -49,11 +50,27 @@ class Engine(ABC):
 
     def __init__(self, task: Task, recorded: bool = False) -> None:
         self.task = task
+        asked = "replay" in task.objective.needs
+        self.replays = Replays(task, task.replay) if asked and task.replay is not None else None
         self.binding = Binding(task.module, task.layout)
         self.local = Local(task.module, task.layout, task.objective, task.frozen)
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
         self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
         self.recorder = Recorder(task, self.local, self.stacks, self.clock) if recorded else None
+
+    def of(self, client: int) -> Engine:
+        """What trains and scores a client; another one only where clients' models differ."""
+        return self
+
+    def begun(self, w: Tensor, client: int) -> Tensor:
+        """The model ``[d]`` of a client that has none of its own yet: the one that it received."""
+        return w
+
+    def share(self, clock: Clock) -> None:
+        """Tell another's clock where the time goes."""
+        self.clock = clock
+        if self.recorder is not None:
+            self.recorder.clock = clock
 
     def train(
         self,
@@ -78,6 +95,8 @@ class Engine(ABC):
             An outcome per client, in the order of ``clients``.
         """
         self.task.module.train()
+        if self.replays:
+            self.replays.enter(w, round, given)
         with forked_rng(self.task.samples.device):
             return self._train(update, w, clients, memories, round, given)
 
@@ -124,16 +143,18 @@ class Engine(ABC):
                 x, y = self.task.samples.batch(index[start : start + most])
                 yield self.local.run_under(vector, x), y
 
-    def score(self, vector: Tensor, index: NDArray[np.int64]) -> Score:
-        """Score the model ``vector`` ``[d]`` on the samples at ``index``."""
+    def score(self, vector: Tensor, index: NDArray[np.int64], own: str | None = None) -> Score:
+        """Score the model ``vector`` ``[d]`` on the samples at ``index``, or in it a term's ``own`` module."""
         correct, loss_sum = 0, 0.0
         with self.clock.part(FORWARD), torch.inference_mode():
-            for logits, y in self._logits(vector, index):
+            for logits, y in self._logits(vector, index, own):
                 correct += int((logits.argmax(1) == y).sum())
                 loss_sum += float(F.cross_entropy(logits, y, reduction="sum"))
         return Score(len(index), correct, loss_sum)
 
-    def _logits(self, vector: Tensor, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _logits(
+        self, vector: Tensor, index: NDArray[np.int64], own: str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and labels ``[n, ...]`` of samples, some at a time.
 
         A recorded forward pass goes through blocks of few sizes, the last filled up with copies of a sample,
@@ -147,14 +168,15 @@ class Engine(ABC):
             filled = np.concatenate([part, part[: -len(part) % block]])
             with self.clock.part(DATA):
                 x, y = samples.batch(filled.reshape(-1, block))
-            forward = self.recorder.forward(x[0]) if self.recorder else None
+            forward = self.recorder.forward(x[0]) if self.recorder and own is None else None
             if forward is not None:
                 logits = forward.map(x, vector[P:], vector[:P])
             else:
                 module.eval()
                 self.binding.to(vector[:P])
                 self.binding.rest.copy_(vector[P:])
-                logits = torch.cat([module(few) for few in x])
+                called = module if own is None else self.local.module(own)
+                logits = torch.cat([called(few) for few in x])
             yield logits[: len(part)], y.reshape(-1)[: len(part)]
 
     def _steps(
@@ -201,7 +223,8 @@ class Engine(ABC):
         """A client's samples in the order of its round, and what else it goes through."""
         task = self.task
         with self.clock.part(DATA):
-            return make_plan(task.samples.federation, task.objective, update.budget, task.seed, round, client)
+            replayed = self.replays.places(client) if self.replays else None
+            return make_plan(task.samples.federation, task.objective, update.budget, task.seed, round, client, replayed)
 
     def _streams(self, plan: Plan, round: int, client: int, steps: range, own: NDArray[np.int64]) -> dict[str, Tensor]:
         """Further streams of some of a client's mini-batches, ``[T, B', *shape]`` each.
@@ -220,6 +243,10 @@ class Engine(ABC):
                 places = index[slices]
                 found["public"], _ = task.samples.batch(task.samples.federation.public[places], name)
                 found["public_at"] = torch.from_numpy(places).to(task.samples.device)
+            elif name == "replay":
+                assert self.replays is not None
+                with self.clock.part(SYNTHESIS):
+                    found["replay"], found["replay_y"] = self.replays.batch(client, index[slices])
             elif task.objective.needs & {"target", "unlabelled"}:
                 found[name], _ = task.samples.batch(index[slices], name)
         if plan.views:
@@ -230,19 +257,21 @@ class Engine(ABC):
         return found
 
     def _given(self, w: Tensor, memory: Memory, given: Given) -> dict[str, Tensor]:
-        """What terms ask for from outside, for one client: it received ``w`` ``[d]``."""
-        objective, found = self.task.objective, dict[str, Tensor]()
-        if objective.ramps:
-            found["progress"] = torch.full((), given.progress, device=w.device)
-        models = {
-            "model:global": w,
-            "model:previous": memory.get(PREVIOUS, w),
-            "model:phase": given.vectors.get("model:phase", w),
-            "model:initial": w if self.task.initial is None else self.task.initial,
-        }
-        found |= {need: models[need] for need in objective.needs if need in models}
-        names = {f"statistic:{statistic.name}" for statistic in objective.statistics}
-        found |= {name: vector for name, vector in given.vectors.items() if name in names}
+        """What terms ask for from outside, for one client: it received ``w`` ``[d]``, its private parts are in it."""
+        found = dict[str, Tensor]()
+        for name in self.task.objective.outside:
+            if name == "progress":
+                found[name] = torch.full((), given.progress, device=w.device)
+            elif name == "model:global":
+                found[name] = w
+            elif name == "model:previous":
+                found[name] = memory.get(PREVIOUS, w)
+            elif name == "model:phase":
+                found[name] = self._with_private(given.vectors.get(name, w), memory)
+            elif name == "model:initial":
+                found[name] = w if self.task.initial is None else self.task.initial
+            elif name in given.vectors:  # a statistic, from the second round on
+                found[name] = given.vectors[name]
         return found
 
     def _at_once(self, each: int) -> int:

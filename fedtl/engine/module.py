@@ -13,8 +13,8 @@ from fedtl.losses.batch import Batch
 from fedtl.losses.objective import Objective
 from fedtl.losses.view import Layers, View
 from fedtl.models.composite import Composite, model_of
-from fedtl.models.head import layer_outputs
-from fedtl.vector import Layout
+from fedtl.models.head import head_name, layer_outputs
+from fedtl.vector import Layout, Slot
 
 
 class Local(nn.Module):
@@ -34,7 +34,9 @@ class Local(nn.Module):
         self.model, self.objective = module, objective
         self._layout, self._frozen = layout, dict(frozen or {})
         self._layers = sorted(objective.layers - {"logits", "probabilities"})
-        self._parameters_vector: Callable[[], Tensor] = lambda: flat([*module.parameters()])
+        # In lists, as a module's own attributes are slow, and the model is not to be registered twice.
+        self._inner = [model_of(module)]
+        self._vector: list[Callable[[], Tensor]] = [lambda: flat([*module.parameters()])]
 
     def forward(
         self, batch: Batch, given: Mapping[str, Tensor], parameters: Callable[[], Tensor]
@@ -46,12 +48,12 @@ class Local(nn.Module):
             given: tensors from outside, as :class:`~fedtl.losses.view.View` takes them.
             parameters: gives the trainable parameters ``[P]``, attached to the gradient.
         """
-        self._parameters_vector = parameters
+        self._vector[0] = parameters
         return self.objective(View(self, batch, given))
 
     def run(self, x: Tensor) -> Layers:
         """See :class:`~fedtl.losses.view.Net`."""
-        return layer_outputs(model_of(self.model), x, self._layers)
+        return layer_outputs(self._inner[0], x, self._layers)
 
     def run_under(self, vector: Tensor, x: Tensor) -> Layers:
         """See :class:`~fedtl.losses.view.Net`."""
@@ -69,9 +71,18 @@ class Local(nn.Module):
         assert isinstance(self.model, Composite)
         return self.model.extras[name]
 
+    def slots(self, part: str) -> dict[str, Slot]:
+        """See :class:`~fedtl.losses.view.Net`."""
+        own = "model." if isinstance(self.model, Composite) else ""
+        if part == "head":
+            prefix = f"{own}{head_name(model_of(self.model))}."
+        else:
+            prefix = own if part == "model" else f"extras.{part}."
+        return {s.name.removeprefix(prefix): s for s in self._layout.slots if s.name.startswith(prefix)}
+
     def parameters_vector(self) -> Tensor:
         """See :class:`~fedtl.losses.view.Net`."""
-        return self._parameters_vector()
+        return self._vector[0]()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -83,15 +83,18 @@ class OneByOne(Engine):
         binding, local, clock = self.binding, self.local, self.clock
         seed_torch(plan.seed, w.device)
         evaluations = 0
-        outside = self._given(w, memory, given)
         w = self._with_private(w, memory)
+        outside = self._given(w, memory, given)
+
+        def parameters() -> Tensor:
+            return flat(binding.parameters)
 
         # Vectors need no gradient themselves, so nothing but the forward pass is taped.
         def grad(at: Tensor, batch: Batch) -> Tensor:
             nonlocal evaluations
             with clock.part(GRADIENT):
                 binding.to(at)
-                total, values = local(batch, outside, lambda: flat(binding.parameters))
+                total, values = local.forward(batch, outside, parameters)
                 gradients = torch.autograd.grad(total, binding.parameters, materialize_grads=True)
                 losses.add_(torch.stack([value.detach() for value in values]))
                 evaluations += 1

@@ -27,5 +27,8 @@ SUMS = "sums"
 PACKING = "packing"
 """Reading the message, and making the replies."""
 
+SYNTHESIS = "synthesis"
+"""Making samples out of the global model, for replay."""
+
 STATISTICS = "statistics"
 """Forward passes for the sums that terms ask clients to send."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedtl.data.batches import (
     PUBLIC_ORDER,
+    REPLAY_ORDER,
     SAMPLE_ORDER,
     TARGET_ORDER,
     TORCH,
@@ -51,11 +52,20 @@ class Plan(NamedTuple):
         return self.labelled, self.views, *((name, index.shape[1]) for name, index in self.more.items())
 
 
-def make_plan(federation: Federation, objective: Objective, budget: Budget, seed: int, round: int, client: int) -> Plan:
+def make_plan(
+    federation: Federation,
+    objective: Objective,
+    budget: Budget,
+    seed: int,
+    round: int,
+    client: int,
+    replayed: Index | None = None,
+) -> Plan:
     """Plan a client's round.
 
     Its labelled source samples say how many mini-batches there are, where it holds any that a term trains on; other
-    streams are gone through at their side. Else its target samples do.
+    streams are gone through at their side. Else its target samples do. ``replayed`` are the places of synthesised
+    samples that it goes through besides.
 
     Raises:
         ValueError: it holds no samples that the objective can use.
@@ -78,6 +88,9 @@ def make_plan(federation: Federation, objective: Objective, budget: Budget, seed
     if "public" in needs and len(federation.public):
         rng = stream(seed, PUBLIC_ORDER, round)  # the same for all clients
         more["public"] = equal_batches(len(federation.public), budget.batch_size, steps, rng)
+    if replayed is not None and len(replayed):
+        rng = stream(seed, REPLAY_ORDER, round, client)
+        more["replay"] = replayed[equal_batches(len(replayed), budget.batch_size, steps, rng)]
     return Plan(own[order], sizes, len(own), labelled, more, views, derived_seed(seed, TORCH, round, client))
 
 

@@ -38,7 +38,7 @@ class Recorder:
 
     def __init__(self, task: Task, local: Local, stacked: bool, clock: Clock | None = None) -> None:
         self.task, self.stacked, self._local = task, stacked, local
-        self._clock = clock or Clock()
+        self.clock = clock or Clock()
         self._programs: dict[tuple[Any, ...], Program | None] = {}
         self._forwards: dict[object, Function | None] = {}
         names = dict(task.module.named_buffers())
@@ -72,7 +72,7 @@ class Recorder:
         if batch.more or given or not batch.labelled:
             key = (*key, batch.labelled, *((name, tensor.shape) for name, tensor in batch.more.items()), *sorted(given))
         if key not in self._programs:
-            with self._clock.part(RECORDING):
+            with self.clock.part(RECORDING):
                 self._programs[key] = self._try(update, state, batch, given)
         return self._programs[key]
 
@@ -106,7 +106,7 @@ class Recorder:
         """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be recorded."""
         key = (x.shape, x.stride())
         if key not in self._forwards:
-            with self._clock.part(RECORDING):
+            with self.clock.part(RECORDING):
                 self._forwards[key] = self._try_forward(x)
         return self._forwards[key]
 
@@ -296,6 +296,9 @@ def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Progra
     if "public" in objective.needs:
         places = torch.randint(max(len(federation.public), 1), y.shape, generator=generator)
         more |= {"public": samples(), "public_at": places.to(flat.device)}
+    if "replay" in objective.needs:
+        labels = torch.randint(federation.classes, y.shape, generator=generator)
+        more |= {"replay": samples(), "replay_y": labels.to(flat.device)}
     batches = Batch(x, y, None, more, "source" in objective.trained or "target" not in more)
 
     w = (flat[:P] * (1 + 0.1 * torch.rand(P, generator=generator).to(flat.device))).expand(*lead, P)

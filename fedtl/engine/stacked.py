@@ -82,9 +82,9 @@ class Stacked(Engine):
     def _cohort(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
         task, P, C = self.task, self.task.layout.parameters, len(jobs)
         own = [self._with_private(w, job.memory) for job in jobs]
-        start = torch.stack([vector[:P] for vector in own])
+        start = w[:P].expand(C, P).clone() if task.sharing is None else torch.stack([vector[:P] for vector in own])
         first_rest = torch.stack([self._first_rest(update, vector, job.memory) for vector, job in zip(own, jobs)])
-        given = [self._given(w, job.memory, job.given) for job in jobs]
+        given = [self._given(vector, job.memory, job.given) for vector, job in zip(own, jobs)]
         outside = {name: torch.stack([each[name] for each in given]) for name in given[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
         rest = {name: tensor.contiguous() for name, tensor in task.layout.rest_views(first_rest).items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from fedtl.clients.update import Memory
+from fedtl.data.replay import Replay
 from fedtl.losses.objective import Objective
 from fedtl.samples import Samples
 from fedtl.sharing import Sharing
@@ -21,6 +22,9 @@ PRIVATE = "private parts"
 
 PREVIOUS = "previous model"
 """In a memory: the model ``[d]`` that the client had trained when it last took part, where a term asks for it."""
+
+REPLAYED = "model:replay"
+"""In what is given: the model ``[d]`` that replayed samples are synthesised from, where it is not the received one."""
 
 OURS = frozenset({REST, PRIVATE, PREVIOUS})
 """What engines keep in a memory besides the method's own vectors."""
@@ -52,6 +56,7 @@ class Task:
         sharing: which numbers travel; None if all do.
         frozen: modules that terms use and that never change, by name.
         initial: the run's first model ``[d]``, where a term asks for it.
+        replay: how samples are synthesised, where a term asks for them.
     """
 
     module: nn.Module
@@ -62,6 +67,7 @@ class Task:
     sharing: Sharing | None = None
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     initial: Tensor | None = None
+    replay: Replay | None = None
 
     @property
     def rest(self) -> int:

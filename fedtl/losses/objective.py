@@ -10,28 +10,41 @@ from torch import Tensor
 
 from fedtl.choice import ConfigError, Registry, resolve, validate
 from fedtl.losses.statistic import Statistic
-from fedtl.losses.term import Term
+from fedtl.losses.term import Term, module_name
 from fedtl.losses.view import View
 
 TERMS: Registry = {
     "adabn": "fedtl.losses.terms.unlabelled:AdaBN",
     "adda": "fedtl.losses.terms.adversarial:ADDA",
     "associative": "fedtl.losses.terms.discrepancy:Associative",
+    "barlow_twins": "fedtl.losses.terms.self_supervised:BarlowTwins",
     "bnm": "fedtl.losses.terms.unlabelled:BNM",
     "cdan": "fedtl.losses.terms.adversarial:CDAN",
+    "class_logits": "fedtl.losses.terms.prototypes:ClassLogits",
     "cmd": "fedtl.losses.terms.discrepancy:CMD",
+    "consensus": "fedtl.losses.terms.public:Consensus",
     "coral": "fedtl.losses.terms.discrepancy:CORAL",
     "cross_entropy": "fedtl.losses.terms.classification:CrossEntropy",
     "dann": "fedtl.losses.terms.adversarial:DANN",
+    "distillation": "fedtl.losses.terms.teaching:Distillation",
     "entropy": "fedtl.losses.terms.unlabelled:Entropy",
+    "invariant_spreading": "fedtl.losses.terms.self_supervised:InvariantSpreading",
     "joint_mmd": "fedtl.losses.terms.discrepancy:JointMMD",
     "l2": "fedtl.losses.terms.classification:L2",
+    "l2_sp": "fedtl.losses.terms.drift:L2SP",
     "local_mmd": "fedtl.losses.terms.discrepancy:LocalMMD",
     "mcc": "fedtl.losses.terms.unlabelled:MCC",
     "mmd": "fedtl.losses.terms.discrepancy:MMD",
+    "moon": "fedtl.losses.terms.drift:Moon",
+    "mutual": "fedtl.losses.terms.teaching:Mutual",
+    "prototype": "fedtl.losses.terms.prototypes:Prototype",
+    "proximal": "fedtl.losses.terms.drift:Proximal",
     "remote_cmd": "fedtl.losses.terms.remote:RemoteCMD",
     "remote_coral": "fedtl.losses.terms.remote:RemoteCORAL",
+    "replay": "fedtl.losses.terms.replay:Replayed",
     "rpl": "fedtl.losses.terms.unlabelled:RobustPseudoLabels",
+    "simclr": "fedtl.losses.terms.self_supervised:SimCLR",
+    "vicreg": "fedtl.losses.terms.self_supervised:VICReg",
 }
 
 NEEDS: Mapping[str, str] = {
@@ -53,6 +66,9 @@ NEEDS: Mapping[str, str] = {
 
 SAMPLES = frozenset({"source", "target", "samples", "unlabelled", "views", "public", "replay"})
 """Needs that are samples to look at."""
+
+ALWAYS = frozenset({"samples", "unlabelled"})
+"""Of these, what every client has."""
 
 
 def read_objective(tables: Sequence[Mapping[str, Any]], key: str = "objective") -> tuple[Term, ...]:
@@ -83,35 +99,53 @@ def needs_of(term: Term) -> frozenset[str]:
 class Objective:
     """Σ_j weight_j · term_j.
 
+    Args:
+        terms: as the config lists them.
+        statistics: what clients are asked for besides, for the method's own use.
+
     Attributes:
         terms: as the config lists them.
         names: what the record calls them.
         needs: all that any of them needs.
+        ramps: whether it depends on the round's progress.
         trained: all that those need whose weight is not 0.
         layers: what they read besides logits.
-        statistics: what they ask clients to send.
+        outside: what of it is neither samples nor their outputs: progress, other models, statistics.
+        personal: the private module that is scored as the client's own model, if a term has such.
+        statistics: what they, and the method, ask clients to send.
         whole_batches: whether a term that trains looks at a mini-batch as a whole, so that padding would count.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], statistics: Sequence[Statistic] = ()) -> None:
         self.terms = tuple(terms)
         self.names = tuple(term.key for term in terms)
         self._needs = [needs_of(term) for term in self.terms]
         self.needs = frozenset[str]().union(*self._needs)
         self.trained = frozenset[str]().union(*(n for term, n in zip(self.terms, self._needs) if term.weight))
         self.layers = frozenset[str]().union(*(term.layers() for term in self.terms))
-        self.statistics: tuple[Statistic, ...] = tuple(s for term in self.terms if (s := term.statistic()) is not None)
+        own = [module_name(term, part) for term in terms if term.weight and (part := term.personal_module())]
+        self.personal = own[0] if own else None
+        asked = [s for term in self.terms if (s := term.statistic()) is not None]
+        self.statistics: tuple[Statistic, ...] = (*asked, *statistics)
         self.whole_batches = any(term.weight and not term.per_sample for term in self.terms)
+        self.ramps = "progress" in self.needs or any(term.ramp for term in self.terms)
+        self._trains = [(i, term) for i, term in enumerate(self.terms) if term.weight]
+        self._measured = [(i, term) for i, term in enumerate(self.terms) if not term.weight]
+        self.outside = sorted(
+            {*(["progress"] if self.ramps else []), *(need for need in self.needs if need.startswith("model:"))}
+            | {f"statistic:{statistic.name}" for statistic in self.statistics}
+        )
+        # What a client may lack, looked up in every step.
+        self._samples = [sorted(needs & SAMPLES - ALWAYS) for needs in self._needs]
+        self._given = [
+            [*(need for need in needs if need.startswith("model:")), *([f"statistic:{s.name}"] if s else [])]
+            for needs, s in ((needs, term.statistic()) for term, needs in zip(self.terms, self._needs))
+        ]
 
     def trains_on(self, *samples: str) -> bool:
         """Whether a client that has these samples can evaluate a term that trains."""
-        have = {*samples, "samples", "unlabelled"}
+        have = {*samples, *ALWAYS}
         return any(term.weight and not (needs & SAMPLES) - have for term, needs in zip(self.terms, self._needs))
-
-    @property
-    def ramps(self) -> bool:
-        """Whether it depends on the round's progress."""
-        return "progress" in self.needs or any(term.ramp for term in self.terms)
 
     def __call__(self, view: View) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Evaluate on one client's mini-batch.
@@ -124,30 +158,31 @@ class Objective:
         """
         total: Tensor | None = None
         found: dict[int, Tensor] = {}
-        for i, term in enumerate(self.terms):
-            if term.weight and self._met(i, view):
+        for i, term in self._trains:
+            if self._met(i, view):
                 value = found[i] = term.value(view)
                 weighed = value if term.weight == 1 else term.weight * value
                 if term.ramp:
                     weighed = term.ramp.at(view.progress) * weighed
                 total = weighed if total is None else total + weighed
         if total is None:
-            if not any(term.weight and self._has_samples(i, view) for i, term in enumerate(self.terms)):
+            if not any(self._has_samples(i, view) for i, _ in self._trains):
                 raise ValueError("the objective has no term that this client's data can train")
             total = 0 * view.w.sum()  # what it waits for comes with the next round
-        for i, term in enumerate(self.terms):
-            if not term.weight and self._met(i, view) and (term.per_sample or view.weight is None):
+        for i, term in self._measured:
+            if self._met(i, view) and (term.per_sample or view.weight is None):
                 with view.observing():
                     found[i] = term.value(view)
-        missing = torch.full_like(total.detach(), torch.nan) if len(found) < len(self.terms) else total
+        if len(found) == len(self.terms):
+            return total, tuple(found[i] for i in range(len(found)))
+        missing = torch.full_like(total.detach(), torch.nan)
         return total, tuple(found.get(i, missing) for i in range(len(self.terms)))
 
     def _met(self, i: int, view: View) -> bool:
-        statistic = self.terms[i].statistic()
-        return self._has_samples(i, view) and (statistic is None or view.has(f"statistic:{statistic.name}"))
+        return self._has_samples(i, view) and all(map(view.has, self._given[i]))
 
     def _has_samples(self, i: int, view: View) -> bool:
-        return all(view.has(need) for need in self._needs[i])
+        return all(map(view.has, self._samples[i]))
 
 
 def check_needs(terms: Sequence[Term], key: str, missing: Callable[[Term, str], str | None]) -> None:

@@ -96,6 +96,10 @@ class Term(BaseModel):
         """Which of its modules stay at the client."""
         return frozenset()
 
+    def personal_module(self) -> str | None:
+        """Which of its private modules maps samples to logits, and is scored as the client's own model."""
+        return None
+
     def frozen(self, sizes: Sizes) -> dict[str, nn.Module]:
         """Modules that never train nor travel (a teacher out of a file)."""
         return {}

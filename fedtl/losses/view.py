@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.losses.batch import Batch
+from fedtl.vector import Slot
 
 Layers = dict[str, Tensor]
 """A model's outputs for a batch by layer: ``"logits"``, ``"features"``, a submodule's name; ``[B, ...]``."""
@@ -26,6 +27,9 @@ class Net(Protocol):
 
     def module(self, name: str) -> nn.Module:
         """A term's own module, or a frozen one."""
+
+    def slots(self, part: str) -> Mapping[str, Slot]:
+        """Where the tensors of ``"model"``, its ``"head"``, or a term's own module stand in a model's vector."""
 
     def parameters_vector(self) -> Tensor:
         """The trainable parameters ``[P]``, attached to the gradient."""
@@ -120,7 +124,7 @@ class View:
             return "target" in self._batch.more or not self._batch.labelled
         if need == "views":
             return "view_a" in self._batch.more
-        return need not in STREAMS or need in self._batch.more
+        return need in self._batch.more
 
     def stream(self, name: str) -> Stream:
         """A stream by name: ``"source"``, ``"target"``, ``"view_a"``, ``"view_b"``, ``"public"``.
@@ -205,7 +209,3 @@ class View:
                 yield
         finally:
             self.observed = False
-
-
-STREAMS = frozenset({"public", "replay"})
-"""Streams that a client has or has not, besides its source, target and views."""

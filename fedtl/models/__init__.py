@@ -61,7 +61,7 @@ def read_model(table: Mapping[str, Any]) -> ModelChoice:
 
 
 def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    """The network, initialised from ``seed`` alone, and seen to fit the data.
+    """The network, initialised from ``seed`` alone (and the weights that ``pretrained`` names), seen to fit the data.
 
     Built on the CPU, so that the bits do not depend on where it is trained; the caller's random state is left
     as it was.
@@ -73,7 +73,8 @@ def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed:
         seed: of the initialisation.
 
     Raises:
-        ConfigError: the network cannot be built, or two samples ``[2, *shape]`` do not give ``[2, classes]``.
+        ConfigError: the network cannot be built, its pretrained weights are not to be had or another network's, or
+            two samples ``[2, *shape]`` do not give ``[2, classes]``.
     """
     import torch
 
@@ -89,6 +90,10 @@ def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed:
                 f"model.name = {choice.name!r} cannot be built for samples of shape {list(shape)} and {classes} "
                 f"classes: {_cause(error)}"
             ) from error
+        if choice.pretrained is not None:
+            from fedtl.models.pretrained import begin_with
+
+            begin_with(module, choice.name, choice.pretrained)
         # In evaluation mode, or two samples of zeros would enter BatchNorm's statistics; then each part gets
         # its own mode back, as a network may have frozen some of them.
         modes = [(part, part.training) for part in module.modules()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from fedtl.choice import Choice, ConfigError
 
 if TYPE_CHECKING:
@@ -11,7 +13,15 @@ if TYPE_CHECKING:
 
 
 class ModelChoice(Choice):
-    """A network's name and options; what it still needs, the data say."""
+    """A network's name and options; what it still needs, the data say.
+
+    Attributes:
+        pretrained: weights to begin with: a finished run's folder, a .safetensors file, or for a network of
+            torchvision's the name of her weights, as "DEFAULT". Tensors go by name; a head for another number of
+            classes stays new. Images keep the normalisation of [data], which need not be the weights' own.
+    """
+
+    pretrained: str | None = Field(None, min_length=1)
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A freshly initialised network that maps samples ``[n, *shape]`` to logits ``[n, classes]``.

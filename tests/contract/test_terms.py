@@ -45,6 +45,7 @@ def tables(*terms: dict[str, Any], **more: Any) -> dict[str, Any]:
         "strategy": {"name": "fedavg", "lr": 0.05, "local_steps": 3, "batch_size": 8},
         "objective": list(terms),
         "views": {},
+        "replay": {"classes": "all", "per_class": 4, "steps": 3, "after": 0},
         "simulation": {"grid": "in-process"},
         **more,
     }
@@ -115,7 +116,7 @@ def test_what_a_term_needs_is_asked_for_when_the_config_is_read(name: str) -> No
     assert needs & SAMPLES
     assert needs <= NEEDS.keys()
     plain = {**with_term(name), "data": {"name": "digits", "clients": 3}}
-    del plain["views"]
+    del plain["views"], plain["replay"]
     missing = needs & {"target", "views", "public", "replay"}
     if missing:
         with pytest.raises(ConfigError, match=r"^objective\[1\]: the term 'it' needs .*; .*(set|add) .*"):
@@ -139,3 +140,24 @@ def test_the_models_first_numbers_do_not_depend_on_terms(name: str) -> None:
     plain = build_model(config.model, federation().shape, 10, 0)
     expected = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
     assert torch.equal(task.layout.flatten(task.module)[: len(expected)], expected)
+
+
+def test_each_stream_goes_through_the_model_once_however_many_terms_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("mmd", "coral", "cmd", "dann", "entropy", "mcc", "bnm", "simclr", "vicreg", "distillation", "moon")
+    rows = [{"term": "cross_entropy"}, *({"term": name} for name in names)]
+    (task,) = make_tasks(build(tables(*rows)), federation(), "cpu")
+    calls: list[tuple[bool, int]] = []
+    forward = type(task.module.model).forward  # type: ignore[union-attr]
+
+    def counted(self: torch.nn.Module, x: torch.Tensor) -> Any:
+        calls.append((torch.is_grad_enabled(), len(x)))
+        return forward(self, x)  # type: ignore[operator]
+
+    monkeypatch.setattr(type(task.module.model), "forward", counted)  # type: ignore[union-attr]
+    engine = ENGINES["one by one"](task)
+    (outcome,) = engine.train(
+        update_of("fedavg", lr=0.05, local_steps=1, batch_size=8), task.layout.flatten(task.module), [0], [{}], 1
+    )
+    upload_of(outcome)
+    # Source, target and two views with gradient; the source under the received and under the previous model without.
+    assert sorted(calls) == [(False, 8)] * 2 + [(True, 8)] * 4

@@ -193,10 +193,15 @@ def test_a_resolved_config_asks_only_for_what_is_no_default(tmp_path: Path) -> N
 
 # There and back.
 
+# A method that sends no model, and a config that needs one.
+NOT_TOGETHER = {("transfer/replay", "local")}
+
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", shipped_configs())
 def test_a_resolved_config_reads_as_an_equal_one(name: str, method: str) -> None:
+    if (name, method) in NOT_TOGETHER:
+        pytest.skip("this method cannot do what this config asks for")
     config, _ = read_config(
         name, [f"strategy.name={method}", *(f"strategy.{k}={v}" for k, v in METHODS[method].items())]
     )

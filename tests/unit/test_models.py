@@ -251,7 +251,7 @@ def test_torchvision_by_name_has_the_classes_and_takes_grey_images() -> None:
     assert torch.equal(module(grey), module(grey.repeat(1, 3, 1, 1)))
     assert torch.equal(pickle.loads(pickle.dumps(module))(grey), module(grey))
     assert "of 3 channels" in message({"name": "resnet18"}, (2, 28, 28))
-    assert "model.pretrained is not a key here" in message({"name": "resnet18", "pretrained": True})
+    assert "model.pretrained = True: should be a valid string" in message({"name": "resnet18", "pretrained": True})
     assert message({"name": "alexnet"}).startswith("model.name = 'alexnet' does not take samples of shape [1, 28, 28]:")
 
 

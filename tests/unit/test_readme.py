@@ -46,6 +46,34 @@ def test_its_method_is_ditto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             np.testing.assert_allclose(found.memory["v"], v, atol=1e-6)
 
 
+def test_its_term_trains_like_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(block("python", "class MeanGap"))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {
+        "name": "own-term",
+        "rounds": 2,
+        "data": {"name": "digits", "clients": 3, "target": {"name": "digits", "look": {"invert": True}}},
+        "model": {"name": "mlp", "hidden": [8]},
+        "strategy": {"name": "fedavg", "lr": 0.05, "local_steps": 3},
+        "objective": [{"term": "cross_entropy"}, {"term": "mine:MeanGap", "name": "gap", "power": 1.5}],
+    }
+    found = []
+    for stacked in (True, False):
+        where = {"grid": "in-process", "stacked": stacked, "recorded": True}
+        found.append(fedtl.run({**config, "simulation": where}, out=tmp_path / f"{stacked}").terms()["gap"].values)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+    assert (found[0] > 0).all()
+
+
+def test_its_transfer_config_is_a_config() -> None:
+    tables = tomllib.loads(block("toml", "[data.target]"))
+    phases = tomllib.loads(block("toml", "[[phases]]"))
+    base = {"name": "x", "rounds": 4, "model": {"name": "mlp"}, "strategy": {"name": "fedavg", "lr": 0.1}}
+    assert [term.key for term in build({**base, **tables}).objective] == ["cross_entropy", "dann", "mmd"]
+    del base["rounds"]
+    assert build({**base, "data": tables["data"], **phases}).rounds == 40
+
+
 def test_its_config_is_a_config() -> None:
     assert build(tomllib.loads(block("toml", "my-study"))).rounds == 100
 

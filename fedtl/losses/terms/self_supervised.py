@@ -22,8 +22,6 @@ from fedtl.losses.term import Term, View
 class TwoViews(Term):
     """A term between z_a and z_b ``[n, d]``, what a projector makes of a layer's outputs for two views.
 
-    A mini-batch of one sample, as an epoch's last may be, has nothing to be told apart from: its value is 0.
-
     Attributes:
         layer: what the projector sees: "features" (the head's inputs), or a submodule's name.
         projector: the sizes of its linear layers, with ReLU between them; [] for none, so that the layer's own
@@ -31,6 +29,8 @@ class TwoViews(Term):
         batch_norm: whether a batch-norm stands before each ReLU, and linear layers have no bias. It has no running
             statistics, which nobody would read: the projector is there for training alone.
         shared: whether the projector travels and is averaged as the model is; else each client keeps its own.
+        least: samples of a mini-batch that trains. A smaller one, as an epoch's last may be, has the value 0: a few
+            samples say little of what all have in common, and correlations over them have steep gradients.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"views"})
@@ -39,6 +39,7 @@ class TwoViews(Term):
     projector: tuple[PositiveInt, ...] = (256, 256, 256)
     batch_norm: bool = True
     shared: bool = True
+    least: int = Field(2, ge=2)
 
     def layers(self) -> frozenset[str]:
         """The one that the projector sees."""
@@ -64,7 +65,7 @@ class TwoViews(Term):
     def value(self, view: View) -> Tensor:
         """:meth:`between` the two views."""
         a, b = (view.stream(name).layer(self.layer) for name in ("view_a", "view_b"))
-        if len(a) < 2:
+        if len(a) < self.least:
             return 0 * (a + b).sum()
         if self.projector:
             project = self.module(view, "projector")

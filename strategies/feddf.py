@@ -1,0 +1,78 @@
+"""FedDF."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from fedtl import messages as m
+from fedtl.clients.settings import Settings
+from fedtl.data.batches import ENSEMBLE, derived_seed
+from fedtl.distill.ensemble import FromEnsemble
+from fedtl.losses.statistic import Statistic
+from fedtl.losses.terms.public import PublicLogits
+from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
+from fedtl.strategies.strategy import Vector
+
+LOGITS = PublicLogits("ensemble of the clients")
+
+
+class FedDFSettings(FedAvgSettings):
+    """Options of FedDF: FedAvg's, and those of the distillation.
+
+    Attributes:
+        distill_steps: of Adam, in each round; 0 is FedAvg. The paper takes up to 10,000, and stops when a validation
+            set shows no gain.
+        distill_lr: its learning rate.
+        distill_schedule: whether that falls to 0 within the round, along half a cosine as in the paper.
+        distill_batch_size: public samples in a mini-batch.
+        temperature: T of the predictions; the paper has none.
+    """
+
+    distill_steps: NonNegativeInt = 200
+    distill_lr: PositiveFloat = 1e-3
+    distill_schedule: Literal["cosine", "constant"] = "cosine"
+    distill_batch_size: PositiveInt = 128
+    temperature: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _has_a_whole_model(self) -> FedDFSettings:
+        if self.private and self.distill_steps:
+            raise ValueError(f"private = {[*self.private]}: the server distils the whole model; leave private out")
+        return self
+
+
+class FedDF(FedAvg):
+    """FedDF: FedAvg's mean, then ensemble distillation at the server on public samples (Lin et al. 2020).
+
+    "Ensemble Distillation for Robust Model Fusion in Federated Learning", NeurIPS 2020 (arXiv 2006.07242), Algorithm
+    1: the student begins as the mean of the uploads, the teacher's logits are the mean over the round's clients, and
+    Adam minimises KL(softmax(teacher) ‖ softmax(student)) on ``[data.public]``.
+
+    The paper's server computes the logits from the uploaded models. Here clients send those of all public samples
+    with their models: the same numbers, computed where the models are, as a server that receives sums has none of
+    them by itself; the record counts them as bytes sent. Differs from the paper: a fixed number of steps, no
+    validation set, and one architecture.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedDFSettings
+    settings: FedDFSettings
+
+    @classmethod
+    def statistics(cls, settings: Settings) -> tuple[Statistic, ...]:
+        """The clients' logits of public samples."""
+        assert isinstance(settings, FedDFSettings)
+        return (LOGITS,) if settings.distill_steps else ()
+
+    def refine(self, w: Vector, round: int) -> Vector:
+        """The mean, taught by the ensemble; nobody but the server keeps what the ensemble says, and not for long."""
+        teacher = self.state.pop(m.STATISTIC + LOGITS.name, None)
+        if teacher is None:  # no steps
+            return w
+        assert self.server is not None
+        o = self.settings
+        how = FromEnsemble(
+            o.distill_steps, o.distill_lr, o.distill_batch_size, o.temperature, o.distill_schedule == "cosine"
+        )
+        return self.server.distil(w, teacher, how, derived_seed(self.seed, ENSEMBLE, round))

@@ -1,0 +1,135 @@
+"""Two classes a client on MNIST: what holds against forgetting, and what serves a client that knows two classes.
+
+    FEDTL_DATA=... python -m tests.reproductions.transfer_label_skew [--seeds 3] [--out results/transfer/label-skew]
+
+Runs what is missing below RAW, seed by seed in this process (a run that was interrupted goes on), then writes the
+table into OUT/README.md, between its two marks, each run's last scores (runs.csv), and a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fedtl
+from fedtl import plot
+from tests.reproductions.transfer_domains import spread, write_tables
+
+CE = {"term": "cross_entropy"}
+FEDAVG = {"name": "fedavg", "lr": 0.05}
+# A row per method: its name in the table, and what is added to the common config.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fedavg": ("FedAvg", {}),
+    "distillation": (
+        "FedAvg + distillation from the global model",
+        {"objective": [CE, {"term": "distillation", "teacher": "global", "temperature": 2.0}]},
+    ),
+    "moon": ("FedAvg + MOON", {"objective": [CE, {"term": "moon", "weight": 1.0}]}),
+    "replay": (
+        "FedAvg + replay of class impressions",
+        {"objective": [CE, {"term": "replay"}], "replay": {"after": 5}},
+    ),
+    "fedproto": (
+        "FedProto (models stay at the clients)",
+        {"strategy": {"name": "local"}, "objective": [CE, {"term": "prototype"}]},
+    ),
+    "local": ("local training", {"strategy": {"name": "local"}}),
+}
+SCORES = ("global/server-test", "global/clients", "personal/clients")
+
+
+def config(method: str, seed: int) -> dict[str, Any]:
+    """A run's config."""
+    more = {**METHODS[method][1]}
+    strategy = {**FEDAVG, **more.pop("strategy", {}), "clients_per_round": 5, "local_epochs": 2, "batch_size": 32}
+    return {
+        "name": f"label-skew-{method}",
+        "seed": seed,
+        "rounds": 40,
+        "data": {
+            "name": "mnist",
+            "samples": 4000,
+            "clients": 10,
+            "partition": {"name": "pathological", "classes_per_client": 2},
+        },
+        "model": {"name": "lenet5"},
+        "strategy": strategy,
+        "objective": [CE],
+        "evaluate": {"every": 2},
+        "simulation": {"grid": "in-process"},
+        **more,
+    }
+
+
+def runs(raw: Path, seeds: int, only_finished: bool) -> Iterator[fedtl.Run]:
+    """All runs, a whole seed before the next; each is run where its last round is not on disk."""
+    for seed in range(seeds):
+        for method in METHODS:
+            folder = raw / f"{method}-{seed}"
+            if (folder / "model.safetensors").exists():  # written last
+                yield fedtl.load(folder)
+            elif not only_finished:
+                print(f"{method} seed {seed}", flush=True)
+                yield fedtl.run(config(method, seed), out=folder, resume=(folder / "config.toml").exists())
+
+
+def late(run: fedtl.Run, score: str) -> float | None:
+    """A score's mean over the last five scored rounds, in per cent: with two classes a client, single ones jump."""
+    curve = run.scores().get(score)
+    return None if curve is None else 100 * float(curve.values[-5:].mean())
+
+
+def table(found: Sequence[fedtl.Run]) -> str:
+    """Markdown: a row per method."""
+    lines = [
+        "| MNIST, 2 classes a client | global model, server's test | global model, clients' test "
+        "| personalised models, clients' test | bytes up a round | seconds a run |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, (name, _) in METHODS.items():
+        mine = [run for run in found if run.name == f"label-skew-{method}"]
+        if not mine:
+            continue
+        scores = [[value for run in mine if (value := late(run, score)) is not None] for score in SCORES]
+        columns = [name, *(spread(values) if values else "–" for values in scores)]
+        columns.append(f"{mine[0].rounds[-1]['bytes_up']:,}")
+        columns.append(f"{sum(run.rounds[-1]['elapsed'] for run in mine) / len(mine):.0f}")
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_runs(found: Sequence[fedtl.Run], path: Path) -> None:
+    """A line per run, as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["config", "seed", "rounds", *SCORES])
+        for run in found:
+            values = [late(run, score) for score in SCORES]
+            told = ["" if value is None else f"{value / 100:.4f}" for value in values]
+            lines.writerow([run.name, run.seed, run.rounds[-1]["round"], *told])
+
+
+def main() -> None:
+    """Run, tabulate, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("results/transfer/label-skew"))
+    parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
+    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
+    options = parser.parse_args()
+    found = list(runs(options.raw, options.seeds, options.only_finished))
+    if not found:
+        parser.error(f"no run below {options.raw} is finished")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_runs(found, options.out / "runs.csv")
+    write_tables(table(found), options.out / "README.md")
+    served = [run for run in found if SCORES[0] in run.scores()]
+    plot.save(plot.convergence(served, score=SCORES[0]), options.out / "global.png")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -187,7 +187,8 @@ def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
         return capsys.readouterr().out.splitlines()
 
     alone = told()
-    further = told("data.target=digits", "data.target.clients=3", "data.public=digits", "data.public.samples=50")
+    note, *further = told("data.target=digits", "data.target.clients=3", "data.public=digits", "data.public.samples=50")
+    assert note == "data.public has no effect: no term needs public data"
     assert further[: len(alone) - 1] == alone[:-1]  # the last line is the picture's
     assert "target: digits, 3 clients, iid" in further
     assert [line.split()[:3] for line in further if line.strip().startswith(("12 ", "13 "))] == [

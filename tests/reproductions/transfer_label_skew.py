@@ -38,15 +38,23 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "local": ("local training", {"strategy": {"name": "local"}}),
 }
+ALONE = ("fedproto", "local")
+"""Methods for which it does not matter who else trains."""
+
+# Who trains in a round and for how long, by the run's name, and what the table calls it.
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "label-skew": ("5 of 10 clients a round, 2 epochs each", {"clients_per_round": 5, "local_epochs": 2}),
+    "label-skew-few": ("2 of 10 clients a round, 5 epochs each", {"clients_per_round": 2, "local_epochs": 5}),
+}
 SCORES = ("global/server-test", "global/clients", "personal/clients")
 
 
-def config(method: str, seed: int) -> dict[str, Any]:
+def config(setting: str, method: str, seed: int) -> dict[str, Any]:
     """A run's config."""
     more = {**METHODS[method][1]}
-    strategy = {**FEDAVG, **more.pop("strategy", {}), "clients_per_round": 5, "local_epochs": 2, "batch_size": 32}
+    strategy = {**FEDAVG, **more.pop("strategy", {}), **SETTINGS[setting][1], "batch_size": 32}
     return {
-        "name": f"label-skew-{method}",
+        "name": f"{setting}-{method}",
         "seed": seed,
         "rounds": 40,
         "data": {
@@ -67,13 +75,13 @@ def config(method: str, seed: int) -> dict[str, Any]:
 def runs(raw: Path, seeds: int, only_finished: bool) -> Iterator[fedtl.Run]:
     """All runs, a whole seed before the next; each is run where its last round is not on disk."""
     for seed in range(seeds):
-        for method in METHODS:
-            folder = raw / f"{method}-{seed}"
+        for setting, method in ((s, m) for s in SETTINGS for m in METHODS if s == "label-skew" or m not in ALONE):
+            folder = raw / f"{setting}-{method}-{seed}"
             if (folder / "model.safetensors").exists():  # written last
                 yield fedtl.load(folder)
             elif not only_finished:
-                print(f"{method} seed {seed}", flush=True)
-                yield fedtl.run(config(method, seed), out=folder, resume=(folder / "config.toml").exists())
+                print(f"{setting} {method} seed {seed}", flush=True)
+                yield fedtl.run(config(setting, method, seed), out=folder, resume=(folder / "config.toml").exists())
 
 
 def late(run: fedtl.Run, score: str) -> float | None:
@@ -82,15 +90,15 @@ def late(run: fedtl.Run, score: str) -> float | None:
     return None if curve is None else 100 * float(curve.values[-5:].mean())
 
 
-def table(found: Sequence[fedtl.Run]) -> str:
+def table(found: Sequence[fedtl.Run], setting: str) -> str:
     """Markdown: a row per method."""
     lines = [
-        "| MNIST, 2 classes a client | global model, server's test | global model, clients' test "
+        f"| {SETTINGS[setting][0]} | global model, server's test | global model, clients' test "
         "| personalised models, clients' test | bytes up a round | seconds a run |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for method, (name, _) in METHODS.items():
-        mine = [run for run in found if run.name == f"label-skew-{method}"]
+        mine = [run for run in found if run.name == f"{setting}-{method}"]
         if not mine:
             continue
         scores = [[value for run in mine if (value := late(run, score)) is not None] for score in SCORES]
@@ -125,10 +133,12 @@ def main() -> None:
         parser.error(f"no run below {options.raw} is finished")
     options.out.mkdir(parents=True, exist_ok=True)
     write_runs(found, options.out / "runs.csv")
-    write_tables(table(found), options.out / "README.md")
-    served = [run for run in found if SCORES[0] in run.scores()]
-    plot.save(plot.convergence(served, score=SCORES[0]), options.out / "global.png")
-    print(table(found))
+    text = "\n".join(table(found, setting) for setting in SETTINGS)
+    write_tables(text, options.out / "README.md")
+    few = [run for run in found if run.name.startswith("label-skew-few-")]
+    if few:
+        plot.save(plot.convergence(few, score=SCORES[0]), options.out / "few.png")
+    print(text)
 
 
 if __name__ == "__main__":

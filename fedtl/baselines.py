@@ -45,8 +45,7 @@ def baselines(config: Config) -> dict[str, Config]:
     strategy = tables["strategy"]
     known = strategy_type(LOCAL).settings_type.model_fields
     alone = {key: value for key, value in strategy.items() if key in known} | {"name": LOCAL}
-    for key in ("private", "frozen"):
-        alone.pop(key, None)
+    alone.pop("private", None)  # all of the model is
     found = {}
     if config.phases or any(not _supervised(term) for term in config.objective):
         found[SOURCE_ONLY] = build({**tables, "objective": rows})
@@ -57,7 +56,7 @@ def baselines(config: Config) -> dict[str, Config]:
 
 def _supervised(term: Term) -> bool:
     """Whether it is a loss of the labelled source alone, and brings nothing of another model or client."""
-    return needs_of(term) <= SUPERVISED and term.statistic() is None
+    return needs_of(term) <= SUPERVISED and not term.brings()
 
 
 class Gain(NamedTuple):

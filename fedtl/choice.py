@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -166,4 +167,5 @@ def _short(value: object) -> str:
 
 def first_line(part: object) -> str:
     """The first line of a docstring, as ``fedtl list`` prints it."""
-    return (getattr(part, "__doc__", None) or "").strip().split("\n")[0].replace("``", "")
+    line = (getattr(part, "__doc__", None) or "").strip().split("\n")[0].replace("``", "")
+    return re.sub(r"[;,]? ?see :\w+:`[^`]*`|:\w+:`~?([^`]*)`", r"\1", line)

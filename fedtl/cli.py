@@ -299,16 +299,16 @@ def _print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
 
 def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
     """How much better a run is than its baselines; below 0, transfer did harm."""
-    from fedtl.baselines import gains
+    from fedtl.baselines import SOURCE_ONLY, gains
 
     found = gains(run, dict(others))
     if not found:
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("gain in accuracy", "against", "points"):
-        table.add_column(column, justify="right" if column == "points" else "left", no_wrap=True)
+    for column in ("score", "against", "gain in points of accuracy"):
+        table.add_column(column, justify="right" if column.startswith("gain") else "left", no_wrap=True)
     for gain in found:
-        harm = ", negative transfer" if gain.value < 0 else ""
+        harm = ", negative transfer" if gain.value < 0 and gain.baseline == SOURCE_ONLY else ""
         table.add_row(gain.score, f"{gain.baseline}, {gain.against}{harm}", f"{100 * gain.value:+.2f}")
     out.print()
     _print_whole(table)

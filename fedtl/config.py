@@ -252,6 +252,12 @@ def _without_effect(config: Config, tables: Tables, given: set[str], resolved: b
     needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
     needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
     offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}
+    if config.replay is not None and config.replay.after >= config.rounds:
+        notes.append(
+            f"replay has no effect: replay.after = {config.replay.after}, and there are {config.rounds} rounds"
+        )
+    if not config.phases and "model:phase" in needs:
+        notes.append("the model when the phase began is the run's first one: there is one phase; give [[phases]]")
     notes += [
         f"{key} has no effect: no term needs {NEEDS[need]}"
         for key, there in offers.items()
@@ -350,6 +356,7 @@ def _check_together(config: Config) -> None:
             )
         key = f"phases[{i}].objective" if config.phases else "objective"
         check_needs(stage.objective, key, lambda term, need: _missing(config, term, need))
+    _check_terms(config)
     update = method.client_update(config.strategy)
     if update.personalises and update.for_scoring() is not update and config.evaluate.personal == "last":
         raise ConfigError(
@@ -373,6 +380,44 @@ def _check_models(config: Config) -> None:
                 raise ConfigError(f"{key}[{j}]: the term {term.key!r} needs {what}; with models there is none")
 
 
+def _check_terms(config: Config) -> None:
+    """Check what terms need of each other and of the method.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    known: dict[str, tuple[str, Any]] = {}
+    sends, private = strategy_type(config.strategy.name).sends_model, config.strategy.private
+    for i, stage in enumerate(config.stages()):
+        key = f"phases[{i}].objective" if config.phases else "objective"
+        if not any(term.weight for term in stage.objective):
+            raise ConfigError(f"{key}: no term has a weight above 0, so nothing would be trained")
+        for j, term in enumerate(stage.objective):
+            options = term.model_dump(exclude={"weight", "ramp"})
+            where, before = known.setdefault(term.key, (f"{key}[{j}]", options))
+            if before != options and term.brings():
+                raise ConfigError(
+                    f"{key}[{j}]: the term {term.key!r} stands in {where} with other options; give one of them a name"
+                )
+            needs = needs_of(term)
+            for need in sorted(needs & {"model:global", "model:phase"}):
+                if not sends:
+                    raise ConfigError(
+                        f"{key}[{j}]: the term {term.key!r} needs {NEEDS[need]}; under {config.strategy.name} "
+                        "clients receive none"
+                    )
+            if "model:phase" in needs and private:
+                raise ConfigError(
+                    f"{key}[{j}]: the term {term.key!r} needs {NEEDS['model:phase']}, and of that strategy.private "
+                    "leaves a part at clients, where it goes on changing: leave one of them out"
+                )
+            if term.weight and term.personal_module() and private:
+                raise ConfigError(
+                    f"{key}[{j}]: the term {term.key!r} gives clients a model of their own, and so does "
+                    "strategy.private: leave one of them out"
+                )
+
+
 def _missing(config: Config, term: Term, need: str) -> str | None:
     """Why no client can meet a term's need, and what would change that; None where one can."""
     data, needs = config.data, needs_of(term)
@@ -383,8 +428,8 @@ def _missing(config: Config, term: Term, need: str) -> str | None:
         return "client data have none: raise data.labelled_fraction above 0"
     if {"source", "target"} <= needs and need == "target" and data.target and data.target.clients is not None:
         return (
-            "beside its source; with data.target.clients others hold it: leave that out, or use a term that needs "
-            "only one of them (remote_coral, remote_cmd)"
+            "and clients with a source hold none, as data.target.clients gives it to others: leave that out, or use a "
+            "term that needs only one of them (remote_coral, remote_cmd)"
         )
     if need == "views" and config.views is None:
         return "there are none: add a table [views], which may be empty"

@@ -34,11 +34,16 @@ def build_module(
     frozen: dict[str, nn.Module] = {}
     private: set[str] = set()
     seen: set[str] = set()
+    trained = {term.key for term in terms if term.weight}
     for term in terms:
         if term.key in seen:  # in more than one phase: its modules go on
             continue
         seen.add(term.key)
-        sizes = Sizes(federation.shape, federation.classes, layer_sizes(model, federation.shape, term.layers()))
+        try:
+            layers = layer_sizes(model, federation.shape, term.layers())
+        except ConfigError as error:
+            raise ConfigError(f"the term {term.key!r}: {error}") from error
+        sizes = Sizes(federation.shape, federation.classes, layers)
         with torch.random.fork_rng(devices=[]):
             seed = derived_seed(config.seed, MODULES, term.key)
             torch.default_generator.manual_seed(seed)
@@ -46,9 +51,11 @@ def build_module(
                 own, fixed = term.modules(sizes), term.frozen(sizes)
             except ConfigError as error:
                 raise ConfigError(f"the term {term.key!r}: {error}") from error
+        if term.key not in trained:  # it would not move, and is no part of the model
+            own, fixed = {}, {**own, **fixed}
         extras |= {module_name(term, name): module for name, module in own.items()}
         frozen |= {module_name(term, name): module.requires_grad_(False).eval() for name, module in fixed.items()}
-        private |= {module_name(term, name) for name in term.private()}
+        private |= {module_name(term, name) for name in term.private() if name in own}
     module = Composite(model, extras) if extras else model
     freeze(module, config.strategy.frozen)
     return module, frozen, private

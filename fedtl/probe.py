@@ -28,6 +28,7 @@ from fedtl.history import Run
 from fedtl.models.head import features_and_logits
 from fedtl.samples import Samples
 from fedtl.scores import Summary, summarise
+from fedtl.strategies import strategy_type
 
 Kind = Literal["linear", "knn"]
 Features = NDArray[np.float32]
@@ -246,6 +247,8 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
         raise ConfigError(f"--seed = {seed}: give a whole number, 0 or more")
     run.state_dict()  # a run that is not finished says so
     config = build(dict(run.config))
+    if not strategy_type(config.strategy.name).sends_model:
+        raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to probe")
     federation = federate(config.data, config.seed)
     # Without labels for training, or with few, a client's training samples are the target's, whose labels lie in y.
     whole = federation.target if config.data.labelled_fraction < 1 else None

@@ -69,8 +69,8 @@ class ProgressBar(Progress):
         super().begin(config, folder, first_round, about)
         self._console.print(
             f"{config.name}: {config.strategy.name}, {config.model.name} ({about['parameters']:,} numbers), "
-            f"{config.data.name} at {about['clients']} clients, seed {config.seed}; {place}, {about['device']}, "
-            f"{about['engine']} ({about['engine_because']})",
+            f"{config.data.name}{_target(config)} at {about['clients']} clients, seed {config.seed}; "
+            f"{place}, {about['device']}, {about['engine']} ({about['engine_because']})",
             markup=False,
         )
         self._bar.start()
@@ -96,6 +96,14 @@ class ProgressBar(Progress):
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()
+
+
+def _target(config: Config) -> str:
+    """The other domain, and who holds it if others do."""
+    target = config.data.target
+    if target is None:
+        return ""
+    return f" -> {target.name}" + (f" (the last {target.clients} of them)" if target.clients else "")
 
 
 def _terms(values: Mapping[str, float]) -> str:

@@ -46,6 +46,8 @@ class Sharing:
         if not private and not frozen:
             return None
         own, never = _slots(module, private), _slots(module, frozen)
+        if both := sorted(own & never):
+            raise ConfigError(f"strategy: {both[0]!r} is both private and frozen; leave one out")
         kept, travels, stays = [], [], []
         for slot in layout.slots:
             place = torch.arange(slot.start, slot.stop)
@@ -110,7 +112,8 @@ def part_of(module: nn.Module, name: str) -> list[nn.Module]:
         return [extras[name]]
     if name not in parts or not name:
         known = ["head", "features", "batch-norm", *extras, *(part for part in parts if part)]
-        raise ConfigError(f"strategy: the model {type(model).__name__} has no part {name!r}: {nearest(name, known)}")
+        kind = type(model).__name__
+        raise ConfigError(f"strategy.private or frozen: the model {kind} has no part {name!r}: {nearest(name, known)}")
     return [parts[name]]
 
 

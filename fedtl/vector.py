@@ -56,7 +56,7 @@ class Layout:
         rest: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
         rest += [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
         if not trained:
-            raise ConfigError("model: it has no parameter that trains")
+            raise ConfigError("model: it has no parameter that trains; is all of it in strategy.frozen?")
         slots, start = [], 0
         for name, tensor in trained + rest:
             if tensor.dtype != torch.float32:

@@ -381,7 +381,8 @@ class Strategy(FlowerStrategy):
         if round == phase.first:
             if phase.keeps_start:  # before a restart: the generation before teaches the new one
                 self.state[m.PHASE_START] = np.array(arrays[m.VECTOR].numpy(), np.float32)
-            if phase.restart is not None:
+            if phase.restart is not None:  # all else that the server remembers is of the old model
+                self.state = {name: vector for name, vector in self.state.items() if name == m.PHASE_START}
                 arrays = m.pack(phase.restart)
         if phase.replay and phase.replay.every > 1 and phase.replay.made_in(round) == round:
             self.state[m.REPLAYED] = np.array(arrays[m.VECTOR].numpy(), np.float32)

@@ -133,15 +133,15 @@ class Engine(ABC):
             "public": federation.public,
         }
         with self.clock.part(STATISTICS):
-            return tuple(each.collect(self._layers_of(vector, held[each.on])) for each in asked)
+            return tuple(each.collect(self._layers_of(vector, held[each.on], each.on == "source")) for each in asked)
 
-    def _layers_of(self, vector: Tensor, index: NDArray[np.int64]) -> Iterator[tuple[Layers, Tensor]]:
-        """What the model ``vector`` makes of samples, and their labels, some at a time."""
+    def _layers_of(self, vector: Tensor, index: NDArray[np.int64], labelled: bool) -> Iterator[tuple[Layers, Tensor]]:
+        """What the model ``vector`` makes of samples, and their labels (else zeros), some at a time."""
         most = min(self._at_once(1), STATISTIC_BLOCK)
         with torch.no_grad():
             for start in range(0, max(len(index), 1), most):  # of no samples, one block without any
                 x, y = self.task.samples.batch(index[start : start + most])
-                yield self.local.run_under(vector, x), y
+                yield self.local.run_under(vector, x), y if labelled else torch.zeros_like(y)
 
     def score(self, vector: Tensor, index: NDArray[np.int64], own: str | None = None) -> Score:
         """Score the model ``vector`` ``[d]`` on the samples at ``index``, or in it a term's ``own`` module."""

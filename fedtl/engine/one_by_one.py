@@ -127,6 +127,8 @@ class OneByOne(Engine):
                 with self.clock.part(DATA):
                     own = plan.order[start : start + steps * size].reshape(steps, size)
                     x, y = self.task.samples.batch(own)
+                    if not plan.labelled:
+                        y = torch.zeros_like(y)  # nobody is to see them
                     more = NO_STREAMS
                     if plan.more or plan.views:
                         more = self._streams(plan, round, client, range(done, done + steps), own)

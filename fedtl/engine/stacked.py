@@ -58,7 +58,8 @@ class Stacked(Engine):
             except Exception as error:
                 outcomes[place] = Failed.by(client, error)
                 continue
-            exact = self._counts_batch or plan.views == "x"  # views are made for each mini-batch as a whole
+            # Views are made for each mini-batch as a whole.
+            exact = self._counts_batch or (plan.views == "x" and "views" in self.task.objective.trained)
             widths = plan.sizes if exact else padded(update.budget, plan.samples)
             # On a CPU all of a stack end together, so that few kinds of stacks need a recording.
             which = (*stack_of(update.budget, plan.sizes, widths)[not self._on_cpu :], *plan.kind)
@@ -80,6 +81,9 @@ class Stacked(Engine):
         return {**self._cohort_or_halves(update, w, jobs[:half]), **self._cohort_or_halves(update, w, jobs[half:])}
 
     def _cohort(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
+        if len(jobs) == 1 and self._on_cpu:
+            # Twice, as matrix products of a single client may be computed in another order than in company.
+            jobs = [jobs[0], jobs[0]]
         task, P, C = self.task, self.task.layout.parameters, len(jobs)
         own = [self._with_private(w, job.memory) for job in jobs]
         start = w[:P].expand(C, P).clone() if task.sharing is None else torch.stack([vector[:P] for vector in own])
@@ -196,6 +200,8 @@ class Stacked(Engine):
                         real[:, row] = np.arange(width) < job.plan.sizes[t : t + T, None]
                         index[:, row][real[:, row]] = job.plan.order[starts[row][t] : starts[row][t + T]]
                     x, y = self.task.samples.batch(index)
+                    if not jobs[0].plan.labelled:
+                        y = torch.zeros_like(y)  # nobody is to see them
                     weight = torch.from_numpy(real.astype(np.float32)).to(device) if jobs[0].weighted else None
                     more = self._stacked_streams(jobs[:C], range(t, t + T), index)
                 yield Batch(x, y, weight, more, jobs[0].plan.labelled)

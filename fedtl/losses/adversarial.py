@@ -108,7 +108,7 @@ def conditioned(features: Tensor, logits: Tensor) -> Tensor:
 def entropy_weights(logits: Tensor) -> Tensor:
     """CDAN+E's weights 1 + exp(-H(softmax(logits))), ``[n, k] -> [n]``: certain samples count more (Long et al. 2018).
 
-    They carry gradients, and their mean is not 1; CDAN's code detaches them and divides them by their sum.
+    They carry gradients, which a model in the game has reversed as those of its features; their mean is not 1.
     """
     return 1 + torch.exp(-entropies(logits))
 

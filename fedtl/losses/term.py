@@ -108,6 +108,12 @@ class Term(BaseModel):
         """What clients send the server besides models, for this term's use in the next round."""
         return None
 
+    def brings(self) -> bool:
+        """Whether it has modules of its own, or asks clients for a statistic."""
+        kind = type(self)
+        own = kind.modules is not Term.modules or kind.frozen is not Term.frozen
+        return own or self.statistic() is not None
+
     def value(self, view: View) -> Tensor:
         """The term's value, a scalar tensor, not yet multiplied by ``weight``."""
         raise NotImplementedError

@@ -104,13 +104,12 @@ class View:
     """What a term sees of one client's mini-batch.
 
     Attributes:
-        labels: of the source, ``[B]`` int64.
         net: the model.
         observed: whether a term is being evaluated that trains nothing.
     """
 
     def __init__(self, net: Net, batch: Batch, given: Mapping[str, Tensor]) -> None:
-        self.net, self.labels, self.observed = net, batch.y, False
+        self.net, self.observed = net, False
         self._batch, self._given = batch, given
         self._streams: dict[str, Stream] = {}
 
@@ -160,6 +159,13 @@ class View:
     def module(self, name: str) -> nn.Module:
         """A module of the term's own."""
         return self.net.module(name)
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the source, ``[B]`` int64."""
+        if not self._batch.labelled:
+            raise RuntimeError("a term reads labels of unlabelled samples; let it need 'source'")
+        return self._batch.y
 
     @property
     def source(self) -> Stream:

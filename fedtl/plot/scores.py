@@ -28,7 +28,8 @@ DATA = {
 # Preferred first: only the clients' own data lets the two models be compared.
 GLOBAL_SCORES = ("global/clients", "global/server-test")
 PERSONAL_SCORES = ("personal/clients",)
-TARGET_SCORES = ("global/target-clients", "global/target-server-test", "personal/target-clients")
+TARGET_SCORES = ("global/target-clients", "global/target-server-test")
+PERSONAL_TARGET_SCORES = ("personal/target-clients",)
 
 
 @mpl.rc_context(RC)
@@ -99,7 +100,7 @@ def compare(
     groups = group(runs)
     panels = _panels(groups, metric, statistic, score)
     rows = client_rows(groups, metric)
-    figure = _figure(11.0, max(4.2, client_height(rows) + 0.9))
+    figure = _figure(max(11.0, 3.4 * len(panels) + 4.2), max(4.2, client_height(rows) + 0.9))
     grid = figure.add_gridspec(1, len(panels) + 1, width_ratios=[1.0] * len(panels) + [1.2])
     first = figure.add_subplot(grid[0])
     axes = [first, *(figure.add_subplot(grid[i], sharey=first) for i in range(1, len(panels)))]
@@ -163,7 +164,7 @@ def _panels(groups: Sequence[Group], metric: str, statistic: str, score: str | S
                 raise ConfigError(f"score = {name!r}: no run has it: {nearest(name, known)}")
         return chosen or sorted(known)
     panels = []
-    for candidates in (TARGET_SCORES, GLOBAL_SCORES, PERSONAL_SCORES):
+    for candidates in (TARGET_SCORES, PERSONAL_TARGET_SCORES, GLOBAL_SCORES, PERSONAL_SCORES):
         counts = {name: sum(name in have for have in names) for name in candidates}
         best = max(candidates, key=lambda name: counts[name])  # of equals the first
         if counts[best]:

@@ -200,9 +200,34 @@ def test_progress_runs_from_zero_to_one_in_each_phase(tmp_path: Path) -> None:
             "phases[0].objective[0].term = 'bnn' is unknown: did you mean 'bnm'?",
         ),
         (
+            {"rounds": 1, "objective": [{"term": "cross_entropy", "weight": 0}]},
+            "objective: no term has a weight above 0, so nothing would be trained",
+        ),
+        (
+            {
+                "phases": [
+                    {"rounds": 1, "objective": [{"term": "dann", "hidden": [4]}]},
+                    {"rounds": 1, "objective": [{"term": "dann", "hidden": [50]}]},
+                ]
+            },
+            "phases[1].objective[0]: the term 'dann' stands in phases[0].objective[0] with other options; give one of "
+            "them a name",
+        ),
+        (
+            {"phases": ADDA, "strategy": {"name": "local", "lr": 0.1}},
+            "phases[1].objective[0]: the term 'adda' needs the global model when the phase began; under local clients "
+            "receive none",
+        ),
+        (
+            {"phases": ADDA, "strategy": {"name": "fedavg", "lr": 0.1, "private": ["head"]}},
+            "phases[1].objective[0]: the term 'adda' needs the global model when the phase began, and of that "
+            "strategy.private leaves a part at clients, where it goes on changing: leave one of them out",
+        ),
+        (
             {"rounds": 1, "objective": [{"term": "mmd"}], "data": APART},
-            "objective[0]: the term 'mmd' needs target data; beside its source; with data.target.clients others hold "
-            "it: leave that out, or use a term that needs only one of them (remote_coral, remote_cmd)",
+            "objective[0]: the term 'mmd' needs target data; and clients with a source hold none, as "
+            "data.target.clients gives it to others: leave that out, or use a term that needs only one of them "
+            "(remote_coral, remote_cmd)",
         ),
     ],
 )
@@ -210,3 +235,14 @@ def test_wrong_phases_are_one_sentence(more: dict[str, Any], sentence: str) -> N
     with pytest.raises(ConfigError) as caught:
         build(tables(**more))
     assert str(caught.value) == sentence
+
+
+def test_a_new_generation_does_not_move_by_the_momentum_of_the_one_before(tmp_path: Path) -> None:
+    models = []
+    for lr in (0.1, 0.3):
+        first = {"rounds": 2, "objective": [{"term": "cross_entropy"}], "strategy": {"lr": lr}}
+        again = {"rounds": 1, "objective": [{"term": "cross_entropy"}], "restart": True}
+        strategy = {"name": "fedavg", "lr": 0.1, "local_steps": 2, "server": {"name": "momentum"}}
+        fedtl.run(tables(phases=[first, again], strategy=strategy), out=tmp_path / f"{lr}")
+        models.append(load_file(tmp_path / f"{lr}" / "model.safetensors"))
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])

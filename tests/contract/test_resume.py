@@ -315,10 +315,10 @@ def test_too_many_failures_then_resumed(
     with monkeypatch.context() as patch:
         original = Engine.train
 
-        def failing(self: Engine, update: Any, w: Any, clients: Any, memories: Any, round: int) -> Any:
+        def failing(self: Engine, update: Any, w: Any, clients: Any, memories: Any, round: int, given: Any) -> Any:
             if round > 3:
                 return [Failed(client, "ValueError: no longer") for client in clients]
-            return original(self, update, w, clients, memories, round)
+            return original(self, update, w, clients, memories, round, given)
 
         patch.setattr(Engine, "train", failing)
         with pytest.raises(RunError, match="3 of 3 clients failed"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,11 +13,15 @@ from fedtl.choice import ConfigError
 from fedtl.config import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.engine import Engine, Trained
+from fedtl.engine import Engine, Failed, Trained
+from fedtl.engine.module import Local
 from fedtl.engine.task import Given, Outcome, Task
 from fedtl.experiment import make_tasks
+from fedtl.losses.batch import Batch
 from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objective
+from fedtl.losses.term import Term, View
 from fedtl.models import build_model
+from fedtl.models.head import features_and_logits
 from tests.parts import ENGINES, update_of
 
 # A row for each term that cannot do with its defaults.
@@ -161,3 +165,61 @@ def test_each_stream_goes_through_the_model_once_however_many_terms_there_are(mo
     upload_of(outcome)
     # Source, target and two views with gradient; the source under the received and under the previous model without.
     assert sorted(calls) == [(False, 8)] * 2 + [(True, 8)] * 4
+
+
+class Peeps(Term):
+    """An own term that tries to learn from labels that nobody has."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"unlabelled"})
+
+    def value(self, view: View) -> torch.Tensor:
+        assert not view.stream("unlabelled").logits.isnan().any()
+        return torch.nn.functional.cross_entropy(view.logits, view.labels)
+
+
+def test_labels_of_unlabelled_samples_reach_no_term() -> None:
+    config = tables({"term": "tests.contract.test_terms:Peeps"})
+    config["data"] = {"name": "digits", "clients": 3, "samples": 150, "labelled_fraction": 0}
+    read = build(config)
+    (task,) = make_tasks(read, federate(read.data, 0), "cpu")
+    engine, update = ENGINES["one by one"](task), update_of("fedavg", lr=0.05, local_steps=1, batch_size=8)
+    (outcome,) = engine.train(update, task.layout.flatten(task.module), [0], [{}], 1)
+    assert isinstance(outcome, Failed)
+    assert "labels of unlabelled samples" in outcome.message
+
+
+@pytest.mark.parametrize("name", ["coral", "mmd", "joint_mmd", "local_mmd", "cmd", "dann", "bnm", "mcc", "associative"])
+def test_a_last_mini_batch_of_one_sample_is_no_failure(name: str) -> None:
+    estimator = {"estimator": "linear"} if name == "mmd" else {}
+    config = tables({"term": "cross_entropy"}, {"term": name, **estimator, **OPTIONS.get(name, {})})
+    config["strategy"] = {"name": "fedavg", "lr": 0.05, "local_epochs": 1, "batch_size": 8}
+    config["data"] = {**DATA, "samples": 132, "clients": 3}
+    read = build(config)
+    held = federate(read.data, 0)
+    assert set(held.train.sizes % 8) & {1}
+    (task,) = make_tasks(read, held, "cpu")
+    update = update_of("fedavg", lr=0.05, local_epochs=1, batch_size=8)
+    outcomes = ENGINES["one by one"](task).train(update, task.layout.flatten(task.module), range(3), [{}] * 3, 1)
+    assert all(upload_of(outcome).isfinite().all() for outcome in outcomes)
+
+
+def test_cdans_model_ascends_through_the_entropy_weights_too() -> None:
+    """With λ = 1 its gradient is minus that of the discriminator's loss, weights and all."""
+    (task,) = make_tasks(build(tables({"term": "cdan", "lam": 1.0})), federation(), "cpu")
+    x, y = task.samples.batch(federation().train[0][:8])
+    target, _ = task.samples.batch(federation().target.train[0][:8], "target")  # type: ignore[union-attr]
+    model, judge = task.module.model, task.module.extras["cdan_discriminator"]  # type: ignore[union-attr, index]
+    parameters = [*model.parameters()]  # type: ignore[operator]
+    batch = Batch(x, y, None, {"target": target})
+    total, _ = Local(task.module, task.layout, task.objective)(batch, {"progress": torch.tensor(0.5)}, lambda: None)
+    found = torch.autograd.grad(total, parameters)
+    plain = torch.zeros(())
+    for stream, label in ((x, 0.0), (target, 1.0)):
+        features, logits = features_and_logits(model, stream)  # type: ignore[arg-type]
+        p = logits.softmax(1)
+        said = judge((features[:, :, None] * p[:, None]).flatten(1))[:, 0]  # type: ignore[operator]
+        weight = 1 + torch.exp((p * p.log()).sum(1))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(said, torch.full((8,), label), reduction="none")
+        plain = plain + (weight * loss).mean()
+    for a, b in zip(found, torch.autograd.grad(plain, parameters)):
+        torch.testing.assert_close(a, -b, rtol=1e-4, atol=1e-6)

@@ -89,7 +89,8 @@ class CDAN(Reversed):
     """Conditional adversarial training (Long et al. 2018): the discriminator sees features ⊗ predictions.
 
     Attributes:
-        entropy: whether samples are weighted by how certain the model is of them (CDAN+E).
+        entropy: whether samples are weighted by how certain the model is of them (CDAN+E). The weights are part of
+            the game: the model ascends through them as through what the discriminator sees.
     """
 
     entropy: bool = True
@@ -102,7 +103,11 @@ class CDAN(Reversed):
         """The discriminator's loss."""
         both = (view.source, view.target)
         seen = [losses.conditioned(stream.layer(self.layer), stream.logits) for stream in both]
-        weights = [losses.entropy_weights(stream.logits) if self.entropy else None for stream in both]
+        lam = self.strength(view)
+        weights = [
+            losses.gradient_reversal(losses.entropy_weights(stream.logits), lam) if self.entropy else None
+            for stream in both
+        ]
         source, target = self.judged(view, *seen)
         return losses.domain_adversarial(
             source, target, reduction=self.reduction, source_weights=weights[0], target_weights=weights[1]

@@ -14,6 +14,15 @@ from fedtl.losses.term import Term, View
 
 BOTH = frozenset({"source", "target"})
 
+PAIRS = ("linear", "circular")
+"""Estimators that take samples in pairs, as many of the one domain as of the other."""
+
+
+def nothing(*layers: Tensor) -> Tensor:
+    """0, with a gradient of zeros: where a mini-batch is too small for a loss."""
+    return torch.stack([0 * layer.sum() for layer in layers]).sum()
+
+
 Bandwidths = Literal["median", "mean"] | tuple[PositiveFloat, ...]
 
 
@@ -33,8 +42,9 @@ class Between(Term):
         return frozenset({self.layer})
 
     def value(self, view: View) -> Tensor:
-        """:meth:`between` the two domains."""
-        return self.between(view.source.layer(self.layer), view.target.layer(self.layer))
+        """:meth:`between` the two domains; 0 for a mini-batch of a single sample, which has no distribution."""
+        source, target = view.source.layer(self.layer), view.target.layer(self.layer)
+        return self.between(source, target) if min(len(source), len(target)) > 1 else nothing(source, target)
 
     def between(self, source: Tensor, target: Tensor) -> Tensor:
         """The loss of two batches of features ``[n, d]`` and ``[m, d]``."""
@@ -53,10 +63,11 @@ class MMD(Between):
     kernels: Literal["mean", "sum"] = "mean"
 
     def between(self, source: Tensor, target: Tensor) -> Tensor:
-        """The squared MMD."""
+        """The squared MMD; pairs are made of as many samples as the smaller mini-batch has."""
+        n = min(len(source), len(target)) if self.estimator in PAIRS else None
         return losses.mmd(
-            source,
-            target,
+            source[:n],
+            target[:n],
             bandwidths=self.bandwidths,
             multipliers=self.multipliers,
             estimator=self.estimator,
@@ -85,6 +96,11 @@ class JointMMD(Term):
     def value(self, view: View) -> Tensor:
         """The squared joint MMD."""
         source, target = ([stream.layer(layer) for layer in self.joint] for stream in (view.source, view.target))
+        n = min(len(source[0]), len(target[0]))
+        if n < 2:
+            return nothing(*source, *target)
+        if self.estimator in PAIRS:
+            source, target = ([layer[:n] for layer in layers] for layers in (source, target))
         return losses.joint_mmd(source, target, bandwidths=self.bandwidths, estimator=self.estimator)
 
 

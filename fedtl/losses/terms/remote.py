@@ -14,7 +14,7 @@ from torch import Tensor
 from fedtl import losses
 from fedtl.losses.statistic import Statistic
 from fedtl.losses.term import Term, View
-from fedtl.losses.terms.discrepancy import INTERVALS, squashed
+from fedtl.losses.terms.discrepancy import INTERVALS, nothing, squashed
 from fedtl.losses.view import Layers
 
 
@@ -96,6 +96,8 @@ class RemoteCORAL(Remote):
     def value(self, view: View) -> Tensor:
         """The squared distance of the target's mean and covariance from the source's."""
         target, found = view.target.layer(self.layer), self.moments_of(view)
+        if len(target) < 2:
+            return nothing(target)
         d = target.shape[1]
         mean, covariance = found[1 : 1 + d], found[1 + d :].view(d, d)
         return losses.coral_to_moments(target, mean, covariance, variant=self.variant)

@@ -89,6 +89,19 @@ class Distillation(Term):
     temperature: PositiveFloat = 4.0
     scale_t2: bool = True
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        keys = set(value) if isinstance(value, dict) else None
+        if value in ("global", "previous", "phase", "initial") or keys in ({"run"}, {"file", "model"}):
+            return value
+        if isinstance(value, _Teacher):
+            return value
+        raise ValueError(
+            "should be 'global', 'previous', 'phase' or 'initial', or { run = 'results/...' }, or "
+            "{ file = 'x.safetensors', model = { name = 'mlp' } }"
+        )
+
     def wants(self) -> frozenset[str]:
         """The stream, and the teacher where it is one of the run's own models."""
         return frozenset({self.stream, f"model:{self.teacher}"} if isinstance(self.teacher, str) else {self.stream})

@@ -103,9 +103,9 @@ def write_runs(found: Sequence[fedtl.Run], path: Path) -> None:
             lines.writerow([f"transfer/{run.name}", run.seed, run.rounds[-1]["round"], *scores])
 
 
-def write_tables(text: str, readme: Path) -> None:
+def write_tables(text: str, readme: Path, title: str = "Adaptation between MNIST and USPS, federated") -> None:
     """Put the tables between the marks of README.md, which is begun if there is none."""
-    before, after = "# Adaptation between MNIST and USPS\n\n", ""
+    before, after = f"# {title}\n\n", ""
     if readme.exists():
         before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]

@@ -134,7 +134,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_runs(found, options.out / "runs.csv")
     text = "\n".join(table(found, setting) for setting in SETTINGS)
-    write_tables(text, options.out / "README.md")
+    write_tables(text, options.out / "README.md", "Two classes a client, on MNIST")
     few = [run for run in found if run.name.startswith("label-skew-few-")]
     if few:
         plot.save(plot.convergence(few, score=SCORES[0]), options.out / "few.png")

@@ -5,7 +5,8 @@ So the same config gives the same bits on the same kind of device, and the recor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from torch.func import functional_call, vmap
 
 from fedtl.choice import ConfigError
 from fedtl.clients.update import ClientUpdate
+from fedtl.data.batches import Budget
 from fedtl.engine.engine import Engine
 from fedtl.engine.one_by_one import OneByOne
+from fedtl.engine.plan import able
 from fedtl.engine.recorder import why_not_recorded
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
-from fedtl.engine.task import Task, reason
+from fedtl.engine.task import Outcome, Task, Trained, reason
 from fedtl.vector import Layout
 
 STACK_BELOW = 20_000
@@ -79,6 +82,9 @@ def choose_engine(
     if recorded == "auto" and device != "cpu":
         return EngineChoice(stack, False, f"{because}; steps are recorded on a CPU only")
     why_not = why_not_recorded(task, update, stack)
+    if not why_not and stack and stacked == "auto" and device == "cpu" and company_shows(task, update):
+        stack, because = False, "on a CPU a client's bits in a stack of this model would depend on its company"
+        why_not = why_not_recorded(task, update, stack)
     if why_not and stack and stacked == "auto" and device == "cpu":  # there only recorded stacks are faster
         stack, because = False, f"a stack's step cannot be recorded: {why_not}"
         why_not = why_not_recorded(task, update, stack)
@@ -126,6 +132,29 @@ def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpd
     if sampled < STACK_FROM * len(classes):
         return f"clients of so many different sizes ({len(classes)} kinds of stacks for {sampled} clients) are"
     return None
+
+
+def company_shows(task: Task, update: ClientUpdate[Any]) -> bool:
+    """Whether a client's recorded training gives other bits alone, and at other places in a stack, than in company.
+
+    Matrix products of many clients are computed one by one, but by code that may depend on how many there are and on
+    where in memory each begins; that shows where layers are narrow. It is tried out on a few clients.
+    """
+    engine = Stacked(replace(task, module=deepcopy(task.module)), recorded=True)
+    federation, w = task.samples.federation, task.layout.flatten(task.module)
+    clients, short = able(federation, task.objective), copy(update)
+    short.budget = Budget(update.budget.batch_size, steps=8)
+    one = 0 if clients is None else int(clients[0])
+    # Among copies of itself: they share a stack, and each should have the same bits.
+    alone, *others = (engine.train(short, w, [one] * n, [{}] * n, 1) for n in (1, 2, 5))
+    return any(not _same(alone[0], other) for outcomes in others for other in outcomes)
+
+
+def _same(a: Outcome, b: Outcome) -> bool:
+    if not isinstance(a, Trained) or not isinstance(b, Trained):
+        return True  # whatever it is, it shows when the run begins
+    vectors = [(a.upload, b.upload), *((a.memory[name], b.memory[name]) for name in a.memory)]
+    return a.losses == b.losses and all(x is None or y is None or torch.equal(x, y) for x, y in vectors)
 
 
 def refusal(module: nn.Module, shape: tuple[int, ...]) -> str | None:

@@ -81,9 +81,6 @@ class Stacked(Engine):
         return {**self._cohort_or_halves(update, w, jobs[:half]), **self._cohort_or_halves(update, w, jobs[half:])}
 
     def _cohort(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
-        if len(jobs) == 1 and self._on_cpu:
-            # Twice, as matrix products of a single client may be computed in another order than in company.
-            jobs = [jobs[0], jobs[0]]
         task, P, C = self.task, self.task.layout.parameters, len(jobs)
         own = [self._with_private(w, job.memory) for job in jobs]
         start = w[:P].expand(C, P).clone() if task.sharing is None else torch.stack([vector[:P] for vector in own])

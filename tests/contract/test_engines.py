@@ -160,6 +160,23 @@ def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> Non
         assert one.losses == together[client].losses  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("hidden", "stacks"), [(3, False), (8, False), (16, True), (32, True)])
+def test_models_whose_bits_depend_on_the_company_in_a_stack_are_not_stacked(hidden: int, stacks: bool) -> None:
+    """Products of narrow matrices are computed in another order at another place in memory."""
+    held = federation_of([30] * 9, shape=(1, 8, 8), classes=10)
+    module = build_model(read_model({"name": "mlp", "hidden": [hidden]}), (1, 8, 8), 10, 0)
+    engine = engine_of(held, module, ENGINES["stacked, recorded"])
+    w, update = engine.task.layout.flatten(engine.task.module), update_of("fedavg", lr=0.1, batch_size=10)
+    assert choose_engine("auto", "auto", engine.task, update, "cpu", 9).stacked == stacks
+
+    def of_client(company: list[int]) -> torch.Tensor:
+        outcomes = engine.train(update, w, company, [{}] * len(company), 1)
+        return outcomes[company.index(4)].upload  # type: ignore[union-attr,return-value]
+
+    alike = [torch.equal(of_client([*range(9)]), of_client(few)) for few in ([4], [4, 5], [3, 4], [2, 3, 4, 5])]
+    assert all(alike) == stacks
+
+
 @pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 def test_a_client_that_raises_fails_alone(kind: EngineKind) -> None:
     class Raises(type(update_of("fedavg", lr=0.1))):  # type: ignore[misc]

@@ -373,7 +373,8 @@ def _headline(config: str) -> str:
 @contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
     """A scheduler's kill -TERM ends a run as cleanly as a Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Not by way of SIGINT itself, which what a script starts in the background ignores.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -398,7 +398,16 @@ def test_the_bar_is_whole_on_any_terminal(finished: Path, width: int, capsys: py
 # In a process of its own
 
 
-def start(*words: str, folder: Path) -> subprocess.Popen[str]:
+def hears_ctrl_c() -> None:
+    """As from a terminal: what a script starts in the background ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ignores_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def start(*words: str, folder: Path, restore: Callable[[], None] = hears_ctrl_c) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", "from fedtl.cli import main; main()", *words],
         cwd=folder,
@@ -406,6 +415,7 @@ def start(*words: str, folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
+        preexec_fn=restore,
     )
 
 
@@ -442,12 +452,19 @@ def test_an_error_in_a_process(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "more"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["--quiet"])], ids=str
+    ("sent", "more", "restore"),
+    [
+        (signal.SIGINT, [], hears_ctrl_c),
+        (signal.SIGTERM, [], hears_ctrl_c),
+        (signal.SIGTERM, [], ignores_ctrl_c),
+        (signal.SIGINT, ["--quiet"], hears_ctrl_c),
+    ],
+    ids=str,
 )
 def test_a_signal_ends_a_run_that_can_be_gone_on_with(
-    here: Path, fedtl: Fedtl, sent: signal.Signals, more: list[str]
+    here: Path, fedtl: Fedtl, sent: signal.Signals, more: list[str], restore: Callable[[], None]
 ) -> None:
-    process = start("run", "tiny.toml", "rounds=100000", "--out", "a b", *more, folder=here)
+    process = start("run", "tiny.toml", "rounds=100000", "--out", "a b", *more, folder=here, restore=restore)
     record = here / "a b" / "rounds.jsonl"
     try:
         while process.poll() is None and not (record.exists() and record.read_text().count("\n") >= 2):

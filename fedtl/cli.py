@@ -84,8 +84,7 @@ def run(
             if not quiet:
                 for note in notes:
                     out.print(note, markup=False)
-            if baselines:
-                compared_with(read)  # what is wrong is better said at once
+            beside = compared_with(read) if baselines else {}  # what is wrong is better said at once
             watcher = Progress() if quiet else ProgressBar(out)
             if is_run(config):
                 done = experiment.run(
@@ -94,7 +93,7 @@ def run(
             else:
                 done = experiment.run(read, out=out_dir, resume=resume, profile=profile, listener=watcher)
             others: dict[str, Run] = {}
-            for name, other in compared_with(read).items() if baselines else ():
+            for name, other in beside.items():
                 watcher.close()
                 watcher = Progress() if quiet else ProgressBar(out)
                 folder = done.path / BASELINES / name

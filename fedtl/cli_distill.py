@@ -297,18 +297,16 @@ class Watcher:
         import torch
         from torch.nn import functional as F
 
+        from fedtl.models.modes import in_evaluation
+
         correct, loss = 0, 0.0
-        modes = [(part, part.training) for part in model.modules()]
-        model.eval()
         test = self.held.server_test
-        with torch.no_grad():
+        with in_evaluation(model), torch.no_grad():
             for rows in np.array_split(test, -(-len(test) // 500)):
                 x, y = self.x.batch(rows)
                 logits = model(x)
                 correct += int((logits.argmax(1) == y).sum())
                 loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        for part, training in modes:
-            part.training = training
         return {"accuracy": correct / len(test), "loss": loss / len(test)}
 
     def _write(self, step: int, scores: Mapping[str, Mapping[str, float]], losses: Mapping[str, float]) -> None:

@@ -104,8 +104,9 @@ class Phase(_Section):
 
 
 class Stage(NamedTuple):
-    """A phase, read together with the rest of the config."""
+    """A phase, read together with the rest of the config; ``key`` is its objective's place there."""
 
+    key: str
     rounds: int
     strategy: Settings
     objective: tuple[Term, ...]
@@ -154,9 +155,15 @@ class Config(_Section):
     def stages(self) -> tuple[Stage, ...]:
         """The phases; a config without any has one."""
         if not self.phases:
-            return (Stage(self.rounds, self.strategy, self.objective, False),)
+            return (Stage("objective", self.rounds, self.strategy, self.objective, False),)
         return tuple(
-            Stage(phase.rounds, _strategy_of(self.strategy, phase, i), phase.objective, phase.restart)
+            Stage(
+                f"phases[{i}].objective",
+                phase.rounds,
+                _strategy_of(self.strategy, phase, i),
+                phase.objective,
+                phase.restart,
+            )
             for i, phase in enumerate(self.phases)
         )
 
@@ -347,15 +354,14 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
     if config.models:
         _check_models(config)
-    for i, stage in enumerate(config.stages()):
+    for stage in config.stages():
         asked = method.statistics(stage.strategy)
         if config.data.public is None and any(statistic.on == "public" for statistic in asked):
             raise ConfigError(
                 f"strategy.name = {config.strategy.name!r}: its server learns from public data; there are none: set "
                 "data.public"
             )
-        key = f"phases[{i}].objective" if config.phases else "objective"
-        check_needs(stage.objective, key, lambda term, need: _missing(config, term, need))
+        check_needs(stage.objective, stage.key, lambda term, need: _missing(config, term, need))
     _check_terms(config)
     update = method.client_update(config.strategy)
     if update.personalises and update.for_scoring() is not update and config.evaluate.personal == "last":
@@ -372,12 +378,11 @@ def _check_models(config: Config) -> None:
             f"models: clients have unlike models, and {config.strategy.name!r} sends all of them one; use a method "
             "that sends none, as 'local'"
         )
-    for i, stage in enumerate(config.stages()):
-        key = f"phases[{i}].objective" if config.phases else "objective"
+    for stage in config.stages():
         for j, term in enumerate(stage.objective):
             if shared := needs_of(term) & {"model:global", "model:phase"}:
                 what = NEEDS[min(shared)]
-                raise ConfigError(f"{key}[{j}]: the term {term.key!r} needs {what}; with models there is none")
+                raise ConfigError(f"{stage.key}[{j}]: the term {term.key!r} needs {what}; with models there is none")
 
 
 def _check_terms(config: Config) -> None:
@@ -388,8 +393,8 @@ def _check_terms(config: Config) -> None:
     """
     known: dict[str, tuple[str, Any]] = {}
     sends, private = strategy_type(config.strategy.name).sends_model, config.strategy.private
-    for i, stage in enumerate(config.stages()):
-        key = f"phases[{i}].objective" if config.phases else "objective"
+    for stage in config.stages():
+        key = stage.key
         if not any(term.weight for term in stage.objective):
             raise ConfigError(f"{key}: no term has a weight above 0, so nothing would be trained")
         for j, term in enumerate(stage.objective):

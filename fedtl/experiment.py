@@ -260,10 +260,12 @@ class Server:
         self.engines = make_engines(config, federation, resources.driver_device, choices)
         task = self.engines[0].task
         self.initial = task.layout.flatten(task.module)
+        # As it was built: at the end nothing need be built again, out of files that may be gone.
+        self._blank = deepcopy(task.module).cpu()
         self.strategy = make_strategy(
             config, federation.clients, task.layout.parameters, [e.task for e in self.engines]
         )
-        self.w = found.w if found else _travels(task, self.initial).cpu().numpy()
+        self.w = found.w if found else task.sent(self.initial).cpu().numpy()
         self.strategy.state = found.state if found else {}
         self.strategy.server = self
         self.first_round = found.round + 1 if found else 1
@@ -289,12 +291,7 @@ class Server:
 
     def whole(self, w: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
         """The model ``[d]`` of which ``w`` is what travels."""
-        vector, sharing = torch.tensor(w, device=self.initial.device), self.engine.task.sharing
-        if sharing is None:
-            return vector
-        whole = self.initial.clone()
-        whole[sharing.travels] = vector
-        return whole
+        return self.engine.task.whole(torch.tensor(w, device=self.initial.device), self.initial)
 
     def distil(self, w: Vector, teacher: Vector, how: FromEnsemble, seed: int) -> Vector:
         """See :class:`~fedtl.strategies.strategy.AtServer`."""
@@ -304,7 +301,7 @@ class Server:
         public = samples.federation.public
         said = torch.tensor(teacher, device=self.initial.device).view(len(public), -1)
         learn(model_of(student), lambda places: samples.batch(public[places])[0], said, how, seed)
-        return _travels(task, task.layout.flatten(student)).cpu().numpy()
+        return task.sent(task.layout.flatten(student)).cpu().numpy()
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
@@ -316,11 +313,10 @@ class Server:
 
     def finish(self) -> None:
         """Write the final global model under the module's own names, and beside it the modules of terms."""
-        task = make_tasks(self.config, self.federation, "cpu")[0]
-        task.layout.load(task.module, self.whole(self.w).cpu())
-        self.recorder.finish({name: tensor.numpy() for name, tensor in model_of(task.module).state_dict().items()})
-        if isinstance(task.module, Composite):
-            extras = task.module.extras.state_dict()
+        self.engine.task.layout.load(self._blank, self.whole(self.w).cpu())
+        self.recorder.finish({name: tensor.numpy() for name, tensor in model_of(self._blank).state_dict().items()})
+        if isinstance(self._blank, Composite):
+            extras = self._blank.extras.state_dict()
             self.recorder.finish({name: tensor.numpy() for name, tensor in extras.items()}, record.EXTRAS)
 
     def rounds(self, grid: Grid) -> None:
@@ -474,11 +470,6 @@ def make_tasks(config: Config, federation: Federation, device: str, stacked: boo
     return tasks
 
 
-def _travels(task: Task, vector: torch.Tensor) -> torch.Tensor:
-    """What of a model ``[d]`` clients receive."""
-    return vector if task.sharing is None else vector[task.sharing.travels]
-
-
 def _worker(config: Config, engines: Sequence[Engine], store: MemoryStore) -> Worker:
     task = engines[0].task
     stages = [Stage(engine, update) for engine, update in zip(engines, _client_updates(config))]
@@ -520,7 +511,7 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
             module = build_model(_untrained(config.model), federation.shape, federation.classes, seed)
             fresh, layout = deepcopy(task.module), task.layout
             model_of(fresh).load_state_dict(module.state_dict())
-            restart = _travels(task, layout.flatten(fresh)).cpu().numpy()
+            restart = task.sent(layout.flatten(fresh)).cpu().numpy()
         phases.append(
             Phase(
                 stage.strategy,

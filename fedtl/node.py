@@ -156,8 +156,7 @@ class Worker:
 
     def _sent(self, upload: Tensor | None) -> Tensor | None:
         """What of a client's model travels."""
-        sharing = self.engine.task.sharing
-        return upload if upload is None or sharing is None else upload[sharing.travels]
+        return None if upload is None else self.engine.task.sent(upload)
 
     def _checked(self, outcome: Trained | Failed) -> Trained | Failed:
         """A client whose model is no longer finite has failed: one NaN in a mean is a NaN for all."""
@@ -302,16 +301,8 @@ class Worker:
             vector = m.unpack(content)
             if vector is None:
                 return self.initial
-            return self._whole(torch.tensor(vector, dtype=torch.float32, device=self.initial.device))
-
-    def _whole(self, received: Tensor) -> Tensor:
-        """The model ``[d]`` of which only what travels was received."""
-        sharing = self.engine.task.sharing
-        if sharing is None:
-            return received
-        whole = self.initial.clone()
-        whole[sharing.travels] = received
-        return whole
+            received = torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
+            return self.engine.task.whole(received, self.initial)
 
     def _given(self, content: RecordDict) -> Given:
         progress = float(m.config_of(content).get(m.PROGRESS, 0.0))  # type: ignore[arg-type]
@@ -320,7 +311,7 @@ class Worker:
             for name, vector in m.unpack_all(content, m.GIVEN).items()
         }
         for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
-            vectors[name] = self._whole(vectors[name])
+            vectors[name] = self.engine.task.whole(vectors[name], self.initial)
         return Given(progress, vectors)
 
 

@@ -14,6 +14,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fedtl.choice import Choice
+from fedtl.models.modes import in_evaluation
 from fedtl.samples import Samples
 
 
@@ -109,14 +110,12 @@ def distil(method: Method, job: Job) -> nn.Module:
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
     """The module in evaluation mode and without gradients of its parameters; afterwards as it was."""
-    modes = [(part, part.training) for part in module.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    module.eval().requires_grad_(False)
+    module.requires_grad_(False)
     try:
-        yield module
+        with in_evaluation(module):
+            yield module
     finally:
-        for part, training in modes:
-            part.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
 

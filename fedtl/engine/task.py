@@ -69,6 +69,18 @@ class Task:
     initial: Tensor | None = None
     replay: Replay | None = None
 
+    def sent(self, vector: Tensor) -> Tensor:
+        """What of a model ``[d]`` travels."""
+        return vector if self.sharing is None else vector[self.sharing.travels]
+
+    def whole(self, received: Tensor, initial: Tensor) -> Tensor:
+        """The model ``[d]`` of which only what travels was received; the rest is as in ``initial`` ``[d]``."""
+        if self.sharing is None:
+            return received
+        whole = initial.clone()
+        whole[self.sharing.travels] = received
+        return whole
+
     @property
     def rest(self) -> int:
         """Q, how many numbers of the model's vector move by no gradient."""

@@ -94,18 +94,15 @@ def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed:
             from fedtl.models.pretrained import begin_with
 
             begin_with(module, choice.name, choice.pretrained)
-        # In evaluation mode, or two samples of zeros would enter BatchNorm's statistics; then each part gets
-        # its own mode back, as a network may have frozen some of them.
-        modes = [(part, part.training) for part in module.modules()]
-        module.eval()
+        from fedtl.models.modes import in_evaluation
+
         try:
-            output = module(torch.zeros(2, *shape))
+            with in_evaluation(module):  # or two samples of zeros would enter BatchNorm's statistics
+                output = module(torch.zeros(2, *shape))
         except Exception as error:
             raise ConfigError(
                 f"model.name = {choice.name!r} does not take samples of shape {list(shape)}: {_cause(error)}"
             ) from error
-        for part, training in modes:
-            part.training = training
     if not isinstance(output, torch.Tensor):
         raise ConfigError(
             f"model.name = {choice.name!r}: its output is a {type(output).__name__}; "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.models.head import layer_outputs
+from fedtl.models.modes import in_evaluation
 
 
 class Composite(nn.Module):
@@ -35,11 +36,7 @@ def layer_sizes(
     model: nn.Module, shape: tuple[int, ...], layers: frozenset[str], device: torch.device | str = "cpu"
 ) -> dict[str, int]:
     """How many numbers a sample has in each of these layers; the logits and their softmax are always told."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    with torch.no_grad():
+    with in_evaluation(model), torch.no_grad():
         found = layer_outputs(model, torch.zeros(2, *shape, device=device), layers - {"logits", "probabilities"})
-    for part, training in modes:
-        part.training = training
     sizes = {name: output.shape[1] for name, output in found.items()}
     return {**sizes, "probabilities": sizes["logits"]}

@@ -12,8 +12,7 @@ from torch.func import functional_call
 from fedtl import losses
 from fedtl.losses.batch import Sizes
 from fedtl.losses.term import Term, View
-
-BOTH = frozenset({"source", "target"})
+from fedtl.losses.terms.discrepancy import BOTH
 
 
 class Adversarial(Term):

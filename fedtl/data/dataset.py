@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedtl.data.normalise import in_units
+
 Samples = NDArray[np.uint8] | NDArray[np.float32]
 """Images as stored bytes, or numbers of any other kind."""
 
@@ -62,9 +64,7 @@ def channel_statistics(x: Samples) -> tuple[NDArray[np.float32], NDArray[np.floa
     The first axis is an image's channel, a series' sensor, a vector's feature. A constant one gets the
     standard deviation 1.
     """
-    mean, std = moments(x, np.arange(len(x)), (0, *range(2, x.ndim)))
-    unit = 255.0 if x.dtype == np.uint8 else 1.0
-    return (mean / unit).astype(np.float32), (np.where(std > 0, std, unit) / unit).astype(np.float32)
+    return in_units(*moments(x, np.arange(len(x)), (0, *range(2, x.ndim))), x.dtype)
 
 
 def pixel_statistics(x: Samples, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -75,20 +75,33 @@ def pixel_statistics(x: Samples, rows: NDArray[np.int64]) -> tuple[NDArray[np.fl
 def moments(
     x: Samples, rows: NDArray[np.int64], axes: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation over ``rows`` and ``axes``, which are kept with length 1 save the first.
+    """Mean and standard deviation over ``rows`` and ``axes``, which are kept with length 1 save the first."""
+    return moments_of(*sums(x, rows, axes))
 
-    Of bytes both sums are whole numbers below 2**53, so the result is the same in whichever order they are added.
+
+def sums(
+    x: Samples, rows: NDArray[np.int64], axes: tuple[int, ...]
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """How many numbers ``rows`` have along ``axes``, and their sum and sum of squares there, as :func:`moments` keeps.
+
+    Of bytes both sums are whole numbers below 2**53, so they are the same in whichever order they are added.
     """
-    total = np.zeros(1)
-    square = np.zeros(1)
+    total = np.zeros([1 if axis in axes else length for axis, length in enumerate(x.shape)])
+    square = total
     for chunk in chunks(rows):
         values = x[chunk].astype(np.float64)
         total = total + values.sum(axis=axes, keepdims=True)
         square = square + np.square(values, out=values).sum(axis=axes, keepdims=True)
-    count = len(rows) * int(np.prod([x.shape[axis] for axis in axes[1:]]))
+    return len(rows) * int(np.prod([x.shape[axis] for axis in axes[1:]])), total[0], square[0]
+
+
+def moments_of(
+    count: int, total: NDArray[np.float64], square: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of ``count`` numbers from their sum and sum of squares."""
     mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 0))
-    return mean[0], std[0]
+    std: NDArray[np.float64] = np.sqrt(np.maximum(square / count - mean**2, 0))
+    return mean, std
 
 
 def chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from fedtl.data.batches import stream
 from fedtl.data.dataset import Dataset, Samples, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.normalise import Normaliser, by_dataset, by_pixel, unchanged
 from fedtl.data.partition import by_label
 from fedtl.data.settings import DataChoice
 
@@ -260,17 +261,10 @@ def split_held_out(held: Shards, held_out: NDArray[np.bool_]) -> tuple[Shards, S
     return train, test
 
 
-def normalisation(
-    data: DataChoice, dataset: Dataset, x: Samples, pool: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def normalisation(data: DataChoice, dataset: Dataset, x: Samples, pool: NDArray[np.int64]) -> Normaliser:
     """``scale`` and ``shift`` such that a model's input is ``x * scale + shift``."""
-    unit = 255.0 if x.dtype == np.uint8 else 1.0
     if data.normalise == "pixel":
-        mean, std = pixel_statistics(x, np.sort(pool))
-        scale = 1 / (std + 0.001)
-        return scale.astype(np.float32), (-mean * scale).astype(np.float32)
+        return by_pixel(*pixel_statistics(x, np.sort(pool)))
     if data.normalise == "none":
-        ones = np.ones((1,) * (x.ndim - 1), np.float32)
-        return (ones / unit).astype(np.float32), np.zeros_like(ones)
-    mean, std = dataset.mean.astype(np.float64), dataset.std.astype(np.float64)
-    return (1 / (unit * std)).astype(np.float32), (-mean / std).astype(np.float32)
+        return unchanged(x.ndim - 1, x.dtype)
+    return by_dataset(dataset.mean, dataset.std, x.dtype)

@@ -1,0 +1,126 @@
+"""A federation as files: a folder for each client and one for the server, to be taken to their machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError
+from fedtl.data.dataset import Samples
+from fedtl.data.federation import Federation
+from fedtl.data.frame import Frame
+from fedtl.data.own import FRAME
+from fedtl.data.own_part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, UNLABELLED
+from fedtl.failure import RunError
+
+SERVER = "server"
+"""The server's folder."""
+
+Index = NDArray[np.int64]
+
+
+def export(federation: Federation, folder: Path, names: Sequence[str] | None = None) -> None:
+    """Write what each participant holds, as :func:`fedtl.data.own.read_own` reads it.
+
+    ``folder/NAME/`` is a client's: ``train.npz``, ``test.npz``, ``target/train.npz``, ``target/test.npz``,
+    ``public.npz``; ``folder/server/`` the server's: ``test.npz``, ``target/test.npz``, ``public.npz``, ``frame.json``.
+    What would be empty is left out. Of a target, training samples have no labels in the files. Where clients hold
+    their own training samples without labels (``data.labelled_fraction``), all are in ``train.npz``, and those that
+    lost their label have -1.
+
+    Args:
+        federation: what all hold.
+        folder: a new or empty one.
+        names: the clients' folders; 0, 1, 2, … if not given.
+
+    Raises:
+        ConfigError: the folder holds something, or the names are not one different name for each client.
+        RunError: the files cannot be written.
+    """
+    names = [str(client) for client in range(federation.clients)] if names is None else names
+    _check(names, federation.clients)
+    unlabelled = _holds_its_own_unlabelled(federation)
+    try:
+        check_empty(folder)
+        for client, name in enumerate(names):
+            _export_client(federation, client, folder / name, unlabelled)
+        server, scored = folder / SERVER, federation.server_test
+        server.mkdir(parents=True, exist_ok=True)
+        _write(server, TEST, federation.x, scored, federation.y[scored])
+        if federation.target is not None:
+            scored = federation.target.server_test
+            _write(server, TARGET_TEST, federation.x, scored, federation.y[scored])
+        _write(server, PUBLIC, federation.x, federation.public)
+        Frame.of(federation).write(server / FRAME)
+    except OSError as error:
+        raise RunError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
+
+
+def check_empty(folder: Path) -> None:
+    """Check that files can be exported to ``folder``.
+
+    Raises:
+        ConfigError: it holds something, or is no folder.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds something already: give a new folder, or an empty one")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: give a new folder, or an empty one")
+
+
+def size_of(folder: Path) -> int:
+    """How many bytes all files in a folder have."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _export_client(federation: Federation, client: int, folder: Path, unlabelled: bool) -> None:
+    x, y, target = federation.x, federation.y, federation.target
+    train, test = federation.train[client], federation.test[client]
+    folder.mkdir(parents=True, exist_ok=True)
+    if target is None:
+        _write(folder, TRAIN, x, train, y[train])
+    else:
+        held, scored = target.train[client], target.test[client]
+        kept = np.isin(held, train)
+        if unlabelled and not kept.all():
+            _write(folder, TRAIN, x, held, np.where(kept, y[held], UNLABELLED))
+        else:  # another domain's samples, or its own, which have all kept their labels
+            _write(folder, TRAIN, x, train, y[train])
+            _write(folder, TARGET_TRAIN, x, held)
+        _write(folder, TARGET_TEST, x, scored, y[scored])
+    _write(folder, TEST, x, test, y[test])
+    _write(folder, PUBLIC, x, federation.public)
+
+
+def _holds_its_own_unlabelled(federation: Federation) -> bool:
+    """Whether the target is the clients' own training samples, and not another domain."""
+    target = federation.target
+    if target is None or len(target.test.order) or len(target.server_test):
+        return False
+    return bool(np.isin(federation.train.order, target.train.order).all())
+
+
+def _write(folder: Path, part: str, x: Samples, places: Index, y: Index | None = None) -> None:
+    """Write a part's samples, and their labels if there are such; nothing if there are no samples."""
+    if not len(places):
+        return
+    file = folder / f"{part}.npz"
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    with unfinished.open("wb") as opened:
+        np.savez(opened, **({"x": x[places]} if y is None else {"x": x[places], "y": y}))
+    unfinished.replace(file)
+
+
+def _check(names: Sequence[str], clients: int) -> None:
+    if len(names) != clients:
+        raise ConfigError(f"there are {len(names)} names for {clients} clients' folders; give one for each")
+    for name in names:
+        if Path(name).name != name or name in ("", "..", SERVER):
+            raise ConfigError(f"{name!r} cannot be the name of a client's folder; take letters, digits, - and _")
+    if len(set(names)) < clients:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{twice!r} is the name of two clients' folders; give each its own")

@@ -1,0 +1,155 @@
+"""What a model must be told of data that it does not see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from fedtl.choice import ConfigError, validate
+from fedtl.data.federation import Federation, Shards
+from fedtl.failure import RunError
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all participants' samples have in common; none of them is in it.
+
+    Attributes:
+        shape: of one sample.
+        dtype: "uint8" or "float32", as samples are stored.
+        classes: number of classes.
+        labels: a word per class, or none at all.
+        scale, shift: a model's input is ``x * scale + shift`` in float32; broadcastable to a sample.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"]
+    classes: int
+    labels: tuple[str, ...]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("uint8", "float32"):
+            raise ValueError(f"dtype is {self.dtype!r}; samples are uint8 or float32")
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"shape is {list(self.shape)}; a sample has one axis or more, each of length 1 or more")
+        if self.classes < 1:
+            raise ValueError(f"classes is {self.classes}; there must be 1 or more")
+        if len(self.labels) not in (0, self.classes):
+            raise ValueError(f"there are {len(self.labels)} labels for {self.classes} classes; give one each, or none")
+        for name, array in (("scale", self.scale), ("shift", self.shift)):
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"{name} has values that are no finite float32 numbers")
+            if not _fits(array.shape, self.shape):
+                raise ValueError(
+                    f"{name} has shape {list(array.shape)}, which does not fit a sample of shape {list(self.shape)}"
+                )
+
+    @classmethod
+    def of(cls, federation: Federation) -> Frame:
+        """What a federation's samples have in common."""
+        return cls(
+            federation.shape,
+            "uint8" if federation.x.dtype == np.uint8 else "float32",
+            federation.classes,
+            federation.label_names,
+            federation.scale,
+            federation.shift,
+        )
+
+    def without_samples(self, clients: int) -> Federation:
+        """The federation as somebody sees it who holds none of its samples."""
+        x, nobody, none = np.empty((0, *self.shape), self.dtype), Shards.none(clients), np.empty(0, np.int64)
+        return Federation(x, none, self.classes, self.scale, self.shift, nobody, nobody, none, self.labels)
+
+    def to_json(self) -> str:
+        """One line of text, of which :meth:`from_json` makes an equal frame, bit by bit."""
+        numbers = {"scale": self.scale.tolist(), "shift": self.shift.tolist()}
+        known = {"shape": self.shape, "dtype": self.dtype, "classes": self.classes, "labels": self.labels}
+        return json.dumps({**known, **numbers}, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "frame") -> Frame:
+        """Read what :meth:`to_json` made; ``where`` is what an error names.
+
+        Raises:
+            ConfigError: it is no such text, or what it says is no frame.
+        """
+        try:
+            table = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{where} is not JSON, as fedtl partition --export writes it") from error
+        if not isinstance(table, dict):
+            raise ConfigError(f"{where} is no table with shape, dtype, classes, labels, scale and shift")
+        read = validate(_Table, table, where)
+        try:
+            scale, shift = _numbers(read.scale, "scale"), _numbers(read.shift, "shift")
+            return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        try:
+            unfinished.write_text(self.to_json() + "\n", encoding="utf-8")
+            unfinished.replace(path)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Frame:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            ConfigError: it is not there, or no frame.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not JSON, as fedtl partition --export writes it") from error
+        return cls.from_json(text, str(path))
+
+
+class _Table(BaseModel):
+    """A frame as JSON has it; scale and shift are nested lists, or single numbers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shape: tuple[PositiveInt, ...]
+    dtype: Literal["uint8", "float32"]
+    classes: PositiveInt
+    labels: tuple[str, ...]
+    scale: Any
+    shift: Any
+
+
+def _numbers(value: Any, name: str) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is a list whose parts differ in length") from error
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds something that is no number")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is then refused
+        return array.astype(np.float32)
+
+
+def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(part, whole) == whole
+    except ValueError:
+        return False

@@ -1,0 +1,109 @@
+"""A participant's own data as arrays: .npz files in a folder, or what a function returns."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError, load_object, nearest
+from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part, labels, samples
+
+KEYS = {
+    TRAIN: ("x", "y"),
+    TEST: ("x_test", "y_test"),
+    TARGET_TRAIN: ("x_target", "y_target"),
+    TARGET_TEST: ("x_target_test", "y_target_test"),
+    PUBLIC: ("x_public", "y_public"),
+}
+"""What a function calls each part's samples and labels."""
+
+
+def read_npz(folder: Path, wanted: Sequence[str]) -> dict[str, Part]:
+    """Each wanted part that the folder has: ``train.npz`` and so on, with the arrays ``x`` and, if labelled, ``y``.
+
+    Raises:
+        ConfigError: a file is not what it should be.
+    """
+    files = {name: folder / f"{name}.npz" for name in wanted}
+    return {name: read_part(file, name) for name, file in files.items() if file.is_file()}
+
+
+def call(path: str, wanted: Sequence[str]) -> dict[str, Part]:
+    """The wanted parts that the function ``"package.module:function"`` returns, under the names in :data:`KEYS`.
+
+    Raises:
+        ConfigError: there is no such function, it fails, or what it returns is not what it should be.
+    """
+    function = load_object(path, "data")
+    if not callable(function):
+        raise ConfigError(f"data = {path!r}: it is a {type(function).__name__}, not a function")
+    try:
+        found = function()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"data = {path!r}: it failed: {' '.join(f'{type(error).__name__}: {error}'.split())}") from (
+            error
+        )
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"data = {path!r}: it returns a {type(found).__name__}, not a dict with x, y, x_test, y_test")
+    known = [key for pair in KEYS.values() for key in pair]
+    for key in found:
+        if key not in known:
+            raise ConfigError(f"data = {path!r}: it returns {key!r}, which is unknown: {nearest(str(key), known)}")
+    for part in LABELLED:
+        x, y = KEYS[part]
+        if (x in found) != (y in found):
+            there, missing = (x, y) if x in found else (y, x)
+            raise ConfigError(f"data = {path!r}: it returns {there} without {missing}")
+
+    def array(key: str) -> NDArray[Any]:
+        try:
+            return np.asarray(found[key])
+        except Exception as error:  # a ragged list; a tensor on another device
+            raise ConfigError(f"data = {path!r}: {key} cannot be made an array") from error
+
+    return {part: _part(path, part, KEYS[part], array) for part in PARTS if part in wanted and KEYS[part][0] in found}
+
+
+def read_part(path: Path, part: str) -> Part:
+    """Read one .npz file, of a part that has labels or of one that has none.
+
+    Raises:
+        ConfigError: it is no such file, or its arrays are not what they should be.
+    """
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ConfigError(f"{path} holds a single array; save it with numpy.savez(path, x=..., y=...)")
+        with archive:
+            for key in ("x", "y") if part in LABELLED else ("x",):
+                if key not in archive.files:
+                    raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
+            return _part(str(path), part, ("x", "y"), lambda key: _array(path, archive, key))
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{path} is not an .npz file that NumPy can read; save it with numpy.savez") from error
+
+
+def _array(path: Path, archive: Any, key: str) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = archive[key]
+    except ValueError as error:  # NumPy's way to say that it would have to unpickle
+        raise ConfigError(
+            f"{path}: {key} cannot be read as numbers; an array of Python objects is never unpickled"
+        ) from error
+    return found
+
+
+def _part(where: str, part: str, keys: tuple[str, str], array: Callable[[str], NDArray[Any]]) -> Part:
+    x, y = keys
+    read = samples(f"{where}: {x}", array(x))
+    return Part(where, read, labels(f"{where}: {y}", array(y), len(read), part) if part in LABELLED else None)

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from fedtl.experiment import run as run
     from fedtl.history import Run as Run
     from fedtl.history import load as load
+    from fedtl.model_file import load_exported as load_exported
 
-__all__ = ["ConfigError", "Run", "__version__", "load", "load_model", "run"]
+__all__ = ["ConfigError", "Run", "__version__", "load", "load_exported", "load_model", "run"]
 
 # torch takes seconds to import; whoever only asks for the version should not wait for it.
 _WHERE = {
     "ConfigError": "fedtl.choice",
     "Run": "fedtl.history",
     "load": "fedtl.history",
+    "load_exported": "fedtl.model_file",
     "load_model": "fedtl.experiment",
     "run": "fedtl.experiment",
 }

@@ -105,9 +105,10 @@ def run(
     read, _ = read_config(config, overrides)
     if profile and read.simulation.grid == "flower":
         raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
-    server = _open(read, _folder(config, read, out, resume), resume, listener or Silent())
+    where = folder_of(config, read, out, resume)
+    server = open_run(read, federate(read.data, read.seed), where, resume, listener or Silent())
     server.profiled = profile
-    with _one_thread(server.resources.driver_device):
+    with one_thread(server.resources.driver_device):
         server.run()
     return Run(server.recorder.folder)
 
@@ -117,27 +118,43 @@ def serve(config: Config, grid: Grid) -> Run:
     folder = record.new_folder(Path("results"), config)
     # The process's own command line is Flower's, and holds a token.
     about = {"command": ["flwr", "run"], "grid": "flower", "actors": None}
-    server = _open(config, folder, resume=False, listener=Silent(), about=about)
-    with _one_thread(server.resources.driver_device):
-        server.rounds(grid)
-        server.finish()
+    server = open_run(config, federate(config.data, config.seed), folder, False, Silent(), about)
+    server.run_on(grid)
     return Run(folder)
 
 
-def _open(
-    config: Config, folder: Path, resume: bool, listener: Listener, about: Mapping[str, Any] | None = None
+def open_run(
+    config: Config,
+    federation: Federation,
+    folder: Path,
+    resume: bool,
+    listener: Listener,
+    about: Mapping[str, Any] | None = None,
+    elsewhere: bool = False,
 ) -> Server:
-    """Make a run's parts, and its folder or what of it is to be gone on with; ``about`` is recorded as well."""
-    federation = federate(config.data, config.seed)
+    """Make a run's parts, and its folder or what of it is to be gone on with.
+
+    Args:
+        config: the experiment.
+        federation: what clients hold, as far as it is known here.
+        folder: the run's.
+        resume: go on with what is there.
+        listener: is told of each round.
+        about: recorded besides what is found here.
+        elsewhere: clients and their samples are on other machines; this one only scores.
+    """
     sampled = _sampled(config, federation)
     if sampled < (config.strategy.clients_per_round or 0):
         raise ConfigError(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
-    resources = Resources.of(config, sampled)
+    resources = Resources.of(_scoring_only(config) if elsewhere else config, sampled)
     tasks = _all_tasks(config, federation, "cpu")
     _check_widths(config, tasks)
-    choices = _choose_engines(config, tasks, resources.worker_device)
+    if elsewhere:
+        choices: Choices = (EngineChoice(False, False, "clients choose their own"),) * len(tasks)
+    else:
+        choices = _choose_engines(config, tasks, resources.worker_device)
     layout = tasks[0].layout
     found_here = {
         "device": resources.worker_device,
@@ -160,7 +177,14 @@ def _open(
     return server
 
 
-def _folder(config: object, read: Config, out: str | Path | None, resume: bool) -> Path:
+def _scoring_only(config: Config) -> Config:
+    """The same experiment as a machine without clients sees it, which need not have the GPU that they have."""
+    simulation = config.simulation.model_copy(update={"grid": "in-process"})
+    return config.model_copy(update={"simulation": simulation, "device": "cpu" if config.device == "cpu" else "auto"})
+
+
+def folder_of(config: object, read: Config, out: str | Path | None, resume: bool) -> Path:
+    """Where a run is to be written, or is to be gone on with: see :func:`run`."""
     root = Path("results")
     if out is not None:
         folder = Path(out)
@@ -302,6 +326,14 @@ class Server:
         said = torch.tensor(teacher, device=self.initial.device).view(len(public), -1)
         learn(model_of(student), lambda places: samples.batch(public[places])[0], said, how, seed)
         return task.sent(task.layout.flatten(student)).cpu().numpy()
+
+    def run_on(self, grid: Grid) -> None:
+        """Run the remaining rounds on a grid that somebody else made, and write the final model."""
+        self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
+        with one_thread(self.resources.driver_device):
+            if self.first_round <= self.config.rounds:
+                self.rounds(grid)
+            self.finish()
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
@@ -603,7 +635,7 @@ def load_model(run: Run) -> nn.Module:
 
 
 @contextmanager
-def _one_thread(device: str) -> Iterator[None]:
+def one_thread(device: str) -> Iterator[None]:
     """On a CPU, one torch thread: the order of sums, and so every bit, is the same as in an actor."""
     threads = torch.get_num_threads()
     if device == "cpu":

@@ -128,7 +128,7 @@ class Recorder:
                     line_of_clients["target"] = target[0]
                 self._append(CLIENTS, line_of_clients)
             self._append(ROUNDS, line)
-            self._checkpoint(Checkpoint(report.round, w, dict(state), self.elapsed))
+            self.checkpoint(Checkpoint(report.round, w, dict(state), self.elapsed))
 
     def finish(self, tensors: Mapping[str, NDArray[Any]], name: str = MODEL) -> None:
         """Write the final global model under the module's own names, or what goes with it."""
@@ -140,7 +140,8 @@ class Recorder:
         with writing(self.folder):
             self._replace(OPERATIONS, _json(found))
 
-    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write where the run stands, in place of what stood there before."""
         folder = self.folder / CHECKPOINT
         folder.mkdir(exist_ok=True)
         name = f"{checkpoint.round}.safetensors"
@@ -166,7 +167,7 @@ class Recorder:
 
     def _replace_tensors(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
         unfinished = self.folder / f"{name}.unfinished"
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, unfinished)
+        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, unfinished)
         unfinished.replace(self.folder / name)
 
 
@@ -245,20 +246,27 @@ def find_unfinished(root: Path, config: Config) -> Path:
 
 
 def same_experiment(folder: Path, config: Config) -> bool:
-    """Whether a folder's config asks for the same numbers: all but the rounds and where the clients live.
-
-    Where a term's weight follows the rounds' progress, the number of rounds counts too.
-    """
+    """Whether a folder's config asks for the same numbers; see :func:`alike`."""
     from fedtl.config import build, load_tables
 
-    free: dict[str, Any] = {"simulation": config.simulation, "device": config.device}
-    if not any(Objective(stage.objective).ramps for stage in config.stages()):
-        free["rounds"] = 1
     try:
-        other = build(load_tables(folder))
+        return alike(build(load_tables(folder)), config)
     except ConfigError:
         return False
-    return other.model_copy(update=free) == config.model_copy(update=free)
+
+
+def alike(one: Config, other: Config) -> bool:
+    """Whether two configs ask for the same numbers.
+
+    Only the rounds, where clients live and how they are waited for may differ.
+    Where a term's weight follows the rounds' progress, the number of rounds counts too.
+    """
+    free: dict[str, Any] = {"simulation": other.simulation, "device": other.device}
+    if not any(Objective(stage.objective).ramps for stage in other.stages()):
+        free["rounds"] = 1
+    if one.deploy.privacy == other.deploy.privacy:
+        free["deploy"] = other.deploy
+    return one.model_copy(update=free) == other.model_copy(update=free)
 
 
 def environment(**about: Any) -> dict[str, Any]:

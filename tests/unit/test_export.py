@@ -1,0 +1,504 @@
+"""What is exported is what the record scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import fedtl
+from fedtl.choice import ConfigError
+from fedtl.config import build
+from fedtl.data.federate import federate
+from fedtl.data.federation import Federation
+from fedtl.data.frame import Frame
+from fedtl.export import model_of_run
+from fedtl.losses.term import View
+from fedtl.losses.terms.teaching import Mutual
+from fedtl.model_file import KEY, About, Exported, OnStored, load_exported, write_onnx, write_safetensors
+from fedtl.models import build_model, read_model
+from fedtl.predict import Model, predict, read_samples
+from fedtl.record import Checkpoint, Recorder, read_checkpoint
+from fedtl.store import MemoryStore
+
+CLIENTS, ROUNDS, SHAPE = 5, 3, (1, 8, 8)
+SGD = {"lr": 0.1, "local_steps": 10, "batch_size": 8}
+
+needs_onnx = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("onnx", "onnxscript", "onnxruntime")),
+    reason='the packages of "fedtl[onnx]" are not installed',
+)
+
+
+def normed(classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, classes)
+    )
+
+
+NORMED = {"name": f"{__name__}:normed"}
+PFEDME = {"name": "pfedme", **SGD, "lam": 5.0, "inner_lr": 0.1}
+
+
+def tables(strategy: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "seed": 3,
+        "rounds": ROUNDS,
+        "data": {"name": "digits", "clients": CLIENTS, "samples": 400, "server_test_share": 0.2},
+        "model": {"name": "mlp", "hidden": [16]},
+        "strategy": strategy,
+        "simulation": {"grid": "in-process"},
+        **more,
+    }
+
+
+def data_of(run: fedtl.Run) -> Federation:
+    config = build(dict(run.config))
+    return federate(config.data, config.seed)
+
+
+def accuracy(module: nn.Module, frame: Frame, held: Federation, rows: NDArray[np.int64]) -> float:
+    x = torch.from_numpy(held.x[rows]).float() * torch.tensor(frame.scale) + torch.tensor(frame.shift)
+    assert not module.training
+    with torch.no_grad():
+        return float((module(x).argmax(1).numpy() == held.y[rows]).mean())
+
+
+def through_file(found: Exported, folder: Path) -> tuple[nn.Module, Frame, About]:
+    write_safetensors(found, folder / "exported.safetensors")
+    return load_exported(folder / "exported.safetensors")
+
+
+def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """The same numbers by the same names; a run's file has counts of batches as vectors of one."""
+    return one.keys() == other.keys() and all(torch.equal(t, other[name].reshape(t.shape)) for name, t in one.items())
+
+
+def check_clients(run: fedtl.Run, folder: Path, which: str, clients: Sequence[int] = range(CLIENTS)) -> None:
+    """Each client's exported model has the accuracy that the record says, and they are not all one model."""
+    held, recorded = data_of(run), run.client_scores()["personal/clients"]
+    vectors = []
+    for client in clients:
+        module, frame, about = through_file(model_of_run(run.path, client), folder)
+        assert (about.which, about.client, about.personal, about.round) == ("personalised", client, which, ROUNDS)
+        assert accuracy(module, frame, held, held.test[client]) == recorded[client]
+        vectors.append(torch.cat([tensor.double().flatten() for tensor in module.state_dict().values()]))
+    assert not any(torch.equal(vectors[0], other) for other in vectors[1:])
+    assert len({*recorded}) > 1
+    assert recorded.mean() > 0.3  # ten classes
+
+
+@pytest.fixture(scope="module")
+def pfedme(tmp_path_factory: pytest.TempPathFactory) -> fedtl.Run:
+    return fedtl.run(tables(PFEDME, evaluate={"personal": "last"}), out=tmp_path_factory.mktemp("pfedme") / "run")
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy"),
+    [({"name": "cnn"}, {}), (NORMED, {}), ({"name": "mlp"}, {"frozen": ["features"]})],
+    ids=["cnn", "batch norm", "frozen"],
+)
+def test_the_global_model_is_the_recorded_one(model: dict[str, Any], strategy: dict[str, Any], tmp_path: Path) -> None:
+    run = fedtl.run(tables({"name": "fedavg", **SGD, **strategy}, model=model), out=tmp_path / "run")
+    held = data_of(run)
+    module, frame, about = through_file(model_of_run(run.path), tmp_path)
+    assert accuracy(module, frame, held, held.server_test) == run.last()["global/server-test"].value
+    assert (about.which, about.client, about.method, about.round) == ("global", None, "fedavg", ROUNDS)
+    written = run.state_dict()
+    assert module.state_dict().keys() == written.keys()
+    assert equal(module.state_dict(), written)
+    (run.path / "model.safetensors").unlink()  # as in a run that is going on
+    assert equal(model_of_run(run.path).module.state_dict(), written)
+
+
+def test_a_run_that_goes_on_has_the_model_of_its_checkpoint(tmp_path: Path) -> None:
+    config = tables({"name": "fedavg", **SGD})
+    short = fedtl.run({**config, "rounds": 2}, out=tmp_path / "short")
+    long = fedtl.run({**config, "rounds": 2}, out=tmp_path / "long")
+    fedtl.run({**config, "rounds": 4}, out=long.path, resume=True)
+    # A crash after the last checkpoint, before the final model is written, leaves the one of two rounds.
+    shutil.copy(short.path / "model.safetensors", long.path / "model.safetensors")
+    found = model_of_run(long.path)
+    held = data_of(long)
+    assert found.about.round == 4
+    assert (
+        accuracy(found.module, found.frame, held, held.server_test)
+        == fedtl.load(long.path).last()["global/server-test"].value
+    )
+    assert not torch.equal(found.module.state_dict()["head.weight"], short.state_dict()["head.weight"])
+    shutil.rmtree(long.path / "checkpoint")
+    with pytest.raises(ConfigError, match=r"holds no checkpoint \(yet\)"):
+        model_of_run(long.path)
+
+
+def test_weights_that_a_run_began_with_may_be_gone(tmp_path: Path) -> None:
+    first = fedtl.run(tables({"name": "fedavg", **SGD}), out=tmp_path / "first")
+    model = {"name": "mlp", "hidden": [16], "pretrained": str(first.path)}
+    strategy = {"name": "fedavg", **SGD, "frozen": ["features"]}
+    run = fedtl.run(tables(strategy, model=model), out=tmp_path / "run")
+    shutil.rmtree(first.path)
+    found = model_of_run(run.path)
+    assert equal(found.module.state_dict(), run.state_dict())
+    assert found.about.model == {"name": "mlp", "hidden": [16]}
+
+
+def test_personalised_models_out_of_memories_are_the_recorded_ones(pfedme: fedtl.Run, tmp_path: Path) -> None:
+    check_clients(pfedme, tmp_path, "last")
+    module, _, _ = through_file(model_of_run(pfedme.path, 2), tmp_path)
+    theta = MemoryStore(pfedme.path / "memories").load(2, ROUNDS + 1)["theta"]
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in module.state_dict().values()]), theta)
+
+
+def test_a_kept_model_of_a_run_that_scores_fresh_ones(tmp_path: Path) -> None:
+    run = fedtl.run(tables(PFEDME), out=tmp_path / "run")
+    check_clients(run, tmp_path, "fresh", [0, 3])
+    kept, theta = model_of_run(run.path, 2, "last"), MemoryStore(run.path / "memories").load(2, ROUNDS + 1)["theta"]
+    assert kept.about.personal == "last"
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in kept.module.state_dict().values()]), theta)
+
+
+def test_fresh_models_are_the_recorded_ones(tmp_path: Path) -> None:
+    strategy = {"name": "fedavg-finetune", **SGD, "finetune_steps": 4}
+    check_clients(fedtl.run(tables(strategy), out=tmp_path / "run"), tmp_path, "fresh")
+
+
+def test_fresh_models_are_made_as_the_phase_says(tmp_path: Path) -> None:
+    phases = [
+        {"rounds": 1, "objective": [{"term": "cross_entropy"}]},
+        {
+            "rounds": 2,
+            "strategy": {"lr": 0.2},
+            "objective": [{"term": "cross_entropy"}, {"term": "distillation", "teacher": "phase", "ramp": "linear"}],
+        },
+    ]
+    config = tables({"name": "fedavg-finetune", **SGD}, phases=phases)
+    del config["rounds"]
+    check_clients(fedtl.run(config, out=tmp_path / "run"), tmp_path, "fresh", [0, 3])
+
+
+@pytest.mark.parametrize("private", ["batch-norm", "head"])
+def test_the_global_model_with_a_clients_private_parts(private: str, tmp_path: Path) -> None:
+    run = fedtl.run(tables({"name": "fedavg", **SGD, "private": [private]}, model=NORMED), out=tmp_path / "run")
+    check_clients(run, tmp_path, "kept")
+    one, other = (model_of_run(run.path, client).module.state_dict() for client in (0, 1))
+    own = {name for name in one if not torch.equal(one[name], other[name])}
+    norm = {"1.weight", "1.bias", "1.running_mean", "1.running_var"}
+    assert own == (norm if private == "batch-norm" else {"4.weight", "4.bias"})
+    with pytest.raises(ConfigError, match=r"strategy\.private = .* stays at the clients"):
+        model_of_run(run.path)
+
+
+def test_a_terms_own_module(tmp_path: Path) -> None:
+    objective = [{"term": "cross_entropy"}, {"term": "mutual", "peer": {"name": "mlp", "hidden": [7]}}]
+    run = fedtl.run(tables({"name": "fedavg", **SGD}, objective=objective), out=tmp_path / "run")
+    check_clients(run, tmp_path, "kept")
+    assert model_of_run(run.path, 0).about.model == {"name": "mlp", "hidden": [7]}
+    found, held = model_of_run(run.path), data_of(run)
+    assert found.about.model == {"name": "mlp", "hidden": [16]}
+    recorded = run.last()["global/server-test"].value
+    assert accuracy(found.module, found.frame, held, held.server_test) == recorded
+
+
+class Unnamed(Mutual):
+    def personal_module(self) -> str | None:
+        return "buddy"
+
+    def private(self) -> frozenset[str]:
+        return frozenset({"buddy"})
+
+    def modules(self, sizes: Any) -> dict[str, nn.Module]:
+        return {"buddy": super().modules(sizes)["peer"]}
+
+    def module(self, view: View, name: str) -> nn.Module:
+        return super().module(view, "buddy")
+
+
+def test_a_term_that_does_not_tell_its_network(tmp_path: Path) -> None:
+    objective = [{"term": "cross_entropy"}, {"term": f"{__name__}:Unnamed", "name": "mine"}]
+    run = fedtl.run(tables({"name": "fedavg", **SGD}, objective=objective), out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="the term 'mine' does not tell which network its module 'buddy' is"):
+        model_of_run(run.path, 0)
+
+
+def test_clients_of_unlike_models_that_train_alone(tmp_path: Path) -> None:
+    config = tables({"name": "local", **SGD}, models=[{"name": "mlp", "hidden": [16]}, {"name": "logistic"}])
+    config["evaluate"] = {"personal": "last"}
+    del config["model"]
+    run = fedtl.run(config, out=tmp_path / "run")
+    check_clients(run, tmp_path, "last")
+    assert [model_of_run(run.path, client).about.model["name"] for client in (0, 1, 2)] == ["mlp", "logistic", "mlp"]
+    with pytest.raises(ConfigError, match="a run of 'local', which trains no global model; add --client"):
+        model_of_run(run.path)
+
+
+def test_who_has_no_model_of_its_own(pfedme: fedtl.Run, tmp_path: Path) -> None:
+    fedavg = fedtl.run(tables({"name": "fedavg", **SGD}), out=tmp_path / "fedavg")
+    with pytest.raises(ConfigError, match="--client = 1: fedavg gives clients no model of their own"):
+        model_of_run(fedavg.path, 1)
+    some = {**PFEDME, "clients_per_round": 1}
+    run = fedtl.run(tables(some, rounds=1, evaluate={"personal": "last"}), out=tmp_path / "some")
+    (trained,) = MemoryStore(run.path / "memories").clients()
+    with pytest.raises(ConfigError, match=rf"it has no memory in .* holds those of 1 client, the first is {trained}"):
+        model_of_run(run.path, (trained + 1) % CLIENTS)
+    finetune = fedtl.run(tables({"name": "fedavg-finetune", **SGD}), out=tmp_path / "finetune")
+    with pytest.raises(ConfigError, match="fedavg-finetune keeps no model between rounds"):
+        model_of_run(finetune.path, 0, "last")
+    with pytest.raises(ConfigError, match=r"--client = 5: there is no such client in .*; ids are 0 to 4"):
+        model_of_run(pfedme.path, 5)
+    with pytest.raises(ConfigError, match=r"--client = 'bob': .* knows no client of that name"):
+        model_of_run(pfedme.path, "bob")
+
+
+@pytest.fixture
+def deployed(pfedme: fedtl.Run, tmp_path: Path) -> Path:
+    """The folder as a deployed run's: its data are elsewhere, and its clients have names."""
+    folder = tmp_path / "deployed"
+    shutil.copytree(pfedme.path, folder)
+    Frame.of(data_of(pfedme)).write(folder / "frame.json")
+    file = folder / "config.toml"
+    file.write_text(file.read_text().replace('name = "digits"', 'name = "npz"\npath = "/nowhere"'))
+    about = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps({**about, "names": ["ann", "bob", "cy", "dee", "eve"]}))
+    return folder
+
+
+def test_a_deployed_run_needs_no_data(pfedme: fedtl.Run, deployed: Path) -> None:
+    assert equal(model_of_run(deployed).module.state_dict(), model_of_run(pfedme.path).module.state_dict())
+    for client in ("bob", 1, "1"):
+        found = model_of_run(deployed, client)
+        assert equal(found.module.state_dict(), model_of_run(pfedme.path, 1).module.state_dict())
+        assert (found.about.client, found.about.client_name) == (1, "bob")
+    with pytest.raises(ConfigError, match="knows no client of that name; did you mean 'bob'"):
+        model_of_run(deployed, "bobb")
+    with pytest.raises(ConfigError, match="--client = 5: there is no such client"):
+        model_of_run(deployed, 5)
+
+
+def test_a_deployed_clients_folder(pfedme: fedtl.Run, deployed: Path) -> None:
+    """It holds its own memory alone, which may be a round ahead of the last global model that it has received."""
+    for file in deployed.glob("memories/*/*"):
+        if file.name != f"3-{ROUNDS}.safetensors":
+            file.unlink()
+    (deployed / "rounds.jsonl").unlink()
+    (deployed / "environment.json").write_text(json.dumps({"names": ["", "", "", "dee", ""]}))
+    found = read_checkpoint(deployed)
+    assert found is not None
+    Recorder(deployed).checkpoint(Checkpoint(ROUNDS - 1, 0 * found.w, {}, 0.0))
+    own = model_of_run(deployed, "dee")
+    assert (own.about.client, own.about.client_name) == (3, "dee")
+    assert equal(own.module.state_dict(), model_of_run(pfedme.path, 3).module.state_dict())
+    assert not any(tensor.any() for tensor in model_of_run(deployed).module.state_dict().values())
+    with pytest.raises(ConfigError, match=r"--client = 4: it has no memory in .*, the first is 3"):
+        model_of_run(deployed, 4)
+    with pytest.raises(ConfigError, match="knows no client of that name; known: dee"):
+        model_of_run(deployed, "")
+
+
+def test_a_deployed_run_makes_no_fresh_model(deployed: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no samples; --personal last gives the one that the client kept"):
+        model_of_run(deployed, 3, "fresh")
+
+
+def test_the_file_says_what_it_is(pfedme: fedtl.Run, tmp_path: Path) -> None:
+    found = model_of_run(pfedme.path, 1)
+    write_safetensors(found, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        (text,) = file.metadata().values()
+    said = json.loads(text)
+    assert (said["format"], said["fedtl"], said["which"], said["client"]) == (1, fedtl.__version__, "personalised", 1)
+    assert (said["method"], said["round"], said["model"]) == ("pfedme", ROUNDS, {"name": "mlp", "hidden": [16]})
+    assert Frame.from_json(json.dumps(said["frame"])).to_json() == Frame.of(data_of(pfedme)).to_json()
+    _, frame, about = fedtl.load_exported(tmp_path / "m.safetensors")
+    assert about == found.about
+    assert frame.to_json() == found.frame.to_json()
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def rewritten(found: Exported, file: Path, change: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Path:
+    write_safetensors(found, file)
+    metadata = {KEY: json.dumps({**json.loads(found.about.model_dump_json()), **change})}
+    save_file(load_file(file) if tensors is None else tensors, file, metadata)
+    return file
+
+
+def test_what_is_no_exported_model(pfedme: fedtl.Run, tmp_path: Path) -> None:
+    found, file = model_of_run(pfedme.path), tmp_path / "m.safetensors"
+    with pytest.raises(ConfigError, match="there is no such file; fedtl export RUN -o nothing"):
+        load_exported(tmp_path / "nothing")
+    file.write_bytes(b"nonsense")
+    with pytest.raises(ConfigError, match="cannot be read as safetensors"):
+        load_exported(file)
+    with pytest.raises(ConfigError, match=r"is no exported model.*; fedtl export makes one"):
+        load_exported(pfedme.path / "model.safetensors")
+    with pytest.raises(ConfigError, match="has format 2, and this fedtl reads 1"):
+        load_exported(rewritten(found, file, {"format": 2}))
+    with pytest.raises(ConfigError, match=r"metadata\.which = 'other'"):
+        load_exported(rewritten(found, file, {"which": "other"}))
+    with pytest.raises(ConfigError, match="frame: shape is"):
+        load_exported(rewritten(found, file, {"frame": {**found.about.frame, "shape": []}}))
+    state = dict(found.module.state_dict())
+    with pytest.raises(ConfigError, match=r"it has no tensor 'head\.bias', so it is no MLP"):
+        load_exported(rewritten(found, file, {}, {n: t for n, t in state.items() if n != "head.bias"}))
+    with pytest.raises(ConfigError, match="has no place for its tensor 'more'"):
+        load_exported(rewritten(found, file, {}, {**state, "more": torch.zeros(1)}))
+    with pytest.raises(ConfigError, match="give the model the options that it was trained with"):
+        load_exported(rewritten(found, file, {"model": {"name": "mlp", "hidden": [15]}}))
+
+
+def untrained(model: dict[str, Any], dtype: str, shape: tuple[int, ...] = SHAPE) -> Exported:
+    """A model with random numbers, and a normalisation of its own for every pixel."""
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.5, 2, shape).astype(np.float32) / (255 if dtype == "uint8" else 1)
+    frame = Frame(shape, dtype, 10, (), scale, rng.normal(size=shape).astype(np.float32))  # type: ignore[arg-type]
+    module = build_model(read_model(model), shape, 10, 0)
+    generator = torch.Generator().manual_seed(0)
+    for name, buffer in module.named_buffers():
+        if name.endswith(("mean", "var")):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    about = About(
+        format=1,
+        fedtl="0",
+        which="global",
+        experiment="x",
+        seed=0,
+        method="fedavg",
+        round=1,
+        model=model,
+        frame=json.loads(frame.to_json()),
+    )
+    return Exported(module.eval(), frame, about)
+
+
+def stored(rng: np.random.Generator, n: int, frame: Frame) -> NDArray[Any]:
+    if frame.dtype == "uint8":
+        return rng.integers(0, 256, (n, *frame.shape), np.uint8)
+    return rng.normal(size=(n, *frame.shape)).astype(np.float32)
+
+
+@needs_onnx
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("model", [{"name": "mlp"}, {"name": "cnn"}, NORMED], ids=["mlp", "cnn", "batch norm"])
+def test_onnx_gives_the_modules_logits(model: dict[str, Any], dtype: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    found = untrained(model, dtype)
+    write_onnx(found, tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    (x,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (x.name, x.shape[1:], x.type) == ("x", list(SHAPE), f"tensor({'float' if dtype == 'float32' else dtype})")
+    assert (logits.name, logits.shape[1:]) == ("logits", [10])
+    assert json.loads(session.get_modelmeta().custom_metadata_map[KEY]) == json.loads(found.about.model_dump_json())
+    rng = np.random.default_rng(1)
+    for n in (1, 2, 33):
+        raw = stored(rng, n, found.frame)
+        inputs = raw.astype(np.float64) * found.frame.scale + found.frame.shift
+        with torch.no_grad():
+            expected = found.module(torch.from_numpy(inputs).float()).numpy()
+            np.testing.assert_allclose(OnStored(found.module, found.frame)(torch.from_numpy(raw)), expected, atol=1e-5)
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(session.run(None, {"x": raw})[0], expected, rtol=0, atol=1e-5)
+
+
+class Shifting(nn.Module):
+    """What torch cannot trace: which way it goes depends on the samples."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x.flatten(1))
+        return out if x.sum() > 0 else -out
+
+
+class Counting(Shifting):
+    """What torch takes for constant though it is not: how often the model was called."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.head(x.flatten(1)) * self.calls
+        return out
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["Shifting", "Counting"])
+def test_a_model_that_cannot_be_exported(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = untrained({"name": f"{__name__}:{name}"}, "float32")
+    with pytest.raises(ConfigError, match=rf"{name}' cannot be exported to ONNX: .*; \.safetensors can$"):
+        write_onnx(found, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_onnx_without_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    if find_spec("onnx") is None:
+        pytest.skip("onnx itself is not installed, which the same sentence would name")
+    with pytest.raises(ConfigError, match=r'^ONNX needs the package onnxscript: pip install "fedtl\[onnx\]"$'):
+        write_onnx(untrained({"name": "mlp"}, "uint8"), tmp_path / "m.onnx")
+
+
+def test_only_torch_is_needed_to_use_a_model(pfedme: fedtl.Run, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    write_safetensors(model_of_run(pfedme.path), tmp_path / "m.safetensors")
+    script = "import sys, fedtl; fedtl.load_exported('m.safetensors'); print({'flwr', 'ray'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def named_frame() -> Frame:
+    one = np.ones((), np.float32)
+    return Frame((2,), "float32", 3, ("ant", "bee", "cow"), one, 0 * one)
+
+
+def test_predictions_go_by_names_and_in_blocks(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(1001, 2)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.where(x[:, 0] > 0, "cow", "ant"))
+    seen: list[NDArray[Any]] = []
+
+    def logits(block: NDArray[Any]) -> NDArray[np.float32]:
+        """A bee where the second number is below 0; else right."""
+        seen.append(block)
+        cow = np.sign(block[:, 0])
+        return np.stack([-cow, 9 * -np.sign(block[:, 1]), cow], 1).astype(np.float32)
+
+    frame = named_frame()
+    given = read_samples(tmp_path / "data.npz", frame)
+    found = predict(Model(frame, untrained({"name": "mlp"}, "uint8").about, logits), given)
+    assert [len(block) for block in seen] == [500, 500, 1]
+    assert np.array_equal(np.concatenate(seen), x)
+    assert found.accuracy == (x[:, 1] > 0).mean()
+    found.write(tmp_path / "p.csv")
+    header, *lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert header == "sample,label,p(ant),p(bee),p(cow)"
+    said = [line.split(",")[1] for line in lines]
+    assert said == ["bee" if b < 0 else "cow" if a > 0 else "ant" for a, b in x.tolist()]
+    odds = np.exp([-1, -9, 1]) / np.exp([-1, -9, 1]).sum()
+    cells = next(line.split(",") for line in lines if line.split(",")[1] == "cow")
+    np.testing.assert_allclose(np.array(cells[2:], np.float64), odds, rtol=1e-5)
+
+
+def test_a_class_that_the_model_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("a,kind,b\n1,ant,2\n3,dog,4\n")
+    with pytest.raises(ConfigError, match="has the label 'dog', which is none of this experiment's: ant, bee, cow"):
+        read_samples(tmp_path / "data.csv", named_frame(), "kind")
+    (tmp_path / "data.csv").write_text("a,kind,b\n1,ant,2\n3,cow,4\n")
+    given = read_samples(tmp_path / "data.csv", named_frame(), "kind")
+    assert given.y is not None
+    assert (given.x.tolist(), given.y.tolist(), given.names) == ([[1, 2], [3, 4]], [0, 2], ["0", "1"])

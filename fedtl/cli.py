@@ -1,4 +1,4 @@
-"""The command line: ``fedtl run | profile | plot | partition | distill | probe | list``."""
+"""The command line: ``fedtl run | profile | plot | partition | distill | probe | export | predict | list``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
+from fedtl.cli_deploy import deploy
 from fedtl.cli_distill import distill
+from fedtl.cli_export import export, predict
 from fedtl.cli_probe import probe
 
 if TYPE_CHECKING:
@@ -107,7 +110,7 @@ def run(
             if watcher:
                 watcher.close()
     if not quiet:
-        _print_scores([done, *others.values()])
+        print_scores([done, *others.values()])
         _print_gains(done, others)
         if profile and done.profiled:  # a finished run that was gone on with has had no round
             _print_profile(done)
@@ -171,7 +174,7 @@ def plot(
         raise ConfigError(f"--kind = {kind!r}: give compare, convergence, clients or terms")
     written = pictures.save(figure, output)
     if not quiet:
-        _print_scores(loaded, metric)
+        print_scores(loaded, metric)
     out.print(f"{written}", markup=False, soft_wrap=True)
 
 
@@ -185,6 +188,9 @@ def partition(
     rows: Annotated[
         int, typer.Option("--rows", show_default=False, help="Clients in the table; 20 if not given.")
     ] = 20,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write what each client and the server hold, as .npz files.")
+    ] = None,
 ) -> None:
     """Show who holds what: a table and a picture.
 
@@ -196,11 +202,15 @@ def partition(
 
     from fedtl import plot as pictures
     from fedtl.config import read_config
+    from fedtl.data.export import check_empty, size_of
+    from fedtl.data.export import export as write
     from fedtl.data.federate import federate
 
     read, notes = read_config(config, overrides or ())
     for note in notes:
         out.print(note, markup=False)
+    if export is not None:
+        check_empty(export)
     held = federate(read.data, read.seed)
     names = held.label_names or tuple(str(k) for k in range(held.classes))
 
@@ -233,10 +243,18 @@ def partition(
     if len(held.public):
         out.print(f"public samples: {len(held.public)}")
     out.print(f"{pictures.save(pictures.partition(held), output)}", markup=False, soft_wrap=True)
+    if export is not None:
+        write(held, export)
+        out.print(
+            f"{export}: {held.clients} clients and the server, {decimal(size_of(export))}", markup=False, soft_wrap=True
+        )
 
 
 app.command()(distill)
 app.command()(probe)
+app.add_typer(deploy, name="deploy")
+app.command()(export)
+app.command()(predict)
 
 
 @app.command(name="list")
@@ -290,7 +308,8 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-def _print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
+def print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
+    """Print runs' scores as a table."""
     unit = " in %" if metric == "accuracy" else ""
     out.print(f"{metric}{unit}; clients: mean weighted by test samples, and the worst tenth's")
     _print_whole(summary_table(runs, metric))

@@ -29,7 +29,7 @@ from fedtl.data import DATASETS, PARTITIONS, read_data
 from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
 from fedtl.data.views import Views
-from fedtl.losses.objective import NEEDS, check_needs, needs_of, read_objective
+from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of, read_objective
 from fedtl.losses.term import Term
 from fedtl.models import MODELS, read_model
 from fedtl.models.settings import ModelChoice
@@ -85,6 +85,45 @@ class Simulation(_Section):
     patience: PositiveFloat = 300.0
 
 
+class Privacy(_Section):
+    """Local differential privacy of what a client uploads, by Flower's ``LocalDpMod``, under ``fedtl deploy`` alone.
+
+    The update w_i - w is clipped to norm C, and to each number of it is added normal noise of standard deviation
+    sensitivity * sqrt(2 ln(1.25/delta)) / epsilon: the Gaussian mechanism, once for each round that a client takes part
+    in. What several rounds spend together is for the user to account for.
+
+    Attributes:
+        clipping_norm: C.
+        sensitivity: in the L2 norm, of the clipped update; C where one client's data are what is protected.
+        epsilon, delta: the budget of one round.
+    """
+
+    clipping_norm: PositiveFloat
+    sensitivity: PositiveFloat
+    epsilon: PositiveFloat
+    delta: float = Field(gt=0, lt=1)
+
+
+class Deploy(_Section):
+    """How real clients are dealt with; ``fedtl run`` uses none of it.
+
+    Attributes:
+        wait: seconds to wait for clients, before the first round for all of them and before any other for
+            ``min_clients``.
+        min_clients: a round with fewer uploads ends the run, which can be gone on with; if not given, what
+            ``max_failures`` says.
+        round_timeout: seconds that training may take, and scoring; then the round goes on without who is late.
+        max_norm: an upload w_i is refused if ||w_i - w|| > max_norm * max(1, ||w||).
+        privacy: noise on what is uploaded.
+    """
+
+    wait: PositiveFloat = 600.0
+    min_clients: PositiveInt | None = None
+    round_timeout: PositiveFloat = 3600.0
+    max_norm: PositiveFloat = 10.0
+    privacy: Privacy | None = None
+
+
 class Phase(_Section):
     """Some rounds in a row that have a local objective of their own.
 
@@ -122,7 +161,7 @@ class Config(_Section):
         rounds: T; where there are phases, their sum.
         device: "auto": a GPU where there is one.
         max_failures: the share of a round's clients that may fail before the run stops.
-        data, model, strategy, objective, evaluate, simulation: its parts.
+        data, model, strategy, objective, evaluate, simulation, deploy: its parts.
         models: in place of ``model``, for methods that send none: client i has the (i mod k)-th of k.
         views: random views of images, for terms that compare two of them.
         replay: samples synthesised out of the global model, for the term "replay".
@@ -144,6 +183,7 @@ class Config(_Section):
     phases: tuple[Phase, ...] = ()
     evaluate: Evaluate = Evaluate()
     simulation: Simulation = Simulation()
+    deploy: Deploy = Deploy()
 
     @field_validator("name")
     @classmethod
@@ -363,6 +403,8 @@ def _check_together(config: Config) -> None:
             )
         check_needs(stage.objective, stage.key, lambda term, need: _missing(config, term, need))
     _check_terms(config)
+    if config.deploy.privacy is not None:
+        _check_privacy(config)
     update = method.client_update(config.strategy)
     if update.personalises and update.for_scoring() is not update and config.evaluate.personal == "last":
         raise ConfigError(
@@ -420,6 +462,27 @@ def _check_terms(config: Config) -> None:
                 raise ConfigError(
                     f"{key}[{j}]: the term {term.key!r} gives clients a model of their own, and so does "
                     "strategy.private: leave one of them out"
+                )
+
+
+def _check_privacy(config: Config) -> None:
+    """Check that all that clients upload is one model: nothing else would be clipped and noised."""
+    method = strategy_type(config.strategy.name)
+    if not method.sends_model:
+        raise ConfigError(
+            f"deploy.privacy: {config.strategy.name} uploads nothing that noise could protect; leave it out"
+        )
+    for stage in config.stages():
+        for statistic in Objective(stage.objective, method.statistics(stage.strategy)).statistics:
+            raise ConfigError(
+                f"deploy.privacy: {statistic.name!r} asks clients for sums over their samples, which would travel "
+                "without noise; leave one of them out"
+            )
+        for term in stage.objective:
+            for need in sorted(needs_of(term) & {"model:phase", "replay"}):
+                raise ConfigError(
+                    f"deploy.privacy: the term {term.key!r} needs {NEEDS[need]}, and Flower's LocalDpMod has messages "
+                    "with one model only; leave one of them out"
                 )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 ARRAYS, CONFIG, METRICS, FAILURES = "arrays", "config", "metrics", "failures"
 GIVEN, STATISTICS = "given", "statistics"
+STUDY = "study"  # what a real client is told besides; see fedtl.deploy.study
 VECTOR = "w"
 
 ROUND = "server-round"  # Flower's own strategies use this key too

@@ -87,7 +87,7 @@ class ProgressBar(Progress):
             self._bar.console.print(
                 f"round {report.round}: client {client} failed: {text}", markup=False, soft_wrap=True
             )
-        parts = [f"{SHORT[n]} {100 * _accuracy(s):.1f} %" for n, s in report.scores.items() if n in SHORT]
+        parts = [f"{SHORT[n]} {100 * accuracy(s):.1f} %" for n, s in report.scores.items() if n in SHORT]
         self._accuracy = "  ".join(parts) or self._accuracy
         loss = f"loss {sum(report.train.values()):.3f}" if len(report.train) == 1 else _terms(report.train)
         rate = self._clients / max(self._busy, 1e-9)
@@ -110,6 +110,7 @@ def _terms(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
-def _accuracy(score: Mapping[str, Any]) -> float:
+def accuracy(score: Mapping[str, Any]) -> float:
+    """A model's accuracy, over clients the mean weighted by their test samples."""
     value = score["accuracy"]
     return float(value["weighted_mean"] if isinstance(value, Mapping) else value)

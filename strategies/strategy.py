@@ -144,6 +144,8 @@ class Strategy(FlowerStrategy):
         self.population = clients
         self.evaluation = evaluation or Evaluation()
         self.max_failures = max_failures
+        self.min_clients: int | None = None
+        """How many of a round's clients must not fail; what ``max_failures`` says if None."""
         self.parameters = parameters
         self.state: dict[str, Vector] = {}
         """What the server remembers besides w; a checkpoint keeps it."""
@@ -429,12 +431,14 @@ class Strategy(FlowerStrategy):
         return self._nodes.index(reply.metadata.src_node_id)
 
     def _check_failures(self, round: int) -> None:
-        failures, asked = self._now.failures, len(self._now.clients)
-        if failures and (len(failures) > self.max_failures * asked or len(failures) == asked):
+        failures, asked, least = self._now.failures, len(self._now.clients), self.min_clients
+        most = self.max_failures * asked if least is None else asked - least
+        if failures and (len(failures) > most or len(failures) == asked):
             client, text = failures[0]
+            allows = f"max_failures = {self.max_failures:g}" if least is None else f"min_clients = {least}"
             raise RunError(
-                f"round {round}: {len(failures)} of {asked} clients failed, more than max_failures = "
-                f"{self.max_failures:g} allows; client {client}: {text}"
+                f"round {round}: {len(failures)} of {asked} clients failed, more than {allows} allows; "
+                f"client {client}: {text}"
             )
 
 

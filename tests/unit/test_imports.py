@@ -23,10 +23,11 @@ LAYERS: list[set[str]] = [
     {"node"},
     {"grid"},
     {"config"},
-    {"record", "progress", "profile", "network", "baselines"},
+    {"record", "progress", "profile", "network", "baselines", "model_file"},
     {"profile_tables"},
-    {"experiment", "app", "probe"},
-    {"cli", "cli_distill", "cli_probe"},
+    {"experiment", "app", "probe", "export", "predict"},
+    {"deploy"},
+    {"cli", "cli_deploy", "cli_distill", "cli_probe", "cli_export"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

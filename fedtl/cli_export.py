@@ -1,0 +1,119 @@
+"""``fedtl export`` and ``fedtl predict``: a run's model for use elsewhere, and its use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fedtl.predict import Predictions
+
+# Everything else is imported by the commands, as in fedtl/cli.py.
+
+SAFETENSORS, ONNX = ".safetensors", ".onnx"
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True)],
+    client: Annotated[
+        str | None,
+        typer.Option(
+            "--client", metavar="CLIENT", help="Whose own model: an id from 0, or a name; global if not given."
+        ),
+    ] = None,
+    personal: Annotated[
+        str | None,
+        typer.Option(
+            "--personal",
+            metavar="WHICH",
+            help="Of a client's: fresh, or last, the one it kept; as the run if not given.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help=".safetensors or .onnx; model.safetensors if not given."),
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, which takes samples as they are stored.")] = False,
+) -> None:
+    """Write a run's model as one file, for use elsewhere.
+
+    RUN is a run's folder, finished or not, of fedtl run or of fedtl deploy, on the server or at a client. The model is
+    the global one, or with --client that client's personalised one; the file says what it takes and answers.
+    """
+    from fedtl import cli
+    from fedtl.choice import ConfigError
+    from fedtl.record import EXTRAS, MODEL
+
+    file = output or Path(f"model{ONNX if onnx else SAFETENSORS}")
+    kind = file.suffix.lower()
+    if kind not in (SAFETENSORS, ONNX):
+        raise ConfigError(f"--output = {str(file)!r}: give a name that ends in {SAFETENSORS} or {ONNX}")
+    if onnx and kind != ONNX:
+        raise ConfigError(f"--output = {str(file)!r}: with --onnx its name ends in {ONNX}; leave one of them out")
+    if file.resolve() in ((folder / MODEL).resolve(), (folder / EXTRAS).resolve()):
+        raise ConfigError(f"--output = {str(file)!r} is the run's own file; choose another name")
+    if kind == ONNX:  # what is missing is better said at once
+        from fedtl.model_file import check_onnx
+
+        check_onnx()
+    from fedtl.export import model_of_run
+    from fedtl.model_file import write_onnx, write_safetensors
+
+    found = model_of_run(folder, client, personal)  # type: ignore[arg-type]
+    (write_onnx if kind == ONNX else write_safetensors)(found, file)
+    cli.out.print(f"{found.about}", markup=False, soft_wrap=True)
+    cli.out.print(f"{file}", markup=False, soft_wrap=True)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", hidden=True)],
+    data: Annotated[Path, typer.Argument(metavar="DATA", hidden=True)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", show_default=False, help="predictions.csv if not given.")
+    ] = Path("predictions.csv"),
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="The column of a .csv file that is the class.")
+    ] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Make images the size that the model takes.")] = False,
+) -> None:
+    """Let an exported model say the classes of samples.
+
+    MODEL is a file of fedtl export, .safetensors or .onnx.
+
+    DATA is an .npz file with x, a .csv file, an image, or a folder of images. Where it says the classes (y, the column
+    label, a folder for each class), the accuracy is printed too.
+    """
+    from fedtl import cli
+    from fedtl.predict import open_model, predict, read_samples
+
+    opened = open_model(model)
+    found = predict(opened, read_samples(data, opened.frame, label, resize))
+    found.write(output)
+    cli.out.print(f"{opened.about}", markup=False, soft_wrap=True)
+    cli._print_whole(table(found))
+    n = len(found.probabilities)
+    told = f"{n} sample{'s' if n > 1 else ''}"
+    if found.accuracy is not None:
+        told += f", accuracy {100 * found.accuracy:.2f} %"
+    cli.out.print(told, markup=False)
+    cli.out.print(f"{output}", markup=False, soft_wrap=True)
+
+
+def table(found: Predictions) -> Table:
+    """How often each class is said, those that are."""
+    import numpy as np
+
+    counts = np.bincount(found.classes, minlength=len(found.labels))
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("predicted", "samples", "in %"):
+        shown.add_column(column, justify="left" if column == "predicted" else "right", no_wrap=True)
+    for place in np.flatnonzero(counts):
+        shown.add_row(
+            Text(found.labels[place]), str(counts[place]), f"{100 * counts[place] / len(found.probabilities):.2f}"
+        )
+    return shown

@@ -1,0 +1,76 @@
+"""What a SuperNode starts for every message in place of Flower's own ``flwr-clientapp``.
+
+Flower's process would install the app that the server sent and run it: whoever rules the server could run any code
+at the client. This one hands the message to the client's own long-lived process, which has the data, the model and
+fedtl as it is installed there (:mod:`fedtl.deploy.desk`); what the server sent as an app is not even unpacked. And it
+imports no torch, which at every message would take longer than a small client's training.
+
+A SuperNode finds it as ``flwr-clientapp`` in a folder that :mod:`fedtl.deploy.client` puts first on its ``PATH``; the
+two functions that are replaced below are the ones with which Flower unpacks and imports an app.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from multiprocessing.connection import Client
+from pathlib import Path
+
+from flwr.app import Context, Error, Message, MessageType
+from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod
+from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.supernode.runtime import run_clientapp
+
+from fedtl.deploy import wire
+from fedtl.deploy.study import EXPERIMENT
+from fedtl.messages import STUDY
+
+SOCKET = "FEDTL_DESK"
+"""The environment variable that names the socket."""
+
+REFUSED = 0
+"""Flower's ``ErrorCode.UNKNOWN``; the text says what happened."""
+
+
+def answer(message: Message, context: Context) -> Message:
+    """Let the client's own process answer."""
+    words = {"kind": message.metadata.message_type}
+    try:
+        with Client(os.environ[SOCKET], "AF_UNIX") as desk:
+            wire.send(desk, wire.Part(words, message.content))
+            reply = wire.receive(desk)
+    except (OSError, EOFError):
+        return Message(Error(REFUSED, "the client's own process ended; its log says why"), reply_to=message)
+    if reply.content is None:
+        return Message(Error(REFUSED, str(reply.words["error"])), reply_to=message)
+    return Message(reply.content, reply_to=message)
+
+
+def with_privacy(message: Message, context: Context, proceed: Callable[[Message, Context], Message]) -> Message:
+    """Clip and noise what is uploaded, by Flower's ``LocalDpMod``, where the experiment says so."""
+    study = message.content.config_records.get(STUDY)
+    experiment = json.loads(str(study[EXPERIMENT])) if study else {}
+    privacy = experiment.get("deploy", {}).get("privacy")
+    if message.metadata.message_type != MessageType.TRAIN or privacy is None:
+        return proceed(message, context)
+    noised: Message = LocalDpMod(**privacy)(message, context, proceed)
+    return noised
+
+
+app = ClientApp(mods=[with_privacy])
+app.train()(answer)
+app.evaluate()(answer)
+app.query()(answer)
+
+
+def main() -> None:
+    """``flwr-clientapp``, with the client's own app."""
+    run_clientapp.install_from_fab = lambda *_, **__: Path()  # type: ignore[attr-defined]
+    run_clientapp.get_load_client_app_fn = lambda *_, **__: lambda *_: app  # type: ignore[attr-defined]
+    flwr_clientapp()
+
+
+if __name__ == "__main__":
+    main()

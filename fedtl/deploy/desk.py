@@ -1,0 +1,175 @@
+"""A client's own process answers the server's messages: out of its data, which stay there, and its memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord, MessageType, RecordDict
+
+from fedtl import messages as m
+from fedtl import record
+from fedtl.choice import ConfigError
+from fedtl.config import Config
+from fedtl.data.frame import Frame
+from fedtl.data.own import Own
+from fedtl.data.own_statistics import statistics
+from fedtl.deploy.folders import ClientFolder
+from fedtl.deploy.study import Study
+from fedtl.experiment import make_worker
+from fedtl.node import Reply, Worker
+
+DESCRIPTION, SUMS, STATISTICS_OF = "description", "sums", "statistics-of"
+"""In answer to a query: what there is, as JSON; and sums for the normalisation, if the query asks for them."""
+
+NAME = "name"
+
+log = logging.getLogger("fedtl.client")
+
+
+class Declined(Exception):  # noqa: N818
+    """The client does not answer; the message is what the server is told of it, and holds nothing of its data."""
+
+
+class Desk:
+    """Answers messages for one client, one after another.
+
+    Args:
+        own: the client's data.
+        folder: its folder; studies' memories are in it.
+        device: "cpu" or "cuda".
+        approved: the one experiment that the client takes part in; in whichever is asked for, if None.
+    """
+
+    def __init__(self, own: Own, folder: ClientFolder, device: str, approved: Config | None = None) -> None:
+        self.own, self.folder, self.device, self.approved = own, folder, device, approved
+        self._one_at_a_time = threading.Lock()
+        self._known: tuple[Study, Worker] | None = None
+
+    def answer(self, kind: str, content: RecordDict) -> RecordDict:
+        """The reply to a message.
+
+        Args:
+            kind: Flower's message type.
+            content: what the server sent.
+
+        Raises:
+            Declined: there is none, for a reason that the server may know.
+        """
+        with self._one_at_a_time:
+            try:
+                study = Study.of(content)
+                if study.client != self.folder.client:
+                    raise Declined(f"it is client {self.folder.client} by its folder, not client {study.client}")
+                if kind == MessageType.QUERY:
+                    return self._described(str(m.config_of(content).get(STATISTICS_OF, "none")))
+                return self._worked(kind, content, study)
+            except Declined as error:
+                log.warning("declined: %s", error)
+                raise
+            except Exception as error:
+                log.exception("a message of type %s failed", kind)
+                # What an error says may quote a sample, a label or a path.
+                raise Declined(f"{type(error).__name__} at the client; its log says more") from error
+
+    def _described(self, statistics_of: str) -> RecordDict:
+        about = {**self.own.describe(), NAME: self.folder.name}
+        content = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: json.dumps(about)})})
+        if statistics_of in ("dataset", "pixel"):
+            count, total, square = statistics(self.own, statistics_of)  # type: ignore[arg-type]
+            content[SUMS] = m.pack_all(
+                {"count": np.array([float(count)]), "total": total.ravel(), "square": square.ravel()}
+            )
+            log.info("told the server its data's sums for the normalisation by %s", statistics_of)
+        return content
+
+    def _worked(self, kind: str, content: RecordDict, study: Study) -> RecordDict:
+        worker, round = self._worker(study), int(m.config_of(content).get(m.ROUND, 1))  # type: ignore[arg-type]
+        log.info("%s: round %d, %s", study.id, round, kind)
+        (reply,) = worker.handle(kind, content, (study.client,))
+        self._keep(study, worker, content, round if kind == MessageType.EVALUATE else round - 1)
+        return _told(reply)
+
+    def _worker(self, study: Study) -> Worker:
+        """The worker of a study; one is kept, as rounds of two studies seldom come by turns."""
+        if self._known is None or self._known[0] != study:
+            self._known = None
+            self._known = study, self._begin(study)
+        return self._known[1]
+
+    def _begin(self, study: Study) -> Worker:
+        try:
+            config = study.config
+        except ConfigError as error:
+            raise Declined(f"the experiment cannot be run here: {error}") from error
+        if self.approved is not None and not (
+            record.alike(config, self.approved) and config.rounds <= self.approved.rounds
+        ):
+            raise Declined("this experiment is not the one that the client agreed to")
+        frame = Frame.from_json(study.frame, "the server's frame")
+        try:
+            federation = self.own.as_federation(frame, study.client, study.clients)
+        except ConfigError as error:
+            log.error("%s", error)
+            raise Declined("its data do not go with the experiment; its log says why") from error
+        folder = self.folder.studies / study.id
+        recorder = record.Recorder(folder)
+        about = record.environment(client=self.folder.name, names=self._names(study), device=self.device)
+        if (folder / "config.toml").exists():
+            found = record.read_checkpoint(folder)
+            recorder.resume(config, about)
+            log.info("%s: goes on, with what it keeps of %s", study.id, f"round {found.round}" if found else "it")
+        else:
+            recorder.begin(config, about)
+            log.info("%s: begins, in %s", study.id, folder)
+        frame.write(folder / "frame.json")
+        tables = config.tables()
+        tables.setdefault("simulation", {})["stacked"] = False
+        try:
+            return make_worker(tables, federation, str(recorder.memories), self.device)
+        except ConfigError as error:
+            raise Declined(f"the experiment cannot be run here: {error}") from error
+
+    def _names(self, study: Study) -> list[str]:
+        """The clients' names by their numbers, of which a client knows its own alone."""
+        return [self.folder.name if client == study.client else "" for client in range(study.clients)]
+
+    def _keep(self, study: Study, worker: Worker, content: RecordDict, round: int) -> None:
+        """Keep the last global model, so that the client's own can be used without the server."""
+        w = m.unpack(content)
+        vector = worker.engine.task.sent(worker.initial).cpu().numpy() if w is None else w
+        recorder = record.Recorder(self.folder.studies / study.id)
+        with record.writing(recorder.folder):
+            recorder.checkpoint(record.Checkpoint(round, np.asarray(vector, np.float32), {}, 0.0))
+
+
+def _told(reply: Reply) -> RecordDict:
+    """A worker's reply as it may travel."""
+    content = reply.content
+    if not isinstance(content, RecordDict):
+        raise Declined(_without_data(str(content.reason)))
+    failures = m.unpack_failures(content)
+    if failures:
+        for _, text in failures:
+            log.error("training failed: %s", text)
+        content[m.FAILURES] = m.pack_failures([(client, _without_data(text)) for client, text in failures])
+    total = m.unpack(content)
+    if total is not None:  # a sum of one upload, in float64, which has float32's numbers
+        content[m.ARRAYS] = m.pack(total.astype(np.float32))
+    return content
+
+
+def _without_data(text: str) -> str:
+    """What an error says, but for the words of whichever library raised it: these may quote a sample or a path."""
+    kind = re.match(r"(\w+)(:|$)", text)
+    return f"{kind[1]} at the client; its log says more" if kind else text
+
+
+def describe_folder(folder: Path) -> str:
+    """How far a client's study is, in a few words."""
+    found = record.read_checkpoint(folder)
+    return f"round {found.round}" if found else "no round yet"

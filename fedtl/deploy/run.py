@@ -1,0 +1,131 @@
+"""``fedtl deploy run``: start a study on the server of this machine, and watch it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import tomli_w
+
+from fedtl.choice import ConfigError
+from fedtl.config import Config
+from fedtl.deploy import flower
+from fedtl.deploy.folders import ServerFolder
+from fedtl.deploy.process import run
+from fedtl.deploy.server import connected, told_as_json
+from fedtl.deploy.serverapp import Order
+from fedtl.deploy.study import new_id
+from fedtl.failure import RunError
+from fedtl.history import load
+
+APP = '''"""Nothing of fedtl is in here: server and clients run what is installed with them."""
+
+from fedtl.deploy import clientapp, serverapp
+
+server_app = serverapp.app
+client_app = clientapp.app
+'''
+
+
+def order_for(config: Config, folder: Path, data: Path | None, resume: bool) -> Order:
+    """What the server is to do; a run that is gone on with keeps its study's name.
+
+    Raises:
+        ConfigError: the folder's run was not a deployed one.
+    """
+    study = new_id(config.name)
+    if resume:
+        found = load(folder).environment.get("study")
+        if not isinstance(found, str):
+            raise ConfigError(f"--resume: {folder} holds a simulated run; go on with it by fedtl run")
+        study = found
+    where = None if data is None else str(data.resolve())
+    return Order(study, config.tables(), str(folder.resolve()), where, resume, sys.argv)
+
+
+def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str:
+    """Start a run; gives Flower's number of it.
+
+    Raises:
+        RunError: no server runs here, or it refuses.
+    """
+    if not connected(folder):
+        raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
+    order.write(folder)
+    command = flower.run(folder, write_app(folder), order.study)
+    say(str(command))
+    done = run(command)
+    told = told_as_json(done.stdout)
+    if not told.get("success"):
+        order.forget(folder)
+        said = str(told.get("error-message", "")) or done.stderr or done.stdout
+        raise RunError(f"the run cannot be started: {' '.join(said.split())[-300:]}")
+    return str(told["run-id"])
+
+
+def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], None]) -> None:
+    """Print a run's lines as they come, until its end.
+
+    Raises:
+        RunError: it failed, or the server is gone.
+        ConfigError: what was asked for cannot be done.
+    """
+    command = flower.logs(folder, number)
+    with (folder.log / "run.log").open("a", encoding="utf-8") as kept:
+        process = subprocess.Popen(
+            command.words,
+            env={**os.environ, **command.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                kept.write(line)
+                if line.startswith("fedtl: "):
+                    say(line.removeprefix("fedtl: ").rstrip())
+        finally:
+            process.terminate()
+            process.wait()
+    end = order.end(folder)
+    if end is None:
+        raise RunError(f"the server ended before the run did; see {folder.log}; go on with it by --resume")
+    if "error" in end:
+        raise (ConfigError if end.get("wrong") else RunError)(str(end["error"]))
+
+
+def stop(folder: ServerFolder, number: str) -> None:
+    """Stop a run; what is finished of it is on disk."""
+    run(flower.stop(folder, number))
+
+
+def write_app(folder: ServerFolder) -> Path:
+    """The app that Flower wants to be given: a name for what is installed."""
+    app = folder.flower_home / "app"
+    shutil.rmtree(app, ignore_errors=True)
+    app.mkdir(parents=True)
+    project = {
+        "name": "fedtl-deployed",
+        "version": "1.0.0",
+        "description": "Runs the fedtl that is installed",
+        "license": "Apache-2.0",
+        "dependencies": [f"flwr=={metadata.version('flwr')}"],
+    }
+    components = {"serverapp": "deployed:server_app", "clientapp": "deployed:client_app"}
+    tool = {"flwr": {"app": {"publisher": "fedtl", "components": components, "config": {"study": ""}}}}
+    table = {
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+        "project": project,
+        "tool": tool,
+    }
+    (app / "pyproject.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
+    (app / "deployed.py").write_text(APP, encoding="utf-8")
+    return app

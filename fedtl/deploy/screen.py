@@ -1,0 +1,217 @@
+"""What a client's reply may be: everything that the server uses of it is checked here, and nothing else is looked at.
+
+A client may be broken, or not the one that was meant to be let in. Its reply is taken apart, and a new one is made of
+the parts that are what they should be: so no entry that nobody asked for reaches a strategy, no number of another
+type, and no name of another client.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedtl import messages as m
+
+LONGEST_TEXT = 300
+"""Letters of a client's own words that are recorded."""
+
+HEADER = 512
+"""Bytes before an array's numbers, at most: ``numpy.save`` writes 128."""
+
+LARGEST_LOSS = 1e30
+
+T = TypeVar("T")
+
+
+class Refused(Exception):  # noqa: N818
+    """A reply is not what it may be; the message is part of a sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the replies of a phase's clients look like.
+
+    Attributes:
+        size: how many numbers an upload has; None where the method uploads nothing.
+        terms: the objective's, by name.
+        statistics: how many numbers each of the statistics has that terms ask for.
+    """
+
+    size: int | None
+    terms: tuple[str, ...]
+    statistics: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Checks the replies of one client.
+
+    Attributes:
+        client: who was asked.
+        train, test, target_test: how many samples it said that it holds; an upload cannot weigh more.
+        max_norm: see :class:`~fedtl.config.Deploy`.
+    """
+
+    client: int
+    train: int
+    test: int
+    target_test: int
+    max_norm: float
+
+    def trained(self, reply: RecordDict, expected: Expected, w: NDArray[np.float32], weighting: str) -> RecordDict:
+        """A reply to a train message, as a simulation's worker would have sent it: with the upload's weighted sum.
+
+        Args:
+            reply: what the client sent: its upload, not multiplied by anything, in float32.
+            expected: what it should be.
+            w: the global model that it received, of which the upload is an update.
+            weighting: "samples" or "uniform".
+
+        Raises:
+            Refused: something in it is not what it may be.
+        """
+        metrics = _record(reply, m.METRICS, MetricRecord)
+        self._is_its_own(metrics, m.CLIENTS)
+        samples = _whole(metrics, m.SAMPLES, self.train, 1)
+        told: dict[str, Any] = {
+            m.NODE: [0, 0],
+            m.CLIENTS: [self.client],
+            m.SAMPLES: [samples],
+            m.STEPS: [_whole(metrics, m.STEPS, 2**40)],
+        }
+        for name in expected.terms:
+            told[m.LOSS + name] = [_number(metrics, m.LOSS + name)]
+        content = RecordDict({m.METRICS: MetricRecord(told)})
+        if expected.size is not None:
+            upload = _vector(reply, m.ARRAYS, expected.size, np.dtype(np.float32)).astype(np.float64)
+            self._check_norm(upload, w)
+            content[m.ARRAYS] = m.pack(upload * (samples if weighting == "samples" else 1))
+        elif len(reply.array_records.get(m.ARRAYS, ())):
+            raise Refused("it uploads a model, and the method asks for none")
+        if expected.statistics:
+            m.metrics_of(content)[m.PARTS] = list(expected.statistics)
+            statistics = _vector(reply, m.STATISTICS, sum(expected.statistics), np.dtype(np.float64))
+            content[m.STATISTICS] = m.pack(statistics)
+        return content
+
+    def _check_norm(self, upload: NDArray[np.float64], w: NDArray[np.float32]) -> None:
+        moved, most = float(np.linalg.norm(upload - w)), self.max_norm * max(1.0, float(np.linalg.norm(w)))
+        if moved > most:
+            raise Refused(f"its update has norm {moved:.4g}, more than the {most:.4g} that deploy.max_norm allows")
+
+    def scored(self, reply: RecordDict) -> RecordDict:
+        """A reply to an evaluate message, likewise.
+
+        Raises:
+            Refused: something in it is not what it may be.
+        """
+        metrics = _record(reply, m.METRICS, MetricRecord)
+        told: dict[str, Any] = {m.CLIENTS: [], m.SAMPLES: []}
+        for domain, most in (("", self.test), (m.TARGET, self.target_test)):
+            if not metrics.get(f"{domain}{m.CLIENTS}"):
+                continue
+            self._is_its_own(metrics, f"{domain}{m.CLIENTS}")
+            samples = _whole(metrics, f"{domain}{m.SAMPLES}", most)
+            told[f"{domain}{m.CLIENTS}"], told[f"{domain}{m.SAMPLES}"] = [self.client], [samples]
+            if f"{domain}{m.WITHOUT}" in metrics:
+                told[f"{domain}{m.WITHOUT}"] = [_whole(metrics, f"{domain}{m.WITHOUT}", 1)]
+            for model in ("global", "personal"):
+                if f"{domain}{model}/correct" in metrics:
+                    told[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
+                    told[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
+        return RecordDict({m.METRICS: MetricRecord(told)})
+
+    def failed(self, reply: RecordDict) -> str | None:
+        """What a client says that raised; None if it did not.
+
+        Raises:
+            Refused: it says it of somebody else.
+        """
+        record = reply.get(m.FAILURES)
+        if record is None:
+            return None
+        if not isinstance(record, ConfigRecord) or record.get(m.CLIENTS) != [self.client]:
+            raise Refused("it tells of the failure of another client")
+        messages = record.get("messages")
+        return shortened(messages[0] if isinstance(messages, list) and messages else "it failed")
+
+    def _is_its_own(self, metrics: MetricRecord, key: str) -> None:
+        if metrics.get(key) != [self.client]:
+            raise Refused(f"it answers for {metrics.get(key)!r:.40}, and is client {self.client}")
+
+
+def shortened(text: object) -> str:
+    """A client's own words as they can be recorded."""
+    words = " ".join(str(text).split())
+    shown = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]} …"
+
+
+def decoded(array: Array, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers of an array that was sent, ``[size]``.
+
+    Not by ``numpy.load``, which makes room for as many numbers as the header says before it reads them.
+
+    Raises:
+        Refused: it has another size or type than it should, or is garbled.
+    """
+    data = array.data
+    if len(data) > size * dtype.itemsize + HEADER:
+        raise Refused(f"an array of it has {len(data)} bytes where {size} numbers of {dtype} are expected")
+    stream = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError
+        shape, _, found = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
+    except (ValueError, EOFError, OverflowError) as error:
+        raise Refused("an array of it is garbled") from error
+    if shape != (size,) or found != dtype:
+        raise Refused(
+            f"an array of it has shape {list(shape)!r:.60} and type {found}, expected are [{size}] and {dtype}"
+        )
+    if len(data) - stream.tell() != size * dtype.itemsize:
+        raise Refused(f"an array of it ends after {len(data) - stream.tell()} of {size * dtype.itemsize} bytes")
+    return np.frombuffer(data, dtype, size, stream.tell())
+
+
+def _vector(reply: RecordDict, key: str, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    record = _record(reply, key, ArrayRecord)
+    if list(record) != [m.VECTOR]:
+        raise Refused(f"its {key} are not one vector")
+    vector = decoded(record[m.VECTOR], size, dtype)
+    if not np.isfinite(vector).all():
+        raise Refused(f"its {key} are not finite: they hold NaN or infinity")
+    return vector
+
+
+def _record(reply: RecordDict, key: str, kind: type[T]) -> T:
+    found = reply.get(key)
+    if not isinstance(found, kind):
+        raise Refused(f"it has no {key}")
+    return found
+
+
+def _one(metrics: MetricRecord, key: str) -> int | float:
+    value = metrics.get(key)
+    if not isinstance(value, list) or len(value) != 1 or isinstance(value[0], bool):
+        raise Refused(f"it does not say {key!r} as one number")
+    return value[0]
+
+
+def _whole(metrics: MetricRecord, key: str, most: int, least: int = 0) -> int:
+    value = _one(metrics, key)
+    if not isinstance(value, int) or not least <= value <= most:
+        raise Refused(f"{key!r} is {value!r:.40}, and may be a whole number from {least} to {most}")
+    return value
+
+
+def _number(metrics: MetricRecord, key: str) -> float:
+    """A loss; not a number where a client could not evaluate it, or has none that could be recorded."""
+    value = float(_one(metrics, key))
+    return value if abs(value) < LARGEST_LOSS else math.nan

@@ -1,0 +1,298 @@
+"""A study's server, as Flower's SuperLink starts it: the run of a simulation, but for where its clients are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedtl import record
+from fedtl.choice import ConfigError
+from fedtl.config import Config, build
+from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.frame import Frame
+from fedtl.data.own import FRAME, Own, read_own
+from fedtl.data.own_statistics import normaliser
+from fedtl.deploy.folders import ServerFolder, read_server
+from fedtl.deploy.link import Client, Described, Link
+from fedtl.deploy.screen import Expected
+from fedtl.deploy.study import Study
+from fedtl.engine.plan import able
+from fedtl.experiment import Server, open_run
+from fedtl.failure import RunError
+from fedtl.progress import accuracy
+from fedtl.strategies import strategy_type
+from fedtl.strategies.strategy import Round
+
+FOLDER, STUDY_ID = "FEDTL_SERVER", "study"
+"""The environment variable that names the server's folder, and the run config's only key."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that the run config names."""
+    folder = read_server(os.environ[FOLDER])
+    order = Order.read(folder, str(context.run_config[STUDY_ID]))
+    try:
+        serve(order, folder, grid)
+    except (ConfigError, RunError) as error:
+        order.ended(folder, {"error": str(error), "wrong": isinstance(error, ConfigError)})
+        say(f"the run ended: {error}")
+        raise SystemExit(1) from None
+    except Exception as error:
+        order.ended(folder, {"error": f"{type(error).__name__}: {error}", "wrong": False})
+        raise
+    order.ended(folder, {})
+
+
+@dataclass(frozen=True)
+class Order:
+    """What ``fedtl deploy run`` asks for; a file in the server's folder, which clients never see.
+
+    Attributes:
+        study: its name at the clients.
+        experiment: the resolved config.
+        run: the run's folder.
+        data: the server's own data; none if None.
+        resume: whether the run is gone on with.
+        command: as it was typed.
+    """
+
+    study: str
+    experiment: Mapping[str, Any]
+    run: str
+    data: str | None
+    resume: bool
+    command: Sequence[str]
+
+    def write(self, folder: ServerFolder) -> None:
+        """Leave it for the server; how an earlier run of the study ended is forgotten."""
+        folder.studies.mkdir(exist_ok=True)
+        with record.writing(folder.studies):
+            _end(folder, self.study).unlink(missing_ok=True)
+            _replace(folder.studies / f"{self.study}.json", json.dumps(vars(self)))
+
+    def forget(self, folder: ServerFolder) -> None:
+        """Take it back."""
+        (folder.studies / f"{self.study}.json").unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, folder: ServerFolder, study: str) -> Order:
+        """Take it up."""
+        return cls(**json.loads((folder.studies / f"{study}.json").read_text(encoding="utf-8")))
+
+    def ended(self, folder: ServerFolder, how: Mapping[str, Any]) -> None:
+        """Say how the run ended: with an ``error`` or well."""
+        _replace(_end(folder, self.study), json.dumps(how))
+
+    def end(self, folder: ServerFolder) -> dict[str, Any] | None:
+        """How the run ended; None if it has not."""
+        try:
+            found: dict[str, Any] = json.loads(_end(folder, self.study).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found
+
+
+def _end(folder: ServerFolder, study: str) -> Path:
+    return folder.studies / f"{study}.end.json"
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
+    """Run a study on the clients of a SuperLink, to its end.
+
+    Raises:
+        ConfigError: clients' data, the server's and the config do not go together.
+        RunError: too few clients connected, or too many failed.
+    """
+    config = build(dict(order.experiment))
+    clients = [Client(name, _key(folder, name)) for name in folder.clients]
+    link = Link(grid, clients, Study(order.study, json.dumps(config.tables()), len(clients)), config.deploy, say)
+    everybody = range(len(clients))
+    least = config.deploy.min_clients or 1
+    own = read_own(order.data, server=True) if order.data else None
+    frame = _known_frame(order)
+    link.wait_for(everybody, len(clients), least)
+    for client, why in link.describe(everybody, "none" if frame else config.data.normalise).items():
+        say(f"{clients[client].name}: {why}")
+    if len(link.described) < least:
+        raise RunError(f"only {len(link.described)} of {len(clients)} clients said what they hold, {least} must")
+    frame = frame or common_frame({clients[i].name: told for i, told in sorted(link.described.items())}, config)
+    link.frame = frame.to_json()
+    federation = _seen_by_server(own, frame, config, len(clients))
+    for i, told in sorted(link.described.items()):
+        _check_fits(clients[i].name, told, frame, federation)
+    _check_public(config, federation)
+    about = {
+        "command": list(order.command),
+        "grid": "deployed",
+        "actors": None,
+        "study": order.study,
+        "names": list(folder.clients),
+    }
+    server = open_run(
+        config, federation, Path(order.run), order.resume, Progress(folder.clients), about, elsewhere=True
+    )
+    if config.deploy.privacy is not None and server.engine.task.rest:
+        raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
+    frame.write(server.recorder.folder / FRAME)
+    server.strategy.min_clients = config.deploy.min_clients
+    link.expected = _expected(server)
+    _let_sample_who_can(server, link.described)
+    server.run_on(link)
+
+
+def _key(folder: ServerFolder, name: str) -> bytes:
+    """A client's public key as Flower's nodes have it."""
+    key = load_ssh_public_key(folder.public_key(name).read_bytes())
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _known_frame(order: Order) -> Frame | None:
+    """What a run that is gone on with was told of its samples, or what the server's data say of everybody's."""
+    if order.resume and (Path(order.run) / FRAME).exists():
+        return Frame.read(Path(order.run) / FRAME)
+    if order.data and (Path(order.data) / FRAME).is_file():
+        return Frame.read(Path(order.data) / FRAME)
+    return None
+
+
+def common_frame(told: Mapping[str, Described], config: Config) -> Frame:
+    """What the clients' descriptions have in common.
+
+    Args:
+        told: by client's name.
+        config: says how samples are normalised: by the statistics of all these clients' training samples.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    (first, one), *others = told.items()
+    for name, other in others:
+        if (other.shape, other.dtype) != (one.shape, one.dtype):
+            raise ConfigError(
+                f"a sample of {name} is {other.dtype} {list(other.shape)}, and one of {first} {one.dtype} "
+                f"{list(one.shape)}; all clients must have samples of one shape and type"
+            )
+        if (other.names is None) != (one.names is None):
+            words, numbers = (name, first) if one.names is None else (first, name)
+            raise ConfigError(f"labels are words at {words} and numbers at {numbers}; all clients must use one kind")
+    if one.names is None:
+        labels: tuple[str, ...] = ()
+        classes = 1 + max(each.largest_label or 0 for each in told.values())
+    else:
+        labels = tuple(sorted({word for each in told.values() for word in each.names or ()}))
+        classes = len(labels)
+    sums = [each.sums for each in told.values() if each.sums is not None]
+    scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
+    return Frame(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
+
+
+def _check_fits(name: str, told: Described, frame: Frame, federation: Federation) -> None:
+    """Say at once what each client would fail with in every round."""
+    if (told.shape, told.dtype) != (frame.shape, frame.dtype):
+        raise ConfigError(
+            f"a sample of {name} is {told.dtype} {list(told.shape)}; this study's are {frame.dtype} {list(frame.shape)}"
+        )
+    if told.largest_label is not None and told.largest_label >= frame.classes:
+        raise ConfigError(f"{name} has the label {told.largest_label}; this study has {frame.classes} classes from 0")
+    unknown = sorted(set(told.names or ()) - set(frame.labels)) if frame.labels else []
+    if unknown:
+        raise ConfigError(
+            f"{name} has the label {unknown[0]!r}, which is none of this study's: {', '.join(frame.labels)}"
+        )
+    if len(federation.public) and told.public != len(federation.public):
+        raise ConfigError(f"{name} has {told.public} public samples, and the server {len(federation.public)}")
+
+
+def _seen_by_server(own: Own | None, frame: Frame, config: Config, clients: int) -> Federation:
+    """The federation of which the server holds at most a test set and public samples."""
+    found = frame.without_samples(clients) if own is None else own.as_federation(frame, 0, clients)
+    nobody, none = Shards.none(clients), np.arange(0)
+    if found.target is None and (config.data.target is not None or config.data.labelled_fraction < 1):
+        return replace(found, target=Domain(nobody, nobody, none))
+    return found
+
+
+def _check_public(config: Config, federation: Federation) -> None:
+    """Check that the server has the public samples that it or its statistics need."""
+    asked = [
+        each for stage in config.stages() for each in strategy_type(config.strategy.name).statistics(stage.strategy)
+    ]
+    if any(each.on == "public" for each in asked) and not len(federation.public):
+        raise ConfigError(
+            f"strategy.name = {config.strategy.name!r}: the server learns from public samples; give it those with "
+            "--data, a folder with public.npz"
+        )
+
+
+def _expected(server: Server) -> tuple[Expected, ...]:
+    """What replies look like in each phase."""
+    sent = len(server.w) if server.strategy.sends_model else None
+    found = []
+    for engine in server.engines:
+        one = engine.of(0)
+        sizes = tuple(len(part) for part in one.statistics(server.initial, 0))
+        found.append(Expected(sent, one.task.objective.names, sizes))
+    return tuple(found)
+
+
+def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
+    """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may."""
+
+    def sizes(held: str, unknown: int = 1) -> Shards:
+        each = [getattr(told[i], held) if i in told else unknown for i in range(server.federation.clients)]
+        return Shards.from_sizes(np.zeros(sum(each), np.int64), np.array(each, np.int64))
+
+    held = server.federation
+    if held.target is not None:
+        held = replace(held, target=replace(held.target, train=sizes("unlabelled")))
+    held = replace(held, train=sizes("train"))
+    phases = zip(server.strategy.phases, server.engines)
+    server.strategy.phases = tuple(
+        replace(phase, clients=able(held, engine.task.objective)) for phase, engine in phases
+    )
+
+
+class Progress:
+    """Prints a line for each round."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._rounds = names, 0
+
+    def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
+        """The run's parts are ready."""
+        self._rounds = config.rounds
+        gone_on = f", going on with round {first_round}" if first_round > 1 else ""
+        say(f"{config.strategy.name}, {config.rounds} rounds{gone_on}, in {folder}")
+
+    def round(self, report: Round) -> None:
+        """A round is finished and on disk."""
+        scores = [f"{name} {100 * accuracy(score):.2f} %" for name, score in report.scores.items()]
+        failed = [f"{self._names[client]}: {why}" for client, why in report.failures]
+        say(
+            f"round {report.round}/{self._rounds}: {report.seconds:.1f} s, "
+            f"{len(report.clients) - len({client for client, _ in report.failures})} of {len(report.clients)} clients"
+            + "".join(f"; {each}" for each in [*scores, *failed])
+        )
+
+
+def say(text: str) -> None:
+    """Print a line for whoever started the run."""
+    print(f"fedtl: {text}", flush=True)

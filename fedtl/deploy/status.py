@@ -1,0 +1,112 @@
+"""``fedtl deploy status``: what stands where, on the server and at a client."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from fedtl.deploy import flower, keys
+from fedtl.deploy.folders import ClientFolder, ServerFolder
+from fedtl.deploy.process import run
+from fedtl.deploy.server import connected, node_numbers, told_as_json
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """A study as a folder has it.
+
+    Attributes:
+        name: at the clients.
+        folder: of its run.
+        round: the last finished one; 0 before it.
+        state: "finished", "ended: why", "not ended", or what a client knows of it.
+    """
+
+    name: str
+    folder: Path
+    round: int
+    state: str
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What runs on the server, and who is connected.
+
+    Attributes:
+        runs: whether the SuperLink does.
+        expires: when the certificate does.
+        clients: of each that is registered its name, its state and since when.
+        studies: in the order of their names.
+    """
+
+    runs: bool
+    expires: datetime
+    clients: list[tuple[str, str, str]]
+    studies: list[StudyState]
+
+
+def of_server(folder: ServerFolder) -> ServerState:
+    """Look at the server of this machine."""
+    runs = connected(folder)
+    studies = []
+    for file in sorted(folder.studies.glob("*.json")):
+        if file.name.endswith(".end.json"):
+            continue
+        order = json.loads(file.read_text(encoding="utf-8"))
+        end = file.with_suffix(".end.json")
+        told = json.loads(end.read_text(encoding="utf-8")) if end.exists() else None
+        state = "not ended" if told is None else f"ended: {told['error']}" if "error" in told else "finished"
+        studies.append(StudyState(order["study"], Path(order["run"]), last_round(Path(order["run"])), state))
+    return ServerState(runs, keys.expiry(folder.certificate), _clients(folder) if runs else [], studies)
+
+
+def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
+    """Name, state and since when, of each client that is registered."""
+    name_of = {number: name for name, number in node_numbers(folder).items()}
+    found = told_as_json(run(flower.nodes(folder)).stdout).get("nodes", [])
+    rows = []
+    for node in found:
+        number = str(node["node-id"])
+        since = node["online-at" if node["status"] == "online" else "offline-at"]
+        rows.append((name_of.get(number, number), node["status"], since))
+    return sorted(rows)
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What runs at a client, and of which studies it keeps something.
+
+    Attributes:
+        runs: whether its process does.
+        studies: in the order of their names.
+    """
+
+    runs: bool
+    studies: list[StudyState]
+
+
+def of_client(folder: ClientFolder) -> ClientState:
+    """Look at the client of this machine."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(folder.socket))
+            runs = True
+        except OSError:
+            runs = False
+    found = [
+        StudyState(each.name, each, last_round(each), "keeps memories" if any(each.glob("memories/*/*")) else "")
+        for each in sorted(folder.studies.glob("*/"))
+    ]
+    return ClientState(runs, found)
+
+
+def last_round(folder: Path) -> int:
+    """A run's last finished round; 0 before it has one."""
+    try:
+        about = json.loads((folder / "checkpoint" / "checkpoint.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    return int(about["round"])

@@ -1,0 +1,40 @@
+"""Between a client's processes: a message's content through a Unix socket, never pickled."""
+
+from __future__ import annotations
+
+import json
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as Proto
+
+LARGEST = 2**32
+"""Bytes of one part, at most."""
+
+
+class Part(NamedTuple):
+    """What one process tells the other: a few words, and a content where there is one."""
+
+    words: dict[str, Any]
+    content: RecordDict | None = None
+
+
+def send(connection: Connection, part: Part) -> None:
+    """Send a part."""
+    connection.send_bytes(json.dumps({**part.words, "content": part.content is not None}).encode())
+    if part.content is not None:
+        connection.send_bytes(recorddict_to_proto(part.content).SerializeToString())
+
+
+def receive(connection: Connection) -> Part:
+    """Wait for a part.
+
+    Raises:
+        EOFError: the other process has ended.
+    """
+    words = json.loads(connection.recv_bytes(2**20))
+    if not words.pop("content"):
+        return Part(words)
+    return Part(words, recorddict_from_proto(Proto.FromString(connection.recv_bytes(LARGEST))))

@@ -1,0 +1,56 @@
+"""``fedtl partition --export``: who holds what, as files for real clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedtl.config import read_config
+from fedtl.data.federate import federate
+from fedtl.data.frame import Frame
+from fedtl.data.own import read_own
+from tests.cli.test_probe import Said
+
+SMALL = ["quickstart", "data.name=digits", "data.clients=3", "strategy.clients_per_round=3"]
+
+
+@pytest.fixture
+def fedtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    monkeypatch.chdir(tmp_path)
+    return Said(monkeypatch, capsys)
+
+
+def test_files_beside_the_table_and_the_picture(fedtl: Said, tmp_path: Path) -> None:
+    alone = fedtl("partition", *SMALL)
+    said = fedtl("partition", *SMALL, "--export", "out [1]")
+    last = said.splitlines()[-1]
+    assert said == f"{alone}{last}\n"
+    folder = tmp_path / "out [1]"
+    written = sum(file.stat().st_size for file in folder.rglob("*.*"))
+    size = f"{written / 1000:.1f} kB" if written < 1e6 else f"{written / 1e6:.1f} MB"
+    assert last == f"out [1]: 3 clients and the server, {size}"
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "server"]
+    config, _ = read_config(SMALL[0], SMALL[1:])
+    whole = federate(config.data, config.seed)
+    frame = Frame.read(folder / "server" / "frame.json")
+    for client in range(3):
+        mine = read_own(str(folder / str(client))).as_federation(frame, client, 3)
+        assert np.array_equal(mine.x[mine.train[client]], whole.x[whole.train[client]])
+        assert np.array_equal(mine.y[mine.test[client]], whole.y[whole.test[client]])
+
+
+def test_what_holds_something_is_refused_before_anything_is_made(fedtl: Said, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    said = fedtl("partition", *SMALL, "--export", "out", code=2)
+    assert said == "fedtl: out holds something already: give a new folder, or an empty one\n"
+    assert fedtl("partition", *SMALL, "--export", "out/mine", code=2).startswith("fedtl: out/mine is a file")
+    assert not (tmp_path / "partition.png").exists()
+
+
+def test_what_cannot_be_written_is_a_failure(fedtl: Said, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = fedtl("partition", *SMALL, "--export", "file/out", code=1)
+    assert said == "fedtl: file/out/0 cannot be written: Not a directory\n"

@@ -1,4 +1,4 @@
-"""The command line: ``fedtl run | profile | plot | partition | distill | probe | export | predict | list``."""
+"""The command line: ``fedtl run | profile | plot | partition | distill | probe | export | predict | deploy | list``."""
 
 from __future__ import annotations
 
@@ -87,6 +87,8 @@ def run(
             if not quiet:
                 for note in notes:
                     out.print(note, markup=False)
+                if read.deploy.privacy is not None:
+                    out.print("deploy.privacy has no effect: a simulation adds no noise; fedtl deploy run does")
             beside = compared_with(read) if baselines else {}  # what is wrong is better said at once
             watcher = Progress() if quiet else ProgressBar(out)
             if is_run(config):
@@ -191,6 +193,9 @@ def partition(
     export: Annotated[
         Path | None, typer.Option("--export", help="Also write what each client and the server hold, as .npz files.")
     ] = None,
+    clients: Annotated[
+        str | None, typer.Option("--names", help="With --export: the clients' folders, as a,b,c; 0,1,2 if not given.")
+    ] = None,
 ) -> None:
     """Show who holds what: a table and a picture.
 
@@ -201,6 +206,7 @@ def partition(
     import numpy as np
 
     from fedtl import plot as pictures
+    from fedtl.choice import ConfigError
     from fedtl.config import read_config
     from fedtl.data.export import check_empty, size_of
     from fedtl.data.export import export as write
@@ -211,6 +217,8 @@ def partition(
         out.print(note, markup=False)
     if export is not None:
         check_empty(export)
+    elif clients is not None:
+        raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
     held = federate(read.data, read.seed)
     names = held.label_names or tuple(str(k) for k in range(held.classes))
 
@@ -244,7 +252,7 @@ def partition(
         out.print(f"public samples: {len(held.public)}")
     out.print(f"{pictures.save(pictures.partition(held), output)}", markup=False, soft_wrap=True)
     if export is not None:
-        write(held, export)
+        write(held, export, None if clients is None else [name.strip() for name in clients.split(",")])
         out.print(
             f"{export}: {held.clients} clients and the server, {decimal(size_of(export))}", markup=False, soft_wrap=True
         )

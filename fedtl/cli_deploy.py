@@ -1,4 +1,4 @@
-"""``fedtl deploy init | server | client | run | status``: the experiment that was simulated, on real clients."""
+"""``fedtl deploy init | server | client | run | status | revoke``: an experiment on real clients."""
 
 from __future__ import annotations
 
@@ -173,6 +173,22 @@ def client(
             take_part(found, Desk(own, found, where, approved), say)
         except KeyboardInterrupt:
             say("stopped")
+
+
+@deploy.command()
+def revoke(
+    folder: DirArgument,
+    name: Annotated[str, typer.Argument(metavar="CLIENT", hidden=True)],
+) -> None:
+    """Let a client in no longer.
+
+    DIR is the server's folder, and CLIENT the client's name. Studies go on without it, as if it never came again.
+    """
+    from fedtl.deploy.folders import read_server
+    from fedtl.deploy.server import revoke as revoked
+
+    revoked(read_server(folder), name)
+    say(f"{name} is let in no longer")
 
 
 @deploy.command(name="run")

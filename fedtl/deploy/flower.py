@@ -79,6 +79,11 @@ def register(folder: ServerFolder, name: str) -> Command:
     return _flwr(folder, "supernode", "register", str(folder.public_key(name)), SUPERLINK, "--name", name)
 
 
+def unregister(folder: ServerFolder, number: str) -> Command:
+    """Let a client's key in no longer."""
+    return _flwr(folder, "supernode", "unregister", number, SUPERLINK)
+
+
 def nodes(folder: ServerFolder) -> Command:
     """Who is registered, and who is connected."""
     return _flwr(folder, "supernode", "list", SUPERLINK)

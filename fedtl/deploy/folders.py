@@ -166,6 +166,15 @@ class ServerFolder(ServerTable):
         """A client's public key, one line in OpenSSH's format."""
         return self.path / "clients" / f"{name}.pub"
 
+    def revoked_key(self, name: str) -> Path:
+        """Where a client's public key is once it was revoked."""
+        return self.path / "clients" / f"{name}.revoked"
+
+    @property
+    def admitted(self) -> tuple[str, ...]:
+        """The clients whose keys were not revoked."""
+        return tuple(name for name in self.clients if not self.revoked_key(name).exists())
+
     @property
     def log(self) -> Path:
         """Of the SuperLink."""
@@ -260,7 +269,7 @@ def read_server(path: str | Path) -> ServerFolder:
         _check_there(folder / "server.toml")
     table = _read(folder / "server.toml", ServerTable)
     found = ServerFolder(path=folder.resolve(), **table.model_dump())
-    _check_there(found.ca, found.certificate, found.key, *map(found.public_key, found.clients))
+    _check_there(found.ca, found.certificate, found.key, *map(found.public_key, found.admitted))
     _check_private(found.key)
     keys.read_pair(found.certificate, found.key)
     return found

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fedtl.choice import ConfigError, nearest
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ServerFolder
 from fedtl.deploy.process import Program, run, wait_until
@@ -50,9 +51,9 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
     try:
         wait_until(lambda: connected(folder), program, READY_WITHIN)
         for name in folder.clients:
-            register(folder, name)
+            (register if name in folder.admitted else shut_out)(folder, name)
         say(
-            f"ready: {len(folder.clients)} clients may connect to {folder.address}; "
+            f"ready: {len(folder.admitted)} clients may connect to {folder.address}; "
             f"start a study with: fedtl deploy run CONFIG {folder.path}"
         )
         while program.code is None:
@@ -101,6 +102,39 @@ def told_as_json(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found
+
+
+def revoke(folder: ServerFolder, name: str) -> None:
+    """Let a client's key in no longer, at once if the server runs, and whenever it runs again.
+
+    Raises:
+        ConfigError: there is no such client.
+        RunError: Flower refuses.
+    """
+    if name not in folder.clients:
+        raise ConfigError(f"{name!r} is no client of {folder.path}: {nearest(name, folder.clients)}")
+    if name in folder.admitted:
+        folder.public_key(name).rename(folder.revoked_key(name))
+    if connected(folder):
+        shut_out(folder, name)
+
+
+def shut_out(folder: ServerFolder, name: str) -> None:
+    """Tell the server that runs to let a client in no longer.
+
+    Raises:
+        RunError: Flower refuses.
+    """
+    numbers = node_numbers(folder)
+    if name not in numbers:
+        return  # it was never let in
+    done = run(flower.unregister(folder, numbers[name]))
+    told = told_as_json(done.stdout)
+    if not told.get("success"):
+        said = str(told.get("error-message", "")) or done.stderr
+        raise RunError(f"{name} cannot be shut out: {' '.join(said.split())[-300:]}")
+    del numbers[name]
+    (folder.flower_home / NODES).write_text(json.dumps(numbers), encoding="utf-8")
 
 
 def node_numbers(folder: ServerFolder) -> dict[str, str]:

@@ -124,12 +124,12 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     config = build(dict(order.experiment))
     clients = [Client(name, _key(folder, name)) for name in folder.clients]
     link = Link(grid, clients, Study(order.study, json.dumps(config.tables()), len(clients)), config.deploy, say)
-    everybody = range(len(clients))
+    expected = [i for i, name in enumerate(folder.clients) if name in folder.admitted]
     least = config.deploy.min_clients or 1
     own = read_own(order.data, server=True) if order.data else None
     frame = _known_frame(order)
-    link.wait_for(everybody, len(clients), least)
-    for client, why in link.describe(everybody, "none" if frame else config.data.normalise).items():
+    link.wait_for(expected, len(expected), least)
+    for client, why in link.describe(expected, "none" if frame else config.data.normalise).items():
         say(f"{clients[client].name}: {why}")
     if len(link.described) < least:
         raise RunError(f"only {len(link.described)} of {len(clients)} clients said what they hold, {least} must")
@@ -159,7 +159,9 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
 
 
 def _key(folder: ServerFolder, name: str) -> bytes:
-    """A client's public key as Flower's nodes have it."""
+    """A client's public key as Flower's nodes have it; nobody's, if it was revoked."""
+    if name not in folder.admitted:
+        return b""
     key = load_ssh_public_key(folder.public_key(name).read_bytes())
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 

@@ -54,3 +54,10 @@ def test_what_cannot_be_written_is_a_failure(fedtl: Said, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     said = fedtl("partition", *SMALL, "--export", "file/out", code=1)
     assert said == "fedtl: file/out/0 cannot be written: Not a directory\n"
+
+
+def test_folders_with_the_clients_names(fedtl: Said, tmp_path: Path) -> None:
+    fedtl("partition", *SMALL, "--export", "out", "--names", "a, b,c")
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["a", "b", "c", "server"]
+    said = fedtl("partition", *SMALL, "--names", "a,b,c", code=2)
+    assert said == "fedtl: --names = 'a,b,c': they name the folders of --export; add that, or leave them out\n"

@@ -106,7 +106,7 @@ def run(
         except KeyboardInterrupt:
             if watcher:
                 watcher.close()
-            err.print(_stopped(watcher.where if watcher else None), markup=False, soft_wrap=True)
+            err.print(_stopped(watcher.folder if watcher else None), markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
         finally:
             if watcher:
@@ -407,10 +407,12 @@ def _sigterm_as_sigint() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stopped(where: tuple[Path, int] | None) -> str:
-    if where is None:
+def _stopped(folder: Path | None) -> str:
+    if folder is None:
         return "stopped before the run began"
-    folder, round = where
+    from fedtl.record import last_round
+
+    round = last_round(folder)  # what is on disk, of which a listener may not have heard yet
     so_far = f"stopped after round {round}" if round else "stopped in the first round"
     return f"{so_far}; to go on: fedtl run {shlex.quote(str(folder))} --resume"
 

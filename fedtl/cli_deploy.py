@@ -227,9 +227,9 @@ def run_study(
     from fedtl.choice import ConfigError
     from fedtl.data.own import read_own
     from fedtl.deploy import run as runs
-    from fedtl.deploy.status import last_round
     from fedtl.experiment import folder_of
     from fedtl.history import load
+    from fedtl.record import last_round
 
     where = folder_of(config, read, out_dir, resume)
     if not resume and (where / "config.toml").exists():

@@ -24,20 +24,18 @@ SHORT = {
 
 
 class Progress:
-    """Knows how far a run is, and prints nothing."""
+    """Knows where a run is, and prints nothing."""
 
     def __init__(self) -> None:
-        self.where: tuple[Path, int] | None = None
-        """The run's folder and its last finished round; None before it has one."""
+        self.folder: Path | None = None
+        """The run's; None before it has one."""
 
     def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
         """Remember where the run is."""
-        self.where = (folder, first_round - 1)
+        self.folder = folder
 
     def round(self, report: Round) -> None:
-        """Move on by a round."""
-        if self.where:
-            self.where = (self.where[0], report.round)
+        """Nothing: the run's folder says how far it is."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -204,6 +204,15 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     return Checkpoint(int(about["round"]), tensors["w"], state, float(about["elapsed"]))
 
 
+def last_round(folder: Path) -> int:
+    """A run's last finished round; 0 before it has one."""
+    try:
+        about = json.loads((folder / CHECKPOINT / "checkpoint.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    return int(about["round"])
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn a full disk or an unwritable folder into one sentence.

@@ -12,6 +12,7 @@ from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.process import run
 from fedtl.deploy.server import connected, node_numbers, told_as_json
+from fedtl.record import last_round
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,3 @@ def of_client(folder: ClientFolder) -> ClientState:
         for each in sorted(folder.studies.glob("*/"))
     ]
     return ClientState(runs, found)
-
-
-def last_round(folder: Path) -> int:
-    """A run's last finished round; 0 before it has one."""
-    try:
-        about = json.loads((folder / "checkpoint" / "checkpoint.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return 0
-    return int(about["round"])

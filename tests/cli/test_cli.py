@@ -383,7 +383,7 @@ def test_the_bar_is_whole_on_any_terminal(finished: Path, width: int, capsys: py
     failures = [(3, "RuntimeError: [bold]" + "long " * 30)]
     bar.round(Round(612, [1] * 10, failures, train={"cross_entropy": 1.2345}, scores=scores, seconds=1.0))
     bar.close()
-    assert bar.where == (Path("x"), 612)
+    assert bar.folder == Path("x")
     shown = capsys.readouterr().out
     assert f"round 612: client 3 failed: {failures[0][1]}\n" in shown
     end = " ".join(shown[shown.rindex("━") :].split())

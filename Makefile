@@ -23,7 +23,10 @@ test: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest -m "not slow"
+	@# Those that deploy mostly wait for Flower's processes, so they run beside the others.
+	@.venv/bin/pytest -m "deploy and not slow" > .deploy-tests.log 2>&1 & deployed=$$!; \
+	.venv/bin/pytest -m "not deploy and not slow"; others=$$?; \
+	wait $$deployed; deployed=$$?; cat .deploy-tests.log; exit $$((others || deployed))
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

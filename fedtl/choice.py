@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -133,9 +133,17 @@ def _place(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | st
             place.append(part)
         elif part in fields:
             place.append(part)
-            inner = fields[part].annotation
-            fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+            inner = _table(fields[part].annotation)
+            fields = inner.model_fields if inner else {}
     return tuple(place)
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or may hold; None if it holds no table."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
 
 
 def _told(finding: Any) -> str:
@@ -153,8 +161,8 @@ def _told(finding: Any) -> str:
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     fields = model.model_fields
     for part in loc:
-        inner = fields[str(part)].annotation if str(part) in fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = _table(fields[str(part)].annotation) if str(part) in fields else None
+        if inner is None:
             return []
         fields = inner.model_fields
     return list(fields)

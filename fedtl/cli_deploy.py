@@ -246,13 +246,17 @@ def run_study(
         tell(note)
     if read.data.holders not in (None, clients):
         tell(f"data.clients = {read.data.holders} has no effect: the deployment has {clients} clients")
-    order = runs.order_for(read, where, data, resume)
+    if read.deploy.min_clients is not None and "max_failures" in read.model_fields_set:
+        tell("max_failures has no effect: deploy.min_clients says how many clients must not fail")
+    order = runs.order_for(found, read, where, data, resume)
     with ended_by_signals():
-        number = runs.start(found, order, tell)
+        number = None
         try:
+            number = runs.start(found, order, tell)
             runs.watch(found, order, number, tell)
         except KeyboardInterrupt:
-            runs.stop(found, number)
+            if number is not None:
+                runs.stop(found, number)
             done = last_round(where)
             so_far = f"stopped after round {done}" if done else "stopped in the first round"
             err.print(f"{so_far}; to go on: add --resume --out {where}", markup=False, soft_wrap=True)

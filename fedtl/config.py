@@ -33,6 +33,7 @@ from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of, read
 from fedtl.losses.term import Term
 from fedtl.models import MODELS, read_model
 from fedtl.models.settings import ModelChoice
+from fedtl.privacy import Privacy
 from fedtl.strategies import read_strategy, strategy_type
 
 Tables = dict[str, Any]
@@ -83,25 +84,6 @@ class Simulation(_Section):
     recorded: bool | Literal["auto"] = "auto"
     address: str | None = None
     patience: PositiveFloat = 300.0
-
-
-class Privacy(_Section):
-    """Local differential privacy of what a client uploads, by Flower's ``LocalDpMod``, under ``fedtl deploy`` alone.
-
-    The update w_i - w is clipped to norm C, and to each number of it is added normal noise of standard deviation
-    sensitivity * sqrt(2 ln(1.25/delta)) / epsilon: the Gaussian mechanism, once for each round that a client takes part
-    in. What several rounds spend together is for the user to account for.
-
-    Attributes:
-        clipping_norm: C.
-        sensitivity: in the L2 norm, of the clipped update; C where one client's data are what is protected.
-        epsilon, delta: the budget of one round.
-    """
-
-    clipping_norm: PositiveFloat
-    sensitivity: PositiveFloat
-    epsilon: PositiveFloat
-    delta: float = Field(gt=0, lt=1)
 
 
 class Deploy(_Section):

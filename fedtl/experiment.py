@@ -167,7 +167,7 @@ def open_run(
         "parameters": layout.size,
     }
     about = record.environment(**found_here | dict(about or {}))
-    recorder, found = record.Recorder(folder), None
+    recorder, found = record.Recorder(folder, durable=elsewhere), None
     if resume:
         found = recorder.resume(config, about)
     else:

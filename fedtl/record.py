@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedtl.choice import ConfigError
 from fedtl.config import Config
+from fedtl.durable import put, settle
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
 from fedtl.strategies.strategy import Round
@@ -59,10 +60,14 @@ class Recorder:
 
     ``rounds.jsonl`` and ``clients.jsonl`` are appended to, then ``checkpoint/`` is renamed into place; what a
     crash left behind the last checkpoint is cut off when the run goes on. Nothing is pickled.
+
+    Args:
+        folder: the run's.
+        durable: wait until the disk has what is written, so that a power cut loses no finished round either.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, durable: bool = False) -> None:
+        self.folder, self.durable = folder, durable
         self.elapsed = 0.0
 
     @property
@@ -159,16 +164,18 @@ class Recorder:
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(_json(line))
+        if self.durable:
+            settle(self.folder / name)
 
     def _replace(self, name: str, text: str) -> None:
         unfinished = self.folder / f"{name}.unfinished"
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(self.folder / name)
+        put(unfinished, self.folder / name, self.durable)
 
     def _replace_tensors(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
         unfinished = self.folder / f"{name}.unfinished"
         save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, unfinished)
-        unfinished.replace(self.folder / name)
+        put(unfinished, self.folder / name, self.durable)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedtl.durable import put
 from fedtl.failure import RunError
 
 BUCKET = 64
@@ -30,6 +31,8 @@ class MemoryStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.durable = False
+        """Whether saving waits until the disk has a memory, as real clients' does, and simulated ones' does not."""
 
     def load(self, client: int, before: int) -> dict[str, Tensor]:
         """The client's memory as of the rounds before ``before``; empty if it has none."""
@@ -54,7 +57,7 @@ class MemoryStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
         save_file({name: vector.cpu().contiguous() for name, vector in memory.items()}, unfinished)
-        unfinished.replace(target)
+        put(unfinished, target, self.durable)
         older = sorted(version for version in self._versions(client) if version < round)
         for version in older[:-1]:
             self._file(client, version).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from fedtl.deploy import flower, wire
 from fedtl.deploy.desk import Declined, Desk
 from fedtl.deploy.folders import ClientFolder
-from fedtl.deploy.process import Program
+from fedtl.deploy.process import Program, alone
 from fedtl.deploy.server import handshake
 from fedtl.failure import RunError
 
@@ -39,7 +39,15 @@ def take_part(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> N
     Raises:
         RunError: another process takes part with this folder already, or the server is not the one that it should be.
     """
-    keep_log(folder)
+    folder.log.mkdir(exist_ok=True)
+    taken = f"{folder.name} takes part already, in another process with the folder {folder.path}"
+    with alone(folder.log / "lock", taken):
+        keep_log(folder)
+        _connect(folder, desk, say)
+
+
+def _connect(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> None:
+    """Answer messages, and keep a SuperNode running that brings them."""
     programs = write_programs(folder)
     listener = _listen(folder)
     threading.Thread(target=_answer, args=(listener, desk), daemon=True).start()
@@ -74,7 +82,6 @@ def take_part(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> N
     finally:
         if program is not None:
             program.stop()
-        listener.close()
         folder.socket.unlink(missing_ok=True)
 
 
@@ -121,7 +128,6 @@ def write_programs(folder: ClientFolder) -> Path:
 
 def keep_log(folder: ClientFolder) -> None:
     """Write what the client does to a file."""
-    folder.log.mkdir(exist_ok=True)
     handler = RotatingFileHandler(folder.log / "client.log", maxBytes=10 * 2**20, backupCount=3)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
@@ -130,19 +136,9 @@ def keep_log(folder: ClientFolder) -> None:
 
 
 def _listen(folder: ClientFolder) -> Listener:
-    """The socket at which messages arrive, for this user alone.
-
-    Raises:
-        RunError: another process listens there.
-    """
+    """The socket at which messages arrive, for this user alone."""
     address = folder.socket
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(address))
-        except OSError:
-            address.unlink(missing_ok=True)  # of a process that was killed
-        else:
-            raise RunError(f"{folder.name} takes part already, in another process with the folder {folder.path}")
+    address.unlink(missing_ok=True)  # of a process that was killed
     before = os.umask(0o177)
     try:
         return Listener(str(address), "AF_UNIX", backlog=4)
@@ -151,12 +147,14 @@ def _listen(folder: ClientFolder) -> Listener:
 
 
 def _answer(listener: Listener, desk: Desk) -> None:
-    """Answer whoever connects, one after another."""
+    """Answer whoever connects, as long as this process runs."""
     while True:
         try:
             connection = listener.accept()
-        except OSError:
-            return  # closed
+        except OSError as error:
+            log.warning("a connection of this machine was not accepted: %s", error)
+            time.sleep(1)
+            continue
         threading.Thread(target=_reply, args=(connection, desk), daemon=True).start()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Client
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, Error, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
@@ -24,13 +25,12 @@ from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
 from fedtl.deploy import wire
+from fedtl.deploy.flower import SOCKET
 from fedtl.deploy.study import EXPERIMENT
-from fedtl.messages import STUDY
+from fedtl.messages import ARRAYS, FAILURES, STUDY, VECTOR
+from fedtl.privacy import Privacy
 
-SOCKET = "FEDTL_DESK"
-"""The environment variable that names the socket."""
-
-REFUSED = 0
+NO_ANSWER = 0
 """Flower's ``ErrorCode.UNKNOWN``; the text says what happened."""
 
 
@@ -42,9 +42,9 @@ def answer(message: Message, context: Context) -> Message:
             wire.send(desk, wire.Part(words, message.content))
             reply = wire.receive(desk)
     except (OSError, EOFError):
-        return Message(Error(REFUSED, "the client's own process ended; its log says why"), reply_to=message)
+        return Message(Error(NO_ANSWER, "the client's own process ended; its log says why"), reply_to=message)
     if reply.content is None:
-        return Message(Error(REFUSED, str(reply.words["error"])), reply_to=message)
+        return Message(Error(NO_ANSWER, str(reply.words["error"])), reply_to=message)
     return Message(reply.content, reply_to=message)
 
 
@@ -55,7 +55,23 @@ def with_privacy(message: Message, context: Context, proceed: Callable[[Message,
     privacy = experiment.get("deploy", {}).get("privacy")
     if message.metadata.message_type != MessageType.TRAIN or privacy is None:
         return proceed(message, context)
-    noised: Message = LocalDpMod(**privacy)(message, context, proceed)
+    # Flower's mod clips the difference to whichever arrays a message has: they must be what the client trains from.
+    arrays = message.content.array_records
+    if list(arrays) != [ARRAYS] or list(arrays[ARRAYS]) != [VECTOR]:
+        return Message(
+            Error(NO_ANSWER, "with deploy.privacy a message has one model and nothing else"), reply_to=message
+        )
+    if not np.isfinite(arrays[ARRAYS][VECTOR].numpy()).all():
+        return Message(Error(NO_ANSWER, "the global model is not finite"), reply_to=message)
+    reply = proceed(message, context)
+    if reply.has_error() or FAILURES in reply.content:
+        return reply
+    how = Privacy.model_validate(privacy)
+    mod = LocalDpMod(how.clipping_norm, how.distance, how.epsilon, how.delta)
+    try:
+        noised: Message = mod(message, context, lambda *_: reply)
+    except ZeroDivisionError:
+        return Message(Error(NO_ANSWER, "its update is 0, which Flower's clipping cannot do"), reply_to=message)
     return noised
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import threading
-from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, MessageType, RecordDict
@@ -14,7 +13,7 @@ from flwr.app import ConfigRecord, MessageType, RecordDict
 from fedtl import messages as m
 from fedtl import record
 from fedtl.choice import ConfigError
-from fedtl.config import Config
+from fedtl.config import Config, Tables, build
 from fedtl.data.frame import Frame
 from fedtl.data.own import Own
 from fedtl.data.own_statistics import statistics
@@ -27,6 +26,12 @@ DESCRIPTION, SUMS, STATISTICS_OF = "description", "sums", "statistics-of"
 """In answer to a query: what there is, as JSON; and sums for the normalisation, if the query asks for them."""
 
 NAME = "name"
+
+SUMS_FROM = 10
+"""Training samples from which on a client tells their sums; those of few would tell the samples."""
+
+FILES = ("file", "run", "pretrained")
+"""Options that name files, which are a client's own where it trains."""
 
 log = logging.getLogger("fedtl.client")
 
@@ -65,8 +70,9 @@ class Desk:
                 study = Study.of(content)
                 if study.client != self.folder.client:
                     raise Declined(f"it is client {self.folder.client} by its folder, not client {study.client}")
+                self._check_agreed(study, content)
                 if kind == MessageType.QUERY:
-                    return self._described(str(m.config_of(content).get(STATISTICS_OF, "none")))
+                    return self._described(str(m.config_of(content).get(STATISTICS_OF, "none")), study)
                 return self._worked(kind, content, study)
             except Declined as error:
                 log.warning("declined: %s", error)
@@ -76,10 +82,36 @@ class Desk:
                 # What an error says may quote a sample, a label or a path.
                 raise Declined(f"{type(error).__name__} at the client; its log says more") from error
 
-    def _described(self, statistics_of: str) -> RecordDict:
+    def _check_agreed(self, study: Study, content: RecordDict) -> None:
+        """Look at what the server asks for before anything of it is built: that may import a module, or call it.
+
+        Raises:
+            Declined: it is not what the client agreed to, or nothing that anybody may ask for.
+        """
+        tables = study.tables
+        if int(m.config_of(content).get(m.ROUND, 1)) > int(tables.get("rounds", 0)):  # type: ignore[arg-type]
+            raise Declined("the round is beyond the experiment's last one")
+        if self.approved is None:
+            found = names_code(tables)
+            if found is not None:
+                raise Declined(
+                    f"the experiment names code or files of the client's machine ({found}), which it uses only if it "
+                    "agreed to: fedtl deploy client --config"
+                )
+        elif _asked(tables) != _asked(self.approved.tables()) or tables["rounds"] > self.approved.rounds:
+            raise Declined("this experiment is not the one that the client agreed to")
+
+    def _described(self, statistics_of: str, study: Study) -> RecordDict:
         about = {**self.own.describe(), NAME: self.folder.name}
         content = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: json.dumps(about)})})
         if statistics_of in ("dataset", "pixel"):
+            if statistics_of != study.tables.get("data", {}).get("normalise", "dataset"):
+                raise Declined("the sums that it is asked for are not those that the experiment needs")
+            if study.tables.get("deploy", {}).get("privacy") or len(self.own.train) < SUMS_FROM:
+                raise Declined(
+                    f"it gives no sums of its samples with deploy.privacy, or of fewer than {SUMS_FROM}: give the "
+                    "server a frame.json"
+                )
             count, total, square = statistics(self.own, statistics_of)  # type: ignore[arg-type]
             content[SUMS] = m.pack_all(
                 {"count": np.array([float(count)]), "total": total.ravel(), "square": square.ravel()}
@@ -103,13 +135,9 @@ class Desk:
 
     def _begin(self, study: Study) -> Worker:
         try:
-            config = study.config
+            config = build(study.tables)
         except ConfigError as error:
-            raise Declined(f"the experiment cannot be run here: {error}") from error
-        if self.approved is not None and not (
-            record.alike(config, self.approved) and config.rounds <= self.approved.rounds
-        ):
-            raise Declined("this experiment is not the one that the client agreed to")
+            raise self._cannot(error) from error
         frame = Frame.from_json(study.frame, "the server's frame")
         try:
             federation = self.own.as_federation(frame, study.client, study.clients)
@@ -117,7 +145,7 @@ class Desk:
             log.error("%s", error)
             raise Declined("its data do not go with the experiment; its log says why") from error
         folder = self.folder.studies / study.id
-        recorder = record.Recorder(folder)
+        recorder = record.Recorder(folder, durable=True)
         about = record.environment(client=self.folder.name, names=self._names(study), device=self.device)
         if (folder / "config.toml").exists():
             found = record.read_checkpoint(folder)
@@ -128,11 +156,18 @@ class Desk:
             log.info("%s: begins, in %s", study.id, folder)
         frame.write(folder / "frame.json")
         tables = config.tables()
-        tables.setdefault("simulation", {})["stacked"] = False
+        tables["simulation"]["stacked"] = False
         try:
-            return make_worker(tables, federation, str(recorder.memories), self.device)
+            worker = make_worker(tables, federation, str(recorder.memories), self.device)
         except ConfigError as error:
-            raise Declined(f"the experiment cannot be run here: {error}") from error
+            raise self._cannot(error) from error
+        worker.store.durable = True
+        return worker
+
+    def _cannot(self, error: ConfigError) -> Declined:
+        """An error's words may say what there is on this machine, so they stay here."""
+        log.error("%s", error)
+        return Declined("the experiment cannot be run at the client; its log says why")
 
     def _names(self, study: Study) -> list[str]:
         """The clients' names by their numbers, of which a client knows its own alone."""
@@ -142,7 +177,7 @@ class Desk:
         """Keep the last global model, so that the client's own can be used without the server."""
         w = m.unpack(content)
         vector = worker.engine.task.sent(worker.initial).cpu().numpy() if w is None else w
-        recorder = record.Recorder(self.folder.studies / study.id)
+        recorder = record.Recorder(self.folder.studies / study.id, durable=True)
         with record.writing(recorder.folder):
             recorder.checkpoint(record.Checkpoint(round, np.asarray(vector, np.float32), {}, 0.0))
 
@@ -169,7 +204,22 @@ def _without_data(text: str) -> str:
     return f"{kind[1]} at the client; its log says more" if kind else text
 
 
-def describe_folder(folder: Path) -> str:
-    """How far a client's study is, in a few words."""
-    found = record.read_checkpoint(folder)
-    return f"round {found.round}" if found else "no round yet"
+def names_code(tables: Tables, key: str = "") -> str | None:
+    """Where an experiment names a module's function or a file, as ``key = value``; None if nowhere."""
+    for name, value in tables.items():
+        where = f"{key}.{name}" if key else name
+        if name == "simulation":
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                if found := names_code(each, where):
+                    return found
+            elif isinstance(each, str) and (":" in each or name in FILES):
+                return f"{where} = {each!r}"
+    return None
+
+
+def _asked(tables: Tables) -> Tables:
+    """What of an experiment a client agrees to: all but how often, where, and who is waited for how long."""
+    asked = {key: value for key, value in tables.items() if key not in ("rounds", "simulation", "device", "deploy")}
+    return {**asked, "privacy": tables.get("deploy", {}).get("privacy")}

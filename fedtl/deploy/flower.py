@@ -11,10 +11,13 @@ from pathlib import Path
 
 import tomli_w
 
-from fedtl.deploy.folders import ClientFolder, ServerFolder
+from fedtl.deploy.folders import ClientFolder, ServerFolder, address
 
 SUPERLINK = "fedtl"
 """What the server is called in Flower's configuration."""
+
+SERVER_FOLDER, SOCKET, STUDY = "FEDTL_SERVER", "FEDTL_DESK", "study"
+"""Environment variables that name the server's folder and a client's socket, and the key of a run's config."""
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -38,6 +41,11 @@ class Command:
     words: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def whole_environment(self) -> dict[str, str]:
+        """Of the program: this process's, and what it is given besides."""
+        return {**os.environ, **self.environment}
+
     def __str__(self) -> str:
         """As one would type it."""
         here = os.environ.get("PATH", os.defpath)
@@ -58,12 +66,12 @@ def superlink(folder: ServerFolder, host: str = "0.0.0.0") -> Command:
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
         *("--fleet-api-type", "grpc-rere"),
-        *("--fleet-api-address", f"{host}:{folder.port}"),
+        *("--fleet-api-address", address(host, folder.port)),
         *("--host", "127.0.0.1"),
         *("--port", str(folder.control_port)),
         *("--database", str(folder.database)),
     ]
-    return Command(words, _environment(folder.flower_home) | {"FEDTL_SERVER": str(folder.path)})
+    return Command(words, _environment(folder.flower_home) | {SERVER_FOLDER: str(folder.path)})
 
 
 def configure(folder: ServerFolder) -> None:
@@ -91,7 +99,7 @@ def nodes(folder: ServerFolder) -> Command:
 
 def run(folder: ServerFolder, app: Path, study: str) -> Command:
     """Start a run of an app."""
-    return _flwr(folder, "run", str(app), SUPERLINK, "--run-config", f'study="{study}"')
+    return _flwr(folder, "run", str(app), SUPERLINK, "--run-config", f'{STUDY}="{study}"')
 
 
 def stop(folder: ServerFolder, run: str) -> Command:
@@ -127,7 +135,7 @@ def supernode(folder: ClientFolder, port: int, programs: Path) -> Command:
     ]
     environment = _environment(folder.flower_home)
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-    return Command(words, environment | {"FEDTL_DESK": str(folder.socket)})
+    return Command(words, environment | {SOCKET: str(folder.socket)})
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -57,16 +57,17 @@ def _host(host: str) -> str:
     return str(address)
 
 
-def _address(host: str, port: int) -> str:
+def address(host: str, port: int) -> str:
+    """``"host:port"``; an IPv6 address is in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _server(address: str) -> str:
-    found = re.fullmatch(r"(?:\[(.*:.*)\]|([^:]*)):([0-9]{1,5})", address)
+def _server(text: str) -> str:
+    found = re.fullmatch(r"(?:\[(.*:.*)\]|([^:]*)):([0-9]{1,5})", text)
     try:
         if not found or not 1 <= int(found[3]) <= 65535:
             raise ValueError
-        return _address(_host(found[1] or found[2]), int(found[3]))
+        return address(_host(found[1] or found[2]), int(found[3]))
     except ValueError:
         raise ValueError("give 'host:port', the host's DNS name or IP address, IPv6 in brackets") from None
 
@@ -145,7 +146,7 @@ class ServerFolder(ServerTable):
     @property
     def address(self) -> str:
         """``"host:port"``, to which clients connect; an IPv6 address is in brackets."""
-        return _address(self.host, self.port)
+        return address(self.host, self.port)
 
     @property
     def ca(self) -> Path:
@@ -399,8 +400,8 @@ def _fill(folder: Path, server: ServerTable, days: int) -> None:
     public.mkdir(mode=0o700)
     for i, name in enumerate(server.clients):
         keys.write_client_key(folder / name / "client.key", public / f"{name}.pub", name)
-        address = _address(server.host, server.port)
-        _write(folder / name / "client.toml", ClientTable(name=name, client=i, server=address))
+        where = address(server.host, server.port)
+        _write(folder / name / "client.toml", ClientTable(name=name, client=i, server=where))
     for name in (SERVER, *server.clients):
         shutil.copy(ca, folder / name)
 

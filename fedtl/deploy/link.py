@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
+import httpx
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedtl import messages as m
+from fedtl.choice import ConfigError
 from fedtl.config import Deploy
 from fedtl.data.own_statistics import Sums
+from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS
 from fedtl.deploy.screen import Expected, Refused, Screen, decoded, shortened
 from fedtl.deploy.study import Study
@@ -24,8 +29,10 @@ from fedtl.failure import RunError
 POLL, LOOK_AROUND = 0.2, 2.0
 """Seconds between looks for replies, and between looks for who is connected."""
 
-NO_ANSWER = 0
-"""Flower's ``ErrorCode.UNKNOWN``; the text says what happened."""
+MOST_SAMPLES, MOST_CLASSES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 100_000, 2**28, 1e15
+"""What a client's description of its data may come to."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,52 @@ class Client:
     key: bytes
 
 
+class Seat(NamedTuple):
+    """Where a client is: Flower's number of its SuperNode, and since when that is connected."""
+
+    node: int
+    since: str
+
+
+class Pull:
+    """Looks for one reply in a thread of its own.
+
+    Flower's pull waits until all parts of a reply have come, for minutes or, if the sender likes, for hours; one
+    client's must not hold up the others'.
+    """
+
+    def __init__(self, grid: Grid, message: str, every: float) -> None:
+        self._grid, self._message, self._every = grid, message, every
+        self._over = threading.Event()
+        self._answer: RecordDict | str | Exception | None = None
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def found(self) -> RecordDict | str | None:
+        """The reply, or why there is none; None as long as there is neither.
+
+        Raises:
+            httpx.HTTPError: the SuperLink is gone.
+        """
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def give_up(self) -> None:
+        """Look no longer."""
+        self._over.set()
+
+    def _look(self) -> None:
+        while not self._over.is_set() and self._answer is None:
+            try:
+                for reply in self._grid.pull_messages([self._message]):
+                    self._answer = shortened(reply.error.reason) if reply.has_error() else reply.content
+            except httpx.HTTPError as error:
+                self._answer = error
+            except Exception as error:
+                self._answer = f"its reply is garbled ({type(error).__name__})"
+            self._over.wait(self._every)
+
+
 class Link(Grid):
     """The clients of one study, by their keys.
 
@@ -70,6 +123,13 @@ class Link(Grid):
         study: what they are told.
         settings: how long to wait for whom.
         say: is told of what somebody at the server would want to know.
+
+    Attributes:
+        described: what each client said that it holds.
+        fits: checks that such a description goes with the study.
+        came: is told when clients were described that were not before.
+        frame: what all samples have in common, as JSON.
+        expected: what replies look like, for each phase.
     """
 
     def __init__(
@@ -78,24 +138,25 @@ class Link(Grid):
         self._grid, self._clients, self._study, self._settings, self._say = grid, clients, study, settings, say
         self._number = {client.key: i for i, client in enumerate(clients)}
         self.described: dict[int, Described] = {}
+        self.fits: Callable[[str, Described], None] = lambda name, told: None
+        self.came: Callable[[], None] = lambda: None
         self.frame = ""
         self.expected: tuple[Expected, ...] = ()
-        self._nodes: dict[int, tuple[int, str]] = {}
+        self._described_at: dict[int, str] = {}
         self._absent: set[int] = set()
 
     # Who is there.
 
-    def here(self) -> dict[int, tuple[int, str]]:
-        """Who is connected: by client its node, and since when, as Flower says it."""
+    def here(self) -> dict[int, Seat]:
+        """Who is connected, by the client's number."""
         found = {}
         for node in self._grid.get_nodes():
             client = self._number.get(node.public_key)
             if client is not None:
-                found[client] = (node.node_id, str(node.last_activated_at))
+                found[client] = Seat(node.node_id, str(node.last_activated_at))
         for client in sorted(found.keys() & self._absent):
             self._say(f"{self._clients[client].name} is connected again")
         self._absent -= found.keys()
-        self._nodes |= found
         return found
 
     def wait_for(self, wanted: Iterable[int], enough: int, least: int) -> None:
@@ -121,15 +182,38 @@ class Link(Grid):
             time.sleep(POLL)
 
     def describe(self, clients: Iterable[int], statistics_of: str = "none") -> dict[int, str]:
-        """Ask clients what they hold, those that were not asked yet; gives who did not say it, and why."""
-        asked = sorted(set(clients) - self.described.keys())
+        """Ask clients what they hold, those that were not asked since they were started.
+
+        Args:
+            clients: who is to have said it.
+            statistics_of: the sums for the normalisation that are asked for as well; "none" for none.
+
+        Returns:
+            Who did not say it, and why.
+        """
+        here = self.here()
+        asked = [
+            client
+            for client in sorted(set(clients))
+            if client not in self.described or (client in here and here[client].since != self._described_at[client])
+        ]
         query = RecordDict({m.CONFIG: ConfigRecord({STATISTICS_OF: statistics_of})})
-        failed = {}
-        for client, reply in self._ask(MessageType.QUERY, query, asked).items():
+        failed, came = {}, False
+        limit = min(self._settings.wait, self._settings.round_timeout)  # it takes no time, if a client is well
+        found = self._ask(MessageType.QUERY, query, {client: here.get(client) for client in asked}, limit)
+        for client, reply in found.items():
+            name = self._clients[client].name
             try:
-                self.described[client] = _described(_content(reply), self._clients[client].name, statistics_of)
-            except Refused as error:
+                told = checked(lambda: described(_content(reply), name, statistics_of))  # noqa: B023
+                self.fits(name, told)
+            except (Refused, ConfigError) as error:
+                self.described.pop(client, None)
                 failed[client] = str(error)
+                continue
+            came = came or self.described.get(client) != told
+            self.described[client], self._described_at[client] = told, here[client].since
+        if came:
+            self.came()
         return failed
 
     # Flower's interface, as far as a strategy uses it.
@@ -141,8 +225,8 @@ class Link(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages, and give what of the replies may count; for each other one an error that says why.
 
-        Waits for ``min_clients`` of those addressed, and then for replies until ``round_timeout``; ``timeout`` is
-        the strategy's own and not looked at.
+        Before training waits for ``min_clients`` of those addressed; then for replies until ``round_timeout``;
+        ``timeout`` is the strategy's own and not looked at.
 
         Raises:
             RunError: too few clients are connected.
@@ -152,18 +236,19 @@ class Link(Grid):
             return []
         kind, content = sent[0].metadata.message_type, sent[0].content
         of = {message.metadata.dst_node_id: message for message in sent}
-        least = min(len(of), self._settings.min_clients or 1)
-        self.wait_for(of, least, least)  # a round does not stand still for one of many
-        undescribed = self.describe(set(self.here()) & of.keys())
-        asked = [client for client in of if client not in undescribed]
-        answers = self._ask(kind, _as_told(kind, content), asked)
+        if kind == MessageType.TRAIN:
+            least = min(len(of), self._settings.min_clients or 1)
+            self.wait_for(of, least, least)  # a round does not stand still for one of many
+        undescribed = self.describe(of)
+        here = self.here()
+        asked = {client: here.get(client) for client in of if client in self.described}
+        answers = self._ask(kind, _as_told(kind, content), asked, self._settings.round_timeout)
         replies = []
         for client, message in of.items():
             found: RecordDict | Error
             try:
-                if client in undescribed:
-                    raise Refused(undescribed[client])
-                found = self._screened(kind, client, content, _content(answers[client]))
+                answer = answers.get(client) or undescribed[client]
+                found = checked(lambda: self._screened(kind, client, content, _content(answer)))  # noqa: B023
             except Refused as error:
                 self._say(f"{self._clients[client].name}: {error}")
                 found = Error(NO_ANSWER, str(error))
@@ -173,54 +258,66 @@ class Link(Grid):
 
     def _screened(self, kind: str, client: int, asked: RecordDict, reply: RecordDict) -> RecordDict:
         told, config = self.described[client], m.config_of(asked)
-        screen = Screen(client, max(told.train, told.unlabelled), told.test, told.target_test, self._settings.max_norm)
+        screen = Screen(client, max(told.train, told.unlabelled), told.test, told.target_test, self._settings)
         if (failure := screen.failed(reply)) is not None:
             raise Refused(failure)
         if kind == MessageType.EVALUATE:
-            return screen.scored(reply)
+            personal = config.get(m.SCORE_PERSONAL, "none") != "none"
+            return screen.scored(reply, ["global"] * bool(config.get(m.SCORE_GLOBAL)) + ["personal"] * personal)
         w = m.unpack(asked)
         expected = self.expected[int(config.get(m.PHASE, 0))]  # type: ignore[arg-type]
         vector = np.zeros(0, np.float32) if w is None else np.asarray(w, np.float32)
         return screen.trained(reply, expected, vector, str(config[m.SUM_UPLOADS]))
 
-    def _ask(self, kind: str, content: RecordDict, clients: Sequence[int]) -> dict[int, RecordDict | str]:
-        """Each client's reply to a message, or why there is none."""
+    def _ask(
+        self, kind: str, content: RecordDict, clients: Mapping[int, Seat | None], limit: float
+    ) -> dict[int, RecordDict | str]:
+        """Each client's reply to a message, or why there is none.
+
+        Args:
+            kind: Flower's message type.
+            content: what all are asked.
+            clients: whom to ask, and where; None for those that are not connected.
+            limit: seconds to wait for replies.
+        """
         answers: dict[int, RecordDict | str] = {}
-        waiting: dict[int, tuple[str, str]] = {}  # the message, and since when its client is connected
-        here, limit = self.here(), self._settings.round_timeout
-        for client in clients:
-            if client not in here:
+        waiting: dict[int, tuple[Pull, Seat]] = {}
+        for client, seat in clients.items():
+            if seat is None:
                 answers[client] = self._gone(client, "it is not connected")
                 continue
-            node, since = here[client]
             study = Study(self._study.id, self._study.experiment, len(self._clients), client, self.frame)
-            own = Message(RecordDict({**content, m.STUDY: study.record()}), node, kind, ttl=limit)
-            (id,) = self._grid.push_messages([own])
-            waiting[client] = (id, since)
+            own = Message(RecordDict({**content, m.STUDY: study.record()}), seat.node, kind, ttl=limit)
+            (id,) = [*self._grid.push_messages([own]), ""][:1]
+            if not id:
+                answers[client] = "Flower did not take the message"
+                continue
+            waiting[client] = Pull(self._grid, id, POLL * (1 + len(clients) // 16)), seat
         began = looked = time.monotonic()
         while waiting:
-            for client, (id, _) in list(waiting.items()):
-                for reply in self._grid.pull_messages([id]):
-                    text = shortened(reply.error.reason) if reply.has_error() else ""
-                    answers[client] = text if reply.has_error() else reply.content
-                    waiting.pop(client, None)
+            for client, (pull, _) in list(waiting.items()):
+                if (found := pull.found()) is not None:
+                    answers[client] = found
+                    del waiting[client]
             now = time.monotonic()
             if now - began > limit:
                 for client in waiting:
-                    answers[client] = f"it did not answer within deploy.round_timeout = {limit:g} s"
+                    answers[client] = f"it did not answer within {limit:g} s"
                 break
             if now - looked > LOOK_AROUND:
                 looked, here = now, self.here()
-                for client, (_, since) in list(waiting.items()):
+                for client, (_, seat) in list(waiting.items()):
                     if client not in here:
                         answers[client] = self._gone(client, "its connection was lost")
-                    elif here[client][1] != since:  # whatever it was doing is forgotten
+                    elif here[client] != seat:  # whatever it was doing is forgotten
                         answers[client] = "it was started anew meanwhile"
                     else:
                         continue
-                    del waiting[client]
+                    waiting.pop(client)[0].give_up()
             if waiting:
                 time.sleep(POLL)
+        for pull, _ in waiting.values():
+            pull.give_up()
         return answers
 
     def _gone(self, client: int, why: str) -> str:
@@ -275,44 +372,70 @@ def _content(answer: RecordDict | str) -> RecordDict:
     return answer
 
 
-MOST_SAMPLES = 2**40
-
-
-def _described(reply: RecordDict, name: str, statistics_of: str) -> Described:
-    """What a client says that it holds, checked."""
-    record = reply.get(DESCRIPTION)
+def checked(look: Callable[[], T]) -> T:
+    """What a look at a reply gives; a reply that cannot be looked at is refused, whatever it is that it breaks."""
     try:
-        told: dict[str, Any] = json.loads(str(record[DESCRIPTION])) if isinstance(record, ConfigRecord) else {}
-        if told[NAME] != name:
-            raise Refused(f"it has the key of {name}, and says that it is {shortened(told[NAME])}")
-        shape = tuple(_count(n) for n in told["shape"])
-        found = Described(
-            **{held: _count(told[held]) for held in ("train", "unlabelled", "test", "target_test", "public")},
-            shape=shape,
-            dtype={"uint8": "uint8", "float32": "float32"}[told["dtype"]],
-            largest_label=None if told["largest_label"] is None else int(told["largest_label"]),
-            names=None if told["names"] is None else tuple(str(word)[:200] for word in told["names"]),
-            sums=_sums(reply, statistics_of, shape) if statistics_of in ("dataset", "pixel") else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refused("its description of its data is garbled") from error
-    return found
+        return look()
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(f"its reply is garbled ({type(error).__name__})") from error
 
 
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value <= MOST_SAMPLES:
-        raise ValueError
+def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
+    """What a client says that it holds.
+
+    Raises:
+        Refused: it is not what it may be.
+    """
+    record = reply[DESCRIPTION]
+    if not isinstance(record, ConfigRecord):
+        raise Refused("it does not describe its data")
+    told: dict[str, Any] = json.loads(str(record[DESCRIPTION]))
+    if told[NAME] != name:
+        raise Refused(f"it has the key of {name}, and says that it is {shortened(told[NAME])}")
+    names, largest = told["names"], told["largest_label"]
+    if names is not None:
+        if not isinstance(names, list) or not 0 < len(names) <= MOST_CLASSES:
+            raise Refused("its labels' names are no list of words")
+        names = tuple(shortened(word) for word in names)
+    found = Described(
+        train=_count(told["train"]),
+        unlabelled=_count(told["unlabelled"]),
+        test=_count(told["test"]),
+        target_test=_count(told["target_test"]),
+        public=_count(told["public"]),
+        shape=tuple(_count(n, 1) for n in told["shape"]),
+        dtype={"uint8": "uint8", "float32": "float32"}[told["dtype"]],
+        largest_label=None if largest is None else _count(largest, -1, MOST_CLASSES),
+        names=names,
+    )
+    if not found.shape or math.prod(found.shape) > LARGEST_SAMPLE:
+        raise Refused(f"a sample of it has shape {list(found.shape)!r:.60}")
+    if statistics_of not in ("dataset", "pixel"):
+        return found
+    return replace(found, sums=_sums(reply, statistics_of, found))
+
+
+def _count(value: Any, least: int = 0, most: int = MOST_SAMPLES) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise Refused(f"it says {value!r:.40} where a whole number from {least} to {most} is expected")
     return value
 
 
-def _sums(reply: RecordDict, kind: str, shape: tuple[int, ...]) -> Sums:
-    """A client's sums for the normalisation."""
-    wanted = shape if kind == "pixel" else (shape[0], *(1 for _ in shape[1:]))
-    size = int(np.prod(wanted))
+def _sums(reply: RecordDict, kind: str, told: Described) -> Sums:
+    """A client's sums for the normalisation, which must be possible ones of as many samples as it has."""
+    pixel = kind == "pixel"
+    wanted = told.shape if pixel else (told.shape[0], *(1 for _ in told.shape[1:]))
+    size, each = math.prod(wanted), 1 if pixel else math.prod(told.shape[1:])
     found = reply.array_records[SUMS]
-    count, total, square = (
+    (count,), total, square = (
         decoded(found[key], n, np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
     )
-    if not all(np.isfinite(part).all() for part in (count, total, square)):
-        raise Refused("its sums for the normalisation are not finite")
-    return int(count[0]), total.reshape(wanted), square.reshape(wanted)
+    if count not in (each * told.train, each * told.unlabelled):
+        raise Refused(f"its sums for the normalisation are over {count:g} numbers, not over its training samples")
+    largest = 255.0 if told.dtype == "uint8" else LARGEST_NUMBER
+    possible = (np.abs(total) <= largest * count) & (square >= 0) & (square <= largest**2 * count)
+    if not possible.all() or not (square * count >= total**2 * (1 - 1e-9)).all():
+        raise Refused("its sums for the normalisation are of no samples of this kind")
+    return int(count), total.reshape(wanted), square.reshape(wanted)

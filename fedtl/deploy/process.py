@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -16,8 +17,13 @@ from types import FrameType
 from fedtl.deploy.flower import Command
 from fedtl.failure import RunError
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 STOP_WITHIN = 10.0
 """Seconds that a program has to end by itself before it is killed."""
+
+LARGEST_LOG = 10 * 2**20
+"""Bytes of output after which a program that begins has a new file."""
 
 DIE_WITH_PARENT = 1
 """Linux's ``PR_SET_PDEATHSIG``."""
@@ -33,10 +39,12 @@ class Program:
     def __init__(self, command: Command, output: Path) -> None:
         self.command, self.output = command, output
         output.parent.mkdir(exist_ok=True)
+        if output.exists() and output.stat().st_size > LARGEST_LOG:
+            output.replace(output.with_name(f"{output.name}.1"))
         with output.open("ab") as file:
             self._process = subprocess.Popen(
                 command.words,
-                env={**os.environ, **command.environment},
+                env=command.whole_environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -58,9 +66,9 @@ class Program:
         _kill_session(self._process.pid)
         self._process.wait()
 
-    def last_lines(self, most: int = 12) -> str:
-        """The end of its output."""
-        return "\n".join(self.output.read_text(encoding="utf-8", errors="replace").splitlines()[-most:])
+
+# Loaded here, as little may be done between a fork and the program's start.
+_LIBC = ctypes.CDLL(None)
 
 
 def run(command: Command, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -71,7 +79,7 @@ def run(command: Command, timeout: float = 60.0) -> subprocess.CompletedProcess[
     """
     try:
         return subprocess.run(
-            command.words, env={**os.environ, **command.environment}, capture_output=True, text=True, timeout=timeout
+            command.words, env=command.whole_environment, capture_output=True, text=True, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{' '.join(command.words[:3])} did not end within {timeout:g} s") from error
@@ -94,12 +102,12 @@ def wait_until(ready: Callable[[], bool], program: Program, timeout: float) -> N
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM what Ctrl-C is, also where a script started this in the background, which ignores Ctrl-C."""
+    """Make SIGTERM and a closed terminal what Ctrl-C is, also where a script began this, which ignores Ctrl-C."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         yield
     finally:
@@ -107,8 +115,33 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def alone(file: Path, otherwise: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a file that one process at a time can hold; however it ends, the file is free then.
+
+    Args:
+        file: made if need be.
+        otherwise: the error's words.
+        patience: seconds to wait for it.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    deadline = time.monotonic() + patience
+    with file.open("a") as opened:
+        while True:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise RunError(otherwise) from None
+                time.sleep(0.2)
+        yield
+
+
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
+    _LIBC.prctl(DIE_WITH_PARENT, signal.SIGTERM)
 
 
 def _kill_session(leader: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from fedtl.config import Config
 from fedtl.deploy import flower
 from fedtl.deploy.folders import ServerFolder
 from fedtl.deploy.process import run
-from fedtl.deploy.server import connected, told_as_json
+from fedtl.deploy.server import runs, told_as_json
 from fedtl.deploy.serverapp import Order
 from fedtl.deploy.study import new_id
 from fedtl.failure import RunError
@@ -32,11 +31,11 @@ client_app = clientapp.app
 '''
 
 
-def order_for(config: Config, folder: Path, data: Path | None, resume: bool) -> Order:
-    """What the server is to do; a run that is gone on with keeps its study's name.
+def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | None, resume: bool) -> Order:
+    """What the server is to do; a run that is gone on with keeps its study's name and the server's data.
 
     Raises:
-        ConfigError: the folder's run was not a deployed one.
+        ConfigError: the folder's run was not a deployed one, or one of another server.
     """
     study = new_id(config.name)
     if resume:
@@ -44,6 +43,8 @@ def order_for(config: Config, folder: Path, data: Path | None, resume: bool) -> 
         if not isinstance(found, str):
             raise ConfigError(f"--resume: {folder} holds a simulated run; go on with it by fedtl run")
         study = found
+        before = Order.read(server, study)
+        data = data or (Path(before.data) if before.data else None)
     where = None if data is None else str(data.resolve())
     return Order(study, config.tables(), str(folder.resolve()), where, resume, sys.argv)
 
@@ -54,7 +55,7 @@ def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str
     Raises:
         RunError: no server runs here, or it refuses.
     """
-    if not connected(folder):
+    if not runs(folder):
         raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
     order.write(folder)
     command = flower.run(folder, write_app(folder), order.study)
@@ -79,7 +80,7 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
     with (folder.log / "run.log").open("a", encoding="utf-8") as kept:
         process = subprocess.Popen(
             command.words,
-            env={**os.environ, **command.environment},
+            env=command.whole_environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -97,7 +98,10 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
             process.wait()
     end = order.end(folder)
     if end is None:
-        raise RunError(f"the server ended before the run did; see {folder.log}; go on with it by --resume")
+        raise RunError(
+            f"the run's output ended before the run did, as if the server had; see {folder.log} and fedtl deploy "
+            f"status {folder.path}; --resume goes on with it"
+        )
     if "error" in end:
         raise (ConfigError if end.get("wrong") else RunError)(str(end["error"]))
 

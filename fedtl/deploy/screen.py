@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedtl import messages as m
+from fedtl.config import Deploy
 
 LONGEST_TEXT = 300
 """Letters of a client's own words that are recorded."""
@@ -55,14 +57,14 @@ class Screen:
     Attributes:
         client: who was asked.
         train, test, target_test: how many samples it said that it holds; an upload cannot weigh more.
-        max_norm: see :class:`~fedtl.config.Deploy`.
+        settings: how far an update may go.
     """
 
     client: int
     train: int
     test: int
     target_test: int
-    max_norm: float
+    settings: Deploy
 
     def trained(self, reply: RecordDict, expected: Expected, w: NDArray[np.float32], weighting: str) -> RecordDict:
         """A reply to a train message, as a simulation's worker would have sent it: with the upload's weighted sum.
@@ -101,12 +103,18 @@ class Screen:
         return content
 
     def _check_norm(self, upload: NDArray[np.float64], w: NDArray[np.float32]) -> None:
-        moved, most = float(np.linalg.norm(upload - w)), self.max_norm * max(1.0, float(np.linalg.norm(w)))
+        moved, most = float(np.linalg.norm(upload - w)), self.settings.max_norm * max(1.0, float(np.linalg.norm(w)))
+        if self.settings.privacy is not None:
+            most += self.settings.privacy.longest(len(w))
         if moved > most:
             raise Refused(f"its update has norm {moved:.4g}, more than the {most:.4g} that deploy.max_norm allows")
 
-    def scored(self, reply: RecordDict) -> RecordDict:
+    def scored(self, reply: RecordDict, models: Sequence[str]) -> RecordDict:
         """A reply to an evaluate message, likewise.
+
+        Args:
+            reply: what the client sent.
+            models: which ones it was asked to score, "global" and "personal".
 
         Raises:
             Refused: something in it is not what it may be.
@@ -117,14 +125,13 @@ class Screen:
             if not metrics.get(f"{domain}{m.CLIENTS}"):
                 continue
             self._is_its_own(metrics, f"{domain}{m.CLIENTS}")
-            samples = _whole(metrics, f"{domain}{m.SAMPLES}", most)
+            samples = _whole(metrics, f"{domain}{m.SAMPLES}", most, 1)
             told[f"{domain}{m.CLIENTS}"], told[f"{domain}{m.SAMPLES}"] = [self.client], [samples]
-            if f"{domain}{m.WITHOUT}" in metrics:
+            for model in models:
+                told[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
+                told[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
+            if "personal" in models:
                 told[f"{domain}{m.WITHOUT}"] = [_whole(metrics, f"{domain}{m.WITHOUT}", 1)]
-            for model in ("global", "personal"):
-                if f"{domain}{model}/correct" in metrics:
-                    told[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
-                    told[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
         return RecordDict({m.METRICS: MetricRecord(told)})
 
     def failed(self, reply: RecordDict) -> str | None:
@@ -169,7 +176,7 @@ def decoded(array: Array, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError
         shape, _, found = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
-    except (ValueError, EOFError, OverflowError) as error:
+    except Exception as error:  # the header is a Python expression, and its parser raises whatever it meets
         raise Refused("an array of it is garbled") from error
     if shape != (size,) or found != dtype:
         raise Refused(

@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,7 +49,8 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
     say(str(command))
     program = Program(command, folder.log / "superlink.log")
     try:
-        wait_until(lambda: connected(folder), program, READY_WITHIN)
+        near = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        wait_until(lambda: runs(folder) and _serves(near, folder), program, READY_WITHIN)
         for name in folder.clients:
             (register if name in folder.admitted else shut_out)(folder, name)
         say(
@@ -88,8 +89,7 @@ def register(folder: ServerFolder, name: str) -> None:
     told = told_as_json(done.stdout)
     said = str(told.get("error-message", "")) or done.stderr
     if told.get("success"):
-        numbers = node_numbers(folder) | {name: str(told["node-id"])}
-        (folder.flower_home / NODES).write_text(json.dumps(numbers), encoding="utf-8")
+        _keep_numbers(folder, node_numbers(folder) | {name: str(told["node-id"])})
     elif KNOWN_ALREADY not in said.lower():
         raise RunError(f"the key of {name} cannot be registered: {' '.join(said.split())[-300:]}")
 
@@ -105,40 +105,40 @@ def told_as_json(text: str) -> dict[str, Any]:
 
 
 def revoke(folder: ServerFolder, name: str) -> None:
-    """Let a client's key in no longer, at once if the server runs, and whenever it runs again.
+    """Let a client in no longer: no study asks it for anything, and Flower refuses its key.
 
     Raises:
         ConfigError: there is no such client.
-        RunError: Flower refuses.
+        RunError: Flower does not do it.
     """
     if name not in folder.clients:
         raise ConfigError(f"{name!r} is no client of {folder.path}: {nearest(name, folder.clients)}")
     if name in folder.admitted:
         folder.public_key(name).rename(folder.revoked_key(name))
-    if connected(folder):
+    if runs(folder):
         shut_out(folder, name)
 
 
 def shut_out(folder: ServerFolder, name: str) -> None:
-    """Tell the server that runs to let a client in no longer.
+    """Tell the server that runs to refuse a client's key, if it does not yet.
 
     Raises:
-        RunError: Flower refuses.
+        RunError: Flower does not do it.
     """
     numbers = node_numbers(folder)
     if name not in numbers:
-        return  # it was never let in
+        return
     done = run(flower.unregister(folder, numbers[name]))
     told = told_as_json(done.stdout)
     if not told.get("success"):
         said = str(told.get("error-message", "")) or done.stderr
         raise RunError(f"{name} cannot be shut out: {' '.join(said.split())[-300:]}")
     del numbers[name]
-    (folder.flower_home / NODES).write_text(json.dumps(numbers), encoding="utf-8")
+    _keep_numbers(folder, numbers)
 
 
 def node_numbers(folder: ServerFolder) -> dict[str, str]:
-    """Flower's number of each client, by name."""
+    """Flower's number of each client whose key it knows, by name."""
     try:
         found: dict[str, str] = json.loads((folder.flower_home / NODES).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -146,25 +146,37 @@ def node_numbers(folder: ServerFolder) -> dict[str, str]:
     return found
 
 
-def connected(folder: ServerFolder) -> bool:
-    """Whether the server runs: whether both of its ports speak TLS with its certificate."""
+def _keep_numbers(folder: ServerFolder, numbers: Mapping[str, str]) -> None:
+    (folder.flower_home / NODES).write_text(json.dumps(numbers), encoding="utf-8")
+
+
+def runs(folder: ServerFolder) -> bool:
+    """Whether the server runs on this machine: whether it answers where runs are started."""
+    return _speaks_tls("127.0.0.1", folder.control_port, "127.0.0.1", folder)
+
+
+def _serves(host: str, folder: ServerFolder) -> bool:
+    """Whether clients can connect."""
+    return _speaks_tls(host, folder.port, folder.host, folder)
+
+
+def _speaks_tls(host: str, port: int, name: str, folder: ServerFolder) -> bool:
     try:
-        for port in (folder.port, folder.control_port):
-            handshake("127.0.0.1", port, str(folder.ca))
+        handshake(host, port, str(folder.ca), name)
     except OSError:
         return False
     return True
 
 
-def handshake(host: str, port: int, authority: str, timeout: float = 5.0) -> None:
-    """Connect, and check that the server has a certificate of this authority for this host.
+def handshake(host: str, port: int, authority: str, name: str | None = None) -> None:
+    """Connect, and check that the server has a certificate of this authority for its name, ``host`` if not given.
 
     Raises:
         OSError: nobody answers; as ``ssl.SSLCertVerificationError``, not with such a certificate.
     """
     context = ssl.create_default_context(cafile=authority)
     context.set_alpn_protocols(["h2", "http/1.1"])
-    with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain, server_hostname=host):
+    with socket.create_connection((host, port), 5.0) as plain, context.wrap_socket(plain, server_hostname=name or host):
         pass
 
 

@@ -21,19 +21,22 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.frame import Frame
 from fedtl.data.own import FRAME, Own, read_own
 from fedtl.data.own_statistics import normaliser
+from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
 from fedtl.deploy.link import Client, Described, Link
+from fedtl.deploy.process import alone
 from fedtl.deploy.screen import Expected
 from fedtl.deploy.study import Study
 from fedtl.engine.plan import able
 from fedtl.experiment import Server, open_run
 from fedtl.failure import RunError
+from fedtl.losses.objective import Objective
 from fedtl.progress import accuracy
 from fedtl.strategies import strategy_type
 from fedtl.strategies.strategy import Round
 
-FOLDER, STUDY_ID = "FEDTL_SERVER", "study"
-"""The environment variable that names the server's folder, and the run config's only key."""
+ENDS_WITHIN = 30.0
+"""Seconds that an earlier run of a study may take to notice that its server was killed."""
 
 app = ServerApp()
 
@@ -41,10 +44,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that the run config names."""
-    folder = read_server(os.environ[FOLDER])
-    order = Order.read(folder, str(context.run_config[STUDY_ID]))
+    folder = read_server(os.environ[SERVER_FOLDER])
+    order = Order.read(folder, str(context.run_config[STUDY]))
     try:
-        serve(order, folder, grid)
+        with alone(
+            folder.studies / f"{order.study}.lock", "this run is going on already: fedtl deploy status", ENDS_WITHIN
+        ):
+            serve(order, folder, grid)
     except (ConfigError, RunError) as error:
         order.ended(folder, {"error": str(error), "wrong": isinstance(error, ConfigError)})
         say(f"the run ended: {error}")
@@ -88,8 +94,15 @@ class Order:
 
     @classmethod
     def read(cls, folder: ServerFolder, study: str) -> Order:
-        """Take it up."""
-        return cls(**json.loads((folder.studies / f"{study}.json").read_text(encoding="utf-8")))
+        """Take it up.
+
+        Raises:
+            ConfigError: this server knows no such study.
+        """
+        try:
+            return cls(**json.loads((folder.studies / f"{study}.json").read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{folder.path} knows no study {study!r}: it was another server's") from error
 
     def ended(self, folder: ServerFolder, how: Mapping[str, Any]) -> None:
         """Say how the run ended: with an ``error`` or well."""
@@ -128,6 +141,13 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     least = config.deploy.min_clients or 1
     own = read_own(order.data, server=True) if order.data else None
     frame = _known_frame(order)
+    if config.deploy.privacy is not None:
+        say(str(config.deploy.privacy))
+        if frame is None and config.data.normalise != "none":
+            raise ConfigError(
+                "deploy.privacy: clients' sums for the normalisation would travel without noise; give the server a "
+                "frame.json with --data, or set data.normalise = 'none'"
+            )
     link.wait_for(expected, len(expected), least)
     for client, why in link.describe(expected, "none" if frame else config.data.normalise).items():
         say(f"{clients[client].name}: {why}")
@@ -136,8 +156,9 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     frame = frame or common_frame({clients[i].name: told for i, told in sorted(link.described.items())}, config)
     link.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
+    link.fits = lambda name, told: _check_fits(name, told, frame, federation)
     for i, told in sorted(link.described.items()):
-        _check_fits(clients[i].name, told, frame, federation)
+        link.fits(clients[i].name, told)
     _check_public(config, federation)
     about = {
         "command": list(order.command),
@@ -154,7 +175,8 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     frame.write(server.recorder.folder / FRAME)
     server.strategy.min_clients = config.deploy.min_clients
     link.expected = _expected(server)
-    _let_sample_who_can(server, link.described)
+    link.came = lambda: _let_sample_who_can(server, link.described)
+    link.came()
     server.run_on(link)
 
 
@@ -192,15 +214,18 @@ def common_frame(told: Mapping[str, Described], config: Config) -> Frame:
                 f"a sample of {name} is {other.dtype} {list(other.shape)}, and one of {first} {one.dtype} "
                 f"{list(one.shape)}; all clients must have samples of one shape and type"
             )
-        if (other.names is None) != (one.names is None):
-            words, numbers = (name, first) if one.names is None else (first, name)
-            raise ConfigError(f"labels are words at {words} and numbers at {numbers}; all clients must use one kind")
-    if one.names is None:
-        labels: tuple[str, ...] = ()
-        classes = 1 + max(each.largest_label or 0 for each in told.values())
-    else:
-        labels = tuple(sorted({word for each in told.values() for word in each.names or ()}))
-        classes = len(labels)
+    numbers = {name: each.largest_label for name, each in told.items() if each.names is None}
+    largest = max((-1 if label is None else label for label in numbers.values()), default=-1)
+    labels = tuple(sorted({word for each in told.values() for word in each.names or ()}))
+    if labels and largest >= 0:
+        words = next(name for name, each in told.items() if each.names is not None)
+        number = max(numbers, key=lambda name: numbers[name] or 0)
+        raise ConfigError(f"labels are words at {words} and numbers at {number}; all clients must use one kind")
+    classes = len(labels) or largest + 1
+    if not classes:
+        raise ConfigError(
+            "no client has a label, so nobody says which classes there are: give a frame.json with --data"
+        )
     sums = [each.sums for each in told.values() if each.sums is not None]
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
     return Frame(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
@@ -233,15 +258,15 @@ def _seen_by_server(own: Own | None, frame: Frame, config: Config, clients: int)
 
 
 def _check_public(config: Config, federation: Federation) -> None:
-    """Check that the server has the public samples that it or its statistics need."""
-    asked = [
-        each for stage in config.stages() for each in strategy_type(config.strategy.name).statistics(stage.strategy)
-    ]
-    if any(each.on == "public" for each in asked) and not len(federation.public):
-        raise ConfigError(
-            f"strategy.name = {config.strategy.name!r}: the server learns from public samples; give it those with "
-            "--data, a folder with public.npz"
-        )
+    """Check that the server has the public samples that it learns from, or that clients tell it of."""
+    method = strategy_type(config.strategy.name)
+    for stage in config.stages():
+        for statistic in Objective(stage.objective, method.statistics(stage.strategy)).statistics:
+            if statistic.on == "public" and not len(federation.public):
+                raise ConfigError(
+                    f"{statistic.name!r} is about public samples, which the server must have too: give it those with "
+                    "--data, a folder with public.npz"
+                )
 
 
 def _expected(server: Server) -> tuple[Expected, ...]:
@@ -259,7 +284,8 @@ def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
     """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may."""
 
     def sizes(held: str, unknown: int = 1) -> Shards:
-        each = [getattr(told[i], held) if i in told else unknown for i in range(server.federation.clients)]
+        # Whether it holds any is all that matters; a client that lies should not make room for what it says.
+        each = [min(getattr(told[i], held), 1) if i in told else unknown for i in range(server.federation.clients)]
         return Shards.from_sizes(np.zeros(sum(each), np.int64), np.array(each, np.int64))
 
     held = server.federation
@@ -267,9 +293,13 @@ def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
         held = replace(held, target=replace(held.target, train=sizes("unlabelled")))
     held = replace(held, train=sizes("train"))
     phases = zip(server.strategy.phases, server.engines)
-    server.strategy.phases = tuple(
-        replace(phase, clients=able(held, engine.task.objective)) for phase, engine in phases
-    )
+    found = [replace(phase, clients=able(held, engine.task.objective)) for phase, engine in phases]
+    for phase in found:
+        if phase.clients is not None and not len(phase.clients):
+            raise ConfigError(
+                f"no client holds what the objective of the rounds {phase.first} to {phase.last} trains on"
+            )
+    server.strategy.phases = tuple(found)
 
 
 class Progress:
@@ -288,9 +318,10 @@ class Progress:
         """A round is finished and on disk."""
         scores = [f"{name} {100 * accuracy(score):.2f} %" for name, score in report.scores.items()]
         failed = [f"{self._names[client]}: {why}" for client, why in report.failures]
+        untrained = {client for client, why in report.failures if not why.startswith("scoring:")}
         say(
             f"round {report.round}/{self._rounds}: {report.seconds:.1f} s, "
-            f"{len(report.clients) - len({client for client, _ in report.failures})} of {len(report.clients)} clients"
+            f"{len(report.clients) - len(untrained)} of {len(report.clients)} clients"
             + "".join(f"; {each}" for each in [*scores, *failed])
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.process import run
-from fedtl.deploy.server import connected, node_numbers, told_as_json
+from fedtl.deploy.server import node_numbers, runs, told_as_json
 from fedtl.record import last_round
 
 
@@ -51,7 +51,7 @@ class ServerState:
 
 def of_server(folder: ServerFolder) -> ServerState:
     """Look at the server of this machine."""
-    runs = connected(folder)
+    there = runs(folder)
     studies = []
     for file in sorted(folder.studies.glob("*.json")):
         if file.name.endswith(".end.json"):
@@ -61,7 +61,7 @@ def of_server(folder: ServerFolder) -> ServerState:
         told = json.loads(end.read_text(encoding="utf-8")) if end.exists() else None
         state = "not ended" if told is None else f"ended: {told['error']}" if "error" in told else "finished"
         studies.append(StudyState(order["study"], Path(order["run"]), last_round(Path(order["run"])), state))
-    return ServerState(runs, keys.expiry(folder.certificate), _clients(folder) if runs else [], studies)
+    return ServerState(there, keys.expiry(folder.certificate), _clients(folder) if there else [], studies)
 
 
 def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:

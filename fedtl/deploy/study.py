@@ -5,19 +5,17 @@ It is told each time, as a client's processes may have been started anew since t
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import secrets
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
 from fedtl import messages as m
 from fedtl.choice import ConfigError
-
-if TYPE_CHECKING:
-    from fedtl.config import Config
 
 ID, EXPERIMENT, FRAME, CLIENT, POPULATION, NONCE = "id", "experiment", "frame", "client", "clients", "nonce"
 
@@ -86,15 +84,20 @@ class Study:
             raise ConfigError(f"the message is for client {found.client} of {found.clients}")
         return found
 
-    @property
-    def config(self) -> Config:
-        """The experiment, checked."""
-        from fedtl.config import build  # and with it torch, which not everybody has who reads a message
+    @functools.cached_property
+    def tables(self) -> dict[str, Any]:
+        """The experiment's tables, not looked at yet.
 
-        tables = json.loads(self.experiment)
+        Raises:
+            ConfigError: it is none.
+        """
+        try:
+            tables = json.loads(self.experiment)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError("the study's experiment is garbled") from error
         if not isinstance(tables, dict):
             raise ConfigError("the study's experiment is no table")
-        return build(tables)
+        return tables
 
 
 def names_a_folder(word: str) -> bool:

@@ -7,6 +7,7 @@ than a piece of an array, 5 MiB.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 LARGEST_MESSAGE = 32 * 2**20
@@ -14,6 +15,7 @@ LARGEST_MESSAGE = 32 * 2**20
 
 def main() -> None:
     """``flower-superlink``; its options are Flower's."""
+    logging.getLogger("uvicorn.access").addFilter(lambda record: False)  # a line for each look for a reply
     module: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
     # From flwr 1.40 on SuperNodes speak HTTP, and there is nothing to bound here.
     if hasattr(module, "GRPC_MAX_MESSAGE_LENGTH"):

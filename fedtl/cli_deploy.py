@@ -98,6 +98,7 @@ def server(
     from fedtl.deploy.folders import read_server
     from fedtl.deploy.process import ended_by_signals
 
+    flower.check_version()
     found = read_server(folder)
     if dry_run:
         return say(str(flower.superlink(found, host)))
@@ -140,9 +141,11 @@ def client(
     """
     from fedtl.choice import ConfigError
     from fedtl.data.own import read_own
+    from fedtl.deploy import flower
     from fedtl.deploy.folders import read_client
     from fedtl.deploy.process import ended_by_signals
 
+    flower.check_version()
     found = read_client(folder)
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device = {device!r}: give auto, cpu or cuda")
@@ -154,8 +157,6 @@ def client(
         f"{found.name}: {held['train']} training and {held['test']} test samples, {held['dtype']} {held['shape']}; "
         f"{'labels ' + ', '.join(held['names']) if held['names'] else 'labels to ' + str(held['largest_label'])}"
     )
-    from fedtl.deploy import flower
-
     if dry_run:
         return say(str(flower.supernode(found, 9094, found.flower_home / "bin")))
     import torch
@@ -220,6 +221,7 @@ def run_study(
     from fedtl.deploy.folders import read_server
     from fedtl.deploy.process import ended_by_signals
 
+    flower.check_version()
     found = read_server(folder)
     read, notes = read_config(config, overrides or ())
     if dry_run:

@@ -82,7 +82,7 @@ def _connect(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> No
     finally:
         if program is not None:
             program.stop()
-        folder.socket.unlink(missing_ok=True)
+        listener.close()  # which removes the socket
 
 
 def find_server(folder: ClientFolder, say: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ two functions that are replaced below are the ones with which Flower unpacks and
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable
@@ -21,7 +22,8 @@ import numpy as np
 from flwr.app import Context, Error, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
-from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.common.args import add_args_flwr_app_common, try_obtain_flwr_app_token
+from flwr.supercore.tls import validate_and_resolve_root_certificates
 from flwr.supernode.runtime import run_clientapp
 
 from fedtl.deploy import wire
@@ -83,9 +85,21 @@ app.query()(answer)
 
 def main() -> None:
     """``flwr-clientapp``, with the client's own app."""
+    # As Flower's own does it, but for its module, with which the whole SuperNode would be imported each time.
+    parser = argparse.ArgumentParser(prog="flwr-clientapp")
+    parser.add_argument("--runtime-api-address", required=True)
+    add_args_flwr_app_common(parser)
+    args = parser.parse_args()
     run_clientapp.install_from_fab = lambda *_, **__: Path()  # type: ignore[attr-defined]
     run_clientapp.get_load_client_app_fn = lambda *_, **__: lambda *_: app  # type: ignore[attr-defined]
-    flwr_clientapp()
+    run_clientapp.run_clientapp(
+        runtime_api_address=args.runtime_api_address,
+        token=try_obtain_flwr_app_token(args),
+        insecure=args.insecure,
+        certificates=validate_and_resolve_root_certificates(args.root_certificates, args.insecure),
+        parent_pid=args.parent_pid,
+        runtime_dependency_install=False,
+    )
 
 
 if __name__ == "__main__":

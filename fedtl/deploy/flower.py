@@ -7,10 +7,12 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import tomli_w
 
+from fedtl.choice import ConfigError
 from fedtl.deploy.folders import ClientFolder, ServerFolder, address
 
 SUPERLINK = "fedtl"
@@ -27,6 +29,23 @@ ENVIRONMENT = {
     # Seconds between looks for something to do; Flower's default of 1 s would be paid for every message.
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
+
+
+def check_version() -> None:
+    """Refuse a Flower whose SuperNodes speak another protocol.
+
+    From 1.40 on they connect by HTTPS to the port by which runs are started as well, which nobody but this machine
+    should reach.
+
+    Raises:
+        ConfigError: another version is installed.
+    """
+    found = metadata.version("flwr")
+    if not found.startswith("1.39."):
+        raise ConfigError(
+            f"flwr {found} is installed, and fedtl deploy needs 1.39, the last one whose SuperNodes speak gRPC: "
+            "pip install 'flwr==1.39.*'"
+        )
 
 
 @dataclass(frozen=True)

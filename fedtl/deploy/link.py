@@ -29,6 +29,10 @@ from fedtl.failure import RunError
 POLL, LOOK_AROUND = 0.2, 2.0
 """Seconds between looks for replies, and between looks for who is connected."""
 
+GRACE = 10.0
+"""Seconds that Flower keeps a message longer than anybody waits for its reply: else it is first to say, as of a message
+that never was, that there is none."""
+
 MOST_SAMPLES, MOST_CLASSES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 100_000, 2**28, 1e15
 """What a client's description of its data may come to."""
 
@@ -247,7 +251,7 @@ class Link(Grid):
         for client, message in of.items():
             found: RecordDict | Error
             try:
-                answer = answers.get(client) or undescribed[client]
+                answer = answers[client] if client in answers else undescribed[client]
                 found = checked(lambda: self._screened(kind, client, content, _content(answer)))  # noqa: B023
             except Refused as error:
                 self._say(f"{self._clients[client].name}: {error}")
@@ -287,7 +291,7 @@ class Link(Grid):
                 answers[client] = self._gone(client, "it is not connected")
                 continue
             study = Study(self._study.id, self._study.experiment, len(self._clients), client, self.frame)
-            own = Message(RecordDict({**content, m.STUDY: study.record()}), seat.node, kind, ttl=limit)
+            own = Message(RecordDict({**content, m.STUDY: study.record()}), seat.node, kind, ttl=limit + GRACE)
             (id,) = [*self._grid.push_messages([own]), ""][:1]
             if not id:
                 answers[client] = "Flower did not take the message"

@@ -53,11 +53,13 @@ def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str
     """Start a run; gives Flower's number of it.
 
     Raises:
-        RunError: no server runs here, or it refuses.
+        RunError: no server runs here, the study is going on, or Flower refuses.
     """
     if not runs(folder):
         raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
-    order.write(folder)
+    folder.studies.mkdir(exist_ok=True)
+    with order.alone(folder):
+        order.write(folder)
     command = flower.run(folder, write_app(folder), order.study)
     say(str(command))
     done = run(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,17 @@ def main(grid: Grid, context: Context) -> None:
     folder = read_server(os.environ[SERVER_FOLDER])
     order = Order.read(folder, str(context.run_config[STUDY]))
     try:
-        with alone(
-            folder.studies / f"{order.study}.lock", "this run is going on already: fedtl deploy status", ENDS_WITHIN
-        ):
-            serve(order, folder, grid)
+        with order.alone(folder, ENDS_WITHIN):
+            _serve_to_the_end(order, folder, grid)
+    except RunError as error:  # the other run says itself how it ends
+        say(str(error))
+        raise SystemExit(1) from None
+
+
+def _serve_to_the_end(order: Order, folder: ServerFolder, grid: Grid) -> None:
+    """Run a study, and leave word of how it ended."""
+    try:
+        serve(order, folder, grid)
     except (ConfigError, RunError) as error:
         order.ended(folder, {"error": str(error), "wrong": isinstance(error, ConfigError)})
         say(f"the run ended: {error}")
@@ -87,6 +95,15 @@ class Order:
         with record.writing(folder.studies):
             _end(folder, self.study).unlink(missing_ok=True)
             _replace(folder.studies / f"{self.study}.json", json.dumps(vars(self)))
+
+    def alone(self, folder: ServerFolder, patience: float = 0.0) -> AbstractContextManager[None]:
+        """Hold the study, of which one run at a time may go on.
+
+        Raises:
+            RunError: another one does.
+        """
+        file = folder.studies / f"{self.study}.lock"
+        return alone(file, f"the run in {self.run} is going on already: fedtl deploy status {folder.path}", patience)
 
     def forget(self, folder: ServerFolder) -> None:
         """Take it back."""

@@ -154,6 +154,9 @@ def test_notes_are_printed(fedtl: Fedtl) -> None:
     said = fedtl("run", "tiny.toml", "rounds=1", "strategy.name=fedavg", "evaluate.personal=last", "--out", "a")
     assert "strategy.name=fedavg: dropped lam, inner_steps, inner_lr of pfedme\n" in said.out
     assert "evaluate.personal has no effect" in said.out
+    privacy = [f"deploy.privacy.{key}" for key in ("clipping_norm=1", "epsilon=1", "delta=1e-5")]
+    said = fedtl("run", "tiny.toml", "rounds=1", *privacy, "--out", "b")
+    assert "deploy.privacy has no effect: a simulation adds no noise" in said.out
 
 
 def test_an_existing_run_is_not_overwritten(fedtl: Fedtl, finished: Path) -> None:

@@ -700,3 +700,17 @@ for call, path in {(*calls, ("read_client", str(study)))!r}:
         f"{folder} cannot be read: it is another user's" for folder in ["server", "server", "north", "authority"]
     ]
     assert unreachable == f"{study} cannot be read: Permission denied"
+
+
+# Keys that were revoked.
+
+
+def test_a_key_that_was_revoked_need_not_be_there(study: Path) -> None:
+    server = read_server(study / "server")
+    assert server.admitted == server.clients == NAMES
+    server.public_key("north").rename(server.revoked_key("north"))
+    again = read_server(study / "server")
+    assert (again.clients, again.admitted) == (NAMES, NAMES[1:])
+    read_client(study / "north")  # the client's own folder is as it was
+    server.public_key("a.b_c").unlink()
+    assert "a.b_c" in told(read_server, study / "server")

@@ -290,6 +290,15 @@ QUICK: Tables = {
         (["simulation.num_gpus=nan"], ["simulation.num_gpus = nan", "finite", "or 'auto'"]),
         (["simulation.stacked=perhaps"], ["simulation.stacked = 'perhaps'", "boolean", "or 'auto'"]),
         (["simulation.grid=rey"], ["simulation.grid", "'rey'", "'ray'"]),
+        (["deploy.wait=0"], ["deploy.wait = 0", "greater than 0"]),
+        (["deploy.wait=soon"], ["deploy.wait", "'soon'", "number"]),
+        (["deploy.round_timeout=-1"], ["deploy.round_timeout = -1", "greater than 0"]),
+        (["deploy.round_timeout=inf"], ["deploy.round_timeout", "inf", "finite"]),
+        (["deploy.min_clients=0"], ["deploy.min_clients = 0", "greater than 0"]),
+        (["deploy.min_clients=1.5"], ["deploy.min_clients", "1.5", "integer"]),
+        (["deploy.max_norm=nan"], ["deploy.max_norm", "nan", "finite"]),
+        (["deploy.min_client=1"], ["deploy.min_client", "did you mean 'min_clients'?"]),
+        (["deploy.privacy.epsilon=1"], ["deploy.privacy.clipping_norm is missing"]),
         (["evaluate=3"], ["evaluate = 3", "table"]),
         (["strategy=pfedme"], ["strategy = 'pfedme'", "[strategy] name"]),
         (["data.partition=3"], ["data.partition = 3", "[data.partition] name"]),
@@ -374,3 +383,100 @@ def complains(said: Sequence[str], source: str | Path | Tables | Config, overrid
 
 def test_load_tables_reads_plain_toml() -> None:
     assert load_tables("quickstart")["strategy"]["name"] == "pfedme"
+
+
+# Real clients.
+
+PRIVACY = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
+LOOKS = {"partition": {"name": "iid"}, "target": {"name": "digits", "look": {"invert": True}}}
+
+
+def test_how_real_clients_are_dealt_with() -> None:
+    config, notes = read_config(tables(), ["deploy.min_clients=2", "deploy.wait=9.5"])
+    assert (config.deploy.min_clients, config.deploy.wait, config.deploy.privacy, notes) == (2, 9.5, None, [])
+    assert read_config(tables())[0].deploy.min_clients is None
+    config = build(tables(deploy={"privacy": PRIVACY}))
+    assert config.deploy.privacy is not None
+    assert config.deploy.privacy.model_dump() == PRIVACY
+    assert build(tomllib.loads(config.toml())) == config
+
+
+def test_privacy_goes_with_methods_that_upload_one_model() -> None:
+    for method in ("fedavg", "fedprox", "pfedme", "fedavg-finetune"):
+        build(tables(strategy={"name": method, **METHODS[method]}, deploy={"privacy": PRIVACY}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"strategy": {"name": "local", "lr": 0.1}},
+            "deploy.privacy: local uploads nothing that noise could protect; leave it out",
+        ),
+        (
+            {"objective": [{"term": "cross_entropy"}, {"term": "prototype"}]},
+            "asks clients for sums over their samples, which would travel without noise; leave one of them out",
+        ),
+        (
+            {"data": {"name": "digits", "clients": 3, **LOOKS}, "objective": [{"term": "remote_coral"}]},
+            "asks clients for sums over their samples, which would travel without noise; leave one of them out",
+        ),
+        (
+            {
+                "data": {"name": "digits", "clients": 3, "partition": "iid", "public": {"name": "digits"}},
+                "strategy": {"name": "feddf", "lr": 0.1},
+            },
+            "'ensemble of the clients' asks clients for sums over their samples",
+        ),
+        (
+            {
+                "rounds": None,
+                "phases": [
+                    {"rounds": 1, "objective": [{"term": "cross_entropy"}]},
+                    {"rounds": 1, "objective": [{"term": "cross_entropy"}, {"term": "prototype"}]},
+                ],
+            },
+            "asks clients for sums over their samples",
+        ),
+    ],
+    ids=["local", "prototype", "remote_coral", "feddf", "in a later phase"],
+)
+def test_privacy_of_what_noise_would_not_reach(change: dict[str, Any], said: str) -> None:
+    given = {key: value for key, value in tables(**change).items() if value is not None}
+    build(given)
+    complains(["deploy.privacy: ", said], {**given, "deploy": {"privacy": PRIVACY}})
+
+
+def test_privacy_where_messages_have_more_than_one_model() -> None:
+    phases = [
+        {"rounds": 1, "objective": [{"term": "cross_entropy"}]},
+        {"rounds": 1, "objective": [{"term": "adda", "shared": False}]},
+    ]
+    given = tables(phases=phases, data={"name": "digits", "clients": 3, **LOOKS})
+    del given["rounds"]
+    build(given)
+    said = ["deploy.privacy: the term 'adda' needs", "has messages with one model only"]
+    complains(said, {**given, "deploy": {"privacy": PRIVACY}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("clipping_norm", -1.0, "greater than 0"),
+        ("sensitivity", 0.0, "greater than 0"),
+        ("epsilon", 0.0, "greater than 0"),
+        ("delta", 0.0, "greater than 0"),
+        ("delta", 1.0, "less than 1"),
+    ],
+)
+def test_a_wrong_number_for_privacy(key: str, value: float, said: str) -> None:
+    complains([f"deploy.privacy.{key} = {value:g}", said], tables(deploy={"privacy": {**PRIVACY, key: value}}))
+
+
+def test_privacy_without_a_number() -> None:
+    for key in PRIVACY.keys() - {"sensitivity"}:
+        given = {name: value for name, value in PRIVACY.items() if name != key}
+        complains([f"deploy.privacy.{key} is missing"], tables(deploy={"privacy": given}))
+    for key in PRIVACY:
+        with pytest.raises(ConfigError):
+            build(tables(deploy={"privacy": {**PRIVACY, key: -1.0}}))

@@ -92,6 +92,41 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert not record.same_experiment(folder, read_config(tables(seed=9))[0])
 
 
+PRIVACY = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
+
+
+def test_what_may_change_between_two_configs_of_one_run() -> None:
+    one = read_config(tables(deploy={"privacy": PRIVACY, "wait": 5.0}))[0]
+    same: list[dict[str, Any]] = [
+        {"rounds": 9},
+        {"device": "auto"},
+        {"simulation": {"grid": "ray"}},
+        {"deploy": {"privacy": PRIVACY, "wait": 7.0, "min_clients": 2, "round_timeout": 3.0, "max_norm": 2.0}},
+    ]
+    for change in same:
+        other = read_config(tables(**{"deploy": {"privacy": PRIVACY}, **change}))[0]
+        assert record.alike(one, other)
+        assert record.alike(other, one)
+    for deploy in ({}, {"privacy": {**PRIVACY, "epsilon": 2.0}}, {"privacy": {**PRIVACY, "clipping_norm": 2.0}}):
+        other = read_config(tables(deploy={"wait": 5.0, **deploy}))[0]
+        assert not record.alike(one, other)
+        assert not record.alike(other, one)
+    assert not record.alike(one, read_config(tables(deploy={"privacy": PRIVACY}, seed=3))[0])
+
+
+def test_the_last_round_of_a_folder(tmp_path: Path) -> None:
+    assert record.last_round(tmp_path / "none") == 0
+    recorder = Recorder(tmp_path / "run")
+    recorder.folder.mkdir()
+    recorder.checkpoint(record.Checkpoint(4, np.zeros(2, np.float32), {}, 1.5))
+    assert record.last_round(recorder.folder) == 4
+    recorder.checkpoint(record.Checkpoint(3, np.ones(2, np.float32), {}, 0.0))
+    found = record.read_checkpoint(recorder.folder)
+    assert found is not None
+    assert (found.round, found.w.tolist()) == (3, [1.0, 1.0])
+    assert len(list((recorder.folder / "checkpoint").glob("*.safetensors"))) == 1
+
+
 def test_the_model_loads_under_its_modules_names(tmp_path: Path) -> None:
     from fedtl.experiment import load_model
 

@@ -1,0 +1,401 @@
+"""``fedtl deploy`` without a network: what it explains, what it would start, and what it refuses in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fedtl import cli, cli_deploy
+from fedtl.config import build
+from fedtl.deploy import folders
+from fedtl.deploy import run as runs_module
+from fedtl.deploy import server as server_module
+from fedtl.deploy.flower import Command
+from fedtl.deploy.folders import read_client, read_server
+from fedtl.deploy.serverapp import Order
+from fedtl.failure import RunError
+
+CONFIG = """
+name = "clinics"
+rounds = 2
+
+[data]
+name = "digits"
+clients = 3
+
+[model]
+name = "logistic"
+
+[strategy]
+name = "fedavg"
+lr = 0.1
+"""
+
+COMMANDS = ("init", "server", "client", "run", "status", "revoke")
+
+
+class Fedtl:
+    """The command line in this process, on a terminal of a width."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys, self.out = monkeypatch, capsys, ""
+
+    def __call__(self, *words: object, code: int = 0, width: int = 80) -> str:
+        self.capsys.readouterr()
+        for module in (cli, cli_deploy):
+            self.monkeypatch.setattr(module, "out", Console(highlight=False, width=width))
+            self.monkeypatch.setattr(module, "err", Console(stderr=True, highlight=False, width=width))
+        self.monkeypatch.setattr(sys, "argv", ["fedtl", "deploy", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = self.capsys.readouterr()
+        self.out = " ".join(out.split())
+        assert ended.value.code == code, err
+        return out if code == 0 else err
+
+    def fails(self, *words: object, code: int = 2) -> str:
+        """One sentence on stderr."""
+        said = self(*words, code=code, width=40)
+        assert said.startswith("fedtl: ")
+        assert said.count("\n") == 1
+        return said.removeprefix("fedtl: ").rstrip("\n")
+
+
+@pytest.fixture
+def fedtl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Path) -> Fedtl:
+    def refuse(*words: Any, **_: Any) -> None:
+        pytest.fail(f"started {words}")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    return Fedtl(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment that no test changes."""
+    path = tmp_path_factory.mktemp("made") / "study"
+    folders.create(path, ["a", "b"], "localhost", port=free_port(), control_port=free_port())
+    return path
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path / "study")
+    (tmp_path / "clinics.toml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    for part, n in (("train", 6), ("test", 4)):
+        x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+        np.savez(tmp_path / "data" / f"{part}.npz", x=x, y=np.arange(n) % 3)
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# Help.
+
+
+def test_help_lists_the_commands(fedtl: Fedtl) -> None:
+    said = fedtl("--help")
+    for name in COMMANDS:
+        assert re.search(rf"^  {name}  +\S", said, re.MULTILINE)
+
+
+OPTIONS = {
+    "init": ["--clients", "--server", "--port", "--control-port", "--days", "--renew"],
+    "server": ["--host", "--dry-run"],
+    "client": ["--data", "--config", "--label", "--size", "--channels", "--test-share", "--device", "--dry-run"],
+    "run": ["--data", "--out", "--resume", "--quiet", "--dry-run"],
+    "status": [],
+    "revoke": [],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command(name: str, fedtl: Fedtl) -> None:
+    said = fedtl(name, "--help", width=100)
+    assert "DIR" in said
+    for option in OPTIONS[name]:
+        assert re.search(rf"^ +(-\w, )?{option}\b|, {option}\b", said, re.MULTILINE), option
+    listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", said, re.MULTILINE))
+    assert listed <= {*OPTIONS[name], "--help", "--resume", "--renew"}
+
+
+def test_no_command_asks_for_torch_before_it_is_needed() -> None:
+    """In a process of its own, as this one has imported everything."""
+    code = (
+        "import sys; sys.argv = ['fedtl', 'deploy', 'server', '--help']\n"
+        "from fedtl import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(*sorted({'torch', 'flwr', 'grpc', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
+
+
+# Dry runs.
+
+
+def test_the_server_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
+    said = fedtl("server", "study", "--dry-run", "--host", "10.0.0.1")
+    server = read_server(here / "study")
+    assert said.count("\n") == 1
+    for words in (
+        f"--ssl-certfile {server.certificate}",
+        f"--ssl-keyfile {server.key}",
+        f"--fleet-api-address 10.0.0.1:{server.port}",
+        f"--host 127.0.0.1 --port {server.control_port}",
+        "--enable-supernode-auth",
+        f"FLWR_HOME={server.flower_home}",
+        "FLWR_TELEMETRY_ENABLED=0",
+    ):
+        assert words in said
+    assert "--insecure" not in said
+    assert not server.log.exists()
+
+
+def test_the_client_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
+    said = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()
+    client = read_client(here / "study" / "b")
+    assert said[0] == "b: 6 training and 4 test samples, float32 [4]; labels to 2"
+    assert len(said) == 2
+    for words in (
+        f"flower-supernode --root-certificates {client.ca} --superlink {client.server}",
+        f"--auth-supernode-private-key {client.key}",
+        f"PATH={client.flower_home}/bin:",
+        "$PATH",
+    ):
+        assert words in said[1]
+    assert "--insecure" not in said[1]
+    assert not client.log.exists()
+    assert not client.flower_home.exists()
+
+
+def test_the_run_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
+    said = fedtl("run", "clinics.toml", "study", "rounds=3", "--dry-run")
+    app = here / "study" / "server" / "flower" / "app"
+    assert f"flwr run {app} fedtl --run-config" in said
+    assert said.count("\n") == 1
+    assert not app.exists()
+    assert not Path("results").exists()
+
+
+# init.
+
+
+def test_init_says_what_goes_where(fedtl: Fedtl, here: Path) -> None:
+    said = fedtl("init", "new", "--clients", "x, y,,", "--server", "fed.example.org", "--port", 7001).splitlines()
+    assert said == [
+        "new/server: for the server, which runs: fedtl deploy server server",
+        "new/x: for x, who runs: fedtl deploy client x --data PATH",
+        "new/y: for y, who runs: fedtl deploy client y --data PATH",
+        "new/authority: keep it here; whoever has it can pass for the server",
+    ]
+    assert (read_server("new").clients, read_server("new").port) == (("x", "y"), 7001)
+
+
+def test_renewal(fedtl: Fedtl, here: Path) -> None:
+    before = {path: path.read_bytes() for path in Path("study").rglob("*") if path.is_file()}
+    said = fedtl("init", "study", "--renew", "--days", 5)
+    assert said == "study/server: a new certificate, for 5 days; copy server.pem and server.key to the server\n"
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {"server.pem", "server.key"}
+    said = fedtl("init", "study", "--renew", "--server", "10.1.2.3").splitlines()
+    assert said[1] == 'and set server = "10.1.2.3:PORT" in each client\'s client.toml'
+    assert read_server("study").host == "10.1.2.3"
+    said = fedtl.fails("init", "study", "--renew", "--clients", "c")
+    assert said == "--clients: the clients of a deployment stay as they are; leave it out with --renew"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["init", "new", "--server", "localhost"], "--clients is missing: give the clients' names, as --clients a,b,c"),
+        (["init", "new", "--server", "localhost", "--clients", ","], "--clients is missing: "),
+        (["init", "new", "--clients", "x"], "--server is missing: give the host name or IP address"),
+        (["init", "study", "--clients", "x", "--server", "localhost"], "{}/study exists already: "),
+        (["init", "new", "--clients", "../x", "--server", "localhost"], "clients"),
+        (["init", "new", "--clients", "x,X", "--server", "localhost"], "clients"),
+        (["init", "new", "--clients", "x", "--server", "https://a"], "host = 'https://a'"),
+        (["init", "new", "--clients", "x", "--server", "a", "--days", "0"], "days = 0: give 1 to 3650"),
+        (["init", "new", "--renew"], "new does not exist: give a folder that `fedtl deploy init` made"),
+        (["server", "study/a", "--dry-run"], "study/a is a client's folder: give the server's"),
+        (["server", "data", "--dry-run"], "data has no server.toml, so it is no server's folder"),
+        (["server", "nowhere"], "nowhere does not exist: "),
+        (["client", "study/server", "--data", "data"], "study/server is the server's folder: give a client's"),
+        (["client", "study", "--data", "data"], "study holds the folders of clients: give one of a, b, as study/a"),
+        (["client", "study/a", "--data", "none"], "none: there is no such file or folder"),
+        (["client", "study/a", "--data", "clinics.toml"], "clinics.toml: a single file must be .csv; "),
+        (["client", "study/a", "--data", "data", "--device", "tpu"], "--device = 'tpu': give auto, cpu or cuda"),
+        (["client", "study/a", "--data", "data", "--channels", "2"], "--channels = 2: give 1 or 3"),
+        (["client", "study/a", "--data", "data", "--label", "y"], "label = 'y': only .csv files have columns"),
+        (["client", "study/a", "--data", "data", "--test-share", "1"], "test_share = 1: should be"),
+        (["client", "study/a", "--data", "data", "--config", "none.toml"], "there is no config 'none.toml', "),
+        (["run", "none.toml", "study"], "there is no config 'none.toml', "),
+        (["run", "clinics.toml", "study/a"], "study/a is a client's folder: give the server's"),
+        (["run", "clinics.toml", "study", "--data", "none"], "none: there is no such file or folder"),
+        (["run", "clinics.toml", "study", "deploy.min_clients=3"], "deploy.min_clients = 3: there are only 2"),
+        (
+            ["run", "clinics.toml", "study", "strategy.clients_per_round=3"],
+            "strategy.clients_per_round = 3: there are only 2",
+        ),
+        (["run", "clinics.toml", "study", "deploy.wait=0"], "deploy.wait = 0"),
+        (["run", "clinics.toml", "study", "--resume", "--out", "x"], "--resume: x holds no run"),
+        (["revoke", "study", "c"], "'c' is no client of {}/study/server: "),
+        (["revoke", "study/a", "a"], "study/a is a client's folder: give the server's"),
+        (["status", "data"], "data has no server.toml, so it is no server's folder"),
+    ],
+    ids=lambda words: "_".join(words)[:60] if isinstance(words, list) else "",
+)
+def test_what_is_wrong_is_one_sentence(words: list[str], sentence: str, fedtl: Fedtl, here: Path) -> None:
+    said = fedtl.fails(*words)
+    assert said.startswith(sentence.format(here))
+    assert not Path("new").exists()
+
+
+def test_an_occupied_folder(fedtl: Fedtl) -> None:
+    Path("x").mkdir()
+    Path("x/config.toml").write_text(CONFIG)
+    said = fedtl.fails("run", "clinics.toml", "study", "--out", "x")
+    assert said == "x holds a run already: add --resume to go on with it, or choose another --out"
+
+
+def test_a_simulated_run_is_not_gone_on_with(fedtl: Fedtl) -> None:
+    Path("x").mkdir()
+    Path("x/config.toml").write_text(CONFIG)
+    Path("x/environment.json").write_text("{}")
+    said = fedtl.fails("run", "clinics.toml", "study", "--resume", "--out", "x")
+    assert said == "--resume: x holds a simulated run; go on with it by fedtl run"
+
+
+def test_a_run_without_a_server(fedtl: Fedtl, here: Path) -> None:
+    said = fedtl.fails("run", "clinics.toml", "study", "-q", code=1)
+    assert said == (f"no server runs on this machine for {here}/study/server: start it with fedtl deploy server")
+    assert not Path("results").exists()
+    assert not (here / "study" / "server" / "studies").exists()
+
+
+def test_options_that_are_missing_or_wrong(fedtl: Fedtl) -> None:
+    assert "Missing option '--data'" in fedtl("client", "study/a", code=2)
+    assert "Missing argument" in fedtl("run", "clinics.toml", code=2)
+    assert "No such option" in fedtl("server", "study", "--insecure", code=2)
+    assert "--port" in fedtl("init", "new", "--port", "x", code=2)
+
+
+# status.
+
+
+def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
+    said = fedtl("status", "study")
+    assert re.fullmatch(r"the server does not run; its certificate is valid until \d{4}-\d\d-\d\d\n", said)
+    server = read_server(here / "study")
+    experiment = build(
+        {
+            "name": "clinics",
+            "rounds": 2,
+            "data": {"name": "digits", "clients": 2},
+            "model": {"name": "logistic"},
+            "strategy": {"name": "fedavg", "lr": 0.1},
+        }
+    ).tables()
+    ends: dict[str, Any] = {"one": {}, "two": {"error": "too few [bold]clients", "wrong": False}, "three": None}
+    for name, end in ends.items():
+        order = Order(name, experiment, f"/r/{name}", None, False, [])
+        order.write(server)
+        if end is not None:
+            order.ended(server, end)
+    lines = fedtl("status", "study/server", width=100).splitlines()[1:]
+    rows = [re.split(r"  +", line.strip()) for line in lines if "/r/" in line]
+    assert rows == [
+        ["one", "0", "finished", "/r/one"],
+        ["three", "0", "not ended", "/r/three"],
+        ["two", "0", "ended: too few [bold]clients", "/r/two"],
+    ]
+
+
+def test_status_of_a_client(fedtl: Fedtl, here: Path) -> None:
+    client = read_client(here / "study" / "a")
+    assert fedtl("status", "study/a") == f"a does not run; its server is {client.server}\n"
+    study = client.studies / "clinics-1"
+    (study / "checkpoint").mkdir(parents=True)
+    (study / "checkpoint" / "checkpoint.json").write_text(json.dumps({"round": 7}))
+    (study / "memories" / "0").mkdir(parents=True)
+    (study / "memories" / "0" / "1.safetensors").touch()
+    row = fedtl("status", "study/a", width=200).splitlines()[-1]
+    assert re.split(r"  +", row.strip()) == ["clinics-1", "7", "keeps memories", str(study)]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(client.socket))
+        listener.listen()
+        assert fedtl("status", "study/a").startswith("a takes part; its server is localhost:")
+
+
+# revoke.
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *texts: dict[str, Any]) -> list[str]:
+    """A server that runs, and what Flower's command line prints; gives the command lines."""
+    asked, left = list[str](), [*texts]
+
+    def runs(command: Command) -> subprocess.CompletedProcess[str]:
+        asked.append(str(command))
+        return subprocess.CompletedProcess([], 0, json.dumps(left.pop(0)), "")
+
+    monkeypatch.setattr(server_module, "runs", lambda _: True)
+    monkeypatch.setattr(server_module, "run", runs)
+    return asked
+
+
+def test_a_client_that_is_let_in_no_longer(fedtl: Fedtl, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fedtl("revoke", "study", "a") == "a is let in no longer\n"
+    server = read_server(here / "study")
+    assert (server.clients, server.admitted) == (("a", "b"), ("b",))
+    assert not server.public_key("a").exists()
+    assert fedtl("revoke", "study", "a") == "a is let in no longer\n"
+    server.flower_home.mkdir(exist_ok=True)
+    asked = answers(monkeypatch, {"success": True, "node-id": 77}, {"success": False, "error-message": "no"})
+    server_module.register(server, "b")
+    assert server_module.node_numbers(server) == {"b": "77"}
+    said = fedtl.fails("revoke", "study", "b", code=1)
+    assert said == "b cannot be shut out: no"
+    assert read_server(here / "study").admitted == ()  # at the latest when the server is started again
+    assert server_module.node_numbers(server) == {"b": "77"}
+    asked = answers(monkeypatch, {"success": True})
+    assert fedtl("revoke", "study", "b") == "b is let in no longer\n"
+    assert server_module.node_numbers(server) == {}
+    assert len(asked) == 1
+    assert "supernode unregister 77" in asked[0]
+
+
+# What has no effect.
+
+
+def test_what_has_no_effect_is_said(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends(*_: Any) -> None:
+        raise RunError("nothing is started here")
+
+    monkeypatch.setattr(runs_module, "start", ends)
+    alone, more = ["deploy.min_clients=1"], ["max_failures=0.2"]
+    note = "max_failures has no effect: deploy.min_clients says how many clients must not fail"
+    for words, said in ((alone, False), (more, False), (alone + more, True)):
+        fedtl("run", "clinics.toml", "study", *words, code=1)
+        assert (note in fedtl.out) == said
+
+
+def test_arguments_are_in_the_usage(fedtl: Fedtl) -> None:
+    assert "CONFIG DIR [KEY=VALUE]..." in " ".join(fedtl("run", "--help", width=100).split())

@@ -1,0 +1,156 @@
+"""A study on real clients gives the numbers of its simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.deploy.deployment import Deployment, export, failures, memory, model, rounds, simulated, write_config
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+
+# The numbers had the same bits where this was written; two machines with other processors need not agree so far.
+EQUAL: Mapping[str, Any] = {"rtol": 1e-6, "atol": 1e-7}
+
+# Two domains: a mini-batch holds samples of both.
+CONFIG = """
+name = "{name}"
+seed = 7
+rounds = {rounds}
+device = "cpu"
+
+[data]
+name = "digits"
+clients = 3
+samples = 240
+partition = { name = "dirichlet", alpha = 1.0, min_size = 20 }
+
+[data.target]
+name = "digits"
+samples = 240
+look = { rotate = 40.0 }
+
+[model]
+name = "mlp"
+hidden = [16]
+
+[strategy]
+{strategy}
+local_steps = 4
+batch_size = 10
+lr = 0.05
+
+[[objective]]
+term = "cross_entropy"
+
+[[objective]]
+{term}
+
+[evaluate]
+every = 3
+"""
+
+# By name: rounds, the method's options, and the second term.
+STUDIES = {
+    "pfedme": (
+        5,
+        'name = "pfedme"\nlam = 15.0\ninner_steps = 3\ninner_lr = 0.05\nprivate = ["head"]',
+        'term = "mmd"\nramp = "linear"',
+    ),
+    "fedavg": (2, 'name = "fedavg"\nweighting = "samples"', 'term = "remote_coral"'),
+    "local": (2, 'name = "local"', 'term = "prototype"'),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One experiment on real clients and simulated: both runs' folders, and the one with the clients' folders."""
+
+    name: str
+    deployed: Path
+    simulated: Path
+    clients: Path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
+    """All studies, one after another on one server."""
+    folder = tmp_path_factory.mktemp("equality")
+    configs = {
+        name: write_config(folder / f"{name}.toml", CONFIG, name=name, rounds=n, strategy=strategy, term=term)
+        for name, (n, strategy, term) in STUDIES.items()
+    }
+    data = export(configs["pfedme"], folder / "data")
+    deployment = Deployment(folder / "study", "abc", data)
+    found = {}
+    try:
+        deployment.server()
+        deployment.clients()
+        for name, config in configs.items():
+            # With it the server has its test set, and knows how the simulation normalises samples.
+            deployed = deployment.run(config, folder / "deployed" / name, "--data", data / "server")
+            assert deployed.end() == 0, deployed.text
+            there = simulated(config, folder / "simulated" / name)
+            found[name] = Pair(name, folder / "deployed" / name, there, deployment.folder)
+        yield found
+    finally:
+        deployment.close()
+
+
+@pytest.fixture(params=sorted(STUDIES))
+def pair(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Pair:
+    return pairs[request.param]
+
+
+def test_every_round_was_of_all_clients(pair: Pair) -> None:
+    found = rounds(pair.deployed)
+    assert [line["round"] for line in found] == [*range(1, STUDIES[pair.name][0] + 1)]
+    assert [line["clients"] for line in found] == [[0, 1, 2]] * len(found)
+    assert not any(map(failures, found))
+
+
+def test_the_final_model_is_the_simulations(pair: Pair) -> None:
+    here, there = model(pair.deployed), model(pair.simulated)
+    assert np.isfinite(here).all()
+    np.testing.assert_allclose(here, there, **EQUAL)
+
+
+def test_what_clients_keep_is_what_simulated_ones_keep(pair: Pair) -> None:
+    last = STUDIES[pair.name][0]
+    keeps = pair.name != "fedavg"
+    assert any(pair.simulated.rglob("memories/*/*")) is keeps
+    for client, name in enumerate("abc" if keeps else ""):
+        folders = [*(pair.clients / name / "studies").glob(f"{pair.name}-*")]
+        assert len(folders) == 1
+        here, there = memory(folders[0], client, last), memory(pair.simulated, client, last)
+        assert here.keys() == there.keys()
+        for key, vector in here.items():
+            np.testing.assert_allclose(vector, there[key], **EQUAL)
+
+
+def test_the_server_holds_no_clients_memory(pair: Pair) -> None:
+    assert not [*pair.deployed.rglob("memories/*/*")]
+    for name in "abc":
+        held = {file.stem.partition("-")[0] for file in (pair.clients / name).rglob("memories/*/*")}
+        assert held <= {str("abc".index(name))}
+
+
+def test_the_records_are_the_simulations(pair: Pair) -> None:
+    for here, there in zip(rounds(pair.deployed), rounds(pair.simulated), strict=True):
+        for key in ("steps", "bytes_up", "bytes_down"):
+            assert here[key] == there[key]
+        assert here["train"] == pytest.approx(there["train"], rel=1e-6)
+        assert ("scores" in here) == ("scores" in there)
+        scores, wanted = here.get("scores", {}), there.get("scores", {})
+        assert scores.keys() == wanted.keys()
+        for name, score in scores.items():
+            assert numbers(score) == pytest.approx(numbers(wanted[name]), rel=1e-6), name
+
+
+def numbers(score: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in score.items() if isinstance(value, (int, float))}

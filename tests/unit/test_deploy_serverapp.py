@@ -1,0 +1,480 @@
+"""A study's whole rounds among clients that hold exported files: the same bits as the simulation of the same config.
+
+Every client is a desk over its own files; what it is sent and answers is serialised as on the network.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Error, Message, RecordDict
+from safetensors.numpy import load_file
+
+import fedtl
+from fedtl import messages as m
+from fedtl.choice import ConfigError
+from fedtl.config import Config, build
+from fedtl.data.export import export
+from fedtl.data.federate import federate
+from fedtl.data.frame import Frame
+from fedtl.data.own import read_own
+from fedtl.deploy import clientapp, folders, serverapp
+from fedtl.deploy import link as links
+from fedtl.deploy.desk import Declined, Desk
+from fedtl.deploy.folders import ServerFolder, read_client, read_server
+from fedtl.deploy.link import Described
+from fedtl.deploy.process import alone
+from fedtl.deploy.serverapp import Order, common_frame
+from fedtl.experiment import Silent, open_run
+from fedtl.failure import RunError
+from tests.contract.test_grids import records
+from tests.unit.test_deploy_link import Answer, Node, PretendedGrid, travelled
+
+NAMES = ("north", "south", "west")
+
+
+def tables(**more: Any) -> dict[str, Any]:
+    data = {"name": "digits", "clients": 3, "samples": 150, "partition": {"name": "dirichlet", "alpha": 1.0}}
+    return {
+        "name": "deployed",
+        "seed": 4,
+        "rounds": 2,
+        "device": "cpu",
+        "model": {"name": "mlp", "hidden": [8]},
+        "simulation": {"grid": "in-process", "recorded": False},
+        "strategy": {"name": "fedavg", **SGD},
+        **more,
+        "data": {**data, **more.get("data", {})},
+    }
+
+
+SGD = {"lr": 0.1, "local_steps": 3, "batch_size": 8}
+LOOK = {"name": "digits", "look": {"invert": True}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "fedavg by samples, recorded": {
+        "strategy": {"name": "fedavg", **SGD, "weighting": "samples", "server": {"name": "momentum"}},
+        "simulation": {"grid": "in-process"},
+    },
+    "fedavg, two of three": {"strategy": {"name": "fedavg", **SGD, "clients_per_round": 2}},
+    "pfedme": {"strategy": {"name": "pfedme", **SGD, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05}},
+    "local": {"strategy": {"name": "local", **SGD}},
+    "private head": {"strategy": {"name": "fedavg", **SGD, "private": ["head"]}},
+    "moon": {"objective": [{"term": "cross_entropy"}, {"term": "moon"}]},
+    "statistics": {
+        "data": {"target": {**LOOK, "samples": 100, "clients": 1}, "clients": 2},
+        "objective": [{"term": "cross_entropy"}, {"term": "remote_coral", "weight": 0.5}],
+    },
+    "prototypes": {"objective": [{"term": "cross_entropy"}, {"term": "prototype"}]},
+    "phases": {
+        "data": {"target": {**LOOK, "samples": 100}},
+        "rounds": None,
+        "phases": [
+            {"rounds": 2, "objective": [{"term": "cross_entropy"}]},
+            {"rounds": 2, "strategy": {"lr": 0.02}, "objective": [{"term": "adda", "shared": False}]},
+        ],
+    },
+    "few labels": {
+        "data": {"labelled_fraction": 0.3},
+        "objective": [{"term": "cross_entropy"}, {"term": "entropy", "weight": 0.1}],
+    },
+    "target": {
+        "data": {"target": {**LOOK, "samples": 100}},
+        "objective": [{"term": "cross_entropy"}, {"term": "coral"}],
+    },
+    "public": {
+        "data": {"public": {**LOOK, "samples": 40}},
+        "strategy": {"name": "feddf", **SGD, "distill_steps": 3, "distill_batch_size": 16},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "POLL", 0.001)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys and folders, which no test changes."""
+    path = tmp_path_factory.mktemp("made") / "deployment"
+    folders.create(path, NAMES, "localhost")
+    return path
+
+
+def at_desk(desk: Desk, kind: str, content: RecordDict) -> RecordDict | Error:
+    """What a client's processes make of a message."""
+    try:
+        return travelled(desk.answer(kind, travelled(content)))
+    except Declined as error:
+        return Error(0, str(error))
+
+
+@dataclass
+class Deployment:
+    """Three clients with their files, and a server with its own."""
+
+    config: dict[str, Any]
+    path: Path
+    folder: ServerFolder
+    grid: PretendedGrid
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+    def client(self, name: str) -> Path:
+        return self.path / "deployment" / name
+
+    def begin_clients(
+        self, wrap: Callable[[Answer], Answer] = lambda answer: answer, approved: Config | None = None
+    ) -> None:
+        """Start the clients' processes, anew."""
+        self.grid.nodes = []
+        for i, name in enumerate(self.folder.clients):
+            desk = Desk(read_own(str(self.path / "data" / name)), read_client(self.client(name)), "cpu", approved)
+            key = serverapp._key(self.folder, name)
+            self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, desk))))
+
+    def serve(self, data: bool = True, resume: bool = False, **changes: Any) -> None:
+        experiment = build({**self.config, **changes}).tables()
+        where = str(self.path / "data" / "server") if data else None
+        order = Order("study-1", experiment, str(self.run), where, resume, ["fedtl", "deploy", "run"])
+        serverapp.serve(order, self.folder, self.grid)
+
+
+@pytest.fixture
+def deploy(made: Path, tmp_path: Path) -> Callable[..., Deployment]:
+    def begin(config: dict[str, Any]) -> Deployment:
+        read = build(config)
+        shutil.copytree(made, tmp_path / "deployment")
+        export(federate(read.data, read.seed), tmp_path / "data", NAMES)
+        found = Deployment(config, tmp_path, read_server(tmp_path / "deployment"), PretendedGrid())
+        found.begin_clients()
+        return found
+
+    return begin
+
+
+def without_none(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def model(folder: Path) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in load_file(folder / "model.safetensors").items()}
+
+
+def memories(folder: Path) -> dict[str, dict[str, bytes]]:
+    """All clients' memories, by the file's place in them."""
+    files = sorted((folder / "memories").rglob("*.safetensors"))
+    return {
+        str(file.relative_to(folder / "memories")): {k: v.tobytes() for k, v in load_file(file).items()}
+        for file in files
+    }
+
+
+def check_equal(deployed: Deployment, simulated: Path) -> None:
+    for name in ("rounds.jsonl", "clients.jsonl"):
+        assert records(deployed.run, name) == records(simulated, name)
+    assert model(deployed.run) == model(simulated)
+    own: dict[str, dict[str, bytes]] = {}
+    for name in NAMES:
+        own |= memories(deployed.client(name) / "studies" / "study-1")
+    assert own == memories(simulated)
+
+
+# The same bits.
+
+
+@pytest.mark.parametrize("which", CONFIGS)
+def test_what_a_simulation_computes(which: str, deploy: Callable[..., Deployment], tmp_path: Path) -> None:
+    config = without_none(tables(**CONFIGS[which]))
+    fedtl.run(config, out=tmp_path / "simulated")
+    deployed = deploy(config)
+    deployed.serve()
+    assert all(not line["failures"] for line in records(deployed.run))
+    check_equal(deployed, tmp_path / "simulated")
+    about = json.loads((deployed.run / "environment.json").read_text())
+    assert (about["grid"], about["study"], about["names"]) == ("deployed", "study-1", list(NAMES))
+
+
+@pytest.mark.parametrize("kind", ["pixel", "dataset"])
+def test_clients_agree_on_a_normalisation_that_is_that_of_all_samples(
+    kind: str, deploy: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    """Without ``frame.json``: of bytes the sums are whole numbers, so it does not matter who added them up."""
+    config = tables(data={"normalise": kind, "server_test_share": 0, "test_share": 0})
+    del config["data"]["samples"]  # "dataset" is of the whole data set, of which all are somebody's
+    deployed = deploy(config)
+    deployed.serve(data=False)
+    read = build(config)
+    whole = Frame.of(federate(read.data, read.seed))
+    agreed = Frame.read(deployed.run / "frame.json")
+    assert (agreed.shape, agreed.dtype, agreed.classes) == (whole.shape, whole.dtype, whole.classes)
+    assert np.array_equal(agreed.scale, whole.scale)
+    assert np.array_equal(agreed.shift, whole.shift)
+    fedtl.run(config, out=tmp_path / "simulated")
+    check_equal(deployed, tmp_path / "simulated")
+
+
+def test_a_run_that_is_gone_on_with_by_new_processes(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
+    config = tables(**CONFIGS["pfedme"])
+    fedtl.run(config, out=tmp_path / "simulated")
+    deployed = deploy(config)
+    deployed.serve(rounds=1)
+    asked = len(deployed.grid.sent)
+    deployed.begin_clients()
+    deployed.serve(resume=True)
+    check_equal(deployed, tmp_path / "simulated")
+    rounds = [m.config_of(sent.content).get(m.ROUND) for sent in deployed.grid.sent[asked:]]
+    assert [round for round in rounds if round is not None] == [2] * 6
+
+
+def test_a_client_that_is_away_in_a_round_is_a_failure_there(deploy: Callable[..., Deployment]) -> None:
+    def away(answer: Answer) -> Answer:
+        def found(kind: str, content: RecordDict) -> Any:
+            north = deployed.grid.nodes[0]
+            if kind == "train":
+                north.online = m.config_of(content)[m.ROUND] != 1  # from the second message of round 1 on
+            return answer(kind, content)
+
+        return found
+
+    deployed = deploy(tables(evaluate={"every": 2}))
+    deployed.begin_clients(away)
+    deployed.grid.nodes[0].answer = lambda kind, content: (
+        None if kind == "train" and m.config_of(content)[m.ROUND] == 1 else north(kind, content)
+    )
+    north = functools.partial(
+        at_desk, Desk(read_own(str(deployed.path / "data" / "north")), read_client(deployed.client("north")), "cpu")
+    )
+    links_look, links.LOOK_AROUND = links.LOOK_AROUND, 0.0
+    try:
+        deployed.serve(max_failures=0.5)
+    finally:
+        links.LOOK_AROUND = links_look
+    failures = [line["failures"] for line in records(deployed.run)]
+    assert len(failures[0]) == 1
+    assert "its connection was lost" in str(failures[0])
+
+
+def test_noise_travels_as_an_upload_does(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
+    privacy = {"clipping_norm": 1.0, "sensitivity": 1e-12, "epsilon": 1.0, "delta": 1e-5}
+    config = tables(deploy={"privacy": privacy}, rounds=2)
+    deployed = deploy(config)
+
+    def noised(answer: Answer) -> Answer:
+        def found(kind: str, content: RecordDict) -> RecordDict | Error | None:
+            message = Message(content, 70, kind)
+            message.metadata.__dict__["_message_id"] = "m"
+            context = Context(1, 70, {}, RecordDict(), {})
+
+            def proceed(message: Message, _: Context) -> Message:
+                reply = answer(kind, message.content)
+                assert reply is not None
+                return Message(reply, reply_to=message)
+
+            reply = clientapp.with_privacy(message, context, proceed)
+            return reply.error if reply.has_error() else reply.content
+
+        return found
+
+    deployed.begin_clients(noised)
+    deployed.serve()
+    assert all(not line["failures"] for line in records(deployed.run))
+    # With hardly any noise only the clipping is left, which here leaves the updates as they are.
+    fedtl.run({**config, "deploy": {}}, out=tmp_path / "simulated")
+    for name, value in load_file(tmp_path / "simulated" / "model.safetensors").items():
+        assert load_file(deployed.run / "model.safetensors")[name] == pytest.approx(value, abs=1e-5)
+
+
+def test_noise_and_batch_norm_do_not_go_together(deploy: Callable[..., Deployment]) -> None:
+    privacy = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
+    config = tables(model={"name": "tests.unit.test_deploy_serverapp:batch_normed"})
+    deployed = deploy(config)
+    deployed.begin_clients(approved=build({**config, "deploy": {"privacy": privacy}}))
+    with pytest.raises(ConfigError, match=r"^deploy\.privacy: the noise could make a batch-norm's variance negative"):
+        deployed.serve(deploy={"privacy": privacy})
+
+
+def test_sums_would_travel_without_noise(deploy: Callable[..., Deployment], capsys: pytest.CaptureFixture[str]) -> None:
+    privacy = {"clipping_norm": 1.0, "epsilon": 20.0, "delta": 1e-5}
+    deployed = deploy(tables(deploy={"privacy": privacy}))
+    with pytest.raises(ConfigError, match=r"^deploy\.privacy: clients' sums .*; give the server a frame\.json"):
+        deployed.serve(data=False)
+    assert deployed.grid.sent == []
+    assert capsys.readouterr().out.startswith("fedtl: noise of standard deviation 0.4845 on each number of an upload; ")
+
+
+def batch_normed(classes: int) -> Any:
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, classes))
+
+
+# Who does not go with the others.
+
+
+def test_what_the_server_tells_of_a_study_that_cannot_begin(deploy: Callable[..., Deployment]) -> None:
+    deployed = deploy(tables(deploy={"wait": 0.05, "min_clients": 3}))
+    deployed.grid.nodes[2].answer = lambda *_: Error(0, "it is asleep")
+    with pytest.raises(RunError, match=r"^only 2 of 3 clients said what they hold, 3 must$"):
+        deployed.serve()
+    deployed.grid.nodes[2].online = False
+    with pytest.raises(RunError, match=r"^2 of 3 clients are connected after .* 3 must be; not there: west$"):
+        deployed.serve()
+    assert not deployed.run.exists()
+
+
+ONE = Described(5, 0, 2, 0, 0, (1, 2, 2), "uint8", 2, None)
+
+
+def test_what_descriptions_have_in_common() -> None:
+    config = build(tables(data={"normalise": "none"}))
+    frame = common_frame({"a": ONE, "b": replace(ONE, largest_label=4), "c": replace(ONE, largest_label=-1)}, config)
+    assert (frame.shape, frame.dtype, frame.classes, frame.labels) == ((1, 2, 2), "uint8", 5, ())
+    words = replace(ONE, largest_label=None, names=("cat", "dog"))
+    frame = common_frame({"a": words, "b": replace(words, names=("ant", "dog"))}, config)
+    assert (frame.classes, frame.labels) == (3, ("ant", "cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"shape": (3, 2, 2)}, "a sample of b is uint8 [3, 2, 2], and one of a uint8 [1, 2, 2]; all clients must"),
+        ({"dtype": "float32"}, "a sample of b is float32 [1, 2, 2], and one of a uint8 [1, 2, 2]; all clients must"),
+        ({"names": ("x",)}, "labels are words at b and numbers at a; all clients must use one kind"),
+    ],
+)
+def test_descriptions_that_differ(other: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        common_frame({"a": ONE, "b": replace(ONE, **other)}, build(tables(data={"normalise": "none"})))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_clients_without_any_label() -> None:
+    with pytest.raises(ConfigError, match=r"^no client has a label, .*: give a frame\.json with --data$"):
+        common_frame({"a": replace(ONE, largest_label=-1)}, build(tables(data={"normalise": "none"})))
+
+
+def test_a_client_that_the_frame_does_not_fit_is_named(deploy: Callable[..., Deployment]) -> None:
+    deployed = deploy(tables())
+    frame = deployed.path / "data" / "server" / "frame.json"
+    table = json.loads(frame.read_text())
+    frame.write_text(json.dumps(table | {"classes": 10, "labels": [], "shape": [1, 64], "scale": 1.0, "shift": 0.0}))
+    (deployed.path / "data" / "server" / "test.npz").unlink()
+    with pytest.raises(
+        ConfigError, match=r"^a sample of north is uint8 \[1, 8, 8\]; this study's are uint8 \[1, 64\]$"
+    ):
+        deployed.serve()
+    frame.write_text(json.dumps(table | {"classes": 3, "labels": []}))
+    with pytest.raises(ConfigError, match=r"^north has the label [4-9]; this study has 3 classes from 0$"):
+        deployed.serve()
+    assert not deployed.run.exists()
+
+
+def test_the_public_samples_must_be_the_servers_too(deploy: Callable[..., Deployment]) -> None:
+    deployed = deploy(tables(**CONFIGS["public"]))
+    with pytest.raises(ConfigError, match=r"^'ensemble of the clients' is about public .*: give it those with --data"):
+        deployed.serve(data=False)
+    public = deployed.path / "data" / "server" / "public.npz"
+    with np.load(public) as file:
+        np.savez(public, x=file["x"][1:])
+    with pytest.raises(ConfigError, match=r"^north has 40 public samples, and the server 39$"):
+        deployed.serve()
+
+
+def test_no_room_is_made_for_the_samples_that_a_client_claims(tmp_path: Path) -> None:
+    config = build(tables())
+    server = open_run(config, federate(config.data, 4), tmp_path / "run", False, Silent(), elsewhere=True)
+    tracemalloc.start()
+    try:
+        serverapp._let_sample_who_can(server, {0: replace(ONE, train=10**7)})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(phase.clients) if phase.clients is not None else 3 for phase in server.strategy.phases] == [3]
+    assert most < 2**20
+
+
+# Orders.
+
+
+def test_an_order_and_how_it_ended(made: Path, tmp_path: Path) -> None:
+    folder = read_server(shutil.copytree(made, tmp_path / "deployment"))
+    order = Order("study-1", tables(), "/run", None, False, ["fedtl"])
+    order.write(folder)
+    assert Order.read(folder, "study-1") == order
+    assert order.end(folder) is None
+    order.ended(folder, {"error": "é", "wrong": True})
+    assert order.end(folder) == {"error": "é", "wrong": True}
+    order.write(folder)
+    assert order.end(folder) is None
+    order.forget(folder)
+    order.forget(folder)
+    assert [path.name for path in folder.studies.iterdir()] == []
+
+
+def test_a_study_has_one_server(
+    deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flower may start a run again whose server it takes for dead."""
+    deployed = deploy(tables(rounds=1))
+    monkeypatch.setenv(serverapp.SERVER_FOLDER, str(deployed.folder.path))
+    monkeypatch.setattr(serverapp, "ENDS_WITHIN", 0.0)
+    experiment = build(deployed.config).tables()
+    order = Order("s", experiment, str(deployed.run), str(deployed.path / "data" / "server"), False, ["fedtl"])
+    order.write(deployed.folder)
+    context = Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"})
+    with alone(deployed.folder.studies / "s.lock", "held"), pytest.raises(SystemExit):
+        serverapp.main(deployed.grid, context)
+    assert "is going on already: fedtl deploy status" in capsys.readouterr().out
+    assert order.end(deployed.folder) is None  # it is the other's to say
+    assert deployed.grid.sent == []
+    assert not deployed.run.exists()
+    serverapp.main(deployed.grid, context)
+    assert order.end(deployed.folder) == {}
+
+
+def test_an_objective_that_nobody_can_train(tmp_path: Path) -> None:
+    config = build(tables(**CONFIGS["target"]))
+    server = open_run(config, federate(config.data, 4), tmp_path / "run", False, Silent(), elsewhere=True)
+    nothing = replace(ONE, train=0)
+    with pytest.raises(ConfigError, match=r"^no client holds what the objective of the rounds 1 to 2 trains on$"):
+        serverapp._let_sample_who_can(server, dict.fromkeys(range(3), nothing))
+    serverapp._let_sample_who_can(server, {0: nothing, 1: replace(ONE, unlabelled=5)})  # who is not known may hold some
+    assert [phase.clients.tolist() for phase in server.strategy.phases if phase.clients is not None] == [[1, 2]]
+
+
+def test_flower_starts_the_order_that_the_run_names(
+    deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed = deploy(tables(rounds=1))
+    monkeypatch.setenv(serverapp.SERVER_FOLDER, str(deployed.folder.path))
+    where = str(deployed.path / "data" / "server")
+    for run, code in (("run", None), ("run", 1)):  # the second time the folder is taken
+        order = Order("s", build(deployed.config).tables(), str(deployed.path / run), where, False, ["fedtl"])
+        order.write(deployed.folder)
+        context = Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"})
+        if code is None:
+            serverapp.main(deployed.grid, context)
+            assert order.end(deployed.folder) == {}
+            said = capsys.readouterr().out.splitlines()
+            assert said[0] == f"fedtl: fedavg, 1 rounds, in {deployed.run}"
+            assert said[1].startswith("fedtl: round 1/1: ")
+            assert "3 of 3 clients; global/clients" in said[1]
+        else:
+            with pytest.raises(SystemExit):
+                serverapp.main(deployed.grid, context)
+            end = order.end(deployed.folder)
+            assert end is not None
+            assert end["wrong"]
+            assert "holds a run already" in end["error"]

@@ -1,0 +1,122 @@
+"""What the disk has before a file gets its name, where a power cut must lose nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedtl import record
+from fedtl.config import build
+from fedtl.data.federate import federate
+from fedtl.durable import put, settle
+from fedtl.experiment import Silent, open_run
+from fedtl.record import Recorder
+from fedtl.store import MemoryStore
+from fedtl.strategies.strategy import Round
+
+TABLES: dict[str, Any] = {
+    "name": "tiny",
+    "rounds": 1,
+    "device": "cpu",
+    "data": {"name": "digits", "clients": 2, "samples": 60},
+    "model": {"name": "logistic"},
+    "strategy": {"name": "fedavg", "lr": 0.1},
+    "simulation": {"grid": "in-process", "recorded": False},
+}
+
+
+class Disk:
+    """What was waited for, and which names files got, one after another; a file is known by its inode."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waited: list[int] = []
+        self.named: list[tuple[Path, bool]] = []
+        """Each file that got a name, and whether the disk had its content by then."""
+        fsync, replace = os.fsync, Path.replace
+
+        def waits(file: int) -> None:
+            self.waited.append(os.fstat(file).st_ino)
+            fsync(file)
+
+        def names(path: Path, target: Path) -> Path:
+            self.named.append((Path(target), self.has(path)))
+            self._forget(target.parent)  # its names are others now
+            return replace(path, target)
+
+        monkeypatch.setattr(os, "fsync", waits)
+        monkeypatch.setattr(Path, "replace", names)
+
+    def has(self, path: Path) -> bool:
+        """Whether it was waited for the file, or for the folder since a name in it changed."""
+        return path.stat().st_ino in self.waited
+
+    def has_all(self, count: int) -> bool:
+        """Whether so many files got names, each once the disk had it, and the disk then had the name."""
+        assert len(self.named) == count
+        return all(had and self.has(path.parent) for path, had in self.named)
+
+    def _forget(self, folder: Path) -> None:
+        self.waited = [each for each in self.waited if each != folder.stat().st_ino]
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_a_file_gets_its_name_when_the_disk_has_it(disk: Disk, tmp_path: Path) -> None:
+    for durable in (False, True):
+        unfinished = tmp_path / "a.unfinished"
+        unfinished.write_text(f"durable: {durable}")
+        put(unfinished, tmp_path / "a", durable)
+        assert (tmp_path / "a").read_text() == f"durable: {durable}"
+        assert not unfinished.exists()
+        assert disk.named[-1] == (tmp_path / "a", durable)
+        assert disk.has(tmp_path) == durable
+
+
+def test_folders_settle_too(disk: Disk, tmp_path: Path) -> None:
+    settle(tmp_path)
+    assert disk.waited == [tmp_path.stat().st_ino]
+    with pytest.raises(FileNotFoundError):
+        settle(tmp_path / "none")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_memories(durable: bool, disk: Disk, tmp_path: Path) -> None:
+    store = MemoryStore(tmp_path)
+    assert not store.durable
+    store.durable = durable
+    store.save(3, 1, {"w": torch.ones(2)})
+    assert disk.has_all(1) == durable
+    assert bool(disk.waited) == durable
+    assert store.load(3, 2)["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_finished_round(durable: bool, disk: Disk, tmp_path: Path) -> None:
+    config = build(TABLES)
+    recorder = Recorder(tmp_path / "run", durable)
+    recorder.begin(config, {})
+    recorder.round(Round(1, [0]), np.zeros(2, np.float32), {})
+    recorder.finish({"w": np.zeros(2, np.float32)})
+    # environment.json and config.toml; the vector and what says that it counts; the model.
+    assert disk.has_all(5) == durable
+    assert disk.has(tmp_path / "run" / "rounds.jsonl") == durable
+    assert bool(disk.waited) == durable
+    recorder.resume(config, {})
+    assert disk.has_all(9) == durable
+    assert record.last_round(tmp_path / "run") == 1
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+def test_the_server_of_real_clients_waits_for_the_disk(deployed: bool, tmp_path: Path) -> None:
+    config = build(TABLES)
+    held = federate(config.data, config.seed)
+    server = open_run(config, held, tmp_path / "run", False, Silent(), elsewhere=deployed)
+    assert server.recorder.durable == deployed

@@ -320,7 +320,7 @@ def print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
     """Print runs' scores as a table."""
     unit = " in %" if metric == "accuracy" else ""
     out.print(f"{metric}{unit}; clients: mean weighted by test samples, and the worst tenth's")
-    _print_whole(summary_table(runs, metric))
+    print_whole(summary_table(runs, metric))
 
 
 def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
@@ -337,7 +337,7 @@ def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
         harm = ", negative transfer" if gain.value < 0 and gain.baseline == SOURCE_ONLY else ""
         table.add_row(gain.score, f"{gain.baseline}, {gain.against}{harm}", f"{100 * gain.value:+.2f}")
     out.print()
-    _print_whole(table)
+    print_whole(table)
 
 
 def _print_profile(one: Run) -> None:
@@ -345,10 +345,11 @@ def _print_profile(one: Run) -> None:
 
     for table in tables(one):
         out.print()
-        _print_whole(table)
+        print_whole(table)
 
 
-def _print_whole(table: Table) -> None:
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it is."""
     # On a narrow terminal lines are longer than it rather than cut.
     width = max(out.width, table.__rich_measure__(out, out.options.update(max_width=1000)).maximum)
     out.print(Segments(out.render(table, out.options.update(width=width))), end="", crop=False, soft_wrap=True)

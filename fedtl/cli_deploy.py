@@ -45,11 +45,23 @@ def init(
     server: Annotated[
         str | None, typer.Option("--server", help="The host name or IP address by which clients reach the server.")
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="To which clients connect.")] = 9092,
+    port: Annotated[
+        int, typer.Option("--port", show_default=False, help="To which clients connect; 9092 if not given.")
+    ] = 9092,
     control_port: Annotated[
-        int, typer.Option("--control-port", help="By which runs are started, on the server's machine alone.")
+        int,
+        typer.Option(
+            "--control-port",
+            show_default=False,
+            help="By which runs are started, on the server's machine alone; 9093 if not given.",
+        ),
     ] = 9093,
-    days: Annotated[int, typer.Option("--days", help="For how long the server's certificate is valid.")] = 825,
+    days: Annotated[
+        int,
+        typer.Option(
+            "--days", show_default=False, help="How long the server's certificate is valid; 825 if not given."
+        ),
+    ] = 825,
     renew: Annotated[
         bool, typer.Option("--renew", help="Make a new certificate for the server of an existing DIR.")
     ] = False,
@@ -66,7 +78,8 @@ def init(
         if clients:
             raise ConfigError("--clients: the clients of a deployment stay as they are; leave it out with --renew")
         folders.renew(folder, days=days, host=server)
-        say(f"{folder / 'server'}: a new certificate, for {days} days; copy server.pem and server.key to the server")
+        say(f"{folder / 'server'}: a new certificate, for {days} days")
+        say("copy server.pem and server.key to the server, and start it again")
         if server is not None:
             say(f'and set server = "{server}:PORT" in each client\'s client.toml')
         return
@@ -130,9 +143,12 @@ def client(
     size: Annotated[int | None, typer.Option("--size", help="Resize images to this height and width.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey images, 3 for coloured ones.")] = None,
     test_share: Annotated[
-        float, typer.Option("--test-share", help="Share for testing, where the data do not say what is.")
+        float,
+        typer.Option("--test-share", show_default=False, help="Share for testing, if data do not say it; 0.25."),
     ] = 0.25,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", show_default=False, help="auto, if not given, cpu or cuda.")
+    ] = "auto",
     dry_run: DryRun = False,
 ) -> None:
     """Take part as one client, until Ctrl-C or SIGTERM.
@@ -260,8 +276,12 @@ def run_study(
             if number is not None:
                 runs.stop(found, number)
             done = last_round(where)
-            so_far = f"stopped after round {done}" if done else "stopped in the first round"
-            err.print(f"{so_far}; to go on: add --resume --out {where}", markup=False, soft_wrap=True)
+            begun = (where / "config.toml").exists()
+            so_far = (
+                f"stopped after round {done}" if done else f"stopped {'in the first round' if begun else 'before it'}"
+            )
+            hint = f"; to go on: add --resume --out {where}" if begun else ""
+            err.print(so_far + hint, markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         from fedtl.cli import print_scores
@@ -301,9 +321,11 @@ def status(folder: DirArgument) -> None:
 def _print_studies(studies: list) -> None:  # type: ignore[type-arg]
     if not studies:
         return
+    from fedtl.cli import print_whole
+
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for column in ("study", "last round", "state", "folder"):
-        table.add_column(column, justify="right" if column == "last round" else "left")
+        table.add_column(column, justify="right" if column == "last round" else "left", no_wrap=True)
     for each in studies:
         table.add_row(each.name, str(each.round), Text(each.state), Text(str(each.folder)))
-    out.print(table)
+    print_whole(table)

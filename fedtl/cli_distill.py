@@ -68,7 +68,7 @@ def distill(
             if watcher:
                 watcher.close()
     if not quiet:
-        cli._print_whole(watcher.table())
+        cli.print_whole(watcher.table())
     cli.out.print(f"{watcher.folder}", markup=False, soft_wrap=True)
 
 

@@ -95,7 +95,7 @@ def predict(
     found = predict(opened, read_samples(data, opened.frame, label, resize))
     found.write(output)
     cli.out.print(f"{opened.about}", markup=False, soft_wrap=True)
-    cli._print_whole(table(found))
+    cli.print_whole(table(found))
     n = len(found.probabilities)
     told = f"{n} sample{'s' if n > 1 else ''}"
     if found.accuracy is not None:

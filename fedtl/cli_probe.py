@@ -54,7 +54,7 @@ def probe(
             lines.write(json.dumps(about | asdict(result)) + "\n")
     cli.out.print("accuracy in %; clients: mean weighted by test samples, and the worst tenth's")
     cli.out.print("labels used: of each class the share that is asked for, but at least one")
-    cli._print_whole(table(results))
+    cli.print_whole(table(results))
     cli.out.print(f"{file}", markup=False, soft_wrap=True)
 
 

@@ -61,7 +61,8 @@ def model_of_run(
     if personal is not None:
         tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
     names = run.environment.get("names")
-    held = _Held(folder, build(tables), [str(name) for name in names] if isinstance(names, list) else [])
+    told = [str(name) for name in names] if isinstance(names, list) else []
+    held = _Held(folder, build(tables), told, str(run.environment.get("study", folder.name)))
     place = None if client is None else held.place(client)
     choice, state, which = held.of_server() if place is None else held.of_client(place)
     about = About(
@@ -92,10 +93,11 @@ class _Held:
         folder: the run's.
         config: its config.
         names: of its clients, where they have such.
+        study: its name at the clients, where it is a deployed one.
     """
 
-    def __init__(self, folder: Path, config: Config, names: list[str]) -> None:
-        self.folder, self.config, self.names = folder, config, names
+    def __init__(self, folder: Path, config: Config, names: list[str], study: str) -> None:
+        self.folder, self.config, self.names, self.study = folder, config, names, study
         self.store = MemoryStore(folder / MEMORIES)
         self.deployed = (folder / FRAME).is_file()
         if self.deployed:
@@ -144,6 +146,11 @@ class _Held:
         """A client's personalised model."""
         update = strategy_type(self.config.strategy.name).client_update(self.config.strategy)
         makes = update.personalises and self.config.evaluate.personal == "fresh"
+        if self.deployed and not self.store.clients():
+            raise ConfigError(
+                f"--client = {client}: {self.folder} holds no client's own model, as those of a deployment stay at the "
+                f"clients: there, fedtl export FOLDER/studies/{self.study} --client {client}"
+            )
         if makes and self.deployed:
             kept = "; --personal last gives the one that the client kept" if update.for_scoring() is update else ""
             raise ConfigError(

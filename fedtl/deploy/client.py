@@ -58,7 +58,7 @@ def _connect(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> No
         while True:
             command = flower.supernode(folder, free_port(), programs)
             if program is None:
-                say(str(command))
+                say(command.short)
             program = Program(command, folder.log / "supernode.log")
             before = program.output.stat().st_size
             began, told = time.monotonic(), False
@@ -152,6 +152,8 @@ def _answer(listener: Listener, desk: Desk) -> None:
         try:
             connection = listener.accept()
         except OSError as error:
+            if not os.path.exists(str(listener.address)):
+                return  # it was closed
             log.warning("a connection of this machine was not accepted: %s", error)
             time.sleep(1)
             continue
@@ -162,8 +164,11 @@ def _reply(connection: Connection, desk: Desk) -> None:
     with connection:
         try:
             asked = wire.receive(connection)
-            if asked.content is None:
-                return
+        except (OSError, EOFError):
+            return  # somebody looked whether this process runs
+        if asked.content is None:
+            return
+        try:
             try:
                 reply = wire.Part({}, desk.answer(str(asked.words["kind"]), asked.content))
             except Declined as error:

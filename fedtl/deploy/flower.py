@@ -65,6 +65,11 @@ class Command:
         """Of the program: this process's, and what it is given besides."""
         return {**os.environ, **self.environment}
 
+    @property
+    def short(self) -> str:
+        """As one would type it, but for the environment."""
+        return shlex.join(self.words)
+
     def __str__(self) -> str:
         """As one would type it."""
         here = os.environ.get("PATH", os.defpath)

@@ -148,6 +148,7 @@ class Link(Grid):
         self.expected: tuple[Expected, ...] = ()
         self._described_at: dict[int, str] = {}
         self._absent: set[int] = set()
+        self._said: dict[int, str] = {}
 
     # Who is there.
 
@@ -253,8 +254,11 @@ class Link(Grid):
             try:
                 answer = answers[client] if client in answers else undescribed[client]
                 found = checked(lambda: self._screened(kind, client, content, _content(answer)))  # noqa: B023
+                self._said.pop(client, None)
             except Refused as error:
-                self._say(f"{self._clients[client].name}: {error}")
+                if self._said.get(client) != str(error):  # once, and not in every round
+                    self._say(f"{self._clients[client].name}: {error}")
+                self._said[client] = str(error)
                 found = Error(NO_ANSWER, str(error))
             message.metadata.__dict__["_message_id"] = f"{client}"  # none, as it was not sent; a reply needs one
             replies.append(Message(found, reply_to=message))

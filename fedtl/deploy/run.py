@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +23,9 @@ from fedtl.deploy.serverapp import Order
 from fedtl.deploy.study import new_id
 from fedtl.failure import RunError
 from fedtl.history import load
+
+LAST_LINES = 2.0
+"""Seconds that a run's last lines may take to come after its end."""
 
 APP = '''"""Nothing of fedtl is in here: server and clients run what is installed with them."""
 
@@ -61,13 +66,14 @@ def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str
     with order.alone(folder):
         order.write(folder)
     command = flower.run(folder, write_app(folder), order.study)
-    say(str(command))
+    say(command.short)
     done = run(command)
     told = told_as_json(done.stdout)
     if not told.get("success"):
         order.forget(folder)
         said = str(told.get("error-message", "")) or done.stderr or done.stdout
         raise RunError(f"the run cannot be started: {' '.join(said.split())[-300:]}")
+    say(f"the study is {order.study}: under this name clients keep what is theirs, in their folders' studies/")
     return str(told["run-id"])
 
 
@@ -89,6 +95,8 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
             text=True,
             start_new_session=True,
         )
+        # Flower's stream goes on for a minute after some runs' end.
+        threading.Thread(target=_end_with, args=(process, order, folder), daemon=True).start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -106,6 +114,14 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
         )
     if "error" in end:
         raise (ConfigError if end.get("wrong") else RunError)(str(end["error"]))
+
+
+def _end_with(process: subprocess.Popen[str], order: Order, folder: ServerFolder) -> None:
+    """End what shows a run's lines a little after the run."""
+    while process.poll() is None and order.end(folder) is None:
+        time.sleep(0.5)
+    time.sleep(LAST_LINES)
+    process.terminate()
 
 
 def stop(folder: ServerFolder, number: str) -> None:

@@ -42,11 +42,11 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
     for port in (folder.port, folder.control_port):
         if _taken(port):
             raise RunError(
-                f"port {port} is in use on this machine: another server runs, or server.toml needs another one"
+                f"port {port} is in use on this machine: another server runs, or server.toml needs another port"
             )
     flower.configure(folder)
     command = flower.superlink(folder, host)
-    say(str(command))
+    say(command.short)
     program = Program(command, folder.log / "superlink.log")
     try:
         near = "127.0.0.1" if host in ("0.0.0.0", "::") else host

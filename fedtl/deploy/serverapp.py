@@ -320,7 +320,7 @@ def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
 
 
 class Progress:
-    """Prints a line for each round."""
+    """Prints a line for each round; why a client is missing the link has said."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._rounds = names, 0
@@ -329,17 +329,19 @@ class Progress:
         """The run's parts are ready."""
         self._rounds = config.rounds
         gone_on = f", going on with round {first_round}" if first_round > 1 else ""
+        if first_round > config.rounds:
+            gone_on = f", finished already with round {first_round - 1}"
         say(f"{config.strategy.name}, {config.rounds} rounds{gone_on}, in {folder}")
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
         scores = [f"{name} {100 * accuracy(score):.2f} %" for name, score in report.scores.items()]
-        failed = [f"{self._names[client]}: {why}" for client, why in report.failures]
         untrained = {client for client, why in report.failures if not why.startswith("scoring:")}
         say(
             f"round {report.round}/{self._rounds}: {report.seconds:.1f} s, "
             f"{len(report.clients) - len(untrained)} of {len(report.clients)} clients"
-            + "".join(f"; {each}" for each in [*scores, *failed])
+            + (f" (not {', '.join(self._names[client] for client in sorted(untrained))})" if untrained else "")
+            + "".join(f"; {each}" for each in scores)
         )
 
 

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
-from fedtl.deploy.process import run
+from fedtl.deploy.process import alone, run
 from fedtl.deploy.server import node_numbers, runs, told_as_json
+from fedtl.failure import RunError
 from fedtl.record import last_round
+
+LONGEST = 120
+"""Letters of an error in a table."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class StudyState:
         name: at the clients.
         folder: of its run.
         round: the last finished one; 0 before it.
-        state: "finished", "ended: why", "not ended", or what a client knows of it.
+        state: "finished", "ended: why", "running", "stopped", or what a client knows of it.
     """
 
     name: str
@@ -59,9 +63,20 @@ def of_server(folder: ServerFolder) -> ServerState:
         order = json.loads(file.read_text(encoding="utf-8"))
         end = file.with_suffix(".end.json")
         told = json.loads(end.read_text(encoding="utf-8")) if end.exists() else None
-        state = "not ended" if told is None else f"ended: {told['error']}" if "error" in told else "finished"
+        state = "finished" if told is not None else "running" if _goes_on(folder, order["study"]) else "stopped"
+        if told and "error" in told:
+            state = f"ended: {told['error'][:LONGEST]}"
         studies.append(StudyState(order["study"], Path(order["run"]), last_round(Path(order["run"])), state))
     return ServerState(there, keys.expiry(folder.certificate), _clients(folder) if there else [], studies)
+
+
+def _goes_on(folder: ServerFolder, study: str) -> bool:
+    """Whether a run of a study holds it."""
+    try:
+        with alone(folder.studies / f"{study}.lock", "it does"):
+            return False
+    except RunError:
+        return True
 
 
 def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
@@ -71,8 +86,11 @@ def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
     rows = []
     for node in found:
         number = str(node["node-id"])
+        if number not in name_of:
+            continue
         since = node["online-at" if node["status"] == "online" else "offline-at"]
-        rows.append((name_of.get(number, number), node["status"], since))
+        rows.append((name_of[number], node["status"], since))
+    rows += [(name, "revoked", "") for name in folder.clients if name not in folder.admitted]
     return sorted(rows)
 
 

@@ -213,11 +213,14 @@ def test_init_says_what_goes_where(fedtl: Fedtl, here: Path) -> None:
 def test_renewal(fedtl: Fedtl, here: Path) -> None:
     before = {path: path.read_bytes() for path in Path("study").rglob("*") if path.is_file()}
     said = fedtl("init", "study", "--renew", "--days", 5)
-    assert said == "study/server: a new certificate, for 5 days; copy server.pem and server.key to the server\n"
+    assert said.splitlines() == [
+        "study/server: a new certificate, for 5 days",
+        "copy server.pem and server.key to the server, and start it again",
+    ]
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"server.pem", "server.key"}
     said = fedtl("init", "study", "--renew", "--server", "10.1.2.3").splitlines()
-    assert said[1] == 'and set server = "10.1.2.3:PORT" in each client\'s client.toml'
+    assert said[2] == 'and set server = "10.1.2.3:PORT" in each client\'s client.toml'
     assert read_server("study").host == "10.1.2.3"
     said = fedtl.fails("init", "study", "--renew", "--clients", "c")
     assert said == "--clients: the clients of a deployment stay as they are; leave it out with --renew"
@@ -324,7 +327,7 @@ def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
     rows = [re.split(r"  +", line.strip()) for line in lines if "/r/" in line]
     assert rows == [
         ["one", "0", "finished", "/r/one"],
-        ["three", "0", "not ended", "/r/three"],
+        ["three", "0", "stopped", "/r/three"],
         ["two", "0", "ended: too few [bold]clients", "/r/two"],
     ]
 

@@ -39,7 +39,8 @@ from tests.deploy.deployment import (
 )
 from tests.deploy.held import hold, release, waits
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+# Five minutes, most of them waiting for Flower to notice: run by hand.
+pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CONFIG = """
 name = "faults"

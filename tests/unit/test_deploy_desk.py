@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import logging
+import os
 import shutil
 import socket
 import stat
@@ -529,6 +530,8 @@ def test_a_connection_that_fails_does_not_end_the_answering(
 ) -> None:
     class Listens:
         """Fails, then has a connection, then the process ends."""
+
+        address = os.devnull  # a socket that is still there
 
         def __init__(self) -> None:
             here, self.there = Pipe()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from fedtl.deploy.status import StudyState
 
 # Everything else is imported by the command that needs it.
 
@@ -99,7 +103,7 @@ def init(
 def server(
     folder: DirArgument,
     host: Annotated[
-        str, typer.Option("--host", help="The address of this machine that clients connect to.")
+        str, typer.Option("--host", show_default=False, help="This machine's address for clients; all if not given.")
     ] = "0.0.0.0",
     dry_run: DryRun = False,
 ) -> None:
@@ -277,9 +281,8 @@ def run_study(
                 runs.stop(found, number)
             done = last_round(where)
             begun = (where / "config.toml").exists()
-            so_far = (
-                f"stopped after round {done}" if done else f"stopped {'in the first round' if begun else 'before it'}"
-            )
+            early = "stopped in the first round" if begun else "stopped before the run began"
+            so_far = f"stopped after round {done}" if done else early
             hint = f"; to go on: add --resume --out {where}" if begun else ""
             err.print(so_far + hint, markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -318,7 +321,7 @@ def status(folder: DirArgument) -> None:
     _print_studies(there.studies)
 
 
-def _print_studies(studies: list) -> None:  # type: ignore[type-arg]
+def _print_studies(studies: Sequence[StudyState]) -> None:
     if not studies:
         return
     from fedtl.cli import print_whole

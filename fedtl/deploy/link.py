@@ -61,7 +61,7 @@ class Client:
 
     Attributes:
         name: by which it was registered.
-        key: its public key, as Flower has it (PEM).
+        key: its public key, as Flower has it (PEM); empty if it was revoked.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Link(Grid):
         self, grid: Grid, clients: Sequence[Client], study: Study, settings: Deploy, say: Callable[[str], None] = print
     ) -> None:
         self._grid, self._clients, self._study, self._settings, self._say = grid, clients, study, settings, say
-        self._number = {client.key: i for i, client in enumerate(clients)}
+        self._number = {client.key: i for i, client in enumerate(clients) if client.key}
         self.described: dict[int, Described] = {}
         self.fits: Callable[[str, Described], None] = lambda name, told: None
         self.came: Callable[[], None] = lambda: None

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from fedtl import cli
 from fedtl.experiment import run
+from tests.cli.test_cli import hears_ctrl_c
 
 TEACHER = {
     "name": "teacher",
@@ -159,6 +160,7 @@ def test_ctrl_c_keeps_the_scores_so_far(here: Path, teacher: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
+        preexec_fn=hears_ctrl_c,
     )
     record = here / "a" / "metrics.jsonl"
     try:

@@ -180,10 +180,10 @@ POINTS = {
     "between two memories of a round": (MemoryStore, "save", 8, True),
     "when a round is trained and nothing recorded": (Recorder, "round", 4, False),
     "between clients.jsonl and rounds.jsonl": (Recorder, "_append", 5, True),
-    "between rounds.jsonl and the checkpoint": (Recorder, "_checkpoint", 4, False),
-    "before the very first checkpoint": (Recorder, "_checkpoint", 1, False),
+    "between rounds.jsonl and the checkpoint": (Recorder, "checkpoint", 4, False),
+    "before the very first checkpoint": (Recorder, "checkpoint", 1, False),
     "between the checkpoint's tensors and its name": (Recorder, "_replace_tensors", 4, True),
-    "right after a checkpoint": (Recorder, "_checkpoint", 3, True),
+    "right after a checkpoint": (Recorder, "checkpoint", 3, True),
     "after the last round, before the model": (Recorder, "finish", 1, False),
 }
 
@@ -207,7 +207,7 @@ def test_stopped_at(
 
 def stopped_after(rounds: int, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str = "pfedme") -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, Recorder, "_checkpoint", rounds, after=True)
+        stop_at(patch, Recorder, "checkpoint", rounds, after=True)
         fedtl.run(tables(method), out=folder)
 
 
@@ -300,7 +300,7 @@ def test_the_newest_unfinished_run_is_found(
     with pytest.raises(ConfigError, match="holds no run of this config"):
         fedtl.run(tables(), resume=True)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, Recorder, "_checkpoint", 2, after=True)
+        stop_at(patch, Recorder, "checkpoint", 2, after=True)
         fedtl.run(tables())
     run = fedtl.run(tables(), resume=True)
     assert run.path.parent == Path("results/resume")

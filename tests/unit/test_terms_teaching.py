@@ -476,7 +476,7 @@ def test_a_resumed_run_with_statistics_and_last_models_leaves_the_same_bits(
         config["objective"] += [{"term": "moon"}, {"term": "l2_sp"}, PEER]
     config["strategy"] |= {"name": method, "clients_per_round": 2}
     fedtl.run(config, out=tmp_path / "whole")
-    original, calls = Recorder._checkpoint, 0
+    original, calls = Recorder.checkpoint, 0
 
     def stops(self: Recorder, checkpoint: Any) -> None:
         nonlocal calls
@@ -486,7 +486,7 @@ def test_a_resumed_run_with_statistics_and_last_models_leaves_the_same_bits(
         original(self, checkpoint)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Recorder, "_checkpoint", stops)
+        patch.setattr(Recorder, "checkpoint", stops)
         fedtl.run(config, out=tmp_path / "cut")
     fedtl.run(config, out=tmp_path / "cut", resume=True)
     whole = left(tmp_path / "whole")

@@ -78,33 +78,36 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
-    """All studies, one after another on one server."""
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A server and its clients, for all studies, one after another."""
     folder = tmp_path_factory.mktemp("equality")
-    configs = {
-        name: write_config(folder / f"{name}.toml", CONFIG, name=name, rounds=n, strategy=strategy, term=term)
-        for name, (n, strategy, term) in STUDIES.items()
-    }
-    data = export(configs["pfedme"], folder / "data")
+    data = export(config_of("pfedme", folder), folder / "data")
     deployment = Deployment(folder / "study", "abc", data)
-    found = {}
     try:
         deployment.server()
         deployment.clients()
-        for name, config in configs.items():
-            # With it the server has its test set, and knows how the simulation normalises samples.
-            deployed = deployment.run(config, folder / "deployed" / name, "--data", data / "server")
-            assert deployed.end() == 0, deployed.text
-            there = simulated(config, folder / "simulated" / name)
-            found[name] = Pair(name, folder / "deployed" / name, there, deployment.folder)
-        yield found
+        yield deployment
     finally:
         deployment.close()
 
 
-@pytest.fixture(params=sorted(STUDIES))
-def pair(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Pair:
-    return pairs[request.param]
+def config_of(name: str, folder: Path) -> Path:
+    rounds, strategy, term = STUDIES[name]
+    return write_config(folder / f"{name}.toml", CONFIG, name=name, rounds=rounds, strategy=strategy, term=term)
+
+
+# One in every run of the suite; a study is a minute of looking for messages.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "pfedme")) for name in STUDIES]
+)
+def pair(request: pytest.FixtureRequest, deployment: Deployment) -> Pair:
+    name, folder = request.param, deployment.folder.parent
+    config = config_of(name, folder)
+    # With it the server has its test set, and knows how the simulation normalises samples.
+    deployed = deployment.run(config, folder / "deployed" / name, "--data", folder / "data" / "server")
+    assert deployed.end() == 0, deployed.text
+    there = simulated(config, folder / "simulated" / name)
+    return Pair(name, folder / "deployed" / name, there, deployment.folder)
 
 
 def test_every_round_was_of_all_clients(pair: Pair) -> None:

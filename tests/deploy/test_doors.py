@@ -44,7 +44,8 @@ from tests.deploy.deployment import (
     write_config,
 )
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+# Two minutes and more of processes; what is refused is also tested without them, in tests/unit/test_deploy_*.py.
+pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CONFIG = """
 name = "{name}"

@@ -251,11 +251,11 @@ def run_study(
     from fedtl.deploy import run as runs
     from fedtl.experiment import folder_of
     from fedtl.history import load
-    from fedtl.record import last_round
+    from fedtl.record import check_new, last_round
 
     where = folder_of(config, read, out_dir, resume)
-    if not resume and (where / "config.toml").exists():
-        raise ConfigError(f"{where} holds a run already: add --resume to go on with it, or choose another --out")
+    if not resume:
+        check_new(where)
     clients = len(found.clients)
     if (read.strategy.clients_per_round or 0) > clients:
         raise ConfigError(f"strategy.clients_per_round = {read.strategy.clients_per_round}: there are only {clients}")

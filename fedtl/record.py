@@ -81,10 +81,7 @@ class Recorder:
         Raises:
             ConfigError: it holds a run already.
         """
-        if (self.folder / "config.toml").exists():
-            raise ConfigError(
-                f"{self.folder} holds a run already: add --resume to go on with it, or choose another --out"
-            )
+        check_new(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
@@ -209,6 +206,16 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     tensors = load_file(folder / CHECKPOINT / about["tensors"])
     state = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
     return Checkpoint(int(about["round"]), tensors["w"], state, float(about["elapsed"]))
+
+
+def check_new(folder: Path) -> None:
+    """Check that a folder is free for a new run.
+
+    Raises:
+        ConfigError: it holds a run already.
+    """
+    if (folder / "config.toml").exists():
+        raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
 
 
 def last_round(folder: Path) -> int:

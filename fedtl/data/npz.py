@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -120,17 +122,9 @@ class _Content:
 
 def _read(path: Path) -> _Content:
     """A file's content, checked."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ConfigError(f"{path} holds a single array; save it with numpy.savez(path, x=..., y=...)")
-        with archive:
-            known = {"x", "y", "x_test", "y_test", "user", "user_test"}
-            arrays = {key: _array(path, archive, key) for key in archive.files if key in known}
-    except ConfigError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"{path} is not an .npz file that NumPy can read; save it with numpy.savez") from error
+    with opened(path) as archive:
+        known = {"x", "y", "x_test", "y_test", "user", "user_test"}
+        arrays = {key: array_of(path, archive, key) for key in archive.files if key in known}
     for key in ("x", "y"):
         if key not in arrays:
             raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
@@ -148,7 +142,31 @@ def _read(path: Path) -> _Content:
     return _Content(train, test, arrays.get("user"), arrays.get("user_test"))
 
 
-def _array(path: Path, archive: Any, key: str) -> NDArray[Any]:
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """An .npz file's archive, nothing of which is ever unpickled.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ConfigError(f"{path} holds a single array; save it with numpy.savez(path, x=..., y=...)")
+        with archive:
+            yield archive
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{path} is not an .npz file that NumPy can read; save it with numpy.savez") from error
+
+
+def array_of(path: Path, archive: Any, key: str) -> NDArray[Any]:
+    """One array of an opened file.
+
+    Raises:
+        ConfigError: it would have to be unpickled.
+    """
     try:
         found: NDArray[Any] = archive[key]
     except ValueError as error:  # NumPy's way to say that it would have to unpickle

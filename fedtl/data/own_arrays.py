@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, load_object, nearest
+from fedtl.data.npz import array_of, opened
 from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part, labels, samples
 
 KEYS = {
@@ -78,29 +77,11 @@ def read_part(path: Path, part: str) -> Part:
     Raises:
         ConfigError: it is no such file, or its arrays are not what they should be.
     """
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ConfigError(f"{path} holds a single array; save it with numpy.savez(path, x=..., y=...)")
-        with archive:
-            for key in ("x", "y") if part in LABELLED else ("x",):
-                if key not in archive.files:
-                    raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
-            return _part(str(path), part, ("x", "y"), lambda key: _array(path, archive, key))
-    except ConfigError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"{path} is not an .npz file that NumPy can read; save it with numpy.savez") from error
-
-
-def _array(path: Path, archive: Any, key: str) -> NDArray[Any]:
-    try:
-        found: NDArray[Any] = archive[key]
-    except ValueError as error:  # NumPy's way to say that it would have to unpickle
-        raise ConfigError(
-            f"{path}: {key} cannot be read as numbers; an array of Python objects is never unpickled"
-        ) from error
-    return found
+    with opened(path) as archive:
+        for key in ("x", "y") if part in LABELLED else ("x",):
+            if key not in archive.files:
+                raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
+        return _part(str(path), part, ("x", "y"), lambda key: array_of(path, archive, key))
 
 
 def _part(where: str, part: str, keys: tuple[str, str], array: Callable[[str], NDArray[Any]]) -> Part:

@@ -138,20 +138,39 @@ class ClientTable(_Table):
     server: Annotated[str, AfterValidator(_server)]
 
 
-class ServerFolder(ServerTable):
-    """The server's folder; ``path`` is absolute. What Flower and runs write is in it too."""
+class _Folder(_Table):
+    """What the folders of the server and of a client have in common; ``path`` is absolute."""
 
     path: Path
+
+    @property
+    def ca(self) -> Path:
+        """The authority's certificate, PEM: the server's is signed by it."""
+        return self.path / "ca.pem"
+
+    @property
+    def log(self) -> Path:
+        """Output of Flower's programs, and of fedtl's own."""
+        return self.path / "log"
+
+    @property
+    def studies(self) -> Path:
+        """What is kept of studies."""
+        return self.path / "studies"
+
+    @property
+    def flower_home(self) -> Path:
+        """Flower's own files."""
+        return self.path / "flower"
+
+
+class ServerFolder(ServerTable, _Folder):
+    """The server's folder; ``path`` is absolute. What Flower and runs write is in it too."""
 
     @property
     def address(self) -> str:
         """``"host:port"``, to which clients connect; an IPv6 address is in brackets."""
         return address(self.host, self.port)
-
-    @property
-    def ca(self) -> Path:
-        """The authority's certificate, PEM."""
-        return self.path / "ca.pem"
 
     @property
     def certificate(self) -> Path:
@@ -177,55 +196,18 @@ class ServerFolder(ServerTable):
         return tuple(name for name in self.clients if not self.revoked_key(name).exists())
 
     @property
-    def log(self) -> Path:
-        """Of the SuperLink."""
-        return self.path / "log"
-
-    @property
-    def studies(self) -> Path:
-        """Runs' folders."""
-        return self.path / "studies"
-
-    @property
     def database(self) -> Path:
         """Of the SuperLink."""
         return self.path / "superlink.db"
 
-    @property
-    def flower_home(self) -> Path:
-        """Flower's own files."""
-        return self.path / "flower"
 
-
-class ClientFolder(ClientTable):
+class ClientFolder(ClientTable, _Folder):
     """A client's folder; ``path`` is absolute. What Flower and runs write is in it too."""
-
-    path: Path
-
-    @property
-    def ca(self) -> Path:
-        """The authority's certificate, PEM: the server's must be signed by it."""
-        return self.path / "ca.pem"
 
     @property
     def key(self) -> Path:
         """The client's private key, in OpenSSH's format."""
         return self.path / "client.key"
-
-    @property
-    def log(self) -> Path:
-        """Of the SuperNode."""
-        return self.path / "log"
-
-    @property
-    def studies(self) -> Path:
-        """What the client keeps of runs."""
-        return self.path / "studies"
-
-    @property
-    def flower_home(self) -> Path:
-        """Flower's own files."""
-        return self.path / "flower"
 
     @property
     def socket(self) -> Path:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file
 
 import fedtl
-from fedtl import cli
 from fedtl.config import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from tests.cli.test_probe import Said
 
 SHORT = ["rounds=2", "data.clients=5", "strategy.clients_per_round=5", "simulation.grid=in-process"]
 VECTORS: dict[str, Any] = {
@@ -30,22 +29,6 @@ VECTORS: dict[str, Any] = {
     "strategy": {"name": "fedavg", "lr": 0.1, "local_steps": 5, "batch_size": 20},
     "simulation": {"grid": "in-process"},
 }
-
-
-class Said:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *words: object, code: int = 0) -> str:
-        self.capsys.readouterr()
-        self.monkeypatch.setattr(cli, "out", Console(highlight=False, width=60))
-        self.monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False, width=60))
-        self.monkeypatch.setattr(sys, "argv", ["fedtl", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = self.capsys.readouterr()
-        assert ended.value.code == code, err
-        return out if code == 0 else err
 
 
 @pytest.fixture

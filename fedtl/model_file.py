@@ -187,7 +187,7 @@ def write_safetensors(found: Exported, file: Path) -> None:
 
     # Clones, as tensors that share memory (tied weights) would be refused.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in found.module.state_dict().items()}
-    with _replacing(file) as unfinished:
+    with replacing(file) as unfinished:
         # Not save_file, which lets nobody else read the file.
         unfinished.write_bytes(save(state, metadata={KEY: found.about.model_dump_json()}))
 
@@ -220,7 +220,7 @@ def write_onnx(found: Exported, file: Path) -> None:
         ) from error
     assert program is not None
     program.model.metadata_props[KEY] = found.about.model_dump_json()
-    with _replacing(file) as unfinished:
+    with replacing(file) as unfinished:
         program.save(unfinished)
         if why := _unlike(network, unfinished, found.frame):
             unfinished.unlink()
@@ -270,8 +270,12 @@ def _unlike(network: nn.Module, file: Path, frame: Frame) -> str | None:
 
 
 @contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Where to write a file that takes the place of ``file`` when it is whole."""
+def replacing(file: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of ``file`` when it is whole.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     from fedtl.record import writing
 
     unfinished = file.with_name(f"{file.name}.unfinished")

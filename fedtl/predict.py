@@ -18,7 +18,7 @@ from fedtl.data.frame import Frame
 from fedtl.data.images import resize, with_channels
 from fedtl.data.own import gathered
 from fedtl.data.own_part import PUBLIC, TEST, Part
-from fedtl.model_file import About, OnStored, existing, import_onnx, load_exported, read_about
+from fedtl.model_file import About, OnStored, existing, import_onnx, load_exported, read_about, replacing
 
 BLOCK = 500
 """Samples that are given to the model at a time."""
@@ -87,17 +87,11 @@ class Predictions:
         Raises:
             RunError: the file cannot be written.
         """
-        from fedtl.record import writing
-
-        unfinished = file.with_name(f"{file.name}.unfinished")
-        with writing(file.parent):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("w", encoding="utf-8", newline="") as opened:
-                rows = csv.writer(opened, lineterminator="\n")
-                rows.writerow(["sample", "label", *(f"p({label})" for label in self.labels)])
-                for name, said, row in zip(self.given.names, self.classes, self.probabilities):
-                    rows.writerow([name, self.labels[said], *(f"{p:.7g}" for p in row)])
-            unfinished.replace(file)
+        with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as opened:
+            rows = csv.writer(opened, lineterminator="\n")
+            rows.writerow(["sample", "label", *(f"p({label})" for label in self.labels)])
+            for name, said, row in zip(self.given.names, self.classes, self.probabilities):
+                rows.writerow([name, self.labels[said], *(f"{p:.7g}" for p in row)])
 
 
 def open_model(path: str | Path) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +9,9 @@ from pathlib import Path
 
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
-from fedtl.deploy.process import alone, run
+from fedtl.deploy.process import run
 from fedtl.deploy.server import node_numbers, runs, told_as_json
+from fedtl.deploy.serverapp import Order
 from fedtl.failure import RunError
 from fedtl.record import last_round
 
@@ -60,20 +60,19 @@ def of_server(folder: ServerFolder) -> ServerState:
     for file in sorted(folder.studies.glob("*.json")):
         if file.name.endswith(".end.json"):
             continue
-        order = json.loads(file.read_text(encoding="utf-8"))
-        end = file.with_suffix(".end.json")
-        told = json.loads(end.read_text(encoding="utf-8")) if end.exists() else None
-        state = "finished" if told is not None else "running" if _goes_on(folder, order["study"]) else "stopped"
+        order = Order.read(folder, file.stem)
+        told = order.end(folder)
+        state = "finished" if told is not None else "running" if _goes_on(folder, order) else "stopped"
         if told and "error" in told:
             state = f"ended: {told['error'][:LONGEST]}"
-        studies.append(StudyState(order["study"], Path(order["run"]), last_round(Path(order["run"])), state))
+        studies.append(StudyState(order.study, Path(order.run), last_round(Path(order.run)), state))
     return ServerState(there, keys.expiry(folder.certificate), _clients(folder) if there else [], studies)
 
 
-def _goes_on(folder: ServerFolder, study: str) -> bool:
+def _goes_on(folder: ServerFolder, order: Order) -> bool:
     """Whether a run of a study holds it."""
     try:
-        with alone(folder.studies / f"{study}.lock", "it does"):
+        with order.alone(folder):
             return False
     except RunError:
         return True

@@ -411,7 +411,7 @@ def _sigterm_as_sigint() -> Iterator[None]:
 def _stopped(folder: Path | None) -> str:
     if folder is None:
         return "stopped before the run began"
-    from fedtl.record import last_round
+    from fedtl.checkpoint import last_round
 
     round = last_round(folder)  # what is on disk, of which a listener may not have heard yet
     so_far = f"stopped after round {round}" if round else "stopped in the first round"

@@ -246,16 +246,15 @@ def run_study(
     read, notes = read_config(config, overrides or ())
     if dry_run:
         return say(str(flower.run(found, found.flower_home / "app", "STUDY")))
+    from fedtl.checkpoint import last_round
     from fedtl.choice import ConfigError
     from fedtl.data.own import read_own
     from fedtl.deploy import run as runs
-    from fedtl.experiment import folder_of
+    from fedtl.experiment import place_of
     from fedtl.history import load
-    from fedtl.record import check_new, last_round
+    from fedtl.record import new_folder
+    from fedtl.resume import check_config, check_new
 
-    where = folder_of(config, read, out_dir, resume)
-    if not resume:
-        check_new(where)
     clients = len(found.clients)
     if (read.strategy.clients_per_round or 0) > clients:
         raise ConfigError(f"strategy.clients_per_round = {read.strategy.clients_per_round}: there are only {clients}")
@@ -266,11 +265,17 @@ def run_study(
     tell = (lambda _: None) if quiet else say
     for note in notes:
         tell(note)
+    place = place_of(config, read, out_dir, resume, tell)
+    if place.folder is not None and place.resume:
+        check_config(place.folder, read, not place.named)
+    elif place.folder is not None:
+        check_new(place.folder)
+    where = place.folder or new_folder(Path("results"), read)
     if read.data.holders not in (None, clients):
         tell(f"data.clients = {read.data.holders} has no effect: the deployment has {clients} clients")
     if read.deploy.min_clients is not None and "max_failures" in read.model_fields_set:
         tell("max_failures has no effect: deploy.min_clients says how many clients must not fail")
-    order = runs.order_for(found, read, where, data, resume)
+    order = runs.order_for(found, read, where, data, place.resume)
     with ended_by_signals():
         number = None
         try:

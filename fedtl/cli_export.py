@@ -47,7 +47,8 @@ def export(
     """
     from fedtl import cli
     from fedtl.choice import ConfigError
-    from fedtl.record import EXTRAS, MODEL
+    from fedtl.record import EXTRAS
+    from fedtl.resume import MODEL
 
     file = output or Path(f"model{ONNX if onnx else SAFETENSORS}")
     kind = file.suffix.lower()

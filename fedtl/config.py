@@ -238,7 +238,13 @@ def read_config(
         source = source.tables()
     tables = dict(_copied(source)) if isinstance(source, Mapping) else load_tables(source)
     notes = override(tables, overrides)
-    config = build(tables)
+    try:
+        config = build(tables)
+    except ConfigError as error:
+        if isinstance(source, (str, Path)) and is_run(source) and not overrides:
+            file = Path(source) / "config.toml"
+            raise ConfigError(f"{file} is no run's config, or not of this version of fedtl: {error}") from error
+        raise
     for text in overrides:
         key, _, value = text.partition("=")
         if value.strip() == "none":

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+
+SHARE = 50
+"""How many times as long as waiting for the disk took, it is not waited for again."""
+
+LEAST = 2.0
+"""Seconds between two waits at least."""
 
 
 def put(unfinished: Path, target: Path, durable: bool = False) -> None:
@@ -28,3 +38,57 @@ def settle(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def settle_all(folder: Path) -> None:
+    """Wait until the disk has all that was written to a folder's file system, by whichever process."""
+    try:
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except AttributeError:  # no Linux
+        os.sync()
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(opened):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(opened)
+
+
+class Settler:
+    """Waits for the disk in a thread of its own, now and then: it takes at most one part in ``SHARE`` of the time."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fedtl-settle")
+        self._last: Future[float] | None = None
+        self._next = time.monotonic() + LEAST
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time; what the last wait raised is raised here."""
+        if self._last is not None:
+            if not self._last.done():
+                return False
+            took, self._last = self._last.result(), None
+            self._next = time.monotonic() + max(LEAST, SHARE * took)
+        return time.monotonic() >= self._next
+
+    def submit(self, wait: Callable[[], None]) -> None:
+        """Begin to wait."""
+        self._last = self._pool.submit(_timed, wait)
+
+    def close(self) -> None:
+        """Let the wait that goes on come to its end; it raises what that raised."""
+        try:
+            if self._last is not None:
+                self._last.result()
+        finally:
+            self._last = None
+            self._pool.shutdown()
+
+
+def _timed(wait: Callable[[], None]) -> float:
+    began = time.monotonic()
+    wait()
+    return time.monotonic() - began

@@ -15,14 +15,14 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import nn
 
 from fedtl import messages as m
-from fedtl import record
+from fedtl import record, resume
+from fedtl.checkpoint import Checkpoint
 from fedtl.choice import ConfigError
 from fedtl.clients.update import ClientUpdate
-from fedtl.config import Config, Tables, build, read_config
+from fedtl.config import Config, Tables, build, is_run, read_config
 from fedtl.data.batches import RESTART, derived_seed
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
@@ -36,6 +36,8 @@ from fedtl.engine.stacked import MOST_ON_CPU
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.history import Run
+from fedtl.kept import KeptMemories
+from fedtl.lock import RunLock
 from fedtl.losses.objective import Objective
 from fedtl.models import build_model
 from fedtl.models.composite import Composite, layer_sizes, model_of
@@ -64,6 +66,9 @@ class Listener(Protocol):
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
 
+    def note(self, text: str) -> None:
+        """Something that who started the run should know, in one sentence; before :meth:`begin`."""
+
 
 class Silent:
     """Watches nothing."""
@@ -72,6 +77,9 @@ class Silent:
         """Nothing."""
 
     def round(self, report: Round) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -91,7 +99,7 @@ def run(
         overrides: as on the command line, ``"strategy.lr=0.1"``.
         out: the run's folder; ``results/<name>/<time>-<seed>`` if not given.
         resume: go on with a run that was interrupted: the one in ``out``, in the run's folder that ``config``
-            names, or the newest of this config and seed.
+            names, or the newest of this config and seed. Where none has begun yet, one begins.
         profile: also record where each round's time goes, for :meth:`Run.profile`; no bit of the result changes.
         listener: is told of each round.
 
@@ -105,8 +113,9 @@ def run(
     read, _ = read_config(config, overrides)
     if profile and read.simulation.grid == "flower":
         raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
-    where = folder_of(config, read, out, resume)
-    server = open_run(read, federate(read.data, read.seed), where, resume, listener or Silent())
+    listener = listener or Silent()
+    where = place_of(config, read, out, resume, listener.note)
+    server = open_run(read, federate(read.data, read.seed), where, listener)
     server.profiled = profile
     with one_thread(server.resources.driver_device):
         server.run()
@@ -115,19 +124,32 @@ def run(
 
 def serve(config: Config, grid: Grid) -> Run:
     """Run an experiment on a grid that somebody else made: Flower's own runtimes."""
-    folder = record.new_folder(Path("results"), config)
     # The process's own command line is Flower's, and holds a token.
     about = {"command": ["flwr", "run"], "grid": "flower", "actors": None}
-    server = open_run(config, federate(config.data, config.seed), folder, False, Silent(), about)
+    server = open_run(config, federate(config.data, config.seed), Place(None), Silent(), about)
     server.run_on(grid)
-    return Run(folder)
+    return Run(server.recorder.folder)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is written.
+
+    Attributes:
+        folder: the run's; None for a new one, ``results/<name>/<time>-<seed>``.
+        resume: whether what is there is to be gone on with.
+        named: whether the folder itself is where the config was read from.
+    """
+
+    folder: Path | None
+    resume: bool = False
+    named: bool = False
 
 
 def open_run(
     config: Config,
     federation: Federation,
-    folder: Path,
-    resume: bool,
+    place: Place,
     listener: Listener,
     about: Mapping[str, Any] | None = None,
     elsewhere: bool = False,
@@ -137,11 +159,13 @@ def open_run(
     Args:
         config: the experiment.
         federation: what clients hold, as far as it is known here.
-        folder: the run's.
-        resume: go on with what is there.
+        place: where the run is written.
         listener: is told of each round.
         about: recorded besides what is found here.
         elsewhere: clients and their samples are on other machines; this one only scores.
+
+    Raises:
+        ConfigError: the config is wrong, another process writes the run, or what is there is damaged.
     """
     sampled = _sampled(config, federation)
     if sampled < (config.strategy.clients_per_round or 0):
@@ -167,14 +191,49 @@ def open_run(
         "parameters": layout.size,
     }
     about = record.environment(**found_here | dict(about or {}))
-    recorder, found = record.Recorder(folder, durable=elsewhere), None
-    if resume:
-        found = recorder.resume(config, about)
-    else:
-        recorder.begin(config, about)
-    server = Server(config, federation, resources, choices, recorder, found, listener, about)
-    server.store.forget_after(found.round if found else 0)
+    numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
+    memories = None if elsewhere else KeptMemories(config, tasks, _client_updates(config))
+    recorder, checkpoint = _open_record(config, place, about, numbers, memories, elsewhere, listener)
+    try:
+        server = Server(config, federation, resources, choices, recorder, checkpoint, listener, about)
+        server.remembers = memories is not None and memories.any
+        server.store.forget_after(checkpoint.round if checkpoint else 0)
+    except BaseException as error:
+        recorder.__exit__(type(error), error, None)
+        raise
     return server
+
+
+def _open_record(
+    config: Config,
+    place: Place,
+    about: Mapping[str, Any],
+    numbers: int,
+    memories: KeptMemories | None,
+    durable: bool,
+    listener: Listener,
+) -> tuple[record.Recorder, Checkpoint | None]:
+    """Take a run's folder, and begin its record or go back to its last checkpoint."""
+    folder = place.folder or record.new_folder(Path("results"), config)
+    recorder = record.Recorder(folder, durable, RunLock(folder))
+    try:
+        if not place.resume:
+            recorder.begin(config, about)
+            return recorder, None
+        notes = resume.check_config(folder, config, not place.named)
+        there = resume.find(folder, numbers, memories.sizes if memories else None)
+        if there.checkpoint is not None and config.rounds < there.checkpoint.round:
+            raise ConfigError(
+                f"rounds = {config.rounds}: the run in {folder} has finished {there.checkpoint.round} already; give as "
+                "many, or more"
+            )
+        for note in (*notes, *there.notes):
+            listener.note(note)
+        recorder.resume(config, {**about, "notes": [*notes, *there.notes]}, there.mark)
+        return recorder, there.checkpoint
+    except BaseException as error:
+        recorder.__exit__(type(error), error, None)
+        raise
 
 
 def _scoring_only(config: Config) -> Config:
@@ -183,26 +242,30 @@ def _scoring_only(config: Config) -> Config:
     return config.model_copy(update={"simulation": simulation, "device": "cpu" if config.device == "cpu" else "auto"})
 
 
-def folder_of(config: object, read: Config, out: str | Path | None, resume: bool) -> Path:
-    """Where a run is to be written, or is to be gone on with: see :func:`run`."""
-    root = Path("results")
+def place_of(config: object, read: Config, out: str | Path | None, again: bool, note: Callable[[str], None]) -> Place:
+    """Where a run is to be written, or gone on with: see :func:`run`.
+
+    Args:
+        config: as it was named.
+        read: what was read there.
+        out: the run's folder, if it was given.
+        again: whether a run is to be gone on with, if there is one.
+        note: is told if there is none.
+    """
+    named = isinstance(config, (str, Path)) and is_run(config)
     if out is not None:
-        folder = Path(out)
-    elif resume and isinstance(config, (str, Path)) and Path(config).is_dir():
-        folder = Path(config)
-    elif resume:
-        return record.find_unfinished(root, read)
+        folder: Path | None = Path(out)
+    elif again and named:
+        folder = Path(str(config))
     else:
-        return record.new_folder(root, read)
-    if resume:
-        if not (folder / "config.toml").is_file():
-            raise ConfigError(f"--resume: {folder} holds no run")
-        if not record.same_experiment(folder, read):
-            raise ConfigError(
-                f"--resume: {folder} is a run of another config; only rounds (where no weight follows them), "
-                "simulation and device may change"
-            )
-    return folder
+        folder = resume.newest_run(Path("results"), read) if again else None
+    if not again:
+        return Place(folder)
+    if folder is None or not resume.begun(folder):
+        note("--resume: no run of this config has begun yet, so one begins" + (f" in {folder}" if folder else ""))
+        return Place(folder)
+    same = named and folder.resolve() == Path(str(config)).resolve()
+    return Place(folder, resume=True, named=same)
 
 
 @dataclass(frozen=True)
@@ -274,7 +337,7 @@ class Server:
         resources: Resources,
         choices: Choices,
         recorder: record.Recorder,
-        found: record.Checkpoint | None,
+        found: Checkpoint | None,
         listener: Listener,
         about: Mapping[str, Any],
     ) -> None:
@@ -294,6 +357,8 @@ class Server:
         self.strategy.server = self
         self.first_round = found.round + 1 if found else 1
         self.profiled = False
+        self.remembers = False
+        """Whether clients keep something between rounds, here or on other machines that see the run's folder."""
 
     @property
     def engine(self) -> Engine:
@@ -329,19 +394,20 @@ class Server:
 
     def run_on(self, grid: Grid) -> None:
         """Run the remaining rounds on a grid that somebody else made, and write the final model."""
-        self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
-        with one_thread(self.resources.driver_device):
+        with self.recorder, one_thread(self.resources.driver_device):
+            self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
             if self.first_round <= self.config.rounds:
                 self.rounds(grid)
             self.finish()
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
-        self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
-        if self.first_round <= self.config.rounds:
-            with make_grid(self) as go:
-                go(self.rounds)
-        self.finish()
+        with self.recorder:
+            self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
+            if self.first_round <= self.config.rounds:
+                with make_grid(self) as go:
+                    go(self.rounds)
+            self.finish()
 
     def finish(self) -> None:
         """Write the final global model under the module's own names, and beside it the modules of terms."""
@@ -365,10 +431,12 @@ class Server:
                 trained[:] = [client for client in report.clients if client not in failed]
             with self.strategy.clock.part(RECORD):
                 write(report, w, {name: vector.copy() for name, vector in self.strategy.state.items()})
+            self.strategy.keep = self.recorder.settled
             self.listener.round(report)
 
+        self.strategy.keep = self.recorder.settled
         # Clients' memories of a round must not be older than its checkpoint, so with them nothing is put off.
-        with nullcontext(self.recorder.round) if _remembers(self) else record.behind(self.recorder.round) as write:
+        with nullcontext(self.recorder.round) if self.remembers else record.behind(self.recorder.round) as write:
             self.strategy.start(
                 grid,
                 m.pack(self.w),
@@ -466,6 +534,11 @@ def _choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple
         )
         for task, update in zip(tasks, _client_updates(config) * len(config.architectures()))
     )
+
+
+def kept_memories(config: Config, federation: Federation) -> KeptMemories:
+    """What clients keep between rounds."""
+    return KeptMemories(config, _all_tasks(config, federation, "cpu"), _client_updates(config))
 
 
 def _sampled(config: Config, federation: Federation) -> int:
@@ -584,7 +657,7 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
             address=config.simulation.address,
             elastic=resources.elastic,
             patience=config.simulation.patience,
-            shared=server.store.folder.resolve() if _remembers(server) else None,
+            shared=server.store.folder.resolve() if server.remembers else None,
             # Steps are epochs over a client's samples, or the same number for all.
             work=None if config.strategy.local_steps else _work(server.federation),
             large_cohorts=any(choice.stacked for choice in server.choices),
@@ -607,19 +680,6 @@ def _work(federation: Federation) -> NDArray[np.int64]:
     return sizes if federation.target is None else np.where(sizes > 0, sizes, federation.target.train.sizes)
 
 
-def _remembers(server: Server) -> bool:
-    """Whether clients keep something between rounds."""
-    task = server.engine.task
-    if task.sharing is not None and len(task.sharing.private):
-        return True
-    w = torch.zeros(task.layout.parameters)
-    for engine, update in zip(server.engines, _client_updates(server.config)):
-        _, kept = update.finish(update.start(w, update.first_memory(w)))
-        if kept or "model:previous" in engine.task.objective.needs:
-            return True
-    return False
-
-
 def _untrained(model: ModelChoice) -> ModelChoice:
     """The network without the weights that the run began with."""
     return model.model_copy(update={"pretrained": None})
@@ -630,7 +690,7 @@ def load_model(run: Run) -> nn.Module:
     config = build(dict(run.config))
     federation = federate(config.data, config.seed)
     module = build_model(_untrained(config.model), federation.shape, federation.classes, config.seed)
-    module.load_state_dict(load_file(run.path / record.MODEL))
+    module.load_state_dict(run.state_dict())
     return module.eval()
 
 

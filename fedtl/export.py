@@ -14,13 +14,14 @@ from torch import Tensor
 
 from fedtl import __version__
 from fedtl import messages as m
+from fedtl.checkpoint import Checkpoint, read_checkpoint
 from fedtl.choice import ConfigError, nearest
 from fedtl.config import Config, build
 from fedtl.data.federate import federate
 from fedtl.data.frame import Frame
 from fedtl.data.own import FRAME
 from fedtl.engine import EngineChoice, Failed, Task
-from fedtl.experiment import make_strategy, make_worker, one_thread
+from fedtl.experiment import kept_memories, make_strategy, make_worker, one_thread
 from fedtl.failure import RunError
 from fedtl.history import load
 from fedtl.losses.term import module_name
@@ -28,7 +29,8 @@ from fedtl.model_file import FORMAT, About, Exported, Personal, load_exported, r
 from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
 from fedtl.node import Worker
-from fedtl.record import EXTRAS, MEMORIES, MODEL, Checkpoint, read_checkpoint
+from fedtl.record import EXTRAS
+from fedtl.resume import MEMORIES, MODEL
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 
@@ -159,6 +161,7 @@ class _Held:
             )
         device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
         with one_thread(device):
+            self.store.verify({client: 0}, self._until(client), kept_memories(self.config, self.federation).sizes)
             worker = self._worker(device, trains=makes)
             strategy = self._strategy(worker)
             which = strategy._which_personal()

@@ -278,14 +278,11 @@ class Run:
         file = self.path / "model.safetensors"
         if not file.exists():
             raise ConfigError(f"{self.path} holds no model.safetensors (yet)")
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        import torch
 
-        try:
-            state: dict[str, torch.Tensor] = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{file} cannot be read as safetensors: {error}") from error
-        return state
+        from fedtl.tensors import load_tensors
+
+        return {name: torch.from_numpy(tensor) for name, tensor in load_tensors(file).items()}
 
     def __repr__(self) -> str:
         metric, last, _ = self._summary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,6 +105,7 @@ class Worker:
             profile, the last one says where the worker's time went.
         """
         self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        self.store.keep = cast("list[int]", m.config_of(content).get(m.KEEP, []))
         if not m.config_of(content).get(m.PROFILE):
             return self._answer(kind, content, clients, first)
         self.clock.start()

@@ -11,48 +11,37 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from fedtl.choice import ConfigError
-from fedtl.config import Config
-from fedtl.durable import put, settle
-from fedtl.failure import RunError
-from fedtl.losses.objective import Objective
-from fedtl.strategies.strategy import Round
-
-CHECKPOINT, ROUNDS, CLIENTS, MEMORIES, MODEL, EXTRAS, OPERATIONS = (
-    "checkpoint",
-    "rounds.jsonl",
-    "clients.jsonl",
-    "memories",
-    "model.safetensors",
-    "extras.safetensors",
-    "operations.json",
+from fedtl.checkpoint import (
+    CHECKPOINT,
+    SETTLED,
+    Checkpoint,
+    Extent,
+    Mark,
+    Vector,
+    read_mark,
+    tidy,
+    write_checkpoint,
+    write_mark,
 )
+from fedtl.config import Config
+from fedtl.durable import Settler, put, settle, settle_all
+from fedtl.failure import OutputError
+from fedtl.lock import RunLock
+from fedtl.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, check_new, cut, digest
+from fedtl.store import MemoryStore
+from fedtl.strategies.strategy import Round
+from fedtl.tensors import DamagedError, save_tensors
 
-Vector = NDArray[np.float32]
-
-
-class OutputError(RunError):
-    """The run's folder cannot be written."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a run stands: its last finished round, the global model, what the strategy remembers."""
-
-    round: int
-    w: Vector
-    state: dict[str, Vector]
-    elapsed: float
+EXTRAS, OPERATIONS = "extras.safetensors", "operations.json"
 
 
 class Recorder:
@@ -63,12 +52,21 @@ class Recorder:
 
     Args:
         folder: the run's.
-        durable: wait until the disk has what is written, so that a power cut loses no finished round either.
+        durable: wait until the disk has each round, as real clients' runs do. A simulated run waits beside its
+            training, now and then, and once it is finished: what a power cut takes of it can be computed again.
+        lock: the right to write the folder, which is released with :meth:`close`; None where one process alone knows
+            of the folder.
     """
 
-    def __init__(self, folder: Path, durable: bool = False) -> None:
+    def __init__(self, folder: Path, durable: bool = False, lock: RunLock | None = None) -> None:
         self.folder, self.durable = folder, durable
         self.elapsed = 0.0
+        self.settled: tuple[int, ...] = ()
+        """Rounds whose memories a power cut needs: of the checkpoint that the disk has, and of the one on its way."""
+        self._lock = lock
+        self._digest: str | None = None
+        self._extents = dict.fromkeys(RECORDS, Extent())
+        self._settler = None if durable else Settler()
 
     @property
     def memories(self) -> Path:
@@ -84,24 +82,36 @@ class Recorder:
         check_new(self.folder)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
-            self._replace("config.toml", config.toml())
-            (self.folder / ROUNDS).touch()
-            (self.folder / CLIENTS).touch()
+            self._describe(config, environment)
+            for name in RECORDS:
+                (self.folder / name).touch()
 
-    def resume(self, config: Config, environment: Mapping[str, Any]) -> Checkpoint | None:
-        """Go back to the last checkpoint: cut off what was written after it. None if there is none yet."""
-        found = read_checkpoint(self.folder)
-        last = found.round if found else 0
-        self.elapsed = found.elapsed if found else 0.0
+    def resume(self, config: Config, environment: Mapping[str, Any], mark: Mark | None) -> None:
+        """Go back to a checkpoint: cut off what was written after it; to the beginning if there is none."""
+        self.elapsed = mark.elapsed if mark else 0.0
         with writing(self.folder):
-            for name in (ROUNDS, CLIENTS):
-                file = self.folder / name
-                kept = [line for line in _lines(file) if line["round"] <= last] if file.exists() else []
-                self._replace(name, "".join(_json(line) for line in kept))
-            self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
-            self._replace("config.toml", config.toml())
-        return found
+            self._extents = cut(self.folder, mark)
+            for left in (*self.folder.glob("*.unfinished"), *self.folder.glob(f"{CHECKPOINT}/*.unfinished")):
+                left.unlink(missing_ok=True)
+            self._describe(config, environment)
+        settled = self._settled_before(mark)
+        self.settled = () if settled is None else (settled.round,)
+
+    def _settled_before(self, mark: Mark | None) -> Mark | None:
+        """The checkpoint that the disk has for sure, of no later round than the one that the run goes on from."""
+        try:
+            settled = read_mark(self.folder, SETTLED)
+        except DamagedError:
+            settled = None
+        if mark is None or settled is None or settled.round > mark.round:
+            (self.folder / CHECKPOINT / SETTLED).unlink(missing_ok=True)
+            return None
+        return settled
+
+    def _describe(self, config: Config, environment: Mapping[str, Any]) -> None:
+        self._digest = digest(config.tables())
+        self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
+        self._replace(CONFIG, config.toml())
 
     def round(self, report: Round, w: Vector, state: Mapping[str, Vector]) -> None:
         """Write a finished round, and then that it is finished."""
@@ -123,6 +133,8 @@ class Recorder:
         if report.profile:
             line["profile"] = report.profile
         with writing(self.folder):
+            if self._lock is not None:
+                self._lock.check()
             if report.client_scores:
                 own, *target = (scores.by_client() for scores in report.client_scores)
                 line_of_clients = {"round": report.round, **own}
@@ -144,23 +156,58 @@ class Recorder:
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write where the run stands, in place of what stood there before."""
-        folder = self.folder / CHECKPOINT
-        folder.mkdir(exist_ok=True)
-        name = f"{checkpoint.round}.safetensors"
-        self._replace_tensors(
-            f"{CHECKPOINT}/{name}", {"w": checkpoint.w, **{f"state.{k}": v for k, v in checkpoint.state.items()}}
-        )
-        self._replace(
-            f"{CHECKPOINT}/checkpoint.json",
-            json.dumps({"round": checkpoint.round, "tensors": name, "elapsed": checkpoint.elapsed}) + "\n",
-        )
-        for old in folder.glob("*.safetensors"):
-            if old.name != name:
-                old.unlink()
+        mark = write_checkpoint(self.folder, checkpoint, self._digest, self._extents, self.durable)
+        if self._settler is not None and self._settler.due:
+            self.settled = (*self.settled[-1:], mark.round)
+            self._settler.submit(lambda: self._settle(mark))
+        tidy(self.folder, {mark.tensors, *(f"{round}.safetensors" for round in self.settled)})
+
+    def __enter__(self) -> Recorder:
+        """Write until the ``with`` block's end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Wait until the disk has all that was written, unless the run has failed; let others write the folder."""
+        try:
+            if self._settler is not None:
+                with suppress(OSError) if error else writing(self.folder):
+                    self._settler.close()
+                    if not error:
+                        self._settle_at_the_end()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _settle(self, mark: Mark) -> None:
+        """Wait until the disk has the run up to a checkpoint, and then say so."""
+        if self.memories.exists():
+            settle_all(self.folder)
+        else:
+            for name in (*RECORDS, f"{CHECKPOINT}/{mark.tensors}", "", CHECKPOINT):
+                settle(self.folder / name)
+        write_mark(self.folder / CHECKPOINT / SETTLED, mark, durable=True)
+
+    def _settle_at_the_end(self) -> None:
+        """The last checkpoint is then what the disk has for sure, and needs no other beside it."""
+        place = self.folder / CHECKPOINT
+        if self.memories.exists():
+            settle_all(self.folder)
+        else:
+            for file in (*self.folder.iterdir(), *place.glob("*"), place, self.folder):
+                settle(file)
+        (place / SETTLED).unlink(missing_ok=True)
+        if place.exists():
+            tidy(self.folder)
+        if self.settled:
+            MemoryStore(self.memories).forget_kept()
+            self.settled = ()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(_json(line))
+        data = _json(line).encode()
+        with (self.folder / name).open("r+b") as file:  # not "a", which would make a deleted file anew
+            file.seek(self._extents[name].size)
+            file.write(data)
+        self._extents[name] = self._extents[name].and_then(data)
         if self.durable:
             settle(self.folder / name)
 
@@ -171,7 +218,7 @@ class Recorder:
 
     def _replace_tensors(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
         unfinished = self.folder / f"{name}.unfinished"
-        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, unfinished)
+        save_tensors(unfinished, tensors)
         put(unfinished, self.folder / name, self.durable)
 
 
@@ -197,36 +244,6 @@ def behind(write: Callable[..., None]) -> Iterator[Callable[..., None]]:
                 last.result()
 
 
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of a run, or None if it has none yet."""
-    try:
-        about = json.loads((folder / CHECKPOINT / "checkpoint.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    tensors = load_file(folder / CHECKPOINT / about["tensors"])
-    state = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
-    return Checkpoint(int(about["round"]), tensors["w"], state, float(about["elapsed"]))
-
-
-def check_new(folder: Path) -> None:
-    """Check that a folder is free for a new run.
-
-    Raises:
-        ConfigError: it holds a run already.
-    """
-    if (folder / "config.toml").exists():
-        raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-
-
-def last_round(folder: Path) -> int:
-    """A run's last finished round; 0 before it has one."""
-    try:
-        about = json.loads((folder / CHECKPOINT / "checkpoint.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return 0
-    return int(about["round"])
-
-
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn a full disk or an unwritable folder into one sentence.
@@ -245,51 +262,16 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def new_folder(root: Path, config: Config) -> Path:
-    """A folder for a new run: ``root/<name>/<time>-<seed>``."""
+    """Make a folder for a new run, ``root/<name>/<time>-<seed>``, that no other run has."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.seed}"
     folder, again = root / config.name / stem, 1
-    while folder.exists():
-        folder, again = root / config.name / f"{stem}.{again}", again + 1
-    return folder
-
-
-def find_unfinished(root: Path, config: Config) -> Path:
-    """The newest run of this config that can be gone on with.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    folders = sorted((root / config.name).glob(f"*-{config.seed}*"), reverse=True)
-    for folder in folders:
-        if (folder / "config.toml").is_file() and same_experiment(folder, config):
-            return folder
-    raise ConfigError(
-        f"--resume: {root / config.name} holds no run of this config with seed {config.seed}; leave --resume away"
-    )
-
-
-def same_experiment(folder: Path, config: Config) -> bool:
-    """Whether a folder's config asks for the same numbers; see :func:`alike`."""
-    from fedtl.config import build, load_tables
-
-    try:
-        return alike(build(load_tables(folder)), config)
-    except ConfigError:
-        return False
-
-
-def alike(one: Config, other: Config) -> bool:
-    """Whether two configs ask for the same numbers.
-
-    Only the rounds, where clients live and how they are waited for may differ.
-    Where a term's weight follows the rounds' progress, the number of rounds counts too.
-    """
-    free: dict[str, Any] = {"simulation": other.simulation, "device": other.device}
-    if not any(Objective(stage.objective).ramps for stage in other.stages()):
-        free["rounds"] = 1
-    if one.deploy.privacy == other.deploy.privacy:
-        free["deploy"] = other.deploy
-    return one.model_copy(update=free) == other.model_copy(update=free)
+    with writing(folder):
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                folder, again = root / config.name / f"{stem}.{again}", again + 1
 
 
 def environment(**about: Any) -> dict[str, Any]:
@@ -297,7 +279,7 @@ def environment(**about: Any) -> dict[str, Any]:
     packages = ("fedtl", "flwr", "ray", "torch", "torchvision", "numpy", "scikit-learn")
     return {
         "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": datetime.now().astimezone().isoformat(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -327,13 +309,6 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a file whose last one a crash may have cut off."""
-    *complete, _ = file.read_bytes().split(b"\n")
-    for line in complete:
-        yield json.loads(line)
 
 
 def _json(line: Mapping[str, Any]) -> str:

@@ -147,6 +147,8 @@ class Strategy(FlowerStrategy):
         self.min_clients: int | None = None
         """How many of a round's clients must not fail; what ``max_failures`` says if None."""
         self.parameters = parameters
+        self.keep: Sequence[int] = ()
+        """Rounds whose memories clients are to keep besides the last one's."""
         self.state: dict[str, Vector] = {}
         """What the server remembers besides w; a checkpoint keeps it."""
         self.clock = Clock()
@@ -189,7 +191,8 @@ class Strategy(FlowerStrategy):
     def _about(self, round: int) -> dict[str, Any]:
         """What every message says of the round."""
         phase = self.phases[self._phase]
-        return {m.ROUND: round, m.PHASE: self._phase, m.PROGRESS: phase.progress(round)}
+        about = {m.ROUND: round, m.PHASE: self._phase, m.PROGRESS: phase.progress(round)}
+        return about | ({m.KEEP: list(self.keep)} if self.keep else {})
 
     def _given(self) -> dict[str, Vector]:
         """What terms of the objective ask for besides the global model."""
@@ -242,9 +245,11 @@ class Strategy(FlowerStrategy):
         summed = uploads.total()
         if summed is not None:
             P, mean = self.parameters, (summed / weight).to(torch.float32).numpy()
-            stepped = np.asarray(self.update(self._w[:P], mean[:P], server_round), np.float32)
+            with np.errstate(all="ignore"):  # what comes of it is looked at below
+                stepped = np.asarray(self.update(self._w[:P], mean[:P], server_round), np.float32)
             self._w = stepped if P is None else np.concatenate([stepped, mean[P:]])
             self._w = np.asarray(self.refine(self._w, server_round), np.float32)
+            self._check_finite(server_round)
         return m.pack(self._w), MetricRecord({**self._now.train})
 
     def _merge(self, total: torch.Tensor | None, sizes: Sequence[int]) -> None:
@@ -429,6 +434,19 @@ class Strategy(FlowerStrategy):
 
     def _client_of(self, reply: Message) -> int:
         return self._nodes.index(reply.metadata.src_node_id)
+
+    def _check_finite(self, round: int) -> None:
+        """End the run where the server's step leads nowhere: clients can only fail from such a model on.
+
+        Raises:
+            RunError: the global model, or what the server remembers, has a number that is infinite or none.
+        """
+        for what, vector in (("global model", self._w), *((f"server's {k!r}", v) for k, v in self.state.items())):
+            if not np.isfinite(vector).all():
+                raise RunError(
+                    f"the {what} is not finite after round {round}: the server's step is too large for these uploads; "
+                    "a smaller strategy.server.lr, strategy.beta or strategy.lr may help"
+                )
 
     def _check_failures(self, round: int) -> None:
         failures, asked, least = self._now.failures, len(self._now.clients), self.min_clients

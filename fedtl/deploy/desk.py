@@ -6,12 +6,14 @@ import json
 import logging
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, MessageType, RecordDict
 
 from fedtl import messages as m
 from fedtl import record
+from fedtl.checkpoint import Checkpoint, Mark, read_mark
 from fedtl.choice import ConfigError
 from fedtl.config import Config, Tables, build
 from fedtl.data.frame import Frame
@@ -21,6 +23,7 @@ from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
 from fedtl.experiment import make_worker
 from fedtl.node import Reply, Worker
+from fedtl.tensors import DamagedError
 
 DESCRIPTION, SUMS, STATISTICS_OF = "description", "sums", "statistics-of"
 """In answer to a query: what there is, as JSON; and sums for the normalisation, if the query asks for them."""
@@ -148,9 +151,9 @@ class Desk:
         recorder = record.Recorder(folder, durable=True)
         about = record.environment(client=self.folder.name, names=self._names(study), device=self.device)
         if (folder / "config.toml").exists():
-            found = record.read_checkpoint(folder)
-            recorder.resume(config, about)
-            log.info("%s: goes on, with what it keeps of %s", study.id, f"round {found.round}" if found else "it")
+            mark = _last_mark(folder)
+            recorder.resume(config, about, mark)
+            log.info("%s: goes on, with what it keeps of %s", study.id, f"round {mark.round}" if mark else "it")
         else:
             recorder.begin(config, about)
             log.info("%s: begins, in %s", study.id, folder)
@@ -179,7 +182,16 @@ class Desk:
         vector = worker.engine.task.sent(worker.initial).cpu().numpy() if w is None else w
         recorder = record.Recorder(self.folder.studies / study.id, durable=True)
         with record.writing(recorder.folder):
-            recorder.checkpoint(record.Checkpoint(round, np.asarray(vector, np.float32), {}, 0.0))
+            recorder.checkpoint(Checkpoint(round, np.asarray(vector, np.float32), {}, 0.0))
+
+
+def _last_mark(folder: Path) -> Mark | None:
+    """Of the last global model that a client kept for its own use; a damaged one comes again with the next message."""
+    try:
+        return read_mark(folder)
+    except DamagedError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _told(reply: Reply) -> RecordDict:

@@ -29,10 +29,11 @@ from fedtl.deploy.process import alone
 from fedtl.deploy.screen import Expected
 from fedtl.deploy.study import Study
 from fedtl.engine.plan import able
-from fedtl.experiment import Server, open_run
+from fedtl.experiment import Place, Server, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
 from fedtl.progress import accuracy
+from fedtl.resume import begun
 from fedtl.strategies import strategy_type
 from fedtl.strategies.strategy import Round
 
@@ -184,9 +185,8 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
         "study": order.study,
         "names": list(folder.clients),
     }
-    server = open_run(
-        config, federation, Path(order.run), order.resume, Progress(folder.clients), about, elsewhere=True
-    )
+    place = Place(Path(order.run), resume=order.resume and begun(Path(order.run)))
+    server = open_run(config, federation, place, Progress(folder.clients), about, elsewhere=True)
     if config.deploy.privacy is not None and server.engine.task.rest:
         raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
     frame.write(server.recorder.folder / FRAME)
@@ -332,6 +332,10 @@ class Progress:
         if first_round > config.rounds:
             gone_on = f", finished already with round {first_round - 1}"
         say(f"{config.strategy.name}, {config.rounds} rounds{gone_on}, in {folder}")
+
+    def note(self, text: str) -> None:
+        """Something that who started the run should know."""
+        say(text)
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from fedtl.checkpoint import last_round
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.process import run
 from fedtl.deploy.server import node_numbers, runs, told_as_json
 from fedtl.deploy.serverapp import Order
 from fedtl.failure import RunError
-from fedtl.record import last_round
 
 LONGEST = 120
 """Letters of an error in a table."""

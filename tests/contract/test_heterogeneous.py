@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import fedtl
+from fedtl.checkpoint import read_checkpoint
 from fedtl.choice import ConfigError
 from fedtl.config import build
 from fedtl.data.federate import federate
 from fedtl.experiment import make_tasks
-from fedtl.record import read_checkpoint
 from fedtl.store import MemoryStore
 
 MODELS: list[dict[str, Any]] = [{"name": "mlp", "hidden": [16]}, {"name": "cnn"}, {"name": "logistic"}]

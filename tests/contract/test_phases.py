@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 import fedtl
-from fedtl import record
+from fedtl.checkpoint import read_checkpoint
 from fedtl.choice import ConfigError
 from fedtl.config import build
 from fedtl.data.federate import federate
-from fedtl.experiment import make_tasks
+from fedtl.experiment import Silent, make_tasks
 from fedtl.losses import coral_to_moments, mean_and_covariance
 from fedtl.models.head import features_and_logits
 from tests.contract.test_grids import assert_same_run
@@ -80,20 +80,18 @@ def test_a_run_that_is_gone_on_with_ends_with_the_same_bits(config: dict[str, An
     assert len(rounds_of(tmp_path / "gone on with")) == stop
     fedtl.run(config, out=tmp_path / "gone on with", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "gone on with")
-    a, b = (record.read_checkpoint(tmp_path / name) for name in ("whole", "gone on with"))
+    a, b = (read_checkpoint(tmp_path / name) for name in ("whole", "gone on with"))
     assert a is not None
     assert b is not None
     assert a.state.keys() == b.state.keys() != set()
     assert all(np.array_equal(a.state[name], b.state[name]) for name in a.state)
 
 
-class StopsAfter:
+class StopsAfter(Silent):
     """Somebody who presses Ctrl-C."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
-
-    def begin(self, *arguments: Any) -> None: ...
 
     def round(self, report: Any) -> None:
         if report.round == self.rounds:
@@ -130,7 +128,7 @@ def test_the_servers_moments_are_those_of_all_source_samples(tmp_path: Path) -> 
     """With nothing learnt, every client's features are the initial model's: the moments have a closed form."""
     config = remote(strategy={"name": "fedavg", "lr": 1e-12, "local_steps": 1, "batch_size": 8})
     fedtl.run({**config, "rounds": 1}, out=tmp_path / "run")
-    found = record.read_checkpoint(tmp_path / "run")
+    found = read_checkpoint(tmp_path / "run")
     assert found is not None
     federation = federate(build(config).data, 2)
     task = make_tasks(build(config), federation, "cpu")[0]

@@ -10,86 +10,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 import fedtl
-from fedtl import record
+from fedtl import checkpoint
+from fedtl.checkpoint import read_checkpoint
 from fedtl.choice import ConfigError
 from fedtl.engine import Engine, Failed
 from fedtl.failure import RunError
 from fedtl.record import Recorder
 from fedtl.store import MemoryStore
+from tests.interrupted import METHODS, ROUNDS, Killed, contents, stop_at, tables
 
 ROOT = Path(__file__).resolve().parents[2]
-CLIENTS, ROUNDS = 8, 6
-TIMES = {"seconds", "seconds_scoring", "elapsed"}
-
-METHODS: dict[str, dict[str, Any]] = {
-    "pfedme": {"name": "pfedme", "lr": 0.05, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05},
-    "momentum": {"name": "fedavg", "lr": 0.05, "server": {"name": "momentum"}},
-    "adam": {"name": "fedavg", "lr": 0.05, "server": {"name": "adam", "lr": 0.01}},
-    "local": {"name": "local", "lr": 0.05},
-}
-
-
-def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[str, Any]:
-    """Fewer clients than there are each round, so that what they remember is of different ages."""
-    personal = "fresh" if METHODS[method]["name"] == "fedavg" else "last"
-    return {
-        "name": "resume",
-        "seed": 1,
-        "rounds": rounds,
-        "device": "cpu",
-        "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "dirichlet", "alpha": 1.0}},
-        "model": {"name": "logistic"},
-        "strategy": {"clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
-        "evaluate": {"every": 2, "personal": personal},
-        "simulation": {"grid": "in-process"},
-        **other,
-    }
-
-
-def contents(folder: Path) -> dict[str, Any]:
-    """All that a run leaves but times: records, the final model and what clients remember, to the bit."""
-    found: dict[str, Any] = {}
-    for name in ("rounds.jsonl", "clients.jsonl"):
-        lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-    last = len(found["rounds.jsonl"])
-    store = MemoryStore(folder / "memories")
-    # What a client remembers as of any round that is still to be found: the newest, and the one before.
-    for client in store.clients():
-        for before in (last, last + 1):
-            found[f"client {client} before {before}"] = bits(store.load(client, before))
-    checkpoint = record.read_checkpoint(folder)
-    assert checkpoint is not None
-    found["checkpoint"] = checkpoint.round, bits(checkpoint.state | {"w": checkpoint.w})
-    found["model"] = bits(load_file(folder / "model.safetensors"))
-    return found
-
-
-def bits(tensors: Mapping[str, Any]) -> dict[str, bytes]:
-    return {key: np.asarray(value).tobytes() for key, value in sorted(tensors.items())}
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    known: dict[tuple[str, int], dict[str, Any]] = {}
-
-    def run(method: str = "pfedme", rounds: int = ROUNDS) -> dict[str, Any]:
-        if (method, rounds) not in known:
-            folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-            fedtl.run(tables(method, rounds), out=folder)
-            known[method, rounds] = contents(folder)
-        return known[method, rounds]
-
-    return run
 
 
 def test_what_is_compared(uninterrupted: Callable[..., dict[str, Any]]) -> None:
@@ -143,7 +80,7 @@ def test_killed_again_and_again(uninterrupted: Callable[..., dict[str, Any]], tm
             process.kill()
             process.communicate()
             kills += 1
-            found = record.read_checkpoint(folder)
+            found = read_checkpoint(folder)
             interrupted.add(found.round if found else 0)
         else:
             assert process.returncode == 0, errors
@@ -155,26 +92,6 @@ def test_killed_again_and_again(uninterrupted: Callable[..., dict[str, Any]], tm
 # Killed at chosen instants.
 
 
-class Killed(BaseException):
-    """As sudden as a signal: nobody catches it."""
-
-
-def stop_at(patch: pytest.MonkeyPatch, owner: object, name: str, call: int, *, after: bool) -> None:
-    """Let ``owner.name``'s call number ``call`` be the run's end, before or after it has done its work."""
-    original, calls = getattr(owner, name), [0]
-
-    def stopping(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == call and not after:
-            raise Killed
-        result = original(*arguments, **options)
-        if calls[0] == call:
-            raise Killed
-        return result
-
-    patch.setattr(owner, name, stopping)
-
-
 POINTS = {
     "before the first memory": (MemoryStore, "save", 1, False),
     "between two memories of a round": (MemoryStore, "save", 8, True),
@@ -182,7 +99,7 @@ POINTS = {
     "between clients.jsonl and rounds.jsonl": (Recorder, "_append", 5, True),
     "between rounds.jsonl and the checkpoint": (Recorder, "checkpoint", 4, False),
     "before the very first checkpoint": (Recorder, "checkpoint", 1, False),
-    "between the checkpoint's tensors and its name": (Recorder, "_replace_tensors", 4, True),
+    "between the checkpoint's tensors and its name": (checkpoint, "write_mark", 4, False),
     "right after a checkpoint": (Recorder, "checkpoint", 3, True),
     "after the last round, before the model": (Recorder, "finish", 1, False),
 }
@@ -284,12 +201,12 @@ def test_another_experiment_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     stopped_after(2, tmp_path, monkeypatch)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     for other in (["seed=2"], ["strategy.lr=0.1"], ["data.clients=9"], ["evaluate.every=3"]):
-        with pytest.raises(ConfigError, match="another config"):
+        with pytest.raises(ConfigError, match=f"another config: {other[0].partition('=')[0]} is .* there and"):
             fedtl.run(tables(), other, out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="holds a run already"):
         fedtl.run(tables(), out=tmp_path)
-    with pytest.raises(ConfigError, match="holds no run"):
-        fedtl.run(tables(), out=tmp_path / "elsewhere", resume=True)
+    with pytest.raises(ConfigError, match="has finished 2 already; give as many, or more"):
+        fedtl.run(tables(), ["rounds=1"], out=tmp_path, resume=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
@@ -297,11 +214,9 @@ def test_the_newest_unfinished_run_is_found(
     uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="holds no run of this config"):
-        fedtl.run(tables(), resume=True)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, Recorder, "checkpoint", 2, after=True)
-        fedtl.run(tables())
+        fedtl.run(tables(), resume=True)  # nothing has begun yet, so this begins
     run = fedtl.run(tables(), resume=True)
     assert run.path.parent == Path("results/resume")
     assert len(list(Path("results/resume").iterdir())) == 1

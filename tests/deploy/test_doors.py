@@ -26,7 +26,7 @@ from fedtl.deploy import flower, folders, keys
 from fedtl.deploy.client import free_port
 from fedtl.deploy.folders import ServerFolder, read_client
 from fedtl.deploy.superlink import LARGEST_MESSAGE
-from fedtl.experiment import Silent, make_worker, open_run
+from fedtl.experiment import Place, Silent, make_worker, open_run
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import Order
 from fedtl.node import Reply
@@ -311,7 +311,7 @@ def hostile_client(found: Found, config: Path) -> None:
     read, _ = read_config(config, ["simulation.grid=in-process"])
     federation = federate(read.data, read.seed)
     worker = make_worker(read.tables(), federation, str(found.wanted / "memories"), "cpu")
-    open_run(read, federation, found.wanted, False, Silent()).rounds(WithoutM(worker, len(NAMES)))
+    open_run(read, federation, Place(found.wanted), Silent()).rounds(WithoutM(worker, len(NAMES)))
 
 
 class WithoutM(InProcessGrid):

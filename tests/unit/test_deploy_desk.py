@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedtl import messages as m
-from fedtl import record
+from fedtl.checkpoint import last_round, read_checkpoint
 from fedtl.config import build
 from fedtl.data.frame import Frame
 from fedtl.data.own import read_own
@@ -427,18 +427,18 @@ def test_two_studies_by_turns_keep_apart(folder: ClientFolder) -> None:
 def test_the_last_global_model_is_kept(folder: ClientFolder) -> None:
     desk, study = desk_of(folder), folder.studies / "clinics-1"
     desk.answer(TRAIN, message(**{m.ROUND: 3}))
-    found = record.read_checkpoint(study)
+    found = read_checkpoint(study)
     assert found is not None
     assert (found.round, found.w.tolist()) == (2, [0.0] * PARAMETERS)
     w = np.arange(PARAMETERS, dtype=np.float32)
     desk.answer(EVALUATE, message(w, **{m.ROUND: 3}))
-    found = record.read_checkpoint(study)
+    found = read_checkpoint(study)
     assert found is not None
     assert (found.round, found.w.tolist()) == (3, w.tolist())
     assert Frame.read(study / "frame.json").to_json() == FRAME.to_json()
     about = json.loads((study / "environment.json").read_text())
     assert (about["client"], about["names"]) == ("b", ["", "b", ""])
-    assert record.last_round(study) == 3
+    assert last_round(study) == 3
 
 
 def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:

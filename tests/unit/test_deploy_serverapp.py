@@ -34,7 +34,7 @@ from fedtl.deploy.folders import ServerFolder, read_client, read_server
 from fedtl.deploy.link import Described
 from fedtl.deploy.process import alone
 from fedtl.deploy.serverapp import Order, common_frame
-from fedtl.experiment import Silent, open_run
+from fedtl.experiment import Place, Silent, open_run
 from fedtl.failure import RunError
 from tests.contract.test_grids import records
 from tests.unit.test_deploy_link import Answer, Node, PretendedGrid, travelled
@@ -394,7 +394,7 @@ def test_the_public_samples_must_be_the_servers_too(deploy: Callable[..., Deploy
 
 def test_no_room_is_made_for_the_samples_that_a_client_claims(tmp_path: Path) -> None:
     config = build(tables())
-    server = open_run(config, federate(config.data, 4), tmp_path / "run", False, Silent(), elsewhere=True)
+    server = open_run(config, federate(config.data, 4), Place(tmp_path / "run"), Silent(), elsewhere=True)
     tracemalloc.start()
     try:
         serverapp._let_sample_who_can(server, {0: replace(ONE, train=10**7)})
@@ -446,7 +446,7 @@ def test_a_study_has_one_server(
 
 def test_an_objective_that_nobody_can_train(tmp_path: Path) -> None:
     config = build(tables(**CONFIGS["target"]))
-    server = open_run(config, federate(config.data, 4), tmp_path / "run", False, Silent(), elsewhere=True)
+    server = open_run(config, federate(config.data, 4), Place(tmp_path / "run"), Silent(), elsewhere=True)
     nothing = replace(ONE, train=0)
     with pytest.raises(ConfigError, match=r"^no client holds what the objective of the rounds 1 to 2 trains on$"):
         serverapp._let_sample_who_can(server, dict.fromkeys(range(3), nothing))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fedtl
+from fedtl.checkpoint import Checkpoint, read_checkpoint
 from fedtl.choice import ConfigError
 from fedtl.config import build
 from fedtl.data.federate import federate
@@ -29,7 +30,7 @@ from fedtl.losses.terms.teaching import Mutual
 from fedtl.model_file import KEY, About, Exported, OnStored, load_exported, write_onnx, write_safetensors
 from fedtl.models import build_model, read_model
 from fedtl.predict import Model, predict, read_samples
-from fedtl.record import Checkpoint, Recorder, read_checkpoint
+from fedtl.record import Recorder
 from fedtl.store import MemoryStore
 
 CLIENTS, ROUNDS, SHAPE = 5, 3, (1, 8, 8)

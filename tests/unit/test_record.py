@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 import fedtl
-from fedtl import record
+from fedtl import record, tensors
+from fedtl.checkpoint import Checkpoint, last_round, read_checkpoint, read_mark
 from fedtl.choice import ConfigError
 from fedtl.config import Config, read_config
 from fedtl.record import OutputError, Recorder
+from fedtl.resume import alike, same_experiment
 from fedtl.scores import ClientScores
 from fedtl.strategies.strategy import Round
 
@@ -88,8 +90,8 @@ def test_files_of_a_run(tmp_path: Path) -> None:
         "checkpoint/3.safetensors",
     }
     assert read_config(folder)[0] == read_config(tables())[0]  # the run's folder is a config
-    assert record.same_experiment(folder, read_config(tables(rounds=9))[0])
-    assert not record.same_experiment(folder, read_config(tables(seed=9))[0])
+    assert same_experiment(folder, read_config(tables(rounds=9))[0])
+    assert not same_experiment(folder, read_config(tables(seed=9))[0])
 
 
 PRIVACY = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
@@ -105,23 +107,23 @@ def test_what_may_change_between_two_configs_of_one_run() -> None:
     ]
     for change in same:
         other = read_config(tables(**{"deploy": {"privacy": PRIVACY}, **change}))[0]
-        assert record.alike(one, other)
-        assert record.alike(other, one)
+        assert alike(one, other)
+        assert alike(other, one)
     for deploy in ({}, {"privacy": {**PRIVACY, "epsilon": 2.0}}, {"privacy": {**PRIVACY, "clipping_norm": 2.0}}):
         other = read_config(tables(deploy={"wait": 5.0, **deploy}))[0]
-        assert not record.alike(one, other)
-        assert not record.alike(other, one)
-    assert not record.alike(one, read_config(tables(deploy={"privacy": PRIVACY}, seed=3))[0])
+        assert not alike(one, other)
+        assert not alike(other, one)
+    assert not alike(one, read_config(tables(deploy={"privacy": PRIVACY}, seed=3))[0])
 
 
 def test_the_last_round_of_a_folder(tmp_path: Path) -> None:
-    assert record.last_round(tmp_path / "none") == 0
+    assert last_round(tmp_path / "none") == 0
     recorder = Recorder(tmp_path / "run")
     recorder.folder.mkdir()
-    recorder.checkpoint(record.Checkpoint(4, np.zeros(2, np.float32), {}, 1.5))
-    assert record.last_round(recorder.folder) == 4
-    recorder.checkpoint(record.Checkpoint(3, np.ones(2, np.float32), {}, 0.0))
-    found = record.read_checkpoint(recorder.folder)
+    recorder.checkpoint(Checkpoint(4, np.zeros(2, np.float32), {}, 1.5))
+    assert last_round(recorder.folder) == 4
+    recorder.checkpoint(Checkpoint(3, np.ones(2, np.float32), {}, 0.0))
+    found = read_checkpoint(recorder.folder)
     assert found is not None
     assert (found.round, found.w.tolist()) == (3, [1.0, 1.0])
     assert len(list((recorder.folder / "checkpoint").glob("*.safetensors"))) == 1
@@ -133,7 +135,7 @@ def test_the_model_loads_under_its_modules_names(tmp_path: Path) -> None:
     run = fedtl.run(tables(), out=tmp_path / "run")
     module = load_model(run)
     assert module.state_dict().keys() == run.state_dict().keys()
-    checkpoint = record.read_checkpoint(run.path)
+    checkpoint = read_checkpoint(run.path)
     assert checkpoint is not None
     flat = np.concatenate([tensor.numpy().ravel() for tensor in run.state_dict().values()])
     np.testing.assert_array_equal(np.sort(flat), np.sort(checkpoint.w))
@@ -178,10 +180,10 @@ def test_no_nan_in_json(recorder: Recorder) -> None:
 
 
 def test_checkpoint(recorder: Recorder) -> None:
-    assert record.read_checkpoint(recorder.folder) is None
+    assert read_checkpoint(recorder.folder) is None
     recorder.round(report(1), w(1), {"m": w(-1)})
     recorder.round(report(2), w(2), {"m": w(-2), "v": w(3)})
-    found = record.read_checkpoint(recorder.folder)
+    found = read_checkpoint(recorder.folder)
     assert found is not None
     assert (found.round, found.elapsed) == (2, 3.0)
     np.testing.assert_array_equal(found.w, w(2))
@@ -206,7 +208,7 @@ def test_there_is_a_whole_checkpoint_at_every_instant(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", stopping)
         recorder.round(report(2), w(2), {"m": w(-2)})
-    found = record.read_checkpoint(recorder.folder)
+    found = read_checkpoint(recorder.folder)
     assert found is not None
     assert found.round == 1
     np.testing.assert_array_equal(found.w, w(1))
@@ -219,7 +221,8 @@ def test_resume_cuts_off_what_is_later(recorder: Recorder, config: Config) -> No
         with (recorder.folder / name).open("a") as file:
             file.write('{"round": 2, "clients": []}\n{"round": 3, "cli')
     again = Recorder(recorder.folder)
-    found = again.resume(config, {})
+    again.resume(config, {}, read_mark(recorder.folder))
+    found = read_checkpoint(recorder.folder)
     assert found is not None
     assert (found.round, again.elapsed) == (1, 1.5)
     assert {name: (recorder.folder / name).read_bytes() for name in kept} == kept
@@ -235,7 +238,7 @@ def test_new_folders_never_meet(tmp_path: Path, config: Config) -> None:
     for _ in range(3):
         folder = record.new_folder(tmp_path, config)
         assert folder.parent == tmp_path / "record"
-        folder.mkdir(parents=True)
+        assert folder.is_dir()
         made.add(folder)
     assert len(made) == 3
 
@@ -265,7 +268,7 @@ def test_full_disk_when_tensors_are_written(recorder: Recorder, monkeypatch: pyt
     def full(*_: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(record, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OutputError, match="No space left on device"):
         recorder.round(report(1), w(1), {})
     with pytest.raises(OutputError, match="No space left on device"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtl import store as module
+from fedtl import tensors
 from fedtl.store import MemoryStore
 
 
@@ -124,12 +124,12 @@ class Crash(Exception):
 def test_a_crash_while_writing_leaves_the_version_before(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(0, 1, memory(1))
 
-    def half(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    def half(content: object, file: Path, metadata: object) -> None:
         Path(file).write_bytes(b"half a file")
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(module, "save_file", half)
+        patch.setattr(tensors, "save_file", half)
         store.save(0, 2, memory(2))
     assert len(list(store.folder.rglob("*-2*"))) == 1  # the crash left something behind
     assert store.load(0, before=3)["theta"][0] == 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedtl
-from fedtl import record
+from fedtl.checkpoint import read_checkpoint
 from fedtl.choice import ConfigError
 from fedtl.config import build
 from fedtl.data.federate import federate
@@ -453,7 +453,7 @@ class Killed(BaseException):
 def left(folder: Path) -> dict[str, Any]:
     times = {"seconds", "seconds_scoring", "elapsed"}
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    store, found = MemoryStore(folder / "memories"), record.read_checkpoint(folder)
+    store, found = MemoryStore(folder / "memories"), read_checkpoint(folder)
     assert found is not None
     return {
         "rounds": [{key: value for key, value in line.items() if key not in times} for line in lines],

@@ -1,0 +1,274 @@
+"""A run's files that are not what was written: never another number, and one sentence where no number is right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import fedtl
+from fedtl import durable
+from fedtl.checkpoint import SETTLED, read_checkpoint, read_mark
+from fedtl.choice import ConfigError
+from fedtl.export import model_of_run
+from fedtl.record import Recorder
+from fedtl.store import MemoryStore
+from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
+
+RECORDS = ("rounds.jsonl", "clients.jsonl")
+
+LAST = 4
+"""The round after which the run was killed."""
+
+Damage = Callable[[Path], object]
+
+
+def flip(file: Path, at: float, bit: int = 3) -> None:
+    """Change one bit of a file, at a fraction of its length."""
+    data = bytearray(file.read_bytes())
+    data[int(at * (len(data) - 1))] ^= 1 << bit
+    file.write_bytes(data)
+
+
+def cut_off(file: Path, share: float = 0.5) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+
+
+def swap(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def as_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def other_size(file: Path) -> None:
+    """As valid as can be, but of another model."""
+    save_file({name: np.zeros(5, np.float32) for name in load_file(file)}, file)
+
+
+def without_line(file: Path, place: int) -> None:
+    lines = file.read_text().splitlines(keepends=True)
+    del lines[place]
+    file.write_text("".join(lines))
+
+
+def memory(folder: Path) -> Path:
+    """Of a client that trained in the last finished round."""
+    return next(folder.glob(f"memories/*/*-{LAST}.safetensors"))
+
+
+def memory_of_another(folder: Path) -> None:
+    one, other = sorted(folder.glob(f"memories/*/*-{LAST}.safetensors"))[:2]
+    shutil.copy(one, other)
+
+
+TENSORS = f"checkpoint/{LAST}.safetensors"
+
+OF_A_RECORD: dict[str, Damage] = {
+    "missing": Path.unlink,
+    "empty": lambda file: file.write_text(""),
+    "torn": lambda file: cut_off(file, 0.9),
+    "without its last line": lambda file: without_line(file, -1),
+    "without its first line": lambda file: without_line(file, 0),
+    "not JSON": lambda file: swap(file, '{"round": 2', '{"round" 2'),
+    "with another number": lambda file: swap(file, "0.", "1."),
+    "no text": lambda file: file.write_bytes(bytes(range(256)) * 20),
+    "a folder": as_folder,
+}
+
+
+def on(name: str, damage: Damage) -> Damage:
+    return lambda folder: damage(folder / name)
+
+
+DAMAGES: dict[str, Damage] = {
+    **{f"{name} {what}": on(name, damage) for name in RECORDS for what, damage in OF_A_RECORD.items()},
+    "checkpoint missing": lambda folder: shutil.rmtree(folder / "checkpoint"),
+    "checkpoint.json missing": lambda folder: (folder / "checkpoint/checkpoint.json").unlink(),
+    "checkpoint.json empty": lambda folder: (folder / "checkpoint/checkpoint.json").write_text(""),
+    "checkpoint.json a list": lambda folder: (folder / "checkpoint/checkpoint.json").write_text("[1]"),
+    "checkpoint.json of another round": lambda folder: swap(
+        folder / "checkpoint/checkpoint.json", f'"round": {LAST}', f'"round": {LAST - 1}'
+    ),
+    "checkpoint.json of another time": lambda folder: swap(
+        folder / "checkpoint/checkpoint.json", '"elapsed": 0', '"elapsed": 9'
+    ),
+    "checkpoint.json a folder": lambda folder: as_folder(folder / "checkpoint/checkpoint.json"),
+    "tensors missing": lambda folder: (folder / TENSORS).unlink(),
+    "tensors cut": lambda folder: cut_off(folder / TENSORS),
+    "tensors empty": lambda folder: (folder / TENSORS).write_bytes(b""),
+    "a bit of the tensors' data": lambda folder: flip(folder / TENSORS, 0.9),
+    "a bit of the tensors' names": lambda folder: flip(folder / TENSORS, 0.02, 0),
+    "tensors of another model": lambda folder: other_size(folder / TENSORS),
+    "tensors a folder": lambda folder: as_folder(folder / TENSORS),
+    "memories missing": lambda folder: shutil.rmtree(folder / "memories"),
+    "a memory missing": lambda folder: memory(folder).unlink(),
+    "a memory cut": lambda folder: cut_off(memory(folder)),
+    "a memory empty": lambda folder: memory(folder).write_bytes(b""),
+    "a bit of a memory": lambda folder: flip(memory(folder), 0.9),
+    "a memory of another model": lambda folder: other_size(memory(folder)),
+    "a memory of another client": memory_of_another,
+    "a memory a folder": lambda folder: as_folder(memory(folder)),
+    "config.toml missing": lambda folder: (folder / "config.toml").unlink(),
+    "config.toml empty": lambda folder: (folder / "config.toml").write_text(""),
+    "config.toml no TOML": lambda folder: (folder / "config.toml").write_text("rounds = = 3"),
+    "config.toml no text": lambda folder: (folder / "config.toml").write_bytes(b"\xff\xfe\x00"),
+    "config.toml with another rate": lambda folder: swap(folder / "config.toml", "lr = 0.05", "lr = 0.06"),
+    "config.toml with another seed": lambda folder: swap(folder / "config.toml", "seed = 1", "seed = 2"),
+}
+
+HARMLESS: dict[str, Damage] = {
+    "environment.json missing": lambda folder: (folder / "environment.json").unlink(),
+    "environment.json no JSON": lambda folder: (folder / "environment.json").write_text("{"),
+    "environment.json a list": lambda folder: (folder / "environment.json").write_text("[]"),
+    "foreign files beside memories": lambda folder: [
+        (folder / "memories" / name).write_text("")
+        for name in (".DS_Store", "notes.txt", "000000/x-y.safetensors", "000000/0-3.safetensors.bak", "000000/.nfs0")
+    ],
+    "a foreign folder": lambda folder: (folder / "memories/000000/old").mkdir(),
+    "lines of a round that was not finished": lambda folder: [
+        (folder / name).open("a").write('{"round": 5, "clients": []}\n{"rou')
+        for name in ("rounds.jsonl", "clients.jsonl")
+    ],
+    "a lock that a dead process left": lambda folder: (folder / "lock").write_text(""),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed right after its fourth round."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(durable.Settler, "due", False)
+        stop_at(patch, Recorder, "checkpoint", LAST, after=True)
+        fedtl.run(tables(), out=folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("named", "damage"),
+    [("the folder", damage) for damage in DAMAGES]
+    + [("a config", damage) for damage in DAMAGES if damage.startswith("config")],
+)
+def test_damage_is_one_sentence_or_no_matter(
+    damage: str, named: str, killed: Path, uninterrupted: Callable[..., object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    DAMAGES[damage](folder)
+    config = folder if named == "the folder" else tables()
+    try:
+        fedtl.run(config, out=folder, resume=True)
+    except ConfigError as error:
+        text = str(error)
+        assert "\n" not in text
+        assert str(folder) in text
+        assert not (folder / "model.safetensors").exists()
+    else:  # what can be computed again was
+        assert damage.startswith("config.toml")
+        assert named == "a config"
+        assert contents(folder) == uninterrupted()
+
+
+@pytest.mark.parametrize("damage", HARMLESS)
+def test_what_does_not_matter(damage: str, killed: Path, uninterrupted: Callable[..., object], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    HARMLESS[damage](folder)
+    fedtl.run(folder, resume=True)
+    assert contents(folder) == uninterrupted()
+
+
+@pytest.mark.parametrize(
+    "damage", [name for name in DAMAGES if "memor" in name or "tensors" in name or "point" in name]
+)
+def test_a_damaged_model_is_not_exported(damage: str, killed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    client = int(memory(folder).name.partition("-")[0])
+    DAMAGES[damage](folder)
+    for which in (None, client) if "memor" not in damage else (client,):
+        with pytest.raises(ConfigError) as caught:
+            model_of_run(folder, which, "last")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_final_model_is_not_loaded(killed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    run = fedtl.run(folder, resume=True)
+    flip(folder / "model.safetensors", 0.9)
+    with pytest.raises(ConfigError, match="do not match their checksum"):
+        run.state_dict()
+    fedtl.run(folder, resume=True)  # a finished run writes it anew
+    run.state_dict()
+
+
+# What a power cut leaves: the last checkpoint that the disk has for sure.
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As :func:`killed`, but the disk has had the second round, and its memories, for sure."""
+    folder = tmp_path_factory.mktemp("settled") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable.Settler, "due", property(lambda self: read_mark(folder) and read_mark(folder).round == 2))
+        with pytest.raises(Killed):
+            stop_at(patch, Recorder, "checkpoint", LAST, after=True)
+            fedtl.run(tables(), out=folder)
+    mark = read_mark(folder, SETTLED)
+    assert mark is not None
+    assert mark.round == 2
+    return folder
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("rounds.jsonl missing", "clients.jsonl torn", "clients.jsonl without its first line"),
+        *("checkpoint.json missing", "checkpoint.json empty", "checkpoint.json of another round"),
+        *("tensors missing", "a bit of the tensors' data", "tensors of another model"),
+        *("a memory missing", "a bit of a memory", "a memory of another client"),
+    ],
+)
+def test_what_comes_after_the_settled_round_is_computed_again(
+    damage: str, settled: Path, uninterrupted: Callable[..., object], tmp_path: Path
+) -> None:
+    folder, notes = tmp_path / "run", list[str]()
+    shutil.copytree(settled, folder)
+    DAMAGES[damage](folder)
+
+    class Listener(fedtl.experiment.Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    try:
+        fedtl.run(folder, resume=True, listener=Listener())
+    except ConfigError:  # what the settled round needs is gone as well
+        assert damage.startswith(("rounds", "clients"))
+    else:
+        (note,) = notes
+        assert "going back to round 2" in note
+        assert contents(folder) == uninterrupted()
+
+
+def test_the_settled_rounds_memories_stay(settled: Path) -> None:
+    """Each client's newest memory up to the settled round is there, however often it has trained since."""
+    lines = [json.loads(line) for line in (settled / "rounds.jsonl").read_text().splitlines()]
+    store, trained = MemoryStore(settled / "memories"), 0
+    for client in {client for line in lines if line["round"] <= 2 for client in line["clients"]}:
+        assert store.load(client, before=3)
+        trained += 1
+    assert trained
+    assert read_checkpoint(settled).round == LAST  # type: ignore[union-attr]
+    assert ROUNDS > LAST

@@ -1,0 +1,85 @@
+"""Runs that end before their time, and what is compared of them: times apart, everything, to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from fedtl.checkpoint import read_checkpoint
+from fedtl.store import MemoryStore
+
+CLIENTS, ROUNDS = 8, 6
+TIMES = {"seconds", "seconds_scoring", "elapsed"}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "pfedme": {"name": "pfedme", "lr": 0.05, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05},
+    "momentum": {"name": "fedavg", "lr": 0.05, "server": {"name": "momentum"}},
+    "adam": {"name": "fedavg", "lr": 0.05, "server": {"name": "adam", "lr": 0.01}},
+    "local": {"name": "local", "lr": 0.05},
+}
+
+
+def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[str, Any]:
+    """Fewer clients than there are each round, so that what they remember is of different ages."""
+    personal = "fresh" if METHODS[method]["name"] == "fedavg" else "last"
+    return {
+        "name": "resume",
+        "seed": 1,
+        "rounds": rounds,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "dirichlet", "alpha": 1.0}},
+        "model": {"name": "logistic"},
+        "strategy": {"clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
+        "evaluate": {"every": 2, "personal": personal},
+        "simulation": {"grid": "in-process"},
+        **other,
+    }
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All that a run leaves but times: records, the final model and what clients remember, to the bit."""
+    found: dict[str, Any] = {}
+    for name in ("rounds.jsonl", "clients.jsonl"):
+        lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+    last = len(found["rounds.jsonl"])
+    store = MemoryStore(folder / "memories")
+    # What a client remembers as of any round that is still to be found: the newest, and the one before.
+    for client in store.clients():
+        for before in (last, last + 1):
+            found[f"client {client} before {before}"] = bits(store.load(client, before))
+    last_checkpoint = read_checkpoint(folder)
+    assert last_checkpoint is not None
+    found["checkpoint"] = last_checkpoint.round, bits(last_checkpoint.state | {"w": last_checkpoint.w})
+    found["model"] = bits(load_file(folder / "model.safetensors"))
+    return found
+
+
+def bits(tensors: Mapping[str, Any]) -> dict[str, bytes]:
+    return {key: np.asarray(value).tobytes() for key, value in sorted(tensors.items())}
+
+
+class Killed(BaseException):
+    """As sudden as a signal: nobody catches it."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, owner: object, name: str, call: int, *, after: bool) -> None:
+    """Let ``owner.name``'s call number ``call`` be the run's end, before or after it has done its work."""
+    original, calls = getattr(owner, name), [0]
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call and not after:
+            raise Killed
+        result = original(*arguments, **options)
+        if calls[0] == call:
+            raise Killed
+        return result
+
+    patch.setattr(owner, name, stopping)

@@ -6,6 +6,8 @@ method with the labelled source's cross-entropy alone, and ``local-only``, witho
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedtl.choice import ConfigError
@@ -66,13 +68,16 @@ class Gain(NamedTuple):
         baseline: its name.
         score: of the run, as ``"global/target-clients"``.
         against: of the baseline: where it has no global model, its clients' own.
-        value: the run's last value minus the baseline's; below 0 transfer did harm.
+        value: the run's last value minus the baseline's; below 0 transfer did harm. Where the two are not over the
+            same clients, that of their means over the clients that both scored; NaN where there is none.
+        clients: in that case, how many these are; else None.
     """
 
     baseline: str
     score: str
     against: str
     value: float
+    clients: int | None = None
 
 
 def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
@@ -83,6 +88,29 @@ def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
         for score, point in own.items():
             data = score.partition("/")[2]
             same = [candidate for candidate in (score, f"personal/{data}", f"global/{data}") if candidate in theirs]
-            if same:
-                found.append(Gain(name, score, same[0], point.value - theirs[same[0]].value))
+            if not same:
+                continue
+            here, there = _by_client(run, score), _by_client(other, same[0])
+            value, clients = point.value - theirs[same[0]].value, None
+            if here.keys() != there.keys():
+                both = sorted(here.keys() & there.keys())
+                value, clients = _mean(here, both) - _mean(there, both), len(both)
+            found.append(Gain(name, score, same[0], value, clients))
     return found
+
+
+def _by_client(run: Run, score: str) -> dict[int, tuple[float, float]]:
+    """Each scored client's accuracy and number of test samples; none where the score is not over clients."""
+    table, data = run.client_table("numpy"), score.partition("/")[2]
+    accuracy, samples = f"{score}/accuracy", "samples" if data == "clients" else f"{data}/samples"
+    names = table.dtype.names or ()
+    if accuracy not in names or samples not in names:
+        return {}
+    rows = zip(table["client"].tolist(), table[accuracy].tolist(), table[samples].tolist())
+    return {client: (value, weight) for client, value, weight in rows if not math.isnan(value)}
+
+
+def _mean(scored: Mapping[int, tuple[float, float]], clients: Sequence[int]) -> float:
+    """Their mean accuracy, weighted by their test samples; NaN of nobody."""
+    weight = sum(scored[client][1] for client in clients)
+    return sum(scored[client][0] * scored[client][1] for client in clients) / weight if clients else math.nan

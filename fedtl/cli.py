@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import signal
@@ -318,9 +319,15 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
     """Print runs' scores as a table."""
+    from fedtl.history import over_same_clients
+
     unit = " in %" if metric == "accuracy" else ""
     out.print(f"{metric}{unit}; clients: mean weighted by test samples, and the worst tenth's")
     print_whole(summary_table(runs, metric))
+    if len(runs) > 1 and not over_same_clients(runs):
+        out.print(
+            "Not all of these means are over the same clients, so they do not compare as they stand.", soft_wrap=True
+        )
 
 
 def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
@@ -335,7 +342,9 @@ def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
         table.add_column(column, justify="right" if column.startswith("gain") else "left", no_wrap=True)
     for gain in found:
         harm = ", negative transfer" if gain.value < 0 and gain.baseline == SOURCE_ONLY else ""
-        table.add_row(gain.score, f"{gain.baseline}, {gain.against}{harm}", f"{100 * gain.value:+.2f}")
+        over = "" if gain.clients is None else f" (over the {gain.clients} clients that both scored)"
+        value = "-" if math.isnan(gain.value) else f"{100 * gain.value:+.2f}"
+        table.add_row(gain.score, f"{gain.baseline}, {gain.against}{harm}{over}", value)
     out.print()
     print_whole(table)
 
@@ -356,33 +365,67 @@ def print_whole(table: Table) -> None:
 
 
 def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
-    """Each run's scores: which model on which data, its last value and its best, and in which round."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("method", "last", "round", "worst 10 %", "best", "round"):
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    """Each run's scores: which model on which data, its last value and its best, and in which round.
+
+    A mean over fewer clients than should have been scored says so: ``84.29 (7 of 10 clients)``.
+    """
 
     def told(value: float) -> str:
+        if math.isnan(value):
+            return "-"
         return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.4f}"
 
+    rows: list[tuple[str, ...]] = []
     for one in runs:
-        last = one.last(metric)
-        table.add_row(Text(f"{one.label}, seed {one.seed}" + ("" if last else ": no scored round yet")))
-        worst, best = one.last(metric, "worst_decile"), one.best(metric)
+        last, worst, best = one.last(metric), one.last(metric, "worst_decile"), one.best(metric)
+        rows.append((f"{one.label}, seed {one.seed}" + ("" if last else ": no scored round yet"), *[""] * 7))
         for name, (round, value) in last.items():
-            table.add_row(
-                Text("  " + name + (_which_personal(one) if name.startswith("personal") else "")),
-                told(value),
-                str(round),
-                told(worst[name].value) if name.endswith("clients") else "",
-                told(best[name].value),
-                str(best[name].round),
+            most = best[name]
+            rows.append(
+                (
+                    "  " + name + (_which_personal(one, name) if name.startswith("personal") else ""),
+                    told(value),
+                    str(one.coverage(name, round) or ""),
+                    str(round),
+                    told(worst[name].value) if name.endswith("clients") else "",
+                    told(most.value),
+                    str(one.coverage(name, most.round) or ""),
+                    "-" if math.isnan(most.value) else str(most.round),
+                )
             )
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    names, *numbers = zip(*rows) if rows else [()] * 8
+    table.add_column("method", no_wrap=True)
+    last_values, last_marks, last_rounds, worst_values, best_values, best_marks, best_rounds = numbers
+    columns = [
+        add_numbers(table, "last", last_values, last_marks),
+        add_numbers(table, "round", last_rounds),
+        add_numbers(table, "worst 10 %", worst_values),
+        add_numbers(table, "best", best_values, best_marks),
+        add_numbers(table, "round", best_rounds),
+    ]
+    for name, *cells in zip(names, *columns):
+        table.add_row(Text(name), *cells)
     return table
 
 
-def _which_personal(one: Run) -> str:
-    scored = [record["scores"] for record in one.rounds if "personal/clients" in (record.get("scores") or {})]
-    found = scored[-1]["personal/clients"] if scored else {}
+def add_numbers(table: Table, header: str, values: Sequence[str], marks: Sequence[str] = ()) -> Sequence[str]:
+    """Add a column to a table: numbers below each other, with a mark in brackets behind those that need one.
+
+    Returns:
+        Its cells.
+    """
+    if not any(marks):
+        table.add_column(header, justify="right", no_wrap=True)
+        return values
+    width = max(map(len, values))
+    table.add_column(header.rjust(width), no_wrap=True)
+    return [value.rjust(width) + (f" ({mark})" if mark else "") for value, mark in zip(values, marks)]
+
+
+def _which_personal(one: Run, name: str) -> str:
+    scored = [record["scores"] for record in one.rounds if name in (record.get("scores") or {})]
+    found = scored[-1][name]
     without = f", {found['clients_without']} without" if found.get("clients_without") else ""
     return f" ({found.get('model')}{without})"
 

@@ -60,12 +60,17 @@ def probe(
 
 def table(results: Sequence[Result]) -> Table:
     """A row per result: which classifier on which features, trained and tested on what."""
+    from fedtl.cli import add_numbers
+
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("probe", "accuracy", "worst 10 %", "labels used"):
-        table.add_column(column, justify="left" if column == "probe" else "right", no_wrap=True)
-    for result in results:
-        worst = result.over_clients.get("worst_decile")
-        name = result.name + (f" ({result.remark})" if result.remark else "")
-        cells = f"{100 * result.accuracy:.2f}", "" if worst is None else f"{100 * worst:.2f}", str(result.train_samples)
-        table.add_row(name, *cells)
+    table.add_column("probe", no_wrap=True)
+    worst = [result.over_clients.get("worst_decile") for result in results]
+    marks = [str(result.coverage) for result in results]
+    columns = [
+        add_numbers(table, "accuracy", [f"{100 * result.accuracy:.2f}" for result in results], marks),
+        add_numbers(table, "worst 10 %", ["" if value is None else f"{100 * value:.2f}" for value in worst]),
+        add_numbers(table, "labels used", [str(result.train_samples) for result in results]),
+    ]
+    for result, *cells in zip(results, *columns):
+        table.add_row(result.name + (f" ({result.remark})" if result.remark else ""), *cells)
     return table

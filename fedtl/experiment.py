@@ -354,6 +354,10 @@ class Server:
         )
         self.w = found.w if found else task.sent(self.initial).cpu().numpy()
         self.strategy.state = found.state if found else {}
+        tests = {"clients": federation.test} | (
+            {"target-clients": target.test} if (target := federation.target) else {}
+        )
+        self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
         self.strategy.server = self
         self.first_round = found.round + 1 if found else 1
         self.profiled = False

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
+from fedtl.scores import MISSING, Coverage, marked
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,27 @@ class Point(NamedTuple):
 
     round: int
     value: float
+
+
+class _Scored(NamedTuple):
+    """Who was scored in a round, and who is missing where the record says that."""
+
+    clients: list[int]
+    missing: list[int] | None
+
+
+class Counts(NamedTuple):
+    """Over how many clients a mean is, in each round for which that is known.
+
+    Attributes:
+        rounds, clients, of: in these rounds the mean is over ``clients`` of ``of`` clients.
+        drawn_from: of how many ``evaluate.clients`` drew a sample each time; None if all were asked.
+    """
+
+    rounds: NDArray[np.int64]
+    clients: NDArray[np.int64]
+    of: NDArray[np.int64]
+    drawn_from: int | None = None
 
 
 class Run:
@@ -144,15 +166,116 @@ class Run:
                 found.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
         return {name: _series(points) for name, points in found.items()}
 
+    def scored(self) -> dict[str, Counts]:
+        """For each score over clients, how many it is a mean over, of how many who hold test samples and were asked.
+
+        A client is missing that could not be scored: it raised, its model was not finite, or it did not answer. Runs
+        of versions that did not count are counted out of ``clients.jsonl``, and left out where they lack that.
+        """
+        return {name: _counts(each) for name, each in self._coverages.items()}
+
+    def trained(self) -> Counts:
+        """How many clients the terms' values in training are means over, of how many who were sampled."""
+        found = {}
+        for record in self.rounds:
+            if "clients" not in record:  # as in a round 0
+                continue
+            asked, trained = set(record["clients"]), record.get("trained")
+            if trained is None:  # of a version that did not say
+                told = record.get("failures") or []
+                trained = len(asked - {each["client"] for each in told if not _in_scoring(each)})
+            found[int(record["round"])] = Coverage(int(trained), len(asked))
+        return _counts(found)
+
+    def coverage(self, score: str, round: int | None = None) -> Coverage | None:
+        """Over which part of the clients a score is: printed, the mark that its mean needs.
+
+        Args:
+            score: its name, as ``"personal/clients"``.
+            round: in which; in its last one if None.
+
+        Returns:
+            None where it is no mean over clients, or where that is not known.
+        """
+        found = self._coverages.get(score, {})
+        return found.get(max(found, default=0) if round is None else round)
+
+    def missing(self) -> dict[str, list[int]]:
+        """For each score over clients, who is missing from it in the last scored round."""
+        return {name: self._missing(name, max(each)) for name, each in self._scored.items()}
+
+    @cached_property
+    def _coverages(self) -> dict[str, dict[int, Coverage]]:
+        """By score and round."""
+        found: dict[str, dict[int, Coverage]] = {}
+        for record in self.rounds:
+            for name, row in (record.get("scores") or {}).items():
+                coverage = Coverage.of_row(row) or self._counted(name, record["round"])
+                if coverage is not None:
+                    found.setdefault(name, {})[int(record["round"])] = coverage
+        return found
+
+    def _counted(self, score: str, round: int) -> Coverage | None:
+        """The coverage of a round whose record does not say it; None where nothing does."""
+        try:
+            scored = self._scored.get(score, {}).get(round)
+            everybody = self.environment.get("clients") if self._draws else None
+        except ConfigError:  # a file is broken; whoever shows what is in it says so
+            return None
+        if scored is None:
+            return None
+        missing = self._missing(score, round)
+        drawn_from = everybody if everybody and everybody > self._draws else None
+        return Coverage(len(scored.clients), len(scored.clients) + len(missing), drawn_from)
+
+    @cached_property
+    def _scored(self) -> dict[str, dict[int, _Scored]]:
+        """Who was scored, by score and round."""
+        found: dict[str, dict[int, _Scored]] = {}
+        for record in self.clients:
+            for one in (record, record.get("target") or {}):
+                for name in one.get("scores") or {}:
+                    found.setdefault(name, {})[record["round"]] = _Scored(one["clients"], one.get(MISSING))
+        return found
+
+    @cached_property
+    def _ever_scored(self) -> dict[str, set[int]]:
+        """Who was scored in any round, by score."""
+        return {name: {c for one in each.values() for c in one.clients} for name, each in self._scored.items()}
+
+    @cached_property
+    def _raised_in_scoring(self) -> dict[int, set[int]]:
+        """Who raised when it was scored, by round."""
+        return {
+            record["round"]: {each["client"] for each in record.get("failures") or [] if _in_scoring(each)}
+            for record in self.rounds
+        }
+
+    @property
+    def _draws(self) -> int:
+        """How many clients are drawn to be scored; 0 if all are."""
+        return int((self.config.get("evaluate") or {}).get("clients") or 0)
+
+    def _missing(self, score: str, round: int) -> list[int]:
+        """Who is missing from a score in a round in which clients were scored."""
+        scored = self._scored[score][round]
+        if scored.missing is not None:
+            return scored.missing
+        # A version that did not say: who raised is missing, and who was scored in another round if all always are.
+        here, anywhere = self._ever_scored[score], set[int]().union(*self._ever_scored.values())
+        missing = self._raised_in_scoring.get(round, set()) - (anywhere - here)
+        return sorted((missing if self._draws else missing | here) - set(scored.clients))
+
     def last(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
-        """For each score its value in the last round that has it."""
+        """For each score its value in the last round that has it; :meth:`scored` says over how many clients."""
         curves = self.scores(metric, statistic)
         return {name: Point(int(rounds[-1]), float(values[-1])) for name, (rounds, values) in curves.items()}
 
     def best(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
         """For each score its best value and the first round that reached it; the smallest of a loss.
 
-        A round whose value is not a number is never the best, unless there is no other.
+        A round whose value is not a number, as where no client could be scored, is never the best; where there is no
+        other, the value is NaN.
         """
         sign = -1.0 if metric in SMALLER_IS_BETTER else 1.0
         found = {}
@@ -178,6 +301,8 @@ class Run:
     def client_scores(self, metric: str = "accuracy") -> dict[str, NDArray[np.float64]]:
         """Every client's own value in the last scored round, for each score that has it: ``[clients]``.
 
+        Clients that could not be scored are not among them; :meth:`missing` names those.
+
         Raises:
             ConfigError: clients were scored, but with no such metric.
         """
@@ -193,7 +318,9 @@ class Run:
     def table(self, to: TableKind | None = None) -> Any:
         """One row per round; columns such as ``round``, ``train/cross_entropy``, ``personal/clients/accuracy/mean``.
 
-        ``clients`` and ``failures`` are counts. What a round lacks is NaN, or an empty word.
+        ``clients`` and ``failures`` are counts, and so is ``trained``, over how many of ``clients`` the terms' means
+        are; ``personal/clients/scored`` and ``/of`` say over how many clients a score is, of how many. What a round
+        lacks is NaN, or an empty word.
 
         Args:
             to: ``pandas`` for a DataFrame, ``numpy`` for a structured array. Without it a DataFrame, or a
@@ -206,12 +333,14 @@ class Run:
     def client_table(self, to: TableKind | None = None) -> Any:
         """One row per client of the last scored round; columns such as ``samples``, ``personal/clients/loss``.
 
+        A client that could not be scored has NaN.
+
         Args:
             to: as for :meth:`table`.
         """
         columns: dict[str, NDArray[Any]] = {}
         records = self._last_clients()
-        everybody = sorted({client for record in records for client in record["clients"]})
+        everybody = sorted({c for record in records for c in [*record["clients"], *record.get(MISSING, ())]})
         if records:
             columns["client"] = _column(everybody)
         for record in records:
@@ -230,7 +359,7 @@ class Run:
             for name, column in found.items():
                 if len(column) == len(everybody):
                     columns[name] = column
-                else:  # clients that hold nothing of this domain
+                else:  # clients that hold nothing of this domain, or could not be scored
                     columns[name] = np.full(len(everybody), np.nan)
                     columns[name][np.searchsorted(everybody, found["client"])] = column
             columns["client"] = _column(everybody)
@@ -260,6 +389,8 @@ class Run:
             ConfigError: no profile was made, or a file is broken.
         """
         found = self.profiled
+        if not self.rounds:
+            raise ConfigError(f"{self.path} holds no profile yet: no round is finished")
         if not found:
             raise ConfigError(f"{self.path} holds no profile: add --profile to fedtl run")
         found = found[1:] or found
@@ -286,14 +417,17 @@ class Run:
 
     def __repr__(self) -> str:
         metric, last, _ = self._summary()
-        scores = "".join(f", {name} {metric} {point.value:.4g}" for name, point in last.items())
+        scores = "".join(
+            f", {name} {metric} {marked(f'{point.value:.4g}', self.coverage(name, point.round))}"
+            for name, point in last.items()
+        )
         return f"<Run {self.path}: {self.method}, seed {self.seed}, {self._progress()}{scores}>"
 
     def _repr_html_(self) -> str:
         metric, last, best = self._summary()
         rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{point.value:.4g} (round {point.round})</td>"
-            f"<td>{best[name].value:.4g} (round {best[name].round})</td></tr>"
+            f"<tr><td>{html.escape(name)}</td><td>{self._shown(name, point)}</td>"
+            f"<td>{self._shown(name, best[name])}</td></tr>"
             for name, point in last.items()
         )
         head = f"<tr><th>{html.escape(metric)}</th><th>last</th><th>best</th></tr>"
@@ -302,6 +436,10 @@ class Run:
             f"<br><code>{html.escape(str(self.path))}</code>"
             + (f"<table>{head}{rows}</table>" if rows else "<br>no scored round yet")
         )
+
+    def _shown(self, score: str, point: Point) -> str:
+        mark = str(self.coverage(score, point.round) or "")
+        return f"{point.value:.4g} (round {point.round}{f', {mark}' if mark else ''})"
 
     def _progress(self) -> str:
         done = self.rounds[-1]["round"] if self.rounds else 0
@@ -375,6 +513,27 @@ def _read_lines(file: Path) -> list[Record]:
 
 def _reason(error: Exception) -> str:
     return "it has no 'round'" if isinstance(error, KeyError) else str(error)
+
+
+def over_same_clients(runs: Iterable[Run]) -> bool:
+    """Whether all these runs' last scores on clients' data are over the same clients, as far as that is known."""
+    sets: dict[str, set[frozenset[int]]] = {}
+    for run in runs:
+        for name, each in run._scored.items():
+            sets.setdefault(name.partition("/")[2], set()).add(frozenset(each[max(each)].clients))
+    return all(len(found) == 1 for found in sets.values())
+
+
+def _in_scoring(failure: Record) -> bool:
+    """Whether a client failed when it was scored, not in training."""
+    return str(failure["message"]).startswith("scoring: ")
+
+
+def _counts(found: Mapping[int, Coverage]) -> Counts:
+    rounds = sorted(found)
+    clients, of = ([getattr(found[round], key) for round in rounds] for key in ("scored", "of"))
+    drawn = found[rounds[-1]].drawn_from if rounds else None
+    return Counts(np.array(rounds, np.int64), np.array(clients, np.int64), np.array(of, np.int64), drawn)
 
 
 def _number(value: Any) -> float:

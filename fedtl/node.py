@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -16,10 +16,12 @@ from torch import Tensor
 from fedtl import messages as m
 from fedtl.clients.update import ClientUpdate
 from fedtl.clock import Clock
+from fedtl.data.federation import Shards
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import able
-from fedtl.engine.task import PRIVATE, Given
+from fedtl.engine.task import PRIVATE, Given, Score, reason
+from fedtl.failure import RunError
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
 
@@ -228,16 +230,20 @@ class Worker:
                 models = {"global": w} if config.get(m.SCORE_GLOBAL, True) else {}
                 if personal != "none":
                     models["personal"] = self.engine.begun(w, client) if model is None else model
-                for domain, test in domains.items():
-                    if not len(test[client]):
-                        continue
+                without, own = model is None, self.own if personal == m.KEPT and model is not None else None
+                try:
+                    scored = self._scored(models, client, domains, own)
+                except RunError:
+                    raise
+                except Exception as error:  # one client's samples, or its model: the others' scores count
+                    failed.append((client, reason(error)))
+                    continue
+                for domain, scores in scored.items():
                     rows[f"{domain}{m.CLIENTS}"].append(client)
-                    rows[f"{domain}{m.SAMPLES}"].append(len(test[client]))
+                    rows[f"{domain}{m.SAMPLES}"].append(len(domains[domain][client]))
                     if personal != "none":
-                        rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(model is None))
-                    for name, vector in models.items():
-                        own = name == "personal" and personal == m.KEPT and model is not None
-                        score = self.engine.of(client).score(vector, test[client], self.own if own else None)
+                        rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(without))
+                    for name, score in scores.items():
                         rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
                         rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
         if m.SCORE_PERSONAL not in config:
@@ -246,6 +252,27 @@ class Worker:
         if failed:
             reply[m.FAILURES] = m.pack_failures(failed)
         return Reply(tuple(clients), reply)
+
+    def _scored(
+        self, models: Mapping[str, Tensor], client: int, domains: Mapping[str, Shards], own: str | None
+    ) -> dict[str, dict[str, Score]]:
+        """A client's scores, by domain and model, on each domain of which it holds test samples.
+
+        Args:
+            models: the models ``[d]`` by name.
+            client: whose samples.
+            domains: everybody's test samples.
+            own: the term's module that is scored in place of the personal model.
+        """
+        engine = self.engine.of(client)
+        return {
+            domain: {
+                name: engine.score(vector, test[client], own if name == "personal" else None)
+                for name, vector in models.items()
+            }
+            for domain, test in domains.items()
+            if len(test[client])
+        }
 
     def _plain_score(self, rows: dict[str, list[Any]]) -> MetricRecord:
         """What Flower's own strategies expect of one client: scalars."""

@@ -27,7 +27,7 @@ from fedtl.experiment import load_model
 from fedtl.history import Run
 from fedtl.models.head import features_and_logits
 from fedtl.samples import Samples
-from fedtl.scores import Summary, summarise
+from fedtl.scores import Coverage, Summary, summarise
 from fedtl.strategies import strategy_type
 
 Kind = Literal["linear", "knn"]
@@ -181,6 +181,7 @@ class Result:
         test_samples: of all clients, or the server's.
         accuracy: over the test samples.
         clients: how many were scored; 0 for the server's test set.
+        of: how many hold test samples; more than were scored where some have nothing to train a probe of their own.
         constant: how many probes saw one class alone, and say that.
         unconverged: how many fits ended at their last iteration.
         over_clients: the accuracies' summary, as a run's scores have it; empty for the server's test set.
@@ -195,6 +196,7 @@ class Result:
     test_samples: int
     accuracy: float
     clients: int = 0
+    of: int = 0
     constant: int = 0
     unconverged: int = 0
     over_clients: Summary = field(default_factory=dict)
@@ -209,6 +211,11 @@ class Result:
         if self.train == "own":
             train, test = "each client's own", "its own test samples"
         return f"{probe} on global-model features, {100 * self.share:g} % of labels: {train} -> {test}"
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many clients were scored, of how many."""
+        return Coverage(self.clients, self.of)
 
     @property
     def remark(self) -> str:
@@ -361,9 +368,10 @@ def _results(held: _Held, share: float, kind: Kind, seed: int) -> list[Result]:
             "train_samples": samples,
             "constant": sum(own.constant for own in fits),
             "unconverged": sum(not own.converged for own in fits),
+            "of": len(scored),
         }
-        over = _over_clients(accuracies, test.sizes[both])
-        results.append(Result(**about | {"train": "own"} | counts, **over, test="clients"))
+        over = _over_clients(accuracies, test.sizes[both]) | counts
+        results.append(Result(**about | {"train": "own"} | over, test="clients"))
     return results
 
 
@@ -373,5 +381,6 @@ def _over_clients(accuracies: Sequence[float], sizes: NDArray[np.int64]) -> dict
         "accuracy": summary["weighted_mean"],
         "test_samples": int(sizes.sum()),
         "clients": len(accuracies),
+        "of": len(accuracies),
         "over_clients": summary,
     }

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Column
 
 from fedtl.config import Config
+from fedtl.scores import Coverage, marked
 from fedtl.strategies.strategy import Round
 
 SHORT = {
@@ -92,9 +93,15 @@ class ProgressBar(Progress):
             self._bar.console.print(
                 f"round {report.round}: client {client} failed: {text}", markup=False, soft_wrap=True
             )
-        parts = [f"{SHORT[n]} {100 * accuracy(s):.1f} %" for n, s in report.scores.items() if n in SHORT]
+        parts = [
+            _marked(f"{SHORT[n]} {100 * accuracy(s):.1f} %", Coverage.of_row(s))
+            for n, s in report.scores.items()
+            if n in SHORT
+        ]
         self._accuracy = "  ".join(parts) or self._accuracy
         loss = f"loss {sum(report.train.values()):.3f}" if len(report.train) == 1 else _terms(report.train)
+        if report.trained is not None:
+            loss = _marked(loss, Coverage(report.trained, len(report.clients)))
         rate = self._clients / max(self._busy, 1e-9)
         self._bar.update(self._task, completed=report.round, told=f"{loss}  {self._accuracy}  {rate:.0f} clients/s")
 
@@ -109,6 +116,11 @@ def _target(config: Config) -> str:
     if target is None:
         return ""
     return f" -> {target.name}" + (f" (the last {target.clients} of them)" if target.clients else "")
+
+
+def _marked(text: str, coverage: Coverage | None) -> str:
+    """A mean with the mark that it needs, as short as the bar is."""
+    return marked(text, coverage).replace(" clients)", ")")
 
 
 def _terms(values: Mapping[str, float]) -> str:

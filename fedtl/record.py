@@ -126,6 +126,7 @@ class Recorder:
             "bytes_down": report.bytes_down,
             "bytes_up": report.bytes_up,
             "steps": report.steps,
+            "trained": report.trained,
             "train": report.train,
         }
         if report.scores:

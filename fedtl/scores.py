@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Summary = dict[str, float]
+
+SCORED, OF, DRAWN_FROM, MISSING = "scored", "of", "drawn_from", "missing"
+"""In a record, beside a mean over clients: how many it is over, of how many who should have been scored, and of how
+many those were drawn by ``evaluate.clients``; in ``clients.jsonl``: who is missing."""
 
 
 def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better: bool) -> Summary:
@@ -21,8 +26,10 @@ def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better:
 
     Returns:
         ``weighted_mean`` (by samples), ``mean``, ``std`` (of the population of clients), and the means of the
-        ``worst_decile`` and ``best_decile``: the ⌈clients / 10⌉ worst and best.
+        ``worst_decile`` and ``best_decile``: the ⌈clients / 10⌉ worst and best. All NaN where there is no client.
     """
+    if not len(values):
+        return dict.fromkeys(("weighted_mean", "mean", "std", "worst_decile", "best_decile"), math.nan)
     v, n = np.asarray(values, np.float64), np.asarray(samples, np.float64)
     ordered = np.sort(v) if higher_is_better else np.sort(v)[::-1]
     tenth = math.ceil(len(v) / 10)
@@ -33,6 +40,45 @@ def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better:
         "worst_decile": float(ordered[:tenth].mean()),
         "best_decile": float(ordered[-tenth:].mean()),
     }
+
+
+class Coverage(NamedTuple):
+    """Over which part of the clients a mean is.
+
+    Attributes:
+        scored: how many it is over.
+        of: how many it should be over: those that were asked and hold test samples.
+        drawn_from: of how many ``evaluate.clients`` drew those; None if it drew none.
+    """
+
+    scored: int
+    of: int
+    drawn_from: int | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Coverage | None:
+        """What a score's record says of it; None where it says nothing."""
+        if SCORED not in row or OF not in row:
+            return None
+        return cls(int(row[SCORED]), int(row[OF]), row.get(DRAWN_FROM))
+
+    @property
+    def complete(self) -> bool:
+        """Whether nobody is missing who should have been scored."""
+        return self.scored >= self.of
+
+    def __str__(self) -> str:
+        """The mark that goes beside the mean, as ``"7 of 10 clients"``; empty where it is over all clients."""
+        if self.drawn_from is not None:
+            drawn = f"{self.of} drawn of {self.drawn_from} clients"
+            return drawn if self.complete else f"{self.scored} of the {drawn}"
+        return "" if self.complete else f"{self.scored} of {self.of} clients"
+
+
+def marked(text: str, coverage: Coverage | None) -> str:
+    """A mean as text, with the mark that it needs: ``"84.29 (7 of 10 clients)"``."""
+    mark = "" if coverage is None else str(coverage)
+    return f"{text} ({mark})" if mark else text
 
 
 @dataclass
@@ -47,6 +93,8 @@ class ClientScores:
         personal: which personalised model was scored: ``"fresh"``, ``"last"``, or ``"kept"`` where only parts of
             it are the client's own; None for none.
         data: whose samples they are: the clients' own, ``"clients"``, or those of their target, ``"target-clients"``.
+        missing: who should have been scored and was not: it raised, its model was not finite, or it did not answer.
+        drawn_from: of how many clients a sample was scored; None if all were to be.
     """
 
     clients: list[int] = field(default_factory=list)
@@ -56,6 +104,13 @@ class ClientScores:
     without: list[int] = field(default_factory=list)
     personal: str | None = None
     data: str = "clients"
+    missing: list[int] = field(default_factory=list)
+    drawn_from: int | None = None
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many clients were scored, of how many."""
+        return Coverage(len(self.clients), len(self.clients) + len(self.missing), self.drawn_from)
 
     def summary(self) -> dict[str, Mapping[str, object]]:
         """Scores by name: ``"global/clients"``, ``"personal/clients"``."""
@@ -65,6 +120,9 @@ class ClientScores:
                 "accuracy": summarise(accuracy, self.samples, higher_is_better=True),
                 "loss": summarise(self.loss[model], self.samples, higher_is_better=False),
             }
+            row |= {SCORED: self.coverage.scored, OF: self.coverage.of}
+            if self.drawn_from is not None:
+                row[DRAWN_FROM] = self.drawn_from
             if model == "personal":
                 row |= {"model": self.personal, "clients_without": len(self.without)}
             scores[f"{model}/{self.data}"] = row
@@ -75,6 +133,7 @@ class ClientScores:
         return {
             "clients": self.clients,
             "samples": self.samples,
+            MISSING: self.missing,
             "scores": {
                 f"{model}/{self.data}": {"accuracy": self.accuracy[model], "loss": self.loss[model]}
                 for model in self.accuracy

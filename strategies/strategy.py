@@ -64,6 +64,7 @@ class Round:
         failures: who raised, and what it said.
         bytes_down, bytes_up: what the method's messages carry between server and clients, counted per client
             as if each were alone on its machine.
+        trained: how many of them trained: ``train`` is a mean over these; None where nobody says.
         train: each term's mean over the clients, weighted by their samples.
         steps: mini-batches trained on, all clients together.
         scores: by name, as ``"global/server-test"``.
@@ -79,6 +80,7 @@ class Round:
     failures: list[tuple[int, str]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
+    trained: int | None = None
     train: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     scores: dict[str, Mapping[str, object]] = field(default_factory=dict)
@@ -151,6 +153,9 @@ class Strategy(FlowerStrategy):
         """Rounds whose memories clients are to keep besides the last one's."""
         self.state: dict[str, Vector] = {}
         """What the server remembers besides w; a checkpoint keeps it."""
+        self.tested: dict[str, NDArray[np.int64]] = {}
+        """Who holds test samples, by the data's name in scores, ``"clients"`` or ``"target-clients"``: only they can be
+        missing from a score. Where it is not known, who raised is."""
         self.clock = Clock()
         """Of whoever profiles this process."""
         self.server: AtServer | None = None
@@ -158,6 +163,7 @@ class Strategy(FlowerStrategy):
         self._phase = 0
         self._w: Vector = np.empty(0, np.float32)
         self._nodes: Sequence[int] = []
+        self._to_score: list[int] = []
 
     # The method's idea.
 
@@ -240,6 +246,7 @@ class Strategy(FlowerStrategy):
         self._now.failures += [(client, "it did not answer in time") for client in place_of if client not in heard]
         self._now.failures.sort()
         self._check_failures(server_round)
+        self._now.trained = len(told[m.CLIENTS])
         self._now.train = _weighted_means(_by_client(told))
         self._merge(sums.total(), sizes)
         summed = uploads.total()
@@ -269,43 +276,62 @@ class Strategy(FlowerStrategy):
         """Ask the clients to score the global model, and their own where the method has one."""
         score: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self._which_personal()}
         config = ConfigRecord({**config, **self._about(server_round), **score})
-        return self._address(MessageType.EVALUATE, self._scored(server_round), arrays, config, grid)
+        self._to_score = self._scored(server_round)
+        return self._address(MessageType.EVALUATE, self._to_score, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Gather the clients' scores."""
         told: dict[str, list[Any]] = {m.CLIENTS: [], m.SAMPLES: []}
+        failed: list[tuple[int, str]] = []
         for reply in replies:
             if reply.has_error():
-                self._now.failures.append((self._client_of(reply), f"scoring: {reply.error.reason}"))
+                failed.append((self._client_of(reply), str(reply.error.reason)))
                 continue
             self._add_seconds("scoring", reply)
-            self._now.failures += [(c, f"scoring: {text}") for c, text in m.unpack_failures(reply.content)]
+            failed += m.unpack_failures(reply.content)
             metrics = m.metrics_of(reply.content)
             for key in metrics:
                 told.setdefault(key, []).extend(m.floats(metrics, key))
-        self._now.failures.sort()
         source = {key: values for key, values in told.items() if not key.startswith(m.TARGET)}
         target = {key.removeprefix(m.TARGET): values for key, values in told.items() if key.startswith(m.TARGET)}
-        found: dict[str, float] = {}
+        raised, unheard, found = {client for client, _ in failed}, set[int](), dict[str, float]()
         for data, columns in (("clients", source), ("target-clients", target)):
-            if columns.get(m.CLIENTS):
-                scores = self._scores(_by_client(columns), data)
-                self._now.client_scores.append(scores)
-                self._now.scores |= scores.summary()
-                found |= {f"{model}/{data}": float(np.mean(v)) for model, v in scores.accuracy.items()}
+            missing = self._missing(data, columns.get(m.CLIENTS, []), raised)
+            if not columns.get(m.CLIENTS) and not missing:
+                continue
+            unheard |= set(missing) - raised
+            scores = self._scores(_by_client(columns), data, missing)
+            self._now.client_scores.append(scores)
+            self._now.scores |= scores.summary()
+            found |= {f"{model}/{data}": float(np.mean(v)) for model, v in scores.accuracy.items() if v}
+        failed += [(client, "it gave no score") for client in unheard]
+        self._now.failures = sorted([*self._now.failures, *((c, f"scoring: {text}") for c, text in failed)])
         return MetricRecord({f"{name}/accuracy": mean for name, mean in found.items()}) if found else None
 
-    def _scores(self, told: Mapping[str, list[Any]], data: str) -> ClientScores:
+    def _missing(self, data: str, scored: Sequence[int], raised: set[int]) -> list[int]:
+        """Who was to be scored on some data, and was not."""
+        if data in self.tested:
+            asked = np.intersect1d(self._to_score, self.tested[data])
+            return [int(client) for client in np.setdiff1d(asked, np.asarray(scored, np.int64))]
+        # Who holds test samples is not known; of those on target data nobody may.
+        return sorted(raised - set(scored)) if scored or data == "clients" else []
+
+    def _scores(self, told: Mapping[str, list[Any]], data: str, missing: list[int]) -> ClientScores:
         """Clients' scores on their own test samples of one domain."""
-        clients, samples = told[m.CLIENTS], told[m.SAMPLES]
-        scores = ClientScores(clients, samples, data=data)
+        clients, samples = told.get(m.CLIENTS, []), told.get(m.SAMPLES, [])
+        scores = ClientScores(clients, samples, data=data, missing=missing)
+        if self.evaluation.clients is not None and self.evaluation.clients < self.population:
+            scores.drawn_from = len(self.tested[data]) if data in self.tested else self.population
         if self.personalises:
             scores.personal = self._which_personal()
         scores.without = [client for client, without in zip(clients, told.get(m.WITHOUT, ())) if without]
-        for model in ("global", "personal"):
+        asked = {"global": self.scores_global, "personal": self.personalises}
+        for model in asked:
             if correct := told.get(f"{model}/correct"):
                 scores.accuracy[model] = [right / n for right, n in zip(correct, samples)]
                 scores.loss[model] = [loss / n for loss, n in zip(told[f"{model}/loss_sum"], samples)]
+            elif asked[model] and not clients:  # nobody could be scored, and the record says so
+                scores.accuracy[model], scores.loss[model] = [], []
         return scores
 
     def _which_personal(self) -> str:
@@ -462,7 +488,7 @@ class Strategy(FlowerStrategy):
 
 def _by_client(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """Columns with one entry per client, in the order of the clients' ids, whatever the order of the replies."""
-    clients = columns[m.CLIENTS]
+    clients = columns.get(m.CLIENTS, [])
     order = sorted(range(len(clients)), key=clients.__getitem__)
     return {key: [values[i] for i in order] for key, values in columns.items()}
 

@@ -34,6 +34,7 @@ from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
 from fedtl.progress import accuracy
 from fedtl.resume import begun
+from fedtl.scores import Coverage, marked
 from fedtl.strategies import strategy_type
 from fedtl.strategies.strategy import Round
 
@@ -298,7 +299,10 @@ def _expected(server: Server) -> tuple[Expected, ...]:
 
 
 def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
-    """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may."""
+    """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may.
+
+    It also learns who holds test samples.
+    """
 
     def sizes(held: str, unknown: int = 1) -> Shards:
         # Whether it holds any is all that matters; a client that lies should not make room for what it says.
@@ -317,6 +321,11 @@ def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
                 f"no client holds what the objective of the rounds {phase.first} to {phase.last} trains on"
             )
     server.strategy.phases = tuple(found)
+    # Who has never been there may hold test samples too, of a kind that others hold.
+    for data, kind in (("clients", "test"), ("target-clients", "target_test")):
+        holds = sizes(kind).sizes
+        known = any(holds[i] for i in told)
+        server.strategy.tested[data] = np.flatnonzero(holds) if known else np.arange(0)
 
 
 class Progress:
@@ -339,7 +348,10 @@ class Progress:
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
-        scores = [f"{name} {100 * accuracy(score):.2f} %" for name, score in report.scores.items()]
+        scores = [
+            marked(f"{name} {100 * accuracy(score):.2f} %", Coverage.of_row(score))
+            for name, score in report.scores.items()
+        ]
         untrained = {client for client, why in report.failures if not why.startswith("scoring:")}
         say(
             f"round {report.round}/{self._rounds}: {report.seconds:.1f} s, "

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.history import Run
-from fedtl.plot.groups import Group
+from fedtl.plot.groups import Group, parts_of
 from fedtl.plot.style import look
 
 MODELS = {"global": "global model", "personal": "personalised model"}
 DARK = "#222222"
+MOST_NAMED = 12
+"""Clients that a note names; of more it says how many there are."""
 GOLDEN = 0.6180339887498949
 
 
@@ -27,17 +29,21 @@ class Row:
     """The clients' values under one model of one group, in the last scored round of each of its runs.
 
     Attributes:
+        score, model: the score's name, and the same in words.
         values: one per client and run, without those that are not numbers.
         missing: how many were not.
+        over: over which part of the clients the means are, as ``"7 of 10 clients"``; empty if over all.
         mean, worst: weighted mean and worst decile as the runs recorded them, averaged over the runs; NaN where
             they did not.
     """
 
     group: Group
     index: int
+    score: str
     model: str
     values: NDArray[np.float64]
     missing: int
+    over: str
     rounds: frozenset[int]
     mean: float
     worst: float
@@ -75,6 +81,13 @@ def client_notes(groups: Sequence[Group], rows: Sequence[Row]) -> list[str]:
     if absent:
         notes.append(f"no scores of single clients yet: {', '.join(absent)}")
     notes += [f"{row.group.label}: {row.missing} clients have no score" for row in rows if row.missing]
+    notes += dict.fromkeys(note for row in rows if (note := _who_is_missing(row)))
+    return notes + personal_notes(groups)
+
+
+def personal_notes(groups: Sequence[Group]) -> list[str]:
+    """Whose personalised models are in part the global one."""
+    notes = []
     for group in groups:
         for run in group.runs[:1]:
             scored = [record["scores"] for record in run.rounds if record.get("scores")]
@@ -87,6 +100,27 @@ def client_notes(groups: Sequence[Group], rows: Sequence[Row]) -> list[str]:
     return notes
 
 
+def _who_is_missing(row: Row) -> str:
+    """Which clients could not be scored, under which seed if not under all alike; empty if all could."""
+    missing = {run: run.missing().get(row.score, []) for run in row.group.runs}
+    if not any(missing.values()):
+        return ""
+    named = {run: _named(run, clients) for run, clients in missing.items() if clients}
+    if len(named) == len(missing) and len(set(named.values())) == 1:
+        return f"{row.group.label}: {next(iter(named.values()))} could not be scored"
+    each = ", ".join(f"{who} under seed {run.seed}" for run, who in named.items())
+    return f"{row.group.label}: {each} could not be scored"
+
+
+def _named(run: Run, clients: Sequence[int]) -> str:
+    """Clients by their names, where the run's clients have any, else by their numbers."""
+    if len(clients) > MOST_NAMED:
+        return f"{len(clients)} clients"
+    names = run.environment.get("names") or {}
+    words = [str(names[client]) if client < len(names) else str(client) for client in clients]
+    return f"client{'s' * (len(words) > 1)} {', '.join(words)}"
+
+
 def draw_clients(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     """Every client as a point, the box of their middle half, and the recorded mean and worst decile as marks."""
     places: list[float] = []
@@ -94,7 +128,7 @@ def draw_clients(axes: Axes, rows: Sequence[Row], metric: str) -> None:
         step = 0.0 if before is None else 1.0 if before.index == row.index else 1.35
         places.append((places[-1] if places else 0.0) + step)
         _draw_row(axes, row, places[-1])
-    axes.set_yticks(places, [f"{textwrap.fill(row.group.label, 24)}\n{row.model}" for row in rows])
+    axes.set_yticks(places, [f"{textwrap.fill(row.group.label, 24)}\n{row.model}{_over(row)}" for row in rows])
     axes.set_ylim(places[-1] + 0.6, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -102,6 +136,10 @@ def draw_clients(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     rounds = sorted(set().union(*(row.rounds for row in rows)))
     last = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]} (each run's last scored)"
     axes.set_title(f"Each client\nafter round {last}", loc="left")
+
+
+def _over(row: Row) -> str:
+    return f"\n({row.over})" if row.over else ""
 
 
 def mark_handles(rows: Sequence[Row]) -> list[Line2D | Rectangle]:
@@ -124,9 +162,11 @@ def _row(group: Group, index: int, name: str, metric: str) -> Row:
     return Row(
         group=group,
         index=index,
+        score=name,
         model=label_of(name),
         values=values[np.isfinite(values)],
         missing=int(np.sum(~np.isfinite(values))),
+        over=parts_of(c for run in runs if (c := run.coverage(name, run.clients[-1]["round"])) and not c.complete),
         rounds=frozenset(rounds),
         mean=_recorded(runs, name, metric, "weighted_mean"),
         worst=_recorded(runs, name, metric, "worst_decile"),

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.history import Axis, Run, Series
+from fedtl.history import Axis, Counts, Run, Series
+from fedtl.scores import Coverage
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Line:
         x: cost at the end of each round, averaged over the seeds.
         runs: how many runs have this score.
         stops_early: some of them are further than the line, which ends with the slowest.
+        fewer: where one of the means is over fewer clients than were asked, ``[points]``.
+        lacking: of each of those means, over which part of the clients it is.
+        drawn_from: of how many clients a sample was asked each time; None if all were.
     """
 
     x: NDArray[np.float64]
@@ -38,6 +42,9 @@ class Line:
     high: NDArray[np.float64]
     runs: int
     stops_early: bool
+    fewer: NDArray[np.bool_]
+    lacking: tuple[Coverage, ...] = ()
+    drawn_from: int | None = None
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
@@ -59,29 +66,60 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 def line(group: Group, score: str, metric: str, statistic: str, axis: Axis) -> Line | None:
     """The group's curve of one score, or None where its runs have no scored round of it in common."""
-    return joined([(run, curve) for run in group.runs if (curve := run.scores(metric, statistic).get(score))], axis)
+    curves = [(run, run.scores(metric, statistic).get(score), run.scored().get(score)) for run in group.runs]
+    return joined([(run, curve, counts) for run, curve, counts in curves if curve], axis)
 
 
 def term_line(group: Group, term: str, axis: Axis) -> Line | None:
     """The group's curve of one term of the objective, or None where its runs have no round of it in common."""
-    return joined([(run, curve) for run in group.runs if (curve := run.terms().get(term))], axis)
+    curves = [(run, run.terms().get(term), run.trained()) for run in group.runs]
+    return joined([(run, curve, counts) for run, curve, counts in curves if curve], axis)
 
 
-def joined(curves: Sequence[tuple[Run, Series]], axis: Axis) -> Line | None:
-    """One line out of each run's curve, in the rounds that all have; None if there is none."""
-    common = sorted(set.intersection(*({int(r) for r in curve.rounds} for _, curve in curves))) if curves else []
+def joined(curves: Sequence[tuple[Run, Series, Counts | None]], axis: Axis) -> Line | None:
+    """One line out of each run's curve, in the rounds that all have; None if there is none.
+
+    Args:
+        curves: each with over how many clients its values are, where that is known.
+        axis: what the line is over.
+    """
+    common = sorted(set.intersection(*({int(r) for r in curve.rounds} for _, curve, _ in curves))) if curves else []
     if not common:
         return None
-    values = np.stack([curve.values[np.isin(curve.rounds, common)] for _, curve in curves])
-    costs = [run.costs(axis) for run, _ in curves]
+    values = np.stack([curve.values[np.isin(curve.rounds, common)] for _, curve, _ in curves])
+    costs = [run.costs(axis) for run, _, _ in curves]
+    known = [counts for _, _, counts in curves if counts is not None]
+    lacking = [(round, coverage) for counts in known for round, coverage in _lacking(counts) if round in common]
     return Line(
         x=np.mean([cost.values[np.isin(cost.rounds, common)] for cost in costs], axis=0),
         mean=values.mean(axis=0),
         low=values.min(axis=0),
         high=values.max(axis=0),
         runs=len(curves),
-        stops_early=any(curve.rounds[-1] > common[-1] for _, curve in curves),
+        stops_early=any(curve.rounds[-1] > common[-1] for _, curve, _ in curves),
+        fewer=np.isin(common, [round for round, _ in lacking]),
+        lacking=tuple(coverage for _, coverage in lacking),
+        drawn_from=next((counts.drawn_from for counts in known if counts.drawn_from is not None), None),
     )
+
+
+def _lacking(counts: Counts) -> Iterable[tuple[int, Coverage]]:
+    """The rounds in which somebody is missing."""
+    for at in np.flatnonzero(counts.clients < counts.of):
+        yield int(counts.rounds[at]), Coverage(int(counts.clients[at]), int(counts.of[at]))
+
+
+def parts_of(coverages: Iterable[Coverage]) -> str:
+    """Over which parts of the clients several means are, as ``"7 to 9 of 10 clients"``; empty if there is none."""
+    found = list(coverages)
+    if not found:
+        return ""
+
+    def span(numbers: Iterable[int]) -> str:
+        low, *_, high = sorted([*numbers] * 2)
+        return f"{low}" if low == high else f"{low} to {high}"
+
+    return f"{span(c.scored for c in found)} of {span(c.of for c in found)} clients"
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

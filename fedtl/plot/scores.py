@@ -14,9 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.history import Axis, Run
-from fedtl.plot.clients import MODELS, client_height, client_notes, client_rows, draw_clients, mark_handles
-from fedtl.plot.groups import Group, Line, group, line, term_line
+from fedtl.history import Axis, Run, over_same_clients
+from fedtl.plot.clients import (
+    MODELS,
+    client_height,
+    client_notes,
+    client_rows,
+    draw_clients,
+    mark_handles,
+    personal_notes,
+)
+from fedtl.plot.groups import Group, Line, group, line, parts_of, term_line
 from fedtl.plot.style import DPI, RC, byte_unit, look
 
 DATA = {
@@ -61,8 +69,8 @@ def convergence(
     figure = _figure(5.9 if len(panels) == 1 else 4.4 * len(panels) + 1.2, 4.2)
     first = figure.add_subplot(1, len(panels), 1)
     axes = [first, *(figure.add_subplot(1, len(panels), 1 + i, sharey=first) for i in range(1, len(panels)))]
-    notes = _draw_panels(figure, axes, groups, panels, metric, statistic, axis)
-    _legend(figure, [_group_handles(groups)], notes)
+    handles, notes = _draw_panels(figure, axes, groups, panels, metric, statistic, axis)
+    _legend(figure, [handles], notes)
     return figure
 
 
@@ -104,10 +112,10 @@ def compare(
     grid = figure.add_gridspec(1, len(panels) + 1, width_ratios=[1.0] * len(panels) + [1.2])
     first = figure.add_subplot(grid[0])
     axes = [first, *(figure.add_subplot(grid[i], sharey=first) for i in range(1, len(panels)))]
-    notes = _draw_panels(figure, axes, groups, panels, metric, statistic, axis)
+    handles, notes = _draw_panels(figure, axes, groups, panels, metric, statistic, axis)
     draw_clients(figure.add_subplot(grid[-1]), rows, metric)
     notes += [note for note in client_notes(groups, rows) if note not in notes]
-    _legend(figure, [_group_handles(groups), mark_handles(rows)], notes)
+    _legend(figure, [handles, mark_handles(rows)], notes)
     return figure
 
 
@@ -142,7 +150,7 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds") -> Figure:
         axes.set_title(f"{name}\nin local training", loc="left")
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
-    _legend(figure, [_group_handles(groups)], _notes(groups, lines))
+    _legend(figure, [_group_handles(groups, lines)], _notes(groups, lines))
     return figure
 
 
@@ -180,11 +188,11 @@ def _draw_panels(
     metric: str,
     statistic: str,
     axis: Axis,
-) -> list[str]:
+) -> tuple[list[Any], list[str]]:
     """Draw a panel per score name.
 
     Returns:
-        What a reader must know and cannot see.
+        The groups' legend entries, and what a reader must know and cannot see.
     """
     lines = {
         (index, name): found
@@ -207,7 +215,12 @@ def _draw_panels(
             place.set_ylabel(metric)
         else:
             place.tick_params(labelleft=False)
-    return _notes(groups, lines)
+    notes = _notes(groups, lines)
+    if not over_same_clients(run for group in groups for run in group.runs):
+        notes.append("not all means are over the same clients")
+    if any(name.startswith("personal") for name in panels):
+        notes += personal_notes(groups)
+    return _group_handles(groups, lines), notes
 
 
 def _draw_line(axes: Axes, found: Line, factor: float, index: int, label: str) -> None:
@@ -215,16 +228,32 @@ def _draw_line(axes: Axes, found: Line, factor: float, index: int, label: str) -
     x = found.x * factor
     if found.runs > 1:
         axes.fill_between(x, found.low, found.high, color=style.colour, alpha=0.18, linewidth=0)
+    # About eight marks a line, not at the same rounds for all, so that lines that coincide can be told apart.
+    first, step = index % max(1, len(x) // 8), max(1, len(x) // 8)
+    marked = np.arange(first, len(x), step)
     axes.plot(
         x,
         found.mean,
         color=style.colour,
         linestyle=style.dash,
         marker=style.marker,
-        # About eight marks a line, not at the same rounds for all, so that lines that coincide can be told apart.
-        markevery=(index % max(1, len(x) // 8), max(1, len(x) // 8)),
+        markevery=marked[~found.fewer[marked]].tolist() if found.fewer.any() else (first, step),
         label=label,
     )
+    # Hollow where the mean is over fewer clients: those that have a mark, and all if they are few.
+    hollow = np.flatnonzero(found.fewer)
+    if len(hollow):
+        at = hollow if len(hollow) <= 8 else np.union1d(hollow[:: len(hollow) // 8], marked[found.fewer[marked]])
+        axes.plot(
+            x[at],
+            found.mean[at],
+            color=style.colour,
+            linestyle="",
+            marker=style.marker,
+            markerfacecolor="white",
+            markeredgewidth=1.3,
+            label=f"_{label}, over fewer clients",
+        )
 
 
 def _x_axis(axis: Axis, largest: float) -> tuple[float, str]:
@@ -256,14 +285,22 @@ def _notes(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) -> list[
     absent = [group.label for index, group in enumerate(groups) if all(index != at for at, _ in lines)]
     if absent:
         notes.append(f"no such score yet: {', '.join(absent)}")
+    if any(found.lacking for found in lines.values()):
+        notes.append("hollow marks: means over fewer clients than were asked")
+    drawn = {groups[index].label: found.drawn_from for (index, _), found in lines.items() if found.drawn_from}
+    notes += [f"{label}: each point is over clients drawn anew, of {of}" for label, of in drawn.items()]
     return notes
 
 
-def _group_handles(groups: Sequence[Group]) -> list[Any]:
-    return [
-        Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=group.label)
-        for group, style in ((group, look(index)) for index, group in enumerate(groups))
-    ]
+def _group_handles(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) -> list[Any]:
+    """Legend entries; one of a group with means over fewer clients says over how many."""
+    handles = []
+    for index, each in enumerate(groups):
+        style = look(index)
+        over = parts_of(coverage for (at, _), found in lines.items() if at == index for coverage in found.lacking)
+        label = f"{each.label} ({over})" if over else each.label
+        handles.append(Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label))
+    return handles
 
 
 def _legend(figure: Figure, blocks: Sequence[Sequence[Any]], notes: Sequence[str]) -> None:

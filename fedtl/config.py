@@ -282,8 +282,17 @@ def _without_effect(config: Config, tables: Tables, given: set[str], resolved: b
     method = config.strategy.name
     if asked("evaluate", "personal") and not strategy_type(method).client_update.personalises:
         notes.append(f"evaluate.personal has no effect: {method} gives clients no model of their own")
-    if config.strategy.private and not strategy_type(method).sends_model:
-        notes.append(f"strategy.private has no effect: under {method} the whole model stays at the client")
+    for option, why in strategy_type(method).unused(config.strategy).items():
+        if asked("strategy", option) and getattr(config.strategy, option) != ():
+            notes.append(f"strategy.{option} has no effect: {why}")
+    for i, phase in enumerate(config.phases):
+        unused = strategy_type(method).unused(config.stages()[i].strategy)
+        notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]
+        if phase.restart and not strategy_type(method).sends_model:
+            notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")
+    drawn, holders = config.evaluate.clients, config.data.holders
+    if drawn is not None and holders is not None and drawn >= holders and asked("evaluate", "clients"):
+        notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
     needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
     needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
     offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}

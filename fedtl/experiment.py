@@ -189,6 +189,7 @@ def open_run(
         "engine_because": "; then ".join(dict.fromkeys(choice.because for choice in choices)),
         "clients": federation.clients,
         "parameters": layout.size,
+        "notes": _idle_terms(tasks),
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
@@ -234,6 +235,12 @@ def _open_record(
     except BaseException as error:
         recorder.__exit__(type(error), error, None)
         raise
+
+
+def _idle_terms(tasks: Sequence[Task]) -> list[str]:
+    """A line for each term that can do nothing to the model that it is asked for with."""
+    found = ((term.key, term.idle(model_of(task.module.train()))) for task in tasks for term in task.objective.terms)
+    return list(dict.fromkeys(f"the term {key!r} has no effect: {why}" for key, why in found if why))
 
 
 def _scoring_only(config: Config) -> Config:

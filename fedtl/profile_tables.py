@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from fedtl.clock import OTHER, Headcount
 from fedtl.engine import parts
@@ -24,12 +25,16 @@ WORKERS = {
     parts.RECORDING: "recording steps and forward passes",
     parts.FORWARD: "forward passes, compared with labels",
     parts.DATA: "data: order and mini-batches",
+    parts.SYNTHESIS: "synthesis of replayed samples",
+    parts.STATISTICS: "statistics that terms ask for",
     parts.MEMORIES: "memories: load and save",
     parts.SUMS: "checks and sums of uploads",
     parts.PACKING: "packing and unpacking",
     OTHER: "Python between",
 }
 ACTORS = {
+    "training": "training",
+    "scoring": "scoring",
     strategy.MESSAGES: "messages: pickling, Ray",
     Headcount.FOR_OTHERS: "waiting for other actors",
     Headcount.FOR_SERVER: "waiting for the server",
@@ -65,25 +70,17 @@ def _of_actors(profile: Mapping[str, Any]) -> Table:
         f"{count} actor{'s' * (count != '1')} × {1e3 * wall:.1f} ms a round ({which})", "ms", "%", "µs a step"
     )
 
-    def add(name: str, seconds: float) -> None:
+    for name, seconds in _rows(actors, ACTORS):
         a_step = f"{1e6 * seconds / steps:.2f}" if steps else ""
-        table.add_row(name, f"{1e3 * seconds:.2f}", f"{100 * seconds / whole:.1f}", a_step)
-
-    for kind in ("training", "scoring"):
-        if kind in actors:
-            add(kind, _total(actors[kind]))
-            for part in _known(actors[kind], WORKERS):
-                add(f"  {WORKERS[part]}", actors[kind][part])
-    for part in _known(actors, ACTORS):
-        add(ACTORS[part], actors[part])
+        table.add_row(Text(name), f"{1e3 * seconds:.2f}", f"{100 * seconds / whole:.1f}", a_step)
     return table
 
 
-def _of_server(server: Mapping[str, float]) -> Table:
+def _of_server(server: Mapping[str, Any]) -> Table:
     whole = _total(server)
     table = _table(f"the server's {1e3 * whole:.1f} ms", "ms", "%")
-    for part in _known(server, SERVER):
-        table.add_row(SERVER[part], f"{1e3 * server[part]:.2f}", f"{100 * server[part] / whole:.1f}")
+    for name, seconds in _rows(server, SERVER):
+        table.add_row(Text(name), f"{1e3 * seconds:.2f}", f"{100 * seconds / whole:.1f}")
     return table
 
 
@@ -105,9 +102,16 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _known(seconds: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """The parts that are there, in the order of the names."""
-    return [part for part in names if part in seconds]
+def _rows(seconds: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    """Every part and its seconds, those that have a name first and in the names' order; under a sum its own parts.
+
+    A part without a name here is shown as it is recorded: whatever is in the whole is in a row.
+    """
+    for part in [*(part for part in names if part in seconds), *(part for part in seconds if part not in names)]:
+        value = seconds[part]
+        yield names.get(part, part), _total({part: value})
+        if isinstance(value, Mapping):
+            yield from ((f"  {name}", inner) for name, inner in _rows(value, WORKERS))
 
 
 def _total(seconds: Mapping[str, Any]) -> float:

@@ -75,6 +75,8 @@ class ProgressBar(Progress):
             f"{place}, {about['device']}, {about['engine']} ({about['engine_because']})",
             markup=False,
         )
+        for note in about.get("notes", ()):
+            self._console.print(note, markup=False)
         self._bar.start()
         self._task = self._bar.add_task(
             config.strategy.name, total=config.rounds, completed=first_round - 1, told="starting"

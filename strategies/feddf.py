@@ -65,6 +65,14 @@ class FedDF(FedAvg):
         assert isinstance(settings, FedDFSettings)
         return (LOGITS,) if settings.distill_steps else ()
 
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """Without steps, whatever says how they are taken."""
+        assert isinstance(settings, FedDFSettings)
+        how = ("distill_lr", "distill_schedule", "distill_batch_size", "temperature")
+        without = {} if settings.distill_steps else dict.fromkeys(how, "there are no steps: distill_steps = 0")
+        return {**super().unused(settings), **without}
+
     def refine(self, w: Vector, round: int) -> Vector:
         """The mean, taught by the ensemble; nobody but the server keeps what the ensemble says, and not for long."""
         teacher = self.state.pop(m.STATISTIC + LOGITS.name, None)

@@ -180,6 +180,16 @@ class Strategy(FlowerStrategy):
         """What the method asks clients for besides models; ``state`` has it when :meth:`refine` is called."""
         return ()
 
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """Options of these settings that do nothing, each with the reason: who asks for one is told so."""
+        if cls.sends_model:
+            return {}
+        return {
+            "weighting": f"under {settings.name} clients upload nothing that could be averaged",
+            "private": f"under {settings.name} the whole model stays at the client",
+        }
+
     # The rounds, in Flower's words.
 
     def configure_train(

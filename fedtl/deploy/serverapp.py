@@ -341,6 +341,8 @@ class Progress:
         if first_round > config.rounds:
             gone_on = f", finished already with round {first_round - 1}"
         say(f"{config.strategy.name}, {config.rounds} rounds{gone_on}, in {folder}")
+        for note in about.get("notes", ()):
+            say(note)
 
     def note(self, text: str) -> None:
         """Something that who started the run should know."""

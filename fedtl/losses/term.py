@@ -108,6 +108,10 @@ class Term(BaseModel):
         """What clients send the server besides models, for this term's use in the next round."""
         return None
 
+    def idle(self, model: nn.Module) -> str | None:
+        """Why it can do nothing at all to this model, whose frozen parts stay as they are; None where it can."""
+        return None
+
     def brings(self) -> bool:
         """Whether it has modules of its own, or asks clients for a statistic."""
         kind = type(self)

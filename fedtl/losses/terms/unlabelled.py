@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtl import losses
 from fedtl.losses.term import Term, View
@@ -67,6 +67,15 @@ class AdaBN(OnTarget):
     The statistics follow the target's mini-batches because its samples pass through the model in training mode; with
     ``strategy.private = ["batch-norm"]`` each client keeps its own.
     """
+
+    def idle(self, model: nn.Module) -> str | None:
+        """Where there are no statistics that could follow the target."""
+        norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+        if not any(norm.track_running_stats for norm in norms):
+            return "the model has no batch-norm layer with running statistics"
+        if not any(norm.track_running_stats and norm.training for norm in norms):
+            return "all batch-norm layers are frozen"
+        return None
 
     def value(self, view: View) -> Tensor:
         """Zero."""

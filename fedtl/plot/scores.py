@@ -279,6 +279,8 @@ def _notes(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) -> list[
         number = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         seeds = all(len({run.seed for run in group.runs}) == len(group.runs) for group in groups)
         notes.append(f"lines: mean of {number} {'seeds' if seeds else 'runs'}, bands: lowest to highest")
+    parted = {groups[index].label: (found.runs, len(groups[index].runs)) for (index, _), found in lines.items()}
+    notes += [f"{label}: {there} of {of} runs have such a score" for label, (there, of) in parted.items() if there < of]
     slow = dict.fromkeys(groups[index].label for (index, _), found in lines.items() if found.stops_early)
     if slow:
         notes.append(f"only as far as all seeds are: {', '.join(slow)}")

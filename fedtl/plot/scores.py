@@ -299,8 +299,10 @@ def _group_handles(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) 
     handles = []
     for index, each in enumerate(groups):
         style = look(index)
-        over = parts_of(coverage for (at, _), found in lines.items() if at == index for coverage in found.lacking)
-        label = f"{each.label} ({over})" if over else each.label
+        own = [found for (at, _), found in lines.items() if at == index]
+        over = parts_of(coverage for found in own for coverage in found.lacking)
+        in_part = "" if all(found.fewer.all() for found in own) else "in part "
+        label = f"{each.label} ({in_part}{over})" if over else each.label
         handles.append(Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label))
     return handles
 

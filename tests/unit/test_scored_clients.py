@@ -230,7 +230,10 @@ def test_where_some_rounds_lack_clients_the_best_says_of_which_it_is(tmp_path: P
     text = printed(run)
     assert "100.00 (1 of 4 clients)" in text
     assert "- (0 of 4 clients)" in text
-    assert "local (0 to 1 of 4 clients)" in legend(plot.convergence([run]))
+    assert legend(plot.convergence([run])) == ["local (0 to 1 of 4 clients)"]
+    lines[0]["scores"]["personal/clients"]["scored"] = 4
+    (tmp_path / "run" / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert legend(plot.convergence([fedtl.load(tmp_path / "run")])) == ["local (in part 0 of 4 clients)"]
 
 
 @pytest.mark.parametrize("drawn", [2, 7])

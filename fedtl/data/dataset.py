@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fedtl.data.normalise import in_units
 
@@ -62,7 +62,7 @@ def channel_statistics(x: Samples) -> tuple[NDArray[np.float32], NDArray[np.floa
     """Mean and standard deviation along a sample's first axis, in ``Dataset``'s units, broadcastable to a sample.
 
     The first axis is an image's channel, a series' sensor, a vector's feature. A constant one gets the
-    standard deviation 1.
+    standard deviation 1; constant is also what varies only by how it was rounded, see :func:`moments_of`.
     """
     return in_units(*moments(x, np.arange(len(x)), (0, *range(2, x.ndim))), x.dtype)
 
@@ -76,32 +76,82 @@ def moments(
     x: Samples, rows: NDArray[np.int64], axes: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation over ``rows`` and ``axes``, which are kept with length 1 save the first."""
-    return moments_of(*sums(x, rows, axes))
+    return moments_of(*sums(x, rows, axes), x.dtype)
 
 
 def sums(
     x: Samples, rows: NDArray[np.int64], axes: tuple[int, ...]
 ) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """How many numbers ``rows`` have along ``axes``, and their sum and sum of squares there, as :func:`moments` keeps.
+    """How many numbers ``rows`` have along ``axes``, their sum, and a sum of squares, shaped as :func:`moments` says.
 
-    Of bytes both sums are whole numbers below 2**53, so they are the same in whichever order they are added.
+    Of bytes it is the sum of their squares: both sums are whole numbers below 2**53, so they are the same in whichever
+    order they are added. Of other numbers it is the sum of squared differences from their mean, as the sum of squares
+    of large numbers that differ little, such as times, has no digit left that says by how much they differ.
     """
-    total = np.zeros([1 if axis in axes else length for axis, length in enumerate(x.shape)])
-    square = total
+    shape = [1 if axis in axes else length for axis, length in enumerate(x.shape)]
+    count = len(rows) * int(np.prod([x.shape[axis] for axis in axes[1:]]))
+    total, square = np.zeros(shape), np.zeros(shape)
+    if not count:
+        return count, total[0], square[0]
+    exact = x.dtype == np.uint8
+    # One of the numbers is at most sqrt(count) standard deviations from their mean, and differences from it are exactly
+    # 0 where all are equal.
+    near = 0.0 if exact else x[rows[:1]][tuple(slice(length) for length in shape)].astype(np.float64)
     for chunk in chunks(rows):
         values = x[chunk].astype(np.float64)
+        if not exact:
+            values -= near
         total = total + values.sum(axis=axes, keepdims=True)
         square = square + np.square(values, out=values).sum(axis=axes, keepdims=True)
-    return len(rows) * int(np.prod([x.shape[axis] for axis in axes[1:]])), total[0], square[0]
+    if not exact:
+        square = np.maximum(square - total**2 / count, 0)
+        total = near * count + total
+    return count, total[0], square[0]
+
+
+def pooled(
+    each: Sequence[tuple[int, NDArray[np.float64], NDArray[np.float64]]], dtype: DTypeLike
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """The :func:`sums` of several groups' numbers taken together, out of each group's own; one group or more has any.
+
+    Of numbers that are no bytes: Chan, Golub and LeVeque 1983, equation 2.1, for any number of groups.
+    """
+    each = [one for one in each if one[0]]
+    count = sum(one[0] for one in each)
+    total, square = np.zeros_like(each[0][1]), np.zeros_like(each[0][2])
+    for _, part, of_part in each:
+        total, square = total + part, square + of_part
+    if np.dtype(dtype) != np.uint8:
+        for n, part, _ in each:
+            square = square + n * np.square(part / n - total / count)
+    return count, total, square
 
 
 def moments_of(
-    count: int, total: NDArray[np.float64], square: NDArray[np.float64]
+    count: int, total: NDArray[np.float64], square: NDArray[np.float64], dtype: DTypeLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of ``count`` numbers from their sum and sum of squares."""
+    """Mean and standard deviation of ``count`` numbers of type ``dtype`` from their :func:`sums`.
+
+    The standard deviation is 0 where it is less than one step of float32 at the mean (:func:`resolution`).
+    """
     mean = total / count
-    std: NDArray[np.float64] = np.sqrt(np.maximum(square / count - mean**2, 0))
-    return mean, std
+    if np.dtype(dtype) == np.uint8:
+        return mean, np.sqrt(np.maximum(square / count - mean**2, 0))
+    std = np.sqrt(square / count)
+    return mean, np.where(std > resolution(mean), std, 0.0)
+
+
+def resolution(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest standard deviation of stored numbers around ``mean`` that is more than how they were rounded.
+
+    Samples are stored as float32, whose neighbours near m are up to eps * abs(m) apart. Numbers that are equal but for
+    the last bit, because they were computed in two ways or at two clients, have a smaller standard deviation than that,
+    and divided by it a constant would become noise. The sums here, of float64, are off by a few 2**-53 * abs(m) alone.
+    Below float32's smallest normal number 1 / std would overflow.
+    """
+    limits = np.finfo(np.float32)
+    least: NDArray[np.float64] = np.maximum(float(limits.eps) * np.abs(mean), float(limits.tiny))
+    return least
 
 
 def chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

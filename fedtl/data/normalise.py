@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fedtl.choice import ConfigError
+
 Normaliser = tuple[NDArray[np.float32], NDArray[np.float32]]
 """``scale`` and ``shift``, broadcastable to a sample."""
 
@@ -29,9 +31,20 @@ def by_dataset(mean: NDArray[np.float32], std: NDArray[np.float32], dtype: DType
 
 
 def by_pixel(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Normaliser:
-    """(x - mean) / (std + 0.001), of each number's mean and standard deviation as it is stored."""
+    """(x - mean) / (std + 0.001), of each number's mean and standard deviation as it is stored.
+
+    Raises:
+        ConfigError: the result is too large for float32.
+    """
     scale = 1 / (std + 0.001)
-    return scale.astype(np.float32), (-mean * scale).astype(np.float32)
+    with np.errstate(over="ignore"):
+        shift = (-mean * scale).astype(np.float32)
+    if not np.isfinite(shift).all():
+        raise ConfigError(
+            f"data.normalise = 'pixel': a mean of {mean[~np.isfinite(shift)][0]:g}, divided by std + 0.001, "
+            "is too large for float32; use 'dataset'"
+        )
+    return scale.astype(np.float32), shift
 
 
 def unchanged(axes: int, dtype: DTypeLike) -> Normaliser:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.dataset import moments_of, sums
+from fedtl.data.dataset import moments_of, pooled, sums
 from fedtl.data.normalise import Normaliser, by_dataset, by_pixel, in_units, unchanged
 from fedtl.data.own import Own
 
 Sums = tuple[int, NDArray[np.float64], NDArray[np.float64]]
-"""How many numbers there were, their sum, and the sum of their squares."""
+"""How many numbers there were, their sum, and a sum of squares, as :func:`fedtl.data.dataset.sums` makes them."""
 
 
 def statistics(own: Own, kind: Literal["dataset", "pixel"]) -> Sums:
@@ -26,7 +26,8 @@ def statistics(own: Own, kind: Literal["dataset", "pixel"]) -> Sums:
             sample, ``[*shape]``.
 
     Returns:
-        How many numbers each sum is of, the sums, and the sums of squares.
+        How many numbers each sum is of, the sums, and the sums of squares: of bytes, or of other numbers' differences
+        from this client's own mean.
     """
     return sums(own.x, own.train, (0,) if kind == "pixel" else (0, *range(2, own.x.ndim)))
 
@@ -57,11 +58,7 @@ def normaliser(
     for _, total, square in each:
         if total.shape != expected or square.shape != expected:
             raise ValueError(f"sums have shapes {total.shape} and {square.shape}; these samples need {expected}")
-    count = sum(one[0] for one in each)
-    if not count:
+    if not any(count for count, _, _ in each):
         raise ConfigError("no client has a training sample to normalise by")
-    total, square = np.zeros(expected), np.zeros(expected)
-    for one in each:
-        total, square = total + one[1], square + one[2]
-    mean, std = moments_of(count, total, square)
+    mean, std = moments_of(*pooled(each, dtype), dtype)
     return by_pixel(mean, std) if kind == "pixel" else by_dataset(*in_units(mean, std, dtype), dtype)

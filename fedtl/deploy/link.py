@@ -33,7 +33,7 @@ GRACE = 10.0
 """Seconds that Flower keeps a message longer than anybody waits for its reply: else it is first to say, as of a message
 that never was, that there is none."""
 
-MOST_SAMPLES, MOST_CLASSES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 100_000, 2**28, 1e15
+MOST_SAMPLES, MOST_CLASSES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 100_000, 2**28, float(np.finfo(np.float32).max)
 """What a client's description of its data may come to."""
 
 T = TypeVar("T")
@@ -444,6 +444,8 @@ def _sums(reply: RecordDict, kind: str, told: Described) -> Sums:
         raise Refused(f"its sums for the normalisation are over {count:g} numbers, not over its training samples")
     largest = 255.0 if told.dtype == "uint8" else LARGEST_NUMBER
     possible = (np.abs(total) <= largest * count) & (square >= 0) & (square <= largest**2 * count)
-    if not possible.all() or not (square * count >= total**2 * (1 - 1e-9)).all():
+    if told.dtype == "uint8":  # of other numbers the squares are of differences from their mean
+        possible &= square * count >= total**2 * (1 - 1e-9)
+    if not possible.all():
         raise Refused("its sums for the normalisation are of no samples of this kind")
     return int(count), total.reshape(wanted), square.reshape(wanted)

@@ -722,7 +722,7 @@ def test_statistics_of_numbers(tmp_path: Path) -> None:
     part = x[1:7].astype(np.float64)
     assert count == 6
     assert total == pytest.approx(part.sum(axis=0))
-    assert square == pytest.approx((part**2).sum(axis=0))
+    assert square == pytest.approx(((part - part.mean(axis=0)) ** 2).sum(axis=0))
 
 
 def test_sums_are_over_all_of_many_samples(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_what_it_says_of_its_data(folder: ClientFolder) -> None:
             x = file["x"].astype(np.float64)
         assert found["count"].tolist() == [float(TRAIN_SAMPLES)]
         assert found["total"] == pytest.approx(x.sum(0))
-        assert found["square"] == pytest.approx((x**2).sum(0))
+        assert found["square"] == pytest.approx(((x - x.mean(0)) ** 2).sum(0))
     assert set(desk_of(folder).answer(QUERY, message(frame="", **{STATISTICS_OF: "everything"}))) == {DESCRIPTION}
 
 

@@ -221,6 +221,8 @@ def partition(
     elif clients is not None:
         raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
     held = federate(read.data, read.seed)
+    for note in held.notes:
+        out.print(note, markup=False, soft_wrap=True)
     names = held.label_names or tuple(str(k) for k in range(held.classes))
 
     def show(data: DataChoice, of: Federation | Domain, first: int, last: int, prefix: str = "") -> None:

@@ -177,6 +177,8 @@ def client(
         f"{found.name}: {held['train']} training and {held['test']} test samples, {held['dtype']} {held['shape']}; "
         f"{'labels ' + ', '.join(held['names']) if held['names'] else 'labels to ' + str(held['largest_label'])}"
     )
+    for note in own.notes:
+        say(note)
     if dry_run:
         return say(str(flower.supernode(found, 9094, found.flower_home / "bin")))
     import torch
@@ -260,9 +262,10 @@ def run_study(
         raise ConfigError(f"strategy.clients_per_round = {read.strategy.clients_per_round}: there are only {clients}")
     if (read.deploy.min_clients or 0) > clients:
         raise ConfigError(f"deploy.min_clients = {read.deploy.min_clients}: there are only {clients}")
-    if data is not None:
-        read_own(str(data), server=True)  # what is wrong is better said at once
     tell = (lambda _: None) if quiet else say
+    if data is not None:
+        for note in read_own(str(data), server=True).notes:  # what is wrong is better said at once
+            tell(note)
     for note in notes:
         tell(note)
     place = place_of(config, read, out_dir, resume, tell)

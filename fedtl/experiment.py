@@ -189,7 +189,7 @@ def open_run(
         "engine_because": "; then ".join(dict.fromkeys(choice.because for choice in choices)),
         "clients": federation.clients,
         "parameters": layout.size,
-        "notes": _idle_terms(tasks),
+        "notes": [*federation.notes, *_idle_terms(tasks)],
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))

@@ -33,6 +33,8 @@ class Dataset:
             None where it has none.
         held_out: ``[n]`` bool, which samples are test data of their own owner, where the data say so, else None.
         label_names: a word per class, for pictures.
+        whole_numbers: whether ``x`` was of whole numbers, no bytes, before it became float32, as token ids are.
+        notes: sentences on what may not be meant as it was read, for whoever starts a run.
     """
 
     x: Samples
@@ -44,6 +46,8 @@ class Dataset:
     official_test: int | None = None
     held_out: NDArray[np.bool_] | None = None
     label_names: tuple[str, ...] = ()
+    whole_numbers: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -56,6 +60,11 @@ class Dataset:
         for field, array in (("owner", self.owner), ("held_out", self.held_out)):
             if array is not None and array.shape != (n,):
                 raise ValueError(f"a data set's {field} must have shape [{n}], not {list(array.shape)}")
+        if self.owner is not None and (self.owner.dtype.kind != "i" or self.owner.min(initial=0) < -1):
+            raise ValueError(
+                f"a data set's owner must be 0, 1, 2, ..., or -1 for nobody, as int64, not {self.owner.dtype} from "
+                f"{self.owner.min()}"
+            )
 
 
 def channel_statistics(x: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

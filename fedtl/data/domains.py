@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from fedtl.choice import ConfigError
+from fedtl.data.arrays import check_layout
 from fedtl.data.dataset import Dataset
 from fedtl.data.images import fit, prepared
 from fedtl.data.settings import DataChoice
@@ -19,7 +20,7 @@ def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]
     Raises:
         ConfigError: they cannot be had, or do not go together.
     """
-    source = prepared(data, data.load())
+    source = prepared(data, _loaded(data))
     target = _load(data.target, "data.target", source)
     if data.target is not None and target is not None:
         if target.classes != source.classes:
@@ -27,7 +28,7 @@ def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]
                 f"data.target.name = {data.target.name!r}: it has {target.classes} classes, but [data] has "
                 f"{source.classes}; both must have the same labels"
             )
-        source, target = _fitted(source, target, f"data.target.name = {data.target.name!r}")
+        source, target = _fitted(source, _alike(source, target), f"data.target.name = {data.target.name!r}")
     public = _load(data.public, "data.public", source)
     if data.public is not None and public is not None:
         key = f"data.public.name = {data.public.name!r}"
@@ -42,7 +43,36 @@ def _load(data: DataChoice | None, key: str, source: Dataset) -> Dataset | None:
         return None
     with named(key, data):
         # Resized before its look is changed, so that the changes are as fine as the source's pixels.
-        return prepared(data, data.load(), source.x.shape[2:] if source.x.ndim == 4 else None)
+        return prepared(data, _loaded(data), source.x.shape[2:] if source.x.ndim == 4 else None)
+
+
+def _loaded(data: DataChoice) -> Dataset:
+    """The data set, with its channels first."""
+    dataset = data.load()
+    note = check_layout(f"{getattr(data, 'path', f'data.name = {data.name!r}')}: x", dataset.x.shape[1:])
+    return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
+
+
+def _alike(source: Dataset, target: Dataset) -> Dataset:
+    """The target, with a note if its classes have other names.
+
+    Raises:
+        ConfigError: a class of one name has different numbers.
+    """
+    mine, others = source.label_names, target.label_names
+    for number, name in enumerate(others):
+        if name in mine and mine.index(name) != number:
+            raise ConfigError(
+                f"data.target: the class {name!r} is number {number} there, but {mine.index(name)} in [data]; both "
+                "need the same classes in the same order"
+            )
+    if mine == others:
+        return target
+    differ = next((i for i, (a, b) in enumerate(zip(mine, others)) if a != b), None)
+    why = "its classes have names, but not those of [data]" if others else "its classes have no names"
+    if differ is not None:
+        why = f"its class {differ} is {others[differ]!r}, but {mine[differ]!r} in [data]"
+    return replace(target, notes=(*target.notes, f"{why}; a class is taken to be the one of the same number"))
 
 
 def _fitted(source: Dataset, other: Dataset, key: str) -> tuple[Dataset, Dataset]:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
+from fedtl.data.arrays import UNLABELLED
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
 from fedtl.data.frame import Frame
 from fedtl.data.own import FRAME
-from fedtl.data.own_part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, UNLABELLED
+from fedtl.data.own_part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN
 from fedtl.failure import RunError
 
 SERVER = "server"

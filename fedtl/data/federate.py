@@ -88,7 +88,21 @@ def federate(data: DataChoice, seed: int) -> Federation:
         label_names=dataset.label_names,
         target=domain,
         public=everybodys,
+        notes=_notes(data, dataset, target, public),
     )
+
+
+def _notes(data: DataChoice, dataset: Dataset, target: Dataset | None, public: Dataset | None) -> tuple[str, ...]:
+    """What all data sets' own notes say, and what follows from how samples are normalised."""
+    notes = list(dataset.notes)
+    if dataset.whole_numbers and data.normalise != "none":
+        notes.append(
+            "data: x holds whole numbers; token ids need data.normalise = 'none', and x.long() in the model, where "
+            f"data.normalise is {data.normalise!r}"
+        )
+    for key, other in (("data.target", target), ("data.public", public)):
+        notes += [f"{key}: {note}" for note in (other.notes if other is not None else ())]
+    return tuple(dict.fromkeys(notes))
 
 
 def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:

@@ -88,6 +88,7 @@ class Federation:
         target: what clients hold besides without labels: another domain, or, with ``data.labelled_fraction``,
             their own training samples.
         public: indices of samples that everybody may use; their ``y`` is 0 and means nothing.
+        notes: sentences on what may not be meant as it was read, for whoever starts a run.
     """
 
     x: Samples
@@ -101,6 +102,7 @@ class Federation:
     label_names: tuple[str, ...] = ()
     target: Domain | None = None
     public: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    notes: tuple[str, ...] = ()
 
     @property
     def clients(self) -> int:

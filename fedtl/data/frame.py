@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from fedtl.choice import ConfigError, validate
+from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.federation import Federation, Shards
 from fedtl.failure import RunError
 
@@ -131,7 +132,7 @@ class _Table(BaseModel):
 
     shape: tuple[PositiveInt, ...]
     dtype: Literal["uint8", "float32"]
-    classes: PositiveInt
+    classes: int = Field(ge=1, le=MOST_CLASSES)
     labels: tuple[str, ...]
     scale: Any
     shift: Any

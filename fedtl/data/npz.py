@@ -15,6 +15,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedtl.choice import ConfigError
+from fedtl.data.arrays import (
+    MOST_CLASSES,
+    Labels,
+    check_classes,
+    doubts,
+    is_whole,
+    labels,
+    numbered,
+    owners,
+    samples,
+    together,
+)
 from fedtl.data.dataset import Dataset, Samples, channel_statistics
 from fedtl.data.settings import DataChoice
 
@@ -23,7 +35,7 @@ class Npz(DataChoice):
     """A user's own data: a folder with one .npz file per client, or one file.
 
     Each file has ``x`` [n, ...] (bytes are images [n, channels, height, width], or [n, height, width] with one
-    channel; other numbers become float32) and ``y`` [n], whole numbers from 0.
+    channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words.
 
     - A folder: its files in the order of their names are clients 0, 1, ... (so write client-02, not client-2).
       ``x_test`` and ``y_test``, in all files or in none, are the client's own test data.
@@ -35,26 +47,31 @@ class Npz(DataChoice):
 
     Attributes:
         path: the folder or the file.
-        classes: number of classes; the largest label and one if not given.
+        classes: number of classes; the largest label and one, or as many as there are words, if not given.
     """
 
     default_partition: ClassVar[dict[str, Any]] = {"name": "natural"}
 
     name: str = "npz"
     path: str = Field(min_length=1)
-    classes: int | None = Field(None, ge=1)
+    classes: int | None = Field(None, ge=1, le=MOST_CLASSES)
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
-        path = Path(self.path).expanduser()
-        if path.is_dir():
-            return self._load_folder(path)
-        if path.is_file():
-            return self._load_file(path)
+        try:
+            path = Path(self.path).expanduser()
+            if path.is_dir():
+                return self._load_folder(path)
+            if path.is_file():
+                return self._load_file(path)
+        except OSError as error:
+            raise ConfigError(f"data.path = {self.path!r} cannot be read: {error.strerror or error}") from error
+        except RuntimeError as error:  # pathlib's word for ~somebody who is not there
+            raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder") from error
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
 
     def _load_folder(self, path: Path) -> Dataset:
-        files = sorted(path.glob("*.npz"))
+        files = sorted(file for file in path.iterdir() if file.suffix == ".npz" and not file.name.startswith("."))
         if not files:
             raise ConfigError(f"data.path = {self.path!r}: the folder has no .npz file")
         clients = [_read(file) for file in files]
@@ -73,8 +90,8 @@ class Npz(DataChoice):
         tests = [] if content.test is None else [content.test]
         if content.user is None:
             return self._dataset([content.train], tests, None, None)
-        words = content.user if content.user_test is None else np.concatenate([content.user, content.user_test])
-        names, ids = np.unique(words, return_inverse=True)
+        users = content.user if content.user_test is None else together(str(path), content.user, content.user_test)
+        names, ids = np.unique(users, return_inverse=True)
         ids = ids.astype(np.int64)
         owner, test_owner = ids[: len(content.user)], ids[len(content.user) :]
         untrained = np.setdiff1d(test_owner, owner)
@@ -91,25 +108,57 @@ class Npz(DataChoice):
     ) -> Dataset:
         """One data set of all parts; test samples without an owner are the official test set."""
         x: Samples = np.concatenate([part.x for part in (*trains, *tests)])
-        y = np.concatenate([part.y for part in (*trains, *tests)])
+        y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
         n = sum(len(part.y) for part in trains)
-        classes = self.classes or int(y.max()) + 1
-        if y.max() >= classes:
-            raise ConfigError(f"data.classes = {classes}: {self.path} has the label {y.max()}; labels begin at 0")
+        classes, notes = self._classes(y, names)
         held_out = None
         if owner is not None and tests:
             own = test_owner is not None
             owner = np.concatenate([owner, test_owner if test_owner is not None else np.full(len(y) - n, -1)])
             held_out = np.arange(len(y)) >= n if own else None
         mean, std = channel_statistics(x[:n])
-        official = n if tests and held_out is None else None
-        return Dataset(x, y, classes, mean, std, owner=owner, official_test=official, held_out=held_out)
+        doubtful = [part for part in (*trains, *tests) if part.notes]
+        notes += doubtful[0].notes if doubtful else ()
+        if len(doubtful) > 1:
+            notes += (f"{self.path}: the like is true of {len(doubtful) - 1} other arrays",)
+        return Dataset(
+            x,
+            y,
+            classes,
+            mean,
+            std,
+            owner=owner,
+            official_test=n if tests and held_out is None else None,
+            held_out=held_out,
+            label_names=names or (),
+            whole_numbers=any(part.whole for part in trains),
+            notes=notes,
+        )
+
+    def _classes(self, y: NDArray[np.int64], names: tuple[str, ...] | None) -> tuple[int, tuple[str, ...]]:
+        """How many there are, and a note if some seem to be none."""
+        if names is not None:
+            if self.classes not in (None, len(names)):
+                raise ConfigError(
+                    f"data.classes = {self.classes}: the labels in {self.path} are {len(names)} different words; leave "
+                    "it out"
+                )
+            return len(names), ()
+        if self.classes is None:
+            note = check_classes(f"{self.path}: y", np.unique(y), len(y))
+            return int(y.max()) + 1, (note,) if note else ()
+        if y.max() >= self.classes:
+            raise ConfigError(f"data.classes = {self.classes}: {self.path} has the label {y.max()}; labels begin at 0")
+        return self.classes, ()
 
 
 @dataclass(frozen=True)
 class _Part:
+    where: str
     x: Samples
-    y: NDArray[np.int64]
+    y: Labels
+    whole: bool
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -137,8 +186,8 @@ def _read(path: Path) -> _Content:
     if test is not None:
         _check_alike(path, test, path, train, "_test")
     for key, part in (("user", train), ("user_test", test)):
-        if key in arrays and part is not None and arrays[key].shape != part.y.shape:
-            raise ConfigError(f"{path}: {key} has shape {list(arrays[key].shape)}; its samples need [{len(part.y)}]")
+        if key in arrays and part is not None:
+            arrays[key] = owners(f"{path}: {key}", arrays[key], len(part.y))
     return _Content(train, test, arrays.get("user"), arrays.get("user_test"))
 
 
@@ -178,33 +227,10 @@ def array_of(path: Path, archive: Any, key: str) -> NDArray[Any]:
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], ending: str) -> _Part:
     """X and y of one name ending, checked and in our dtypes."""
-    x, y = arrays["x" + ending], arrays["y" + ending]
-    where = f"{path}: x{ending}"
-    if x.ndim < 2:
-        raise ConfigError(f"{where} has shape {list(x.shape)}; samples need [n, ...], with one axis or more each")
-    if len(x) == 0 or x.size == 0:
-        raise ConfigError(f"{where} is empty, shape {list(x.shape)}; leave the file or the array out")
-    if y.shape != (len(x),):
-        raise ConfigError(
-            f"{path}: y{ending} has shape {list(y.shape)}; the {len(x)} samples of x{ending} need [{len(x)}]"
-        )
-    if y.dtype.kind not in "iu":
-        raise ConfigError(f"{path}: y{ending} holds {y.dtype}; labels are whole numbers from 0, as int64")
-    if y.min() < 0 or int(y.max()) > np.iinfo(np.int32).max:
-        raise ConfigError(f"{path}: y{ending} has the label {y.min() if y.min() < 0 else y.max()}; labels begin at 0")
-    if x.dtype.kind not in "fiu":
-        raise ConfigError(f"{where} holds {x.dtype}; samples are numbers, as uint8 or float32")
-    if x.dtype == np.uint8:
-        return _Part(x[:, None] if x.ndim == 3 else x, y.astype(np.int64))
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is named below
-        x = x.astype(np.float32)
-    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    if not finite.all():
-        raise ConfigError(
-            f"{where}: {(~finite).sum()} samples, the first at {np.argmin(finite)}, have values that are NaN or "
-            "infinite in float32; remove or replace them"
-        )
-    return _Part(x, y.astype(np.int64))
+    where, x = f"{path}: x{ending}", arrays["x" + ending]
+    read = samples(where, x)
+    y = labels(f"{path}: y{ending}", arrays["y" + ending], len(read))
+    return _Part(str(path), read, y, is_whole(x), doubts(where, x))
 
 
 def _check_alike(path: Path, part: _Part, other_path: Path, other: _Part, ending: str = "") -> None:

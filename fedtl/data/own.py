@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
+from fedtl.data.arrays import UNLABELLED, check_layout, numbered
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.frame import Frame
 from fedtl.data.own_arrays import call, read_npz
 from fedtl.data.own_images import Change, changed, read_images
-from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, UNLABELLED, Part
+from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
 from fedtl.data.own_table import read_table, read_tables
 
 FRAME = "frame.json"
@@ -36,6 +37,7 @@ class Own:
             samples takes part in training and is not scored.
         names: the words that labels are places in, sorted; None if labels are the classes' own numbers.
         server: whether these are the server's data, which has no training samples.
+        notes: sentences on what may not be meant as it was read, for the participant's own terminal.
     """
 
     source: str
@@ -48,11 +50,18 @@ class Own:
     public: NDArray[np.int64]
     names: tuple[str, ...] | None = None
     server: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def unlabelled(self) -> bool:
         """Whether some training samples have no label."""
         return bool((self.y[self.train] == UNLABELLED).any())
+
+    @property
+    def labels(self) -> list[int]:
+        """The labels that samples here have, ascending, each once."""
+        present: list[int] = np.unique(self.y[self.y != UNLABELLED]).tolist()
+        return present
 
     def describe(self) -> dict[str, Any]:
         """What the server is told of a participant's data, and all that it is told; JSON's types alone."""
@@ -66,6 +75,7 @@ class Own:
             "shape": list(self.x.shape[1:]),
             "dtype": str(self.x.dtype),
             "largest_label": None if self.names is not None else int(self.y.max(initial=UNLABELLED)),
+            "labels": None if self.names is not None else self.labels,
             "names": None if self.names is None else list(self.names),
         }
 
@@ -195,7 +205,7 @@ def read_own(
     except OSError as error:
         raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if kind != "images":
-        parts = {name: Part(part.where, change(part.where, part.x), part.y) for name, part in parts.items()}
+        parts = {name: replace(part, x=change(part.where, part.x)) for name, part in parts.items()}
     if not parts and server and (place / FRAME).is_file():
         frame = Frame.read(place / FRAME)
         parts[PUBLIC] = Part(path, np.empty((0, *frame.shape), frame.dtype))
@@ -247,7 +257,8 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
                 f"{part.where}: a sample is {part.x.dtype} {list(part.x.shape[1:])}, but {first.x.dtype} "
                 f"{list(first.x.shape[1:])} in {first.where}"
             )
-    y, names = _numbered([part for name, part in found if name in LABELLED])
+    note = check_layout(f"{first.where}: x", first.x.shape[1:])
+    y, names = numbered([(part.where, part.y) for name, part in found if name in LABELLED and part.y is not None])
     ends = np.cumsum([0, *(len(part.x) for _, part in found)])
     places = {name: np.arange(start, end) for (name, _), start, end in zip(found, ends, ends[1:])}
     none = np.arange(0)
@@ -264,6 +275,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
         public=places.get(PUBLIC, none),
         names=names,
         server=server,
+        notes=tuple(dict.fromkeys([*(note for _, part in found for note in part.notes), *([note] if note else [])])),
     )
     if own.unlabelled and len(own.target_train) + len(own.target_test):
         raise ConfigError(
@@ -271,21 +283,6 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
             "are the unlabelled ones; leave one of them out"
         )
     return own
-
-
-def _numbered(parts: Sequence[Part]) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
-    """The labels of all parts as whole numbers, and the words that these are places in, if labels are words."""
-    given = [(part.where, part.y) for part in parts if part.y is not None]
-    for where, y in given:
-        if y.dtype.kind != given[0][1].dtype.kind:
-            kinds = ["words" if each.dtype.kind == "U" else "whole numbers" for each in (y, given[0][1])]
-            raise ConfigError(f"{where}: its labels are {kinds[0]}, but {kinds[1]} in {given[0][0]}")
-    together = np.concatenate([np.empty(0, np.int64), *(y for _, y in given)]) if given else np.empty(0, np.int64)
-    if not given or given[0][1].dtype.kind != "U":
-        return together, None
-    words = np.concatenate([y for _, y in given])
-    names = np.setdiff1d(words, [str(UNLABELLED)])
-    return np.where(words == str(UNLABELLED), UNLABELLED, np.searchsorted(names, words)), tuple(map(str, names))
 
 
 def _class_of(word: str, labels: Sequence[str], source: str) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, load_object, nearest
+from fedtl.data.arrays import UNLABELLED, doubts, is_whole, labels, samples
 from fedtl.data.npz import array_of, opened
-from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part, labels, samples
+from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
 
 KEYS = {
     TRAIN: ("x", "y"),
@@ -21,6 +22,9 @@ KEYS = {
     PUBLIC: ("x_public", "y_public"),
 }
 """What a function calls each part's samples and labels."""
+
+
+TOKENS = "holds whole numbers; token ids need data.normalise = 'none', and x.long() in the model"
 
 
 def read_npz(folder: Path, wanted: Sequence[str]) -> dict[str, Part]:
@@ -63,6 +67,8 @@ def call(path: str, wanted: Sequence[str]) -> dict[str, Part]:
             raise ConfigError(f"data = {path!r}: it returns {there} without {missing}")
 
     def array(key: str) -> NDArray[Any]:
+        if np.ma.is_masked(found[key]):
+            raise ConfigError(f"data = {path!r}: {key} has masked values; fill them in, or leave these samples out")
         try:
             return np.asarray(found[key])
         except Exception as error:  # a ragged list; a tensor on another device
@@ -86,5 +92,13 @@ def read_part(path: Path, part: str) -> Part:
 
 def _part(where: str, part: str, keys: tuple[str, str], array: Callable[[str], NDArray[Any]]) -> Part:
     x, y = keys
-    read = samples(f"{where}: {x}", array(x))
-    return Part(where, read, labels(f"{where}: {y}", array(y), len(read), part) if part in LABELLED else None)
+    given = array(x)
+    read, notes = samples(f"{where}: {x}", given), doubts(f"{where}: {x}", given)
+    if is_whole(given):
+        notes += (f"{where}: {x} {TOKENS}",)
+    if part not in LABELLED:
+        return Part(where, read, notes=notes)
+    said = labels(f"{where}: {y}", array(y), len(read), UNLABELLED if part == TRAIN else 0)
+    if said.dtype != np.str_ and np.array_equal(np.unique(said), [-1, 1]):
+        notes += (f"{where}: {y} holds -1 and 1, and -1 is a sample without a label; if not, save (y + 1) // 2",)
+    return Part(where, read, said, notes)

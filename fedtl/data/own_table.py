@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.own_part import LABELLED, TEST, TRAIN, UNLABELLED, Part, labels, samples
+from fedtl.data.arrays import UNLABELLED, doubts, labels, samples
+from fedtl.data.own_part import LABELLED, TEST, TRAIN, Part
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 NONE = re.compile(r"-1(\.0*)?")
@@ -30,12 +31,14 @@ class Table:
         columns: names of those with numbers.
         x: ``[n, columns]``.
         words: of the column with the class, ``[n]``; None if it was not read.
+        notes: how the file was read, where that is not as it usually is.
     """
 
     path: Path
     columns: tuple[str, ...]
     x: NDArray[np.float64]
     words: NDArray[np.str_] | None
+    notes: tuple[str, ...] = ()
 
 
 def read_tables(folder: Path, wanted: Sequence[str], label: str) -> dict[str, Part]:
@@ -82,14 +85,15 @@ def parts_of(tables: dict[str, Table]) -> dict[str, Part]:
     whole = all(map(WHOLE.fullmatch, words))
     parts = {}
     for part, table in tables.items():
-        x, y = samples(str(table.path), table.x), None
+        x, y, notes = samples(str(table.path), table.x), None, table.notes + doubts(str(table.path), table.x)
         if table.words is not None:
             said = table.words
             fractions = [word for word in said if not WHOLE.fullmatch(word)]
             if fractions and all(map(NUMBER.fullmatch, words)):
                 raise ConfigError(f"{table.path} has the label {fractions[0]}; labels are whole numbers, or words")
-            y = labels(str(table.path), _as_numbers(said) if whole else said, len(x), part)
-        parts[part] = Part(str(table.path), x, y)
+            least = UNLABELLED if part == TRAIN else 0
+            y = labels(str(table.path), _as_numbers(said) if whole else said, len(x), least)
+        parts[part] = Part(str(table.path), x, y, notes)
     return parts
 
 

@@ -19,6 +19,7 @@ from flwr.supercore.run import Run
 from fedtl import messages as m
 from fedtl.choice import ConfigError
 from fedtl.config import Deploy
+from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.own_statistics import Sums
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS
@@ -33,7 +34,7 @@ GRACE = 10.0
 """Seconds that Flower keeps a message longer than anybody waits for its reply: else it is first to say, as of a message
 that never was, that there is none."""
 
-MOST_SAMPLES, MOST_CLASSES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 100_000, 2**28, float(np.finfo(np.float32).max)
+MOST_SAMPLES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 2**28, float(np.finfo(np.float32).max)
 """What a client's description of its data may come to."""
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Described:
     dtype: str
     largest_label: int | None
     names: tuple[str, ...] | None
+    labels: tuple[int, ...] = ()
     sums: Sums | None = None
 
 
@@ -417,6 +419,9 @@ def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
         dtype={"uint8": "uint8", "float32": "float32"}[told["dtype"]],
         largest_label=None if largest is None else _count(largest, -1, MOST_CLASSES),
         names=names,
+        labels=()
+        if names is not None
+        else tuple(sorted({_count(n, 0, largest or 0) for n in told.get("labels") or ()})),
     )
     if not found.shape or math.prod(found.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(found.shape)!r:.60}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedtl import record
 from fedtl.choice import ConfigError
 from fedtl.config import Config, build
+from fedtl.data.arrays import check_classes
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.frame import Frame
 from fedtl.data.own import FRAME, Own, read_own
@@ -172,9 +173,13 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
         say(f"{clients[client].name}: {why}")
     if len(link.described) < least:
         raise RunError(f"only {len(link.described)} of {len(clients)} clients said what they hold, {least} must")
+    doubt = doubtful_classes(link.described.values()) if frame is None else None
     frame = frame or common_frame({clients[i].name: told for i, told in sorted(link.described.items())}, config)
     link.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
+    federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
+    for note in federation.notes:
+        say(note)
     link.fits = lambda name, told: _check_fits(name, told, frame, federation)
     for i, told in sorted(link.described.items()):
         link.fits(clients[i].name, told)
@@ -247,6 +252,19 @@ def common_frame(told: Mapping[str, Described], config: Config) -> Frame:
     sums = [each.sums for each in told.values() if each.sums is not None]
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
     return Frame(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
+
+
+def doubtful_classes(told: Iterable[Described]) -> str | None:
+    """A note where the clients' labels are numbers that alone say how many classes there are, and leave some out.
+
+    Raises:
+        ConfigError: there would be many classes, and more than samples.
+    """
+    told = list(told)
+    present = sorted({label for each in told for label in each.labels})
+    if not present:
+        return None
+    return check_classes("the clients' y", present, sum(each.train + each.unlabelled + each.test for each in told))
 
 
 def _check_fits(name: str, told: Described, frame: Frame, federation: Federation) -> None:

@@ -196,6 +196,7 @@ def test_what_the_server_is_told_of_a_client(tmp_path: Path, name: str) -> None:
             "shape": list(whole.shape),
             "dtype": str(whole.x.dtype),
             "largest_label": whole.y[scored].max(initial=-1),
+            "labels": np.unique(whole.y[scored]).tolist(),
             "names": None,
         }
         assert json.loads(json.dumps(own.describe())) == own.describe()

@@ -88,6 +88,7 @@ def test_bytes_are_images_with_one_channel(tmp_path: Path) -> None:
         "shape": [1, 5, 4],
         "dtype": "uint8",
         "largest_label": 2,
+        "labels": [0, 1, 2],
         "names": None,
     }
 
@@ -183,9 +184,9 @@ def test_words_that_are_whole_numbers(tmp_path: Path) -> None:
         ),
         ({"x": X.astype(str), "y": Y}, ": x holds <U3; samples are numbers, as uint8 or float32"),
         ({"x": X, "y": Y - 2}, ": y has the label -2; labels begin at 0, and -1 is a training sample that has none"),
-        ({"x": X, "y": Y + 2**40}, ": y has the label 1099511627776; labels begin at 0, and -1 is a training sample"),
-        ({"x": X, "y": Y / 2}, ": y holds float64; labels are whole numbers from 0, or words"),
-        ({"x": X, "y": Y[:, None]}, ": y has shape [6, 1]; the 6 samples of its x need [6]"),
+        ({"x": X, "y": Y + 2**40}, ": y has the label 1099511627778; labels are 0, 1, 2, ..., and 100,000 classes are"),
+        ({"x": X, "y": Y / 2}, ": y holds float64, as 0.5; labels are whole numbers from 0, or words"),
+        ({"x": X, "y": Y[None]}, ": y has shape [1, 6]; the 6 samples of its x need [6]"),
         ({"x": Y.astype(np.float32), "y": Y}, ": x has shape [6]; samples need [n, ...], with one axis or more each"),
         (
             {"x": np.where(X == 50, np.nan, X), "y": Y},
@@ -570,7 +571,11 @@ def test_what_a_function_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("code", "said"),
     [
         ("return dict(x=[[1]], y=[0, 1])", ": y has shape [2]; the 1 samples of its x need [1]"),
-        ("return dict(x=[[1]], y=[0.5])", ": y holds float64; labels are whole numbers from 0, or words"),
+        (
+            "return dict(x=[[1]], y=[0.5])",
+            ": y holds float64, as 0.5; labels are whole numbers from 0, or words, as samples have classes here and no "
+            "numbers to be predicted",
+        ),
         ("return dict(x=[[None]], y=[0])", ": x holds object; samples are numbers, as uint8 or float32"),
         ("return dict(x=[[1], [1, 2]], y=[0, 0])", ": x cannot be made an array"),
         ("return dict(x=[[1]])", ": it returns x without y"),
@@ -625,7 +630,8 @@ def test_a_frame_survives_json_to_the_bit(tmp_path: Path, options: dict[str, Any
         ({"scale": True}, ": scale holds something that is no number"),
         ({"scale": float("nan")}, ": scale has values that are no finite float32 numbers"),
         ({"shift": 1e39}, ": shift has values that are no finite float32 numbers"),
-        ({"classes": 0}, ".classes = 0: should be greater than 0"),
+        ({"classes": 0}, ".classes = 0: should be greater than or equal to 1"),
+        ({"classes": 10**9}, ".classes = 1000000000: should be less than or equal to 100000"),
         ({"labels": ["a"]}, ": there are 1 labels for 10 classes; give one each, or none"),
         ({"shape": []}, ": shape is []; a sample has one axis or more, each of length 1 or more"),
         ({"shape": [0]}, ".shape.0 = 0: should be greater than 0"),

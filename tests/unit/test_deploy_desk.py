@@ -164,6 +164,7 @@ def test_what_it_says_of_its_data(folder: ClientFolder) -> None:
         "shape": [FEATURES],
         "dtype": "float32",
         "largest_label": 2,
+        "labels": [0, 1, 2],
         "names": None,
     }
     for kind in ("dataset", "pixel"):

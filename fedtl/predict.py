@@ -186,17 +186,9 @@ def _npz(file: Path) -> tuple[Part, bool]:
 
 
 def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
-    labelled = label is not None or LABEL in _header(file)
+    labelled = label is not None or LABEL in own_table.header_of(file, LABEL)
     part = TEST if labelled else PUBLIC
     return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
-
-
-def _header(file: Path) -> list[str]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            return [name.strip() for name in next(csv.reader(opened), [])]
-    except (OSError, UnicodeDecodeError, csv.Error):  # the reader says what is wrong
-        return []
 
 
 def _images(place: Path, frame: Frame, resized: bool) -> Given:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,11 @@ from fedtl.data.own_part import LABELLED, TEST, TRAIN, Part
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 NONE = re.compile(r"-1(\.0*)?")
+_SAID_BY_EXCEL = re.compile(r'"?sep=(.)"?\r?\n?')
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
@@ -104,29 +110,79 @@ def _as_numbers(words: NDArray[np.str_]) -> NDArray[np.int64]:
 def read_rows(path: Path, label: str, labelled: bool) -> Table:
     """Read a .csv file, whose column ``label`` is the class; if not ``labelled``, it is left out where it is there.
 
+    Its columns are separated by commas, semicolons, tabs or bars, whichever its first two lines agree on; it is UTF-8,
+    or UTF-16 that says so with a byte order mark.
+
     Raises:
         ConfigError: it is no such file, or a cell is not what it should be.
     """
+    with _opened(path, label) as (rows, notes):
+        return _table(path, rows, label, labelled, notes)
+
+
+def header_of(path: Path, label: str) -> list[str]:
+    """The names of a file's columns; none if :func:`read_rows` could not read them."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            return _table(path, ((rows.line_num, row) for row in rows if row), label, labelled)
+        with _opened(path, label) as (rows, _):
+            return [name.strip() for name in next(rows, (1, []))[1]]
+    except ConfigError:
+        return []
+
+
+@contextmanager
+def _opened(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[str]]], tuple[str, ...]]]:
+    """A file's lines that are not empty, with their numbers; and a note where they are not commas and UTF-8."""
+    encoding = "UTF-8"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if b"\0" in start[:2] or start[2:] == b"\0\0":
+            raise ConfigError(f"{path} begins like UTF-16 without a byte order mark, or UTF-32; save it as UTF-8")
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            encoding = "UTF-16"
+        with path.open(encoding="utf-16" if encoding == "UTF-16" else "utf-8-sig", newline="") as file:
+            notes: tuple[str, ...] = () if encoding == "UTF-8" else (f"{path} is read as {encoding}",)
+            first, said = 0, _SAID_BY_EXCEL.fullmatch(file.readline())
+            if said:
+                first, separator = 1, said[1]
+                start_at = file.tell()
+            else:
+                file.seek(0)
+                lines = [line for _, line in zip(range(20), file) if line.strip()]
+                separator, start_at = _separator(lines, label), 0
+            file.seek(start_at)
+            if separator != ",":
+                name = SEPARATORS.get(separator, repr(separator))
+                notes += (f"{path}: its columns are separated by {name}",)
+            rows = csv.reader(file, delimiter=separator, strict=True)
+            yield ((first + rows.line_num, row) for row in rows if row), notes
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} is not a .csv file in UTF-8: {error}") from error
+    except (UnicodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is not a .csv file in {encoding}: {error}") from error
 
 
-def _table(path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labelled: bool) -> Table:
+def _separator(lines: Sequence[str], label: str) -> str:
+    """What separates the columns of a file that begins with these lines, none of which is empty."""
+    found = {}
+    for separator in SEPARATORS:
+        try:
+            rows = [row for row, _ in zip(csv.reader(lines, delimiter=separator, strict=True), range(2))]
+        except csv.Error:
+            continue
+        names = [name.strip() for name in rows[0]] if rows else []
+        if len(names) > 1 and all(len(row) == len(names) for row in rows):
+            found[separator] = label in names, separator == ",", len(names)
+    return max(found, key=lambda separator: found[separator], default=",")
+
+
+def _table(
+    path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labelled: bool, notes: tuple[str, ...]
+) -> Table:
     """Lines with their numbers as a table, the first of them being its header."""
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
-    if "" in names:
-        raise ConfigError(f"{path}: column {names.index('') + 1} of {len(names)} has no name in the first line")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: two columns have the name {next(n for n in names if names.count(n) > 1)!r}")
-    if label not in names and labelled:
-        raise ConfigError(f"{path} has no column {label!r}: {nearest(label, names)}")
+    _check_header(path, names, label, labelled)
     place = names.index(label) if label in names else None
     columns = tuple(name for name in names if name != label)
     if not columns:
@@ -144,7 +200,30 @@ def _table(path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labell
         x.extend(_number(path, line, column, cell) for column, cell in zip(columns, row))
     if not x:
         raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
-    return Table(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None)
+    return Table(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
+
+
+def _check_header(path: Path, names: Sequence[str], label: str, labelled: bool) -> None:
+    """Check that a file's first line names its columns, and that one is the label if there must be one."""
+    # A number that says which column it is may be a name.
+    values = [n for i, n in enumerate(names) if NUMBER.fullmatch(n.replace(",", ".")) and n not in (str(i), str(i + 1))]
+    if label not in names and values and (labelled or len(values) == len(names)):
+        raise ConfigError(
+            f"{path}: the first line holds values, as {values[0]}, where the columns' names are expected; write a line "
+            f"such as a,b,{label} before it"
+        )
+    if "" in names:
+        hint = "" if names[0] else "; pandas writes its row numbers so, but for to_csv(..., index=False)"
+        raise ConfigError(f"{path}: column {names.index('') + 1} of {len(names)} has no name in the first line{hint}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two columns have the name {next(n for n in names if names.count(n) > 1)!r}")
+    if label not in names and labelled:
+        if len(names) == 1 and label in re.split(r"[\s,;|:]+", names[0]):
+            raise ConfigError(
+                f"{path}: its first line is the one word {names[0]!r}; separate columns by commas, semicolons or tabs, "
+                "as many in each line"
+            )
+        raise ConfigError(f"{path} has no column {label!r}: {nearest(label, names)}")
 
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:
@@ -156,6 +235,11 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
     except ValueError:
         value = None
     if value is None or "_" in text:  # Python reads 1_000 as a number
+        if "," in text and NUMBER.fullmatch(text.replace(",", ".", 1)):  # 1,234 may be more than a thousand
+            raise ConfigError(
+                f"{path}: line {line}, column {column!r}: {text!r} is no number; write a decimal point in place of the "
+                "comma, in all lines"
+            )
         raise ConfigError(f"{path}: line {line}, column {column!r}: {text!r} is no number")
     if not math.isfinite(value):
         raise ConfigError(f"{path}: line {line}, column {column!r}: {text} is not finite; remove or replace it")

@@ -30,7 +30,7 @@ class Dirichlet(Partition):
     """
 
     name: str = "dirichlet"
-    alpha: float = Field(0.5, gt=0)
+    alpha: float = Field(0.5, gt=0, le=1e9)
     min_size: int = Field(10, ge=1)
     balance: bool = False
 

@@ -13,6 +13,7 @@ from fedtl.data.batches import stream
 from fedtl.data.dataset import Dataset, Samples, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.memory import enough_memory
 from fedtl.data.normalise import Normaliser, by_dataset, by_pixel, unchanged
 from fedtl.data.partition import by_label
 from fedtl.data.settings import DataChoice
@@ -48,6 +49,11 @@ def federate(data: DataChoice, seed: int) -> Federation:
     Raises:
         ConfigError: the data cannot be had, or not be divided as asked.
     """
+    with enough_memory("data"):
+        return _federate(data, seed)
+
+
+def _federate(data: DataChoice, seed: int) -> Federation:
     dataset, target, public = load_all(data)
     source = divide(data, dataset, data.clients, seed)
     scale, shift = normalisation(data, dataset, source.x, source.held.order)
@@ -88,13 +94,20 @@ def federate(data: DataChoice, seed: int) -> Federation:
         label_names=dataset.label_names,
         target=domain,
         public=everybodys,
-        notes=_notes(data, dataset, target, public),
+        notes=_notes(data, dataset, target, public, len(source.server_test)),
     )
 
 
-def _notes(data: DataChoice, dataset: Dataset, target: Dataset | None, public: Dataset | None) -> tuple[str, ...]:
-    """What all data sets' own notes say, and what follows from how samples are normalised."""
+def _notes(
+    data: DataChoice, dataset: Dataset, target: Dataset | None, public: Dataset | None, server_test: int
+) -> tuple[str, ...]:
+    """What all data sets' own notes say, and what follows from how they are normalised and divided."""
     notes = list(dataset.notes)
+    if data.server_test_share and not server_test:
+        notes.append(
+            f"data.server_test_share = {data.server_test_share:g}: of {len(dataset.y)} samples that is none, so the "
+            "server has no test set"
+        )
     if dataset.whole_numbers and data.normalise != "none":
         notes.append(
             "data: x holds whole numbers; token ids need data.normalise = 'none', and x.long() in the model, where "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.dataset import Dataset, Samples, channel_statistics, chunks
+from fedtl.data.dataset import CHUNK, Dataset, Samples, channel_statistics, chunks
+from fedtl.data.memory import need_memory
 
 if TYPE_CHECKING:
     from fedtl.data.settings import DataChoice
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 ONE = 2**15
 """Weights are whole multiples of 1 / ONE: of bytes all sums are then whole numbers below 2**53, so that the result
 has the same bits in whichever order, and on whichever machine, they are added."""
+
+AT_ONCE = 2**26
+"""Numbers that are resized at a time, in float64."""
+
+LARGEST_SIDE = 4096
+"""The largest height and width that images are resized to."""
 
 LUMA = (19595, 38470, 7471)
 """Red, green and blue in a grey value, in 1 / 65536: ITU-R 601-2, rounded as in Pillow's conversion."""
@@ -40,6 +48,7 @@ def prepared(data: DataChoice, dataset: Dataset, size: tuple[int, int] | None = 
     if data.size is not None:
         _need_images(x, f"data.size = {data.size}")
         size = data.size, data.size
+        need_memory(f"data.size = {data.size}", x.itemsize * len(x) * x.shape[1] * data.size**2)
     if size is not None and x.ndim == 4:
         x = resize(x, *size)
     if data.channels is not None:
@@ -66,11 +75,18 @@ def resize(images: Samples, height: int, width: int) -> Samples:
         return images
     down, across = _weights(images.shape[2], height), _weights(images.shape[3], width)
     result: Samples = np.empty((*images.shape[:2], height, width), images.dtype)
-    for rows in chunks(np.arange(len(images))):
+    for rows in _pieces(len(images), images.shape[1] * max(height, images.shape[2]) * max(width, images.shape[3])):
         values = _along_last(images[rows].astype(np.float64), across)
         values = _along_last(values.swapaxes(2, 3), down).swapaxes(2, 3) / ONE**2
         result[rows] = np.rint(values) if images.dtype == np.uint8 else values
     return result
+
+
+def _pieces(n: int, numbers: int) -> Iterator[NDArray[np.int64]]:
+    """Images 0..n-1, so few at a time that a piece of them with so many numbers each stays small; CHUNK at most."""
+    at_once = max(1, min(CHUNK, AT_ONCE // numbers))
+    for start in range(0, n, at_once):
+        yield np.arange(start, min(start + at_once, n))
 
 
 def with_channels(images: Samples, channels: int) -> Samples:

@@ -25,7 +25,7 @@ class Noisy(OnTop):
     """
 
     name: str = "noisy"
-    sigma: float = Field(0.1, ge=0)
+    sigma: float = Field(0.1, ge=0, le=1e30)
 
     def shift(self, x: Samples, shards: Shards, seed: int) -> Samples:
         """See :class:`~fedtl.data.partition.Partition`."""

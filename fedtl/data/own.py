@@ -15,6 +15,8 @@ from fedtl.data.arrays import UNLABELLED, check_layout, numbered
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.frame import Frame
+from fedtl.data.images import LARGEST_SIDE
+from fedtl.data.memory import enough_memory
 from fedtl.data.own_arrays import call, read_npz
 from fedtl.data.own_images import Change, changed, read_images
 from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
@@ -190,6 +192,8 @@ def read_own(
     for key, value in (("size", size), ("channels", channels)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} = {value}: should be greater than 0")
+    if size is not None and size > LARGEST_SIDE:
+        raise ConfigError(f"size = {size}: should be less than or equal to {LARGEST_SIDE}")
     wanted = (TEST, TARGET_TEST, PUBLIC) if server else PARTS
     place = Path(path).expanduser()
     kind = _kind(place, path)
@@ -201,11 +205,12 @@ def read_own(
         return changed(where, x, size, channels)
 
     try:
-        parts = _read(kind, path, wanted, column, test_share, change)
+        with enough_memory(path):
+            parts = _read(kind, path, wanted, column, test_share, change)
+            if kind != "images":
+                parts = {name: replace(part, x=change(part.where, part.x)) for name, part in parts.items()}
     except OSError as error:
         raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    if kind != "images":
-        parts = {name: replace(part, x=change(part.where, part.x)) for name, part in parts.items()}
     if not parts and server and (place / FRAME).is_file():
         frame = Frame.read(place / FRAME)
         parts[PUBLIC] = Part(path, np.empty((0, *frame.shape), frame.dtype))

@@ -11,6 +11,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.batches import derived_seed
 from fedtl.data.dataset import Samples
 from fedtl.data.images import resize, with_channels
+from fedtl.data.memory import need_memory
 from fedtl.data.own_part import LABELLED, PARTS, TEST, TRAIN, Part
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
@@ -63,6 +64,7 @@ def changed(where: str, images: Samples, size: int | None, channels: int | None)
                 f"shape {list(images.shape[1:])}"
             )
     if size is not None:
+        need_memory(f"{where}: size = {size}", images.itemsize * len(images) * images.shape[1] * size**2)
         images = resize(images, size, size)
     if channels is not None:
         if images.shape[1] not in (1, 3):

@@ -44,7 +44,7 @@ class PFedMe(Partition):
     name: str = "pfedme"
     labels_per_client: int = Field(2, ge=1)
     sizes: Literal["lognormal", "authors"] = "lognormal"
-    spread: float = Field(0.5, ge=0)
+    spread: float = Field(0.5, ge=0, le=100)
     min_size: int = Field(5, ge=1)
 
     def assign(

@@ -22,7 +22,7 @@ class Quantity(Partition):
     """
 
     name: str = "quantity"
-    alpha: float = Field(0.5, gt=0)
+    alpha: float = Field(0.5, gt=0, le=1e9)
     min_size: int = Field(10, ge=1)
 
     def assign(

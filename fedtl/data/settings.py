@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from fedtl.choice import Choice
 from fedtl.data import read_domain, read_partition
 from fedtl.data.dataset import Dataset
+from fedtl.data.images import LARGEST_SIDE
 from fedtl.data.look import Look
 from fedtl.data.partition import Partition
 
@@ -70,7 +71,7 @@ class DataChoice(Choice):
     normalise: Literal["dataset", "pixel", "none"] = "dataset"
     samples: int | None = Field(None, gt=0)
     labelled_fraction: float = Field(1.0, ge=0, le=1)
-    size: int | None = Field(None, gt=0)
+    size: int | None = Field(None, gt=0, le=LARGEST_SIDE)
     channels: Literal[1, 3] | None = None
     look: Look | None = None
     target: SerializeAsAny[DataChoice] | None = None

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from fedtl.data.dataset import Dataset, chunks
+from fedtl.data.arrays import MOST_CLASSES
+from fedtl.data.dataset import CHUNK, Dataset, chunks
+from fedtl.data.memory import need_memory
 from fedtl.data.settings import DataChoice
 
 
@@ -41,16 +43,24 @@ class Synthetic(DataChoice):
 
     name: str = "synthetic"
     clients: int = Field(100, gt=0)
-    alpha: float = Field(0.5, ge=0)
-    beta: float = Field(0.5, ge=0)
+    alpha: float = Field(0.5, ge=0, le=1e9)
+    beta: float = Field(0.5, ge=0, le=1e9)
     dimension: int = Field(60, ge=1)
-    classes: int = Field(10, ge=2)
+    classes: int = Field(10, ge=2, le=MOST_CLASSES)
     sizes: Literal["fedprox", "pfedme"] | PositiveInt = "fedprox"
     iid: bool = False
     seed: int = Field(0, ge=0)
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
+        alike = isinstance(self.sizes, int)
+        least = self.sizes if isinstance(self.sizes, int) else 50  # samples of a client
+        at_once = min(self.clients, CHUNK) if alike and not self.iid else 1
+        need_memory(
+            f"data.clients = {self.clients}, of {least} samples or more, data.dimension = {self.dimension}, "
+            f"data.classes = {self.classes}",
+            self.clients * least * (4 * self.dimension + 8) + 4 * at_once * self.classes * (self.dimension + least),
+        )
         rng = np.random.default_rng(self.seed)
         sizes = self.draw_sizes(rng)
         x = np.empty((sizes.sum(), self.dimension), np.float32)

@@ -12,7 +12,11 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset, channel_statistics
+from fedtl.data.memory import need_memory
 from fedtl.data.settings import DataChoice
+
+LONGEST = 100_000
+"""Measurements; no recording has more."""
 
 
 class Watch(DataChoice):
@@ -31,12 +35,14 @@ class Watch(DataChoice):
     default_partition: ClassVar[dict[str, Any]] = {"name": "natural"}
 
     name: str = "watch"
-    window: int = Field(100, ge=1)
-    step: int = Field(100, ge=1)
+    window: int = Field(100, ge=1, le=LONGEST)
+    step: int = Field(100, ge=1, le=LONGEST)
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
         raw = _read()
+        windows = sum(max(0, (len(series) - self.window) // self.step + 1) for series in raw["X"])
+        need_memory(f"data.window = {self.window}, data.step = {self.step}", windows * self.window * 6 * (8 + 4))
         pieces = [
             sliding_window_view(series, self.window, axis=0)[:: self.step]
             for series in raw["X"]

@@ -173,7 +173,8 @@ def open_run(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
     resources = Resources.of(_scoring_only(config) if elsewhere else config, sampled)
-    tasks = _all_tasks(config, federation, "cpu")
+    with federation.noted():
+        tasks = _all_tasks(config, federation, "cpu")
     _check_widths(config, tasks)
     if elsewhere:
         choices: Choices = (EngineChoice(False, False, "clients choose their own"),) * len(tasks)

@@ -69,8 +69,6 @@ class ProgressBar(Progress):
         if about["actors"] == "auto":
             place = "as many Ray actors as the cluster has room for"
         super().begin(config, folder, first_round, about)
-        for note in about.get("notes", ()):
-            self._console.print(note, markup=False, soft_wrap=True)
         self._console.print(
             f"{config.name}: {config.strategy.name}, {config.model.name} ({about['parameters']:,} numbers), "
             f"{config.data.name}{_target(config)} at {about['clients']} clients, seed {config.seed}; "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fedtl.choice import ConfigError
 from fedtl.data.normalise import in_units
 
 Samples = NDArray[np.uint8] | NDArray[np.float32]
@@ -52,16 +53,16 @@ class Dataset:
     def __post_init__(self) -> None:
         n = len(self.x)
         if self.x.dtype not in (np.uint8, np.float32):
-            raise ValueError(f"a data set's x must be uint8 or float32, not {self.x.dtype}")
+            raise ConfigError(f"a data set's x must be uint8 or float32, not {self.x.dtype}")
         if self.y.dtype != np.int64 or self.y.shape != (n,):
-            raise ValueError(f"a data set's y must be int64 of shape [{n}], not {self.y.dtype} {list(self.y.shape)}")
+            raise ConfigError(f"a data set's y must be int64 of shape [{n}], not {self.y.dtype} {list(self.y.shape)}")
         if n and not (self.y.min() >= 0 and self.y.max() < self.classes):
-            raise ValueError(f"labels go from {self.y.min()} to {self.y.max()}, but classes = {self.classes}")
+            raise ConfigError(f"labels go from {self.y.min()} to {self.y.max()}, but classes = {self.classes}")
         for field, array in (("owner", self.owner), ("held_out", self.held_out)):
             if array is not None and array.shape != (n,):
-                raise ValueError(f"a data set's {field} must have shape [{n}], not {list(array.shape)}")
+                raise ConfigError(f"a data set's {field} must have shape [{n}], not {list(array.shape)}")
         if self.owner is not None and (self.owner.dtype.kind != "i" or self.owner.min(initial=0) < -1):
-            raise ValueError(
+            raise ConfigError(
                 f"a data set's owner must be 0, 1, 2, ..., or -1 for nobody, as int64, not {self.owner.dtype} from "
                 f"{self.owner.min()}"
             )
@@ -141,7 +142,7 @@ def moments_of(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of ``count`` numbers of type ``dtype`` from their :func:`sums`.
 
-    The standard deviation is 0 where it is less than one step of float32 at the mean (:func:`resolution`).
+    The standard deviation is 0 where it is at most that of rounding to float32, see :func:`resolution`.
     """
     mean = total / count
     if np.dtype(dtype) == np.uint8:
@@ -154,12 +155,13 @@ def resolution(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """The smallest standard deviation of stored numbers around ``mean`` that is more than how they were rounded.
 
     Samples are stored as float32, whose neighbours near m are up to eps * abs(m) apart. Numbers that are equal but for
-    the last bit, because they were computed in two ways or at two clients, have a smaller standard deviation than that,
-    and divided by it a constant would become noise. The sums here, of float64, are off by a few 2**-53 * abs(m) alone.
-    Below float32's smallest normal number 1 / std would overflow.
+    the last bits, because they were computed in two ways or at two clients, have a standard deviation of about that,
+    and divided by it a constant would become noise: a model's input x * scale + shift is rounded by half of
+    eps * abs(m) / std, so no digit of it would be right. From twice eps * abs(m) on it varies. The sums here, of
+    float64, are off by a few 2**-53 * abs(m) alone. Below float32's smallest normal number 1 / std would overflow.
     """
     limits = np.finfo(np.float32)
-    least: NDArray[np.float64] = np.maximum(float(limits.eps) * np.abs(mean), float(limits.tiny))
+    least: NDArray[np.float64] = np.maximum(2 * float(limits.eps) * np.abs(mean), float(limits.tiny))
     return least
 
 

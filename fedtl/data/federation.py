@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
 
 
@@ -119,6 +121,16 @@ class Federation:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.x.shape[1:])
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Add the notes to an error that they may explain: a model does not suit labels that were counted wrongly."""
+        try:
+            yield
+        except ConfigError as error:
+            if not self.notes:
+                raise
+            raise ConfigError(f"{error} ({'; '.join(self.notes)})") from error
 
     def label_counts(self, first: int | None = None, *, target: bool = False) -> NDArray[np.int64]:
         """How many samples of each class each client holds, train and test together, ``[clients, classes]``.

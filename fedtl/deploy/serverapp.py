@@ -178,8 +178,6 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     link.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
     federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
-    for note in federation.notes:
-        say(note)
     link.fits = lambda name, told: _check_fits(name, told, frame, federation)
     for i, told in sorted(link.described.items()):
         link.fits(clients[i].name, told)
@@ -361,10 +359,6 @@ class Progress:
         say(f"{config.strategy.name}, {config.rounds} rounds{gone_on}, in {folder}")
         for note in about.get("notes", ()):
             say(note)
-
-    def note(self, text: str) -> None:
-        """Something that who started the run should know."""
-        say(text)
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""

@@ -48,7 +48,16 @@ def test_a_whole_image_may_be_constant() -> None:
         assert mean.shape == std.shape
 
 
-@pytest.mark.parametrize("pair", [(1, 1 + 1e-7), (1.57, next_after(1.57)), (1.7e9, next_after(1.7e9)), (1e-40, 3e-40)])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (1, 1 + 1e-7),
+        (1.57, next_after(1.57)),
+        (1.7e9, next_after(1.7e9)),
+        (14.62, next_after(14.62, 4)),
+        (1e-40, 3e-40),
+    ],
+)
 def test_what_differs_by_its_rounding_alone_is_constant(pair: tuple[float, float]) -> None:
     _, std = channel_statistics(columns(pair))
     assert std.tolist() == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
+import fedtl
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.federate import federate
@@ -18,6 +21,7 @@ from fedtl.data.federation import Federation
 from fedtl.data.own import read_own
 from fedtl.deploy.link import Described
 from fedtl.deploy.serverapp import doubtful_classes
+from fedtl.progress import ProgressBar
 
 N = 40
 YES = np.arange(N) % 4 == 1
@@ -242,3 +246,29 @@ def test_a_target_has_the_same_classes_in_the_same_order(tmp_path: Path) -> None
     numbers = save(tmp_path / "numbers.npz", YES)
     found = simulated(numbers, target=target(np.where(YES, "dog", "ant")))
     assert found.notes == (f"data.target: its classes have names, but not those of [data]; {same}",)
+
+
+def test_notes_are_printed_recorded_and_explain_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "from torch import nn\ndef two(input_shape): return nn.Linear(input_shape[0], 2)\n"
+    (tmp_path / "two_outputs.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = save(tmp_path / "a.npz", YES + 1)
+    tables = {
+        "name": "notes",
+        "rounds": 1,
+        "data": {"name": "npz", "path": str(file), "clients": 2, "partition": "iid"},
+        "model": {"name": "logistic"},
+        "strategy": {"name": "fedavg", "lr": 0.1},
+        "simulation": {"grid": "in-process", "recorded": False},
+    }
+    watcher = ProgressBar(Console(width=500))
+    done = fedtl.run(tables, out=tmp_path / "run", listener=watcher)
+    watcher.close()
+    (note,) = json.loads((done.path / "environment.json").read_text())["notes"]
+    assert note.startswith(f"{file}: y: only 2 of 3 classes have a sample")
+    assert note in capsys.readouterr().out
+    with pytest.raises(ConfigError) as caught:
+        fedtl.run(tables | {"model": {"name": "two_outputs:two"}}, out=tmp_path / "other")
+    assert f"the labels need [2, 3] ({note})" in str(caught.value)

@@ -81,6 +81,11 @@ class Npz(DataChoice):
                 raise ConfigError(f"{file}: either all files have x_test and y_test or none, unlike {files[0].name}")
         trains = [client.train for client in clients]
         tests = [client.test for client in clients if client.test is not None]
+        for file, client in zip(files, clients, strict=True):
+            if client.user is not None and (client.user != client.user[0]).any():
+                raise ConfigError(
+                    f"{file}: in a folder each file is one client's, but its user has several; give that file alone"
+                )
         owner = np.repeat(np.arange(len(trains)), [len(part.y) for part in trains])
         test_owner = np.repeat(np.arange(len(tests)), [len(part.y) for part in tests])
         return self._dataset(trains, tests, owner, test_owner)

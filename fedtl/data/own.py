@@ -162,7 +162,8 @@ def read_own(
     - A folder with ``train.npz`` and ``test.npz``: ``x`` [n, ...] (bytes are images [n, channels, height, width], or
       [n, height, width] with one channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words.
     - A folder with ``train.csv`` and ``test.csv``: a row per sample; the column ``label`` is its class, a whole number
-      or a word, all other columns are numbers. One .csv file is both: ``test_share`` of its rows are for testing.
+      or a word, all other columns are numbers; commas, semicolons, tabs or bars separate them. One .csv file is both:
+      ``test_share`` of its rows are for testing.
     - A folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or another of Pillow's formats), or with
       ``CLASS/*.png`` alone: then ``test_share`` of the files are for testing. Which, a hash of a file's name and class
       decides, so that each stays where it is when others are added. Classes are words.

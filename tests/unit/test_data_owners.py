@@ -106,6 +106,14 @@ def test_both_arrays_must_mean_the_same(tmp_path: Path, user: Any, user_test: An
     Npz(path=file_of(tmp_path, user=user, user_test=user)).load()
 
 
+def test_in_a_folder_files_are_the_owners(tmp_path: Path) -> None:
+    file_of(tmp_path, user=WHO)
+    with pytest.raises(
+        ConfigError, match=r"in a folder each file is a client, but a\.npz has an array user; give that"
+    ):
+        Npz(path=str(tmp_path)).load()
+
+
 @pytest.mark.parametrize("owner", [np.array([0.0, np.nan]), np.array([0, -2])])
 def test_a_data_sets_owners_are_whole_numbers(owner: Any) -> None:
     one = np.ones(1, np.float32)

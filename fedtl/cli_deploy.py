@@ -268,7 +268,9 @@ def run_study(
             tell(note)
     for note in notes:
         tell(note)
-    place = place_of(config, read, out_dir, resume, tell)
+    place = place_of(config, read, out_dir, resume)
+    for note in place.notes:
+        tell(note)
     if place.folder is not None and place.resume:
         check_config(place.folder, read, not place.named)
     elif place.folder is not None:

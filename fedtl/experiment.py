@@ -61,13 +61,10 @@ class Listener(Protocol):
     """Somebody who watches a run; the CLI's progress bar is one."""
 
     def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
-        """The run's parts are ready."""
+        """The run's parts are ready; ``about`` is what ``environment.json`` says, with what is to be known as notes."""
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
-
-    def note(self, text: str) -> None:
-        """Something that who started the run should know, in one sentence; before :meth:`begin`."""
 
 
 class Silent:
@@ -77,9 +74,6 @@ class Silent:
         """Nothing."""
 
     def round(self, report: Round) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -113,9 +107,8 @@ def run(
     read, _ = read_config(config, overrides)
     if profile and read.simulation.grid == "flower":
         raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
-    listener = listener or Silent()
-    where = place_of(config, read, out, resume, listener.note)
-    server = open_run(read, federate(read.data, read.seed), where, listener)
+    where = place_of(config, read, out, resume)
+    server = open_run(read, federate(read.data, read.seed), where, listener or Silent())
     server.profiled = profile
     with one_thread(server.resources.driver_device):
         server.run()
@@ -139,11 +132,13 @@ class Place:
         folder: the run's; None for a new one, ``results/<name>/<time>-<seed>``.
         resume: whether what is there is to be gone on with.
         named: whether the folder itself is where the config was read from.
+        notes: what whoever asked for it should know.
     """
 
     folder: Path | None
     resume: bool = False
     named: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def open_run(
@@ -195,7 +190,7 @@ def open_run(
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
     memories = None if elsewhere else KeptMemories(config, tasks, _client_updates(config))
-    recorder, checkpoint = _open_record(config, place, about, numbers, memories, elsewhere, listener)
+    recorder, checkpoint, about = _open_record(config, place, about, numbers, memories, elsewhere)
     try:
         server = Server(config, federation, resources, choices, recorder, checkpoint, listener, about)
         server.remembers = memories is not None and memories.any
@@ -213,15 +208,15 @@ def _open_record(
     numbers: int,
     memories: KeptMemories | None,
     durable: bool,
-    listener: Listener,
-) -> tuple[record.Recorder, Checkpoint | None]:
-    """Take a run's folder, and begin its record or go back to its last checkpoint."""
+) -> tuple[record.Recorder, Checkpoint | None, Mapping[str, Any]]:
+    """Take a run's folder, and begin its record or go back to its last checkpoint; says what is recorded about it."""
     folder = place.folder or record.new_folder(Path("results"), config)
     recorder = record.Recorder(folder, durable, RunLock(folder))
     try:
         if not place.resume:
+            about = {**about, "notes": [*about["notes"], *place.notes]}
             recorder.begin(config, about)
-            return recorder, None
+            return recorder, None, about
         notes = resume.check_config(folder, config, not place.named)
         there = resume.find(folder, numbers, memories.sizes if memories else None)
         if there.checkpoint is not None and config.rounds < there.checkpoint.round:
@@ -229,10 +224,9 @@ def _open_record(
                 f"rounds = {config.rounds}: the run in {folder} has finished {there.checkpoint.round} already; give as "
                 "many, or more"
             )
-        for note in (*notes, *there.notes):
-            listener.note(note)
-        recorder.resume(config, {**about, "notes": [*notes, *there.notes]}, there.mark)
-        return recorder, there.checkpoint
+        about = {**about, "notes": [*about["notes"], *place.notes, *notes, *there.notes]}
+        recorder.resume(config, about, there.mark)
+        return recorder, there.checkpoint, about
     except BaseException as error:
         recorder.__exit__(type(error), error, None)
         raise
@@ -250,7 +244,7 @@ def _scoring_only(config: Config) -> Config:
     return config.model_copy(update={"simulation": simulation, "device": "cpu" if config.device == "cpu" else "auto"})
 
 
-def place_of(config: object, read: Config, out: str | Path | None, again: bool, note: Callable[[str], None]) -> Place:
+def place_of(config: object, read: Config, out: str | Path | None, again: bool) -> Place:
     """Where a run is to be written, or gone on with: see :func:`run`.
 
     Args:
@@ -258,7 +252,6 @@ def place_of(config: object, read: Config, out: str | Path | None, again: bool, 
         read: what was read there.
         out: the run's folder, if it was given.
         again: whether a run is to be gone on with, if there is one.
-        note: is told if there is none.
     """
     named = isinstance(config, (str, Path)) and is_run(config)
     if out is not None:
@@ -270,8 +263,8 @@ def place_of(config: object, read: Config, out: str | Path | None, again: bool, 
     if not again:
         return Place(folder)
     if folder is None or not resume.begun(folder):
-        note("--resume: no run of this config has begun yet, so one begins" + (f" in {folder}" if folder else ""))
-        return Place(folder)
+        where = f" in {folder}" if folder else ""
+        return Place(folder, notes=(f"--resume: no run of this config has begun yet{where}, so one begins",))
     same = named and folder.resolve() == Path(str(config)).resolve()
     return Place(folder, resume=True, named=same)
 

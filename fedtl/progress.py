@@ -38,9 +38,6 @@ class Progress:
     def round(self, report: Round) -> None:
         """Nothing: the run's folder says how far it is."""
 
-    def note(self, text: str) -> None:
-        """Nothing."""
-
     def close(self) -> None:
         """Leave the terminal as it was."""
 
@@ -76,15 +73,11 @@ class ProgressBar(Progress):
             markup=False,
         )
         for note in about.get("notes", ()):
-            self._console.print(note, markup=False)
+            self._console.print(note, markup=False, soft_wrap=True)
         self._bar.start()
         self._task = self._bar.add_task(
             config.strategy.name, total=config.rounds, completed=first_round - 1, told="starting"
         )
-
-    def note(self, text: str) -> None:
-        """Say it, above the bar."""
-        self._console.print(text, markup=False, soft_wrap=True)
 
     def round(self, report: Round) -> None:
         """Move on by a round."""

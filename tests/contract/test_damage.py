@@ -244,20 +244,16 @@ def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_comes_after_the_settled_round_is_computed_again(
     damage: str, settled: Path, uninterrupted: Callable[..., object], tmp_path: Path
 ) -> None:
-    folder, notes = tmp_path / "run", list[str]()
+    folder = tmp_path / "run"
     shutil.copytree(settled, folder)
     DAMAGES[damage](folder)
 
-    class Listener(fedtl.experiment.Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     try:
-        fedtl.run(folder, resume=True, listener=Listener())
+        run = fedtl.run(folder, resume=True)
     except ConfigError:  # what the settled round needs is gone as well
         assert damage.startswith(("rounds", "clients"))
     else:
-        (note,) = notes
+        (note,) = run.environment["notes"]
         assert "going back to round 2" in note
         assert contents(folder) == uninterrupted()
 

@@ -22,10 +22,6 @@ class At(Silent):
 
     def __init__(self, round: int, what: Callable[[], object]) -> None:
         self._round, self._what = round, what
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
     def round(self, report: Round) -> None:
         if report.round == self._round:
@@ -51,10 +47,9 @@ def test_a_second_writer_is_refused_and_the_first_one_goes_on(
 
 def test_where_nothing_was_begun_resume_begins(uninterrupted: Callable[..., object], tmp_path: Path) -> None:
     """So that a job that a cluster starts again is one command."""
-    listener = At(0, lambda: None)
-    fedtl.run(tables(), out=tmp_path / "run", resume=True, listener=listener)
-    assert contents(tmp_path / "run") == uninterrupted()
-    assert listener.notes == [f"--resume: no run of this config has begun yet, so one begins in {tmp_path / 'run'}"]
+    run = fedtl.run(tables(), out=tmp_path / "run", resume=True)
+    assert contents(run.path) == uninterrupted()
+    assert run.environment["notes"] == [f"--resume: no run of this config has begun yet in {run.path}, so one begins"]
 
 
 @pytest.mark.parametrize("method", ["pfedme", "momentum"])

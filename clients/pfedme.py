@@ -51,6 +51,10 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
 
     personalises: ClassVar[bool] = True
 
+    def first_memory(self, w: Tensor) -> Memory:
+        """A client that has never trained has no θ̃ but the model that it received; no round begins with it."""
+        return {"theta": w.clone()}
+
     def start(self, w: Tensor, memory: Memory) -> State:
         """w_{i,0} = w^t; θ begins there too."""
         return {"w": w.clone(), "theta": w}

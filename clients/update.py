@@ -45,7 +45,11 @@ class ClientUpdate(ABC, Generic[S]):
         self.budget = Budget(settings.batch_size, settings.local_steps, settings.local_epochs)
 
     def first_memory(self, w: Tensor) -> Memory:
-        """The memory of a client that has not trained yet, given the model ``w`` that it first receives."""
+        """The memory of a client that has not trained yet, given the model ``w`` that it first receives.
+
+        It names all vectors that ``finish`` keeps, as clients with and without a memory train in one stack; a method
+        that does otherwise is refused before the first round.
+        """
         return {}
 
     @abstractmethod

@@ -18,6 +18,7 @@ from fedtl.choice import ConfigError
 from fedtl.clients.update import ClientUpdate
 from fedtl.data.batches import Budget
 from fedtl.engine.engine import Engine
+from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
 from fedtl.engine.plan import able
 from fedtl.engine.recorder import why_not_recorded
@@ -74,8 +75,10 @@ def choose_engine(
         sampled: how many clients train in a round.
 
     Raises:
-        ConfigError: something is asked for that the model or the method cannot do.
+        ConfigError: something is asked for that the model or the method cannot do, or the method's ``first_memory``
+            does not name what its ``finish`` keeps.
     """
+    check_first_memory(task, update)
     stack, because = _stacked(stacked, recorded, task, update, device, sampled)
     if recorded is False:
         return EngineChoice(stack, False, f"{because}; simulation.recorded = false")
@@ -138,16 +141,34 @@ def company_shows(task: Task, update: ClientUpdate[Any]) -> bool:
     """Whether a client's recorded training gives other bits alone, and at other places in a stack, than in company.
 
     Matrix products of many clients are computed one by one, but by code that may depend on how many there are and on
-    where in memory each begins; that shows where layers are narrow. It is tried out on a few clients.
+    where in memory each begins; that shows where layers are narrow or mini-batches small. It is tried out on a few
+    clients.
     """
     engine = Stacked(replace(task, module=deepcopy(task.module)), recorded=True)
-    federation, w = task.samples.federation, task.layout.flatten(task.module)
-    clients, short = able(federation, task.objective), copy(update)
-    short.budget = Budget(update.budget.batch_size, steps=8)
-    one = 0 if clients is None else int(clients[0])
-    # Among copies of itself: they share a stack, and each should have the same bits.
-    alone, *others = (engine.train(short, w, [one] * n, [{}] * n, 1) for n in (1, 2, 5))
-    return any(not _same(alone[0], other) for outcomes in others for other in outcomes)
+    w, short = task.layout.flatten(task.module), copy(update)
+    short.budget = replace(update.budget, steps=8, epochs=None)
+    for one in _unlike_clients(task, short.budget):
+        # Among copies of itself: they share a stack, and each should have the same bits.
+        alone, *others = (engine.train(short, w, [one] * n, [{}] * n, 1) for n in (1, 2, 5))
+        if any(not _same(alone[0], other) for outcomes in others for other in outcomes):
+            return True
+    return False
+
+
+def _unlike_clients(task: Task, budget: Budget) -> list[int]:
+    """The first client that can train, and the one with the smallest mini-batch if that is another's."""
+    federation = task.samples.federation
+    clients = able(federation, task.objective)
+    first = 0 if clients is None else int(clients[0])
+    sizes = federation.train.sizes
+    holders = np.flatnonzero(sizes) if clients is None else clients[sizes[clients] > 0]
+    if not len(holders):
+        return [first]
+    kinds, places = np.unique(sizes[holders], return_index=True)
+    smallest = min(range(len(kinds)), key=lambda kind: int(budget.step_sizes(int(kinds[kind])).min()))
+    tail = int(holders[places[smallest]])
+    alike = sizes[first] and budget.step_sizes(int(sizes[first])).min() == budget.step_sizes(int(sizes[tail])).min()
+    return [first] if alike else [first, tail]
 
 
 def _same(a: Outcome, b: Outcome) -> bool:

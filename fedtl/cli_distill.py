@@ -166,7 +166,7 @@ class Watcher:
         from fedtl.history import load
         from fedtl.models import build_model
         from fedtl.record import writing
-        from fedtl.samples import Samples
+        from fedtl.samples import FewSamples, Samples
 
         asked = self.asked
         if asked.device == "cuda" and not torch.cuda.is_available():
@@ -180,10 +180,11 @@ class Watcher:
                 f"{asked.path}: its config leaves the server no test set to score on; give the teacher's run "
                 "data.server_test_share"
             )
-        teacher = build_model(asked.run.model, held.shape, held.classes, asked.run.seed)
+        few = FewSamples.of(held)
+        teacher = build_model(asked.run.model, held.shape, held.classes, asked.run.seed, few)
         teacher.load_state_dict(state)
         # Its own seed, or a student of the teacher's size would begin as the teacher did.
-        self.student = build_model(asked.student, held.shape, held.classes, asked.seed + 1)
+        self.student = build_model(asked.student, held.shape, held.classes, asked.seed + 1, few)
         teacher, self.student = teacher.to(device), self.student.to(device)
         # On a CPU max-pooling is ten times as fast in this order, and convolutions keep it.
         by_pixel = len(held.shape) == 3 and device.type == "cpu"

@@ -42,10 +42,11 @@ from fedtl.losses.objective import Objective
 from fedtl.models import build_model
 from fedtl.models.composite import Composite, layer_sizes, model_of
 from fedtl.models.settings import ModelChoice
+from fedtl.models.trial import taken_by
 from fedtl.network import build_module
 from fedtl.node import Stage, Worker
 from fedtl.profile import RECORD, Profiler
-from fedtl.samples import Samples
+from fedtl.samples import FewSamples, Samples
 from fedtl.sharing import Sharing, freeze
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
@@ -507,10 +508,12 @@ def _check_widths(config: Config, tasks: Sequence[Task]) -> None:
     phases = len(config.stages())
     for place, task in enumerate(tasks[phases:], phases):
         first, shape = tasks[place % phases], task.samples.federation.shape
+        few = FewSamples.of(task.samples.federation)
         for term in task.objective.terms if first.objective.statistics else ():
             if term.statistic() is None:
                 continue
-            here, there = (layer_sizes(model_of(t.module), shape, term.layers()) for t in (task, first))
+            models = [model_of(t.module) for t in (task, first)]
+            here, there = (layer_sizes(model, taken_by(model, shape, few), term.layers()) for model in models)
             for layer in term.layers():
                 if here[layer] != there[layer]:
                     raise ConfigError(
@@ -618,7 +621,8 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
         restart = None
         if stage.restart:
             seed = derived_seed(config.seed, RESTART, i) % 2**32
-            module = build_model(_untrained(config.model), federation.shape, federation.classes, seed)
+            few = FewSamples.of(federation)
+            module = build_model(_untrained(config.model), federation.shape, federation.classes, seed, few)
             fresh, layout = deepcopy(task.module), task.layout
             model_of(fresh).load_state_dict(module.state_dict())
             restart = task.sent(layout.flatten(fresh)).cpu().numpy()
@@ -694,7 +698,8 @@ def load_model(run: Run) -> nn.Module:
     """The final global model of a run, in evaluation mode."""
     config = build(dict(run.config))
     federation = federate(config.data, config.seed)
-    module = build_model(_untrained(config.model), federation.shape, federation.classes, config.seed)
+    few = FewSamples.of(federation)
+    module = build_model(_untrained(config.model), federation.shape, federation.classes, config.seed, few)
     module.load_state_dict(run.state_dict())
     return module.eval()
 

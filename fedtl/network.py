@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from fedtl.choice import ConfigError
@@ -14,6 +13,9 @@ from fedtl.data.federation import Federation
 from fedtl.losses.term import Sizes, Term, module_name
 from fedtl.models import build_model
 from fedtl.models.composite import Composite, layer_sizes
+from fedtl.models.trial import taken_by
+from fedtl.randomness import seeded
+from fedtl.samples import FewSamples
 from fedtl.sharing import freeze
 
 
@@ -29,7 +31,8 @@ def build_module(
     Raises:
         ConfigError: it cannot be built.
     """
-    model = build_model(config.model, federation.shape, federation.classes, config.seed)
+    few = FewSamples.of(federation)
+    model = build_model(config.model, federation.shape, federation.classes, config.seed, few)
     extras: dict[str, nn.Module] = {}
     frozen: dict[str, nn.Module] = {}
     private: set[str] = set()
@@ -40,13 +43,11 @@ def build_module(
             continue
         seen.add(term.key)
         try:
-            layers = layer_sizes(model, federation.shape, term.layers())
+            layers = layer_sizes(model, taken_by(model, federation.shape, few), term.layers())
         except ConfigError as error:
             raise ConfigError(f"the term {term.key!r}: {error}") from error
         sizes = Sizes(federation.shape, federation.classes, layers)
-        with torch.random.fork_rng(devices=[]):
-            seed = derived_seed(config.seed, MODULES, term.key)
-            torch.default_generator.manual_seed(seed)
+        with seeded(derived_seed(config.seed, MODULES, term.key)):
             try:
                 own, fixed = term.modules(sizes), term.frozen(sizes)
             except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -92,6 +93,58 @@ class Samples:
             with torch.inference_mode(False):  # training writes there too
                 held = self._held[name] = torch.empty(samples, *shape, dtype=dtype)
         return held[:samples]
+
+
+FEW = 16
+"""Samples that a model is tried out on."""
+
+
+@dataclass(frozen=True)
+class FewSamples:
+    """The first of a federation's samples, to try a model out on: made-up ones may be none that it takes.
+
+    Attributes:
+        federation: whose.
+        stored: as they are stored, ``[n, *shape]`` float32, one at least.
+        x: as a model sees them, ``[n, *shape]`` float32.
+    """
+
+    federation: Federation
+    stored: Tensor
+    x: Tensor
+
+    @classmethod
+    def of(cls, federation: Federation) -> FewSamples | None:
+        """Of what clients train on, else of whatever there is; None of a federation without samples."""
+        target = federation.target
+        held = [federation.train.order, *([target.train.order] if target is not None else [])]
+        for index in (*held, federation.public, federation.test.order, federation.server_test):
+            if len(index):
+                return cls(federation, *_both(federation, index[:FEW]))
+        return None
+
+    @property
+    def bytes(self) -> bool:
+        """Whether they are stored as bytes."""
+        return self.federation.x.dtype == np.uint8
+
+    def take(self, n: int) -> Tensor:
+        """``n`` of them as a model sees them, some more than once if there are fewer."""
+        return self.x[torch.arange(n) % len(self.x)]
+
+    def extremes(self) -> Tensor:
+        """The samples ``[2, *shape]`` with the federation's smallest and largest number, as a model sees them."""
+        rows = np.array([find(self.federation.x) // self.stored[0].numel() for find in (np.argmin, np.argmax)])
+        return _both(self.federation, rows)[1]
+
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest number that is stored."""
+        return float(self.federation.x.min()), float(self.federation.x.max())
+
+
+def _both(federation: Federation, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    stored = torch.from_numpy(federation.x[index].astype(np.float32))
+    return stored, stored * torch.tensor(federation.scale) + torch.tensor(federation.shift)
 
 
 def in_order(x: Tensor, channels_last: bool) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 # One stream of random numbers per purpose, so that adding one never shifts another.
 SAMPLE_CLIENTS, SAMPLE_ORDER, TORCH = 101, 102, 103
 TARGET_ORDER, PUBLIC_ORDER, VIEWS, MODULES, RESTART = 104, 105, 106, 107, 108
-REPLAY, REPLAY_ORDER, ENSEMBLE = 109, 110, 111
+REPLAY, REPLAY_ORDER, ENSEMBLE, SCORING = 109, 110, 111, 112
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
@@ -33,19 +34,41 @@ class Budget:
         batch_size: B, samples in a mini-batch; 0 for all that the client has.
         steps: mini-batches in a round, or None for whole epochs.
         epochs: passes over the client's samples, where ``steps`` is None.
+        last: what becomes of an epoch's last samples where they are fewer than B: they are a mini-batch of their own
+            ("keep"), wait for the next epoch ("drop"), or join the mini-batch before ("merge"). A client that holds
+            fewer than B has one mini-batch, of all that it has.
     """
 
     batch_size: int
     steps: int | None = None
     epochs: int | None = None
+    last: Literal["keep", "drop", "merge"] = "keep"
+
+    def epoch_sizes(self, n: int) -> list[int]:
+        """Sizes of an epoch's mini-batches for a client of ``n`` samples, one at least."""
+        size = min(self.batch_size, n) or n
+        full, over = [size] * (n // size), n % size
+        if not over or self.last == "drop":
+            return full
+        return [*full, over] if self.last == "keep" else [*full[:-1], size + over]
 
     def step_sizes(self, n: int) -> NDArray[np.int64]:
-        """Sizes of a round's mini-batches for a client of ``n`` samples: an epoch's last may be smaller."""
-        size = min(self.batch_size, n) or n
-        epoch = [size] * (n // size) + ([n % size] if n % size else [])
+        """Sizes of a round's mini-batches for a client of ``n`` samples: an epoch's last may be of another size."""
+        epoch = self.epoch_sizes(n)
         if self.steps is None:
             return np.array(epoch * (self.epochs or 1), np.int64)
         return np.resize(np.array(epoch, np.int64), self.steps)
+
+    def most_alike(self, n: int) -> int:
+        """The largest number of samples whose mini-batches are as many as those of ``n``, none of them smaller."""
+        size = self.batch_size
+        if not size:
+            return 2**62
+        if self.last == "keep":
+            return -(-n // size) * size
+        if n < size:
+            return size
+        return n // size * size + (0 if self.last == "drop" else size - 1)
 
     def order(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """A round's samples as positions ``0..n-1``, reshuffled each epoch, and the mini-batches' sizes.
@@ -53,8 +76,9 @@ class Budget:
         Mini-batch r is ``order[sizes[:r].sum() : sizes[:r + 1].sum()]``.
         """
         sizes = self.step_sizes(n)
-        total = int(sizes.sum())
-        order = np.concatenate([rng.permutation(n) for _ in range(math.ceil(total / n))])[:total]
+        total, of_epoch = int(sizes.sum()), sum(self.epoch_sizes(n))
+        passes = math.ceil(total / of_epoch)
+        order = np.concatenate([rng.permutation(n)[:of_epoch] for _ in range(passes)])[:total]
         return order, sizes
 
 

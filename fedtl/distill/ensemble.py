@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedtl.data.batches import equal_batches
 from fedtl.losses.teaching import distillation
+from fedtl.randomness import generators_of, seeded
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def learn(
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], how.lr)
     order = equal_batches(len(teacher), how.batch_size, how.steps, np.random.default_rng(seed))
     student.train()
-    with torch.random.fork_rng(devices=[]):  # a GPU's is not saved, as that would start CUDA everywhere
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed, generators_of(student)):  # a GPU's is not saved, as that would start CUDA everywhere
         for step, places in enumerate(order):
             if how.cosine:
                 optimizer.param_groups[0]["lr"] = how.lr * (1 + math.cos(math.pi * step / how.steps)) / 2

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedtl.choice import Choice
 from fedtl.models.modes import in_evaluation
+from fedtl.randomness import seeded
 from fedtl.samples import Samples
 
 
@@ -101,8 +102,7 @@ def distil(method: Method, job: Job) -> nn.Module:
         The job's student, in evaluation mode.
     """
     # Dropout draws from torch's own generator; a GPU's is not saved, as that would start CUDA everywhere.
-    with torch.random.fork_rng(devices=[]), frozen(job.teacher):
-        torch.default_generator.manual_seed(job.seed)
+    with seeded(job.seed), frozen(job.teacher):
         method.train(job)
     return job.student.eval()
 

@@ -24,6 +24,8 @@ from fedtl.engine.plan import able
 from fedtl.engine.recorder import why_not_recorded
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
 from fedtl.engine.task import Outcome, Task, Trained, reason
+from fedtl.randomness import generators_of, kept_elsewhere, state_elsewhere
+from fedtl.samples import FewSamples
 from fedtl.vector import Layout
 
 STACK_BELOW = 20_000
@@ -107,7 +109,8 @@ def _stacked(
         against = _against_stacking_on_cpu(recorded, task, update, sampled)
         if against:
             return False, f"on a CPU {against} faster one by one"
-    why_not = refusal(task.module, task.samples.federation.shape)
+    federation = task.samples.federation
+    why_not = refusal(task.module, federation.shape, FewSamples.of(federation))
     if why_not is None:
         if stacked is True:
             return True, "simulation.stacked = true"
@@ -178,8 +181,14 @@ def _same(a: Outcome, b: Outcome) -> bool:
     return a.losses == b.losses and all(x is None or y is None or torch.equal(x, y) for x, y in vectors)
 
 
-def refusal(module: nn.Module, shape: tuple[int, ...]) -> str | None:
-    """Why a model cannot train stacked, in a few words; None if it can."""
+def refusal(module: nn.Module, shape: tuple[int, ...], few: FewSamples | None = None) -> str | None:
+    """Why a model cannot train stacked, in a few words; None if it can.
+
+    Args:
+        module: the model.
+        shape: a sample's.
+        few: samples to try it on; zeros if None.
+    """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             return f"its layer {name!r} is dropout, whose random numbers would differ from one-by-one training's"
@@ -189,11 +198,18 @@ def refusal(module: nn.Module, shape: tuple[int, ...]) -> str | None:
     P = layout.parameters
     w = flat[:P].expand(2, -1).clone()
     rest = {name: tensor.contiguous() for name, tensor in layout.rest_views(flat[P:].expand(2, -1).clone()).items()}
-    x = torch.zeros(2, 2, *shape, device=flat.device)
-    training = module.training
+    x = (torch.zeros(4, *shape) if few is None else few.take(4)).view(2, 2, *shape).to(flat.device)
+    training, own = module.training, generators_of(module)
     try:
         module.train()
-        vmap(lambda w, rest, x: functional_call(module, layout.views(w) | rest, (x,)))(w, rest, x)
+        with kept_elsewhere():
+            before = state_elsewhere(own)
+            vmap(lambda w, rest, x: functional_call(module, layout.views(w) | rest, (x,)))(w, rest, x)
+            if state_elsewhere(own) != before:
+                return (
+                    "it draws random numbers from NumPy, from Python or from a generator of its own, which all "
+                    "clients of a stack would share"
+                )
     except Exception as error:
         return f"vmap cannot map it: {reason(error)}"
     finally:

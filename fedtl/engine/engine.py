@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 
 from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.clock import Clock
-from fedtl.engine.module import Local, forked_rng
+from fedtl.data.batches import SCORING, derived_seed
+from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
 from fedtl.engine.plan import Plan, make_plan, view_seeds
 from fedtl.engine.recorder import Recorder
@@ -23,6 +25,7 @@ from fedtl.engine.replay import Replays
 from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Given, Outcome, Score, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
+from fedtl.randomness import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
 from fedtl.vector import Binding
 
 GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
@@ -57,6 +60,9 @@ class Engine(ABC):
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
         self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
         self.recorder = Recorder(task, self.local, self.stacks, self.clock) if recorded else None
+        self._generators = generators_of(task.module)
+        self._draws_when_scored: bool | None = None
+        """Whether the model draws random numbers in evaluation; None until it has been scored."""
 
     def of(self, client: int) -> Engine:
         """What trains and scores a client; another one only where clients' models differ."""
@@ -97,8 +103,20 @@ class Engine(ABC):
         self.task.module.train()
         if self.replays:
             self.replays.enter(w, round, given)
-        with forked_rng(self.task.samples.device):
+        elsewhere = kept_elsewhere() if self._seeds_elsewhere else nullcontext()
+        with forked_rng(self.task.samples.device), elsewhere:
             return self._train(update, w, clients, memories, round, given)
+
+    @property
+    def _seeds_elsewhere(self) -> bool:
+        """Whether a step may draw random numbers that are not torch's: not if all steps are recorded."""
+        return self.recorder is None or self.recorder.draws_elsewhere or bool(self._generators)
+
+    def _seed(self, seed: int) -> None:
+        """Let all random numbers depend on ``seed`` from now on."""
+        seed_torch(seed, self.task.samples.device)
+        if self._seeds_elsewhere:
+            seed_elsewhere(seed, self._generators)
 
     @abstractmethod
     def _train(
@@ -144,7 +162,21 @@ class Engine(ABC):
                 yield self.local.run_under(vector, x), y if labelled else torch.zeros_like(y)
 
     def score(self, vector: Tensor, index: NDArray[np.int64], own: str | None = None) -> Score:
-        """Score the model ``vector`` ``[d]`` on the samples at ``index``, or in it a term's ``own`` module."""
+        """Score the model ``vector`` ``[d]`` on the samples at ``index``, or in it a term's ``own`` module.
+
+        One that draws random numbers in evaluation too draws the same each time.
+        """
+        device, seed = self.task.samples.device, derived_seed(self.task.seed, SCORING)
+        if self._draws_when_scored is None and len(index):
+            with seeded(seed, self._generators, device):
+                before = state(self._generators, device)
+                score = self._score(vector, index, own)
+                self._draws_when_scored = state(self._generators, device) != before
+            return score
+        with seeded(seed, self._generators, device) if self._draws_when_scored else nullcontext():
+            return self._score(vector, index, own)
+
+    def _score(self, vector: Tensor, index: NDArray[np.int64], own: str | None) -> Score:
         correct, loss_sum = 0, 0.0
         with self.clock.part(FORWARD), torch.inference_mode():
             for logits, y in self._logits(vector, index, own):

@@ -36,6 +36,9 @@ class Local(nn.Module):
         self._layers = sorted(objective.layers - {"logits", "probabilities"})
         # In lists, as a module's own attributes are slow, and the model is not to be registered twice.
         self._inner = [model_of(module)]
+        self.watches_input = True
+        """Whether a pass is refused whose samples an earlier pass has changed; not under vmap."""
+        self._changed: dict[int, int] = {}
         self._vector: list[Callable[[], Tensor]] = [lambda: flat([*module.parameters()])]
 
     def forward(
@@ -53,10 +56,30 @@ class Local(nn.Module):
 
     def run(self, x: Tensor) -> Layers:
         """See :class:`~fedtl.losses.view.Net`."""
-        return layer_outputs(self._inner[0], x, self._layers)
+        if not self.watches_input:
+            return layer_outputs(self._inner[0], x, self._layers)
+        self._refuse_changed(x)
+        before = x._version
+        found = layer_outputs(self._inner[0], x, self._layers)
+        if x._version != before:
+            self._changed = {x.data_ptr(): x._version}
+        return found
+
+    def _refuse_changed(self, x: Tensor) -> None:
+        """Raise if an earlier pass has changed these very samples.
+
+        A model that is seen to do so when it is built is given copies; this is for one that does so now and then.
+        """
+        if self._changed and self._changed.get(x.data_ptr()) == x._version:
+            raise RuntimeError(
+                "the model has changed its input in place, and the same samples are looked at again; let its forward "
+                "begin with x = x.clone()"
+            )
 
     def run_under(self, vector: Tensor, x: Tensor) -> Layers:
         """See :class:`~fedtl.losses.view.Net`."""
+        if self.watches_input:
+            self._refuse_changed(x)
         P = self._layout.parameters
         tensors = self._layout.views(vector[:P]) | self._layout.rest_views(vector[P:])
         outputs = _Outputs(self.model, self._layers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtl.clients.update import ClientUpdate, Memory, State
 from fedtl.engine.engine import Engine
-from fedtl.engine.module import flat, seed_torch
+from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import OURS, Failed, Given, Outcome, Trained
@@ -81,7 +81,7 @@ class OneByOne(Engine):
     ) -> _Ended:
         task, P = self.task, self.task.layout.parameters
         binding, local, clock = self.binding, self.local, self.clock
-        seed_torch(plan.seed, w.device)
+        self._seed(plan.seed)
         evaluations = 0
         w = self._with_private(w, memory)
         outside = self._given(w, memory, given)

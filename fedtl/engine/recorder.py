@@ -15,10 +15,11 @@ from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import RECORDING
 from fedtl.engine.task import Task, reason
 from fedtl.losses.batch import Batch
+from fedtl.randomness import generators_of, kept_elsewhere, state_elsewhere
 from fedtl.recording.program import Function, Program, compile_function, compile_step
 from fedtl.recording.simplify import simplify
 from fedtl.recording.tape import UntraceableError, record
-from fedtl.samples import in_order
+from fedtl.samples import FewSamples, in_order
 
 MOST_SHAPES = 64
 """Mini-batches of up to this many samples are recorded: each size is a program of its own."""
@@ -41,6 +42,9 @@ class Recorder:
         self.clock = clock or Clock()
         self._programs: dict[tuple[Any, ...], Program | None] = {}
         self._forwards: dict[object, Function | None] = {}
+        self.draws_elsewhere = False
+        """Whether a step was seen to draw random numbers that are not torch's."""
+        self._generators = generators_of(task.module)
         names = dict(task.module.named_buffers())
         self._moves = any(slot.name in names for slot in task.layout.slots)
         """Whether forward passes change numbers of the model's vector; frozen parameters stay."""
@@ -122,10 +126,13 @@ class Recorder:
         try:
             flat, P = layout.flatten(module), layout.parameters
             # Not in inference mode, which hides what an operation is made of.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), kept_elsewhere():
+                before = state_elsewhere(self._generators)
                 graph = record(logits, {"x": x.clone(), "rest": flat[P:].clone(), "w": flat[:P].clone()})
                 simplify(graph)
                 function = compile_function(graph)
+                if state_elsewhere(self._generators) != before:
+                    return None
                 # On other numbers: what Python makes of numbers is written down as it was.
                 other = x.flip(0) * 0.5 + 1
                 expected = logits(other, flat[P:], flat[:P])
@@ -157,13 +164,20 @@ class Recorder:
             return [new[name] for name in state], [tensors[name] for name in outside], rest, values
 
         training = task.module.training
-        with forked_rng(batch.x.device):
+        with forked_rng(batch.x.device), kept_elsewhere():
             task.module.train()
+            before = state_elsewhere(self._generators)
             try:
                 copies = {name: vector.clone() for name, vector in state.items()}
                 graph = record(step, {**inputs, "rest": rest, **copies, **outside})
             finally:
                 task.module.train(training)
+                self.draws_elsewhere |= state_elsewhere(self._generators) != before
+        if self.draws_elsewhere:
+            raise UntraceableError(
+                "it draws random numbers from NumPy, from Python or from a generator of its own, "
+                "which would be the same in every step"
+            )
         simplify(graph)
         return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
 
@@ -256,11 +270,12 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
     down as it was: the two have to be the same. What stays the same over a few steps cannot be told so.
     """
     local = Local(task.module, task.layout, task.objective, task.frozen)
+    local.watches_input = not stacked
     recorder = Recorder(task, local, stacked)
     training = task.module.training
     task.module.train()
     try:
-        with forked_rng(task.samples.device):
+        with forked_rng(task.samples.device), kept_elsewhere():
             first, second = (_checked(recorder, update, seed) for seed in range(2))
         return None if first.same(second) else "it uses numbers that are no tensors of the step, and change"
     except Exception as error:
@@ -281,9 +296,15 @@ def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Progra
     generator = torch.Generator().manual_seed(seed)
     federation, objective = task.samples.federation, task.objective
 
+    few = FewSamples.of(federation)
+
     def samples() -> Tensor:
-        x = torch.randn(2, *lead, size, *federation.shape, generator=generator).to(flat.device)
-        return in_order(x, task.samples.channels_last)
+        lead_of = (2, *lead, size)
+        if few is None:
+            x = torch.randn(*lead_of, *federation.shape, generator=generator)
+        else:  # not every model takes any numbers
+            x = few.x[torch.randint(len(few.x), lead_of, generator=generator)]
+        return in_order(x.to(flat.device), task.samples.channels_last)
 
     x = samples()
     y = torch.randint(federation.classes, x.shape[: 2 + len(lead)], generator=generator).to(flat.device)

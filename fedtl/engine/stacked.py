@@ -38,6 +38,7 @@ class Stacked(Engine):
 
     def __init__(self, task: Task, recorded: bool = False) -> None:
         super().__init__(task, recorded)
+        self.local.watches_input = False  # under vmap; what depends on values there is refused by vmap itself
         self._counts_batch = counts_batch(task)
         self._on_cpu = task.samples.device.type == "cpu"
 
@@ -258,10 +259,7 @@ def padded(budget: Budget, n: int) -> NDArray[np.int64]:
 
     There are few such numbers, so that many clients have the same.
     """
-    more = rounded(n, bits=5)
-    if budget.batch_size:  # but never to more mini-batches than it has
-        more = min(more, -(-n // budget.batch_size) * budget.batch_size)
-    return budget.step_sizes(more)
+    return budget.step_sizes(min(rounded(n, bits=5), budget.most_alike(n)))
 
 
 def _split(jobs: list[_Job]) -> Iterator[list[_Job]]:

@@ -14,6 +14,8 @@ from fedtl.models.settings import ModelChoice
 if TYPE_CHECKING:
     from torch import nn
 
+    from fedtl.samples import FewSamples
+
 __all__ = ["MODELS", "ModelChoice", "build_model", "read_model"]
 
 MODELS: Registry = {
@@ -60,7 +62,9 @@ def read_model(table: Mapping[str, Any]) -> ModelChoice:
     )
 
 
-def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+def build_model(
+    choice: ModelChoice, shape: tuple[int, ...], classes: int, seed: int, few: FewSamples | None = None
+) -> nn.Module:
     """The network, initialised from ``seed`` alone (and the weights that ``pretrained`` names), seen to fit the data.
 
     Built on the CPU, so that the bits do not depend on where it is trained; the caller's random state is left
@@ -71,16 +75,15 @@ def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed:
         shape: a sample's shape.
         classes: number of labels, which the logits must match.
         seed: of the initialisation.
+        few: samples to try it out on; made-up ones if None.
 
     Raises:
         ConfigError: the network cannot be built, its pretrained weights are not to be had or another network's, or
-            two samples ``[2, *shape]`` do not give ``[2, classes]``.
+            it does not fit the data; see :func:`fedtl.models.trial.try_out`.
     """
-    import torch
+    from fedtl.randomness import seeded
 
-    # devices=[]: saving the state of a GPU's generator would start CUDA in a process that may not want it.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         try:
             module = choice.build(shape, classes)
         except ConfigError:
@@ -94,24 +97,9 @@ def build_model(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed:
             from fedtl.models.pretrained import begin_with
 
             begin_with(module, choice.name, choice.pretrained)
-        from fedtl.models.modes import in_evaluation
+    from fedtl.models.trial import try_out
 
-        try:
-            with in_evaluation(module):  # or two samples of zeros would enter BatchNorm's statistics
-                output = module(torch.zeros(2, *shape))
-        except Exception as error:
-            raise ConfigError(
-                f"model.name = {choice.name!r} does not take samples of shape {list(shape)}: {_cause(error)}"
-            ) from error
-    if not isinstance(output, torch.Tensor):
-        raise ConfigError(
-            f"model.name = {choice.name!r}: its output is a {type(output).__name__}; "
-            f"the labels need a tensor of shape [2, {classes}]"
-        )
-    if tuple(output.shape) != (2, classes):
-        raise ConfigError(
-            f"model.name = {choice.name!r}: its output has shape {list(output.shape)}; the labels need [2, {classes}]"
-        )
+    try_out(module, choice.name, shape, classes, few, own=":" in choice.name)
     return module
 
 

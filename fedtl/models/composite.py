@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedtl.models.head import layer_outputs
 from fedtl.models.modes import in_evaluation
+from fedtl.randomness import generators_of, seeded
 
 
 class Composite(nn.Module):
@@ -32,11 +33,15 @@ def model_of(module: nn.Module) -> nn.Module:
     return module.model if isinstance(module, Composite) else module
 
 
-def layer_sizes(
-    model: nn.Module, shape: tuple[int, ...], layers: frozenset[str], device: torch.device | str = "cpu"
-) -> dict[str, int]:
-    """How many numbers a sample has in each of these layers; the logits and their softmax are always told."""
-    with in_evaluation(model), torch.no_grad():
-        found = layer_outputs(model, torch.zeros(2, *shape, device=device), layers - {"logits", "probabilities"})
+def layer_sizes(model: nn.Module, x: Tensor, layers: frozenset[str]) -> dict[str, int]:
+    """How many numbers a sample has in each of these layers; the logits and their softmax are always told.
+
+    Args:
+        model: maps ``[n, *shape]`` to logits.
+        x: some samples ``[n, *shape]`` that it takes.
+        layers: by name.
+    """
+    with seeded(0, generators_of(model)), in_evaluation(model), torch.no_grad():
+        found = layer_outputs(model, x, layers - {"logits", "probabilities"})
     sizes = {name: output.shape[1] for name, output in found.items()}
     return {**sizes, "probabilities": sizes["logits"]}

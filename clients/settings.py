@@ -17,6 +17,8 @@ class Settings(Choice):
         local_epochs: passes over the client's samples in a round; 1 if neither this nor local_steps is given.
         local_steps: R, mini-batches in a round, instead of epochs.
         batch_size: samples in a mini-batch; 0 for all of the client's. An epoch's last may be smaller.
+        last_batch: what becomes of a last one that is smaller: it is trained on ("keep"), its samples sit out the
+            epoch ("drop"), or join the mini-batch before ("merge"). The only one that a client has is always kept.
         lr: η, the local learning rate.
         weighting: how the server averages: by the clients' numbers of training samples, or all alike.
         private: parts of the model that stay at each client and are scored as its own: "head", "features",
@@ -28,6 +30,7 @@ class Settings(Choice):
     local_epochs: PositiveInt | None = None
     local_steps: PositiveInt | None = None
     batch_size: NonNegativeInt = 20
+    last_batch: Literal["keep", "drop", "merge"] = "keep"
     lr: float = Field(gt=0)
     weighting: Literal["samples", "uniform"] = "samples"
     private: tuple[str, ...] = ()

@@ -42,7 +42,8 @@ class ClientUpdate(ABC, Generic[S]):
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
-        self.budget = Budget(settings.batch_size, settings.local_steps, settings.local_epochs)
+        o = settings
+        self.budget = Budget(o.batch_size, o.local_steps, o.local_epochs, o.last_batch)
 
     def first_memory(self, w: Tensor) -> Memory:
         """The memory of a client that has not trained yet, given the model ``w`` that it first receives.

@@ -32,6 +32,7 @@ from fedtl.engine.choice import Choices
 from fedtl.engine.mixed import Mixed
 from fedtl.engine.operations import operations
 from fedtl.engine.plan import able
+from fedtl.engine.single_samples import check_single_samples
 from fedtl.engine.stacked import MOST_ON_CPU
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
@@ -536,6 +537,8 @@ def make_worker(
 
 def _choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple[EngineChoice, ...]:
     simulation = config.simulation
+    for task, update in zip(tasks, _client_updates(config) * len(config.architectures())):
+        check_single_samples(task, update, config.max_failures)
     return tuple(
         choose_engine(
             simulation.stacked, simulation.recorded, task, update, device, _sampled(config, task.samples.federation)

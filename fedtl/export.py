@@ -31,6 +31,7 @@ from fedtl.models.composite import Composite, model_of
 from fedtl.node import Worker
 from fedtl.record import EXTRAS
 from fedtl.resume import MEMORIES, MODEL
+from fedtl.samples import FewSamples
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 
@@ -81,7 +82,8 @@ def model_of_run(
         model=choice.model_dump(mode="json", exclude_none=True, exclude={"pretrained"}),
         frame=json.loads(held.frame.to_json()),
     )
-    return Exported(rebuilt(choice, held.frame, state, str(folder)), held.frame, about)
+    few = FewSamples.of(held.federation)
+    return Exported(rebuilt(choice, held.frame, state, str(folder), few), held.frame, about, few)
 
 
 Model = tuple[ModelChoice, dict[str, Tensor], Personal | None]

@@ -24,6 +24,7 @@ from fedtl.choice import ConfigError, validate
 from fedtl.data.frame import Frame
 from fedtl.models import ModelChoice, build_model, read_model
 from fedtl.models.pretrained import copy
+from fedtl.samples import FewSamples
 
 FORMAT = 1
 KEY = "fedtl"
@@ -83,11 +84,13 @@ class Exported:
         module: in evaluation mode, on the CPU.
         frame: what it takes and answers.
         about: what the file says of it.
+        few: the data's first samples, where they are at hand, to try out on what is written.
     """
 
     module: nn.Module
     frame: Frame
     about: About
+    few: FewSamples | None = None
 
 
 class OnStored(nn.Module):
@@ -165,14 +168,16 @@ def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, Frame]:
     return about, Frame.from_json(json.dumps(about.frame), f"{file}: frame")
 
 
-def rebuilt(choice: ModelChoice, frame: Frame, state: Mapping[str, Tensor], what: str) -> nn.Module:
-    """The network with these numbers, all of them and no others, in evaluation mode.
+def rebuilt(
+    choice: ModelChoice, frame: Frame, state: Mapping[str, Tensor], what: str, few: FewSamples | None = None
+) -> nn.Module:
+    """The network with these numbers, all of them and no others, in evaluation mode; ``few`` are samples that it takes.
 
     Raises:
         ConfigError: the network cannot be built, or these are another one's; ``what`` names them.
     """
     untrained = choice.model_copy(update={"pretrained": None})
-    module = build_model(untrained, frame.shape, frame.classes, 0)
+    module = build_model(untrained, frame.shape, frame.classes, 0, few)
     copy(state, module, what)
     return module.eval()
 
@@ -203,11 +208,12 @@ def write_onnx(found: Exported, file: Path) -> None:
     """
     check_onnx()
     name, network = found.about.model["name"], OnStored(found.module, found.frame).eval()
+    samples = _samples(network, found)
     try:
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
                 network,
-                (torch.zeros(2, *found.frame.shape, dtype=getattr(torch, found.frame.dtype)),),
+                (samples[:2],),
                 dynamo=True,
                 verbose=False,
                 input_names=["x"],
@@ -222,7 +228,7 @@ def write_onnx(found: Exported, file: Path) -> None:
     program.model.metadata_props[KEY] = found.about.model_dump_json()
     with replacing(file) as unfinished:
         program.save(unfinished)
-        if why := _unlike(network, unfinished, found.frame):
+        if why := _unlike(network, unfinished, found.frame, samples):
             unfinished.unlink()
             raise ConfigError(f"the model {name!r} cannot be exported to ONNX: {why}; .safetensors can")
 
@@ -251,17 +257,43 @@ def import_onnx(package: str) -> Any:
         raise ConfigError(f'ONNX needs the package {error.name}: pip install "fedtl[onnx]"') from error
 
 
-def _unlike(network: nn.Module, file: Path, frame: Frame) -> str | None:
-    """What an ONNX file does otherwise than the network that it was made of; None if nothing."""
-    rng = np.random.default_rng(0)
+def _samples(network: nn.Module, found: Exported) -> Tensor:
+    """Three samples as they are stored that the network takes, of the data where they are at hand, else made up.
+
+    Raises:
+        ConfigError: it takes none that can be made up.
+    """
+    frame, size = found.frame, (3, *found.frame.shape)
+    if found.few is not None:
+        return found.few.stored[torch.arange(3) % len(found.few.stored)].to(getattr(torch, frame.dtype))
+    rng, words = np.random.default_rng(0), np.random.default_rng(1).integers(0, 2, size)
+    any_number = rng.integers(0, 256, size, np.uint8) if frame.dtype == "uint8" else rng.standard_normal(size)
+    error: Exception | None = None
+    for made_up in (any_number, words, np.ones(size)):
+        x = torch.from_numpy(made_up.astype(frame.dtype))
+        try:
+            with torch.no_grad():
+                network(x)
+        except Exception as raised:
+            error = raised
+        else:
+            return x
+    assert error is not None
+    raise ConfigError(
+        f"the model {found.about.model['name']!r} cannot be exported to ONNX here, as there are no samples to try it "
+        f"out on, and made-up ones it does not take: {_cause(error)}; .safetensors can"
+    ) from error
+
+
+def _unlike(network: nn.Module, file: Path, frame: Frame, samples: Tensor) -> str | None:
+    """What an ONNX file does otherwise with samples than the network that it was made of; None if nothing."""
     for n in (1, 3):
-        size = (n, *frame.shape)
-        x = rng.integers(0, 256, size, np.uint8) if frame.dtype == "uint8" else rng.standard_normal(size, np.float32)
+        x = samples[:n]
         with torch.no_grad():
-            expected = network(torch.from_numpy(x)).numpy()
+            expected = network(x).numpy()
         try:
             session = import_onnx("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
-            (logits,) = session.run(None, {"x": x})
+            (logits,) = session.run(None, {"x": x.numpy()})
         except Exception as error:
             return f"the file does not run on {n} samples: {_cause(error)}"
         if logits.shape != (n, frame.classes) or not np.allclose(logits, expected, rtol=1e-3, atol=1e-4):

@@ -175,8 +175,8 @@ class Recorder:
                 self.draws_elsewhere |= state_elsewhere(self._generators) != before
         if self.draws_elsewhere:
             raise UntraceableError(
-                "it draws random numbers from NumPy, from Python or from a generator of its own, "
-                "which would be the same in every step"
+                "it draws random numbers from NumPy, from Python or from a generator of its own, so replayed it would "
+                "give other numbers than played"
             )
         simplify(graph)
         return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))

@@ -1,0 +1,97 @@
+"""Mini-batches of a single sample, which some models cannot train on: said before the first round."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError
+from fedtl.clients.update import ClientUpdate
+from fedtl.data.batches import Budget
+from fedtl.engine.task import Task, reason
+from fedtl.models.composite import model_of
+from fedtl.randomness import generators_of, seeded
+from fedtl.samples import FewSamples
+
+log = logging.getLogger(__name__)
+
+NAMED = 3
+"""So many clients are named."""
+
+
+def check_single_samples(task: Task, update: ClientUpdate[Any], max_failures: float) -> None:
+    """Say which clients would fail in every round, as a mini-batch of theirs is a single sample.
+
+    Whether the model trains on one is tried out: batch-norm does not on a vector, but it does on an image.
+
+    Raises:
+        ConfigError: so many clients would that the run would end in its first round; if fewer, they are told of.
+    """
+    own = _samples_of_own(task)
+    kinds = np.unique(own[own > 0])
+    single = [n for n in kinds.tolist() if int(update.budget.step_sizes(n).min()) == 1]
+    clients = np.flatnonzero(np.isin(own, single))
+    if not len(clients):
+        return
+    why = _why_not_one(task)
+    if why is None:
+        return
+    who, remedy = _whose(clients, own, update.budget), _remedy(clients, own, update.budget)
+    text = f"{who}, which this model cannot train on ({why}): {remedy}"
+    if len(clients) > max_failures * np.count_nonzero(own):
+        raise ConfigError(text)
+    log.warning("%s; without that they are left out of every round", text)
+
+
+def _samples_of_own(task: Task) -> NDArray[np.int64]:
+    """How many samples each client goes through, as :func:`fedtl.engine.plan.make_plan` takes them, ``[clients]``."""
+    federation = task.samples.federation
+    source = federation.train.sizes
+    target = federation.target.train.sizes if federation.target is not None else np.zeros_like(source)
+    labelled = (source > 0) & (("source" in task.objective.trained) | (target == 0))
+    return np.where(labelled, source, target)
+
+
+def _why_not_one(task: Task) -> str | None:
+    """Why the model does not train on a single sample, though it does on two; None if it does, or on neither."""
+    few = FewSamples.of(task.samples.federation)
+    if few is None:
+        return None
+    error: Exception | None = None
+    for n in (2, 1):
+        module = deepcopy(model_of(task.module)).train()
+        device = next(module.parameters()).device
+        with seeded(0, generators_of(module)):
+            try:
+                module(few.take(n).to(device))
+            except Exception as raised:
+                if n == 2:
+                    return None  # that is no matter of the last mini-batch
+                error = raised
+    return None if error is None else reason(error).rstrip(".")
+
+
+def _whose(clients: NDArray[np.int64], own: NDArray[np.int64], budget: Budget) -> str:
+    told = [f"client {client} ({_counted(int(own[client]))})" for client in clients[:NAMED]]
+    more = len(clients) - len(told)
+    who = ", ".join(told) + (f" and {more} more" if more else "")
+    which = "a mini-batch of theirs is" if len(clients) > 1 else "a mini-batch of its own is"
+    return f"{who}: with strategy.batch_size = {budget.batch_size} {which} a single sample"
+
+
+def _remedy(clients: NDArray[np.int64], own: NDArray[np.int64], budget: Budget) -> str:
+    if budget.batch_size == 1:
+        return "set strategy.batch_size to 2 or more"
+    other = "take a model without batch-norm (group-norm is like it)"
+    if (own[clients] == 1).all():
+        return f"{other}, or give each client two training samples or more"
+    also = ", and for a client with one sample in all " + other if (own[clients] == 1).any() else f", or {other}"
+    return f'set strategy.last_batch = "drop" or "merge", or another strategy.batch_size{also}'
+
+
+def _counted(n: int) -> str:
+    return "1 training sample" if n == 1 else f"{n} training samples"

@@ -52,8 +52,8 @@ def try_out(
 
 
 def _output(module: nn.Module, x: Tensor) -> Any:
-    # In evaluation, or the samples would enter batch-norm's statistics.
-    with seeded(SEED, generators_of(module)), in_evaluation(module):
+    # As it is scored; in training the samples would enter batch-norm's statistics.
+    with seeded(SEED, generators_of(module)), in_evaluation(module), torch.no_grad():
         return module(x.clone())
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -27,10 +28,17 @@ from fedtl.engine.choice import Choices
 from fedtl.node import Worker
 
 
-def make_client_app(tables: Tables, memories: str, choices: Choices) -> ClientApp:
-    """A ClientApp whose node is the client that its ``partition-id`` names."""
+def make_client_app(tables: Tables, memories: str, choices: Choices, defined: bytes | None = None) -> ClientApp:
+    """A ClientApp whose node is the client that its ``partition-id`` names.
+
+    Args:
+        tables: of the config.
+        memories: the folder of what clients keep between rounds.
+        choices: how clients train.
+        defined: what the config names of a notebook; see :func:`fedtl.grid.notebook.definitions`.
+    """
     experiment = json.dumps(tables)
-    return _client_app(lambda context: (experiment, memories, choices))
+    return _client_app(lambda context: (experiment, memories, choices, defined))
 
 
 def simulate_with_flower(
@@ -39,6 +47,9 @@ def simulate_with_flower(
     """Run ``main`` as a ServerApp in Flower's own simulation, its clients on Flower's Ray actors."""
     from flwr.simulation import run_simulation
 
+    from fedtl.grid import cluster
+    from fedtl.grid.notebook import definitions
+
     app = ServerApp()
 
     @app.main()
@@ -46,34 +57,38 @@ def simulate_with_flower(
         main(grid)
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    simulation = config.simulation
+    simulation, tables = config.simulation, config.tables()
     share = 0.0 if simulation.num_gpus == "auto" else simulation.num_gpus
-    run_simulation(
-        app,
-        make_client_app(config.tables(), memories, choices),
-        num_supernodes=clients,
-        backend_config={
-            "client_resources": {"num_cpus": simulation.num_cpus, "num_gpus": share},
-            "init_args": {"include_dashboard": False},
-        },
-    )
+    with nullcontext() if cluster.joins(None) else cluster.on_loopback():
+        run_simulation(
+            app,
+            make_client_app(tables, memories, choices, definitions(tables)),
+            num_supernodes=clients,
+            backend_config={
+                "client_resources": {"num_cpus": simulation.num_cpus, "num_gpus": share},
+                "init_args": {"include_dashboard": False},
+            },
+        )
 
 
 @functools.lru_cache(maxsize=2)
-def _worker(experiment: str, memories: str, choices: Choices | None) -> Worker:
+def _worker(experiment: str, memories: str, choices: Choices | None, defined: bytes | None = None) -> Worker:
     """One worker per process and experiment: the data are read once, not once a message."""
     import torch
 
     from fedtl.config import build
     from fedtl.experiment import make_worker
+    from fedtl.grid.notebook import define
 
+    if defined is not None:
+        define(defined)
     tables = json.loads(experiment)
     config = build(tables)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     return make_worker(tables, federate(config.data, config.seed), memories, device, choices)
 
 
-def _client_app(experiment_of: Callable[[Context], tuple[str, str, Choices | None]]) -> ClientApp:
+def _client_app(experiment_of: Callable[[Context], tuple[str, str, Choices | None, bytes | None]]) -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
@@ -96,8 +111,8 @@ def _from_run_config(context: Context) -> Config:
     return config
 
 
-def _experiment_of(context: Context) -> tuple[str, str, Choices | None]:
-    return json.dumps(_from_run_config(context).tables()), str(_state_folder(context)), None
+def _experiment_of(context: Context) -> tuple[str, str, Choices | None, bytes | None]:
+    return json.dumps(_from_run_config(context).tables()), str(_state_folder(context)), None, None
 
 
 def _state_folder(context: Context) -> Path:

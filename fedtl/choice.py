@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 Registry = Mapping[str, str]
 
+MAIN = "__main__"
+"""The module of what a notebook or a script defines itself."""
+
 
 class ConfigError(ValueError):
     """What the user asked for cannot be done; the message is one sentence that says what would be right."""
@@ -70,6 +73,11 @@ def load_object(path: str, key: str) -> Any:
         raise ConfigError(f"{key} = {path!r}: importing it failed: {why}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
+            if module_name == MAIN:
+                raise ConfigError(
+                    f"{key} = {path!r}: the notebook or script that defined it is not this process, which has no "
+                    f"{part!r}; put it in a .py file and give 'file:{attribute}'"
+                )
             raise ConfigError(f"{key} = {path!r}: the module {module_name!r} has no {part!r}")
         found = getattr(found, part)
     return found

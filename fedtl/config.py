@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -58,6 +59,18 @@ class Evaluate(_Section):
     clients: PositiveInt | None = None
 
 
+LEAST_OF_RAY, MOST_OF_RAY = 1e-4, 1e5
+"""Of CPUs or GPUs, what an actor may ask Ray for: Ray counts in units of 1/10,000."""
+
+
+def _gpus_that_ray_shares(gpus: float) -> float:
+    if gpus and not LEAST_OF_RAY <= gpus <= MOST_OF_RAY:
+        raise ValueError(f"should be 0, or between {LEAST_OF_RAY:g} and {MOST_OF_RAY:g}")
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError("should be a share of one GPU, or a whole number of them")
+    return gpus
+
+
 class Simulation(_Section):
     """Where the clients live.
 
@@ -78,8 +91,8 @@ class Simulation(_Section):
 
     grid: Literal["ray", "in-process", "flower"] = "ray"
     actors: PositiveInt | Literal["auto"] = "auto"
-    num_cpus: PositiveFloat = 1.0
-    num_gpus: NonNegativeFloat | Literal["auto"] = "auto"
+    num_cpus: float = Field(1.0, ge=LEAST_OF_RAY, le=MOST_OF_RAY)
+    num_gpus: Annotated[NonNegativeFloat, AfterValidator(_gpus_that_ray_shares)] | Literal["auto"] = "auto"
     stacked: bool | Literal["auto"] = "auto"
     recorded: bool | Literal["auto"] = "auto"
     address: str | None = None

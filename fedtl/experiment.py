@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -54,6 +55,8 @@ from fedtl.strategies import strategy_type
 from fedtl.strategies.phase import Phase
 from fedtl.strategies.strategy import Evaluation, Round, Strategy, Vector
 from fedtl.vector import Layout
+
+log = logging.getLogger("fedtl")
 
 FEDERATION = 1
 """Which of :func:`make_worker`'s arguments is the federation."""
@@ -169,7 +172,7 @@ def open_run(
         raise ConfigError(
             f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
         )
-    resources = Resources.of(_scoring_only(config) if elsewhere else config, sampled)
+    resources = Resources.of(_scoring_only(config) if elsewhere else config, _most_at_once(config, federation))
     with federation.noted():
         tasks = _all_tasks(config, federation, "cpu")
     _check_widths(config, tasks)
@@ -291,20 +294,37 @@ class Resources:
 
     @classmethod
     def of(cls, config: Config, busy: int) -> Resources:
-        """Decide; ``busy`` is how many clients train in a round, so that no actor is idle."""
+        """Decide; ``busy`` is how many clients train in a round, at most, so that no actor is idle.
+
+        Raises:
+            ConfigError: the config asks for what neither this machine nor a cluster that is joined can have.
+        """
         simulation, gpus = config.simulation, torch.cuda.device_count() if torch.cuda.is_available() else 0
-        joins = simulation.grid == "ray" and _joins_a_cluster(simulation.address)
+        on_ray = simulation.grid == "ray"
+        joins = on_ray and _joins_a_cluster(simulation.address)
         if config.device == "cuda" and not gpus and not joins:
             raise ConfigError("device = 'cuda': no CUDA device is at hand here; use 'auto' or 'cpu'")
+        if simulation.grid != "in-process":
+            _check_can_be_had(config, gpus, joins if on_ray else _joins_a_cluster(None))
         if config.device == "cpu":
             gpus = 0
         driver = "cuda" if gpus else "cpu"
-        if simulation.grid != "ray":
+        if not on_ray:
             return cls(1, False, 1, 0, driver, driver)
         if joins and config.device != "cpu":
             gpus = _gpus_of_cluster(simulation.address)
         elastic = joins and simulation.actors == "auto"
-        actors = simulation.actors if simulation.actors != "auto" else min(busy if joins else gpus or _cores(), busy)
+        actors = min(busy if joins else gpus or _cores(), busy)
+        if simulation.actors != "auto":
+            actors = min(simulation.actors, busy)
+            if actors < simulation.actors:
+                log.warning(
+                    "simulation.actors = %d: at most %d client%s in a round, so there %s",
+                    simulation.actors,
+                    busy,
+                    " trains" if busy == 1 else "s train",
+                    "is 1 actor" if actors == 1 else f"are {actors} actors",
+                )
         if simulation.num_gpus != "auto":
             share = simulation.num_gpus
         elif gpus:
@@ -312,6 +332,30 @@ class Resources:
         else:  # on a cluster, a GPU may still come
             share = 1.0 if config.device == "cuda" else 0.0
         return cls(actors, elastic, simulation.num_cpus, share, "cuda" if share > 0 else "cpu", driver)
+
+
+def _check_can_be_had(config: Config, gpus: int, joins: bool) -> None:
+    """Check what each actor asks for; a cluster that is joined may yet get it."""
+    num_cpus, num_gpus = config.simulation.num_cpus, config.simulation.num_gpus
+    if num_gpus != "auto":
+        if num_gpus and config.device == "cpu":
+            raise ConfigError(
+                f"simulation.num_gpus = {num_gpus:g}: with device = 'cpu' no client trains on a GPU; leave one of "
+                "them out"
+            )
+        if not num_gpus and config.device == "cuda" and config.simulation.grid == "ray":
+            raise ConfigError(
+                "simulation.num_gpus = 0: with device = 'cuda' each actor needs a GPU or a share of one; leave one of "
+                "them out"
+            )
+        if num_gpus > gpus and not joins:
+            there = "is no GPU here" if not gpus else f"{'is' if gpus == 1 else 'are'} only {gpus} here"
+            raise ConfigError(f"simulation.num_gpus = {num_gpus:g}: there {there}; leave it out")
+    if num_cpus > _cores() and not joins:
+        raise ConfigError(
+            f"simulation.num_cpus = {num_cpus:g}: there {'is' if _cores() == 1 else 'are'} only {_cores()} here, too "
+            "few for a single actor"
+        )
 
 
 def _joins_a_cluster(address: str | None) -> bool:
@@ -557,6 +601,16 @@ def _sampled(config: Config, federation: Federation) -> int:
     return min(config.strategy.clients_per_round or federation.clients, federation.clients)
 
 
+def _most_at_once(config: Config, federation: Federation) -> int:
+    """How many clients train in a round, at most."""
+    method, most = strategy_type(config.strategy.name), 1
+    for stage in config.stages():
+        there = able(federation, Objective(stage.objective, method.statistics(stage.strategy)))
+        there_are = federation.clients if there is None else len(there)
+        most = max(most, min(stage.strategy.clients_per_round or there_are, there_are))
+    return most
+
+
 def _client_updates(config: Config) -> list[ClientUpdate[Any]]:
     """The method's local training in each phase."""
     return [strategy_type(config.strategy.name).client_update(stage.strategy) for stage in config.stages()]
@@ -654,14 +708,15 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
         yield lambda main: main(grid)
     elif config.simulation.grid == "ray":
         try:
+            from fedtl.grid.notebook import definitions, with_definitions
             from fedtl.grid.ray import RayGrid
         except ModuleNotFoundError as error:
             raise ConfigError("simulation.grid = 'ray' needs the package ray; use 'in-process'") from error
-        resources = server.resources
+        resources, tables = server.resources, config.tables()
         on_ray = RayGrid(
-            make_worker,
+            with_definitions(make_worker, definitions(tables)),
             # In the order of make_worker's arguments.
-            (config.tables(), server.federation, memories, resources.worker_device, server.choices),
+            (tables, server.federation, memories, resources.worker_device, server.choices),
             clients,
             actors=resources.actors,
             num_cpus=resources.num_cpus,

@@ -8,13 +8,20 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
+from typing import Any
 
+import grpc
 import ray
 
 from fedtl.choice import ConfigError
+from fedtl.failure import RunError
 
 REACHABLE_WITHIN = 10.0
 """Seconds that a cluster's head has to accept a connection; Ray itself would try for many minutes."""
+
+OPEN_TO_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The environment variable by which Ray is told whether other machines may reach it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str]
         environment: what the processes of a Ray of our own begin with.
 
     Raises:
-        ConfigError: nothing answers there.
+        ConfigError: nothing answers there, or a Ray of another version.
+        RunError: a Ray of our own cannot start.
     """
     if ray.is_initialized():
         return Connection(ours=False, started=False)
@@ -64,22 +72,44 @@ def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str]
     at = _address(address)
     if at is not None and at != "auto":
         _check_reachable(at)
+    quiet: dict[str, Any] = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        with _environment({} if at else environment or {}):
-            ray.init(
-                # "local": without it Ray would join any cluster that it finds on this machine.
-                address=at or "local",
-                num_cpus=None if at else max(1, round(cpus)),
-                include_dashboard=False if at is None else None,
-                configure_logging=True,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-    except (ConnectionError, RuntimeError) as error:
         if at is None:
-            raise
+            with _environment(environment or {}), on_loopback():
+                # "local": without it Ray would join any cluster that it finds on this machine.
+                ray.init(address="local", num_cpus=max(1, ceil(cpus - 1e-6)), include_dashboard=False, **quiet)
+        else:
+            ray.init(address=at, **quiet)
+    # It raises whatever the step that fails does: OSError, ValueError, its own errors, a bare Exception.
+    except Exception as error:
+        ray.shutdown()  # or what of it has started would stay
+        if at is None:
+            raise RunError(
+                f"Ray cannot start on this machine: {_one_line(error)}; simulation.grid = 'in-process' needs none"
+            ) from error
         raise ConfigError(f"simulation.address = {at!r}: Ray cannot join this cluster: {_one_line(error)}") from error
     return Connection(ours=True, started=at is None)
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on this machine alone, as Ray does of itself on macOS and Windows.
+
+    On Linux its ports would be open to the network. Who sets :data:`OPEN_TO_NETWORK` decides for itself.
+    """
+    from ray._private import ray_constants
+
+    if OPEN_TO_NETWORK in os.environ:
+        yield
+        return
+    # Ray reads the variable when it is imported, which has been; the processes that it starts import it anew.
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with _environment({OPEN_TO_NETWORK: "0"}):
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -151,6 +181,15 @@ def _check_reachable(address: str) -> None:
         raise ConfigError(
             f"simulation.address = {address!r}: no Ray answers there ({error.strerror or error})"
         ) from None
+    if os.environ.get("RAY_USE_TLS") not in (None, "0"):
+        return  # Ray's certificates are its own business
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(REACHABLE_WITHIN)
+        except grpc.FutureTimeoutError:
+            raise ConfigError(
+                f"simulation.address = {address!r}: what answers there is no Ray; give the port of the cluster's head"
+            ) from None
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from fedtl.choice import Choice
+from fedtl.choice import Choice, shown
 
 
 class Settings(Choice):
@@ -43,7 +43,7 @@ class Settings(Choice):
             epochs, steps = table.get("local_epochs"), table.get("local_steps")
             if epochs is not None and steps is not None:
                 raise ValueError(
-                    f"local_epochs = {epochs} and local_steps = {steps} exclude each other: "
+                    f"local_epochs = {shown(epochs)} and local_steps = {shown(steps)} exclude each other: "
                     f"remove one (on the command line: strategy.local_steps=none)"
                 )
             if epochs is None and steps is None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 Registry = Mapping[str, str]
 
@@ -28,10 +29,50 @@ class ConfigError(ValueError):
     """What the user asked for cannot be done; the message is one sentence that says what would be right."""
 
 
-class Choice(BaseModel):
-    """A named part with its options; unknown options are errors and the values never change."""
+LARGEST = 2**63 - 1
+"""The largest whole number that TOML, NumPy and torch all know."""
+
+
+class Options(BaseModel):
+    """A table's options; unknown ones are errors, a number is a number, and the values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")  # one of all fields would write those twice that are read by a function
+    @classmethod
+    def _numbers_are_numbers(cls, table: Any) -> Any:
+        """Refuse what Python takes for a number of a field's kind: true for 1, and whole numbers without end."""
+        for name, value in table.items() if isinstance(table, Mapping) else ():
+            kinds = _kinds(cls.model_fields[name].annotation) if name in cls.model_fields else frozenset()
+            if not kinds & {int, float} or bool in kinds:
+                continue
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(each, bool):
+                    raise _WrongNumberError("should be a number, not true or false", name, value)
+                if isinstance(each, (int, float)) and int in kinds and LARGEST < abs(each) < math.inf:
+                    raise _WrongNumberError(f"should be no larger than {LARGEST}", name, value)
+        return table
+
+
+class _WrongNumberError(ValueError):
+    """What is wrong with a field's value, and which field that is."""
+
+    def __init__(self, message: str, field: str, value: object) -> None:
+        super().__init__(message)
+        self.field, self.value = field, value
+
+
+def _kinds(annotation: Any) -> frozenset[type]:
+    """The types that an annotation is made of."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return frozenset(map(type, inner))
+    own = frozenset({annotation} if isinstance(annotation, type) else ())
+    return own.union(*map(_kinds, inner))
+
+
+class Choice(Options):
+    """A named part with its options."""
 
     name: str
 
@@ -48,6 +89,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else "none is known here"
 
 
+def cause(error: BaseException) -> str:
+    """An exception as the end of a sentence."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def load_object(path: str, key: str) -> Any:
     """Import ``"package.module:Name"``; ``key`` is the config key that asked for it.
 
@@ -58,7 +105,7 @@ def load_object(path: str, key: str) -> Any:
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
-        raise ConfigError(f"{key} = {path!r}: give 'package.module:Class'")
+        raise ConfigError(f"{key} = {shown(path)}: give 'package.module:Class'")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
@@ -67,19 +114,21 @@ def load_object(path: str, key: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         what = "no such module" if module_name.startswith(missing) else f"it needs {missing!r}, which is not installed"
-        raise ConfigError(f"{key} = {path!r}: {what}") from error
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{key} = {path!r}: importing it failed: {why}") from error
+        raise ConfigError(f"{key} = {shown(path)}: {what}") from error
+    except (Exception, SystemExit) as error:  # a script that has no main guard may end the process
+        raise ConfigError(f"{key} = {shown(path)}: importing it failed: {cause(error)}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
             if module_name == MAIN:
                 raise ConfigError(
                     f"{key} = {path!r}: the notebook or script that defined it is not this process, which has no "
                     f"{part!r}; put it in a .py file and give 'file:{attribute}'"
-                )
-            raise ConfigError(f"{key} = {path!r}: the module {module_name!r} has no {part!r}")
-        found = getattr(found, part)
+                ) from None
+            raise ConfigError(f"{key} = {shown(path)}: the module {module_name!r} has no {part!r}") from None
+        except Exception as error:
+            raise ConfigError(f"{key} = {shown(path)}: {part!r} cannot be had: {cause(error)}") from error
     return found
 
 
@@ -90,12 +139,14 @@ def resolve(registry: Registry, name: object, key: str) -> Any:
         ConfigError: there is no such row, with the nearest name as a hint.
     """
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"{key} = {name!r}: give one of {', '.join(sorted(registry))}, or 'package.module:Class'")
+        raise ConfigError(
+            f"{key} = {shown(name)}: give one of {', '.join(sorted(registry))}, or 'package.module:Class'"
+        )
     if name in registry:
         return load_object(registry[name], key)
     if ":" in name:
         return load_object(name, key)
-    raise ConfigError(f"{key} = {name!r} is unknown: {nearest(name, registry)}")
+    raise ConfigError(f"{key} = {shown(name)} is unknown: {nearest(name, registry)}")
 
 
 def validate(model: type[C], table: Mapping[str, Any], key: str) -> C:
@@ -118,14 +169,18 @@ def explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
         if first["type"] == "missing":
             return f"{path} is missing"
         return f"{path} is not a key here: {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
-    where, message = _place(model, first["loc"]), _told(first)
+    where, message, raised = _place(model, first["loc"]), _told(first), first.get("ctx", {}).get("error")
+    if isinstance(raised, _WrongNumberError):
+        return f"{_path(key, (*where, raised.field))} = {shown(raised.value)}: {message}"
+    if isinstance(raised, ConfigError) and where and message.startswith(_path(key, where)):
+        return message  # of a part that was read there, and names its own key
     if where != first["loc"]:  # a union's members each say what they would take
         for other in others:
             if _place(model, other["loc"]) == where:
                 message += f", or {_told(other).removeprefix('should be ')}"
     if not where:
         return f"{key}: {message}" if key else message
-    return f"{_path(key, where)} = {_short(first['input'])}: {message}"
+    return f"{_path(key, where)} = {shown(first['input'])}: {message}"
 
 
 def _path(key: str, loc: tuple[int | str, ...]) -> str:
@@ -176,7 +231,8 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return list(fields)
 
 
-def _short(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as a message quotes it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

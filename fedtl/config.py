@@ -14,7 +14,6 @@ import tomli_w
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -24,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from fedtl.choice import ConfigError, nearest, resolve, validate
+from fedtl.choice import ConfigError, Options, nearest, resolve, shown, validate
 from fedtl.clients.settings import Settings
 from fedtl.data import DATASETS, PARTITIONS, read_data
 from fedtl.data.replay import Replay
@@ -40,11 +39,7 @@ from fedtl.strategies import read_strategy, strategy_type
 Tables = dict[str, Any]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Evaluate(_Section):
+class Evaluate(Options):
     """When and how clients are scored.
 
     Attributes:
@@ -71,7 +66,7 @@ def _gpus_that_ray_shares(gpus: float) -> float:
     return gpus
 
 
-class Simulation(_Section):
+class Simulation(Options):
     """Where the clients live.
 
     Attributes:
@@ -99,7 +94,7 @@ class Simulation(_Section):
     patience: PositiveFloat = 300.0
 
 
-class Deploy(_Section):
+class Deploy(Options):
     """How real clients are dealt with; ``fedtl run`` uses none of it.
 
     Attributes:
@@ -119,7 +114,7 @@ class Deploy(_Section):
     privacy: Privacy | None = None
 
 
-class Phase(_Section):
+class Phase(Options):
     """Some rounds in a row that have a local objective of their own.
 
     Attributes:
@@ -147,7 +142,7 @@ class Stage(NamedTuple):
     restart: bool
 
 
-class Config(_Section):
+class Config(Options):
     """An experiment.
 
     Attributes:
@@ -349,7 +344,7 @@ def build(tables: Tables) -> Config:
         if key not in tables:
             raise ConfigError(f"[{key}] is missing: give at least {key}.name")
         if not isinstance(tables[key], dict):
-            raise ConfigError(f"{key} = {tables[key]!r}: give a table, as [{key}] name = ...")
+            raise ConfigError(f"{key} = {shown(tables[key])}: give a table, as [{key}] name = ...")
     read: dict[str, Any] = {
         "data": read_data(tables["data"]),
         "model": read_model(tables["model"]),
@@ -390,7 +385,7 @@ def _rows(value: object, key: str, example: str) -> list[Tables]:
 
 def _table(value: object, key: str) -> Tables:
     if not isinstance(value, dict):
-        raise ConfigError(f"{key} = {value!r}: give a table, as [{key}]")
+        raise ConfigError(f"{key} = {shown(value)}: give a table, as [{key}]")
     return value
 
 
@@ -639,7 +634,7 @@ def _assign(tables: Tables, key: str, value: str) -> None:
         if isinstance(below, list):
             raise ConfigError(f"{key}={value}: {'.'.join(path[: i + 1])} is a list; change it in the file")
         if not isinstance(below, (dict, str)):
-            raise ConfigError(f"{key}={value}: {'.'.join(path[: i + 1])} = {below!r} is a value, no table")
+            raise ConfigError(f"{key}={value}: {'.'.join(path[: i + 1])} = {shown(below)} is a value, no table")
         if isinstance(below, str):  # data.partition = "iid" and then data.partition.alpha=1
             below = at[part] = {"name": below}
         at = below

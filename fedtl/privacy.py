@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
+
+from fedtl.choice import Options
 
 
-class Privacy(BaseModel):
+class Privacy(Options):
     """Local differential privacy of uploads, by Flower's ``LocalDpMod``, under ``fedtl deploy`` alone.
 
     The update w_i - w is clipped to norm C, and to each number of it is added normal noise of standard deviation
@@ -20,8 +22,6 @@ class Privacy(BaseModel):
         sensitivity: in the L2 norm; 2 C if not given, which protects all of a client's data.
         epsilon, delta: the budget of one round.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     clipping_norm: PositiveFloat
     sensitivity: PositiveFloat | None = None

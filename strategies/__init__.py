@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedtl.choice import ConfigError, Registry, resolve, validate
+from fedtl.choice import ConfigError, Registry, resolve, shown, validate
 
 if TYPE_CHECKING:
     from fedtl.clients.settings import Settings
@@ -27,7 +27,7 @@ def strategy_type(name: object) -> type[Strategy]:
 
     found = resolve(STRATEGIES, name, "strategy.name")
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise ConfigError(f"strategy.name = {name!r}: it is no subclass of fedtl.strategies.strategy.Strategy")
+        raise ConfigError(f"strategy.name = {shown(name)}: it is no subclass of fedtl.strategies.strategy.Strategy")
     return found
 
 

@@ -7,13 +7,14 @@ v = τ², and FedAdam corrects for bias, which the paper's Algorithm 2 does not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator
 
-from fedtl.choice import Choice, Registry, resolve, validate
+from fedtl.choice import Choice, ConfigError, Registry, resolve, shown, validate
 
 Vector = NDArray[np.float32]
 OptimizerState = dict[str, Vector]
@@ -126,5 +127,14 @@ class AveragingSettings(BaseModel):
         if table == "none" or isinstance(table, ServerOptimizer):
             return table
         table = {"name": table} if isinstance(table, str) else table
+        if not isinstance(table, Mapping):
+            raise ConfigError(
+                f"strategy.server = {shown(table)}: give a table, as [strategy.server] name = 'adam', or a name"
+            )
         kind = resolve(SERVER_OPTIMIZERS, table.get("name"), "strategy.server.name")
+        if not (isinstance(kind, type) and issubclass(kind, ServerOptimizer)):
+            raise ConfigError(
+                f"strategy.server.name = {shown(table['name'])}: it is no subclass of "
+                "fedtl.strategies.server_optimizer.ServerOptimizer"
+            )
         return validate(kind, table, "strategy.server")

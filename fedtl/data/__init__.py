@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fedtl.choice import ConfigError, Registry, explain, resolve, validate
+from fedtl.choice import ConfigError, Registry, explain, resolve, shown, validate
 
 if TYPE_CHECKING:
     from fedtl.data.partition import Partition
@@ -68,7 +68,7 @@ def read_domain(table: object, key: str) -> DataChoice:
     if isinstance(table, str):
         table = {"name": table}
     if not isinstance(table, (Mapping, DataChoice)):
-        raise ConfigError(f"{key} = {table!r}: give a table, as [{key}] name = 'usps', or a name")
+        raise ConfigError(f"{key} = {shown(table)}: give a table, as [{key}] name = 'usps', or a name")
     choice = table if isinstance(table, DataChoice) else _read(table, key, "domain")
     for part in ("target", "public"):
         inner: DataChoice | None = getattr(choice, part)
@@ -105,7 +105,9 @@ def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> Dat
 
     kind = resolve(DATASETS, table.get("name"), f"{key}.name")
     if not (isinstance(kind, type) and issubclass(kind, DataChoice)):
-        raise ConfigError(f"{key}.name = {table['name']!r}: it must be a subclass of fedtl.data.settings.DataChoice")
+        raise ConfigError(
+            f"{key}.name = {shown(table['name'])}: it must be a subclass of fedtl.data.settings.DataChoice"
+        )
     values = dict(table)  # parts are read here, so that their errors name the whole key
     if values.get("partition") is not None:
         values["partition"] = read_partition(values["partition"], f"{key}.partition")
@@ -133,10 +135,12 @@ def read_partition(table: object, key: str = "data.partition") -> Partition:
     if isinstance(table, str):
         table = {"name": table}
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{key} = {table!r}: give a table, as [{key}] name = 'iid', or a name")
+        raise ConfigError(f"{key} = {shown(table)}: give a table, as [{key}] name = 'iid', or a name")
     kind = resolve(PARTITIONS, table.get("name"), f"{key}.name")
     if not (isinstance(kind, type) and issubclass(kind, Partition)):
-        raise ConfigError(f"{key}.name = {table['name']!r}: it must be a subclass of fedtl.data.partition.Partition")
+        raise ConfigError(
+            f"{key}.name = {shown(table['name'])}: it must be a subclass of fedtl.data.partition.Partition"
+        )
     values = dict(table)
     if "base" in kind.model_fields and "base" in values:  # read here, so that its errors name the whole key
         values["base"] = read_partition(values["base"], f"{key}.base")

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, Options
 from fedtl.data.dataset import Samples, chunks
 
 PATCHES = 207
 """What the patches' random numbers begin with; they are part of the data, so the run's seed is not."""
 
 
-class Look(BaseModel):
+class Look(Options):
     """A change of all of a data set's images, in the order of the fields.
 
     Attributes:
@@ -29,8 +29,6 @@ class Look(BaseModel):
             two, those that scikit-learn ships, so backgrounds differ less from image to image. Which patch a
             sample gets depends on its place in the data set alone. The result has 3 channels.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     invert: bool = False
     rotate: float = Field(0.0, ge=-360, le=360)

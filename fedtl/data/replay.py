@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,8 +13,10 @@ from pydantic import (
     model_validator,
 )
 
+from fedtl.choice import Options
 
-class Replay(BaseModel):
+
+class Replay(Options):
     """Class impressions of the global model, for clients to train on beside their own samples.
 
     The synthesis is that of Mopuri et al., "Ask, Acquire, and Attack", ECCV 2018 (see
@@ -37,8 +37,6 @@ class Replay(BaseModel):
         every: rounds between syntheses. Where more than 1, the model of the last synthesis is sent along in each
             round, so that clients that did not take part in it can make the samples.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     per_class: PositiveInt = 20
     classes: Literal["missing", "all"] = "missing"

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.choice import ConfigError, nearest
+from fedtl.choice import ConfigError, Options, nearest
 from fedtl.models.torchvision_ops import import_torchvision
 
 View = Callable[[Tensor, int], Tensor]
@@ -30,7 +30,7 @@ _LARGE = 64
 """From this height or width on, colour images get the augmentation that SimCLR has for ImageNet."""
 
 
-class Views(BaseModel):
+class Views(Options):
     """How an image is changed at random into another view of the same thing.
 
     Attributes:
@@ -42,8 +42,6 @@ class Views(BaseModel):
         per_image: whether each image of a batch gets random numbers of its own; if not, all get the same ones,
             which is faster.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     transforms: tuple[dict[str, Any], ...] | None = None
     per_image: bool = True

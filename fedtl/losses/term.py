@@ -6,9 +6,10 @@ import re
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from fedtl.choice import Options
 from fedtl.losses.batch import Batch, Sizes
 from fedtl.losses.statistic import Statistic
 from fedtl.losses.view import View
@@ -16,14 +17,12 @@ from fedtl.losses.view import View
 __all__ = ["Batch", "Ramp", "Sizes", "Statistic", "Term", "View"]
 
 
-class Ramp(BaseModel):
+class Ramp(Options):
     """How a weight grows with the round's progress p, from 0 in the first round to 1 in the last.
 
     With p' = (p - start) / (end - start) between 0 and 1: ``"linear"``: p'; ``"dann"``:
     2 / (1 + exp(-gamma p')) - 1 (Ganin et al. 2016, section 5.2.2); ``"step"``: 0 before ``start``, then 1.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     shape: Literal["linear", "dann", "step"] = "linear"
     gamma: float = Field(10.0, gt=0)
@@ -44,7 +43,7 @@ class Ramp(BaseModel):
         return within if self.shape == "linear" else 2 / (1 + torch.exp(-self.gamma * within)) - 1
 
 
-class Term(BaseModel):
+class Term(Options):
     """One summand of the local objective, as an ``[[objective]]`` table names it; subclasses add options.
 
     A term is written for one client's mini-batch; the stacked engine maps it over clients. It keeps no state,
@@ -56,8 +55,6 @@ class Term(BaseModel):
         weight: what its value is multiplied by. With 0 it is evaluated and recorded, and trains nothing.
         ramp: lets the weight grow over the rounds; a table, or the shape alone.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What it reads, as :data:`fedtl.losses.objective.NEEDS` lists; one that names no samples reads the source."""

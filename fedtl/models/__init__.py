@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedtl.choice import ConfigError, Registry, load_object, nearest, validate
+from fedtl.choice import ConfigError, Registry, load_object, nearest, shown, validate
 from fedtl.models.settings import ModelChoice
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_model(table: Mapping[str, Any]) -> ModelChoice:
     """
     name = table.get("name")
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"model.name = {name!r}: give one of {_known()}")
+        raise ConfigError(f"model.name = {shown(name)}: give one of {_known()}")
     if name in MODELS:
         return _validate(load_object(MODELS[name], "model.name"), table)
     if ":" in name:
@@ -58,7 +58,7 @@ def read_model(table: Mapping[str, Any]) -> ModelChoice:
         return validate(TorchvisionChoice, table, "model")
     hint = nearest(name, [*MODELS, *names])
     raise ConfigError(
-        f"model.name = {name!r} is unknown: {hint if hint.startswith('did') else 'give one of ' + _known()}"
+        f"model.name = {shown(name)} is unknown: {hint if hint.startswith('did') else 'give one of ' + _known()}"
     )
 
 

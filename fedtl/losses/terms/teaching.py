@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SerializeAsAny, field_validator
+from pydantic import Field, PositiveFloat, SerializeAsAny, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedtl import losses
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, Options
 from fedtl.losses.batch import Sizes
 from fedtl.losses.term import Term, View
 from fedtl.losses.terms.rows import over_samples
 from fedtl.models import ModelChoice, build_model, read_model
 
 
-class _Teacher(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Teacher(Options):
+    """Where a frozen teacher is."""
 
 
 class FromRun(_Teacher):

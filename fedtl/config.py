@@ -37,6 +37,8 @@ from fedtl.privacy import Privacy
 from fedtl.strategies import read_strategy, strategy_type
 
 Tables = dict[str, Any]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+"""Of waiting; the system's own clocks count no further than ten times as long."""
 
 
 class Evaluate(Options):
@@ -91,7 +93,7 @@ class Simulation(Options):
     stacked: bool | Literal["auto"] = "auto"
     recorded: bool | Literal["auto"] = "auto"
     address: str | None = None
-    patience: PositiveFloat = 300.0
+    patience: Seconds = 300.0
 
 
 class Deploy(Options):
@@ -107,9 +109,9 @@ class Deploy(Options):
         privacy: noise on what is uploaded.
     """
 
-    wait: PositiveFloat = 600.0
+    wait: Seconds = 600.0
     min_clients: PositiveInt | None = None
-    round_timeout: PositiveFloat = 3600.0
+    round_timeout: Seconds = 3600.0
     max_norm: PositiveFloat = 10.0
     privacy: Privacy | None = None
 
@@ -591,16 +593,21 @@ def _strategy_keys(name: str, table: Tables) -> set[str]:
 
 
 def _data_keys(name: str, table: Tables, key: str = "data") -> set[str]:
-    return set(resolve(DATASETS, name, f"{key}.name").model_fields)
+    return _fields(resolve(DATASETS, name, f"{key}.name"))
 
 
 def _partition_keys(name: str, table: Tables, key: str = "data.partition") -> set[str]:
-    return set(resolve(PARTITIONS, name, f"{key}.name").model_fields)
+    return _fields(resolve(PARTITIONS, name, f"{key}.name"))
 
 
 def _model_keys(name: str, table: Tables) -> set[str]:
     """Only fedtl's own models have options that can be known without asking; others begin afresh."""
-    return set(resolve(MODELS, name, "model.name").model_fields) if name in MODELS else set()
+    return _fields(resolve(MODELS, name, "model.name")) if name in MODELS else set()
+
+
+def _fields(kind: object) -> set[str]:
+    """A part's options; what is no part has none, and whoever reads it says so."""
+    return set(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else set()
 
 
 _REGISTRIES: dict[str, Callable[[str, Tables], set[str]]] = {

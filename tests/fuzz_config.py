@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tomli_w
 from pydantic import BaseModel
 from safetensors.numpy import load_file
 
@@ -83,8 +84,12 @@ def bases() -> list[Tables]:
         {**TINY, **FULL, "objective": [{"term": "cross_entropy"}, {"term": term, "name": "it", "weight": 0.1}]}
         for term in TERMS
     ]
-    many = {**TINY["data"], "clients": 8, "samples": 600}
-    found += [{**TINY, "data": {**many, "partition": {"name": partition}}} for partition in PARTITIONS]
+    many = {**TINY["data"], "clients": 10, "samples": 600}
+    found += [
+        {**TINY, "data": {**many, "partition": {"name": partition}}}
+        for partition in PARTITIONS
+        if partition != "natural"
+    ]
     found += [{**TINY, "strategy": {**TINY["strategy"], "server": {"name": name}}} for name in SERVER_OPTIMIZERS]
     found += [{**TINY, "model": {"name": name}} for name in ("logistic", "mlp", "cnn", "lenet5", "resnet18-gn")]
     phase = {"rounds": 1, "objective": [{"term": "cross_entropy"}]}
@@ -166,20 +171,36 @@ def places(config: Config) -> list[Path_]:
     return list(below(config, ()))
 
 
-def mutated(all_of_them: list[Tables], seed: int, number: int) -> tuple[Tables, list[Path_]]:
-    """One of the configs with something changed in one place or two, and where."""
+def mutated(all_of_them: list[Tables], seed: int, number: int) -> tuple[Tables, list[str], list[Path_]]:
+    """One of the configs, with something changed in one place or two; overrides of it; and where they change it."""
     rng = random.Random(f"{seed}:{number}")
     tables = copy.deepcopy(rng.choice(all_of_them))
     config = build(tables)
-    there, resolved, changed = places(config), config.tables(), list[Path_]()
+    there, resolved, changed, overrides = places(config), config.tables(), list[Path_](), list[str]()
     for _ in range(1 + (rng.random() < 0.25)):
         path, kind = rng.choice(there), rng.random()
         if kind < 0.08:
             path = (*path[:-1], rng.choice(STRANGE_KEYS))
         value = rng.choice(VALUES) if kind < 0.6 else like(value_at(resolved, path), rng)
-        put(tables, path, None if 0.08 <= kind < 0.12 else copy.deepcopy(value))
+        value = None if 0.08 <= kind < 0.12 else value
+        if rng.random() < 0.3 and all(isinstance(part, str) for part in path):
+            overrides.append(f"{'.'.join(map(str, path))}={as_typed(value)}")
+        else:
+            put(tables, path, copy.deepcopy(value))
         changed.append(path)
-    return tables, changed
+    return tables, overrides, changed
+
+
+def as_typed(value: Any) -> str:
+    """A value as somebody types it on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    try:
+        return tomli_w.dumps({"it": value}).removeprefix("it = ").strip()
+    except TypeError:  # a list with None in it
+        return "[none]"
 
 
 def like(value: Any, rng: random.Random) -> Any:
@@ -238,12 +259,12 @@ class Outcome(NamedTuple):
         return self.kind in ("refused", "ran", "read", "ended")
 
 
-def outcome_of(tables: Tables, changed: list[Path_], run: bool = True) -> Outcome:
+def outcome_of(tables: Tables, overrides: list[str], changed: list[Path_], run: bool = True) -> Outcome:
     """Read a config, and run it where that takes little."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), alarm(SECONDS):
-            config, _ = read_config(tables)
+            config, _ = read_config(tables, overrides)
             if build(config.tables()) != config:
                 return Outcome("reads as another config", repr(changed))
             if not run or not small(config):
@@ -270,7 +291,7 @@ def _sentence(text: str, changed: list[Path_], kind: str) -> Outcome:
         return Outcome("no sentence", text)
     if len(text) > 700:
         return Outcome("too long a sentence", text)
-    words = {str(part) for path in changed for part in path if isinstance(part, str)}
+    words = {word for path in changed for part in path if isinstance(part, str) for word in part.split(".")}
     if kind == "refused" and not any(word in text for word in words):
         return Outcome("names no key", text)
     return Outcome(kind, text)
@@ -349,12 +370,15 @@ def main() -> None:
     given = parser.parse_args()
     all_of_them, counts = bases(), collections.Counter[str]()
     for number in range(given.count) if given.only is None else [given.only]:
-        tables, changed = mutated(all_of_them, given.seed, number)
-        found = outcome_of(tables, changed, not given.read_only)
+        tables, overrides, changed = mutated(all_of_them, given.seed, number)
+        found = outcome_of(tables, overrides, changed, not given.read_only)
         counts[found.kind] += 1
         if not found.fine or given.only is not None:
             values = [repr(value_at(tables, path))[:60] for path in changed]
-            where = "; ".join(f"{'.'.join(map(str, path))} = {value}" for path, value in zip(changed, values))
+            where = (
+                "; ".join(f"{'.'.join(map(str, path))} = {value}" for path, value in zip(changed, values))
+                + f" {overrides}"[:200]
+            )
             told = found.text.strip() if given.only is not None else (found.text.strip().splitlines() or [""])[-1][:200]
             print(f"{number}: {found.kind}: {where}: {told}", flush=True)
     print(dict(sorted(counts.items())))

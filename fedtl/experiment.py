@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -55,8 +54,6 @@ from fedtl.strategies import strategy_type
 from fedtl.strategies.phase import Phase
 from fedtl.strategies.strategy import Evaluation, Round, Strategy, Vector
 from fedtl.vector import Layout
-
-log = logging.getLogger("fedtl")
 
 FEDERATION = 1
 """Which of :func:`make_worker`'s arguments is the federation."""
@@ -190,7 +187,7 @@ def open_run(
         "engine_because": "; then ".join(dict.fromkeys(choice.because for choice in choices)),
         "clients": federation.clients,
         "parameters": layout.size,
-        "notes": [*federation.notes, *_idle_terms(tasks)],
+        "notes": [*federation.notes, *resources.notes, *_idle_terms(tasks)],
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
@@ -283,6 +280,7 @@ class Resources:
         elastic: whether there are only as many of them as a cluster has room for at the moment.
         num_cpus, num_gpus: what each asks for.
         worker_device, driver_device: where clients train, and where the server scores.
+        notes: what is otherwise than it was asked for.
     """
 
     actors: int
@@ -291,6 +289,7 @@ class Resources:
     num_gpus: float
     worker_device: str
     driver_device: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config, busy: int) -> Resources:
@@ -314,24 +313,21 @@ class Resources:
         if joins and config.device != "cpu":
             gpus = _gpus_of_cluster(simulation.address)
         elastic = joins and simulation.actors == "auto"
-        actors = min(busy if joins else gpus or _cores(), busy)
+        actors, notes = min(busy if joins else gpus or _cores(), busy), list[str]()
         if simulation.actors != "auto":
             actors = min(simulation.actors, busy)
             if actors < simulation.actors:
-                log.warning(
-                    "simulation.actors = %d: at most %d client%s in a round, so there %s",
-                    simulation.actors,
-                    busy,
-                    " trains" if busy == 1 else "s train",
-                    "is 1 actor" if actors == 1 else f"are {actors} actors",
-                )
+                train = "1 client trains" if busy == 1 else f"{busy} clients train"
+                there = "is 1 actor" if actors == 1 else f"are {actors} actors"
+                notes.append(f"simulation.actors = {simulation.actors}: at most {train} in a round, so there {there}")
         if simulation.num_gpus != "auto":
             share = simulation.num_gpus
         elif gpus:
             share = min(1.0, gpus if elastic else gpus / actors)
         else:  # on a cluster, a GPU may still come
             share = 1.0 if config.device == "cuda" else 0.0
-        return cls(actors, elastic, simulation.num_cpus, share, "cuda" if share > 0 else "cpu", driver)
+        device = "cuda" if share > 0 else "cpu"
+        return cls(actors, elastic, simulation.num_cpus, share, device, driver, tuple(notes))
 
 
 def _check_can_be_had(config: Config, gpus: int, joins: bool) -> None:

@@ -10,7 +10,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -24,6 +25,12 @@ from fedtl.failure import RunError
 
 AGAIN = 5.0
 """Seconds between attempts to connect."""
+
+LOOK_AROUND, MISSED = 10.0, 2
+"""Seconds between looks whether the server still answers, and after how many without an answer it is gone."""
+
+PAUSE = 1.0
+"""Seconds after a connection of this machine that was not accepted."""
 
 log = logging.getLogger("fedtl.client")
 
@@ -43,14 +50,13 @@ def take_part(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> N
     taken = f"{folder.name} takes part already, in another process with the folder {folder.path}"
     with alone(folder.log / "lock", taken):
         keep_log(folder)
-        _connect(folder, desk, say)
+        with _answering(folder, desk):
+            _connect(folder, say)
 
 
-def _connect(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> None:
-    """Answer messages, and keep a SuperNode running that brings them."""
+def _connect(folder: ClientFolder, say: Callable[[str], None]) -> None:
+    """Keep a SuperNode running that brings messages."""
     programs = write_programs(folder)
-    listener = _listen(folder)
-    threading.Thread(target=_answer, args=(listener, desk), daemon=True).start()
     program: Program | None = None
     refused = 0
     try:
@@ -61,15 +67,16 @@ def _connect(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> No
                 say(command.short)
             program = Program(command, folder.log / "supernode.log")
             before = program.output.stat().st_size
-            began, told = time.monotonic(), False
+            began, connected, presence = time.monotonic(), False, Presence(folder, say)
             while program.code is None:
                 time.sleep(0.2)
-                if not told and b"SuperNode ID" in _since(program.output, before):
+                if not connected and b"SuperNode ID" in _since(program.output, before):
                     say(f"connected to {folder.server} as {folder.name}")
-                    refused, told = 0, True
+                    refused, connected = 0, True
+                presence.look()
             ended = program.code
             program.stop()
-            if told or time.monotonic() - began > 60:
+            if connected or time.monotonic() - began > 60:
                 say(f"the SuperNode ended with exit code {ended}, see {program.output}; starting it again")
             else:
                 refused += 1
@@ -82,7 +89,6 @@ def _connect(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> No
     finally:
         if program is not None:
             program.stop()
-        listener.close()  # which removes the socket
 
 
 def find_server(folder: ClientFolder, say: Callable[[str], None]) -> None:
@@ -91,21 +97,61 @@ def find_server(folder: ClientFolder, say: Callable[[str], None]) -> None:
     Raises:
         RunError: it has no certificate of the client's authority for its name.
     """
-    host, _, port = folder.server.rpartition(":")
-    told = False
+    waiting = False
     while True:
         try:
-            handshake(host.strip("[]"), int(port), str(folder.ca))
-            return
+            return reach(folder)
         except ssl.SSLCertVerificationError as error:
             raise RunError(
                 f"{folder.server} is not the server that {folder.ca} vouches for: {error.verify_message}"
             ) from error
         except OSError as error:
-            if not told:
-                say(f"{folder.server} does not answer yet ({error.strerror or error}); trying again")
-                told = True
+            if not waiting:
+                say(f"{folder.server} is not ready yet ({error.strerror or error}): {folder.name} waits for it")
+                waiting = True
             time.sleep(AGAIN)
+
+
+class Presence:
+    """Says when the server goes away while a client is connected to it, and when it is back.
+
+    Flower's SuperNode goes on trying without a word.
+
+    Args:
+        folder: the client's.
+        say: is told of it.
+    """
+
+    def __init__(self, folder: ClientFolder, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._missed, self._next = 0, time.monotonic() + LOOK_AROUND
+
+    def look(self) -> None:
+        """Look, if it is time to."""
+        if time.monotonic() < self._next:
+            return
+        try:
+            reach(self._folder)
+        except OSError as error:
+            self._missed += 1
+            if self._missed == MISSED:
+                why = error.strerror or error
+                self._say(f"{self._folder.server} does not answer any more ({why}): {self._folder.name} waits for it")
+        else:
+            if self._missed >= MISSED:
+                self._say(f"{self._folder.server} answers again")
+            self._missed = 0
+        self._next = time.monotonic() + (AGAIN if self._missed else LOOK_AROUND)
+
+
+def reach(folder: ClientFolder) -> None:
+    """Connect to the server, and check who it is.
+
+    Raises:
+        OSError: see :func:`~fedtl.deploy.server.handshake`.
+    """
+    host, _, port = folder.server.rpartition(":")
+    handshake(host.strip("[]"), int(port), str(folder.ca))
 
 
 def free_port() -> int:
@@ -146,31 +192,45 @@ def _listen(folder: ClientFolder) -> Listener:
         os.umask(before)
 
 
-def _answer(listener: Listener, desk: Desk) -> None:
-    """Answer whoever connects, as long as this process runs."""
-    while True:
+@contextmanager
+def _answering(folder: ClientFolder, desk: Desk) -> Iterator[None]:
+    """Answer messages meanwhile."""
+    listener, over = _listen(folder), threading.Event()
+    threading.Thread(target=_answer, args=(listener, desk, over), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        listener.close()  # which removes the socket
+
+
+def _answer(listener: Listener, desk: Desk, over: threading.Event) -> None:
+    """Answer whoever connects, until the client is over."""
+    while not over.is_set():
         try:
             connection = listener.accept()
-        except OSError as error:
-            if not os.path.exists(str(listener.address)):
-                return  # it was closed
-            log.warning("a connection of this machine was not accepted: %s", error)
-            time.sleep(1)
+        except Exception as error:  # one that is closed meanwhile raises whatever it meets
+            if not over.wait(PAUSE):
+                log.warning("a connection of this machine was not accepted: %s", error)
             continue
         threading.Thread(target=_reply, args=(connection, desk), daemon=True).start()
 
 
 def _reply(connection: Connection, desk: Desk) -> None:
+    """Answer one message; whatever cannot be read or sent is a line of the log."""
     with connection:
         try:
             asked = wire.receive(connection)
         except (OSError, EOFError):
             return  # somebody looked whether this process runs
+        except Exception as error:
+            log.warning("what a process of this machine sent is no message: %s", error)
+            return
         if asked.content is None:
             return
         try:
             try:
-                reply = wire.Part({}, desk.answer(str(asked.words["kind"]), asked.content))
+                reply = wire.Part({}, desk.answer(str(asked.words.get("kind")), asked.content))
             except Declined as error:
                 reply = wire.Part({"error": str(error)})
             wire.send(connection, reply)

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run, RunNotRunningException
 
 from fedtl import messages as m
 from fedtl.choice import ConfigError
@@ -87,7 +87,7 @@ class Pull:
     def __init__(self, grid: Grid, message: str, every: float) -> None:
         self._grid, self._message, self._every = grid, message, every
         self._over = threading.Event()
-        self._answer: RecordDict | str | Exception | None = None
+        self._answer: RecordDict | str | BaseException | None = None
         threading.Thread(target=self._look, daemon=True).start()
 
     def found(self) -> RecordDict | str | None:
@@ -95,8 +95,9 @@ class Pull:
 
         Raises:
             httpx.HTTPError: the SuperLink is gone.
+            RunNotRunningException: it was told to stop the run.
         """
-        if isinstance(self._answer, Exception):
+        if isinstance(self._answer, BaseException):
             raise self._answer
         return self._answer
 
@@ -109,7 +110,7 @@ class Pull:
             try:
                 for reply in self._grid.pull_messages([self._message]):
                     self._answer = shortened(reply.error.reason) if reply.has_error() else reply.content
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, RunNotRunningException) as error:
                 self._answer = error
             except Exception as error:
                 self._answer = f"its reply is garbled ({type(error).__name__})"

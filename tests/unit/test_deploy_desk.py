@@ -6,15 +6,14 @@ import functools
 import importlib
 import json
 import logging
-import os
 import shutil
 import socket
 import stat
 import sys
 import threading
 import time
-import types
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Client, Pipe
 from pathlib import Path
 from typing import Any
@@ -467,10 +466,8 @@ def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def listening(folder: ClientFolder) -> Iterator[ClientFolder]:
-    listener = clients._listen(folder)
-    threading.Thread(target=clients._answer, args=(listener, desk_of(folder)), daemon=True).start()
-    yield folder
-    listener.close()
+    with clients._answering(folder, desk_of(folder)):
+        yield folder
 
 
 def test_the_socket_is_for_its_owner(listening: ClientFolder) -> None:
@@ -532,8 +529,6 @@ def test_a_connection_that_fails_does_not_end_the_answering(
     class Listens:
         """Fails, then has a connection, then the process ends."""
 
-        address = os.devnull  # a socket that is still there
-
         def __init__(self) -> None:
             here, self.there = Pipe()
             self.results: list[Any] = [OSError(24, "Too many open files"), here, SystemExit]
@@ -545,11 +540,78 @@ def test_a_connection_that_fails_does_not_end_the_answering(
             return found
 
     listens = Listens()
-    monkeypatch.setattr(clients, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(clients, "PAUSE", 0)
     with pytest.raises(SystemExit):
-        clients._answer(listens, desk_of(folder))  # type: ignore[arg-type]
+        clients._answer(listens, desk_of(folder), threading.Event())  # type: ignore[arg-type]
     wire.send(listens.there, wire.Part({"kind": TRAIN}, message(client=0)))
     assert wire.receive(listens.there) == wire.Part({"error": "it is client 1 by its folder, not client 0"})
+
+
+@pytest.mark.parametrize("meets", [OSError("listener is closed"), AttributeError("'NoneType' has no 'accept'")])
+def test_a_listener_that_is_closed_ends_the_answering_without_a_word(
+    meets: Exception, folder: ClientFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the thread meets then, and whenever: before it waits for a connection, or while it does."""
+    over = threading.Event()
+
+    class Closed:
+        def accept(self) -> Any:
+            over.set()
+            raise meets
+
+    clients._answer(Closed(), desk_of(folder), over)  # type: ignore[arg-type]
+    with clients._answering(folder, desk_of(folder)):
+        pass
+    listener = clients._listen(folder)
+    listener.close()
+    over.clear()
+    threading.Timer(0.05, over.set).start()
+    clients._answer(listener, desk_of(folder), over)
+    assert "not accepted" not in "".join(line for line in caplog.messages if "closed" not in line)
+
+
+@pytest.mark.parametrize("sent", [b"no JSON", b"[]", b"{}", b'{"content": true}', b"\xff"])
+def test_what_is_no_message_is_a_line_of_the_log(
+    sent: bytes, listening: ClientFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    raised = list[Any]()
+    monkeypatch.setattr(threading, "excepthook", raised.append)  # else a traceback on the terminal
+    with Client(str(listening.socket), "AF_UNIX") as connection:
+        connection.send_bytes(sent)
+        with suppress(OSError, EOFError):  # it may have hung up by now
+            connection.send_bytes(b"no RecordDict either")
+            pytest.fail(f"answered {connection.recv_bytes()!r}")
+    with Client(str(listening.socket), "AF_UNIX") as connection:  # the next one is answered
+        wire.send(connection, wire.Part({"kind": TRAIN}, message(client=0)))
+        assert wire.receive(connection).words["error"].startswith("it is client 1")
+    assert raised == []
+    assert "is no message" in caplog.text
+
+
+def test_a_client_says_when_its_server_goes_away_and_when_it_is_back(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, said, asked = [0.0], list[str](), [0]
+    answers = [True, False, True, False, False, False, True, True]  # one alone may be a hiccup
+
+    def reach(_: ClientFolder) -> None:
+        asked[0] += 1
+        if not answers.pop(0):
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(clients, "reach", reach)
+    monkeypatch.setattr(clients.time, "monotonic", lambda: clock[0])
+    presence = clients.Presence(folder, said.append)
+    for _ in range(100):
+        if answers:
+            clock[0] += 1.0
+            presence.look()
+    assert not answers
+    assert asked == [8]
+    assert said == [
+        f"{folder.server} does not answer any more (Connection refused): b waits for it",
+        f"{folder.server} answers again",
+    ]
 
 
 def test_nothing_is_left_when_a_client_ends(folder: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,7 +626,7 @@ def test_nothing_is_left_when_a_client_ends(folder: ClientFolder, monkeypatch: p
     monkeypatch.setattr(clients, "_answer", lambda *_: answering.set())
     monkeypatch.setattr(clients, "find_server", end)
     with pytest.raises(KeyboardInterrupt):
-        clients._connect(folder, desk_of(folder), lambda _: None)
+        clients.take_part(folder, desk_of(folder), lambda _: None)
     assert answering.wait(60)
     assert not folder.socket.exists()
     with pytest.raises(OSError, match="closed"):  # else it removes the socket once more when the process ends

@@ -18,7 +18,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.recorddict_pb2 import RecordDict as Proto
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run, RunNotRunningException
 
 from fedtl import messages as m
 from fedtl.choice import ConfigError
@@ -697,16 +697,19 @@ def test_a_reply_that_takes_for_ever_holds_up_nobody(kind: str, monkeypatch: pyt
         finished.set()
 
 
-def test_the_superlinks_end_is_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = Both()
+@pytest.mark.parametrize("met", [httpx.ConnectError("refused"), RunNotRunningException()])
+def test_the_superlinks_end_is_the_runs(met: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, raised = Both(), list[Any]()
     both.link.describe(range(3))
 
     def gone(ids: Iterable[str]) -> Iterable[Message]:
-        raise httpx.ConnectError("refused")
+        raise met
 
+    monkeypatch.setattr(threading, "excepthook", raised.append)  # else a traceback of the thread that looks
     monkeypatch.setattr(both.grid, "pull_messages", gone)
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(type(met)):
         both.ask()
+    assert raised == []
 
 
 def test_a_query_waits_no_longer_than_clients_are_waited_for() -> None:

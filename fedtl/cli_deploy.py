@@ -281,20 +281,19 @@ def run_study(
     if read.deploy.min_clients is not None and "max_failures" in read.model_fields_set:
         tell("max_failures has no effect: deploy.min_clients says how many clients must not fail")
     order = runs.order_for(found, read, where, data, place.resume)
-    with ended_by_signals():
+    with ended_by_signals(), runs.alone(found, order):
         number = None
         try:
             number = runs.start(found, order, tell)
             runs.watch(found, order, number, tell)
         except KeyboardInterrupt:
-            if number is not None:
-                runs.stop(found, number)
+            unheard = "" if number is None or runs.stop(found, number) else ", which the server has not confirmed yet"
             done = last_round(where)
             begun = (where / "config.toml").exists()
             early = "stopped in the first round" if begun else "stopped before the run began"
             so_far = f"stopped after round {done}" if done else early
             hint = f"; to go on: add --resume --out {where}" if begun else ""
-            err.print(so_far + hint, markup=False, soft_wrap=True)
+            err.print(so_far + unheard + hint, markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         from fedtl.cli import print_scores

@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fedtl.deploy.flower import Command
+from fedtl.deploy.leash import LEASH
 from fedtl.failure import RunError
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+NOTICED_WITHIN = 0.5
+"""Seconds after which a signal that nobody noticed is raised again."""
 
 STOP_WITHIN = 10.0
 """Seconds that a program has to end by itself before it is killed."""
@@ -33,10 +38,15 @@ class Program:
     """A program that was started, with its output in a file.
 
     It is in a session of its own, so that a Ctrl-C on the terminal ends it only through :meth:`stop`, and what it has
-    started ends with it. On Linux it is also ended when this process is killed.
+    started ends with it. On Linux it is also told to end when this process is killed.
+
+    Args:
+        command: what to start.
+        output: the file.
+        leash: whether it is put on a :mod:`leash <fedtl.deploy.leash>`.
     """
 
-    def __init__(self, command: Command, output: Path) -> None:
+    def __init__(self, command: Command, output: Path, leash: bool = False) -> None:
         self.command, self.output = command, output
         output.parent.mkdir(exist_ok=True)
         if output.exists() and output.stat().st_size > LARGEST_LOG:
@@ -44,18 +54,24 @@ class Program:
         with output.open("ab") as file:
             self._process = subprocess.Popen(
                 command.words,
-                env=command.whole_environment,
-                stdin=subprocess.DEVNULL,
+                env=command.whole_environment | ({LEASH: "1"} if leash else {}),
+                stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                **OF_THIS_PROCESS,
             )
 
     @property
     def code(self) -> int | None:
         """Its exit code; None while it runs."""
         return self._process.poll()
+
+    def tell(self, word: str) -> None:
+        """Say something to a program on a leash; one that has ended does not hear it."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.flush()
 
     def stop(self) -> None:
         """End it, and whatever it has started."""
@@ -69,6 +85,17 @@ class Program:
 
 # Loaded here, as little may be done between a fork and the program's start.
 _LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(DIE_WITH_PARENT, signal.SIGTERM)
+
+
+OF_THIS_PROCESS: dict[str, Any] = {
+    "start_new_session": True,
+    "preexec_fn": _die_with_parent if sys.platform == "linux" else None,
+}
+"""Options of a program that is this process's own to end, and no terminal's."""
 
 
 def run(command: Command, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -102,15 +129,28 @@ def wait_until(ready: Callable[[], bool], program: Program, timeout: float) -> N
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal what Ctrl-C is, also where a script began this, which ignores Ctrl-C."""
+    """Make SIGTERM and a closed terminal what Ctrl-C is, also where a script began this, which ignores Ctrl-C.
+
+    An exception that a signal raises is lost where Python cannot let one out, as while it forks or collects garbage;
+    so it is raised again until somebody handles it.
+    """
+    signalled = False
 
     def interrupt(_: int, __: FrameType | None) -> None:
+        nonlocal signalled
+        signalled = True
+        if isinstance(sys.exception(), KeyboardInterrupt):  # it is being handled, which takes a while
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            return
+        signal.setitimer(signal.ITIMER_REAL, NOTICED_WITHIN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
+    before = {number: signal.signal(number, interrupt) for number in (*ENDING, signal.SIGALRM)}
     try:
         yield
     finally:
+        if signalled:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -138,10 +178,6 @@ def alone(file: Path, otherwise: str, patience: float = 0.0) -> Iterator[None]:
                     raise RunError(otherwise) from None
                 time.sleep(0.2)
         yield
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(DIE_WITH_PARENT, signal.SIGTERM)
 
 
 def _kill_session(leader: int) -> None:

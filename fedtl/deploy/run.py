@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 
@@ -15,14 +16,16 @@ import tomli_w
 
 from fedtl.choice import ConfigError
 from fedtl.config import Config
-from fedtl.deploy import flower
+from fedtl.deploy import flower, process
 from fedtl.deploy.folders import ServerFolder
-from fedtl.deploy.process import run
 from fedtl.deploy.server import runs, told_as_json
-from fedtl.deploy.serverapp import Order
+from fedtl.deploy.serverapp import ENDS_WITHIN, Order
 from fedtl.deploy.study import new_id
 from fedtl.failure import RunError
 from fedtl.history import load
+
+STOPS_WITHIN = 4.0
+"""Seconds that whoever stops a run waits for the server."""
 
 LAST_LINES = 2.0
 """Seconds that a run's last lines may take to come after its end."""
@@ -54,25 +57,42 @@ def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | N
     return Order(study, config.tables(), str(folder.resolve()), where, resume, sys.argv)
 
 
-def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str:
-    """Start a run; gives Flower's number of it.
+def alone(folder: ServerFolder, order: Order) -> AbstractContextManager[None]:
+    """Be the one process that starts and watches a study.
 
     Raises:
-        RunError: no server runs here, the study is going on, or Flower refuses.
+        RunError: another one does, or no server runs here.
     """
     if not runs(folder):
         raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
     folder.studies.mkdir(exist_ok=True)
-    with order.alone(folder):
+    taken = f"the run in {order.run} is going on already, watched by another fedtl deploy run"
+    return process.alone(folder.studies / f"{order.study}.watched", taken)
+
+
+def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str:
+    """Start a run; gives Flower's number of it.
+
+    An earlier run of the study may not have noticed yet that it, or its server, was stopped, and is waited for.
+
+    Raises:
+        RunError: the study is going on, or Flower refuses.
+    """
+    if order.goes_on(folder):
+        say(f"an earlier run in {order.run} has not ended yet: waiting for it, at most {ENDS_WITHIN:g} s")
+    with order.alone(folder, ENDS_WITHIN):
         order.write(folder)
-    command = flower.run(folder, write_app(folder), order.study)
-    say(command.short)
-    done = run(command)
-    told = told_as_json(done.stdout)
-    if not told.get("success"):
-        order.forget(folder)
-        said = str(told.get("error-message", "")) or done.stderr or done.stdout
-        raise RunError(f"the run cannot be started: {' '.join(said.split())[-300:]}")
+    try:
+        command = flower.run(folder, write_app(folder), order.study)
+        say(command.short)
+        done = process.run(command)
+        told = told_as_json(done.stdout)
+        if not told.get("success"):
+            said = str(told.get("error-message", "")) or done.stderr or done.stdout
+            raise RunError(f"the run cannot be started: {' '.join(said.split())[-300:]}")
+    except BaseException:  # Ctrl-C too: Flower may have taken it, and nobody would watch it
+        order.withdraw(folder)
+        raise
     say(f"the study is {order.study}: under this name clients keep what is theirs, in their folders' studies/")
     return str(told["run-id"])
 
@@ -86,26 +106,26 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
     """
     command = flower.logs(folder, number)
     with (folder.log / "run.log").open("a", encoding="utf-8") as kept:
-        process = subprocess.Popen(
+        shows = subprocess.Popen(
             command.words,
             env=command.whole_environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,
+            **process.OF_THIS_PROCESS,
         )
         # Flower's stream goes on for a minute after some runs' end.
-        threading.Thread(target=_end_with, args=(process, order, folder), daemon=True).start()
+        threading.Thread(target=_end_with, args=(shows, order, folder), daemon=True).start()
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            assert shows.stdout is not None
+            for line in shows.stdout:
                 kept.write(line)
                 if line.startswith("fedtl: "):
                     say(line.removeprefix("fedtl: ").rstrip())
         finally:
-            process.terminate()
-            process.wait()
+            shows.kill()  # it keeps nothing
+            shows.wait()
     end = order.end(folder)
     if end is None:
         raise RunError(
@@ -116,17 +136,34 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
         raise (ConfigError if end.get("wrong") else RunError)(str(end["error"]))
 
 
-def _end_with(process: subprocess.Popen[str], order: Order, folder: ServerFolder) -> None:
+def _end_with(shows: subprocess.Popen[str], order: Order, folder: ServerFolder) -> None:
     """End what shows a run's lines a little after the run."""
-    while process.poll() is None and order.end(folder) is None:
+    while shows.poll() is None and order.end(folder) is None:
         time.sleep(0.5)
     time.sleep(LAST_LINES)
-    process.terminate()
+    shows.terminate()
 
 
-def stop(folder: ServerFolder, number: str) -> None:
-    """Stop a run; what is finished of it is on disk."""
-    run(flower.stop(folder, number))
+def stop(folder: ServerFolder, number: str) -> bool:
+    """Stop a run; what is finished of it is on disk.
+
+    Returns:
+        Whether the server said that it does, which is not waited for any longer than ``STOPS_WITHIN``.
+    """
+    command = flower.stop(folder, number)
+    # Not of this process: it may reach the server after this process's end.
+    stops = subprocess.Popen(
+        command.words,
+        env=command.whole_environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return stops.wait(STOPS_WITHIN) == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def write_app(folder: ServerFolder) -> Path:

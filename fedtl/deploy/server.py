@@ -13,11 +13,15 @@ from typing import Any
 from fedtl.choice import ConfigError, nearest
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ServerFolder
-from fedtl.deploy.process import Program, run, wait_until
+from fedtl.deploy.process import Program, alone, run, wait_until
+from fedtl.deploy.superlink import OPEN
 from fedtl.failure import RunError
 
 READY_WITHIN = 60.0
 """Seconds that a SuperLink may take to begin."""
+
+FREE_WITHIN = 5.0
+"""Seconds that an earlier server's ports may take to be free."""
 
 NODES = "nodes.json"
 
@@ -36,23 +40,26 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
         say: is told what happens.
 
     Raises:
-        RunError: it cannot begin, or ended by itself.
+        RunError: it runs already, cannot begin, or ended by itself.
     """
     check_certificate(folder, say)
-    for port in (folder.port, folder.control_port):
-        if _taken(port):
-            raise RunError(
-                f"port {port} is in use on this machine: another server runs, or server.toml needs another port"
-            )
-    flower.configure(folder)
+    folder.log.mkdir(exist_ok=True)
+    with alone(folder.log / "lock", f"the server of {folder.path} runs already, in another process"):
+        _wait_for_ports(folder)
+        flower.configure(folder)
+        _run_superlink(folder, host, say)
+
+
+def _run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
     command = flower.superlink(folder, host)
     say(command.short)
-    program = Program(command, folder.log / "superlink.log")
+    program = Program(command, folder.log / "superlink.log", leash=True)
     try:
+        wait_until(lambda: runs(folder), program, READY_WITHIN)
+        admit(folder)
+        program.tell(OPEN)  # nobody is told that its key is unknown while it is not registered yet
         near = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        wait_until(lambda: runs(folder) and _serves(near, folder), program, READY_WITHIN)
-        for name in folder.clients:
-            (register if name in folder.admitted else shut_out)(folder, name)
+        wait_until(lambda: _serves(near, folder), program, READY_WITHIN)
         say(
             f"ready: {len(folder.admitted)} clients may connect to {folder.address}; "
             f"start a study with: fedtl deploy run CONFIG {folder.path}"
@@ -62,6 +69,43 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
         raise RunError(f"the SuperLink ended with exit code {program.code}; see {program.output}")
     finally:
         program.stop()
+
+
+def _wait_for_ports(folder: ServerFolder) -> None:
+    """Wait a moment for an earlier server's, which may have been killed just now.
+
+    Raises:
+        RunError: they are somebody else's.
+    """
+    deadline = time.monotonic() + FREE_WITHIN
+    for port in (folder.port, folder.control_port):
+        while _taken(port):
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"port {port} is in use on this machine: another server runs, or server.toml needs another port"
+                )
+            time.sleep(0.1)
+
+
+def admit(folder: ServerFolder) -> None:
+    """Let the clients' keys in that Flower does not know yet, and those no longer that were revoked.
+
+    Raises:
+        RunError: Flower refuses it.
+    """
+    numbers = node_numbers(folder)
+    known = {str(node["node-id"]) for node in registered(folder)} if numbers else set()
+    for name in folder.clients:
+        if name not in folder.admitted:
+            shut_out(folder, name)
+        elif numbers.get(name) not in known:
+            register(folder, name)
+
+
+def registered(folder: ServerFolder) -> list[dict[str, Any]]:
+    """What Flower knows of each SuperNode whose key is registered."""
+    found: list[dict[str, Any]] = told_as_json(run(flower.nodes(folder)).stdout).get("nodes", [])
+    return found
 
 
 def check_certificate(folder: ServerFolder, say: Callable[[str], None]) -> None:

@@ -25,6 +25,7 @@ from fedtl.data.own import FRAME, Own, read_own
 from fedtl.data.own_statistics import normaliser
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
+from fedtl.deploy.leash import end_with_starter, leashed
 from fedtl.deploy.link import Client, Described, Link
 from fedtl.deploy.process import alone
 from fedtl.deploy.screen import Expected
@@ -40,7 +41,7 @@ from fedtl.strategies import strategy_type
 from fedtl.strategies.strategy import Round
 
 ENDS_WITHIN = 30.0
-"""Seconds that an earlier run of a study may take to notice that its server was killed."""
+"""Seconds that an earlier run of a study may take to notice that it was stopped, or that its server was."""
 
 app = ServerApp()
 
@@ -48,10 +49,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that the run config names."""
+    if leashed():
+        end_with_starter()  # not only when Flower notices, which may take it a minute
     folder = read_server(os.environ[SERVER_FOLDER])
-    order = Order.read(folder, str(context.run_config[STUDY]))
+    study = str(context.run_config[STUDY])
+    order = Order.read(folder, study)
     try:
         with order.alone(folder, ENDS_WITHIN):
+            order = Order.read(folder, study)  # as it is now
+            if order.withdrawn:
+                raise RunError("the run was taken back before it began")
             _serve_to_the_end(order, folder, grid)
     except RunError as error:  # the other run says itself how it ends
         say(str(error))
@@ -83,6 +90,7 @@ class Order:
         data: the server's own data; none if None.
         resume: whether the run is gone on with.
         command: as it was typed.
+        withdrawn: whether it was taken back; what the study was remains known.
     """
 
     study: str
@@ -91,6 +99,7 @@ class Order:
     data: str | None
     resume: bool
     command: Sequence[str]
+    withdrawn: bool = False
 
     def write(self, folder: ServerFolder) -> None:
         """Leave it for the server; how an earlier run of the study ended is forgotten."""
@@ -108,9 +117,20 @@ class Order:
         file = folder.studies / f"{self.study}.lock"
         return alone(file, f"the run in {self.run} is going on already: fedtl deploy status {folder.path}", patience)
 
-    def forget(self, folder: ServerFolder) -> None:
-        """Take it back."""
-        (folder.studies / f"{self.study}.json").unlink(missing_ok=True)
+    def goes_on(self, folder: ServerFolder) -> bool:
+        """Whether a run of the study holds it."""
+        try:
+            with self.alone(folder):
+                return False
+        except RunError:
+            return True
+
+    def withdraw(self, folder: ServerFolder) -> None:
+        """Take it back: nothing begins by it any more. A study that had begun before can still be gone on with."""
+        if self.resume:
+            replace(self, withdrawn=True).write(folder)
+        else:
+            (folder.studies / f"{self.study}.json").unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: ServerFolder, study: str) -> Order:

@@ -8,12 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from fedtl.checkpoint import last_round
-from fedtl.deploy import flower, keys
+from fedtl.deploy import keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
-from fedtl.deploy.process import run
-from fedtl.deploy.server import node_numbers, runs, told_as_json
+from fedtl.deploy.server import node_numbers, registered, runs
 from fedtl.deploy.serverapp import Order
-from fedtl.failure import RunError
 
 LONGEST = 120
 """Letters of an error in a table."""
@@ -62,28 +60,18 @@ def of_server(folder: ServerFolder) -> ServerState:
             continue
         order = Order.read(folder, file.stem)
         told = order.end(folder)
-        state = "finished" if told is not None else "running" if _goes_on(folder, order) else "stopped"
+        state = "finished" if told is not None else "running" if order.goes_on(folder) else "stopped"
         if told and "error" in told:
             state = f"ended: {told['error'][:LONGEST]}"
         studies.append(StudyState(order.study, Path(order.run), last_round(Path(order.run)), state))
     return ServerState(there, keys.expiry(folder.certificate), _clients(folder) if there else [], studies)
 
 
-def _goes_on(folder: ServerFolder, order: Order) -> bool:
-    """Whether a run of a study holds it."""
-    try:
-        with order.alone(folder):
-            return False
-    except RunError:
-        return True
-
-
 def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
     """Name, state and since when, of each client that is registered."""
     name_of = {number: name for name, number in node_numbers(folder).items()}
-    found = told_as_json(run(flower.nodes(folder)).stdout).get("nodes", [])
     rows = []
-    for node in found:
+    for node in registered(folder):
         number = str(node["node-id"])
         if number not in name_of:
             continue

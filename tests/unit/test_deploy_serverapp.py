@@ -418,9 +418,36 @@ def test_an_order_and_how_it_ended(made: Path, tmp_path: Path) -> None:
     assert order.end(folder) == {"error": "é", "wrong": True}
     order.write(folder)
     assert order.end(folder) is None
-    order.forget(folder)
-    order.forget(folder)
+    order.withdraw(folder)
+    order.withdraw(folder)
     assert [path.name for path in folder.studies.iterdir()] == []
+
+
+def test_an_order_to_go_on_that_is_taken_back_leaves_the_study_known(made: Path, tmp_path: Path) -> None:
+    folder = read_server(shutil.copytree(made, tmp_path / "deployment"))
+    order = Order("study-1", tables(), "/run", "/data", True, ["fedtl"])
+    order.write(folder)
+    order.withdraw(folder)
+    found = Order.read(folder, "study-1")
+    assert (found.withdrawn, found.run, found.data) == (True, "/run", "/data")
+    order.write(folder)
+    assert Order.read(folder, "study-1") == order
+
+
+def test_an_order_that_was_taken_back_begins_nothing(
+    deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flower may have taken the run just before."""
+    deployed = deploy(tables(rounds=1))
+    monkeypatch.setenv(serverapp.SERVER_FOLDER, str(deployed.folder.path))
+    order = Order("s", build(deployed.config).tables(), str(deployed.run), None, True, ["fedtl"])
+    order.write(deployed.folder)
+    order.withdraw(deployed.folder)
+    with pytest.raises(SystemExit):
+        serverapp.main(deployed.grid, Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"}))
+    assert capsys.readouterr().out == "fedtl: the run was taken back before it began\n"
+    assert deployed.grid.sent == []
+    assert order.end(deployed.folder) is None
 
 
 def test_a_study_has_one_server(

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from fedtl.config import Config
     from fedtl.deploy.status import StudyState
 
 # Everything else is imported by the command that needs it.
@@ -29,6 +30,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130
+
+NOT_RUNNING = 3
+"""Exit code of a status that says so, as ``systemctl``'s."""
 
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", hidden=True)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print Flower's command, and run nothing.")]
@@ -278,7 +282,7 @@ def run_study(
     where = place.folder or new_folder(Path("results"), read)
     if read.data.holders not in (None, clients):
         tell(f"data.clients = {read.data.holders} has no effect: the deployment has {clients} clients")
-    if read.deploy.min_clients is not None and "max_failures" in read.model_fields_set:
+    if read.deploy.min_clients is not None and _max_failures_were_asked_for(config, read, overrides or ()):
         tell("max_failures has no effect: deploy.min_clients says how many clients must not fail")
     order = runs.order_for(found, read, where, data, place.resume)
     with ended_by_signals(), runs.alone(found, order):
@@ -302,9 +306,19 @@ def run_study(
     say(str(where))
 
 
+def _max_failures_were_asked_for(config: str, read: Config, overrides: Sequence[str]) -> bool:
+    """Whether somebody set ``max_failures``; a run's own config gives every key, so a default in it says nothing."""
+    from fedtl.config import is_run
+
+    if any(text.partition("=")[0].strip() == "max_failures" for text in overrides):
+        return "max_failures" in read.model_fields_set  # not if it was removed
+    default = type(read).model_fields["max_failures"].default
+    return "max_failures" in read.model_fields_set and (not is_run(config) or read.max_failures != default)
+
+
 @deploy.command()
 def status(folder: DirArgument) -> None:
-    """Show who is connected, and how far studies are.
+    """Show who is connected, and how far studies are; exit code 3 says that it does not run.
 
     DIR is the server's folder, or a client's.
     """
@@ -315,19 +329,21 @@ def status(folder: DirArgument) -> None:
         mine = read_client(folder)
         here = states.of_client(mine)
         say(f"{mine.name} {'takes part' if here.runs else 'does not run'}; its server is {mine.server}")
-        return _print_studies(here.studies)
-    found = read_server(folder)
-    there = states.of_server(found)
-    runs = "runs" if there.runs else "does not run"
-    say(f"the server {runs}; its certificate is valid until {there.expires:%Y-%m-%d}")
-    if there.runs:
-        table = Table(box=SIMPLE_HEAD, show_edge=False)
-        for column in ("client", "state", "since"):
-            table.add_column(column, no_wrap=True)
-        for row in there.clients:
-            table.add_row(*row)
-        out.print(table)
-    _print_studies(there.studies)
+        runs, studies = here.runs, here.studies
+    else:
+        there = states.of_server(read_server(folder))
+        runs, studies = there.runs, there.studies
+        say(f"the server {'runs' if runs else 'does not run'}; its certificate is valid until {there.expires:%Y-%m-%d}")
+        if runs:
+            table = Table(box=SIMPLE_HEAD, show_edge=False)
+            for column in ("client", "state", "since"):
+                table.add_column(column, no_wrap=True)
+            for row in there.clients:
+                table.add_row(*row)
+            out.print(table)
+    _print_studies(studies)
+    if not runs:
+        raise typer.Exit(NOT_RUNNING)
 
 
 def _print_studies(studies: Sequence[StudyState]) -> None:

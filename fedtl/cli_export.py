@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +21,7 @@ SAFETENSORS, ONNX = ".safetensors", ".onnx"
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", hidden=True)],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", hidden=True)],
     client: Annotated[
         str | None,
         typer.Option(
@@ -42,14 +44,16 @@ def export(
 ) -> None:
     """Write a run's model as one file, for use elsewhere.
 
-    RUN is a run's folder, finished or not, of fedtl run or of fedtl deploy, on the server or at a client. The model is
-    the global one, or with --client that client's personalised one; the file says what it takes and answers.
+    RUN is a run's folder, finished or not, of fedtl run or of fedtl deploy, on the server or at a client; or a client's
+    whole folder. Of several runs of one experiment it is the newest. The model is the global one, or with --client that
+    client's personalised one; the file says what it takes and answers.
     """
     from fedtl import cli
     from fedtl.choice import ConfigError
     from fedtl.record import EXTRAS
     from fedtl.resume import MODEL
 
+    folder = _one_run(folders)
     file = output or Path(f"model{ONNX if onnx else SAFETENSORS}")
     kind = file.suffix.lower()
     if kind not in (SAFETENSORS, ONNX):
@@ -69,6 +73,56 @@ def export(
     (write_onnx if kind == ONNX else write_safetensors)(found, file)
     cli.out.print(f"{found.about}", markup=False, soft_wrap=True)
     cli.out.print(f"{file}", markup=False, soft_wrap=True)
+
+
+def _one_run(named: Sequence[Path]) -> Path:
+    """The run that is meant: the newest, as ``results/quickstart/*-pfedme`` names two after a while.
+
+    Args:
+        named: runs' folders, or a client's, whose studies' runs are meant.
+
+    Raises:
+        ConfigError: they are runs of different experiments, or none.
+    """
+    from fedtl import cli
+    from fedtl.choice import ConfigError
+    from fedtl.history import Run, load
+
+    folders = [run for folder in named for run in _runs_in(folder)]
+    if len(folders) == 1:
+        return folders[0]
+
+    def started(run: Run) -> float:
+        """By its own word, as a folder may have been copied."""
+        try:
+            return datetime.fromisoformat(str(run.environment.get("started"))).timestamp()
+        except ValueError:
+            return 0.0
+
+    runs = sorted(map(load, folders), key=started)
+    choices = ", ".join(str(run.path) for run in runs)
+    kinds = {(run.config.get("name"), run.config["strategy"]["name"]) for run in runs}
+    if len(kinds) > 1:
+        raise ConfigError(f"{len(runs)} runs of different experiments or methods: give one of {choices}")
+    with_model = [run for run in runs if (run.path / "checkpoint" / "checkpoint.json").is_file()] or runs
+    cli.err.print(f"the newest of {len(runs)} runs: {with_model[-1].path}", markup=False, soft_wrap=True)
+    return with_model[-1].path
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Of a client's folder its studies'; else this one's own.
+
+    Raises:
+        ConfigError: the client keeps none.
+    """
+    from fedtl.choice import ConfigError
+
+    if not (folder / "client.toml").is_file():
+        return [folder]
+    studies = sorted(file.parent for file in (folder / "studies").glob("*/config.toml"))
+    if not studies:
+        raise ConfigError(f"{folder} keeps nothing of any study yet")
+    return studies
 
 
 def predict(

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from fedtl import cli, cli_deploy
-from fedtl.config import build
+from fedtl.config import build, read_config
 from fedtl.deploy import folders
 from fedtl.deploy import run as runs_module
 from fedtl.deploy import server as server_module
@@ -61,7 +62,7 @@ class Fedtl:
         out, err = self.capsys.readouterr()
         self.out = " ".join(out.split())
         assert ended.value.code == code, err
-        return out if code == 0 else err
+        return out if code in (0, cli_deploy.NOT_RUNNING) else err
 
     def fails(self, *words: object, code: int = 2) -> str:
         """One sentence on stderr."""
@@ -305,7 +306,7 @@ def test_options_that_are_missing_or_wrong(fedtl: Fedtl) -> None:
 
 
 def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl("status", "study")
+    said = fedtl("status", "study", code=3)
     assert re.fullmatch(r"the server does not run; its certificate is valid until \d{4}-\d\d-\d\d\n", said)
     server = read_server(here / "study")
     experiment = build(
@@ -323,7 +324,7 @@ def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
         order.write(server)
         if end is not None:
             order.ended(server, end)
-    lines = fedtl("status", "study/server", width=100).splitlines()[1:]
+    lines = fedtl("status", "study/server", code=3, width=100).splitlines()[1:]
     rows = [re.split(r"  +", line.strip()) for line in lines if "/r/" in line]
     assert rows == [
         ["one", "0", "finished", "/r/one"],
@@ -334,13 +335,13 @@ def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
 
 def test_status_of_a_client(fedtl: Fedtl, here: Path) -> None:
     client = read_client(here / "study" / "a")
-    assert fedtl("status", "study/a") == f"a does not run; its server is {client.server}\n"
+    assert fedtl("status", "study/a", code=3) == f"a does not run; its server is {client.server}\n"
     study = client.studies / "clinics-1"
     (study / "checkpoint").mkdir(parents=True)
     (study / "checkpoint" / "checkpoint.json").write_text(json.dumps({"round": 7}))
     (study / "memories" / "0").mkdir(parents=True)
     (study / "memories" / "0" / "1.safetensors").touch()
-    row = fedtl("status", "study/a", width=200).splitlines()[-1]
+    row = fedtl("status", "study/a", code=3, width=200).splitlines()[-1]
     assert re.split(r"  +", row.strip()) == ["clinics-1", "7", "keeps memories", str(study)]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(client.socket))
@@ -395,8 +396,25 @@ def test_what_has_no_effect_is_said(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runs_module, "start", ends)
     alone, more = ["deploy.min_clients=1"], ["max_failures=0.2"]
     note = "max_failures has no effect: deploy.min_clients says how many clients must not fail"
+    monkeypatch.setattr(runs_module, "alone", lambda *_: nullcontext())
     for words, said in ((alone, False), (more, False), (alone + more, True)):
         fedtl("run", "clinics.toml", "study", *words, code=1)
+        assert (note in fedtl.out) == said
+    asked = Path("clinics.toml").read_text().replace("rounds", "max_failures = 0.5\nrounds")
+    Path("asked.toml").write_text(asked)
+    fedtl("run", "asked.toml", "study", *alone, code=1)
+    assert note in fedtl.out
+    # A run's own config gives every key.
+    config = read_config("clinics.toml")[0]
+    Path("run").mkdir()
+    for text, words, said in (
+        (config.toml(), [], False),
+        (config.toml(), ["max_failures=0.5"], True),
+        (config.model_copy(update={"max_failures": 0.4}).toml(), [], True),
+        (config.model_copy(update={"max_failures": 0.4}).toml(), ["max_failures=none"], False),
+    ):
+        Path("run/config.toml").write_text(text)
+        fedtl("run", "run", "study", *alone, *words, "--out", "other", code=1)
         assert (note in fedtl.out) == said
 
 

@@ -29,6 +29,9 @@ AGAIN = 5.0
 LOOK_AROUND, MISSED = 10.0, 2
 """Seconds between looks whether the server still answers, and after how many without an answer it is gone."""
 
+MISSED_WITHIN = 90.0
+"""Seconds after which Flower has noticed for sure that a client is gone."""
+
 PAUSE = 1.0
 """Seconds after a connection of this machine that was not accepted."""
 
@@ -58,7 +61,7 @@ def _connect(folder: ClientFolder, say: Callable[[str], None]) -> None:
     """Keep a SuperNode running that brings messages."""
     programs = write_programs(folder)
     program: Program | None = None
-    refused = 0
+    refusals = Refusals(folder, say)
     try:
         find_server(folder, say)
         while True:
@@ -72,23 +75,47 @@ def _connect(folder: ClientFolder, say: Callable[[str], None]) -> None:
                 time.sleep(0.2)
                 if not connected and b"SuperNode ID" in _since(program.output, before):
                     say(f"connected to {folder.server} as {folder.name}")
-                    refused, connected = 0, True
+                    connected, refusals = True, Refusals(folder, say)
                 presence.look()
             ended = program.code
             program.stop()
             if connected or time.monotonic() - began > 60:
                 say(f"the SuperNode ended with exit code {ended}, see {program.output}; starting it again")
             else:
-                refused += 1
-                if refused == 1:
-                    say(
-                        f"{folder.server} does not let {folder.name} in: its key is not registered there, or it was "
-                        "connected until a moment ago, which Flower takes up to a minute to notice; trying again"
-                    )
+                refusals.one_more()
             time.sleep(AGAIN)
     finally:
         if program is not None:
             program.stop()
+
+
+class Refusals:
+    """Says that the server does not let a client in, and why, as far as time tells.
+
+    Flower gives no reason. A client that was killed is let in again when Flower has missed it.
+
+    Args:
+        folder: the client's.
+        say: is told of it.
+    """
+
+    def __init__(self, folder: ClientFolder, say: Callable[[str], None]) -> None:
+        self._server, self._name, self._say = folder.server, folder.name, say
+        self._first: float | None = None
+        self._unknown = False
+
+    def one_more(self) -> None:
+        """The server ended a connection as soon as it had begun."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._say(
+                f"{self._server} does not let {self._name} in yet, perhaps as it was connected until a moment ago, "
+                "which Flower takes up to a minute to notice; trying again"
+            )
+        elif not self._unknown and now - self._first > MISSED_WITHIN:
+            self._unknown = True
+            self._say(f"{self._server} does not let {self._name} in: its key is not registered there; trying again")
 
 
 def find_server(folder: ClientFolder, say: Callable[[str], None]) -> None:

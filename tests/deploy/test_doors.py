@@ -178,7 +178,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
         intruder = unregistered(deployment)
         found.refused |= knocks(deployment.server_folder)
         disguised_client(found, configs["disguised"])
-        intruder.wait_for("does not let a in")
+        intruder.wait_for("does not let a in:")
         intruder.signal(signal.SIGTERM)
         found.codes["intruder"], found.said["intruder"] = intruder.end(), intruder.text
         strangers_at_clients(found, expired)

@@ -588,6 +588,24 @@ def test_what_is_no_message_is_a_line_of_the_log(
     assert "is no message" in caplog.text
 
 
+def test_a_client_that_is_not_let_in_is_told_to_wait_first(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, said = [0.0], list[str]()
+    monkeypatch.setattr(clients.time, "monotonic", lambda: clock[0])
+    refusals = clients.Refusals(folder, said.append)
+    for _ in range(9):
+        refusals.one_more()
+        clock[0] += 10
+    (wait,) = said
+    assert wait.startswith(f"{folder.server} does not let b in yet, perhaps as it was connected until a moment ago")
+    assert "key" not in wait
+    for _ in range(9):
+        clock[0] += 10
+        refusals.one_more()
+    assert said[1:] == [f"{folder.server} does not let b in: its key is not registered there; trying again"]
+
+
 def test_a_client_says_when_its_server_goes_away_and_when_it_is_back(
     folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -423,11 +423,9 @@ def start(*words: str, folder: Path, restore: Callable[[], None] = hears_ctrl_c)
 
 
 def test_help_in_a_process(here: Path) -> None:
-    began = time.perf_counter()
     process = start("--help", folder=here)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert time.perf_counter() - began < 10  # it is a tenth of a second where nothing else runs
     assert "partition" in out
     process = start(folder=here)
     out, err = process.communicate(timeout=60)

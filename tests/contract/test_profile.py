@@ -110,7 +110,8 @@ def test_on_ray(tmp_path: Path) -> None:
         assert actors["messages"] > 0
         assert server["waiting for clients"] > 0
         assert min(total({"": value}) for value in actors.values()) >= 0
-    assert whole(run, "server") < whole(run, "actors") <= 2 * whole(run, "server")
+    # Two actors, counted from when they have begun: within twice the time of the server.
+    assert 0 < whole(run, "actors") <= 2 * whole(run, "server")
     assert "messages: pickling, Ray" in printed(run)
     assert run.state_dict().keys() == fedtl.load(tmp_path / "b").state_dict().keys()
     for name, tensor in fedtl.load(tmp_path / "b").state_dict().items():

@@ -155,7 +155,7 @@ def test_building_leaves_modes_and_statistics_alone() -> None:
 # --- stacked clients --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn"}))  # that one trains under each engine elsewhere
 def test_stacked_clients_equal_clients_one_by_one(name: str) -> None:
     shape = (1, 8, 8)
     modules = [build(name, shape, 5, seed) for seed in range(3)]
@@ -255,19 +255,22 @@ def test_torchvision_by_name_has_the_classes_and_takes_grey_images() -> None:
     assert message({"name": "alexnet"}).startswith("model.name = 'alexnet' does not take samples of shape [1, 28, 28]:")
 
 
-@pytest.mark.parametrize("before", ["", "try:\n    import torchvision\nexcept RuntimeError:\n    pass\n"])
-def test_torchvision_imports_in_a_fresh_process(before: str) -> None:
-    script = (
-        before
-        + "from fedtl.models.torchvision_ops import import_torchvision\n"
-        + "first = import_torchvision()\n"
-        + "assert import_torchvision() is first\n"
-        + "import torchvision\n"
-        + "assert torchvision is first\n"
-        + "assert torchvision.extension and torchvision.ops.nms and torchvision.models.resnet18\n"
-        + "print('resnet18' in torchvision.models.list_models(module=torchvision.models))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+WHOLE_TORCHVISION = (
+    "from fedtl.models.torchvision_ops import import_torchvision\n"
+    "first = import_torchvision()\n"
+    "assert import_torchvision() is first\n"
+    "import torchvision\n"
+    "assert torchvision is first\n"
+    "assert torchvision.extension and torchvision.ops.nms and torchvision.models.resnet18\n"
+    "print('resnet18' in torchvision.models.list_models(module=torchvision.models))\n"
+)
+
+
+def test_torchvision_imports_in_a_fresh_process() -> None:
+    """Also after somebody else has tried to, and failed."""
+    before = "try:\n    import torchvision\nexcept RuntimeError:\n    pass\n"
+    command = [sys.executable, "-c", before + WHOLE_TORCHVISION]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == "True\n", done.stderr
 
 
@@ -355,10 +358,10 @@ def test_own_module_may_import_torchvision(tmp_path: Path) -> None:
     script = (
         "from fedtl.models import build_model, read_model\n"
         "choice = read_model({'name': 'with_torchvision:resnet18', 'num_classes': 3})\n"
-        "print(build_model(choice, (3, 32, 32), 3, 0).fc.out_features)\n"
+        "print(build_model(choice, (3, 32, 32), 3, 0).fc.out_features)\n" + WHOLE_TORCHVISION
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.stdout == "3\n", done.stderr
+    assert done.stdout == "3\nTrue\n", done.stderr
 
 
 # --- names and options ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,15 +92,14 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 class TestRay:
-    @pytest.mark.parametrize("method", METHODS)
-    def test_same_bits_with_any_number_of_actors(self, method: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("method", "actors"), [("local", 1), ("fedavg", 2), ("pfedme", 3)])
+    def test_same_bits_with_any_number_of_actors(self, method: str, actors: int, tmp_path: Path) -> None:
         fedtl.run(tables(method), out=tmp_path / "here")
         assert len(records(tmp_path / "here")) == len(records(tmp_path / "here", "clients.jsonl")) == ROUNDS
         assert all(len(line["clients"]) == SAMPLED for line in records(tmp_path / "here"))
         assert len(list((tmp_path / "here/memories").rglob("*.safetensors"))) >= (0 if method == "fedavg" else SAMPLED)
-        for actors in (1, 3) if method == "pfedme" else (2,):
-            fedtl.run(tables(method, "ray", actors), out=tmp_path / f"{actors}")
-            assert_same_run(tmp_path / "here", tmp_path / f"{actors}")
+        fedtl.run(tables(method, "ray", actors), out=tmp_path / "ray")
+        assert_same_run(tmp_path / "here", tmp_path / "ray")
 
     def test_same_bits_where_clients_fail(self, tmp_path: Path) -> None:
         what, config = "raise", tables("pfedme")
@@ -125,14 +125,15 @@ class TestRay:
         slow, _ = read_config(tables("pfedme", what="sleep", seconds=0.03))
         undisturbed, w = start(config, in_process(config, tmp_path / "here"))
         with ray_grid(slow, tmp_path / "ray", actors=2) as grid:
-            before = grid.processes()
+            before = all_begun(grid, 2)
             killer = threading.Timer(0.4, os.kill, (before[0], signal.SIGKILL))
             killer.start()
             rounds, w_killed = start(config, grid)
             killer.join()
             after = grid.processes()
-        assert after[0] != before[0]
-        assert after[1] == before[1]
+        # Whether another has begun in its place by now is the machine's affair.
+        assert before[0] not in after
+        assert before[1] in after
         assert w_killed == w
         assert [(r.clients, r.failures, r.train, r.steps, r.scores) for r in rounds] == [
             (r.clients, r.failures, r.train, r.steps, r.scores) for r in undisturbed
@@ -155,7 +156,7 @@ class TestRay:
         config, _ = read_config(tables("fedavg", "ray", **trouble) | {"rounds": 2})
         with ray_grid(config, tmp_path, actors=2) as grid:
             grid.processes()
-            rounds, w = start(config, grid, timeout=8)
+            rounds, w = start(config, grid, timeout=15)
         # Its cohort is that client alone: a round's last cohorts are single clients.
         assert rounds[0].failures == [(asked[-1], "it did not answer in time")]
         assert rounds[1].failures == []
@@ -170,6 +171,14 @@ class TestRay:
                 grid.processes()
         finally:
             grid.close()
+
+
+def all_begun(grid: Any, actors: int) -> list[int]:
+    """Their process ids; a grid itself would go on with the first where others are late."""
+    until = time.monotonic() + 240
+    while len(processes := grid.processes()) < actors:
+        assert time.monotonic() < until
+    return list(processes)
 
 
 def cannot_begin() -> None:

@@ -77,8 +77,12 @@ def test_the_consensus_is_the_mean_over_all_kinds(tmp_path: Path) -> None:
 RAY = ["simulation.grid=ray", "simulation.actors=2"]
 
 
-@pytest.mark.parametrize("change", [[], RAY, ["simulation.recorded=false"]])
-def test_the_same_on_any_grid_and_after_an_interruption(change: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [[], pytest.param(RAY, marks=pytest.mark.ray), ["simulation.recorded=false"]])
+def test_the_same_on_any_grid_and_after_an_interruption(
+    change: list[str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if change is RAY:
+        request.getfixturevalue("ray_session")
     some = {"strategy": {**tables()["strategy"], "clients_per_round": 3}, "evaluate": {"personal": "last"}}
     whole = fedtl.run(tables(**some), out=tmp_path / "a")
     fedtl.run(tables(**some), ["rounds=2", *change], out=tmp_path / "b")

@@ -99,6 +99,7 @@ def test_in_one_process(recorded: bool, tmp_path: Path) -> None:
     assert keys_without_profile(tmp_path / "a") == keys_without_profile(tmp_path / "b")
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_on_ray(tmp_path: Path) -> None:
     on_ray = config(simulation={"grid": "ray", "actors": 2, "stacked": False})

@@ -8,7 +8,7 @@ RESULTS ?= results/quickstart
 NOW := $(shell date +%Y%m%d-%H%M%S)
 RUNS := $(foreach method,pfedme fedavg local,$(RESULTS)/$(NOW)-$(method))
 
-.PHONY: install quickstart test
+.PHONY: install quickstart test mypy pytest
 .DELETE_ON_ERROR:
 
 install: .venv/installed
@@ -22,8 +22,13 @@ quickstart: .venv/installed
 test: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	@$(MAKE) --no-print-directory --jobs 2 mypy pytest
+
+mypy:
 	.venv/bin/mypy
-	@# Three processes for two processors: the tests that deploy mostly wait. Who shares one: tests/conftest.py.
+
+# Three processes for two processors: the tests that deploy mostly wait. Who shares one: tests/conftest.py.
+pytest:
 	.venv/bin/pytest -m "not slow" --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20
 
 .venv/bin/python:

@@ -14,6 +14,7 @@ from fedtl.config import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Engine, Failed, Trained
+from fedtl.engine.choice import company_shows
 from fedtl.engine.module import Local
 from fedtl.engine.task import Given, Outcome, Task
 from fedtl.experiment import make_tasks
@@ -108,9 +109,20 @@ def test_every_engine_trains_the_same(name: str) -> None:
 def test_a_term_of_weight_zero_changes_no_bit_and_is_measured(name: str, kind: str) -> None:
     for alone, beside in zip(*(trained(ENGINES[kind], config) for config in (tables(), with_term(name, weight=0)))):
         a, b = upload_of(alone), upload_of(beside)
-        assert torch.equal(a, b[: len(a)])  # the model comes before what terms bring along
-        assert alone.losses[0] == beside.losses[0]  # type: ignore[union-attr]
+        b = b[: len(a)]  # the model comes before what terms bring along
+        same = torch.equal(a, b) and alone.losses[0] == beside.losses[0]  # type: ignore[union-attr]
+        assert same or ("stacked" in kind and bits_depend_on_a_clients_place())
+        torch.testing.assert_close(a, b)
         assert torch.tensor(beside.losses[1]).isfinite()  # type: ignore[union-attr]
+
+
+def bits_depend_on_a_clients_place() -> bool:
+    """In a stack of this model on this processor; such a stack is not chosen.
+
+    What terms bring along lies between one client's numbers and the next one's.
+    """
+    (task,) = make_tasks(build(tables()), federation(), "cpu")
+    return company_shows(task, update_of("fedavg", lr=0.05, local_steps=3, batch_size=8))
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -58,7 +58,7 @@ every = 3
 # By name: rounds, the method's options, and the second term.
 STUDIES = {
     "pfedme": (
-        5,
+        3,
         'name = "pfedme"\nlam = 15.0\ninner_steps = 3\ninner_lr = 0.05\nprivate = ["head"]',
         'term = "mmd"\nramp = "linear"',
     ),

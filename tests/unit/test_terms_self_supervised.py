@@ -202,9 +202,11 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     assert {result.test for result in probe(run)} == {"server-test", "clients"}
 
 
-def probed(folder: Path, term: dict[str, Any], **strategy: Any) -> float:
+def probed(folder: Path, term: dict[str, Any], rounds: int = 8, **strategy: Any) -> float:
     """Of a linear probe with a tenth of the labels on the features of a short run without any."""
-    config = tables("simclr", objective=[term], seed=1, rounds=12, model={"name": "cnn"}, evaluate={"every": 12})
+    config = tables(
+        "simclr", objective=[term], seed=1, rounds=rounds, model={"name": "cnn"}, evaluate={"every": rounds}
+    )
     config["data"] |= {"clients": 3, "samples": 600}
     config["strategy"] |= {"local_epochs": 1, "batch_size": 32, "momentum": 0.9, **strategy}
     (server, *_) = probe(fedtl.run(config, out=folder), [0.1])
@@ -215,7 +217,7 @@ def probed(folder: Path, term: dict[str, Any], **strategy: Any) -> float:
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> float:
     """The same of the network's first random numbers."""
-    return probed(tmp_path_factory.mktemp("untrained") / "run", {"term": "simclr"}, frozen=["features"])
+    return probed(tmp_path_factory.mktemp("untrained") / "run", {"term": "simclr"}, rounds=1, frozen=["features"])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_features_become_better_without_labels(
     term: dict[str, Any], lr: float, untrained: float, tmp_path: Path
 ) -> None:
-    """By 12 to 19 points of 100 over the untrained network's 60, of which 5 are asked for."""
+    """By 8 points of 100 or more over the untrained network's 60, of which 5 are asked for."""
     assert probed(tmp_path / "run", term, lr=lr) > untrained + 0.05
 
 

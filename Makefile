@@ -29,7 +29,7 @@ mypy:
 
 # Three processes for two processors: the tests that deploy mostly wait. Who shares one: tests/conftest.py.
 pytest:
-	.venv/bin/pytest -m "not slow" --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20
+	.venv/bin/pytest -m "not slow" --numprocesses 3 --durations 20
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -38,29 +41,42 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    if hasattr(config, "workerinput"):  # in a process of pytest-xdist's
-        _share_out(items)
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist's: in the order in which they are to be handed out
+        items.sort(key=lambda item: [*MARKS, ""].index(_mark_of(item.path)))
 
 
-def _share_out(items: list[pytest.Item]) -> None:
-    """Say which tests one process runs after each other (``--dist loadgroup``), and which of those begin first.
+# Several processes (pytest --numprocesses).
 
-    All that use Ray do, as they share one; and all that deploy, which mostly wait. Those take longest. Otherwise the
-    tests of a file do, as they share what its fixtures have made.
+MARKS = ("deploy", "ray")
+"""Files with tests of one of these are one process's, one after another, and begin first, as they take longest.
+
+All that use Ray share one, and what deploys waits most of the time. Any other file is some process's as a whole, as
+its tests share what its fixtures have made.
+"""
+
+
+@functools.cache
+def _mark_of(file: Path) -> str:
+    """One of :data:`MARKS` if some test of a file has it, or nothing.
+
+    Out of the text: the process that hands out tests collects none, and sees no marks.
     """
-    first = {"deploy": 0, "ray": 1}
-    names = {item: _group(item) for item in items}
-    items.sort(key=lambda item: first.get(names[item], len(first)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(names[item]))
+    text = file.read_text(encoding="utf-8")
+    words = {"deploy": ("pytest.mark.deploy",), "ray": ("pytest.mark.ray", "ray_session")}
+    return next((mark for mark in MARKS if any(word in text for word in words[mark])), "")
 
 
-def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("deploy"):
-        return "deploy"
-    if item.get_closest_marker("ray") or "ray_session" in getattr(item, "fixturenames", ()):
-        return "ray"
-    return item.path.stem
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is not installed there is none
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileOrMark(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, *_ = nodeid.split("::", 1)
+            return _mark_of(config.rootpath / file) or file
+
+    config.option.loadscopereorder = False  # not by the number of tests: as collected
+    return ByFileOrMark(config, log)
 
 
 @pytest.fixture(autouse=True)

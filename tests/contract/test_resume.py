@@ -24,7 +24,7 @@ from fedtl.engine import Engine, Failed
 from fedtl.failure import RunError
 from fedtl.record import Recorder
 from fedtl.store import MemoryStore
-from tests.interrupted import METHODS, ROUNDS, Killed, contents, stop_at, tables
+from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.history import Axis, Counts, Run, Series
-from fedtl.scores import Coverage
+from fedtl.history import Axis, Counts, Coverage, Run, Series
 
 
 @dataclass(frozen=True)

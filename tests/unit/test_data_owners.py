@@ -108,10 +108,10 @@ def test_both_arrays_must_mean_the_same(tmp_path: Path, user: Any, user_test: An
 
 def test_in_a_folder_files_are_the_owners(tmp_path: Path) -> None:
     file_of(tmp_path, user=WHO)
-    with pytest.raises(
-        ConfigError, match=r"in a folder each file is a client, but a\.npz has an array user; give that"
-    ):
+    with pytest.raises(ConfigError, match=r"a\.npz: in a folder each file is one client's, but its user has several"):
         Npz(path=str(tmp_path)).load()
+    file_of(tmp_path, user=np.full(N, "me"))
+    Npz(path=str(tmp_path)).load()
 
 
 @pytest.mark.parametrize("owner", [np.array([0.0, np.nan]), np.array([0, -2])])

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "fedtl"
 
 # From the ground up. A module may import from its own layer and from those above it in this list.
 LAYERS: list[set[str]] = [
-    {"choice", "failure", "clock", "privacy", "durable"},
+    {"choice", "failure", "clock", "privacy", "durable", "randomness"},
     {"vector", "losses", "data", "models", "scores", "tree_sum", "samples", "history", "store", "sharing"},
     {"plot"},
     {"distill"},

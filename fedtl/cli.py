@@ -471,7 +471,10 @@ def main() -> NoReturn:
         code = _code(error)
         if code is None:
             raise
-        err.print(f"fedtl: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
+        said = " ".join(str(error).split())
+        if isinstance(error, MemoryError):
+            said = f"there is not enough memory for it{': ' * bool(said)}{said}"
+        err.print(f"fedtl: {said}", markup=False, soft_wrap=True)
         sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -485,4 +488,5 @@ def _code(error: Exception) -> int | None:
     if isinstance(error, ConfigError):
         return USAGE_ERROR
     failure = sys.modules.get("fedtl.failure")
-    return RUN_ERROR if failure and isinstance(error, failure.RunError) else None
+    expected = isinstance(error, MemoryError) or (failure and isinstance(error, failure.RunError))
+    return RUN_ERROR if expected else None

@@ -183,7 +183,7 @@ def _check_reachable(address: str) -> None:
         ) from None
     if os.environ.get("RAY_USE_TLS") not in (None, "0"):
         return  # Ray's certificates are its own business
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             grpc.channel_ready_future(channel).result(REACHABLE_WITHIN)
         except grpc.FutureTimeoutError:

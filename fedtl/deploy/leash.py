@@ -26,12 +26,16 @@ def follow(hear: Callable[[str], None]) -> None:
     """Hear what the starter says, line by line, and end with it, together with all of this process group."""
 
     def listen() -> None:
+        heard = b""
         try:
-            for line in sys.stdin:
-                hear(line.strip())
+            while piece := os.read(stdin, 2**10):  # not by sys.stdin, whose lock Python wants when it ends
+                *words, heard = (heard + piece).split(b"\n")
+                for word in words:
+                    hear(word.decode())
         finally:
             os.killpg(0, signal.SIGKILL)
 
+    stdin = sys.stdin.fileno()
     threading.Thread(target=listen, daemon=True).start()
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedtl.checkpoint import last_round
+from fedtl.choice import ConfigError
 from fedtl.deploy import keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.server import node_numbers, registered, runs
@@ -25,7 +26,7 @@ class StudyState:
         name: at the clients.
         folder: of its run.
         round: the last finished one; 0 before it.
-        state: "finished", "ended: why", "running", "stopped", or what a client knows of it.
+        state: "finished", "ended: why", "running", "stopped", "damaged: why", or what a client knows of it.
     """
 
     name: str
@@ -63,8 +64,17 @@ def of_server(folder: ServerFolder) -> ServerState:
         state = "finished" if told is not None else "running" if order.goes_on(folder) else "stopped"
         if told and "error" in told:
             state = f"ended: {told['error'][:LONGEST]}"
-        studies.append(StudyState(order.study, Path(order.run), last_round(Path(order.run)), state))
+        studies.append(_study(order.study, Path(order.run), state))
     return ServerState(there, keys.expiry(folder.certificate), _clients(folder) if there else [], studies)
+
+
+def _study(name: str, folder: Path, state: str) -> StudyState:
+    """A study's row; one that is damaged does not hide the others."""
+    try:
+        return StudyState(name, folder, last_round(folder), state)
+    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, ConfigError) else "its checkpoint cannot be read"
+        return StudyState(name, folder, 0, f"damaged: {why[:LONGEST]}")
 
 
 def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
@@ -103,7 +113,7 @@ def of_client(folder: ClientFolder) -> ClientState:
         except OSError:
             runs = False
     found = [
-        StudyState(each.name, each, last_round(each), "keeps memories" if any(each.glob("memories/*/*")) else "")
+        _study(each.name, each, "keeps memories" if any(each.glob("memories/*/*")) else "")
         for each in sorted(folder.studies.glob("*/"))
     ]
     return ClientState(runs, found)

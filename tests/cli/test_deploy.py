@@ -349,6 +349,18 @@ def test_status_of_a_client(fedtl: Fedtl, here: Path) -> None:
         assert fedtl("status", "study/a").startswith("a takes part; its server is localhost:")
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"round": null}'])
+def test_status_of_a_study_whose_checkpoint_is_damaged(text: str, fedtl: Fedtl, here: Path) -> None:
+    client = read_client(here / "study" / "a")
+    for name, about in (("broken", text), ("sound", '{"round": 3}')):
+        (client.studies / name / "checkpoint").mkdir(parents=True)
+        (client.studies / name / "checkpoint" / "checkpoint.json").write_text(about)
+    rows = [re.split(r"  +", line.strip()) for line in fedtl("status", "study/a", code=3, width=300).splitlines()[-2:]]
+    assert rows[0][:2] == ["broken", "0"]
+    assert rows[0][2].startswith("damaged: ")
+    assert rows[1][:2] == ["sound", "3"]
+
+
 # revoke.
 
 

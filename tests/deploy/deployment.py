@@ -7,11 +7,12 @@ import os
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ from flwr.supernode.cli import flower_supernode
 flower_supernode()
 """
 """Flower's SuperNode, but that it is missed after 20 s and not 60, and looks for messages every 0.5 s and not 3."""
+
+
+MISSED_AFTER = 20.0
+"""Seconds after its last heartbeat that it is missed."""
 
 
 def until(ready: Callable[[], object], what: str) -> None:
@@ -186,6 +191,12 @@ class Deployment:
     def children(self, of: int, containing: str = "") -> list[int]:
         """The process ids of what a process started, and of what that started, whose command line contains a word."""
         return [pid for pid, command in self.processes().items() if of in _ancestors(pid) and containing in command]
+
+    def heard_from_all(self, since: float) -> bool:
+        """Whether the server has had a heartbeat of each client's SuperNode since a time; of impatient ones."""
+        with closing(sqlite3.connect(f"file:{self.server_folder.database}?mode=ro", uri=True)) as database:
+            nodes = database.execute("SELECT online_until FROM node").fetchall()
+        return len(nodes) == len(self.names) and all((until or 0) - MISSED_AFTER > since for (until,) in nodes)
 
     def close(self) -> None:
         """End whatever still runs, and nothing else."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,8 +122,7 @@ class Story:
         self.clients: dict[str, Running] = {}
 
     def tell(self) -> Found:
-        self.server = self.deployment.server()
-        self.clients = self.deployment.clients("--config", self.config)
+        self.before_the_server()
         self.interrupted_and_gone_on_with()
         self.killed_clients()
         self.too_few_clients()
@@ -153,6 +153,16 @@ class Story:
         """Whether a client has trained in a round of the second study."""
         return round in self.versions(name)
 
+    def before_the_server(self) -> None:
+        """Clients that come first wait, also while their keys are being registered."""
+        self.clients = {name: self.deployment.client(name, "--config", self.config) for name in NAMES}
+        for client in self.clients.values():
+            client.wait_for("is not ready yet")
+        self.server = self.deployment.server()
+        for name, client in self.clients.items():
+            client.wait_for("connected to")
+            self.found.said[f"early {name}"] = client.text
+
     # One study that is interrupted twice while nothing else is wrong.
 
     def interrupted_and_gone_on_with(self) -> None:
@@ -163,20 +173,21 @@ class Story:
         self.held("c")
         first.signal(signal.SIGINT)
         found.codes["SIGINT"], found.said["SIGINT"] = first.end(), first.text
-        until(lambda: not deployment.children(self.server.pid, "flwr-serverapp"), "the end of the ServerApp")
 
         self.release("c")  # it is still in the round that was stopped, and its reply is nobody's
         second = self.run("calm", CALM, "--resume")
         until(lambda: len(rounds(found.calm)) >= 2, "a second round")
         self.hold("c")
         self.held("c")
-        for pid in [self.server.pid, *deployment.children(self.server.pid)]:
-            os.kill(pid, signal.SIGKILL)
-        self.server.end()
+        of_server = {*deployment.children(self.server.pid)}
+        self.server.kill()  # alone
+        until(lambda: not of_server & deployment.processes().keys(), "the end of what the server had started")
         found.codes["killed"], found.said["killed"] = second.end(), second.text
         found.left["rounds of the killed server"] = len(rounds(found.calm))
         self.release("c")
-        self.server = deployment.server()
+        self.server, restarted = deployment.server(), time.time()
+        # A SuperNode tries less and less often, and one that was not heard of for too long begins anew.
+        until(lambda: deployment.heard_from_all(restarted), "a sign of life of all clients")
         third = self.run("calm", CALM, "--resume")
         found.codes["calm"], found.said["calm"] = third.end(), third.text
 
@@ -273,6 +284,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
         yield story.tell()
     finally:
         story.deployment.close()
+
+
+# Clients that come first.
+
+
+def test_a_client_that_comes_before_its_server_waits(found: Found) -> None:
+    for name in NAMES:
+        assert f"is not ready yet (Connection refused): {name} waits for it" in found.said[f"early {name}"]
+        assert "does not let" not in found.said[f"early {name}"]
 
 
 # Interrupted studies.

@@ -184,11 +184,12 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def last_round(folder: Path) -> int:
-    """A run's last finished round; 0 before it has one, or where nobody can tell."""
-    try:
-        mark = read_mark(folder)
-    except DamagedError:
-        return 0
+    """A run's last finished round; 0 before it has one.
+
+    Raises:
+        DamagedError: its checkpoint does not say.
+    """
+    mark = read_mark(folder)
     return mark.round if mark else 0
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -24,6 +22,7 @@ from fedtl.cli_deploy import deploy
 from fedtl.cli_distill import distill
 from fedtl.cli_export import export, predict
 from fedtl.cli_probe import probe
+from fedtl.signals import ended_by_signals, of_a_run
 
 if TYPE_CHECKING:
     from fedtl.data.federation import Domain, Federation
@@ -75,9 +74,9 @@ def run(
 
     KEY=VALUE overrides a key of it, as strategy.lr=0.1; none as the value removes the key.
     """
-    with _sigterm_as_sigint():
-        watcher = None
-        try:
+    watcher = None
+    try:
+        with ended_by_signals(of_a_run()):
             from fedtl import experiment
             from fedtl.baselines import FOLDER as BASELINES
             from fedtl.baselines import baselines as compared_with
@@ -104,14 +103,14 @@ def run(
                 watcher = Progress() if quiet else ProgressBar(out)
                 folder = done.path / BASELINES / name
                 others[name] = experiment.run(other, out=folder, resume=is_run(folder), listener=watcher)
-        except KeyboardInterrupt:
-            if watcher:
-                watcher.close()
-            err.print(_stopped(watcher.folder if watcher else None), markup=False, soft_wrap=True)
-            raise typer.Exit(INTERRUPTED) from None
-        finally:
-            if watcher:
-                watcher.close()
+    except KeyboardInterrupt:
+        if watcher:
+            watcher.close()
+        err.print(_stopped(watcher.folder if watcher else None), markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        if watcher:
+            watcher.close()
     if not quiet:
         print_scores([done, *others.values()])
         _print_gains(done, others)
@@ -440,17 +439,6 @@ def _headline(config: str) -> str:
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
     said = " ".join(line for line in lines if line and not line.startswith(("fedtl ", "FEDTL_DATA=")))
     return re.split(r"(?<=\.)(?<!al\.)\s", said, maxsplit=1)[0]
-
-
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """A scheduler's kill -TERM ends a run as cleanly as a Ctrl-C."""
-    # Not by way of SIGINT itself, which what a script starts in the background ignores.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _stopped(folder: Path | None) -> str:

@@ -117,7 +117,7 @@ def server(
     """
     from fedtl.deploy import flower
     from fedtl.deploy.folders import read_server
-    from fedtl.deploy.process import ended_by_signals
+    from fedtl.signals import ended_by_signals
 
     flower.check_version()
     found = read_server(folder)
@@ -167,7 +167,7 @@ def client(
     from fedtl.data.own import read_own
     from fedtl.deploy import flower
     from fedtl.deploy.folders import read_client
-    from fedtl.deploy.process import ended_by_signals
+    from fedtl.signals import ended_by_signals
 
     flower.check_version()
     found = read_client(folder)
@@ -245,7 +245,7 @@ def run_study(
     from fedtl.config import read_config
     from fedtl.deploy import flower
     from fedtl.deploy.folders import read_server
-    from fedtl.deploy.process import ended_by_signals
+    from fedtl.signals import ended_by_signals
 
     flower.check_version()
     found = read_server(folder)

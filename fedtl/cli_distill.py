@@ -52,21 +52,22 @@ def distill(
     KEY=VALUE sets an option, as student.width=0.5, method.steps=2000, or seed=1.
     """
     from fedtl import cli
+    from fedtl.signals import ended_by_signals, of_a_run
 
-    with cli._sigterm_as_sigint():
-        watcher: Watcher | None = None
-        try:
+    watcher: Watcher | None = None
+    try:
+        with ended_by_signals(of_a_run()):
             watcher = Watcher(_read(teacher, student, method, overrides or ()), out_dir, None if quiet else cli.out)
             watcher.run()
-        except KeyboardInterrupt:
-            if watcher:
-                watcher.close()
-            told = f"; {watcher.folder} keeps the scores so far" if watcher and watcher.scored else ""
-            cli.err.print(f"stopped before the end{told}", markup=False, soft_wrap=True)
-            raise typer.Exit(cli.INTERRUPTED) from None
-        finally:
-            if watcher:
-                watcher.close()
+    except KeyboardInterrupt:
+        if watcher:
+            watcher.close()
+        told = f"; {watcher.folder} keeps the scores so far" if watcher and watcher.scored else ""
+        cli.err.print(f"stopped before the end{told}", markup=False, soft_wrap=True)
+        raise typer.Exit(cli.INTERRUPTED) from None
+    finally:
+        if watcher:
+            watcher.close()
     if not quiet:
         cli.print_whole(watcher.table())
     cli.out.print(f"{watcher.folder}", markup=False, soft_wrap=True)

@@ -42,9 +42,8 @@ def settle(path: Path) -> None:
 
 def settle_all(folder: Path) -> None:
     """Wait until the disk has all that was written to a folder's file system, by whichever process."""
-    try:
-        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    except AttributeError:  # no Linux
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:  # no Linux
         os.sync()
         return
     opened = os.open(folder, os.O_RDONLY)

@@ -20,6 +20,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fedtl import durable
 from fedtl.checkpoint import (
     CHECKPOINT,
     SETTLED,
@@ -33,7 +34,7 @@ from fedtl.checkpoint import (
     write_mark,
 )
 from fedtl.config import Config
-from fedtl.durable import Settler, put, settle, settle_all
+from fedtl.durable import Settler, put, settle
 from fedtl.failure import OutputError
 from fedtl.lock import RunLock
 from fedtl.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, check_new, cut, digest
@@ -182,7 +183,7 @@ class Recorder:
     def _settle(self, mark: Mark) -> None:
         """Wait until the disk has the run up to a checkpoint, and then say so."""
         if self.memories.exists():
-            settle_all(self.folder)
+            durable.settle_all(self.folder)
         else:
             for name in (*RECORDS, f"{CHECKPOINT}/{mark.tensors}", "", CHECKPOINT):
                 settle(self.folder / name)
@@ -192,7 +193,7 @@ class Recorder:
         """The last checkpoint is then what the disk has for sure, and needs no other beside it."""
         place = self.folder / CHECKPOINT
         if self.memories.exists():
-            settle_all(self.folder)
+            durable.settle_all(self.folder)
         else:
             for file in (*self.folder.iterdir(), *place.glob("*"), place, self.folder):
                 settle(file)

@@ -87,6 +87,13 @@ def _the_same_random_numbers_each_time() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _nobody_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut would take a test's runs with the test; tests/unit/test_durable.py looks at who waits."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr("fedtl.durable.settle_all", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all tests: it takes seconds to start. "local": it joins no other that runs on this machine."""

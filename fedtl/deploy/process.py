@@ -12,17 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from fedtl.deploy.flower import Command
 from fedtl.deploy.leash import LEASH
 from fedtl.failure import RunError
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-NOTICED_WITHIN = 0.5
-"""Seconds after which a signal that nobody noticed is raised again."""
 
 STOP_WITHIN = 10.0
 """Seconds that a program has to end by itself before it is killed."""
@@ -125,34 +119,6 @@ def wait_until(ready: Callable[[], bool], program: Program, timeout: float) -> N
         if time.monotonic() > deadline:
             raise RunError(f"{program.command.words[0]} is not ready after {timeout:g} s; see {program.output}")
         time.sleep(0.1)
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal what Ctrl-C is, also where a script began this, which ignores Ctrl-C.
-
-    An exception that a signal raises is lost where Python cannot let one out, as while it forks or collects garbage;
-    so it is raised again until somebody handles it.
-    """
-    signalled = False
-
-    def interrupt(_: int, __: FrameType | None) -> None:
-        nonlocal signalled
-        signalled = True
-        if isinstance(sys.exception(), KeyboardInterrupt):  # it is being handled, which takes a while
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            return
-        signal.setitimer(signal.ITIMER_REAL, NOTICED_WITHIN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (*ENDING, signal.SIGALRM)}
-    try:
-        yield
-    finally:
-        if signalled:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 from fedtl.checkpoint import last_round
-from fedtl.choice import ConfigError
 from fedtl.deploy import keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.server import node_numbers, registered, runs
 from fedtl.deploy.serverapp import Order
+from fedtl.tensors import DamagedError
 
 LONGEST = 120
 """Letters of an error in a table."""
@@ -72,9 +72,8 @@ def _study(name: str, folder: Path, state: str) -> StudyState:
     """A study's row; one that is damaged does not hide the others."""
     try:
         return StudyState(name, folder, last_round(folder), state)
-    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
-        why = str(error) if isinstance(error, ConfigError) else "its checkpoint cannot be read"
-        return StudyState(name, folder, 0, f"damaged: {why[:LONGEST]}")
+    except DamagedError as error:
+        return StudyState(name, folder, 0, f"damaged: {str(error)[:LONGEST]}")
 
 
 def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:

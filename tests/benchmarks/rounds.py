@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument("--hidden", nargs="+", default=["64", "3000x3000"], help="sizes of the MLP's hidden layers")
     parser.add_argument("--repeats", type=int, default=5, help="of the imports")
     given = parser.parse_args()
-    from fedtl.deploy.process import ended_by_signals
+    from fedtl.signals import ended_by_signals
 
     with ended_by_signals():
         imports(given.repeats)

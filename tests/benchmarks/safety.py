@@ -61,7 +61,7 @@ def unchecked() -> Iterator[None]:
         mock.patch.object(tensors, "checksum", _zero),
         mock.patch.object(RunLock, "check", _nothing),
         mock.patch.object(durable.Settler, "due", False),
-        mock.patch.object(record, "settle_all", _nothing),
+        mock.patch.object(durable, "settle_all", _nothing),
         mock.patch.object(record, "settle", _nothing),
     ):
         yield

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +14,7 @@ from flwr.supercore.http_logging import get_uvicorn_log_config
 
 from fedtl.deploy import process, superlink
 from fedtl.deploy.flower import Command
-from fedtl.deploy.process import Program, alone, ended_by_signals
+from fedtl.deploy.process import Program, alone
 from fedtl.failure import RunError
 
 # One at a time.
@@ -69,60 +67,7 @@ def test_the_patient_get_it_when_it_is_free(tmp_path: Path, monkeypatch: pytest.
     assert done == ["held"]
 
 
-# Signals and output.
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_it_as_a_key_does(number: int) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), ended_by_signals():
-        os.kill(os.getpid(), number)
-        signal.pause()
-    assert signal.getsignal(number) == before
-
-
-class Loses:
-    """Loses what is raised while it is forgotten, as Python does with whatever is raised while it forks."""
-
-    def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(1000):
-            pass
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_comes_where_nothing_can_be_raised_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "NOTICED_WITHIN", 0.05)
-    before = signal.getsignal(signal.SIGALRM)
-    lost = list[object]()
-    monkeypatch.setattr(sys, "unraisablehook", lambda about: lost.append(about.exc_type))
-    handled = False
-    with ended_by_signals():
-        try:
-            Loses()
-            assert lost == [KeyboardInterrupt]
-            signal.pause()
-        except KeyboardInterrupt:
-            threading.Event().wait(0.2)  # the time of an orderly end is not cut short
-            handled = True
-    assert handled
-    assert signal.getsignal(signal.SIGALRM) == before
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-
-
-def test_a_second_signal_does_not_disturb_an_orderly_end() -> None:
-    ended = list[str]()
-    with ended_by_signals():
-        try:
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-                signal.pause()
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                ended.append("in order")
-        except KeyboardInterrupt:
-            ended.append("once")
-    assert ended == ["in order", "once"]
+# Output.
 
 
 def test_a_log_that_is_long_is_put_aside_when_a_program_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "fedtl"
 
 # From the ground up. A module may import from its own layer and from those above it in this list.
 LAYERS: list[set[str]] = [
-    {"choice", "failure", "clock", "privacy", "durable", "randomness"},
+    {"choice", "failure", "clock", "privacy", "durable", "randomness", "signals", "lock", "tensors", "checkpoint"},
     {"vector", "losses", "data", "models", "scores", "tree_sum", "samples", "history", "store", "sharing"},
     {"plot"},
     {"distill"},
@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"node"},
     {"grid"},
     {"config"},
-    {"record", "progress", "profile", "network", "baselines", "model_file"},
+    {"resume", "kept", "record", "progress", "profile", "network", "baselines", "model_file"},
     {"profile_tables"},
     {"experiment", "app", "probe", "export", "predict"},
     {"deploy"},

@@ -118,6 +118,7 @@ def _experiment_of(context: Context) -> tuple[str, str, Choices | None, bytes | 
 def _state_folder(context: Context) -> Path:
     """Where this machine keeps its clients' memories of a run; they never travel."""
     home = Path(os.environ.get("FEDTL_HOME", Path.home() / ".local/state/fedtl"))
+    (home / "memories").mkdir(parents=True, exist_ok=True)
     return home / "memories" / str(context.run_id)
 
 

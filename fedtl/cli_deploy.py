@@ -279,11 +279,13 @@ def run_study(
         check_config(place.folder, read, not place.named)
     elif place.folder is not None:
         check_new(place.folder)
-    where = place.folder or new_folder(Path("results"), read)
     if read.data.holders not in (None, clients):
         tell(f"data.clients = {read.data.holders} has no effect: the deployment has {clients} clients")
     if read.deploy.min_clients is not None and _max_failures_were_asked_for(config, read, overrides or ()):
         tell("max_failures has no effect: deploy.min_clients says how many clients must not fail")
+    if place.folder is None:
+        runs.check_runs(found)  # else there would be a folder and no run
+    where = place.folder or new_folder(Path("results"), read)
     order = runs.order_for(found, read, where, data, place.resume)
     with ended_by_signals(), runs.alone(found, order):
         number = None

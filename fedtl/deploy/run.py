@@ -57,14 +57,23 @@ def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | N
     return Order(study, config.tables(), str(folder.resolve()), where, resume, sys.argv)
 
 
+def check_runs(folder: ServerFolder) -> None:
+    """Check that a server runs on this machine.
+
+    Raises:
+        RunError: none does.
+    """
+    if not runs(folder):
+        raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
+
+
 def alone(folder: ServerFolder, order: Order) -> AbstractContextManager[None]:
     """Be the one process that starts and watches a study.
 
     Raises:
         RunError: another one does, or no server runs here.
     """
-    if not runs(folder):
-        raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
+    check_runs(folder)
     folder.studies.mkdir(exist_ok=True)
     taken = f"the run in {order.run} is going on already, watched by another fedtl deploy run"
     return process.alone(folder.studies / f"{order.study}.watched", taken)

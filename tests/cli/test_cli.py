@@ -192,10 +192,11 @@ def test_resume_the_newest_of_a_config(fedtl: Fedtl) -> None:
     assert rounds(said.out.strip())[-1]["round"] == 3
 
 
-def test_nothing_to_resume(fedtl: Fedtl) -> None:
-    assert "results/tiny" in fedtl.fails("run", "tiny.toml", "--resume")
-    assert "a holds no run" in fedtl.fails("run", "tiny.toml", "--out", "a", "--resume")
-    assert not Path("a").exists()
+def test_nothing_to_resume_begins(fedtl: Fedtl) -> None:
+    said = fedtl("run", "tiny.toml", "--out", "a", "--resume").out
+    assert "no run of this config has begun yet in a, so one begins" in said
+    assert len(load("a").rounds) == 2
+    assert "begins" not in fedtl("run", "tiny.toml", "--out", "a", "--resume").out
 
 
 def test_run_errors(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatch) -> None:

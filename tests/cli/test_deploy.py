@@ -260,7 +260,6 @@ def test_renewal(fedtl: Fedtl, here: Path) -> None:
             "strategy.clients_per_round = 3: there are only 2",
         ),
         (["run", "clinics.toml", "study", "deploy.wait=0"], "deploy.wait = 0"),
-        (["run", "clinics.toml", "study", "--resume", "--out", "x"], "--resume: x holds no run"),
         (["revoke", "study", "c"], "'c' is no client of {}/study/server: "),
         (["revoke", "study/a", "a"], "study/a is a client's folder: give the server's"),
         (["status", "data"], "data has no server.toml, so it is no server's folder"),
@@ -338,7 +337,9 @@ def test_status_of_a_client(fedtl: Fedtl, here: Path) -> None:
     assert fedtl("status", "study/a", code=3) == f"a does not run; its server is {client.server}\n"
     study = client.studies / "clinics-1"
     (study / "checkpoint").mkdir(parents=True)
-    (study / "checkpoint" / "checkpoint.json").write_text(json.dumps({"round": 7}))
+    (study / "checkpoint" / "checkpoint.json").write_text(
+        json.dumps({"round": 7, "tensors": "7.safetensors", "elapsed": 1.0})
+    )
     (study / "memories" / "0").mkdir(parents=True)
     (study / "memories" / "0" / "1.safetensors").touch()
     row = fedtl("status", "study/a", code=3, width=200).splitlines()[-1]
@@ -352,7 +353,7 @@ def test_status_of_a_client(fedtl: Fedtl, here: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"round": null}'])
 def test_status_of_a_study_whose_checkpoint_is_damaged(text: str, fedtl: Fedtl, here: Path) -> None:
     client = read_client(here / "study" / "a")
-    for name, about in (("broken", text), ("sound", '{"round": 3}')):
+    for name, about in (("broken", text), ("sound", '{"round": 3, "tensors": "3.safetensors", "elapsed": 1.0}')):
         (client.studies / name / "checkpoint").mkdir(parents=True)
         (client.studies / name / "checkpoint" / "checkpoint.json").write_text(about)
     rows = [re.split(r"  +", line.strip()) for line in fedtl("status", "study/a", code=3, width=300).splitlines()[-2:]]

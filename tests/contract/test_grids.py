@@ -189,6 +189,7 @@ def cannot_begin() -> None:
 def ray_grid(config: Config, folder: Path, actors: int) -> Iterator[Any]:
     from fedtl.grid.ray import RayGrid
 
+    folder.mkdir(exist_ok=True)
     federation = federate(config.data, config.seed)
     grid = RayGrid(
         make_worker, (config.tables(), federation, str(folder / "memories"), "cpu", (PLAIN,)), CLIENTS, actors=actors

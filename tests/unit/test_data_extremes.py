@@ -116,7 +116,7 @@ def test_what_no_memory_holds_is_an_error_before_it_is_made(file: Path, monkeypa
             read_own(str(folder), size=size)
         assert str(caught.value).endswith(end)
     for key in ("clients", "dimension", "sizes"):
-        text = sentence({"name": "synthetic", "clients": 5, "sizes": 20, key: 10**20})
+        text = sentence({"name": "synthetic", "clients": 5, "sizes": 20, key: 10**15})
         assert text.startswith("data.clients = ")
         assert text.endswith(there)
 

@@ -180,7 +180,7 @@ def test_dates_and_ids_are_no_classes(tmp_path: Path, largest: int) -> None:
     assert sentence(file) == said
     assert sentence(file, classes=100_000) == said
     assert own_sentence(tmp_path) == said
-    with pytest.raises(ConfigError, match=r"data\.classes = \d+: should be less than or equal to 100000"):
+    with pytest.raises(ConfigError, match=r"data\.classes = \d+: should be (less than or equal to|no larger than)"):
         simulated(file, classes=largest + 1)
 
 
@@ -271,4 +271,5 @@ def test_notes_are_printed_recorded_and_explain_errors(
     assert note in capsys.readouterr().out
     with pytest.raises(ConfigError) as caught:
         fedtl.run(tables | {"model": {"name": "two_outputs:two"}}, out=tmp_path / "other")
-    assert f"the labels need [2, 3] ({note})" in str(caught.value)
+    assert "the labels need [2, 3]" in str(caught.value)
+    assert str(caught.value).endswith(f"({note})")

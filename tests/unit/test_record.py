@@ -144,7 +144,7 @@ def test_the_model_loads_under_its_modules_names(tmp_path: Path) -> None:
 def test_environment(tmp_path: Path) -> None:
     found = fedtl.run(tables(), out=tmp_path / "run").environment
     known = {"command", "started", "python", "platform", "cores", "versions", "commit", "device", "gpu", "grid"}
-    assert found.keys() == known | {"actors", "engine", "engine_because", "clients", "parameters"}
+    assert found.keys() == known | {"actors", "engine", "engine_because", "clients", "parameters", "notes"}
     assert {"fedtl", "flwr", "torch", "numpy"} <= {name for name, version in found["versions"].items() if version}
     assert (found["device"], found["gpu"], found["grid"], found["actors"]) == ("cpu", None, "in-process", None)
     assert (found["clients"], found["parameters"]) == (4, 650)

@@ -30,7 +30,7 @@ from fedtl.config import build, read_config
 from fedtl.data.federate import federate
 from fedtl.deploy.link import Described
 from fedtl.deploy.serverapp import Progress, _let_sample_who_can
-from fedtl.experiment import Silent, open_run
+from fedtl.experiment import Place, Silent, open_run
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import Order
 from fedtl.history import Run, over_same_clients
@@ -197,9 +197,9 @@ def test_a_client_whose_scoring_raises_is_missing_alone(whole: Run, tmp_path: Pa
 
 
 def test_both_models_of_a_run_are_over_the_same_clients(tmp_path: Path) -> None:
-    method = tables(owners(tmp_path, untrainable=[0], unscorable=[2]), "fedavg-finetune")
+    method = tables(owners(tmp_path, untrainable=[1], unscorable=[2]), "fedavg-finetune")
     run = fedtl.run(method, out=tmp_path / "run")
-    assert run.missing() == {"global/clients": [0, 2], "personal/clients": [0, 2]}
+    assert run.missing() == {"global/clients": [1, 2], "personal/clients": [1, 2]}
     assert run.coverage("global/clients") == run.coverage("personal/clients") == Coverage(3, 5)
 
 
@@ -415,7 +415,7 @@ def test_the_line_of_a_deployed_round(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_deployments_server_knows_who_holds_test_samples(tmp_path: Path) -> None:
     config = build(tables(owners(tmp_path)))
     held = federate(config.data, 0)
-    server = open_run(config, held, tmp_path / "run", False, Silent(), elsewhere=True)
+    server = open_run(config, held, Place(tmp_path / "run"), Silent(), elsewhere=True)
     one = Described(5, 0, 5, 0, 0, (4,), "float32", 1, None)
     _let_sample_who_can(server, {0: one, 1: replace(one, test=0), 2: one})
     # Who has never been there may hold some, of the kind that others hold.

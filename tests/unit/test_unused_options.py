@@ -10,7 +10,7 @@ from torch import nn
 
 from fedtl.config import read_config
 from fedtl.data.federate import federate
-from fedtl.experiment import Silent, open_run
+from fedtl.experiment import Place, Silent, open_run
 from fedtl.losses.terms.unlabelled import AdaBN
 from fedtl.sharing import freeze
 
@@ -87,7 +87,7 @@ def test_statistics_that_cannot_follow_the_target() -> None:
 def test_a_run_tells_of_a_term_that_can_do_nothing(tmp_path: Path) -> None:
     data = {"name": "digits", "clients": 2, "samples": 60, "target": {"name": "digits", "samples": 60}}
     config, _ = read_config(tables(data=data, objective=[{"term": "cross_entropy"}, {"term": "adabn"}]))
-    server = open_run(config, federate(config.data, 0), tmp_path / "run", False, Silent())
+    server = open_run(config, federate(config.data, 0), Place(tmp_path / "run"), Silent())
     assert server.about["notes"] == [
         "the term 'adabn' has no effect: the model has no batch-norm layer with running statistics"
     ]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.durable import put
-from fedtl.tensors import CHECKSUM, DamagedError, load_tensors, save_tensors
+from fedtl.tensors import CHECKSUM, DamagedError, load_tensors, save_tensors, unreadable
 
 Vector = NDArray[np.float32]
 
@@ -124,7 +124,11 @@ def read_mark(folder: Path, name: str = LATEST) -> Mark | None:
         table = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except IsADirectoryError as error:
+        raise DamagedError(file, "is a folder") from error
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except ValueError as error:
         raise DamagedError(file, "is no whole JSON file") from error
     try:
         written = table.pop(CHECKSUM, None)
@@ -138,7 +142,7 @@ def read_mark(folder: Path, name: str = LATEST) -> Mark | None:
             table.get("config"),
             None if records is None else {key: Extent(*map(int, extent)) for key, extent in records.items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DamagedError):
             raise
         raise DamagedError(file, "does not say where the run stands") from error

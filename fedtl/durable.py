@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-SHARE = 50
+SHARE = 100
 """How many times as long as waiting for the disk took, it is not waited for again."""
 
 LEAST = 2.0
@@ -32,16 +33,22 @@ def put(unfinished: Path, target: Path, durable: bool = False) -> None:
 
 
 def settle(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's names."""
+    """Wait until the disk has a file's content, or a folder's names, as far as its file system can tell."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(opened)
 
 
 def settle_all(folder: Path) -> None:
-    """Wait until the disk has all that was written to a folder's file system, by whichever process."""
+    """Wait until the disk has all that was written to a folder's file system, by whichever process of this machine.
+
+    Other machines' files are on a network file system's server once they are closed.
+    """
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:  # no Linux
         os.sync()

@@ -196,7 +196,8 @@ def open_run(
     try:
         server = Server(config, federation, resources, choices, recorder, checkpoint, listener, about)
         server.remembers = memories is not None and memories.any
-        server.store.forget_after(checkpoint.round if checkpoint else 0)
+        with record.writing(recorder.folder):
+            server.store.forget_after(checkpoint.round if checkpoint else 0)
     except BaseException as error:
         recorder.__exit__(type(error), error, None)
         raise
@@ -266,7 +267,13 @@ def place_of(config: object, read: Config, out: str | Path | None, again: bool) 
         return Place(folder)
     if folder is None or not resume.begun(folder):
         where = f" in {folder}" if folder else ""
-        return Place(folder, notes=(f"--resume: no run of this config has begun yet{where}, so one begins",))
+        notes = [f"--resume: no run of this config has begun yet{where}, so one begins"]
+        if folder is None:
+            notes += [
+                f"{unread}/config.toml cannot be read; --resume --out {unread} goes on with that run"
+                for unread in resume.unreadable_runs(Path("results"), read)
+            ]
+        return Place(folder, notes=tuple(notes))
     same = named and folder.resolve() == Path(str(config)).resolve()
     return Place(folder, resume=True, named=same)
 

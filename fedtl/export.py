@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from flwr.app import ConfigRecord, RecordDict
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtl import __version__
 from fedtl import messages as m
-from fedtl.checkpoint import Checkpoint, read_checkpoint
+from fedtl.checkpoint import Checkpoint, read_checkpoint, read_mark
 from fedtl.choice import ConfigError, nearest
 from fedtl.config import Config, build
 from fedtl.data.federate import federate
@@ -30,10 +29,11 @@ from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
 from fedtl.node import Worker
 from fedtl.record import EXTRAS
-from fedtl.resume import MEMORIES, MODEL
+from fedtl.resume import MEMORIES, MODEL, last_trained
 from fedtl.samples import FewSamples
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
+from fedtl.tensors import DamagedError, load_tensors
 
 if TYPE_CHECKING:
     from fedtl.strategies.strategy import Strategy
@@ -163,7 +163,7 @@ class _Held:
             )
         device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
         with one_thread(device):
-            self.store.verify({client: 0}, self._until(client), kept_memories(self.config, self.federation).sizes)
+            self._check_memory(client)
             worker = self._worker(device, trains=makes)
             strategy = self._strategy(worker)
             which = strategy._which_personal()
@@ -191,6 +191,13 @@ class _Held:
         if own is not None:
             choice = _choice_of(own, worker)
         return choice, _state(worker.engine.of(client).task, vector, own), cast(Personal, which)
+
+    def _check_memory(self, client: int) -> None:
+        """Check that the client's memory is the one that the last checkpoint's round left."""
+        sizes, mark = kept_memories(self.config, self.federation).sizes, read_mark(self.folder)
+        at_clients = self.deployed or mark is None  # where no record says who trained when
+        last = {} if at_clients or mark is None else last_trained(self.folder, mark, sizes)
+        self.store.verify({client: last.get(client, 0)}, self._until(client), sizes)
 
     def _until(self, client: int) -> int:
         """The last round whose memory counts."""
@@ -222,9 +229,9 @@ class _Held:
         task, initial = worker.engine.task, worker.initial
         if task.sharing is not None and (self.folder / MODEL).is_file():
             module = deepcopy(task.module).cpu()
-            model_of(module).load_state_dict(load_file(self.folder / MODEL))
+            _load(model_of(module), self.folder / MODEL)
             if isinstance(module, Composite):
-                module.extras.load_state_dict(load_file(self.folder / EXTRAS))
+                _load(module.extras, self.folder / EXTRAS)
             initial = task.layout.flatten(module).to(initial.device)
         received = torch.tensor(self.found.w, device=initial.device)
         if received.shape != task.sent(initial).shape:
@@ -236,17 +243,20 @@ class _Held:
 
 
 def _last_checkpoint(folder: Path) -> Checkpoint:
-    for again in (True, True, False):
-        try:
-            found = read_checkpoint(folder)
-        except FileNotFoundError:  # the run that is going on has just replaced it
-            if again:
-                continue
-            raise
-        if found is None:
-            raise ConfigError(f"{folder} holds no checkpoint (yet): it has no model before its first round is finished")
-        return found
-    raise AssertionError
+    checkpoint = read_checkpoint(folder)
+    if checkpoint is None:
+        raise ConfigError(f"{folder} holds no checkpoint (yet): it has no model before its first round is finished")
+    return checkpoint
+
+
+def _load(module: nn.Module, file: Path) -> None:
+    """Load a module's numbers from one of a run's files."""
+    try:
+        module.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in load_tensors(file).items()})
+    except FileNotFoundError as error:
+        raise DamagedError(file, "is missing") from error
+    except RuntimeError as error:
+        raise DamagedError(file, "holds another model than config.toml says") from error
 
 
 def _about_scoring(strategy: Strategy, round: int) -> RecordDict:

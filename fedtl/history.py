@@ -486,7 +486,7 @@ def _read_json(file: Path) -> Record:
         return {}
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{file} cannot be read as JSON: {error}") from error
 
 

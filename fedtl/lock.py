@@ -67,9 +67,13 @@ class RunLock:
         if self._released.is_set():
             return
         self._released.set()
-        if _is_at(self._opened, self._file) and self._is_ours():
-            self._file.unlink(missing_ok=True)
-        self._opened.close()
+        try:
+            if _is_at(self._opened, self._file) and self._is_ours():
+                self._file.unlink(missing_ok=True)
+        except OSError:
+            pass  # what is left says who held it, and that is over once the file is closed
+        finally:
+            self._opened.close()
 
     def _is_ours(self) -> bool:
         return os.pread(self._opened.fileno(), len(self._entry), 0) == self._entry.encode()
@@ -112,8 +116,10 @@ class RunLock:
         while not self._released.wait(HEARTBEAT):
             try:
                 os.utime(self._opened.fileno())
-            except (OSError, ValueError):
-                return  # the folder is gone, which whoever writes there notices
+            except OSError:
+                continue  # a network file system may answer next time; a folder that is gone is noticed by who writes
+            except ValueError:
+                return  # released just now
 
 
 def _lock(opened: IO[str]) -> bool:
@@ -134,7 +140,7 @@ def _runs(process: int) -> bool:
         return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -153,6 +159,8 @@ def _holder(opened: IO[str]) -> dict[str, Any]:
 
 def _taken(folder: Path, holder: dict[str, Any]) -> ConfigError:
     by = f"process {holder['process']} on {holder['host']}" if holder else "another process"
+    if holder == {"host": _host(), "process": os.getpid()}:
+        by += ", which is this one"
     return ConfigError(f"{folder} is being written by {by}; wait for it to end, or choose another folder with --out")
 
 

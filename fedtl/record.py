@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from fedtl import durable
 from fedtl.checkpoint import (
     CHECKPOINT,
+    LATEST,
     SETTLED,
     Checkpoint,
     Extent,
@@ -42,13 +44,13 @@ from fedtl.store import MemoryStore
 from fedtl.strategies.strategy import Round
 from fedtl.tensors import DamagedError, save_tensors
 
-EXTRAS, OPERATIONS = "extras.safetensors", "operations.json"
+ENVIRONMENT, EXTRAS, OPERATIONS = "environment.json", "extras.safetensors", "operations.json"
 
 
 class Recorder:
     """Writes one run.
 
-    ``rounds.jsonl`` and ``clients.jsonl`` are appended to, then ``checkpoint/`` is renamed into place; what a
+    ``rounds.jsonl`` and ``clients.jsonl`` are appended to, then ``checkpoint.json`` is renamed into place; what a
     crash left behind the last checkpoint is cut off when the run goes on. Nothing is pickled.
 
     Args:
@@ -63,7 +65,7 @@ class Recorder:
         self.folder, self.durable = folder, durable
         self.elapsed = 0.0
         self.settled: tuple[int, ...] = ()
-        """Rounds whose memories a power cut needs: of the checkpoint that the disk has, and of the one on its way."""
+        """Rounds whose memories a run needs after a power cut: of the checkpoint that the disk has, and of the next."""
         self._lock = lock
         self._digest: str | None = None
         self._extents = dict.fromkeys(RECORDS, Extent())
@@ -94,24 +96,47 @@ class Recorder:
             self._extents = cut(self.folder, mark)
             for left in (*self.folder.glob("*.unfinished"), *self.folder.glob(f"{CHECKPOINT}/*.unfinished")):
                 left.unlink(missing_ok=True)
-            self._describe(config, environment)
-        settled = self._settled_before(mark)
+            settled = self._settled_before(mark)
+            self._describe_anew(config, environment)
+            if mark is not None and settled is None and self._settler is not None:
+                # Else a power cut could take all rounds, now that the last checkpoint is about to be replaced.
+                settled = replace(mark, config=self._digest, records=dict(self._extents))
+                self._settle(settled)
         self.settled = () if settled is None else (settled.round,)
 
     def _settled_before(self, mark: Mark | None) -> Mark | None:
         """The checkpoint that the disk has for sure, of no later round than the one that the run goes on from."""
-        try:
-            settled = read_mark(self.folder, SETTLED)
-        except DamagedError:
-            settled = None
+        settled = self._mark(SETTLED)
         if mark is None or settled is None or settled.round > mark.round:
             (self.folder / CHECKPOINT / SETTLED).unlink(missing_ok=True)
             return None
         return settled
 
+    def _describe_anew(self, config: Config, environment: Mapping[str, Any]) -> None:
+        """Replace the description of a run that goes on, which another version of fedtl may put in other words.
+
+        A checkpoint says which description it belongs to. It says nothing while the two change, so that the run can be
+        resumed at every instant.
+        """
+        place, new = self.folder / CHECKPOINT, digest(config.tables())
+        stale = {
+            name: mark for name in (LATEST, SETTLED) if (mark := self._mark(name)) and mark.config not in (None, new)
+        }
+        for name, mark in stale.items():
+            write_mark(place / name, replace(mark, config=None))
+        self._describe(config, environment)
+        for name, mark in stale.items():
+            write_mark(place / name, replace(mark, config=new))
+
+    def _mark(self, name: str) -> Mark | None:
+        try:
+            return read_mark(self.folder, name)
+        except DamagedError:
+            return None
+
     def _describe(self, config: Config, environment: Mapping[str, Any]) -> None:
         self._digest = digest(config.tables())
-        self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
+        self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
         self._replace(CONFIG, config.toml())
 
     def round(self, report: Round, w: Vector, state: Mapping[str, Vector]) -> None:
@@ -195,8 +220,13 @@ class Recorder:
         if self.memories.exists():
             durable.settle_all(self.folder)
         else:
-            for file in (*self.folder.iterdir(), *place.glob("*"), place, self.folder):
-                settle(file)
+            ours = (*RECORDS, CONFIG, ENVIRONMENT, MODEL, EXTRAS, OPERATIONS)
+            for file in (*(self.folder / name for name in ours), *place.glob("*.safetensors"), place / LATEST):
+                if file.is_file():
+                    settle(file)
+            for folder in (place, self.folder):
+                if folder.is_dir():
+                    settle(folder)
         (place / SETTLED).unlink(missing_ok=True)
         if place.exists():
             tidy(self.folder)
@@ -268,9 +298,10 @@ def new_folder(root: Path, config: Config) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.seed}"
     folder, again = root / config.name / stem, 1
     with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                folder.mkdir(parents=True)
+                folder.mkdir()
                 return folder
             except FileExistsError:
                 folder, again = root / config.name / f"{stem}.{again}", again + 1

@@ -17,7 +17,7 @@ from fedtl.choice import ConfigError
 from fedtl.config import Config, Tables, build, load_tables
 from fedtl.losses.objective import Objective
 from fedtl.store import MemoryStore, Sizes
-from fedtl.tensors import DamagedError
+from fedtl.tensors import DamagedError, unreadable
 
 CONFIG, MEMORIES, MODEL = "config.toml", "memories", "model.safetensors"
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
@@ -27,7 +27,7 @@ RECORDS = (CLIENTS, ROUNDS)
 
 
 @dataclass(frozen=True)
-class Found:
+class Remaining:
     """What of a run is on disk and whole.
 
     Attributes:
@@ -54,6 +54,19 @@ def newest_run(root: Path, config: Config) -> Path | None:
     return max(runs, key=_started, default=None)
 
 
+def unreadable_runs(root: Path, config: Config) -> list[Path]:
+    """Runs below ``root/<name>`` of which nobody can tell whether they are of this experiment."""
+    return [file.parent for file in sorted((root / config.name).glob(f"*/{CONFIG}")) if _config_of(file.parent) is None]
+
+
+def _config_of(folder: Path) -> Config | None:
+    """A run's config; None if it cannot be read."""
+    try:
+        return build(load_tables(folder))
+    except ConfigError:
+        return None
+
+
 def _started(folder: Path) -> tuple[float, str]:
     """When a run was begun or gone on with, in seconds since 1970; its name decides where nobody can tell."""
     try:
@@ -65,10 +78,8 @@ def _started(folder: Path) -> tuple[float, str]:
 
 def same_experiment(folder: Path, config: Config) -> bool:
     """Whether a folder's config asks for the same numbers; see :func:`alike`."""
-    try:
-        return alike(build(load_tables(folder)), config)
-    except ConfigError:
-        return False
+    there = _config_of(folder)
+    return there is not None and alike(there, config)
 
 
 def alike(one: Config, other: Config) -> bool:
@@ -92,10 +103,18 @@ def _free(one: Config, other: Config) -> dict[str, Any]:
 
 def digest(tables: Tables) -> str:
     """What says whether a config as it was written still asks for the same numbers."""
-    free = ("rounds", "simulation", "device", "deploy")
+    free = {"simulation", "device", "deploy"} | ({"rounds"} if not _ramps(tables) else set())
     kept = {key: value for key, value in tables.items() if key not in free}
-    kept["privacy"] = tables.get("deploy", {}).get("privacy")
+    deploy = tables.get("deploy")
+    kept["privacy"] = deploy.get("privacy") if isinstance(deploy, Mapping) else deploy
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _ramps(value: Any) -> bool:
+    """Whether the weight of a term follows the rounds' progress, in a config as it was written."""
+    if isinstance(value, Mapping):
+        return "ramp" in value or any(_ramps(inner) for inner in value.values())
+    return isinstance(value, (list, tuple)) and any(_ramps(inner) for inner in value)
 
 
 def check_config(folder: Path, config: Config, given: bool) -> tuple[str, ...]:
@@ -104,7 +123,7 @@ def check_config(folder: Path, config: Config, given: bool) -> tuple[str, ...]:
     Args:
         folder: the run's.
         config: what is to be gone on with.
-        given: whether it was given apart from the folder, so that it says what a damaged file should.
+        given: whether the config came from elsewhere than this folder, and so can replace a damaged one.
 
     Returns:
         Notes of what is written anew.
@@ -117,6 +136,8 @@ def check_config(folder: Path, config: Config, given: bool) -> tuple[str, ...]:
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
         intact = written is None or written == digest(tables)
+    except PermissionError as error:
+        raise unreadable(file, error) from error
     except (OSError, ValueError):
         tables, intact = {}, False
     if not intact:
@@ -167,7 +188,7 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def find(folder: Path, numbers: int, sizes: Sizes | None = None) -> Found:
+def find(folder: Path, numbers: int, sizes: Sizes | None = None) -> Remaining:
     """Where a run can go on: at its last checkpoint, or at the one before it if that alone is whole.
 
     Args:
@@ -187,17 +208,17 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None) -> Found:
             checkpoint = load_checkpoint(folder, mark, numbers)
             check_records(folder, mark)
             if sizes is not None:
-                _check_memories(folder, mark, sizes)
+                MemoryStore(folder / MEMORIES).verify(last_trained(folder, mark, sizes), mark.round, sizes)
         except DamagedError as error:
             damage = damage or error
             continue
         if name == SETTLED and damage is None:
             damage = DamagedError(folder / CHECKPOINT / LATEST, "is missing")
-        return Found(checkpoint, mark, _notes(damage, mark))
+        return Remaining(checkpoint, mark, _notes(damage, mark))
     if damage is not None:
         raise damage
     _check_nothing_finished(folder)
-    return Found(None, None)
+    return Remaining(None, None)
 
 
 def _notes(damage: DamagedError | None, mark: Mark) -> tuple[str, ...]:
@@ -236,41 +257,54 @@ def check_records(folder: Path, mark: Mark) -> None:
             if not extent.size:
                 continue
             raise DamagedError(file, "is missing") from error
+        except IsADirectoryError as error:
+            raise DamagedError(file, "is a folder") from error
         except OSError as error:
-            raise DamagedError(file, f"cannot be read ({error.strerror})") from error
+            raise unreadable(file, error) from error
         if len(data) < extent.size:
             raise DamagedError(file, f"is cut off: its lines end before those of round {mark.round}, the last finished")
         if zlib.crc32(data[: extent.size]) != extent.crc:
             raise DamagedError(file, f"is not what was written up to round {mark.round}")
 
 
-def _check_memories(folder: Path, mark: Mark, sizes: Sizes) -> None:
-    trained: dict[int, int] = {}
-    for line in lines(folder / ROUNDS):
+def last_trained(folder: Path, mark: Mark, sizes: Sizes) -> dict[int, int]:
+    """For each client that keeps a memory, the last round up to a checkpoint's in which it trained.
+
+    Raises:
+        DamagedError: the record does not say.
+    """
+    last: dict[int, int] = {}
+    for line in lines(folder / ROUNDS, None if mark.records is None else mark.records[ROUNDS].size):
         if line["round"] > mark.round:
             break
         failed = {each["client"] for each in line["failures"] if not each["message"].startswith("scoring:")}
-        trained |= {c: line["round"] for c in line["clients"] if c not in failed and sizes(c, line["round"])}
-    MemoryStore(folder / MEMORIES).verify(trained, mark.round, sizes)
+        last |= {c: line["round"] for c in line["clients"] if c not in failed and sizes(c, line["round"])}
+    return last
 
 
-def lines(file: Path) -> Iterator[dict[str, Any]]:
+def lines(file: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
     """The complete lines of a record file whose last one a crash may have cut off.
+
+    Args:
+        file: the record.
+        size: how many of its bytes count; all if None.
 
     Raises:
         DamagedError: the file is missing, or another line is no record of a round.
     """
     try:
-        *complete, _ = file.read_bytes().split(b"\n")
+        *complete, _ = file.read_bytes()[:size].split(b"\n")
     except FileNotFoundError as error:
         raise DamagedError(file, "is missing") from error
+    except IsADirectoryError as error:
+        raise DamagedError(file, "is a folder") from error
     except OSError as error:
-        raise DamagedError(file, f"cannot be read ({error.strerror})") from error
+        raise unreadable(file, error) from error
     for number, text in enumerate(complete, start=1):
         try:
             line = json.loads(text)
             line["round"] = int(line["round"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             if number == len(complete):
                 return  # what a power cut left of a block
             raise DamagedError(file, f"has no record of a round in line {number}") from error

@@ -49,7 +49,9 @@ def ended_by_signals(which: Collection[signal.Signals] = ENDING) -> Iterator[Non
             raise KeyboardInterrupt from None
         raise
     finally:
+        for number in before:  # none may begin anew while they are put back
+            signal.signal(number, signal.SIG_IGN)
         if signalled:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -40,7 +40,8 @@ class MemoryStore:
     Each version is a file of its own, ``<bucket>/<client>-<round>.safetensors``, written under another name
     and renamed. A version is deleted only when a newer one is older than the round being trained, whose
     checkpoint must therefore be on disk: so a run that is resumed from its checkpoint, and a cohort that is
-    trained again because its worker died, both find what they had. Files of other names are left alone.
+    trained again because its worker died, both find what they had. Older ones stay where :attr:`keep` says so.
+    Files of other names are left alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +98,7 @@ class MemoryStore:
                 file.unlink(missing_ok=True)
 
     def forget_kept(self) -> None:
-        """Delete what :attr:`keep` alone had stay: afterwards it does not show when the disk was waited for."""
+        """Delete the versions that :attr:`keep` alone held back, so that what is left does not depend on the disk."""
         for client, versions in self._by_client().items():
             for version in versions[:-2]:
                 self._file(client, version).unlink(missing_ok=True)
@@ -130,9 +131,11 @@ class MemoryStore:
                 raise DamagedMemoryError(self._file(client, kept), what)
 
     def _read(self, client: int, round: int) -> dict[str, Tensor]:
+        file = self._file(client, round)
         try:
-            file = self._file(client, round)
             return {name: torch.from_numpy(vector) for name, vector in load_tensors(file, file.name).items()}
+        except FileNotFoundError as error:
+            raise DamagedMemoryError(file, "is missing") from error
         except DamagedError as error:
             raise DamagedMemoryError(error.file, error.what) from error
 

@@ -39,6 +39,11 @@ class DamagedError(ConfigError):
         return f"{self.file} {self.what}: {REMEDY}"
 
 
+def unreadable(file: Path, error: OSError) -> ConfigError:
+    """The error of a file that may be whole, but cannot be read now."""
+    return ConfigError(f"{file} cannot be read: {error.strerror or error}")
+
+
 def save_tensors(file: Path, tensors: Tensors, of: str = "") -> None:
     """Write tensors as safetensors, with their checksum in the metadata.
 
@@ -62,14 +67,20 @@ def load_tensors(file: Path, of: str = "") -> dict[str, NDArray[Any]]:
         DamagedError: it is cut, overwritten, or a bit of it has changed.
     """
     try:
+        file.open("rb").close()  # safetensors calls whatever keeps it from opening a file a missing one
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError as error:
+        raise DamagedError(file, "is a folder") from error
+    except OSError as error:
+        raise unreadable(file, error) from error
+    try:
         with safe_open(file, framework="numpy") as opened:
             written = (opened.metadata() or {}).get(CHECKSUM)
             names = opened.keys()
             tensors = {name: opened.get_tensor(name) for name in names}
-    except FileNotFoundError:
+    except MemoryError:
         raise
-    except PermissionError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged header may say anything
         raise DamagedError(file, "is no whole safetensors file") from error
     if written is not None and written != str(checksum(tensors, of)):

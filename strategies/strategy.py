@@ -266,7 +266,7 @@ class Strategy(FlowerStrategy):
                 stepped = np.asarray(self.update(self._w[:P], mean[:P], server_round), np.float32)
             self._w = stepped if P is None else np.concatenate([stepped, mean[P:]])
             self._w = np.asarray(self.refine(self._w, server_round), np.float32)
-            self._check_finite(server_round)
+        self._check_finite(server_round)
         return m.pack(self._w), MetricRecord({**self._now.train})
 
     def _merge(self, total: torch.Tensor | None, sizes: Sequence[int]) -> None:
@@ -478,10 +478,11 @@ class Strategy(FlowerStrategy):
             RunError: the global model, or what the server remembers, has a number that is infinite or none.
         """
         for what, vector in (("global model", self._w), *((f"server's {k!r}", v) for k, v in self.state.items())):
-            if not np.isfinite(vector).all():
+            # In float64 a sum of finite float32 numbers is finite.
+            if not math.isfinite(vector.sum(dtype=np.float64)):
                 raise RunError(
-                    f"the {what} is not finite after round {round}: the server's step is too large for these uploads; "
-                    "a smaller strategy.server.lr, strategy.beta or strategy.lr may help"
+                    f"the {what} is not finite after round {round}; a smaller strategy.lr, strategy.server.lr or "
+                    "strategy.beta may help"
                 )
 
     def _check_failures(self, round: int) -> None:

@@ -123,6 +123,7 @@ class Desk:
         return content
 
     def _worked(self, kind: str, content: RecordDict, study: Study) -> RecordDict:
+        m.config_of(content).pop(m.KEEP, None)  # a server's word on this client's disk
         worker, round = self._worker(study), int(m.config_of(content).get(m.ROUND, 1))  # type: ignore[arg-type]
         log.info("%s: round %d, %s", study.id, round, kind)
         (reply,) = worker.handle(kind, content, (study.client,))
@@ -190,7 +191,7 @@ def _last_mark(folder: Path) -> Mark | None:
     try:
         return read_mark(folder)
     except DamagedError as error:
-        log.warning("%s", error)
+        log.warning("%s %s: the next message brings it anew", error.file, error.what)
         return None
 
 

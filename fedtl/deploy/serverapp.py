@@ -211,6 +211,17 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     }
     place = Place(Path(order.run), resume=order.resume and begun(Path(order.run)))
     server = open_run(config, federation, place, Progress(folder.clients), about, elsewhere=True)
+    try:
+        _prepare(server, link, frame)
+    except BaseException as error:
+        server.recorder.__exit__(type(error), error, None)
+        raise
+    server.run_on(link)
+
+
+def _prepare(server: Server, link: Link, frame: Frame) -> None:
+    """What a run on real clients needs besides a simulated one's parts."""
+    config = server.config
     if config.deploy.privacy is not None and server.engine.task.rest:
         raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
     frame.write(server.recorder.folder / FRAME)
@@ -218,7 +229,6 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     link.expected = _expected(server)
     link.came = lambda: _let_sample_who_can(server, link.described)
     link.came()
-    server.run_on(link)
 
 
 def _key(folder: ServerFolder, name: str) -> bytes:

@@ -14,7 +14,7 @@ class Mark:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         # A new name each time: what a network file system has never been asked for, it has not cached as absent.
         self.file = folder / f".seen-{uuid.uuid4().hex}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 import fedtl
 from fedtl import durable
-from fedtl.checkpoint import SETTLED, read_checkpoint, read_mark
+from fedtl.checkpoint import SETTLED, read_checkpoint, read_mark, write_mark
 from fedtl.choice import ConfigError
 from fedtl.export import model_of_run
+from fedtl.failure import OutputError
 from fedtl.record import Recorder
+from fedtl.resume import digest
 from fedtl.store import MemoryStore
 from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
 
@@ -268,3 +272,83 @@ def test_the_settled_rounds_memories_stay(settled: Path) -> None:
     assert trained
     assert read_checkpoint(settled).round == LAST  # type: ignore[union-attr]
     assert ROUNDS > LAST
+
+
+def test_the_record_says_which_memory_is_exported(killed: Path, tmp_path: Path) -> None:
+    """An older version of it that is still there is another round's."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    newest = memory(folder)
+    client = int(newest.name.partition("-")[0])
+    shutil.copy(newest, newest.with_name(f"{client}-1.safetensors"))
+    newest.unlink()
+    with pytest.raises(ConfigError, match=rf"{client}-{LAST}.safetensors is missing"):
+        model_of_run(folder, client, "last")
+
+
+def test_a_zeroed_block_behind_the_settled_round(
+    settled: Path, uninterrupted: Callable[..., object], tmp_path: Path
+) -> None:
+    """As a power cut may leave it."""
+    folder = tmp_path / "run"
+    shutil.copytree(settled, folder)
+    *kept, third, last = (folder / "rounds.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "rounds.jsonl").write_bytes(b"".join(kept) + b"\0" * len(third) + last)
+    fedtl.run(folder, resume=True)
+    assert contents(folder) == uninterrupted()
+
+
+# Another version of fedtl, and other people's files.
+
+
+def test_a_config_in_another_versions_words(killed: Path, uninterrupted: Callable[..., object], tmp_path: Path) -> None:
+    """It lacks an option that there was not yet; the run can be resumed, and once more at every instant after that."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    config = folder / "config.toml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if "weight_decay" not in line))
+    mark = read_mark(folder)
+    assert mark is not None
+    write_mark(folder / "checkpoint/checkpoint.json", replace(mark, config=digest(tomllib.loads(config.read_text()))))
+    for method in ("_describe", "round"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            stop_at(patch, Recorder, method, 1, after=method == "_describe")
+            fedtl.run(folder, resume=True)
+    fedtl.run(folder, resume=True)
+    assert contents(folder) == uninterrupted()
+    fedtl.run(folder, resume=True)
+
+
+def test_rounds_edited_where_a_weight_follows_them(tmp_path: Path) -> None:
+    ramp = {"term": "l2", "weight": 0.1, "ramp": {"shape": "linear", "end": 0.5}}
+    config = tables(objective=[{"term": "cross_entropy"}, ramp])
+    fedtl.run(config, out=tmp_path / "run")
+    swap(tmp_path / "run/config.toml", f"rounds = {ROUNDS}", f"rounds = {ROUNDS + 2}")
+    with pytest.raises(ConfigError, match="is not what the run was begun with"):
+        fedtl.run(tmp_path / "run", resume=True)
+
+
+def test_a_finished_run_minds_nobodys_files(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "note").symlink_to("nowhere")
+    (folder / "of.others").mkdir(mode=0)
+    fedtl.run(tables("momentum"), out=folder)
+
+
+def test_a_root_for_runs_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch space that is not mounted."""
+    monkeypatch.chdir(tmp_path)
+    Path("results").symlink_to("nowhere/scratch")
+    with pytest.raises(OutputError, match="cannot be written"):
+        fedtl.run(tables())
+
+
+def test_resume_names_what_it_could_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = fedtl.run(tables()).path
+    (broken / "config.toml").write_text("rounds = = 3")
+    begun, unread = fedtl.run(tables(), resume=True).environment["notes"]
+    assert "so one begins" in begun
+    assert unread == f"{broken}/config.toml cannot be read; --resume --out {broken} goes on with that run"
+    fedtl.run(tables(), out=broken, resume=True)

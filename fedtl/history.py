@@ -538,8 +538,15 @@ def _counts(found: Mapping[int, Coverage]) -> Counts:
 
 
 def _number(value: Any) -> float:
-    """A number; what JSON could not say (null) is NaN."""
-    return float("nan") if value is None else float(value)
+    """A number; what JSON could not say (null) is NaN.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return float("nan") if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a run's record holds {value!r} where a number should be, as if it were damaged") from error
 
 
 def _numbers(values: Iterable[Any]) -> NDArray[np.float64]:

@@ -306,3 +306,9 @@ def test_importing_is_cheap() -> None:
 
 def test_run_is_what_load_returns(make_run: MakeRun) -> None:
     assert isinstance(load(str(make_run())), Run)
+
+
+def test_a_record_of_another_kind_is_one_sentence(make_run: MakeRun) -> None:
+    """As if ``clients.jsonl`` were a copy of ``rounds.jsonl``."""
+    with pytest.raises(ConfigError, match="where a number should be"):
+        load(make_run(clients=ROUNDS)).client_scores()

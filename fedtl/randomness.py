@@ -6,6 +6,7 @@ import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import BuiltinMethodType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,54 @@ Generators = Sequence[Any]
 KINDS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 
 
+DEPTH = 4
+"""So far within a module's attributes generators are looked for."""
+
+
 def generators_of(module: nn.Module) -> list[Any]:
-    """The generators that a module or a part of it keeps as attributes."""
-    return [value for part in module.modules() for value in vars(part).values() if isinstance(value, KINDS)]
+    """The generators that a module or a part of it keeps: as attributes, in lists and dicts, in objects of its own."""
+    generators: list[Any] = []
+    seen: set[int] = set()
+    for part in module.modules():
+        for value in vars(part).values():
+            _collect(value, generators, seen, DEPTH)
+    return generators
+
+
+def _collect(value: Any, generators: list[Any], seen: set[int], depth: int) -> None:
+    """Add the generators in ``value``, in an order that is the same in any process, so that each has its seed."""
+    if value is None or isinstance(value, (str, bytes, int, float, nn.Module, torch.Tensor, np.ndarray, type)):
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, KINDS):
+        generators.append(value)
+        return
+    if depth == 0 or isinstance(value, ModuleType):
+        return
+    inner: list[Any] = []
+    if isinstance(value, dict):
+        inner = [*value.values()]
+    elif isinstance(value, (list, tuple)):
+        inner = [*value]
+    elif isinstance(value, (MethodType, BuiltinMethodType)):  # as rng.normal
+        inner = [value.__self__]
+    elif hasattr(value, "__dict__"):
+        inner = [*vars(value).values()]
+    for each in inner:
+        _collect(each, generators, seen, depth - 1)
 
 
 def seed_elsewhere(seed: int, own: Generators = ()) -> None:
     """Seed what is not torch's: NumPy's and Python's global generators, and a model's ``own``."""
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the generator that a model's np.random.rand draws from
     random.seed(seed)
+    seed_own(seed, own)
+
+
+def seed_own(seed: int, own: Generators) -> None:
+    """Seed a model's own generators, each in its own way."""
     for place, generator in enumerate(own):
         one = seed + place + 1
         if isinstance(generator, torch.Generator):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedtl.choice import ConfigError, Registry, load_object, nearest, shown, validate
+from fedtl.choice import ConfigError, Registry, cause, load_object, nearest, shown, validate
 from fedtl.models.settings import ModelChoice
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def read_model(table: Mapping[str, Any]) -> ModelChoice:
     if ":" in name:
         from fedtl.models.own import OwnModelChoice, load_own
 
-        found = load_own(name)
-        if isinstance(found, type) and issubclass(found, ModelChoice):
-            return _validate(found, table)
+        kind = load_own(name)
+        if isinstance(kind, type) and issubclass(kind, ModelChoice):
+            return _validate(kind, table)
         own = validate(OwnModelChoice, table, "model")
         own.check()
         return own
@@ -91,15 +91,16 @@ def build_model(
         except Exception as error:
             raise ConfigError(
                 f"model.name = {choice.name!r} cannot be built for samples of shape {list(shape)} and {classes} "
-                f"classes: {_cause(error)}"
+                f"classes: {cause(error)}"
             ) from error
         if choice.pretrained is not None:
             from fedtl.models.pretrained import begin_with
 
             begin_with(module, choice.name, choice.pretrained)
-    from fedtl.models.trial import try_out
+        from fedtl.models.trial import try_out
 
-    try_out(module, choice.name, shape, classes, few, own=":" in choice.name)
+        # Still under the seed: lazy layers draw their first numbers in the first pass.
+        try_out(module, choice, shape, classes, few)
     return module
 
 
@@ -109,9 +110,3 @@ def _validate(kind: type[ModelChoice], table: Mapping[str, Any]) -> ModelChoice:
 
 def _known() -> str:
     return f"{', '.join(sorted(MODELS))}, a classification network of torchvision, or 'package.module:Class'"
-
-
-def _cause(error: Exception) -> str:
-    """An exception as the end of a sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

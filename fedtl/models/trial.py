@@ -2,79 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, cause
+from fedtl.models.input_casts import InputCasts
 from fedtl.models.modes import in_evaluation
-from fedtl.randomness import generators_of, seeded
+from fedtl.models.settings import ModelChoice
+from fedtl.randomness import generators_of, seed_own, seeded
 from fedtl.samples import FewSamples
-
-aten: Any = torch.ops.aten
 
 SEED = 0
 """Of what a model draws while it is tried out; no number of it is kept."""
 
+REMEMBERED = 64
+"""So many trials' results are kept: a process builds a model again for each phase, engine and restart."""
+
+_changes_input: dict[Hashable, bool] = {}
+
 
 def try_out(
-    module: nn.Module, name: str, shape: tuple[int, ...], classes: int, few: FewSamples | None, own: bool
+    module: nn.Module, choice: ModelChoice, shape: tuple[int, ...], classes: int, few: FewSamples | None
 ) -> None:
-    """Check that a model maps two samples to ``[2, classes]``, and for a user's ``own`` how it comes to that.
+    """Check that a model maps two samples to ``[2, classes]``, and for a user's own how it comes to that.
 
-    A model that changes its input in place is given a copy from now on, as terms, teachers and further gradients look
-    at the same samples.
+    The first pass draws from torch's generator as the caller left it: lazy layers begin with what they draw there. A
+    model that changes its input in place is given a copy from now on, as terms, teachers and further gradients look at
+    the same samples.
 
     Args:
         module: as it was built; its numbers and modes stay.
-        name: as ``model.name`` has it.
+        choice: what it was built from; it is a user's own model if its name is a dotted path.
         shape: a sample's.
         classes: number of labels.
         few: of the data; None where none are at hand, and made-up ones have to do.
-        own: whether it is a user's own model, and not one of ours or of torchvision's.
 
     Raises:
-        ConfigError: it does not fit the data, or no two calls of it give the same.
+        ConfigError: it does not fit the data, cannot be copied, or no two calls of it give the same.
     """
+    name, own = choice.name, ":" in choice.name
     x = _accepted(module, name, shape, few, own)
-    output = _output(module, x)
-    _check_output(name, output, classes)
+    _check_output(name, _output(module, x), classes)
     if not own:
         return
-    _check_repeatable(module, name, x)
-    if changes_input(module, _inputs(x, few)):
+    key = _key(module, choice, shape, classes, few)
+    if key not in _changes_input:
+        copy = _copied(module, name)
+        _check_repeatable(copy, name, x)
+        if len(_changes_input) >= REMEMBERED:
+            _changes_input.clear()
+        _changes_input[key] = changes_input(copy, _inputs(x, few))
+    if _changes_input[key]:
         module.register_forward_pre_hook(_copy_of_input)
 
 
+def _key(
+    module: nn.Module, choice: ModelChoice, shape: tuple[int, ...], classes: int, few: FewSamples | None
+) -> Hashable:
+    """What a trial's result depends on; a notebook's cell may define a class of the same name anew."""
+    code = tuple((type(part), getattr(type(part), "forward", None)) for part in module.modules())
+    return choice.model_dump_json(), shape, classes, code, None if few is None else hash(few.x.numpy().tobytes())
+
+
 def _output(module: nn.Module, x: Tensor) -> Any:
+    with seeded(SEED, generators_of(module)):
+        return _first_output(module, x.clone())
+
+
+def _first_output(module: nn.Module, x: Tensor) -> Any:
+    """The output from wherever torch's generator is, as lazy layers draw their first numbers from it."""
     # As it is scored; in training the samples would enter batch-norm's statistics.
-    with seeded(SEED, generators_of(module)), in_evaluation(module), torch.no_grad():
-        return module(x.clone())
+    with in_evaluation(module), torch.no_grad():
+        return module(x)
 
 
 def _accepted(module: nn.Module, name: str, shape: tuple[int, ...], few: FewSamples | None, own: bool) -> Tensor:
     """Two samples that the model takes, ``[2, *shape]``."""
-    tried = [few.take(2)] if few is not None else list(_made_up(shape))
     failure: Exception | None = None
-    for x in tried:
-        with _whole_numbers_made() as made:
-            try:
-                _output(module, x)
-                failed = None
-            except Exception as error:
-                failed = failure = failure or error
-        if own and few is not None:
-            _check_whole_numbers(module, name, few, made, failed)
-        if failed is None:
+    seed_own(SEED, generators_of(module))
+    for x in [few.take(2)] if few is not None else _made_up(shape):
+        raised: Exception | None = None
+        casts = InputCasts() if own and few is not None else None
+        try:
+            with casts or nullcontext():
+                _first_output(module, x.clone() if casts is None else casts.watched(x))
+        except Exception as error:
+            raised = failure = failure or error
+        if casts is not None and few is not None:
+            _check_whole_numbers(module, name, few, casts, raised)
+        if raised is None:
             return x
     assert failure is not None
     raise ConfigError(
-        f"model.name = {name!r} does not take samples of shape {list(shape)}: {_cause(failure)}"
+        f"model.name = {name!r} does not take samples of shape {list(shape)}: {cause(failure)}"
     ) from failure
 
 
@@ -99,22 +124,21 @@ def _made_up(shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def _check_whole_numbers(
-    module: nn.Module, name: str, few: FewSamples, made: Sequence[Tensor], failed: Exception | None
+    module: nn.Module, name: str, few: FewSamples, casts: InputCasts, raised: Exception | None
 ) -> None:
     """Check that a model that looks words up by number sees the numbers that the data have."""
-    stored, x = few.stored, few.x
+    stored = few.stored
     if not torch.equal(stored, stored.round()):
         return
     remedy = "begin its forward with x = x.long() and set data.normalise = 'none'"
     if few.bytes:
         remedy += ", and store them as int64, as bytes are divided by 255"
-    seen = torch.cat([x.reshape(-1), x.round().reshape(-1)])
-    if not torch.equal(x, stored) and any(len(t) and bool(torch.isin(t, seen).all()) for t in made):
+    if casts.of_fractions:
         raise ConfigError(
             f"model.name = {name!r}: it makes whole numbers of its input, which is no longer whole once it is "
             f"normalised; to look samples up by number, {remedy}"
         )
-    if failed is not None and isinstance(failed, (RuntimeError, IndexError, TypeError)):
+    if raised is not None and isinstance(raised, (RuntimeError, IndexError, TypeError)):
         try:
             _output(module, stored[:2].long())
         except Exception:
@@ -122,41 +146,16 @@ def _check_whole_numbers(
         else:
             raise ConfigError(
                 f"model.name = {name!r} takes whole numbers, and samples come to it as float32: {remedy}"
-            ) from failed
-    if failed is None and made:
+            ) from raised
+    if raised is None and casts.any:
         try:  # the largest and the smallest number that there are
             _output(module, few.extremes())
         except Exception as error:
             low, high = few.range()
             raise ConfigError(
                 f"model.name = {name!r} does not take all of the data's numbers, which go from {low:g} to {high:g}: "
-                f"{_cause(error)}"
+                f"{cause(error)}"
             ) from error
-
-
-class _WholeNumbersMade(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees what is made an integer."""
-
-    def __init__(self, made: list[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.made = made
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run the operation, and note what it is given if it makes integers of it."""
-        result = func(*args, **(kwargs or {}))
-        if func is aten._to_copy.default and args[0].is_floating_point() and not result.is_floating_point():
-            self.made.append(args[0].detach().reshape(-1).clone())
-        return result
-
-
-@contextmanager
-def _whole_numbers_made() -> Iterator[list[Tensor]]:
-    """A block in which it is noted which numbers a model makes integers of, ``[n]`` each."""
-    made: list[Tensor] = []
-    with _WholeNumbersMade(made):
-        yield made
 
 
 def _check_output(name: str, output: object, classes: int) -> None:
@@ -176,62 +175,94 @@ def _check_output(name: str, output: object, classes: int) -> None:
                 "each sample"
             )
         return
-    told = f"model.name = {name!r}: its output has shape {shape}; the labels need [2, {classes}]"
+    text = f"model.name = {name!r}: its output has shape {shape}; the labels need [2, {classes}]"
     if shape in ([2], [2, 1]):
-        said = "yes or no" if classes == 2 else f"{classes} classes"
+        labels = "yes or no" if classes == 2 else f"{classes} classes"
         raise ConfigError(
-            f"{told}: one number a sample is not enough for {said}; give it {classes} outputs, a logit for each "
+            f"{text}: one number a sample is not enough for {labels}; give it {classes} outputs, a logit for each "
             "class (a single logit or a regression is no task yet)"
         )
     if len(shape) == 2 and shape[0] == 2:
-        raise ConfigError(f"{told}: give it {classes} outputs, a logit for each class that the data have")
-    raise ConfigError(f"{told}: give one row for each sample, with a logit for each class")
+        raise ConfigError(f"{text}: give it {classes} outputs, a logit for each class that the data have")
+    raise ConfigError(f"{text}: give one row for each sample, with a logit for each class")
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    try:
+        return deepcopy(module)
+    except Exception as error:
+        raise ConfigError(
+            f"model.name = {name!r}: it cannot be copied, as each client's training needs: {cause(error)}"
+        ) from error
 
 
 def _check_repeatable(module: nn.Module, name: str, x: Tensor) -> None:
-    """Check that training passes of two copies from the same seeds give the same."""
-    found = []
-    for copy in (deepcopy(module), deepcopy(module)):
-        with seeded(SEED, generators_of(copy)):
-            copy.train()
-            try:
-                found.append(copy(x.clone()).detach())
-            except Exception:
-                return  # whatever it is, training shows it
-    if not torch.equal(found[0].nan_to_num(), found[1].nan_to_num()):
-        raise ConfigError(
-            f"model.name = {name!r}: of the same samples, numbers and seeds it makes something else each time, so no "
-            "run could be repeated; let it draw from torch, numpy.random or random, or from a generator that is an "
-            "attribute of the module"
-        )
+    """Check that two calls of one module give the same, from the same seeds and the same numbers of its vector.
+
+    Not of two copies: these would agree in whatever else a module keeps, which it would carry from client to client.
+    """
+    for mode in (nn.Module.train, nn.Module.eval):
+        mode(module)
+        outputs = []
+        for _ in range(2):
+            with _numbers_restored(module), seeded(SEED, generators_of(module)), torch.no_grad():
+                try:
+                    outputs.append(module(x.clone()).clone())
+                except Exception:
+                    return  # whatever it is, training shows it
+        if not torch.equal(outputs[0].nan_to_num(), outputs[1].nan_to_num()):
+            raise ConfigError(
+                f"model.name = {name!r}: of the same samples, numbers and seeds it makes something else each time, so "
+                "no run could be repeated; let it draw from torch, numpy.random or random, or from a generator that is "
+                "an attribute of the module, and keep what lasts from one call to the next in a buffer of float32"
+            )
+
+
+@contextmanager
+def _numbers_restored(module: nn.Module) -> Iterator[None]:
+    """After the ``with`` block a module has the numbers back that engines set for each client, and only these."""
+    before: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
+        (tensors, key, tensor, tensor.detach().clone())
+        for part in module.modules()
+        for tensors in (part._parameters, part._buffers)
+        for key, tensor in tensors.items()
+        if tensor is not None and (isinstance(tensor, nn.Parameter) or tensor.is_floating_point())
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensors, key, tensor, numbers in before:
+                tensors[key] = tensor  # a buffer may have become another tensor
+                tensor.copy_(numbers)
 
 
 def changes_input(module: nn.Module, inputs: Sequence[Tensor]) -> bool:
-    """Whether a model changes its input in place, in training or in evaluation, on any of these ``[n, *shape]``."""
+    """Whether a model changes its input in place, in training or in evaluation, on any of these ``[n, *shape]``.
+
+    Args:
+        module: a copy, as its numbers and modes change.
+        inputs: what it is called with.
+    """
     return any(_changes(module, x, mode) for x in inputs for mode in (nn.Module.train, nn.Module.eval))
 
 
 def _changes(module: nn.Module, x: Tensor, mode: Callable[[nn.Module], Any]) -> bool:
-    copy, given = deepcopy(module), x.clone()
-    before = given._version
-    mode(copy)
-    with seeded(SEED, generators_of(copy)), suppress(Exception):  # it may have changed it before it raised
-        copy(given)
+    mode(module)
+    samples = x.clone()
+    before = samples._version
+    # It may have changed them before it raised.
+    with seeded(SEED, generators_of(module)), torch.no_grad(), suppress(Exception):
+        module(samples)
     # By the count of changes, as one may leave the numbers as they are; by the numbers, as x.data is not counted.
-    return given._version != before or not torch.equal(given.nan_to_num(), x.nan_to_num())
+    return samples._version != before or not torch.equal(samples.nan_to_num(), x.nan_to_num())
 
 
 def _inputs(x: Tensor, few: FewSamples | None) -> list[Tensor]:
     """What shows branches that depend on the samples: those at hand, and such as are far from all others."""
-    found = [x] if few is None else [x, few.x]
-    return [*found, torch.zeros_like(x), torch.full_like(x, 3.0), torch.full_like(x, -3.0)]
+    at_hand = [x] if few is None else [x, few.x]
+    return [*at_hand, torch.zeros_like(x), torch.full_like(x, 3.0), torch.full_like(x, -3.0)]
 
 
 def _copy_of_input(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (inputs[0].clone(), *inputs[1:]) if inputs else inputs
-
-
-def _cause(error: BaseException) -> str:
-    """An exception as the end of a sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

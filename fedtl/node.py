@@ -246,7 +246,9 @@ class Worker:
                     for name, score in scores.items():
                         rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
                         rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
-        if m.SCORE_PERSONAL not in config:
+        if m.SCORE_PERSONAL not in config:  # a strategy of Flower's, which asks one client at a time
+            if failed:  # it would average an accuracy of 0 over 0 samples
+                return Reply(tuple(clients), Error(CLIENT_RAISED, failed[0][1]))
             return Reply(tuple(clients), RecordDict({m.METRICS: self._plain_score(rows)}))
         reply = RecordDict({m.METRICS: MetricRecord(rows)})  # type: ignore[arg-type]
         if failed:

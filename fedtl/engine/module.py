@@ -59,18 +59,18 @@ class Local(nn.Module):
         if not self.watches_input:
             return layer_outputs(self._inner[0], x, self._layers)
         self._refuse_changed(x)
-        before = x._version
-        found = layer_outputs(self._inner[0], x, self._layers)
-        if x._version != before:
+        before = _changes(x)
+        outputs = layer_outputs(self._inner[0], x, self._layers)
+        if before is not None and x._version != before:
             self._changed = {x.data_ptr(): x._version}
-        return found
+        return outputs
 
     def _refuse_changed(self, x: Tensor) -> None:
         """Raise if an earlier pass has changed these very samples.
 
         A model that is seen to do so when it is built is given copies; this is for one that does so now and then.
         """
-        if self._changed and self._changed.get(x.data_ptr()) == x._version:
+        if self._changed and _changes(x) is not None and self._changed.get(x.data_ptr()) == x._version:
             raise RuntimeError(
                 "the model has changed its input in place, and the same samples are looked at again; let its forward "
                 "begin with x = x.clone()"
@@ -84,8 +84,8 @@ class Local(nn.Module):
         tensors = self._layout.views(vector[:P]) | self._layout.rest_views(vector[P:])
         outputs = _Outputs(self.model, self._layers)
         with torch.no_grad(), self.evaluating():
-            found: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
-        return found
+            layers: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
+        return layers
 
     def module(self, name: str) -> nn.Module:
         """See :class:`~fedtl.losses.view.Net`."""
@@ -116,6 +116,11 @@ class Local(nn.Module):
             yield
         finally:
             self.model.train(training)
+
+
+def _changes(x: Tensor) -> int | None:
+    """How often a tensor has been changed in place; None of one of inference mode, which does not count it."""
+    return None if x.is_inference() else x._version
 
 
 class _Outputs(nn.Module):

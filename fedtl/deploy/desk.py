@@ -25,8 +25,11 @@ from fedtl.experiment import make_worker
 from fedtl.node import Reply, Worker
 from fedtl.tensors import DamagedError
 
-DESCRIPTION, SUMS, STATISTICS_OF = "description", "sums", "statistics-of"
-"""In answer to a query: what there is, as JSON; and sums for the normalisation, if the query asks for them."""
+DESCRIPTION, SUMS, STATISTICS_OF = "description", "centred-sums", "statistics-of"
+"""In answer to a query: what there is, as JSON; and sums for the normalisation, if the query asks for them.
+
+The sums have a new key whenever they mean something else, so that another version's are refused and not misread.
+"""
 
 NAME = "name"
 

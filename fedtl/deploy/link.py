@@ -442,6 +442,11 @@ def _sums(reply: RecordDict, kind: str, told: Described) -> Sums:
     pixel = kind == "pixel"
     wanted = told.shape if pixel else (told.shape[0], *(1 for _ in told.shape[1:]))
     size, each = math.prod(wanted), 1 if pixel else math.prod(told.shape[1:])
+    if SUMS not in reply.array_records:
+        raise Refused(
+            "its reply lacks the sums for the normalisation as this version of fedtl has them; install the same "
+            "version at the server and at its clients"
+        )
     found = reply.array_records[SUMS]
     (count,), total, square = (
         decoded(found[key], n, np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))

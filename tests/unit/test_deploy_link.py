@@ -555,6 +555,10 @@ def test_names_of_labels_are_words_that_can_be_printed() -> None:
     assert link.described[0].names == ("?", "?[2J fedtl: all is well", "cat")
 
 
+OTHER_VERSION = (
+    "its reply lacks the sums for the normalisation as this version of fedtl has them; install the same version at the "
+    "server and at its clients"
+)
 IMPOSSIBLE = "its sums for the normalisation are of no samples of this kind"
 
 
@@ -584,9 +588,21 @@ def test_sums_for_the_normalisation() -> None:
             sums(20, [30], [90], "float32"),
             "an array of it has shape [1] and type float32, expected are [1] and float64",
         ),
-        (Honest(0), GARBLED.format("KeyError")),
+        (Honest(0), OTHER_VERSION),
     ):
         assert Both(answer).link.describe([0], "dataset") == {0: sentence}
+
+
+def test_sums_of_another_version_are_refused() -> None:
+    """Up to then their squares were not of differences from the mean."""
+
+    def answer(kind: str, content: RecordDict) -> RecordDict:
+        reply = sums(20, [30], [90])(kind, content)
+        reply["sums"] = reply[SUMS]
+        del reply[SUMS]
+        return reply
+
+    assert Both(answer).link.describe([0], "dataset") == {0: OTHER_VERSION}
 
 
 @pytest.mark.parametrize("count", [-20, 0, 0.5, 5, 1e18, np.nan, np.inf])

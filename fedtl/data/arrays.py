@@ -28,6 +28,9 @@ AS_WORDS = "save them as words, y.astype(str), which are numbered in their order
 CHANNELS = (1, 3, 4)
 """How many channels images usually have."""
 
+SMALLEST_IMAGE = 8
+"""An image's height and width are at least that."""
+
 STEPS = 256
 """A column with fewer steps of float32 from its smallest to its largest number has lost digits that may matter."""
 
@@ -109,16 +112,26 @@ def _too_close(where: str, x: NDArray[Any]) -> tuple[str, ...]:
     )
 
 
-def check_layout(where: str, shape: Sequence[int]) -> str | None:
-    """Check that images of a sample's ``shape`` have their channels first; a note where they may have.
+def check_layout(where: str, x: NDArray[Any]) -> str | None:
+    """Check that images have their channels first; a note where they may have them last.
 
-    Images of NumPy, Pillow and TensorFlow are [height, width, channels]. Three axes are taken for that where the last
-    is 1, 3 or 4 long, the first is not, and the first two are as an image's height and width. What might be so is a
-    note: [3, 32, 3] may be three channels of 32 x 3.
+    Images of NumPy, Pillow and TensorFlow are [height, width, channels]. Samples of three axes, of which the last is 1,
+    3 or 4 long, may be such images, or sensors, joints or frequencies over time, which only their user can tell apart:
+    that is a note. It is an error where hardly anything but an image is like that:
+
+    - the first two axes are a height and a width: both 8 or more, neither twice the other or more, and the first is no
+      number of channels;
+    - the last is 3 or 4, or 1 of bytes;
+    - the values are an image's: bytes, or numbers that are all from 0 to 255 (or to 1).
+
+    Args:
+        where: begins the message.
+        x: samples as they are stored, ``[n, *shape]``.
 
     Raises:
-        ConfigError: they have them last; ``where`` begins the message.
+        ConfigError: they have them last.
     """
+    shape = x.shape[1:]
     if len(shape) != 3:
         return None
     first, second, last = shape
@@ -126,11 +139,14 @@ def check_layout(where: str, shape: Sequence[int]) -> str | None:
         return None
     text = f"{where} looks like [n, height, width, channels] = [n, {first}, {second}, {last}]"
     remedy = "transpose it to [n, channels, height, width], by x.transpose(0, 3, 1, 2)"
-    # No image is that small or that long; a layer of channels, or sensors over time, may be.
-    image = min(first, second) >= 5 and max(first, second) <= 4 * min(first, second)
-    if first not in CHANNELS and image:
+    size = min(first, second) >= SMALLEST_IMAGE and max(first, second) < 2 * min(first, second)
+    if size and first not in CHANNELS and (last > 1 or x.dtype == np.uint8) and _like_pixels(x):
         raise ConfigError(f"{text}; {remedy}")
     return f"{text}, and is taken as {first} channels of {second} x {last}; if it is not, {remedy}"
+
+
+def _like_pixels(x: NDArray[Any]) -> bool:
+    return x.dtype == np.uint8 or (x.size > 0 and bool(x.min() >= 0) and bool(x.max() <= 255))
 
 
 def labels(where: str, y: NDArray[Any], n: int, least: int = 0) -> Labels:
@@ -172,13 +188,18 @@ def labels(where: str, y: NDArray[Any], n: int, least: int = 0) -> Labels:
         raise ConfigError(f"{where} holds -1 and 1; labels begin at 0: save (y + 1) // 2")
     if smallest < least:
         begin = "labels begin at 0" + (", and -1 is a training sample that has none" if least else "")
-        raise ConfigError(f"{where} has the label {smallest}; {begin}; {AS_WORDS}")
+        raise ConfigError(f"{where} has the label {_short(smallest)}; {begin}; {AS_WORDS}")
     if largest >= MOST_CLASSES:
         raise ConfigError(
-            f"{where} has the label {largest}; labels are 0, 1, 2, ..., and {MOST_CLASSES:,} classes are the most; if "
-            f"these numbers are names, {AS_WORDS}"
+            f"{where} has the label {_short(largest)}; labels are 0, 1, 2, ..., and {MOST_CLASSES:,} classes are the "
+            f"most; if these numbers are names, {AS_WORDS}"
         )
     return y.astype(np.int64)
+
+
+def _short(number: int) -> str:
+    """A whole number, without the 300 digits that one of a float may have."""
+    return str(number) if abs(number) < 10**18 else f"{float(number):g}"
 
 
 def _shape_of_labels(y: NDArray[Any], n: int) -> str:
@@ -200,9 +221,9 @@ def _of_objects(where: str, y: NDArray[Any]) -> NDArray[Any]:
     """Labels that Python holds, as pandas does: all words, or all whole numbers."""
     for kind in (str, (int, np.integer)):
         if all(isinstance(each, kind) for each in y):
-            found = np.array(y.tolist())
-            if found.dtype.kind != "O":  # else some are beyond 2**64
-                return found
+            plain = np.array(y.tolist())
+            if plain.dtype.kind != "O":  # else some are beyond 2**64
+                return plain
     missing = [i for i, each in enumerate(y) if each is None or each != each]  # NaN is unlike itself
     if missing:
         raise ConfigError(f"{where}: {len(missing)} labels, the first at {missing[0]}, are missing; leave these out")

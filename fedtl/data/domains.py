@@ -49,7 +49,7 @@ def _load(data: DataChoice | None, key: str, source: Dataset) -> Dataset | None:
 def _loaded(data: DataChoice) -> Dataset:
     """The data set, with its channels first."""
     dataset = data.load()
-    note = check_layout(f"{getattr(data, 'path', f'data.name = {data.name!r}')}: x", dataset.x.shape[1:])
+    note = check_layout(f"{getattr(data, 'path', f'data.name = {data.name!r}')}: x", dataset.x)
     return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
 
 

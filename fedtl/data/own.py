@@ -263,7 +263,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
                 f"{part.where}: a sample is {part.x.dtype} {list(part.x.shape[1:])}, but {first.x.dtype} "
                 f"{list(first.x.shape[1:])} in {first.where}"
             )
-    note = check_layout(f"{first.where}: x", first.x.shape[1:])
+    note = check_layout(f"{first.where}: x", first.x)
     y, names = numbered([(part.where, part.y) for name, part in found if name in LABELLED and part.y is not None])
     ends = np.cumsum([0, *(len(part.x) for _, part in found)])
     places = {name: np.arange(start, end) for (name, _), start, end in zip(found, ends, ends[1:])}

@@ -21,7 +21,7 @@ from fedtl.data.own_part import LABELLED, TEST, TRAIN, Part
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 NONE = re.compile(r"-1(\.0*)?")
-_SAID_BY_EXCEL = re.compile(r'"?sep=(.)"?\r?\n?')
+_SAID_BY_EXCEL = re.compile(r'"?sep=([^\w"\r\n])"?\r?\n?')
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 

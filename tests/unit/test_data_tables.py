@@ -64,6 +64,12 @@ def test_the_first_line_that_excel_writes(tmp_path: Path) -> None:
     assert sentence(tmp_path, "sep=;\r\nx;label\r\n1;0\r\ntwo;0\r\n") == ": line 4, column 'x': 'two' is no number"
 
 
+@pytest.mark.parametrize("mark", ["a", "7", '"', "_"])
+def test_what_separates_nothing_is_not_what_excel_says(mark: str, tmp_path: Path) -> None:
+    text = sentence(tmp_path, f"sep={mark}\n" + GOOD)
+    assert "\n" not in text
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_byte_order_marks(tmp_path: Path, encoding: str, separator: str) -> None:

@@ -7,7 +7,10 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedtl.choice import ConfigError
 from fedtl.clients.update import ClientUpdate
@@ -40,7 +43,8 @@ def check_single_samples(task: Task, update: ClientUpdate[Any], max_failures: fl
     why = _why_not_one(task)
     if why is None:
         return
-    who, remedy = _whose(clients, own, update.budget), _remedy(clients, own, update.budget)
+    has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model_of(task.module).modules())
+    who, remedy = _whose(clients, own, update.budget), _remedy(clients, own, update.budget, has_batch_norm)
     text = f"{who}, which this model cannot train on ({why}): {remedy}"
     if len(clients) > max_failures * np.count_nonzero(own):
         raise ConfigError(text)
@@ -58,35 +62,45 @@ def _samples_of_own(task: Task) -> NDArray[np.int64]:
 
 def _why_not_one(task: Task) -> str | None:
     """Why the model does not train on a single sample, though it does on two; None if it does, or on neither."""
-    few = FewSamples.of(task.samples.federation)
+    federation = task.samples.federation
+    few = FewSamples.of(federation)
     if few is None:
         return None
-    error: Exception | None = None
-    for n in (2, 1):
-        module = deepcopy(model_of(task.module)).train()
-        device = next(module.parameters()).device
-        with seeded(0, generators_of(module)):
-            try:
-                module(few.take(n).to(device))
-            except Exception as raised:
-                if n == 2:
-                    return None  # that is no matter of the last mini-batch
-                error = raised
-    return None if error is None else reason(error).rstrip(".")
+    if _what_fails(task, few.take(2), federation.classes) is not None:
+        return None  # that is no matter of the last mini-batch
+    return _what_fails(task, few.take(1), federation.classes)
+
+
+def _what_fails(task: Task, x: Tensor, classes: int) -> str | None:
+    """What goes wrong in a training pass over samples ``[n, *shape]``; None if nothing does."""
+    module = deepcopy(model_of(task.module)).train()
+    device = next(module.parameters()).device
+    with seeded(0, generators_of(module)), torch.no_grad():
+        try:
+            output = module(x.to(device))
+        except Exception as error:
+            return reason(error).rstrip(".")
+    if not isinstance(output, Tensor):
+        return None  # training says it
+    if output.shape != (len(x), classes):  # as squeeze() makes of one
+        return f"its output has shape {list(output.shape)}, not {[len(x), classes]}"
+    return None if bool(output.isfinite().all()) else "its output is not finite"
 
 
 def _whose(clients: NDArray[np.int64], own: NDArray[np.int64], budget: Budget) -> str:
-    told = [f"client {client} ({_counted(int(own[client]))})" for client in clients[:NAMED]]
-    more = len(clients) - len(told)
-    who = ", ".join(told) + (f" and {more} more" if more else "")
+    named = [f"client {client} ({_counted(int(own[client]))})" for client in clients[:NAMED]]
+    more = len(clients) - len(named)
+    who = ", ".join(named) + (f" and {more} more" if more else "")
     which = "a mini-batch of theirs is" if len(clients) > 1 else "a mini-batch of its own is"
     return f"{who}: with strategy.batch_size = {budget.batch_size} {which} a single sample"
 
 
-def _remedy(clients: NDArray[np.int64], own: NDArray[np.int64], budget: Budget) -> str:
+def _remedy(clients: NDArray[np.int64], own: NDArray[np.int64], budget: Budget, has_batch_norm: bool) -> str:
     if budget.batch_size == 1:
         return "set strategy.batch_size to 2 or more"
-    other = "take a model without batch-norm (group-norm is like it)"
+    other = "take a model that trains on a single sample"
+    if has_batch_norm:
+        other = "take a model without batch-norm (group-norm is like it)"
     if (own[clients] == 1).all():
         return f"{other}, or give each client two training samples or more"
     also = ", and for a client with one sample in all " + other if (own[clients] == 1).any() else f", or {other}"

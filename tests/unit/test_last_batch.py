@@ -16,6 +16,7 @@ from fedtl.engine.single_samples import check_single_samples
 from fedtl.engine.stacked import padded
 from tests.odd_models import BatchNorm, ImageNorm
 from tests.parts import ENGINES, METHODS, engine_of, federation_of, small_module, update_of
+from tests.trial_models import OfOne
 
 LAST = ("keep", "drop", "merge")
 
@@ -108,6 +109,16 @@ def test_whether_one_sample_is_too_few_is_tried_out() -> None:
     assert said([21], small_module()) == ""
     assert said([21], ImageNorm(3, kernel=1), (1, 3, 3)) == ""
     assert "more than 1 value per channel" in said([21], ImageNorm(3, kernel=3), (1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("how", "why"), [("squeezed", "its output has shape [3], not [1, 3]"), ("standardised", "its output is not finite")]
+)
+def test_a_model_that_raises_nothing_may_fail_on_one_sample_too(how: str, why: str) -> None:
+    text = said([1, 20], OfOne((6,), 3, how), last_batch="drop")
+    assert f"which this model cannot train on ({why}): take a model that trains on a single sample, or give" in text
+    assert "batch-norm" not in text
+    assert "without batch-norm" in said([1, 20], BatchNorm((6,), 3), last_batch="drop")
 
 
 def test_fewer_than_max_failures_are_told_of_and_left_out(caplog: pytest.LogCaptureFixture) -> None:

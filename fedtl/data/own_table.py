@@ -21,7 +21,7 @@ from fedtl.data.own_part import LABELLED, TEST, TRAIN, Part
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 NONE = re.compile(r"-1(\.0*)?")
-_SAID_BY_EXCEL = re.compile(r'"?sep=([^\w"\r\n])"?\r?\n?')
+_EXCEL_LINE = re.compile(r'"?sep=([^\w"\r\n])"?\r?\n?')
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -142,9 +142,9 @@ def _opened(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[s
             encoding = "UTF-16"
         with path.open(encoding="utf-16" if encoding == "UTF-16" else "utf-8-sig", newline="") as file:
             notes: tuple[str, ...] = () if encoding == "UTF-8" else (f"{path} is read as {encoding}",)
-            first, said = 0, _SAID_BY_EXCEL.fullmatch(file.readline())
-            if said:
-                first, separator = 1, said[1]
+            first, excel_line = 0, _EXCEL_LINE.fullmatch(file.readline())
+            if excel_line:
+                first, separator = 1, excel_line[1]
                 start_at = file.tell()
             else:
                 file.seek(0)
@@ -164,7 +164,7 @@ def _opened(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[s
 
 def _separator(lines: Sequence[str], label: str) -> str:
     """What separates the columns of a file that begins with these lines, none of which is empty."""
-    found = {}
+    candidates = {}
     for separator in SEPARATORS:
         try:
             rows = [row for row, _ in zip(csv.reader(lines, delimiter=separator, strict=True), range(2))]
@@ -172,8 +172,8 @@ def _separator(lines: Sequence[str], label: str) -> str:
             continue
         names = [name.strip() for name in rows[0]] if rows else []
         if len(names) > 1 and all(len(row) == len(names) for row in rows):
-            found[separator] = label in names, separator == ",", len(names)
-    return max(found, key=lambda separator: found[separator], default=",")
+            candidates[separator] = label in names, separator == ",", len(names)
+    return max(candidates, key=lambda separator: candidates[separator], default=",")
 
 
 def _table(

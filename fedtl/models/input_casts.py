@@ -49,7 +49,7 @@ class InputCasts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation, and note what it does with the input's numbers."""
-        operation = func.overloadpacket
+        operation = getattr(func, "overloadpacket", None)
         sources = [t for t in _tensors(args) if _memory(t) in self._rounded]
         rounded = any(self._rounded[_memory(t)] for t in sources)
         if operation in ROUNDING:
@@ -64,19 +64,21 @@ class InputCasts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(result, Tensor) and result.is_floating_point():
             if sources and (operation in ROUNDING or operation in KEEPING):
                 self._note(result, rounded)
-            elif func._schema.is_mutable:
+            elif operation is not None and func._schema.is_mutable:
                 self._rounded.pop(_memory(result), None)  # other numbers are there now
         return result
 
     def _note(self, x: Tensor, rounded: bool) -> None:
-        self._rounded[_memory(x)] = rounded
-        self._kept.append(x)
+        if _memory(x):
+            self._rounded[_memory(x)] = rounded
+            self._kept.append(x)
 
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def _memory(x: Tensor) -> int:
+    """Where its numbers are; 0 of one that has none, or has them in several places."""
     return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
 
 

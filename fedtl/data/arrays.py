@@ -198,8 +198,8 @@ def labels(where: str, y: NDArray[Any], n: int, least: int = 0) -> Labels:
 
 
 def _short(number: int) -> str:
-    """A whole number, without the 300 digits that one of a float may have."""
-    return str(number) if abs(number) < 10**18 else f"{float(number):g}"
+    """A whole number, without the 300 digits that one of a float may have; integers are never beyond 2**64."""
+    return str(number) if abs(number) <= 2**64 else f"{float(number):g}"
 
 
 def _shape_of_labels(y: NDArray[Any], n: int) -> str:

@@ -106,8 +106,10 @@ class Keeps(nn.Module):
             self.last = self.last + 1
             return z + self.last
         if self.what == "buffer":
-            self.mean = 0.9 * self.mean + z.mean().detach()
+            self.mean.mul_(0.9).add_(z.mean().detach())
             return z + self.mean
+        if self.what == "rebound buffer":
+            self.mean = 0.9 * self.mean + z.mean().detach()
         return z  # "unused counter"
 
 

@@ -66,7 +66,7 @@ def _key(
 ) -> Hashable:
     """What a trial's result depends on; a notebook's cell may define a class of the same name anew."""
     code = tuple((type(part), getattr(type(part), "forward", None)) for part in module.modules())
-    return choice.model_dump_json(), shape, classes, code, None if few is None else hash(few.x.numpy().tobytes())
+    return repr(choice), shape, classes, code, None if few is None else hash(few.x.numpy().tobytes())
 
 
 def _output(module: nn.Module, x: Tensor) -> Any:
@@ -203,13 +203,19 @@ def _check_repeatable(module: nn.Module, name: str, x: Tensor) -> None:
     """
     for mode in (nn.Module.train, nn.Module.eval):
         mode(module)
-        outputs = []
+        outputs, rebound = [], list[str]()
         for _ in range(2):
-            with _numbers_restored(module), seeded(SEED, generators_of(module)), torch.no_grad():
+            rebound.clear()  # in the first call a buffer may be filled once and for all
+            with _numbers_restored(module, rebound), seeded(SEED, generators_of(module)), torch.no_grad():
                 try:
                     outputs.append(module(x.clone()).clone())
                 except Exception:
                     return  # whatever it is, training shows it
+        if rebound:
+            raise ConfigError(
+                f"model.name = {name!r}: each call assigns its buffer {rebound[0]!r} anew, so its numbers would not be "
+                f"sent and would pass from client to client; change it in place, by self.{rebound[0]}.copy_(...)"
+            )
         if not torch.equal(outputs[0].nan_to_num(), outputs[1].nan_to_num()):
             raise ConfigError(
                 f"model.name = {name!r}: of the same samples, numbers and seeds it makes something else each time, so "
@@ -219,8 +225,12 @@ def _check_repeatable(module: nn.Module, name: str, x: Tensor) -> None:
 
 
 @contextmanager
-def _numbers_restored(module: nn.Module) -> Iterator[None]:
-    """After the ``with`` block a module has the numbers back that engines set for each client, and only these."""
+def _numbers_restored(module: nn.Module, rebound: list[str]) -> Iterator[None]:
+    """After the ``with`` block a module has the numbers back that engines set for each client, and only these.
+
+    Engines set them in the tensors that a module is built with. Buffers that are other tensors after the block, with
+    other numbers, are added to ``rebound``.
+    """
     before: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
         (tensors, key, tensor, tensor.detach().clone())
         for part in module.modules()
@@ -233,7 +243,9 @@ def _numbers_restored(module: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensors, key, tensor, numbers in before:
-                tensors[key] = tensor  # a buffer may have become another tensor
+                after = tensors[key]
+                if after is not tensor and (after is None or not torch.equal(after, numbers)):
+                    rebound.append(key)
                 tensor.copy_(numbers)
 
 

@@ -79,6 +79,11 @@ def test_what_no_number_depends_on_or_the_vector_holds_is_not(what: str) -> None
     built("Keeps", what=what)
 
 
+def test_a_buffer_that_is_assigned_anew_would_not_travel() -> None:
+    with pytest.raises(ConfigError, match=r"its buffer 'mean' anew.*by self\.mean\.copy_"):
+        built("Keeps", what="rebound buffer")
+
+
 def test_a_model_that_cannot_be_copied_is_told() -> None:
     with pytest.raises(ConfigError, match="cannot be copied, as each client's training needs: TypeError"):
         built("Keeps", what="lock")

@@ -550,6 +550,8 @@ def _number(value: Any) -> float:
 
 
 def _numbers(values: Iterable[Any]) -> NDArray[np.float64]:
+    if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
+        raise ConfigError(f"a run's record holds {values!r} where a list should be, as if it were damaged")
     return np.array([_number(value) for value in values], np.float64)
 
 

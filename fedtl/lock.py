@@ -42,12 +42,15 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._file = folder, folder / NAME
-        self._entry = json.dumps({"host": _host(), "process": os.getpid(), "id": uuid.uuid4().hex}) + "\n"
+        entry = {"host": _host(), "process": os.getpid(), "id": uuid.uuid4().hex}
+        self._entry = f"{json.dumps(entry)}\n".encode()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._opened = self._take()
         except OSError as error:
             raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
+        # Looked at after every round, so without a Path and a call that can be spared.
+        self._path, self._stat = os.fspath(self._file), os.fstat(self._opened.fileno())
         self._released = threading.Event()
         threading.Thread(target=self._live, name="fedtl-lock", daemon=True).start()
 
@@ -57,7 +60,11 @@ class RunLock:
         Raises:
             OutputError: it was deleted or moved, or this process was silent for so long that another one took over.
         """
-        if not _is_at(self._opened, self._file):
+        try:
+            there = os.path.samestat(self._stat, os.stat(self._path))
+        except OSError:
+            there = False
+        if not there:
             raise OutputError(f"{self.folder} was deleted or moved while the run was going on")
         if not self._is_ours():
             raise OutputError(f"{self.folder} was taken over by another process while this one was suspended")
@@ -76,7 +83,7 @@ class RunLock:
             self._opened.close()
 
     def _is_ours(self) -> bool:
-        return os.pread(self._opened.fileno(), len(self._entry), 0) == self._entry.encode()
+        return os.pread(self._opened.fileno(), len(self._entry), 0) == self._entry
 
     def _take(self) -> IO[str]:
         while True:
@@ -95,7 +102,7 @@ class RunLock:
                         opened.close()
                         continue
                 opened.truncate(0)
-                opened.write(self._entry)
+                opened.write(self._entry.decode())
                 opened.flush()
                 return opened
             except BaseException:
@@ -176,7 +183,7 @@ def _touched(file: Path) -> int:
 def _is_at(opened: IO[str], path: Path) -> bool:
     """Whether the open file is the one that has this name."""
     try:
-        return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+        return os.path.samestat(os.fstat(opened.fileno()), os.stat(path))
     except OSError:
         return False
 

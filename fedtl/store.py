@@ -54,11 +54,13 @@ class MemoryStore:
     def load(self, client: int, before: int) -> dict[str, Tensor]:
         """The client's memory as of the rounds before ``before``; empty if it has none.
 
+        Its checksum is not looked at: this run wrote it, or has verified it when it was resumed.
+
         Raises:
             DamagedMemoryError: it is not what was saved.
         """
         version = max((round for round in self._versions(client) if round < before), default=None)
-        return {} if version is None else self._read(client, version)
+        return {} if version is None else self._read(client, version, check=False)
 
     def save(self, client: int, round: int, memory: dict[str, Tensor]) -> None:
         """Keep a client's memory of a round; an empty one is nothing to keep.
@@ -130,14 +132,15 @@ class MemoryStore:
                 what = "is no memory of this run, as its vectors have other names or sizes"
                 raise DamagedMemoryError(self._file(client, kept), what)
 
-    def _read(self, client: int, round: int) -> dict[str, Tensor]:
+    def _read(self, client: int, round: int, check: bool = True) -> dict[str, Tensor]:
         file = self._file(client, round)
         try:
-            return {name: torch.from_numpy(vector) for name, vector in load_tensors(file, file.name).items()}
+            tensors = load_tensors(file, file.name, check)
         except FileNotFoundError as error:
             raise DamagedMemoryError(file, "is missing") from error
         except DamagedError as error:
             raise DamagedMemoryError(error.file, error.what) from error
+        return {name: torch.from_numpy(vector) for name, vector in tensors.items()}
 
     def _by_client(self) -> dict[int, list[int]]:
         """All versions' rounds, ascending, by client."""

@@ -310,5 +310,5 @@ def test_run_is_what_load_returns(make_run: MakeRun) -> None:
 
 def test_a_record_of_another_kind_is_one_sentence(make_run: MakeRun) -> None:
     """As if ``clients.jsonl`` were a copy of ``rounds.jsonl``."""
-    with pytest.raises(ConfigError, match="where a (number|list) should be, as if it were damaged"):
+    with pytest.raises(ConfigError, match=r"where a (number|list) should be, as if it were damaged"):
         load(make_run(clients=ROUNDS)).client_scores()

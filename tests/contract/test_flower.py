@@ -53,6 +53,7 @@ except Exception as error:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_flowers_simulation(tmp_path: Path) -> None:
     fedtl.run(TABLES, ["simulation.grid=in-process"], out=tmp_path / "here")
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -63,7 +64,7 @@ def test_flowers_simulation(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=550,  # alone it takes half a minute; beside other tests that start Rays, minutes
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(records(tmp_path / "flower")) == 2

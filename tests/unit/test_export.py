@@ -424,22 +424,10 @@ class Shifting(nn.Module):
         return out if x.sum() > 0 else -out
 
 
-class Counting(Shifting):
-    """What torch takes for constant though it is not: how often the model was called."""
-
-    calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        out: Tensor = self.head(x.flatten(1)) * self.calls
-        return out
-
-
 @needs_onnx
-@pytest.mark.parametrize("name", ["Shifting", "Counting"])
-def test_a_model_that_cannot_be_exported(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = untrained({"name": f"{__name__}:{name}"}, "float32")
-    with pytest.raises(ConfigError, match=rf"{name}' cannot be exported to ONNX: .*; \.safetensors can$"):
+def test_a_model_that_cannot_be_exported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = untrained({"name": f"{__name__}:Shifting"}, "float32")
+    with pytest.raises(ConfigError, match=r"Shifting' cannot be exported to ONNX: .*; \.safetensors can$"):
         write_onnx(found, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")

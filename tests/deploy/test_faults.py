@@ -379,6 +379,7 @@ def trained(
 ) -> dict[str, NDArray[np.float32]]:
     """What a client in this process keeps of the round."""
     folder = found.rough.with_name(f"again-{client}-{remembers}") / "memories"
+    folder.parent.mkdir()
     worker = make_worker(tables, federation, str(folder), "cpu")
     if remembers:
         import torch

@@ -168,10 +168,7 @@ def labels(where: str, y: NDArray[Any], n: int, least: int = 0) -> Labels:
     if y.dtype.kind == "O":
         y = _of_objects(where, y)
     if y.dtype.kind == "S":
-        try:
-            y = np.char.decode(y, "utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{where} holds bytes that are no words in UTF-8; save words as str") from error
+        y = _decoded(where, y)
     if y.dtype.kind == "U":
         _check_words(where, y, "label", _MISSING_WORDS)
         if least == 0 and (y == str(UNLABELLED)).any():
@@ -215,6 +212,14 @@ def _shape_of_labels(y: NDArray[Any], n: int) -> str:
         if ((y == 0) | (y == 1)).all():
             return f"marks several classes a sample, or none, shape {shape}; each sample needs one class, [{n}]"
     return f"has shape {shape}; a sample has one label, so the {n} samples of its x need [{n}]"
+
+
+def _decoded(where: str, words: NDArray[Any]) -> NDArray[Any]:
+    """Words that were stored as bytes."""
+    try:
+        return np.char.decode(words, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} holds bytes that are no words in UTF-8; save words as str") from error
 
 
 def _of_objects(where: str, y: NDArray[Any]) -> NDArray[Any]:
@@ -312,10 +317,7 @@ def owners(where: str, user: NDArray[Any], n: int) -> NDArray[Any]:
     if user.shape != (n,):
         raise ConfigError(f"{where} has shape {list(user.shape)}; its samples need [{n}]")
     if user.dtype.kind == "S":
-        try:
-            user = np.char.decode(user, "utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{where} holds bytes that are no words in UTF-8; save words as str") from error
+        user = _decoded(where, user)
     if user.dtype.kind == "U":
         _check_words(where, user, "owner", (*_MISSING_WORDS, "None"))
         return user

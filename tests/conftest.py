@@ -47,11 +47,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 # Several processes (pytest --numprocesses).
 
-MARKS = ("deploy", "ray")
-"""Files with tests of one of these are one process's, one after another, and begin first, as they take longest.
+MARKS = {
+    "deploy": ("pytest.mark.deploy",),
+    "ray": ("ray_session",),
+    "a Ray of its own": ("pytest.mark.ray",),
+}
+"""Files with one of these words are one process's, one after another, and begin first, as they take longest.
 
-All that use Ray share one, and what deploys waits most of the time. Any other file is some process's as a whole, as
-its tests share what its fixtures have made.
+What deploys waits most of the time, and all that use ``ray_session`` share it. Any other file is some process's as a
+whole, as its tests share what its fixtures have made.
 """
 
 
@@ -62,8 +66,7 @@ def _mark_of(file: Path) -> str:
     Out of the text: the process that hands out tests collects none, and sees no marks.
     """
     text = file.read_text(encoding="utf-8")
-    words = {"deploy": ("pytest.mark.deploy",), "ray": ("pytest.mark.ray", "ray_session")}
-    return next((mark for mark in MARKS if any(word in text for word in words[mark])), "")
+    return next((mark for mark, words in MARKS.items() if any(word in text for word in words)), "")
 
 
 @pytest.hookimpl(optionalhook=True)  # where pytest-xdist is not installed there is none

@@ -208,7 +208,8 @@ class Link(Grid):
         query = RecordDict({m.CONFIG: ConfigRecord({STATISTICS_OF: statistics_of})})
         failed, came = {}, False
         limit = min(self._settings.wait, self._settings.round_timeout)  # it takes no time, if a client is well
-        found = self._ask(MessageType.QUERY, query, {client: here.get(client) for client in asked}, limit)
+        seats = {client: here.get(client) for client in asked}
+        found = self._ask(MessageType.QUERY, dict.fromkeys(seats, query), seats, limit)
         for client, reply in found.items():
             name = self._clients[client].name
             try:
@@ -242,7 +243,7 @@ class Link(Grid):
         sent = list(messages)
         if not sent:
             return []
-        kind, content = sent[0].metadata.message_type, sent[0].content
+        kind = sent[0].metadata.message_type
         of = {message.metadata.dst_node_id: message for message in sent}
         if kind == MessageType.TRAIN:
             least = min(len(of), self._settings.min_clients or 1)
@@ -250,13 +251,18 @@ class Link(Grid):
         undescribed = self.describe(of)
         here = self.here()
         asked = {client: here.get(client) for client in of if client in self.described}
-        answers = self._ask(kind, _as_told(kind, content), asked, self._settings.round_timeout)
+        forms: dict[int, RecordDict] = {}  # mostly one content for all
+        for message in sent:
+            if id(message.content) not in forms:
+                forms[id(message.content)] = _as_told(kind, message.content)
+        contents = {client: forms[id(of[client].content)] for client in asked}
+        answers = self._ask(kind, contents, asked, self._settings.round_timeout)
         replies = []
         for client, message in of.items():
             found: RecordDict | Error
             try:
                 answer = answers[client] if client in answers else undescribed[client]
-                found = checked(lambda: self._screened(kind, client, content, _content(answer)))  # noqa: B023
+                found = checked(lambda: self._screened(kind, client, message.content, _content(answer)))  # noqa: B023
                 self._said.pop(client, None)
             except Refused as error:
                 if self._said.get(client) != str(error):  # once, and not in every round
@@ -281,13 +287,13 @@ class Link(Grid):
         return screen.trained(reply, expected, vector, str(config[m.SUM_UPLOADS]))
 
     def _ask(
-        self, kind: str, content: RecordDict, clients: Mapping[int, Seat | None], limit: float
+        self, kind: str, contents: Mapping[int, RecordDict], clients: Mapping[int, Seat | None], limit: float
     ) -> dict[int, RecordDict | str]:
         """Each client's reply to a message, or why there is none.
 
         Args:
             kind: Flower's message type.
-            content: what all are asked.
+            contents: what each is asked.
             clients: whom to ask, and where; None for those that are not connected.
             limit: seconds to wait for replies.
         """
@@ -298,7 +304,7 @@ class Link(Grid):
                 answers[client] = self._gone(client, "it is not connected")
                 continue
             study = Study(self._study.id, self._study.experiment, len(self._clients), client, self.frame)
-            own = Message(RecordDict({**content, m.STUDY: study.record()}), seat.node, kind, ttl=limit + GRACE)
+            own = Message(RecordDict({**contents[client], m.STUDY: study.record()}), seat.node, kind, ttl=limit + GRACE)
             (id,) = [*self._grid.push_messages([own]), ""][:1]
             if not id:
                 answers[client] = "Flower did not take the message"

@@ -19,4 +19,4 @@ class InProcessGrid(SimulatedGrid):
         """Answer for all clients."""
         self.headcount.now(at_work=1)
         with self.clock.part(self.WAITING):
-            return self._worker.handle(order.kind, order.content, order.clients)
+            return self._worker.handle(order.kind, order.content, order.clients, order.first)

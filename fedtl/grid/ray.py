@@ -195,7 +195,7 @@ class RayGrid(SimulatedGrid):
         self._orders += 1
         waiting = cohorts[::-1]
         while waiting or any(seat.given for seat in self._seats.working):
-            self._hand_out(order.kind, sent, waiting)
+            self._hand_out(order, sent, waiting)
             pending = {asked: seat for seat in self._seats.working for asked in seat.given}
             if not pending:
                 disturbed = True
@@ -257,7 +257,7 @@ class RayGrid(SimulatedGrid):
         addresses = (self._mail.address, box.address) if self._mail and box else (None, None)
         return actor, actor.ready.remote(str(self._mark.file.absolute()) if self._mark else None, *addresses), box
 
-    def _hand_out(self, kind: str, sent: _Sent, waiting: list[Cohort]) -> None:
+    def _hand_out(self, order: Order, sent: _Sent, waiting: list[Cohort]) -> None:
         """Give cohorts to whoever has least to do, a few ahead."""
         while waiting and (seats := self._seats.working):
             seat = min(seats, key=lambda seat: seat.load)
@@ -266,7 +266,9 @@ class RayGrid(SimulatedGrid):
             cohort = waiting.pop()
             has_mail = seat.begun is not None and seat.begun.has_mail
             slot = min(set(range(AHEAD)) - set(seat.slots.values())) if has_mail else None
-            asked = seat.actor.handle.remote(kind, sent.to(has_mail), cohort.clients, cohort.first, slot)
+            asked = seat.actor.handle.remote(
+                order.kind, sent.to(has_mail), cohort.clients, order.first + cohort.first, slot
+            )
             seat.given[asked], seat.slots[asked] = cohort, -1 if slot is None else slot
 
     def _again(self, lost: list[Cohort], waiting: list[Cohort], error: Exception) -> Iterator[Reply]:

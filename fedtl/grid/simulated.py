@@ -28,18 +28,21 @@ class Order:
         kind: Flower's message type.
         content: what all of them are sent.
         clients: their ids, in the order of the messages.
+        first: the place of the first of them among all that were addressed together; the others follow it.
     """
 
     kind: str
     content: RecordDict
     clients: tuple[int, ...]
+    first: int = 0
 
 
 class SimulatedGrid(Grid):
     """A Flower Grid of N simulated nodes; client i is node ``FIRST_NODE + i``.
 
-    A strategy's messages of one round share one content object. It is sent on once for all of them, and a
-    reply may stand for several clients; it then comes as the reply to the first one's message.
+    Consecutive messages that share one content object, mostly all of a round's, are one order: the content is sent
+    on once for all of them, and a reply may stand for several clients; it then comes as the reply to the first one's
+    message. Places are counted over all messages, whatever they hold, as sums go by them.
 
     Attributes:
         headcount: whether the actors are at work; counts where somebody profiles.
@@ -78,29 +81,26 @@ class SimulatedGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies, at most ``timeout`` seconds."""
         if isinstance(messages, Broadcast) and not messages.opened:
-            return self._answers_to(messages.kind, messages.content, messages.nodes, messages.message_to, timeout)
-        groups: dict[tuple[int, str], dict[int, Message]] = {}
-        for message in messages:
-            self._number(message)
-            group = groups.setdefault((id(message.content), message.metadata.message_type), {})
-            group[message.metadata.dst_node_id] = message
-        replies = []
-        for (_, kind), group in groups.items():
-            content = next(iter(group.values())).content
-            replies += self._answers_to(kind, content, group, group.__getitem__, timeout)
+            order = self._order(messages.kind, messages.content, messages.nodes, 0)
+            return self._answers_to(order, messages.message_to, timeout)
+        replies, first = list[Message](), 0
+        for (_, kind), alike in itertools.groupby(
+            messages, lambda message: (id(message.content), message.metadata.message_type)
+        ):
+            to = {message.metadata.dst_node_id: message for message in alike}
+            for message in to.values():
+                self._number(message)
+            order = self._order(kind, next(iter(to.values())).content, to, first)
+            replies += self._answers_to(order, to.__getitem__, timeout)
+            first += len(to)
         return replies
 
-    def _answers_to(
-        self,
-        kind: str,
-        content: RecordDict,
-        nodes: Iterable[int],
-        message_to: Callable[[int], Message],
-        timeout: float | None,
-    ) -> list[Message]:
-        """The replies of ``nodes`` to one content; ``message_to`` gives what a node was sent."""
+    def _order(self, kind: str, content: RecordDict, nodes: Iterable[int], first: int) -> Order:
+        return Order(kind, content, tuple(node - FIRST_NODE for node in nodes), first)
+
+    def _answers_to(self, order: Order, message_to: Callable[[int], Message], timeout: float | None) -> list[Message]:
+        """The replies to one order; ``message_to`` gives what a node was sent."""
         replies: list[Message] = []
-        order = Order(kind, content, tuple(node - FIRST_NODE for node in nodes))
         if not order.clients:
             return replies
         for reply in self.carry_out(order, timeout):

@@ -7,14 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from safetensors.numpy import load_file
 
@@ -293,6 +293,41 @@ class TestFailures:
     def test_a_round_in_which_all_fail_ends_the_run_even_if_any_may(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match="6 of 6 clients failed"):
             fedtl.run(tables(what="raise") | {"max_failures": 1.0}, out=tmp_path / "run")
+
+
+class InTwo:
+    """Sends a grid what it is to send as two contents that are equal."""
+
+    def __init__(self, grid: SimulatedGrid) -> None:
+        self.grid = grid
+
+    def nodes_of_clients(self) -> Sequence[int]:
+        return self.grid.nodes_of_clients()
+
+    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
+        both = [RecordDict({**messages[0].content}) for _ in range(2)]
+        half = len(messages) // 2 - 1  # no node of the sum's tree ends there
+        return self.grid.send_and_receive(
+            [
+                Message(both[place >= half], message.metadata.dst_node_id, message.metadata.message_type)
+                for place, message in enumerate(messages)
+            ],
+            timeout=timeout,
+        )
+
+
+@pytest.mark.parametrize("name", ["in-process", pytest.param("ray", marks=pytest.mark.ray)])
+def test_two_contents_in_one_round_have_the_bits_of_one(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    config, _ = read_config(tables() | {"rounds": 2})
+    whole, w = start(config, in_process(config, tmp_path))
+    if name == "ray":
+        request.getfixturevalue("ray_session")
+    with ray_grid(config, tmp_path, 2) if name == "ray" else nullcontext(in_process(config, tmp_path)) as grid:
+        halves, w_of_halves = start(config, InTwo(grid))  # type: ignore[arg-type]
+    assert w_of_halves == w
+    assert [(r.clients, r.train, r.scores) for r in halves] == [(r.clients, r.train, r.scores) for r in whole]
 
 
 def recorded(name: str, **options: Any) -> Any:

@@ -254,6 +254,18 @@ def test_each_client_gets_a_message_of_its_own() -> None:
     assert m.SUM_UPLOADS not in m.config_of(both.grid.sent[-1].content)
 
 
+def test_two_contents_reach_those_that_they_are_addressed_to() -> None:
+    both = Both()
+    told = ConfigRecord({m.ROUND: 1, m.PHASE: 0, m.SUM_UPLOADS: "uniform"})
+    contents = [RecordDict({m.CONFIG: told, m.ARRAYS: m.pack(w)}) for w in (W, W + np.float32(0.25))]
+    replies = both.link.send_and_receive([Message(contents[client == 1], client, TRAIN) for client in range(3)])
+    totals = [m.unpack(reply.content) for reply in replies]
+    assert [np.asarray(total).tolist() for total in totals] == [
+        (contents[client == 1][m.ARRAYS][m.VECTOR].numpy() + client + 1).tolist()  # type: ignore[index, call-overload]
+        for client in range(3)
+    ]
+
+
 def test_a_key_decides_who_a_node_is() -> None:
     both = Both()
     both.grid.nodes += [Node(1, b"key of somebody else", Honest(0)), Node(2, b"", Honest(1))]

@@ -33,10 +33,14 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def modules() -> list[Path]:
-    folders = [PACKAGE, *(p for p in PACKAGE.iterdir() if p.is_dir() and p.name != "configs")]
-    return [
-        file for folder in folders for file in folder.glob("*.py") if file.parent != PACKAGE or file.stem != "__init__"
-    ]
+    # A package's folders one by one: strategies and clients are links, which a recursive glob does not follow.
+    folders = [p for p in PACKAGE.iterdir() if p.is_dir() and p.name != "configs"]
+    files = [*PACKAGE.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    return [file for file in files if file != PACKAGE / "__init__.py"]
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def layer_of(dotted: str) -> str | None:
@@ -57,10 +61,14 @@ def imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_flow_one_way(file: Path) -> None:
-    own = file.stem if file.parent == PACKAGE else file.parent.name
+    own = room_of(file)
     assert own in LEVEL, f"{own} stands in no layer"
     for other in imported(file) - {own, "__version__"}:
         assert LEVEL[other] <= LEVEL[own], f"{own} (a lower layer) imports {other}"
+
+
+def test_rooms_within_rooms_are_looked_at() -> None:
+    assert {room_of(file) for file in modules() if file.parent.name == "terms"} == {"losses"}
 
 
 def test_pictures_know_records_and_shards_only() -> None:

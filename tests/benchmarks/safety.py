@@ -2,15 +2,16 @@
 
     python -m tests.benchmarks.safety
 
-The same run in turns, as it is and with all three left out, in one process; the ratio is of the wall time of all
-rounds, records included. As such ratios scatter by more than what is looked for, the processor time of the checks
-themselves is counted too, and how long the disk was waited for beside the training. Prints the table of
-``results/safety.md``.
+One run in which blocks of a few rounds have all three or none of them, by turns; the ratio is the median over pairs of
+neighbouring blocks, of wall time, records included. (Whole runs in turns scatter by more than what is looked for.) In a
+run of its own the processor time of the checks is counted call by call, and how long the disk was waited for beside the
+training. Prints the table of ``results/safety.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -23,12 +24,15 @@ from unittest import mock
 from fedtl import checkpoint, durable, record, tensors
 from fedtl.config import read_config
 from fedtl.data.federate import federate
-from fedtl.experiment import Place, Silent, one_thread, open_run
+from fedtl.experiment import Place, Server, Silent, one_thread, open_run
 from fedtl.lock import RunLock
 from fedtl.strategies.strategy import Round
 
 QUICKSTART = ["simulation.grid=in-process", "device=cpu", "evaluate.every=1000000"]
 FEDAVG = [*QUICKSTART, "strategy.name=fedavg"]
+
+BLOCK = 10
+"""Rounds."""
 
 RUNS = {
     "pFedMe, MLP of 4,810, R = 10, K = 5, 10 clients a round": (250, QUICKSTART),
@@ -50,23 +54,27 @@ RUNS = {
 }
 
 
-def _zero(*_: object) -> int:
-    return 0
+class Switch:
+    """Whether checks are made."""
 
-
-def _nothing(_: object) -> None:
-    return None
+    on = True
 
 
 @contextmanager
-def unchecked() -> Iterator[None]:
-    """Without checksums, without a look at the lock, and without waiting for the disk."""
+def switched(switch: Switch) -> Iterator[None]:
+    """Where the switch is off, no checksums, no look at the lock, and no waiting for the disk."""
+    due = durable.Settler.due.fget  # type: ignore[attr-defined]
+
+    def only_if_on(owner: object, name: str, otherwise: Any = None) -> Any:
+        original = getattr(owner, name)
+        return mock.patch.object(owner, name, lambda *all: original(*all) if switch.on else otherwise)
+
     with (
-        mock.patch.object(tensors, "checksum", _zero),
-        mock.patch.object(RunLock, "check", _nothing),
-        mock.patch.object(durable.Settler, "due", False),
-        mock.patch.object(durable, "settle_all", _nothing),
-        mock.patch.object(record, "settle", _nothing),
+        only_if_on(tensors, "checksum", 0),
+        only_if_on(RunLock, "check"),
+        only_if_on(durable, "settle_all"),
+        only_if_on(record, "settle"),
+        mock.patch.object(durable.Settler, "due", property(lambda self: switch.on and due(self))),
     ):
         yield
 
@@ -127,50 +135,82 @@ class LastRound(Silent):
         self.now = time.perf_counter()
 
 
-def seconds(rounds: int, overrides: list[str], checked: bool, spent: Spent) -> tuple[float, float]:
-    """A run's wall time from its first round to its last, and from there until the disk has it all."""
-    config, _ = read_config("quickstart", [*overrides, f"rounds={rounds}"])
-    clock = LastRound()
-    with tempfile.TemporaryDirectory() as folder, one_thread("cpu"):
-        server = open_run(config, federate(config.data, config.seed), Place(Path(folder) / "run"), clock)
+class Blocks(Silent):
+    """Turns the checks on and off, a few rounds each: on, off, off, on, so that a slow drift cancels out.
+
+    Attributes:
+        seconds: of the blocks with checks, and of those without.
+    """
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch, self.seconds = switch, {True: list[float](), False: list[float]()}
+        self._rounds, self._blocks, self._began = 0, 0, time.perf_counter()
+
+    def round(self, report: Round) -> None:
+        """A round is over; perhaps a block, too."""
+        self._rounds += 1
+        if self._rounds % BLOCK:
+            return
+        now = time.perf_counter()
+        self.seconds[self.switch.on].append(now - self._began)
+        self._blocks += 1
+        self.switch.on, self._began = self._blocks % 4 in (0, 3), now
+
+
+def counted(rounds: int, overrides: list[str]) -> tuple[Spent, float, float]:
+    """What a run spends on checks; its seconds from the first round to the last, and until the disk has it all."""
+    clock, spent = LastRound(), Spent()
+    with _opened(rounds, overrides, clock) as server:
         spent.recorder = server.recorder
         began = time.perf_counter()
-        with spent.counted() if checked else unchecked():
+        with spent.counted():
             server.run()
-        return clock.now - began, time.perf_counter() - clock.now
+        return spent, clock.now - began, time.perf_counter() - clock.now
+
+
+def ratios(rounds: int, overrides: list[str]) -> list[float]:
+    """Seconds with checks over seconds without, for each pair of neighbouring blocks of one run."""
+    switch = Switch()
+    blocks = Blocks(switch)
+    with _opened(rounds, overrides, blocks) as server, switched(switch):
+        server.run()
+    # The first pair pays for what happens once.
+    return [a / b for a, b in zip(blocks.seconds[True][1:], blocks.seconds[False][1:])]
+
+
+@contextmanager
+def _opened(rounds: int, overrides: list[str], listener: Silent) -> Iterator[Server]:
+    config, _ = read_config("quickstart", [*overrides, f"rounds={rounds}"])
+    with tempfile.TemporaryDirectory() as folder, one_thread("cpu"):
+        yield open_run(config, federate(config.data, config.seed), Place(Path(folder) / "run"), listener)
 
 
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=7)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--times", type=int, default=8, help="how many times as many rounds, for the ratio")
+    times = parser.parse_args().times
     columns = (
         "run",
         "ms a round",
         "checks, %",
         "waits beside, %",
         "with / without",
-        "of all pairs",
-        "ms more at the end",
+        "± s.e.",
+        "pairs",
+        "ms at the end",
     )
     print(f"| {' | '.join(columns)} |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- |" + " ---: |" * (len(columns) - 1))
     for name, (rounds, overrides) in RUNS.items():
-        ratios, each, ends, checks, waits = [], [], [], [], []
-        for pair in range(pairs):
-            order = (True, False) if pair % 2 else (False, True)
-            spent = Spent()
-            took = {checked: seconds(rounds, overrides, checked, spent) for checked in order}
-            checks.append(100 * spent.checks / took[True][0])
-            waits.append(100 * spent.waits / took[True][0])
-            ratios.append(took[True][0] / took[False][0])
-            each.append(1000 * took[True][0] / rounds)
-            ends.append(1000 * (took[True][1] - took[False][1]))
+        spent, took, end = counted(rounds, overrides)
+        each = ratios(times * rounds, overrides)
+        low, _, high = statistics.quantiles(each)
+        error = 1.2533 * (high - low) / 1.349 / math.sqrt(len(each))  # a median's, the middle half being normal
         print(
-            f"| {name} | {statistics.median(each):.2f} | {statistics.median(checks):.2f} "
-            f"| {statistics.median(waits):.2f} | {statistics.median(ratios):.3f} "
-            f"| {min(ratios):.3f} to {max(ratios):.3f} | {statistics.median(ends):.0f} |",
+            f"| {name} | {1000 * took / rounds:.2f} | {100 * spent.checks / took:.2f} "
+            f"| {100 * spent.waits / took:.2f} | {statistics.median(each):.3f} | {error:.3f} | {len(each)} "
+            f"| {1000 * end:.0f} |",
             flush=True,
         )
 

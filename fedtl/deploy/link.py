@@ -251,11 +251,9 @@ class Link(Grid):
         undescribed = self.describe(of)
         here = self.here()
         asked = {client: here.get(client) for client in of if client in self.described}
-        forms: dict[int, RecordDict] = {}  # mostly one content for all
-        for message in sent:
-            if id(message.content) not in forms:
-                forms[id(message.content)] = _as_told(kind, message.content)
-        contents = {client: forms[id(of[client].content)] for client in asked}
+        unlike = {id(message.content): message.content for message in sent}  # mostly one content for all
+        told = {key: _as_told(kind, content) for key, content in unlike.items()}
+        contents = {client: told[id(of[client].content)] for client in asked}
         answers = self._ask(kind, contents, asked, self._settings.round_timeout)
         replies = []
         for client, message in of.items():

@@ -306,7 +306,7 @@ class InTwo:
 
     def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
         both = [RecordDict({**messages[0].content}) for _ in range(2)]
-        half = len(messages) // 2 - 1  # no node of the sum's tree ends there
+        half = len(messages) // 2  # odd, so that a pair of the sum's tree is torn apart
         return self.grid.send_and_receive(
             [
                 Message(both[place >= half], message.metadata.dst_node_id, message.metadata.message_type)

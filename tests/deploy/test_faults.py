@@ -220,7 +220,6 @@ class Story:
             found.before[client] = self.kept(name)
         self.release("a", "b")
         assert run.end() == 0, run.text
-        found.said["rough"] = run.text
         for client, name in enumerate("ab"):
             found.after[client] = self.kept(name, found.again)
 

@@ -273,12 +273,16 @@ def last_trained(folder: Path, mark: Mark, sizes: Sizes) -> dict[int, int]:
     Raises:
         DamagedError: the record does not say.
     """
-    last: dict[int, int] = {}
-    for line in lines(folder / ROUNDS, None if mark.records is None else mark.records[ROUNDS].size):
-        if line["round"] > mark.round:
+    file, last = folder / ROUNDS, dict[int, int]()
+    for line in lines(file, None if mark.records is None else mark.records[ROUNDS].size):
+        round = line["round"]
+        if round > mark.round:
             break
-        failed = {each["client"] for each in line["failures"] if not each["message"].startswith("scoring:")}
-        last |= {c: line["round"] for c in line["clients"] if c not in failed and sizes(c, line["round"])}
+        try:
+            failed = {each["client"] for each in line["failures"] if not each["message"].startswith("scoring:")}
+            last |= {client: round for client in line["clients"] if client not in failed and sizes(client, round)}
+        except (KeyError, TypeError, AttributeError) as error:  # another record, or one that was edited
+            raise DamagedError(file, f"does not say who trained in round {round}") from error
     return last
 
 

@@ -286,6 +286,22 @@ def test_the_record_says_which_memory_is_exported(killed: Path, tmp_path: Path) 
         model_of_run(folder, client, "last")
 
 
+@pytest.mark.parametrize("other", ["a copy of clients.jsonl", "failures that are a number", "clients that are null"])
+def test_a_record_that_does_not_say_who_trained_is_one_sentence(other: str, killed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    client = int(memory(folder).name.partition("-")[0])
+    file = folder / "rounds.jsonl"
+    if other == "a copy of clients.jsonl":
+        shutil.copy(folder / "clients.jsonl", file)
+    else:
+        first, *others = map(json.loads, file.read_text().splitlines())
+        first[other.partition(" ")[0]] = 3 if "number" in other else None
+        file.write_text("".join(json.dumps(line) + "\n" for line in (first, *others)))
+    with pytest.raises(ConfigError, match=r"rounds\.jsonl does not say who trained in round [12]: restore it"):
+        model_of_run(folder, client, "last")
+
+
 def test_a_zeroed_block_behind_the_settled_round(
     settled: Path, uninterrupted: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import ClassVar
 
+from pydantic import Field
+
+from fedtl.clients.contract import ClientUpdate, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
-from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
 from fedtl.losses.batch import Batch
 
 
@@ -20,11 +21,17 @@ class FedProx(ClientUpdate[FedProxSettings]):
     """SGD on h_i(w; w^t) = f_i(w) + µ/2 ‖w - w^t‖² (Li et al. 2020, arXiv 1812.06127, eq. 2).
 
     The paper leaves the solver open; like its experiments this is SGD for a fixed number of epochs.
+
+    Differs from the paper: its Algorithm 2 samples clients with probability n_i / n and takes the plain mean;
+    here, as in its authors' code, clients are sampled uniformly and the mean is weighted by samples;
+    ``weighting = "uniform"`` for the plain mean.
     """
 
-    def start(self, w: Tensor, memory: Memory) -> State:
+    settings_type: ClassVar[type[Settings]] = FedProxSettings
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin from the global model, and remember it as w^t."""
-        return {"w": w, "anchor": w.clone()}
+        return {"w": received["w"], "anchor": received["w"].clone()}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of SGD on h_i."""
@@ -32,7 +39,3 @@ class FedProx(ClientUpdate[FedProxSettings]):
         h = grad(w, batch).add_(w - state["anchor"], alpha=options.mu)
         w.sub_(h, alpha=options.lr)
         return state
-
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        """Upload w_i; keep nothing."""
-        return state["w"], {}

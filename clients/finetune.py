@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from fedtl.clients.contract import ClientUpdate, Count, Memory, State, Vectors, Weighting
+from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
-from fedtl.clients.update import ClientUpdate, Memory, State
 
 
 class FineTuneSettings(SGDSettings):
@@ -30,26 +32,31 @@ class FineTune(SGD):
     arXiv 1909.12488, section 4.2).
     """
 
+    settings_type: ClassVar[type[Settings]] = FineTuneSettings
     personalises: ClassVar[bool] = True
     settings: FineTuneSettings
 
     def for_scoring(self) -> ClientUpdate[SGDSettings]:
         """SGD for k steps from the global model."""
         o = self.settings
-        return FineTuned(
-            o.model_copy(update={"local_epochs": None, "local_steps": o.finetune_steps, "lr": o.finetune_lr or o.lr})
-        )
+        steps = {"local_epochs": None, "local_steps": o.finetune_steps, "lr": o.finetune_lr or o.lr}
+        return FineTuned(o.model_copy(update=steps), self.layout)
 
 
 class FineTuned(SGD):
     """The k steps themselves."""
 
+    sums: ClassVar[Mapping[str, Weighting]] = {}
     personalises: ClassVar[bool] = True
 
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        """Keep the fine-tuned model."""
-        return None, {"w": state["w"]}
+    def first_memory(self, received: Vectors) -> Memory:
+        """The global model."""
+        return {"w": received["w"].clone()}
 
-    def personal(self, memory: Memory) -> Tensor:
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """Keep the fine-tuned model."""
+        return {}, {"w": state["w"]}
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """The fine-tuned model."""
         return memory["w"]

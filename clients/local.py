@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
 
+from fedtl.clients.contract import Count, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.sgd import SGD
-from fedtl.clients.update import Memory, State
 
 
 class Local(SGD):
     """SGD on one's own model, which never leaves the client; all begin from the same initial model."""
 
+    sums: ClassVar[Mapping[str, Weighting]] = {}
     personalises: ClassVar[bool] = True
     goes_on: ClassVar[bool] = True
 
-    def first_memory(self, w: Tensor) -> Memory:
+    def first_memory(self, received: Vectors) -> Memory:
         """The common initial model."""
-        return {"w": w.clone()}
+        return {"w": received["w"].clone()}
 
-    def start(self, w: Tensor, memory: Memory) -> State:
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Go on from one's own model, whatever the server sent."""
-        return {"w": w.copy_(memory["w"])}
+        return {"w": received["w"].copy_(memory["w"])}
 
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Send nothing; keep the model."""
-        return None, {"w": state["w"]}
+        return {}, {"w": state["w"]}
 
-    def personal(self, memory: Memory) -> Tensor:
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """One's own model."""
         return memory["w"]

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
-from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
 from fedtl.losses.batch import Batch
 
 
@@ -49,15 +49,16 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
     ``weighting = "samples"``, ``personal_model = "local"``.
     """
 
+    settings_type: ClassVar[type[Settings]] = PFedMeSettings
     personalises: ClassVar[bool] = True
 
-    def first_memory(self, w: Tensor) -> Memory:
+    def first_memory(self, received: Vectors) -> Memory:
         """A client that has never trained has no θ̃ but the model that it received; no round begins with it."""
-        return {"theta": w.clone()}
+        return {"theta": received["w"].clone()}
 
-    def start(self, w: Tensor, memory: Memory) -> State:
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """w_{i,0} = w^t; θ begins there too."""
-        return {"w": w.clone(), "theta": w}
+        return {"w": received["w"].clone(), "theta": received["w"]}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """Approximate the prox of f_i at w, then step on the envelope."""
@@ -72,10 +73,10 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
         w.sub_(w - theta, alpha=o.lr * o.lam)  # w ← w - ηλ(w - θ̃)
         return state
 
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload w_{i,R}; keep the personalised model."""
-        return state["w"], {"theta": state["theta"] if self.settings.personal_model == "theta" else state["w"]}
+        return {"w": state["w"]}, {"theta": state["theta" if self.settings.personal_model == "theta" else "w"]}
 
-    def personal(self, memory: Memory) -> Tensor:
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """θ̃_i."""
         return memory["theta"]

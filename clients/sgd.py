@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import ClassVar
 
+from pydantic import Field
+
+from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.settings import Settings
-from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
 from fedtl.losses.batch import Batch
 
 
@@ -25,9 +26,7 @@ class SGDSettings(Settings):
 class SGD(ClientUpdate[SGDSettings]):
     """w ← w - η ∇f_i(w; batch) (McMahan et al. 2017, ClientUpdate of Algorithm 1)."""
 
-    def start(self, w: Tensor, memory: Memory) -> State:
-        """Begin from the global model."""
-        return {"w": w}
+    settings_type: ClassVar[type[Settings]] = SGDSettings
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of SGD."""
@@ -40,7 +39,3 @@ class SGD(ClientUpdate[SGDSettings]):
             state = {**state, "velocity": g}
         w.sub_(g, alpha=options.lr)
         return state
-
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        """Upload w_i; keep nothing."""
-        return state["w"], {}

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from fedtl.choice import ConfigError, Options, nearest, resolve, shown, validate
+from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
 from fedtl.data import DATASETS, PARTITIONS, read_data
 from fedtl.data.replay import Replay
@@ -298,7 +299,7 @@ def _without_effect(config: Config, tables: Tables, given: set[str], resolved: b
     for i, phase in enumerate(config.phases):
         unused = strategy_type(method).unused(config.stages()[i].strategy)
         notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]
-        if phase.restart and not strategy_type(method).sends_model:
+        if phase.restart and not strategy_type(method).has_global_model():
             notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")
     drawn, holders = config.evaluate.clients, config.data.holders
     if drawn is not None and holders is not None and drawn >= holders and asked("evaluate", "clients"):
@@ -412,17 +413,26 @@ def _check_together(config: Config) -> None:
     _check_terms(config)
     if config.deploy.privacy is not None:
         _check_privacy(config)
-    update = method.client_update(config.strategy)
-    if update.personalises and update.for_scoring() is not update and config.evaluate.personal == "last":
+    _check_parts(config, method.client_update)
+    if method.client_update.makes_for_scoring() and config.evaluate.personal == "last":
         raise ConfigError(
             f"evaluate.personal = 'last': {config.strategy.name} keeps no model between rounds, it makes one when "
             "it is scored; use 'fresh'"
         )
 
 
+def _check_parts(config: Config, update: type[ClientUpdate[Any]]) -> None:
+    """Check that parts of the model stay at clients only where the model is all that travels."""
+    if (more := update.more_than_a_model()) and config.strategy.private:
+        raise ConfigError(
+            f"strategy.private = {[*config.strategy.private]}: under {config.strategy.name} clients upload {more}, "
+            "which are of the whole model; leave private out"
+        )
+
+
 def _check_models(config: Config) -> None:
     """Check that nothing asks for one model where clients have several."""
-    if strategy_type(config.strategy.name).sends_model:
+    if strategy_type(config.strategy.name).client_update.uploads():
         raise ConfigError(
             f"models: clients have unlike models, and {config.strategy.name!r} sends all of them one; use a method "
             "that sends none, as 'local'"
@@ -441,7 +451,7 @@ def _check_terms(config: Config) -> None:
         ConfigError: they do not go together.
     """
     known: dict[str, tuple[str, Any]] = {}
-    sends, private = strategy_type(config.strategy.name).sends_model, config.strategy.private
+    sends, private = strategy_type(config.strategy.name).has_global_model(), config.strategy.private
     for stage in config.stages():
         key = stage.key
         if not any(term.weight for term in stage.objective):
@@ -475,9 +485,14 @@ def _check_terms(config: Config) -> None:
 def _check_privacy(config: Config) -> None:
     """Check that all that clients upload is one model: nothing else would be clipped and noised."""
     method = strategy_type(config.strategy.name)
-    if not method.sends_model:
+    if not method.client_update.uploads():
         raise ConfigError(
             f"deploy.privacy: {config.strategy.name} uploads nothing that noise could protect; leave it out"
+        )
+    if more := method.client_update.more_than_a_model():
+        raise ConfigError(
+            f"deploy.privacy: under {config.strategy.name} clients upload {more}, which would travel without noise; "
+            "leave it out"
         )
     for stage in config.stages():
         for statistic in Objective(stage.objective, method.statistics(stage.strategy)).statistics:
@@ -519,7 +534,7 @@ def _without_replay(config: Config) -> str | None:
     """Why there are no synthesised samples, and what would change that; None where there are."""
     if config.replay is None:
         return "there are none: add a table [replay], which may be empty"
-    if not strategy_type(config.strategy.name).sends_model:
+    if not strategy_type(config.strategy.name).has_global_model():
         return f"they are made of the global model, and {config.strategy.name!r} sends none: use another method"
     if config.strategy.private:
         return "they are made of the global model, and of that strategy.private leaves a part at clients: leave it out"

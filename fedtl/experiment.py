@@ -21,14 +21,15 @@ from fedtl import messages as m
 from fedtl import record, resume
 from fedtl.checkpoint import Checkpoint
 from fedtl.choice import ConfigError
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate
 from fedtl.config import Config, Tables, build, is_run, read_config
 from fedtl.data.batches import RESTART, derived_seed
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.distill.ensemble import FromEnsemble, learn
 from fedtl.engine import Engine, EngineChoice, Task, choose_engine
+from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.choice import Choices
+from fedtl.engine.first_memory import check_buffers
 from fedtl.engine.mixed import Mixed
 from fedtl.engine.operations import operations
 from fedtl.engine.plan import able
@@ -48,11 +49,13 @@ from fedtl.network import build_module
 from fedtl.node import Stage, Worker
 from fedtl.profile import RECORD, Profiler
 from fedtl.samples import FewSamples, Samples
+from fedtl.server.bench import Bench
+from fedtl.server.phase import Phase
+from fedtl.server.rounds import Evaluation, Round
 from fedtl.sharing import Sharing, freeze
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
-from fedtl.strategies.phase import Phase
-from fedtl.strategies.strategy import Evaluation, Round, Strategy, Vector
+from fedtl.strategies.contract import Strategy
 from fedtl.vector import Layout
 
 FEDERATION = 1
@@ -191,7 +194,7 @@ def open_run(
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
-    memories = None if elsewhere else KeptMemories(config, tasks, _client_updates(config))
+    memories = None if elsewhere else KeptMemories(config, tasks, client_updates(config, tasks))
     recorder, checkpoint, about = _open_record(config, place, about, numbers, memories, elsewhere)
     try:
         server = Server(config, federation, resources, choices, recorder, checkpoint, listener, about)
@@ -403,12 +406,16 @@ class Server:
             config, federation.clients, task.layout.parameters, [e.task for e in self.engines]
         )
         self.w = found.w if found else task.sent(self.initial).cpu().numpy()
-        self.strategy.state = found.state if found else {}
+        if found:
+            self.strategy.resume(found.w, found.state)
         tests = {"clients": federation.test} | (
             {"target-clients": target.test} if (target := federation.target) else {}
         )
         self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
-        self.strategy.server = self
+        initial, sent = self.initial, task.sent
+        self.strategy.bench = Bench(
+            task.module, task.layout, task.samples, lambda w: task.whole(w.to(initial.device), initial), sent
+        )
         self.first_round = found.round + 1 if found else 1
         self.profiled = False
         self.remembers = False
@@ -435,16 +442,6 @@ class Server:
     def whole(self, w: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
         """The model ``[d]`` of which ``w`` is what travels."""
         return self.engine.task.whole(torch.tensor(w, device=self.initial.device), self.initial)
-
-    def distil(self, w: Vector, teacher: Vector, how: FromEnsemble, seed: int) -> Vector:
-        """See :class:`~fedtl.strategies.strategy.AtServer`."""
-        task = self.engine.task
-        student, samples = deepcopy(task.module), task.samples
-        task.layout.load(student, self.whole(w))
-        public = samples.federation.public
-        said = torch.tensor(teacher, device=self.initial.device).view(len(public), -1)
-        learn(model_of(student), lambda places: samples.batch(public[places])[0], said, how, seed)
-        return task.sent(task.layout.flatten(student)).cpu().numpy()
 
     def run_on(self, grid: Grid) -> None:
         """Run the remaining rounds on a grid that somebody else made, and write the final model."""
@@ -484,7 +481,7 @@ class Server:
                 failed = {client for client, _ in report.failures}
                 trained[:] = [client for client in report.clients if client not in failed]
             with self.strategy.clock.part(RECORD):
-                write(report, w, {name: vector.copy() for name, vector in self.strategy.state.items()})
+                write(report, w, self.strategy.remembered())
             self.strategy.keep = self.recorder.settled
             self.listener.round(report)
 
@@ -506,10 +503,12 @@ class Server:
 
     def _look_at_operations(self, clients: Sequence[int]) -> None:
         """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
-        update = _client_updates(self.config)[-1]
-        cohort, after = clients[: MOST_ON_CPU if self.choices[-1].stacked else 1], self.config.rounds + 1
+        task, cohort_of = self.engines[-1].task, MOST_ON_CPU if self.choices[-1].stacked else 1
+        update = client_updates(self.config, [task])[-1]
+        cohort, after = clients[:cohort_of], self.config.rounds + 1
         memories = [self.store.load(client, after) for client in cohort]
-        steps, found = operations(self.engines[-1], update, self.whole(self.w), cohort, memories, after)
+        received = Received({**task.received, "w": self.whole(self.w)})
+        steps, found = operations(self.engines[-1], Assignment(update, received, cohort, memories, after))
         if steps:
             self.recorder.operations({"steps": steps, "operations": [asdict(each) for each in found]})
 
@@ -584,19 +583,22 @@ def make_worker(
 
 def _choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple[EngineChoice, ...]:
     simulation = config.simulation
-    for task, update in zip(tasks, _client_updates(config) * len(config.architectures())):
+    updates = client_updates(config, tasks)
+    for task, update in zip(tasks, updates):
+        check_buffers(task, update)
         check_single_samples(task, update, config.max_failures)
     return tuple(
         choose_engine(
             simulation.stacked, simulation.recorded, task, update, device, _sampled(config, task.samples.federation)
         )
-        for task, update in zip(tasks, _client_updates(config) * len(config.architectures()))
+        for task, update in zip(tasks, updates)
     )
 
 
 def kept_memories(config: Config, federation: Federation) -> KeptMemories:
     """What clients keep between rounds."""
-    return KeptMemories(config, _all_tasks(config, federation, "cpu"), _client_updates(config))
+    tasks = _all_tasks(config, federation, "cpu")
+    return KeptMemories(config, tasks, client_updates(config, tasks))
 
 
 def _sampled(config: Config, federation: Federation) -> int:
@@ -614,9 +616,10 @@ def _most_at_once(config: Config, federation: Federation) -> int:
     return most
 
 
-def _client_updates(config: Config) -> list[ClientUpdate[Any]]:
-    """The method's local training in each phase."""
-    return [strategy_type(config.strategy.name).client_update(stage.strategy) for stage in config.stages()]
+def client_updates(config: Config, tasks: Sequence[Task]) -> list[ClientUpdate[Any]]:
+    """The method's local training for tasks that are, for each model, those of the phases one after another."""
+    settings, kind = [stage.strategy for stage in config.stages()], strategy_type(config.strategy.name).client_update
+    return [kind(settings[i % len(settings)], task.layout) for i, task in enumerate(tasks)]
 
 
 def make_tasks(config: Config, federation: Federation, device: str, stacked: bool = False) -> list[Task]:
@@ -633,19 +636,30 @@ def make_tasks(config: Config, federation: Federation, device: str, stacked: boo
     view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None
     samples = Samples(federation, place, images and place.type == "cpu" and not stacked, view)
     initial = layout.flatten(module).to(place)
+    bare = Task(module, layout, objectives[0], samples, config.seed, sharing)
+    server = method(
+        config.strategy,
+        seed=config.seed,
+        clients=federation.clients,
+        parameters=sharing.parameters if sharing else layout.parameters,
+    )
+    received = server.first_download(bare.sent(layout.flatten(module))[: server.parameters])
+    received = {name: tensor.to(place) for name, tensor in received.items()}
     tasks = []
     for objective in objectives:
         own = deepcopy(module).to(place)  # an engine binds it to vectors of its own
         freeze(own, config.strategy.frozen)
         there = {name: deepcopy(part).to(place) for name, part in frozen.items()}
         sharing_there = sharing.to(place) if sharing else None
-        tasks.append(Task(own, layout, objective, samples, config.seed, sharing_there, there, initial, config.replay))
+        seed, replay = config.seed, config.replay
+        tasks.append(Task(own, layout, objective, samples, seed, sharing_there, there, initial, replay, received))
     return tasks
 
 
 def _worker(config: Config, engines: Sequence[Engine], store: MemoryStore) -> Worker:
     task = engines[0].task
-    stages = [Stage(engine, update) for engine, update in zip(engines, _client_updates(config))]
+    updates = client_updates(config, [engine.task for engine in engines])
+    stages = [Stage(engine, update) for engine, update in zip(engines, updates)]
     return Worker(stages, store, task.layout.flatten(task.module))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from fedtl import __version__
@@ -36,7 +35,7 @@ from fedtl.strategies import strategy_type
 from fedtl.tensors import DamagedError, load_tensors
 
 if TYPE_CHECKING:
-    from fedtl.strategies.strategy import Strategy
+    from fedtl.strategies.contract import Strategy
 
 __all__ = ["load_exported", "model_of_run"]
 
@@ -132,7 +131,7 @@ class _Held:
 
     def of_server(self) -> Model:
         """The global model."""
-        if not strategy_type(self.config.strategy.name).sends_model:
+        if not strategy_type(self.config.strategy.name).has_global_model():
             raise ConfigError(
                 f"{self.folder} is a run of {self.config.strategy.name!r}, which trains no global model; add --client"
             )
@@ -148,7 +147,7 @@ class _Held:
 
     def of_client(self, client: int) -> Model:
         """A client's personalised model."""
-        update = strategy_type(self.config.strategy.name).client_update(self.config.strategy)
+        update = strategy_type(self.config.strategy.name).client_update
         makes = update.personalises and self.config.evaluate.personal == "fresh"
         if self.deployed and not self.store.clients():
             raise ConfigError(
@@ -156,7 +155,7 @@ class _Held:
                 f"clients: there, fedtl export FOLDER/studies/{self.study} --client {client}"
             )
         if makes and self.deployed:
-            kept = "; --personal last gives the one that the client kept" if update.for_scoring() is update else ""
+            kept = "; --personal last gives the one that the client kept" if not update.makes_for_scoring() else ""
             raise ConfigError(
                 f"--client = {client}: evaluate.personal = 'fresh' is a model made of the client's own training "
                 f"samples when it is scored, and {self.folder}, a deployed run's folder, holds no samples{kept}"
@@ -166,14 +165,15 @@ class _Held:
             self._check_memory(client)
             worker = self._worker(device, trains=makes)
             strategy = self._strategy(worker)
-            which = strategy._which_personal()
+            which = strategy.which_personal()
             if which == "none":
                 raise ConfigError(
                     f"--client = {client}: {self.config.strategy.name} gives clients no model of their own, and "
                     "neither strategy.private nor a term does; leave --client out"
                 )
-            given = worker._given(_about_scoring(strategy, self.found.round))
-            (vector,) = worker._personal_models(self._global(worker), [client], self._until(client), which, given)
+            worker.initial = self._global(worker)
+            content = strategy.about_scoring([client], self.found.round)
+            (vector,) = worker.personal_models(content, [client], self._until(client), which)
         if isinstance(vector, Failed):
             raise RunError(f"client {client}'s model cannot be made: {vector.message}")
         if vector is None and makes:
@@ -219,9 +219,8 @@ class _Held:
         """The method's server as it was when it last asked for scores."""
         tasks, round = [stage.engine.task for stage in worker.stages], self.found.round
         strategy = make_strategy(self.config, self.federation.clients, tasks[0].layout.parameters, tasks)
-        strategy.state = self.found.state
-        strategy._phase = next((i for i, phase in enumerate(strategy.phases) if round <= phase.last), 0)
-        worker.stage = worker.stages[strategy._phase]
+        strategy.resume(self.found.w, self.found.state)
+        strategy.enter_phase_of(round)
         return strategy
 
     def _global(self, worker: Worker) -> Tensor:
@@ -257,11 +256,6 @@ def _load(module: nn.Module, file: Path) -> None:
         raise DamagedError(file, "is missing") from error
     except RuntimeError as error:
         raise DamagedError(file, "holds another model than config.toml says") from error
-
-
-def _about_scoring(strategy: Strategy, round: int) -> RecordDict:
-    """What the server sends besides the model when it asks for scores."""
-    return RecordDict({m.CONFIG: ConfigRecord(strategy._about(round)), m.GIVEN: m.pack_all(strategy._given())})
 
 
 def _choice_of(own: str, worker: Worker) -> ModelChoice:

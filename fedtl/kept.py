@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate
 from fedtl.config import Config
+from fedtl.engine.first_memory import after_one_step, first_download
 from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Task
 
 
@@ -47,12 +46,14 @@ class KeptMemories:
 
 
 def _sizes(task: Task, update: ClientUpdate[Any]) -> Mapping[str, int]:
-    w = torch.zeros(task.layout.parameters)
-    upload, memory = update.finish(update.start(w, update.first_memory(w)))
+    try:
+        _, (_, memory) = after_one_step(task, update)
+    except Exception:  # its step needs real samples
+        memory = update.first_memory(first_download(task))
     sizes = {name: vector.numel() for name, vector in memory.items()}
     if sizes and task.rest:
         sizes[REST] = task.rest
-    if upload is not None and task.sharing is not None and len(task.sharing.private):
+    if "w" in update.sums and task.sharing is not None and len(task.sharing.private):
         sizes[PRIVATE] = len(task.sharing.private)
     if "model:previous" in task.objective.needs:
         sizes[PREVIOUS] = task.layout.size

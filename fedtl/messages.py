@@ -1,9 +1,10 @@
 """What travels between server and clients: the keys of a message's records, and vectors as arrays.
 
-A train or evaluate message holds ``arrays`` (the global model's vector, absent where a method sends none)
-and ``config``; a train message also ``given``, what terms of the objective ask for besides it. A reply holds
-``metrics`` with a list per key, one entry per client that it stands for; ``failures`` with those that raised; and,
-after training, ``arrays`` with the sum of their uploads, and ``statistics`` with the sum of what terms ask for.
+A train or evaluate message holds ``config``; ``arrays``, the download that all clients share, by name (``w`` is the
+global model's vector); ``each``, of what differs from client to client a row for each of those that are addressed; and
+``given``, what terms of the objective ask for. A reply holds ``metrics`` with a list per key, one entry per client that
+it stands for; ``failures`` with those that raised; and, after training, ``arrays`` with the sums of their uploads,
+``rows`` with those that are not summed, a row for each client, and ``statistics`` with the sum of what terms ask for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 ARRAYS, CONFIG, METRICS, FAILURES = "arrays", "config", "metrics", "failures"
-GIVEN, STATISTICS = "given", "statistics"
+GIVEN, STATISTICS, EACH, ROWS = "given", "statistics", "each", "rows"
 STUDY = "study"  # what a real client is told besides; see fedtl.deploy.study
 VECTOR = "w"
 
@@ -26,7 +27,8 @@ PHASE = "fedtl-phase"  # which of the run's phases, from 0
 PROGRESS = "fedtl-progress"  # of the phase's rounds, from 0 in the first to 1 in the last
 PROFILE = "fedtl-profile"  # in a config: where the worker's time goes is asked for; in a reply: seconds by part
 KEEP = "fedtl-keep"  # rounds whose memories stay besides the last one's; absent if there are none
-SUM_UPLOADS = "fedtl-sum"  # the weighting of the uploads' sum; absent: one plain reply per client
+SUM_UPLOADS = "fedtl-sum"  # strategy.weighting, or UNWEIGHTED; absent: one plain reply per client
+UNWEIGHTED = "none"  # each upload counts once, whatever the method says
 SCORE_GLOBAL = "fedtl-score-global"
 SCORE_PERSONAL = "fedtl-score-personal"
 
@@ -71,7 +73,7 @@ class Broadcast(Sequence[Message]):
 
     Attributes:
         kind: Flower's message type.
-        content: what all of them are sent.
+        content: what all of them are sent; of ``each`` a row for each of them.
         nodes: to whom, in order.
     """
 
@@ -86,7 +88,10 @@ class Broadcast(Sequence[Message]):
 
     def message_to(self, node: int) -> Message:
         """The message to one of the nodes, made anew."""
-        return Message(self.content, node, self.kind)
+        if EACH not in self.content:
+            return Message(self.content, node, self.kind)
+        place = self.nodes.index(node)
+        return Message(cut(self.content, place, place + 1), node, self.kind)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -120,6 +125,12 @@ def unpack_all(content: RecordDict, which: str) -> dict[str, NDArray[np.floating
     """The named vectors of a message's content, none where it has none; they may be read-only."""
     record = content.get(which)
     return {name: array.numpy() for name, array in record.items()} if isinstance(record, ArrayRecord) else {}
+
+
+def cut(content: RecordDict, start: int, stop: int) -> RecordDict:
+    """A content for some of those that it addresses, in places ``start..stop-1``: of ``each`` it has their rows."""
+    rows = unpack_all(content, EACH)
+    return RecordDict({**content, EACH: pack_all({k: v[start:stop] for k, v in rows.items()})}) if rows else content
 
 
 def config_of(content: RecordDict) -> ConfigRecord:

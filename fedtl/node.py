@@ -9,19 +9,21 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Error, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl import messages as m
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate, Vectors
 from fedtl.clock import Clock
 from fedtl.data.federation import Shards
 from fedtl.engine import Engine, Failed, Trained
+from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import able
 from fedtl.engine.task import PRIVATE, Given, Score, reason
 from fedtl.failure import RunError
+from fedtl.server.rounds import STATISTICS
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
 
@@ -128,56 +130,70 @@ class Worker:
         return [Reply((c,), RecordDict({m.METRICS: MetricRecord({m.CLIENTS: [c]})})) for c in clients]
 
     def _train(self, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
-        w, round, weighting = self._model(content), _round(content), m.config_of(content).get(m.SUM_UPLOADS)
+        received, round, weighting = self._received(content), _round(content), m.config_of(content).get(m.SUM_UPLOADS)
         plain: list[Reply] = []
-        given = self._given(content)
-        tree, sums, sizes, told = TreeSum(), TreeSum(), list[int](), list[Trained | Failed]()
-        for piece in self._pieces(clients):
-            trained = self.engine.train(self.update, w, piece, self._memories(piece, round), round, given)
-            for outcome in map(self._checked, trained):
-                if isinstance(outcome, Trained):
-                    with self.clock.part(MEMORIES):
-                        self.store.save(outcome.client, round, outcome.memory)
+        given, sums = self._given(content), self.update.sums
+        tree, sizes, outcomes = TreeSum(), list[int](), list[Trained | Failed]()
+        for places in self._pieces(len(clients)):
+            piece = [clients[place] for place in places]
+            own = received.at(places)
+            assignment = Assignment(self.update, own, piece, self._memories(piece, round), round, given)
+            for outcome in map(self._checked, self.engine.train(assignment)):
+                if isinstance(outcome, Failed):
+                    if weighting is None:
+                        plain.append(self._plain_reply(outcome))
+                    else:
+                        tree.add(0, first + len(outcomes), {})
+                        outcomes.append(outcome)
+                    continue
+                with self.clock.part(MEMORIES):
+                    self.store.save(outcome.client, round, outcome.memory)
                 if weighting is None:
                     plain.append(self._plain_reply(outcome))
                     continue
-                upload = self._sent(outcome.upload) if isinstance(outcome, Trained) else None
-                weight = outcome.samples if isinstance(outcome, Trained) and weighting == "samples" else 1
+                uploads = self._sent(outcome.uploads)
                 with self.clock.part(SUMS):
-                    tree.add_leaf(first + len(told), upload, weight)
-                    parts = outcome.statistics if isinstance(outcome, Trained) else None
-                    sums.add_leaf(first + len(told), torch.cat(parts) if parts else None)
-                # Its vectors are on disk and in the sum; a long cohort's would not fit in memory.
-                if isinstance(outcome, Trained):
-                    sizes = [len(part) for part in outcome.statistics]
-                    outcome = replace(outcome, upload=None, memory={}, statistics=())
-                told.append(outcome)
+                    parts = {name: uploads[name] for name in sums}
+                    if outcome.statistics:
+                        parts[STATISTICS] = torch.cat(outcome.statistics)
+                        sizes = [len(part) for part in outcome.statistics]
+                    tree.add_leaf(first + len(outcomes), parts, self._weights(outcome.samples, str(weighting)))
+                # Its vectors are on disk and in the sums; a long cohort's would not fit in memory.
+                rows = {name: uploads[name].cpu() for name in self.update.rows}
+                outcomes.append(replace(outcome, uploads=rows, memory={}, statistics=()))
         if weighting is None:
             return plain
         with self.clock.part(PACKING):
-            return self._sums(tree, sums, sizes, told, first)
+            return self._sums(tree, sizes, outcomes, first)
 
-    def _sent(self, upload: Tensor | None) -> Tensor | None:
-        """What of a client's model travels."""
-        return None if upload is None else self.engine.task.sent(upload)
+    def _weights(self, samples: int, weighting: str) -> dict[str, int]:
+        """How a client of so many samples counts in each sum."""
+        by = {"samples": samples, "uniform": 1, m.UNWEIGHTED: 1}
+        if weighting == m.UNWEIGHTED:
+            return {**dict.fromkeys(self.update.sums, 1), STATISTICS: 1}
+        by["settings"] = by[weighting]
+        return {**{name: by[each] for name, each in self.update.sums.items()}, STATISTICS: 1}
+
+    def _sent(self, uploads: Vectors) -> Vectors:
+        """What of a client's uploads travels."""
+        if "w" not in self.update.sums:
+            return uploads
+        return {**uploads, "w": self.engine.task.sent(uploads["w"])}
 
     def _checked(self, outcome: Trained | Failed) -> Trained | Failed:
         """A client whose model is no longer finite has failed: one NaN in a mean is a NaN for all."""
         if isinstance(outcome, Trained):
-            vectors = [*outcome.memory.values(), *outcome.statistics]
-            vectors += [] if outcome.upload is None else [outcome.upload]
+            vectors = [*outcome.memory.values(), *outcome.statistics, *outcome.uploads.values()]
             with self.clock.part(SUMS):
                 finite = all(bool(torch.isfinite(vector.sum())) for vector in vectors)
             if not finite:
                 return Failed(outcome.client, "its model is not finite any more; a smaller lr may help")
         return outcome
 
-    def _sums(
-        self, tree: TreeSum, sums: TreeSum, sizes: list[int], outcomes: Sequence[Trained | Failed], first: int
-    ) -> list[Reply]:
+    def _sums(self, tree: TreeSum, sizes: list[int], outcomes: Sequence[Trained | Failed], first: int) -> list[Reply]:
         """One reply for each of the largest sums that the fixed tree over the round's places allows."""
         replies = []
-        for ((level, place), total), (_, statistics) in zip(tree.nodes(), sums.nodes()):
+        for (level, place), totals in tree.nodes():
             start = (place << level) - first
             part = outcomes[start : start + (1 << level)]
             trained = [o for o in part if isinstance(o, Trained)]
@@ -193,11 +209,14 @@ class Worker:
             failed = [(o.client, o.message) for o in part if isinstance(o, Failed)]
             if failed:
                 content[m.FAILURES] = m.pack_failures(failed)
-            if total is not None:
-                content[m.ARRAYS] = m.pack(total.cpu().numpy())
-            if statistics is not None:
+            if STATISTICS in totals:
                 m.metrics_of(content)[m.PARTS] = sizes
-                content[m.STATISTICS] = m.pack(statistics.cpu().numpy())
+                content[m.STATISTICS] = m.pack(totals[STATISTICS].cpu().numpy())
+            if uploads := {name: total.cpu().numpy() for name, total in totals.items() if name != STATISTICS}:
+                content[m.ARRAYS] = m.pack_all(uploads)
+            if trained and self.update.rows:
+                each = {name: [o.uploads[name] for o in trained] for name in self.update.rows}
+                content[m.ROWS] = m.pack_all({name: torch.stack(rows).numpy() for name, rows in each.items()})
             replies.append(Reply(tuple(o.client for o in part), content))
         return replies
 
@@ -207,29 +226,31 @@ class Worker:
             return Reply((outcome.client,), Error(CLIENT_RAISED, outcome.message))
         metrics: dict[str, Any] = {m.SAMPLES: outcome.samples}
         metrics |= dict(zip(self.engine.task.objective.names, outcome.losses))
-        sent = self._sent(outcome.upload)
-        arrays = ArrayRecord() if sent is None else m.pack(sent.cpu().numpy())
+        sent = self._sent(outcome.uploads)
+        arrays = m.pack_all({name: tensor.cpu().numpy() for name, tensor in sent.items()})
         return Reply((outcome.client,), RecordDict({m.ARRAYS: arrays, m.METRICS: MetricRecord(metrics)}))
 
     def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> Reply:
-        config, w, round = m.config_of(content), self._model(content), _round(content)
+        config, received, round = m.config_of(content), self._received(content), _round(content)
         personal = str(config.get(m.SCORE_PERSONAL, "none"))
-        given, federation = self._given(content), self.engine.task.samples.federation
+        federation = self.engine.task.samples.federation
         domains = {"": federation.test}
         if federation.target is not None:
             domains[m.TARGET] = federation.target.test
         rows: dict[str, list[Any]] = {f"{domain}{key}": [] for domain in domains for key in (m.CLIENTS, m.SAMPLES)}
         failed: list[tuple[int, str]] = []
-        tested = [client for client in clients if any(len(test[client]) for test in domains.values())]
-        for piece in self._pieces(tested):
-            found = self._personal_models(w, piece, round, personal, given)
-            for client, model in zip(piece, found):
+        tested = [i for i, client in enumerate(clients) if any(len(test[client]) for test in domains.values())]
+        for some in self._pieces(len(tested)):
+            places = [tested[place] for place in some]
+            piece, own_part = [clients[place] for place in places], received.at(places)
+            made = self._personal_models(own_part, piece, round, personal, self._given(content))
+            for place, (client, model) in enumerate(zip(piece, made)):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
                     continue
-                models = {"global": w} if config.get(m.SCORE_GLOBAL, True) else {}
+                models = {"global": received.shared["w"]} if config.get(m.SCORE_GLOBAL, True) else {}
                 if personal != "none":
-                    models["personal"] = self.engine.begun(w, client) if model is None else model
+                    models["personal"] = self.engine.begun(own_part.model(place), client) if model is None else model
                 without, own = model is None, self.own if personal == m.KEPT and model is not None else None
                 try:
                     scored = self._scored(models, client, domains, own)
@@ -267,9 +288,12 @@ class Worker:
             own: the term's module that is scored in place of the personal model.
         """
         engine = self.engine.of(client)
+        answer = engine.answer_of(self.update, models["personal"], client) if "personal" in models else None
         return {
             domain: {
-                name: engine.score(vector, test[client], own if name == "personal" else None)
+                name: engine.score(vector, test[client], own, answer)
+                if name == "personal"
+                else engine.score(vector, test[client])
                 for name, vector in models.items()
             }
             for domain, test in domains.items()
@@ -282,8 +306,22 @@ class Worker:
         correct, loss = sum(rows.get("global/correct", [])), sum(rows.get("global/loss_sum", []))
         return MetricRecord({m.SAMPLES: samples, "accuracy": correct / max(samples, 1), "loss": loss / max(samples, 1)})
 
+    def personal_models(
+        self, content: RecordDict, clients: Sequence[int], round: int, which: str
+    ) -> list[Tensor | Failed | None]:
+        """Each client's own model ``[d]``, as the message ``content`` asks for scores; None where it has none.
+
+        Args:
+            content: what the server sends these clients when it asks for scores.
+            clients: their ids.
+            round: the last finished one.
+            which: of their own models; see :class:`~fedtl.server.rounds.Evaluation`.
+        """
+        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        return self._personal_models(self._received(content), clients, round, which, self._given(content))
+
     def _personal_models(
-        self, w: Tensor, clients: Sequence[int], round: int, which: str, given: Given
+        self, received: Received, clients: Sequence[int], round: int, which: str, given: Given
     ) -> list[Tensor | Failed | None]:
         """Each client's personalised model ``[d]``; None where it has none.
 
@@ -296,29 +334,36 @@ class Worker:
             return [None] * len(clients)
         engine, memories = self.engine, self._memories(clients, round + 1)
         if which == m.KEPT:
-            return [engine.personal_vector(self.update, one, w) if PRIVATE in one else None for one in memories]
+            return [
+                engine.personal_vector(self.update, memory, received.of(place)) if PRIVATE in memory else None
+                for place, memory in enumerate(memories)
+            ]
         if which == "last":
             return [
-                engine.of(client).personal_vector(self.update, memory, w) if memory else None
-                for client, memory in zip(clients, memories)
+                engine.of(client).personal_vector(self.update, memory, received.of(place)) if memory else None
+                for place, (client, memory) in enumerate(zip(clients, memories))
             ]
         scoring, able = self.stage.scoring, self.stage.able
         can = [place for place, client in enumerate(clients) if able is None or able[client]]
-        who, own = [clients[place] for place in can], [memories[place] for place in can]
         models: list[Tensor | Failed | None] = [None] * len(clients)
-        for place, outcome in zip(can, engine.train(scoring, w, who, own, round + 1, given)):
-            found = self._checked(outcome)
+        if not can:
+            return models
+        assignment = Assignment(scoring, received, clients, memories, round + 1, given).at(can)
+        for place, outcome in zip(can, map(self._checked, engine.train(assignment))):
             own_engine = engine.of(clients[place])
-            models[place] = found if isinstance(found, Failed) else own_engine.personal_vector(scoring, found.memory, w)
+            if isinstance(outcome, Trained):
+                models[place] = own_engine.personal_vector(scoring, outcome.memory, received.of(place))
+            else:
+                models[place] = outcome
         return models
 
-    def _pieces(self, clients: Sequence[int]) -> Iterator[Sequence[int]]:
+    def _pieces(self, clients: int) -> Iterator[range]:
         """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""
         room = COHORT_BYTES
         if self.initial.is_cuda:
             room = torch.cuda.mem_get_info(self.initial.device)[0] // 4
         most = max(1, room // (4 * 4 * len(self.initial)))
-        return (clients[start : start + most] for start in range(0, len(clients), most))
+        return (range(start, min(start + most, clients)) for start in range(0, clients, most))
 
     def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
         device = self.initial.device
@@ -326,20 +371,25 @@ class Worker:
             loaded = (self.store.load(client, before) for client in clients)
             return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
 
-    def _model(self, content: RecordDict) -> Tensor:
+    def _received(self, content: RecordDict) -> Received:
+        """The download of all who are addressed."""
         with self.clock.part(PACKING):
-            vector = m.unpack(content)
-            if vector is None:
-                return self.initial
-            received = torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
-            return self.engine.task.whole(received, self.initial)
+            shared, each = self._tensors(content, m.ARRAYS), self._tensors(content, m.EACH)
+            task = self.engine.task
+            if "w" in each and task.sharing is not None:
+                each["w"] = torch.stack([task.whole(row, self.initial) for row in each["w"]])
+            if "w" not in each:
+                shared["w"] = task.whole(shared["w"], self.initial) if "w" in shared else self.initial
+            return Received(shared, each)
+
+    def _tensors(self, content: RecordDict, which: str) -> Vectors:
+        device = self.initial.device
+        arrays = m.unpack_all(content, which)
+        return {name: torch.tensor(array, dtype=torch.float32, device=device) for name, array in arrays.items()}
 
     def _given(self, content: RecordDict) -> Given:
         progress = float(m.config_of(content).get(m.PROGRESS, 0.0))  # type: ignore[arg-type]
-        vectors = {
-            name: torch.tensor(vector, dtype=torch.float32, device=self.initial.device)
-            for name, vector in m.unpack_all(content, m.GIVEN).items()
-        }
+        vectors = self._tensors(content, m.GIVEN)
         for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
             vectors[name] = self.engine.task.whole(vectors[name], self.initial)
         return Given(progress, vectors)

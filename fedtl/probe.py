@@ -254,7 +254,7 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
         raise ConfigError(f"--seed = {seed}: give a whole number, 0 or more")
     run.state_dict()  # a run that is not finished says so
     config = build(dict(run.config))
-    if not strategy_type(config.strategy.name).sends_model:
+    if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to probe")
     federation = federate(config.data, config.seed)
     # Without labels for training, or with few, a client's training samples are the target's, whose labels lie in y.

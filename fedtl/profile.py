@@ -16,7 +16,7 @@ from typing import Any
 
 from fedtl.clock import Clock, Headcount
 from fedtl.grid.simulated import SimulatedGrid
-from fedtl.strategies.strategy import MESSAGES, Round, Strategy
+from fedtl.server.rounds import MESSAGES, Round, Rounds
 
 RECORD = "record"
 """In the server's time: the record and the checkpoint of the round before, as this one's are still to come."""
@@ -30,7 +30,7 @@ class Profiler:
         grid: where they are.
     """
 
-    def __init__(self, strategy: Strategy, grid: SimulatedGrid) -> None:
+    def __init__(self, strategy: Rounds, grid: SimulatedGrid) -> None:
         self.clock, self._grid = Clock(), grid
         strategy.clock = self.clock
         self.clock.start()

@@ -14,7 +14,7 @@ from fedtl.engine import parts
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.history import Run
 from fedtl.profile import RECORD
-from fedtl.strategies import strategy
+from fedtl.server import rounds
 
 MOST_OPERATIONS = 8
 
@@ -35,15 +35,15 @@ WORKERS = {
 ACTORS = {
     "training": "training",
     "scoring": "scoring",
-    strategy.MESSAGES: "messages: pickling, Ray",
+    rounds.MESSAGES: "messages: pickling, Ray",
     Headcount.FOR_OTHERS: "waiting for other actors",
     Headcount.FOR_SERVER: "waiting for the server",
 }
 SERVER = {
     SimulatedGrid.WAITING: "waiting for clients",
-    strategy.MESSAGES: "messages: handing out, gathering",
-    strategy.METHOD: "sampling, sums, the method's step",
-    strategy.SCORING: "scoring on the server's test set",
+    rounds.MESSAGES: "messages: handing out, gathering",
+    rounds.METHOD: "sampling, sums, the method's step",
+    rounds.SCORING: "scoring on the server's test set",
     RECORD: "record and checkpoint",
     OTHER: "other",
 }

@@ -13,7 +13,7 @@ from rich.table import Column
 
 from fedtl.config import Config
 from fedtl.scores import Coverage, marked
-from fedtl.strategies.strategy import Round
+from fedtl.server.rounds import Round
 
 SHORT = {
     "global/clients": "global",

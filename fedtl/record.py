@@ -40,8 +40,8 @@ from fedtl.durable import Settler, put, settle
 from fedtl.failure import OutputError
 from fedtl.lock import RunLock
 from fedtl.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, check_new, cut, digest
+from fedtl.server.rounds import Round
 from fedtl.store import MemoryStore
-from fedtl.strategies.strategy import Round
 from fedtl.tensors import DamagedError, save_tensors
 
 ENVIRONMENT, EXTRAS, OPERATIONS = "environment.json", "extras.safetensors", "operations.json"

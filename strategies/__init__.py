@@ -1,34 +1,69 @@
-"""Methods, server side: one file each."""
+"""Methods, server side: one file each for those whose server does more than average."""
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedtl.choice import ConfigError, Registry, resolve, shown, validate
 
 if TYPE_CHECKING:
+    from fedtl.clients.contract import ClientUpdate
     from fedtl.clients.settings import Settings
-    from fedtl.strategies.strategy import Strategy
+    from fedtl.strategies.contract import Strategy
 
 STRATEGIES: Registry = {
     "fedavg": "fedtl.strategies.fedavg:FedAvg",
-    "fedavg-finetune": "fedtl.strategies.finetune:FedAvgFineTune",
+    "fedavg-finetune": "fedtl.clients.finetune:FineTune",
     "feddf": "fedtl.strategies.feddf:FedDF",
-    "fedprox": "fedtl.strategies.fedprox:FedProx",
-    "local": "fedtl.strategies.local:Local",
+    "fedprox": "fedtl.clients.fedprox:FedProx",
+    "local": "fedtl.clients.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
 }
+"""A method is its server's class, or its client update's alone where the server is plain averaging."""
 
 
 def strategy_type(name: object) -> type[Strategy]:
-    """The class of a method, by its short name or by ``"package.module:Class"``."""
-    from fedtl.strategies.strategy import Strategy
+    """The class of a method's server, by its short name or by ``"package.module:Class"``."""
+    from fedtl.clients.contract import ClientUpdate
+    from fedtl.strategies.contract import Strategy
 
-    found = resolve(STRATEGIES, name, "strategy.name")
-    if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise ConfigError(f"strategy.name = {shown(name)}: it is no subclass of fedtl.strategies.strategy.Strategy")
-    return found
+    method = resolve(STRATEGIES, name, "strategy.name")
+    if isinstance(method, type) and issubclass(method, ClientUpdate):
+        return _averaging(method)
+    if not (isinstance(method, type) and issubclass(method, Strategy)):
+        raise ConfigError(
+            f"strategy.name = {shown(name)}: it is no subclass of fedtl.strategies.contract.Strategy, nor of "
+            "fedtl.clients.contract.ClientUpdate"
+        )
+    return method
+
+
+@functools.cache
+def _averaging(update: type[ClientUpdate[Any]]) -> type[Strategy]:
+    """The server that averages what a client update uploads, with or without an optimiser of its own."""
+    from fedtl.strategies.contract import Strategy
+    from fedtl.strategies.fedavg import FedAvg
+    from fedtl.strategies.server_optimizer import AveragingSettings
+
+    settings = update.settings_type
+    if update.uploads() and ([*update.sums] != ["w"] or update.rows):
+        raise ConfigError(
+            f"strategy.name: {update.__name__} uploads more than 'w', and plain averaging knows of nothing else; name "
+            "a subclass of fedtl.strategies.contract.Strategy that has it as its client_update"
+        )
+    server = FedAvg if update.uploads() else Strategy
+    if update.uploads():
+        settings = _subclass((settings, AveragingSettings), __doc__=settings.__doc__, __module__=settings.__module__)
+    name, doc = update.__name__, update.__doc__
+    averaging: type[Strategy] = _subclass((server,), name, client_update=update, settings_type=settings, __doc__=doc)
+    return averaging
+
+
+def _subclass(bases: tuple[type, ...], name: str | None = None, **body: Any) -> Any:
+    return types.new_class(name or bases[0].__name__, bases, exec_body=lambda namespace: namespace.update(body))
 
 
 def read_strategy(table: Mapping[str, Any]) -> Settings:

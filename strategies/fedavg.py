@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
-from fedtl.clients.update import ClientUpdate
+from fedtl.strategies.contract import Strategy, Uploads, Vectors
 from fedtl.strategies.server_optimizer import AveragingSettings
-from fedtl.strategies.strategy import Strategy, Vector
 
 
 class FedAvgSettings(SGDSettings, AveragingSettings):
@@ -26,7 +26,7 @@ class FedAvg(Strategy):
     client_update: ClassVar[type[ClientUpdate[Any]]] = SGD
     settings: AveragingSettings  # type: ignore[assignment]
 
-    def update(self, w: Vector, mean: Vector, round: int) -> Vector:
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The mean, or the server optimiser's step towards it."""
-        server = self.settings.server
-        return mean if server == "none" else server.step(w, mean - w, self.state, round)
+        server, mean = self.settings.server, uploads.mean("w")
+        return {**state, "w": mean} if server == "none" else server.step(state, mean - state["w"], round)

@@ -6,14 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from fedtl import messages as m
 from fedtl.clients.settings import Settings
 from fedtl.data.batches import ENSEMBLE, derived_seed
-from fedtl.distill.ensemble import FromEnsemble
+from fedtl.distill.ensemble import FromEnsemble, learn
 from fedtl.losses.statistic import Statistic
 from fedtl.losses.terms.public import PublicLogits
+from fedtl.strategies.contract import Uploads, Vectors
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
-from fedtl.strategies.strategy import Vector
 
 LOGITS = PublicLogits("ensemble of the clients")
 
@@ -73,14 +72,15 @@ class FedDF(FedAvg):
         without = {} if settings.distill_steps else dict.fromkeys(how, "there are no steps: distill_steps = 0")
         return {**super().unused(settings), **without}
 
-    def refine(self, w: Vector, round: int) -> Vector:
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The mean, taught by the ensemble; nobody but the server keeps what the ensemble says, and not for long."""
-        teacher = self.state.pop(m.STATISTIC + LOGITS.name, None)
+        mean, teacher = super().update(state, uploads, round), self.take_statistic(LOGITS.name)
         if teacher is None:  # no steps
-            return w
-        assert self.server is not None
-        o = self.settings
+            return mean
+        assert self.bench is not None
+        o, bench = self.settings, self.bench
+        logits, seed = teacher.view(len(bench.public), -1), derived_seed(self.seed, ENSEMBLE, round)
         how = FromEnsemble(
             o.distill_steps, o.distill_lr, o.distill_batch_size, o.temperature, o.distill_schedule == "cosine"
         )
-        return self.server.distil(w, teacher, how, derived_seed(self.seed, ENSEMBLE, round))
+        return bench.trained(mean, lambda student: learn(student, bench.inputs, logits, how, seed))

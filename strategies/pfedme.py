@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.pfedme import PFedMe as PFedMeClient
 from fedtl.clients.pfedme import PFedMeSettings
 from fedtl.clients.settings import Settings
-from fedtl.clients.update import ClientUpdate
-from fedtl.strategies.strategy import Strategy, Vector
+from fedtl.strategies.contract import Strategy, Uploads, Vectors
 
 
 class PFedMe(Strategy):
@@ -21,7 +21,7 @@ class PFedMe(Strategy):
     client_update: ClassVar[type[ClientUpdate[Any]]] = PFedMeClient
     settings: PFedMeSettings
 
-    def update(self, w: Vector, mean: Vector, round: int) -> Vector:
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """Line 11 of Algorithm 1: w ← (1 - β) w + β mean."""
         beta = self.settings.beta
-        return (1 - beta) * w + beta * mean
+        return {**state, "w": (1 - beta) * state["w"] + beta * uploads.mean("w")}

@@ -7,17 +7,16 @@ v = τ², and FedAdam corrects for bias, which the paper's Algorithm 2 does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator
+from torch import Tensor
 
 from fedtl.choice import Choice, ConfigError, Registry, resolve, shown, validate
-
-Vector = NDArray[np.float32]
-OptimizerState = dict[str, Vector]
+from fedtl.server.exchange import Vectors
 
 SERVER_OPTIMIZERS: Registry = {
     "momentum": "fedtl.strategies.server_optimizer:Momentum",
@@ -32,8 +31,8 @@ class ServerOptimizer(Choice):
 
     lr: float = Field(1.0, gt=0)
 
-    def step(self, w: Vector, delta: Vector, state: OptimizerState, round: int) -> Vector:
-        """The next w ``[d]``; ``state`` is changed in place and survives between rounds."""
+    def step(self, state: Vectors, delta: Tensor, round: int) -> Vectors:
+        """The server's state with the next ``"w"`` ``[P]`` and what the optimiser remembers."""
         raise NotImplementedError
 
 
@@ -42,11 +41,10 @@ class Momentum(ServerOptimizer):
 
     momentum: float = Field(0.9, ge=0, lt=1)
 
-    def step(self, w: Vector, delta: Vector, state: OptimizerState, round: int) -> Vector:
+    def step(self, state: Vectors, delta: Tensor, round: int) -> Vectors:
         """One step along the accumulated Δ."""
         m = self.momentum * state["m"] + delta if "m" in state else delta
-        state["m"] = m
-        return w + np.float32(self.lr) * m
+        return {**state, "w": state["w"] + self.lr * m, "m": m}
 
 
 class Adaptive(ServerOptimizer):
@@ -62,27 +60,31 @@ class Adaptive(ServerOptimizer):
     tau: float = Field(1e-3, gt=0)
     initial_v: float | None = Field(None, ge=0)
 
-    def second_moment(self, v: Vector, square: Vector) -> Vector:
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         """The next v, given Δ²."""
         raise NotImplementedError
 
-    def step(self, w: Vector, delta: Vector, state: OptimizerState, round: int) -> Vector:
+    def step(self, state: Vectors, delta: Tensor, round: int) -> Vectors:
         """One adaptive step."""
-        first_v = self.tau**2 if self.initial_v is None else self.initial_v
-        m = self.beta1 * state.get("m", np.zeros_like(w)) + (1 - self.beta1) * delta
-        v = self.second_moment(state.get("v", np.full_like(w, first_v)), delta**2)
-        state["m"], state["v"] = m, v
-        return np.asarray(w + self.rate(round) * m / (np.sqrt(v) + self.tau), np.float32)
+        w, first_v = state["w"], self.tau**2 if self.initial_v is None else self.initial_v
+        m = self.beta1 * state.get("m", torch.zeros_like(w)) + (1 - self.beta1) * delta
+        v = self.second_moment(state.get("v", torch.full_like(w, first_v)), delta**2)
+        return {**state, "w": w + self.rate(round) * m / (root(v) + self.tau), "m": m, "v": v}
 
     def rate(self, round: int) -> float:
         """η of this round."""
         return self.lr
 
 
+def root(v: Tensor) -> Tensor:
+    """√v, correctly rounded: torch's float32 root is not, and differs between processors."""
+    return v.double().sqrt().float()
+
+
 class Adagrad(Adaptive):
     """FedAdagrad: v ← v + Δ²."""
 
-    def second_moment(self, v: Vector, square: Vector) -> Vector:
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         """The sum of squares."""
         return v + square
 
@@ -93,9 +95,9 @@ class Yogi(Adaptive):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
 
-    def second_moment(self, v: Vector, square: Vector) -> Vector:
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         """A mean of squares that forgets additively."""
-        return np.asarray(v - (1 - self.beta2) * square * np.sign(v - square), np.float32)
+        return v - (1 - self.beta2) * square * torch.sign(v - square)
 
 
 class Adam(Adaptive):
@@ -105,15 +107,15 @@ class Adam(Adaptive):
     beta2: float = Field(0.99, ge=0, lt=1)
     bias_correction: bool = False
 
-    def second_moment(self, v: Vector, square: Vector) -> Vector:
+    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         """A mean of squares that forgets exponentially."""
-        return np.asarray(self.beta2 * v + (1 - self.beta2) * square, np.float32)
+        return self.beta2 * v + (1 - self.beta2) * square
 
     def rate(self, round: int) -> float:
         """η, or with bias correction η √(1 - β2^(t+1)) / (1 - β1^(t+1))."""
         if not self.bias_correction:
             return self.lr
-        return float(self.lr * np.sqrt(1 - self.beta2 ** (round + 1)) / (1 - self.beta1 ** (round + 1)))
+        return float(self.lr * math.sqrt(1 - self.beta2 ** (round + 1)) / (1 - self.beta1 ** (round + 1)))
 
 
 class AveragingSettings(BaseModel):

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.data.federation import Federation, Shards
 from fedtl.engine import Engine, OneByOne, Stacked, Task
+from fedtl.engine.assignment import Assignment, Received
+from fedtl.engine.task import Given, Outcome
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.losses.term import Term, View
 from fedtl.node import Stage, Worker
@@ -70,9 +72,26 @@ def worker_of(engine: Engine, update: ClientUpdate[Any], folder: Path | None = N
     return Worker([Stage(engine, update)], MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
 
 
-def update_of(name: str, **options: Any) -> ClientUpdate[Any]:
+NO_LAYOUT = Layout((), 0, 0)
+"""For local training that looks at no part of its model."""
+
+
+def update_of(name: str, layout: Layout = NO_LAYOUT, **options: Any) -> ClientUpdate[Any]:
     method = strategy_type(name)
-    return method.client_update(method.settings_type(name=name, **options))
+    return method.client_update(method.settings_type(name=name, **options), layout)
+
+
+def train_cohort(
+    engine: Engine,
+    update: ClientUpdate[Any],
+    w: torch.Tensor,
+    clients: Sequence[int],
+    memories: Sequence[Memory],
+    round: int,
+    given: Given | None = None,
+) -> list[Outcome]:
+    """What comes of a cohort that receives one model."""
+    return engine.train(Assignment(update, Received({"w": w}), clients, memories, round, given or Given()))
 
 
 # Every way to train, by name.

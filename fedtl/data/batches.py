@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal
 
@@ -43,6 +43,14 @@ class Budget:
     steps: int | None = None
     epochs: int | None = None
     last: Literal["keep", "drop", "merge"] = "keep"
+
+    def of_steps(self, steps: int) -> Budget:
+        """As many mini-batches of the same size."""
+        return replace(self, steps=steps, epochs=None)
+
+    def of_epochs(self, epochs: int) -> Budget:
+        """As many passes over the client's samples, in mini-batches of the same size."""
+        return replace(self, steps=None, epochs=epochs)
 
     def epoch_sizes(self, n: int) -> list[int]:
         """Sizes of an epoch's mini-batches for a client of ``n`` samples, one at least."""

@@ -208,9 +208,8 @@ def _told(reply: Reply) -> RecordDict:
         for _, text in failures:
             log.error("training failed: %s", text)
         content[m.FAILURES] = m.pack_failures([(client, _without_data(text)) for client, text in failures])
-    total = m.unpack(content)
-    if total is not None:  # a sum of one upload, in float64, which has float32's numbers
-        content[m.ARRAYS] = m.pack(total.astype(np.float32))
+    if sums := m.unpack_all(content, m.ARRAYS):  # of one client, in float64, which have float32's numbers
+        content[m.ARRAYS] = m.pack_all({name: total.astype(np.float32) for name, total in sums.items()})
     return content
 
 

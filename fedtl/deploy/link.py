@@ -280,9 +280,11 @@ class Link(Grid):
             personal = config.get(m.SCORE_PERSONAL, "none") != "none"
             return screen.scored(reply, ["global"] * bool(config.get(m.SCORE_GLOBAL)) + ["personal"] * personal)
         w = m.unpack(asked)
+        if w is None and m.VECTOR in (each := m.unpack_all(asked, m.EACH)):
+            w = each[m.VECTOR][0]
         expected = self.expected[int(config.get(m.PHASE, 0))]  # type: ignore[arg-type]
         vector = np.zeros(0, np.float32) if w is None else np.asarray(w, np.float32)
-        return screen.trained(reply, expected, vector, str(config[m.SUM_UPLOADS]))
+        return screen.trained(reply, expected, vector)
 
     def _ask(
         self, kind: str, contents: Mapping[int, RecordDict], clients: Mapping[int, Seat | None], limit: float
@@ -377,7 +379,7 @@ def _as_told(kind: str, content: RecordDict) -> RecordDict:
     arrays = {key: ArrayRecord({k: Array(v.numpy()) for k, v in r.items()}) for key, r in content.array_records.items()}
     told = RecordDict({**content, **arrays})
     if kind == MessageType.TRAIN:
-        told[m.CONFIG] = ConfigRecord({**m.config_of(content), m.SUM_UPLOADS: "uniform"})
+        told[m.CONFIG] = ConfigRecord({**m.config_of(content), m.SUM_UPLOADS: m.UNWEIGHTED})
     return told
 
 
@@ -453,7 +455,7 @@ def _sums(reply: RecordDict, kind: str, told: Described) -> Sums:
         )
     found = reply.array_records[SUMS]
     (count,), total, square = (
-        decoded(found[key], n, np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
+        decoded(found[key], (n,), np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
     )
     if count not in (each * told.train, each * told.unlabelled):
         raise Refused(f"its sums for the normalisation are over {count:g} numbers, not over its training samples")

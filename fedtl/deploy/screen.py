@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ HEADER = 512
 
 LARGEST_LOSS = 1e30
 
+FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+
 T = TypeVar("T")
 
 
@@ -40,12 +42,15 @@ class Expected:
     """What the replies of a phase's clients look like.
 
     Attributes:
-        size: how many numbers an upload has; None where the method uploads nothing.
+        sums: the uploads that are summed, by name: how clients count in each, ``"samples"`` or ``"uniform"``, and its
+            shape.
+        rows: the shapes of those that are not, by name.
         terms: the objective's, by name.
         statistics: how many numbers each of the statistics has that terms ask for.
     """
 
-    size: int | None
+    sums: Mapping[str, tuple[str, tuple[int, ...]]]
+    rows: Mapping[str, tuple[int, ...]]
     terms: tuple[str, ...]
     statistics: tuple[int, ...]
 
@@ -66,14 +71,13 @@ class Screen:
     target_test: int
     settings: Deploy
 
-    def trained(self, reply: RecordDict, expected: Expected, w: NDArray[np.float32], weighting: str) -> RecordDict:
-        """A reply to a train message, as a simulation's worker would have sent it: with the upload's weighted sum.
+    def trained(self, reply: RecordDict, expected: Expected, w: NDArray[np.float32]) -> RecordDict:
+        """A reply to a train message, as a simulation's worker would have sent it: with the uploads' weighted sums.
 
         Args:
-            reply: what the client sent: its upload, not multiplied by anything, in float32.
+            reply: what the client sent: its uploads, not multiplied by anything, in float32.
             expected: what it should be.
-            w: the global model that it received, of which the upload is an update.
-            weighting: "samples" or "uniform".
+            w: the model that it received, of which the upload ``"w"`` is an update.
 
         Raises:
             Refused: something in it is not what it may be.
@@ -90,24 +94,31 @@ class Screen:
         for name in expected.terms:
             told[m.LOSS + name] = [_number(metrics, m.LOSS + name)]
         content = RecordDict({m.METRICS: MetricRecord(told)})
-        if expected.size is not None:
-            upload = _vector(reply, m.ARRAYS, expected.size, np.dtype(np.float32)).astype(np.float64)
-            self._check_norm(upload, w)
-            content[m.ARRAYS] = m.pack(upload * (samples if weighting == "samples" else 1))
-        elif len(reply.array_records.get(m.ARRAYS, ())):
-            raise Refused("it uploads a model, and the method asks for none")
+        if sums := _tensors(reply, m.ARRAYS, {name: shape for name, (_, shape) in expected.sums.items()}):
+            doubles = {name: tensor.astype(np.float64) for name, tensor in sums.items()}
+            self._check_norms(doubles, w)
+            counts = {"samples": samples, "uniform": 1}
+            content[m.ARRAYS] = m.pack_all({name: t * counts[expected.sums[name][0]] for name, t in doubles.items()})
+        if rows := _tensors(reply, m.ROWS, {name: (1, *shape) for name, shape in expected.rows.items()}):
+            self._check_norms({name: tensor[0].astype(np.float64) for name, tensor in rows.items()}, w)
+            content[m.ROWS] = m.pack_all(rows)
         if expected.statistics:
             m.metrics_of(content)[m.PARTS] = list(expected.statistics)
-            statistics = _vector(reply, m.STATISTICS, sum(expected.statistics), np.dtype(np.float64))
-            content[m.STATISTICS] = m.pack(statistics)
+            size = {m.VECTOR: (sum(expected.statistics),)}
+            content[m.STATISTICS] = m.pack_all(_tensors(reply, m.STATISTICS, size, np.dtype(np.float64)))
         return content
 
-    def _check_norm(self, upload: NDArray[np.float64], w: NDArray[np.float32]) -> None:
-        moved, most = float(np.linalg.norm(upload - w)), self.settings.max_norm * max(1.0, float(np.linalg.norm(w)))
+    def _check_norms(self, uploads: Mapping[str, NDArray[np.float64]], w: NDArray[np.float32]) -> None:
+        """Check that no upload is further than it may be: a model from the one that was received, others from 0."""
+        most = self.settings.max_norm * max(1.0, float(np.linalg.norm(w)))
         if self.settings.privacy is not None:
             most += self.settings.privacy.longest(len(w))
-        if moved > most:
-            raise Refused(f"its update has norm {moved:.4g}, more than the {most:.4g} that deploy.max_norm allows")
+        for name, upload in uploads.items():
+            is_model = name == m.VECTOR and upload.shape == w.shape
+            norm = float(np.linalg.norm(upload - w if is_model else upload))
+            if norm > most:
+                what = "update" if is_model else f"upload {name!r}"
+                raise Refused(f"its {what} has norm {norm:.4g}, more than the {most:.4g} that deploy.max_norm allows")
 
     def scored(self, reply: RecordDict, models: Sequence[str]) -> RecordDict:
         """A reply to an evaluate message, likewise.
@@ -160,41 +171,50 @@ def shortened(text: object) -> str:
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]} …"
 
 
-def decoded(array: Array, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers of an array that was sent, ``[size]``.
+def decoded(array: Array, expected: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers of an array that was sent, of an expected shape.
 
     Not by ``numpy.load``, which makes room for as many numbers as the header says before it reads them.
 
     Raises:
         Refused: it has another size or type than it should, or is garbled.
     """
-    data = array.data
+    data, size = array.data, math.prod(expected)
     if len(data) > size * dtype.itemsize + HEADER:
         raise Refused(f"an array of it has {len(data)} bytes where {size} numbers of {dtype} are expected")
     stream = io.BytesIO(data)
     try:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError
-        shape, _, found = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
+        shape, fortran_order, found = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
     except Exception as error:  # the header is a Python expression, and its parser raises whatever it meets
         raise Refused("an array of it is garbled") from error
-    if shape != (size,) or found != dtype:
+    if shape != expected or found != dtype or (fortran_order and len(shape) > 1):
         raise Refused(
-            f"an array of it has shape {list(shape)!r:.60} and type {found}, expected are [{size}] and {dtype}"
+            f"an array of it has shape {list(shape)!r:.60} and type {found}, expected are {[*expected]} and {dtype}"
         )
     if len(data) - stream.tell() != size * dtype.itemsize:
         raise Refused(f"an array of it ends after {len(data) - stream.tell()} of {size * dtype.itemsize} bytes")
-    return np.frombuffer(data, dtype, size, stream.tell())
+    return np.frombuffer(data, dtype, size, stream.tell()).reshape(expected)
 
 
-def _vector(reply: RecordDict, key: str, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _tensors(
+    reply: RecordDict, key: str, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any] = FLOAT32
+) -> dict[str, NDArray[Any]]:
+    """The named tensors of a reply, which must be those that are expected; none where none are."""
+    if not shapes:
+        if len(reply.array_records.get(key, ())):
+            what = "a model" if key == m.ARRAYS else key
+            raise Refused(f"it uploads {what}, and the method asks for none")
+        return {}
     record = _record(reply, key, ArrayRecord)
-    if list(record) != [m.VECTOR]:
-        raise Refused(f"its {key} are not one vector")
-    vector = decoded(record[m.VECTOR], size, dtype)
-    if not np.isfinite(vector).all():
+    if {*record} != {*shapes}:
+        named = "one vector" if [*shapes] == [m.VECTOR] else " and ".join(map(repr, sorted(shapes)))
+        raise Refused(f"its {key} are not {named}")
+    tensors = {name: decoded(record[name], shape, dtype) for name, shape in shapes.items()}
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise Refused(f"its {key} are not finite: they hold NaN or infinity")
-    return vector
+    return tensors
 
 
 def _record(reply: RecordDict, key: str, kind: type[T]) -> T:

@@ -30,15 +30,16 @@ from fedtl.deploy.link import Client, Described, Link
 from fedtl.deploy.process import alone
 from fedtl.deploy.screen import Expected
 from fedtl.deploy.study import Study
+from fedtl.engine.first_memory import after_one_step
 from fedtl.engine.plan import able
-from fedtl.experiment import Place, Server, open_run
+from fedtl.experiment import Place, Server, client_updates, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
 from fedtl.progress import accuracy
 from fedtl.resume import begun
 from fedtl.scores import Coverage, marked
+from fedtl.server.rounds import Round
 from fedtl.strategies import strategy_type
-from fedtl.strategies.strategy import Round
 
 ENDS_WITHIN = 30.0
 """Seconds that an earlier run of a study may take to notice that it was stopped, or that its server was."""
@@ -335,13 +336,20 @@ def _check_public(config: Config, federation: Federation) -> None:
 
 def _expected(server: Server) -> tuple[Expected, ...]:
     """What replies look like in each phase."""
-    sent = len(server.w) if server.strategy.sends_model else None
-    found = []
-    for engine in server.engines:
+    updates = client_updates(server.config, [engine.of(0).task for engine in server.engines])
+    replies = []
+    for engine, update in zip(server.engines, updates):
         one = engine.of(0)
+        _, (uploads, _) = after_one_step(one.task, update)
+        shapes = {name: tuple(tensor.shape) for name, tensor in uploads.items()}
+        if "w" in update.sums:
+            shapes["w"] = (len(server.w),)
+        counts = {name: update.settings.weighting if how == "settings" else how for name, how in update.sums.items()}
         sizes = tuple(len(part) for part in one.statistics(server.initial, 0))
-        found.append(Expected(sent, one.task.objective.names, sizes))
-    return tuple(found)
+        sums = {name: (how, shapes[name]) for name, how in counts.items()}
+        rows = {name: shapes[name] for name in update.rows}
+        replies.append(Expected(sums, rows, one.task.objective.names, sizes))
+    return tuple(replies)
 
 
 def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:

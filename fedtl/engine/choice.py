@@ -5,7 +5,7 @@ So the same config gives the same bits on the same kind of device, and the recor
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from fedtl.choice import ConfigError
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate
 from fedtl.data.batches import Budget
+from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.engine import Engine
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
@@ -130,11 +131,14 @@ def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpd
         return f"models of {STACK_BELOW:,} parameters or more are"
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
         return "convolutions are"
-    budget, exact, classes = update.budget, counts_batch(task), set()
+    exact, classes = counts_batch(task), set()
     for n in np.unique(task.samples.federation.train.sizes).tolist():
         if n:
-            sizes = budget.step_sizes(n)
-            classes.add(stack_of(budget, sizes, sizes if exact else padded(budget, n)))
+            kind = list[object]()
+            for budget in (loop.budget for loop in update.round_loops):
+                sizes = budget.step_sizes(n)
+                kind.append(stack_of(budget, sizes, sizes if exact else padded(budget, n)))
+            classes.add(tuple(kind))
     if sampled < STACK_FROM * len(classes):
         return f"clients of so many different sizes ({len(classes)} kinds of stacks for {sampled} clients) are"
     return None
@@ -148,11 +152,12 @@ def company_shows(task: Task, update: ClientUpdate[Any]) -> bool:
     clients.
     """
     engine = Stacked(replace(task, module=deepcopy(task.module)), recorded=True)
-    w, short = task.layout.flatten(task.module), copy(update)
-    short.budget = replace(update.budget, steps=8, epochs=None)
-    for one in _unlike_clients(task, short.budget):
+    received, short = {**task.received, "w": task.layout.flatten(task.module)}, update.shortened(8)
+    budgets = [loop.budget for loop in short.round_loops] or [short.budget]
+    for one in dict.fromkeys(client for budget in budgets for client in _unlike_clients(task, budget)):
         # Among copies of itself: they share a stack, and each should have the same bits.
-        alone, *others = (engine.train(short, w, [one] * n, [{}] * n, 1) for n in (1, 2, 5))
+        rounds = (Assignment(short, Received(received), [one] * n, [{}] * n, 1) for n in (1, 2, 5))
+        alone, *others = (engine.train(each) for each in rounds)
         if any(not _same(alone[0], other) for outcomes in others for other in outcomes):
             return True
     return False
@@ -177,8 +182,9 @@ def _unlike_clients(task: Task, budget: Budget) -> list[int]:
 def _same(a: Outcome, b: Outcome) -> bool:
     if not isinstance(a, Trained) or not isinstance(b, Trained):
         return True  # whatever it is, it shows when the run begins
-    vectors = [(a.upload, b.upload), *((a.memory[name], b.memory[name]) for name in a.memory)]
-    return a.losses == b.losses and all(x is None or y is None or torch.equal(x, y) for x, y in vectors)
+    pairs = (a.uploads, b.uploads), (a.memory, b.memory)
+    same = all(torch.equal(mine[name], theirs[name]) for mine, theirs in pairs for name in mine)
+    return same and a.losses == b.losses
 
 
 def refusal(module: nn.Module, shape: tuple[int, ...], few: FewSamples | None = None) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.clients.update import ClientUpdate, Memory, State
+from fedtl.clients.contract import ClientUpdate, Loop, Memory, State, Vectors
 from fedtl.clock import Clock
 from fedtl.data.batches import SCORING, derived_seed
+from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
-from fedtl.engine.plan import Plan, make_plan, view_seeds
+from fedtl.engine.plan import Plan, Where, make_plan, view_seeds
 from fedtl.engine.recorder import Recorder
 from fedtl.engine.replay import Replays
 from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Given, Outcome, Score, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
+from fedtl.models.composite import model_of
+from fedtl.models.head import layer_outputs
 from fedtl.randomness import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
 from fedtl.vector import Binding
 
@@ -37,7 +40,17 @@ SCORE_BLOCK = 32
 STATISTIC_BLOCK = 256
 """Samples per forward pass where clients add up statistics."""
 
-NOTHING_GIVEN = Given()
+
+class Answer(NamedTuple):
+    """A client's own predictor that is no vector of parameters.
+
+    Attributes:
+        logits: of what the model's layers are for some samples.
+        layers: those that it reads besides the logits.
+    """
+
+    logits: Callable[[Layers], Tensor]
+    layers: Sequence[str]
 
 
 class Engine(ABC):
@@ -78,34 +91,14 @@ class Engine(ABC):
         if self.recorder is not None:
             self.recorder.clock = clock
 
-    def train(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        clients: Sequence[int],
-        memories: Sequence[Memory],
-        round: int,
-        given: Given = NOTHING_GIVEN,
-    ) -> list[Outcome]:
-        """Train a cohort from one model.
-
-        Args:
-            update: the method's local training.
-            w: the download ``[d]``; not changed.
-            clients: their ids.
-            memories: what each kept from before; empty for a client that has not trained yet.
-            round: decides, with the run's seed and the client, the order of its samples.
-            given: what else the round's training is given.
-
-        Returns:
-            An outcome per client, in the order of ``clients``.
-        """
+    def train(self, assignment: Assignment) -> list[Outcome]:
+        """Train a cohort; gives an outcome per client, in their order."""
         self.task.module.train()
         if self.replays:
-            self.replays.enter(w, round, given)
+            self.replays.enter(assignment.received.model(0), assignment.round, assignment.given)
         elsewhere = kept_elsewhere() if self._seeds_elsewhere else nullcontext()
         with forked_rng(self.task.samples.device), elsewhere:
-            return self._train(update, w, clients, memories, round, given)
+            return self._train(assignment)
 
     @property
     def _seeds_elsewhere(self) -> bool:
@@ -119,24 +112,17 @@ class Engine(ABC):
             seed_elsewhere(seed, self._generators)
 
     @abstractmethod
-    def _train(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        clients: Sequence[int],
-        memories: Sequence[Memory],
-        round: int,
-        given: Given,
-    ) -> list[Outcome]: ...
+    def _train(self, assignment: Assignment) -> list[Outcome]: ...
 
-    def personal_vector(self, update: ClientUpdate[Any], memory: Memory, w: Tensor) -> Tensor:
-        """The personalised model ``[d]`` in a memory, with the client's own untrained part (else that of ``w``)."""
+    def personal_vector(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Tensor:
+        """A client's own model ``[d]``, with its own untrained part (else that of the received model ``[d]``)."""
+        w, P = received["w"], self.task.layout.parameters
         if not update.personalises:
             return self._with_private(w, memory)
-        personal = update.personal(memory)
+        personal = update.personal({**received, "w": w[:P]}, memory)
         if not self.task.rest:
             return personal
-        return torch.cat([personal, memory.get(REST, w[self.task.layout.parameters :])])
+        return torch.cat([personal, memory.get(REST, w[P:])])
 
     def statistics(self, vector: Tensor, client: int) -> tuple[Tensor, ...]:
         """The sums that terms ask a client for, of the model ``vector`` ``[d]`` on its training samples."""
@@ -161,31 +147,53 @@ class Engine(ABC):
                 x, y = self.task.samples.batch(index[start : start + most])
                 yield self.local.run_under(vector, x), y if labelled else torch.zeros_like(y)
 
-    def score(self, vector: Tensor, index: NDArray[np.int64], own: str | None = None) -> Score:
-        """Score the model ``vector`` ``[d]`` on the samples at ``index``, or in it a term's ``own`` module.
+    def answer_of(self, update: ClientUpdate[Any], vector: Tensor, client: int) -> Answer | None:
+        """The client's own predictor around the model ``vector`` ``[d]``; None where it is that model alone."""
+        if not update.answers():
+            return None
+        x, labels = self.task.samples.batch(self.task.samples.federation.train[client])
+        with torch.inference_mode():
+            self._bind_for_scoring(vector)
+            own = layer_outputs(model_of(self.task.module), x, update.layers)
+        return Answer(lambda seen: update.answer(seen, own, labels), update.layers)
 
-        One that draws random numbers in evaluation too draws the same each time.
+    def _bind_for_scoring(self, vector: Tensor) -> None:
+        P = self.task.layout.parameters
+        self.task.module.eval()
+        self.binding.to(vector[:P])
+        self.binding.rest.copy_(vector[P:])
+
+    def score(
+        self, vector: Tensor, index: NDArray[np.int64], own: str | None = None, answer: Answer | None = None
+    ) -> Score:
+        """Score a model; one that draws random numbers in evaluation too draws the same each time.
+
+        Args:
+            vector: the model ``[d]``.
+            index: the samples.
+            own: a term's module in it that is scored.
+            answer: makes the logits of the model's layers.
         """
         device, seed = self.task.samples.device, derived_seed(self.task.seed, SCORING)
         if self._draws_when_scored is None and len(index):
             with seeded(seed, self._generators, device):
                 before = state(self._generators, device)
-                score = self._score(vector, index, own)
+                score = self._score(vector, index, own, answer)
                 self._draws_when_scored = state(self._generators, device) != before
             return score
         with seeded(seed, self._generators, device) if self._draws_when_scored else nullcontext():
-            return self._score(vector, index, own)
+            return self._score(vector, index, own, answer)
 
-    def _score(self, vector: Tensor, index: NDArray[np.int64], own: str | None) -> Score:
+    def _score(self, vector: Tensor, index: NDArray[np.int64], own: str | None, answer: Answer | None) -> Score:
         correct, loss_sum = 0, 0.0
         with self.clock.part(FORWARD), torch.inference_mode():
-            for logits, y in self._logits(vector, index, own):
+            for logits, y in self._logits(vector, index, own, answer):
                 correct += int((logits.argmax(1) == y).sum())
                 loss_sum += float(F.cross_entropy(logits, y, reduction="sum"))
         return Score(len(index), correct, loss_sum)
 
     def _logits(
-        self, vector: Tensor, index: NDArray[np.int64], own: str | None = None
+        self, vector: Tensor, index: NDArray[np.int64], own: str | None, answer: Answer | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and labels ``[n, ...]`` of samples, some at a time.
 
@@ -200,20 +208,21 @@ class Engine(ABC):
             filled = np.concatenate([part, part[: -len(part) % block]])
             with self.clock.part(DATA):
                 x, y = samples.batch(filled.reshape(-1, block))
-            forward = self.recorder.forward(x[0]) if self.recorder and own is None else None
+            forward = self.recorder.forward(x[0]) if self.recorder and own is None and answer is None else None
             if forward is not None:
                 logits = forward.map(x, vector[P:], vector[:P])
+            elif answer is not None:
+                self._bind_for_scoring(vector)
+                logits = torch.cat([answer.logits(layer_outputs(model_of(module), few, answer.layers)) for few in x])
             else:
-                module.eval()
-                self.binding.to(vector[:P])
-                self.binding.rest.copy_(vector[P:])
+                self._bind_for_scoring(vector)
                 called = module if own is None else self.local.module(own)
                 logits = torch.cat([called(few) for few in x])
             yield logits[: len(part)], y.reshape(-1)[: len(part)]
 
     def _steps(
         self,
-        update: ClientUpdate[Any],
+        loop: Loop,
         state: State,
         batches: Batch,
         losses: Tensor,
@@ -224,7 +233,7 @@ class Engine(ABC):
         """Train on mini-batches of one shape, recorded where that can be.
 
         Args:
-            update: the method's local training.
+            loop: of the method's local training.
             state: its vectors; they may be changed.
             batches: T mini-batches, each tensor with T as its first dimension.
             losses: ``[terms]`` or ``[C, terms]`` float64; recorded steps add the terms' values to it.
@@ -239,7 +248,7 @@ class Engine(ABC):
         ask = self.recorder is not None
         for t in range(steps):
             batch = batches.at(t)
-            program = self.recorder.program(update, state, batch, given) if ask and self.recorder else None
+            program = self.recorder.program(loop, state, batch, given) if ask and self.recorder else None
             if program is not None:
                 inputs = [tensor[t:] for tensor in batches.tensors().values()]
                 with self.clock.part(STEPS):
@@ -251,12 +260,34 @@ class Engine(ABC):
             ask = ask and set(state) != before  # a first step may add vectors, such as a momentum's
         return state, 0
 
-    def _plan(self, update: ClientUpdate[Any], client: int, round: int) -> Plan:
-        """A client's samples in the order of its round, and what else it goes through."""
+    def _plans(self, update: ClientUpdate[Any], client: int, round: int) -> tuple[Plan, ...]:
+        """A client's samples in the order of each of its round's loops, and what else it goes through."""
         task = self.task
         with self.clock.part(DATA):
             replayed = self.replays.places(client) if self.replays else None
-            return make_plan(task.samples.federation, task.objective, update.budget, task.seed, round, client, replayed)
+            plans, steps, federation = list[Plan](), 0, task.samples.federation
+            for number, loop in enumerate(update.round_loops):
+                at = Where(round, client, number, steps)
+                plans.append(make_plan(federation, task.objective, loop.budget, task.seed, at, replayed))
+                steps += len(plans[-1].sizes)
+            return tuple(plans)
+
+    def _probe(self, client: int, rest: Tensor) -> Callable[[Tensor], Tensor]:
+        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the numbers ``rest`` ``[Q]``."""
+
+        def loss(models: Tensor) -> Tensor:
+            index = self.task.samples.federation.train[client]
+            if not len(index):
+                raise ValueError("it holds no labelled training samples on which models could be compared")
+            flat = models.detach().reshape(-1, models.shape[-1])
+            try:
+                scores = [self.score(torch.cat([model, rest]), index) for model in flat]
+            finally:
+                self.task.module.train()
+            means = [score.loss_sum / score.samples for score in scores]
+            return torch.tensor(means, dtype=torch.float32, device=models.device).reshape(models.shape[:-1])
+
+        return loss
 
     def _streams(self, plan: Plan, round: int, client: int, steps: range, own: NDArray[np.int64]) -> dict[str, Tensor]:
         """Further streams of some of a client's mini-batches, ``[T, B', *shape]`` each.
@@ -284,7 +315,7 @@ class Engine(ABC):
         if plan.views:
             seen = own if plan.views == "x" else plan.more[plan.views][slices]
             for which, name in enumerate(("view_a", "view_b")):
-                seeds = view_seeds(task.seed, round, client, steps, which)
+                seeds = view_seeds(task.seed, round, client, plan.numbers(steps), which)
                 found[name] = task.samples.views(seen, seeds, name)
         return found
 
@@ -326,26 +357,60 @@ class Engine(ABC):
         return w
 
     def _ended(
-        self, update: ClientUpdate[Any], client: int, vector: Tensor | None, kept: Memory, rest: Tensor
-    ) -> tuple[Tensor | None, Memory, tuple[Tensor, ...]]:
-        """What a client's training comes to, given what ``finish`` gave.
+        self, update: ClientUpdate[Any], client: int, received: Vectors, finished: tuple[Vectors, Memory], rest: Tensor
+    ) -> tuple[Vectors, Memory, tuple[Tensor, ...]]:
+        """What a client's training comes to.
+
+        Args:
+            update: the method's local training.
+            client: its id.
+            received: what it received, ``"w"`` as ``[d]``.
+            finished: what ``finish`` gave.
+            rest: its numbers that moved by no gradient, ``[Q]``.
 
         Returns:
-            The upload ``[d]``, the memory with what engines keep in it, and the statistics.
+            The uploads, the memory with what engines keep in it, and the statistics.
         """
-        task = self.task
-        upload = vector if vector is None or not task.rest else torch.cat([vector, rest])
+        task, (uploads, kept) = self.task, finished
+        check_uploads(update, uploads)
         memory = {**kept, REST: rest.clone()} if kept and task.rest else kept
+        if "w" in update.sums and task.rest:
+            uploads = {**uploads, "w": torch.cat([uploads["w"], rest])}
         asks = task.objective.statistics
-        local = upload
+        local = uploads.get("w")
         if local is None and (asks or "model:previous" in task.objective.needs):
-            own = update.personal(kept)
+            own = update.personal({**received, "w": received["w"][: task.layout.parameters]}, kept)
             local = torch.cat([own, rest]) if task.rest else own
-        if task.sharing is not None and len(task.sharing.private) and upload is not None:
-            memory = {**memory, PRIVATE: upload[task.sharing.private]}
+        if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:
+            memory = {**memory, PRIVATE: uploads["w"][task.sharing.private]}
         if "model:previous" in task.objective.needs and local is not None:
             memory = {**memory, PREVIOUS: local.clone()}
-        return upload, memory, self.statistics(local, client) if local is not None else ()
+        return uploads, memory, self.statistics(local, client) if local is not None else ()
+
+
+def check_uploads(update: ClientUpdate[Any], uploads: Vectors) -> None:
+    """Check that ``finish`` uploads what the method's class names.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if uploads.keys() != {*update.sums, *update.rows}:
+        named, there = sorted({*update.sums, *update.rows}), sorted(uploads)
+        raise ValueError(f"{type(update).__name__}.finish uploads {there}, and its sums and rows name {named}")
+
+
+def own_memory(state: State, others: Iterable[Tensor]) -> State:
+    """A fresh state, each tensor in memory of its own: a step may change it in place.
+
+    What it shares with ``others`` (downloads and memories), with itself, or has but once for a whole stack is copied.
+    """
+    taken, own = {tensor.untyped_storage().data_ptr() for tensor in others}, dict[str, Tensor]()
+    for name, tensor in state.items():
+        if not tensor.is_contiguous() or tensor.untyped_storage().data_ptr() in taken:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        taken.add(tensor.untyped_storage().data_ptr())
+        own[name] = tensor
+    return own
 
 
 def rounded(n: int, bits: int = 4) -> int:

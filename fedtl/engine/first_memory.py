@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedtl.choice import ConfigError
-from fedtl.clients.update import ClientUpdate, Memory
+from fedtl.clients.contract import ClientUpdate, Count, Memory, Probe, Vectors
+from fedtl.engine.engine import check_uploads
 from fedtl.engine.task import Task
 from fedtl.losses.batch import Batch
 
@@ -22,14 +22,14 @@ def check_first_memory(task: Task, update: ClientUpdate[Any]) -> None:
     Raises:
         ConfigError: ``first_memory`` gives other vectors than ``finish`` keeps.
     """
-    w = task.layout.flatten(task.module)[: task.layout.parameters]
-    x = torch.zeros(2, *task.samples.federation.shape, device=w.device)
-    batch = Batch(x, torch.zeros(2, dtype=torch.int64, device=w.device), None)
     try:
-        first = update.first_memory(w.clone())
-        kept = _after_one_step(update, w.clone(), {name: vector.clone() for name, vector in first.items()}, batch)
+        first, (uploads, kept) = after_one_step(task, update)
     except Exception:
         return  # whatever it is, it shows with the real data, and to the client that it concerns
+    try:
+        check_uploads(update, uploads)
+    except ValueError as error:
+        raise ConfigError(f"strategy.name = {update.settings.name!r}: {error}; let them name the same") from error
     if not kept or _shapes(kept) == _shapes(first):
         return
     kind = type(update).__name__
@@ -46,9 +46,44 @@ def check_first_memory(task: Task, update: ClientUpdate[Any]) -> None:
     )
 
 
-def _after_one_step(update: ClientUpdate[Any], w: Tensor, memory: Memory, batch: Batch) -> Memory:
-    state = update.step(update.start(w, memory), batch, lambda at, batch: torch.zeros_like(at))
-    return update.finish(state)[1]
+def check_buffers(task: Task, update: ClientUpdate[Any]) -> None:
+    """Check that the model's batch-norm statistics travel with it, where it has any.
+
+    Raises:
+        ConfigError: it has some, and the method's clients upload no sum of models.
+    """
+    travelling = len(task.sent(task.layout.flatten(task.module)))
+    parameters = task.layout.parameters if task.sharing is None else task.sharing.parameters
+    if travelling > parameters and update.uploads() and "w" not in update.sums:
+        raise ConfigError(
+            f"strategy.name = {update.settings.name!r}: its clients upload no sum of models with which batch-norm's "
+            "running statistics could be averaged, and the model has such; take a model without batch-norm (group-norm "
+            'is like it), or set strategy.frozen = ["batch-norm"]'
+        )
+
+
+def first_download(task: Task) -> Vectors:
+    """What a client receives in the first round, ``"w"`` as ``[P]``; copies."""
+    w = task.layout.flatten(task.module)[: task.layout.parameters]
+    return {**{name: tensor.clone() for name, tensor in task.received.items()}, "w": w}
+
+
+def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple[Vectors, Memory]]:
+    """A client's first memory, and what it uploads and keeps after a round of one mini-batch in each loop.
+
+    On zeros, with gradients and losses of zeros: it is names and shapes that count.
+    """
+    received = first_download(task)
+    device = received["w"].device
+    x = torch.zeros(2, *task.samples.federation.shape, device=device)
+    batch = Batch(x, torch.zeros(2, dtype=torch.int64, device=device), None)
+    first = update.first_memory(first_download(task))
+    copies = {name: tensor.clone() for name, tensor in first.items()}
+    state = update.start(received, copies, Probe(lambda models: models.new_zeros(models.shape[:-1])))
+    for loop in update.round_loops:
+        state = loop.step(state, batch, lambda at, batch: torch.zeros_like(at))
+    loops = len(update.round_loops)
+    return first, update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
 
 
 def _shapes(memory: Memory) -> dict[str, torch.Size]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from fedtl.clients.update import ClientUpdate, Memory
-from fedtl.engine.engine import NOTHING_GIVEN, Engine
-from fedtl.engine.task import Given, Outcome
+from fedtl.clients.contract import ClientUpdate
+from fedtl.engine.assignment import Assignment, Received
+from fedtl.engine.engine import Engine
+from fedtl.engine.task import Outcome
 
 
 class Mixed(Engine):
@@ -26,6 +28,7 @@ class Mixed(Engine):
         first = self.engines[0]
         self.task, self.binding, self.local, self.replays = first.task, first.binding, first.local, first.replays
         self.clock, self.recorder = first.clock, first.recorder
+        self._updates: dict[tuple[ClientUpdate[Any], int], ClientUpdate[Any]] = {}
         for engine in self.engines[1:]:  # a profile is of all together
             engine.share(self.clock)
 
@@ -39,33 +42,25 @@ class Mixed(Engine):
         assert initial is not None
         return initial
 
-    def train(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        clients: Sequence[int],
-        memories: Sequence[Memory],
-        round: int,
-        given: Given = NOTHING_GIVEN,
-    ) -> list[Outcome]:
-        """As any engine's, but that each begins with its own model's first numbers, not with ``w``: none is sent."""
-        found: dict[int, Outcome] = {}
-        for engine in self.engines:
-            places = [place for place, client in enumerate(clients) if self.of(client) is engine]
+    def train(self, assignment: Assignment) -> list[Outcome]:
+        """As any engine's, but that each begins with its own model's first numbers: none is sent."""
+        outcomes: dict[int, Outcome] = {}
+        for number, engine in enumerate(self.engines):
+            places = [place for place, client in enumerate(assignment.clients) if self.of(client) is engine]
             if not places:
                 continue
-            who, own = [clients[place] for place in places], [memories[place] for place in places]
-            outcomes = engine.train(update, self.begun(w, who[0]), who, own, round, given)
-            found.update(zip(places, outcomes))
-        return [found[place] for place in range(len(clients))]
+            some = assignment.at(places)
+            received = Received({"w": self.begun(some.received.model(0), some.clients[0])})
+            own = replace(some, received=received, update=self._update_of(assignment.update, number))
+            outcomes.update(zip(places, engine.train(own)))
+        return [outcomes[place] for place in range(len(assignment.clients))]
 
-    def _train(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        clients: Sequence[int],
-        memories: Sequence[Memory],
-        round: int,
-        given: Given,
-    ) -> list[Outcome]:
+    def _update_of(self, update: ClientUpdate[Any], number: int) -> ClientUpdate[Any]:
+        """The local training of one of the models, made once: recordings belong to it."""
+        key = update, number
+        if key not in self._updates:
+            self._updates[key] = update.with_layout(self.engines[number].task.layout)
+        return self._updates[key]
+
+    def _train(self, assignment: Assignment) -> list[Outcome]:
         raise NotImplementedError

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedtl.clients.update import ClientUpdate, Memory, State
-from fedtl.engine.engine import Engine
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
+from fedtl.engine.assignment import Assignment
+from fedtl.engine.engine import Engine, own_memory
 from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
-from fedtl.engine.task import OURS, Failed, Given, Outcome, Trained
+from fedtl.engine.task import OURS, Failed, Outcome, Trained
 from fedtl.losses.batch import NO_STREAMS, Batch
 
 
@@ -23,68 +24,54 @@ class OneByOne(Engine):
 
     stacks: ClassVar[bool] = False
 
-    def _train(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        clients: Sequence[int],
-        memories: Sequence[Memory],
-        round: int,
-        given: Given,
-    ) -> list[Outcome]:
+    def _train(self, assignment: Assignment) -> list[Outcome]:
         # What Python does for every client, it does for all at once: between two trainings, it would find its
         # own code and data out of the cache, and take three times as long.
-        plans = [self._plan_of(update, client, round) for client in clients]
-        losses = torch.zeros(len(clients), len(self.task.objective.names), dtype=torch.float64, device=w.device)
+        clients, update = assignment.clients, assignment.update
+        plans = [self._plans_of(update, client, assignment.round) for client in clients]
+        device = self.task.samples.device
+        losses = torch.zeros(len(clients), len(self.task.objective.names), dtype=torch.float64, device=device)
         each = list(losses)
         ended: list[_Ended | Failed] = []
-        for client, memory, plan, own in zip(clients, memories, plans, each):
+        for place, (own_plans, own_losses) in enumerate(zip(plans, each)):
             try:
-                if isinstance(plan, Failed):
-                    ended.append(plan)
+                if isinstance(own_plans, Failed):
+                    ended.append(own_plans)
                 else:
-                    ended.append(self._client(update, w, client, memory, plan, round, given, own))
+                    ended.append(self._client(assignment, place, own_plans, own_losses))
             except Exception as error:
-                ended.append(Failed.by(client, error))
+                ended.append(Failed.by(clients[place], error))
         sums = losses.tolist()
         return [
             end
             if isinstance(end, Failed)
             else Trained(
                 client,
-                end.plan.samples,
-                end.upload,
+                end.samples,
+                end.uploads,
                 end.memory,
                 tuple(total / max(end.evaluations, 1) for total in of_client),
-                len(end.plan.sizes),
+                end.steps,
                 end.statistics,
             )
             for client, end, of_client in zip(clients, ended, sums)
         ]
 
-    def _plan_of(self, update: ClientUpdate[Any], client: int, round: int) -> Plan | Failed:
+    def _plans_of(self, update: ClientUpdate[Any], client: int, round: int) -> tuple[Plan, ...] | Failed:
         try:
-            return self._plan(update, client, round)
+            return self._plans(update, client, round)
         except Exception as error:
             return Failed.by(client, error)
 
-    def _client(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        client: int,
-        memory: Memory,
-        plan: Plan,
-        round: int,
-        given: Given,
-        losses: Tensor,
-    ) -> _Ended:
-        task, P = self.task, self.task.layout.parameters
+    def _client(self, assignment: Assignment, place: int, plans: tuple[Plan, ...], losses: Tensor) -> _Ended:
+        task, P, update = self.task, self.task.layout.parameters, assignment.update
         binding, local, clock = self.binding, self.local, self.clock
-        self._seed(plan.seed)
+        client, memory, received = assignment.clients[place], assignment.memories[place], assignment.received.of(place)
+        if plans:
+            self._seed(plans[0].seed)
         evaluations = 0
-        w = self._with_private(w, memory)
-        outside = self._given(w, memory, given)
+        w = received["w"] = self._with_private(received["w"], memory)
+        outside = self._given(w, memory, assignment.given)
 
         def parameters() -> Tensor:
             return flat(binding.parameters)
@@ -100,22 +87,31 @@ class OneByOne(Engine):
                 evaluations += 1
                 return flat(gradients)
 
-        def play(state: State, batch: Batch) -> State:
-            return update.step(state, batch, grad)
-
+        first_rest = self._first_rest(update, w, memory)
+        own = {name: vector for name, vector in memory.items() if name not in OURS}
+        mine = {**received, "w": w[:P].clone()}
+        with clock.part(METHOD):
+            own = own or update.first_memory(mine)
+            state = update.start(mine, own, Probe(self._probe(client, first_rest)))
+            state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
         rest = binding.rest
         if task.rest:
-            rest.copy_(self._first_rest(update, w, memory))
-        start = w[:P].clone()
-        own = {name: vector.clone() for name, vector in memory.items() if name not in OURS}
+            rest.copy_(first_rest)
+        for loop, plan in zip(update.round_loops, plans):
+
+            def play(state: State, batch: Batch, loop: Loop = loop) -> State:
+                return loop.step(state, batch, grad)
+
+            for batches in self._batches(plan, assignment.round, client):
+                state, recorded = self._steps(loop, state, batches, losses, rest, outside, play)
+                evaluations += recorded
+        of_loops = tuple(len(plan.sizes) for plan in plans)
+        samples = plans[0].samples if plans else len(task.samples.federation.train[client])
         with clock.part(METHOD):
-            state = update.start(start, own or update.first_memory(start))
-        for batches in self._batches(plan, round, client):
-            state, recorded = self._steps(update, state, batches, losses, rest, outside, play)
-            evaluations += recorded
-        with clock.part(METHOD):
-            vector, kept = update.finish(state)
-        return _Ended(plan, *self._ended(update, client, vector, kept, rest), evaluations)
+            count = Count(torch.full((1,), float(samples), device=w.device), sum(of_loops), of_loops)
+            finished = update.finish(state, count)
+        ended = self._ended(update, client, received, finished, rest)
+        return _Ended(samples, sum(of_loops), *ended, evaluations)
 
     def _batches(self, plan: Plan, round: int, client: int) -> Iterator[Batch]:
         """Mini-batches, as many of one size as follow each other and fit in memory: ``[T, B, ...]``."""
@@ -137,8 +133,9 @@ class OneByOne(Engine):
 
 
 class _Ended(NamedTuple):
-    plan: Plan
-    upload: Tensor | None
+    samples: int
+    steps: int
+    uploads: Vectors
     memory: Memory
     statistics: tuple[Tensor, ...]
     evaluations: int

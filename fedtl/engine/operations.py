@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from fedtl.clients.update import ClientUpdate, Memory
+from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine
 from fedtl.engine.task import Trained
 from fedtl.recording.program import NAME
@@ -34,27 +31,21 @@ class Operation:
     seconds: float
 
 
-def operations(
-    engine: Engine, update: ClientUpdate[Any], w: Tensor, clients: Sequence[int], memories: Sequence[Memory], round: int
-) -> tuple[int, list[Operation]]:
+def operations(engine: Engine, assignment: Assignment) -> tuple[int, list[Operation]]:
     """Train a cohort, and see what its recorded steps consist of; nothing is kept of the training.
 
     Args:
         engine: trains on a CPU.
-        update: the method's local training.
-        w: the download ``[d]``.
-        clients: their ids.
-        memories: what each kept from before.
-        round: as for :meth:`Engine.train`.
+        assignment: of the cohort.
 
     Returns:
         How many mini-batches were trained on, all clients together, and the operations, the costliest first;
         none where a client's training raised, or no step is recorded.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would say on the terminal when it begins and ends
-    engine.train(update, w, clients, memories, round)  # records the steps, and fills the caches
+    engine.train(assignment)  # records the steps, and fills the caches
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        outcomes = engine.train(update, w, clients, memories, round)
+        outcomes = engine.train(assignment)
     steps, found = 0, dict[str, Operation]()
 
     def add(name: str, microseconds: float) -> None:

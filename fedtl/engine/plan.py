@@ -25,8 +25,24 @@ from fedtl.losses.objective import Objective
 Index = NDArray[np.int64]
 
 
+class Where(NamedTuple):
+    """Which loop of which round of which client a plan is for.
+
+    Attributes:
+        round: its number.
+        client: its id.
+        loop: its place in the round.
+        steps: mini-batches of the round's earlier loops.
+    """
+
+    round: int
+    client: int
+    loop: int = 0
+    steps: int = 0
+
+
 class Plan(NamedTuple):
-    """A client's round.
+    """A loop of a client's round.
 
     Attributes:
         order: its samples in order, one after another for all mini-batches.
@@ -36,6 +52,7 @@ class Plan(NamedTuple):
         more: samples of further streams by name, ``[T, B']`` each.
         views: of which samples random views are made: of a stream in ``more``, of these (``"x"``), or of none.
         seed: of torch's random numbers.
+        steps: mini-batches of the round's earlier loops.
     """
 
     order: Index
@@ -45,6 +62,11 @@ class Plan(NamedTuple):
     more: dict[str, Index]
     views: str | None
     seed: int
+    steps: int = 0
+
+    def numbers(self, steps: range) -> range:
+        """The numbers in the whole round of some of the loop's mini-batches."""
+        return range(self.steps + steps.start, self.steps + steps.stop)
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -57,11 +79,10 @@ def make_plan(
     objective: Objective,
     budget: Budget,
     seed: int,
-    round: int,
-    client: int,
+    where: Where,
     replayed: Index | None = None,
 ) -> Plan:
-    """Plan a client's round.
+    """Plan a loop of a client's round.
 
     Its labelled source samples say how many mini-batches there are, where it holds any that a term trains on; other
     streams are gone through at their side. Else its target samples do. ``replayed`` are the places of synthesised
@@ -70,28 +91,31 @@ def make_plan(
     Raises:
         ValueError: it holds no samples that the objective can use.
     """
+    round, client, *_ = where
+    again = (where.loop,) if where.loop else ()
     source = federation.train[client]
     target = federation.target.train[client] if federation.target is not None else source[:0]
     labelled = len(source) > 0 and ("source" in objective.trained or not len(target))
     own = source if labelled else target
     if not len(own):
         raise ValueError("it holds no training samples")
-    order, sizes = budget.order(len(own), stream(seed, SAMPLE_ORDER, round, client))
+    order, sizes = budget.order(len(own), stream(seed, SAMPLE_ORDER, round, client, *again))
     more: dict[str, Index] = {}
     needs, steps, views = objective.needs, len(sizes), None
     beside = labelled and len(target) and needs & {"target", "unlabelled", "views"}
     if beside:
-        rng = stream(seed, TARGET_ORDER, round, client)
+        rng = stream(seed, TARGET_ORDER, round, client, *again)
         more["target"] = target[equal_batches(len(target), budget.batch_size, steps, rng)]
     if "views" in needs:
         views = "target" if beside else "x"
     if "public" in needs and len(federation.public):
-        rng = stream(seed, PUBLIC_ORDER, round)  # the same for all clients
+        rng = stream(seed, PUBLIC_ORDER, round, *again)  # the same for all clients
         more["public"] = equal_batches(len(federation.public), budget.batch_size, steps, rng)
     if replayed is not None and len(replayed):
-        rng = stream(seed, REPLAY_ORDER, round, client)
+        rng = stream(seed, REPLAY_ORDER, round, client, *again)
         more["replay"] = replayed[equal_batches(len(replayed), budget.batch_size, steps, rng)]
-    return Plan(own[order], sizes, len(own), labelled, more, views, derived_seed(seed, TORCH, round, client))
+    torch_seed = derived_seed(seed, TORCH, round, client)
+    return Plan(own[order], sizes, len(own), labelled, more, views, torch_seed, where.steps)
 
 
 def view_seeds(seed: int, round: int, client: int, steps: range, which: int) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from fedtl.clients.update import ClientUpdate, State
+from fedtl.clients.contract import ClientUpdate, Gradient, Loop, Probe, State
 from fedtl.clock import Clock
 from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import RECORDING
@@ -25,6 +25,8 @@ MOST_SHAPES = 64
 """Mini-batches of up to this many samples are recorded: each size is a program of its own."""
 
 NOTHING: Mapping[str, Tensor] = {}
+
+Step = Callable[[State, Batch, Gradient], State]
 
 
 class Recorder:
@@ -58,15 +60,13 @@ class Recorder:
         played = {key[0] for key, program in self._programs.items() if program is None}
         return not played - {key[0] for key, program in self._programs.items() if program is not None}
 
-    def program(
-        self, update: ClientUpdate[Any], state: State, batch: Batch, given: Mapping[str, Tensor]
-    ) -> Program | None:
+    def program(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
         """The step from a state like this on a mini-batch like this; None where it is to be played.
 
         What decides is the shape of things alone, so that the same config gives the same bits.
         """
         key = (
-            update,
+            loop.step,
             *state,
             *[vector.shape for vector in state.values()],
             batch.x.shape,
@@ -77,7 +77,7 @@ class Recorder:
             key = (*key, batch.labelled, *((name, tensor.shape) for name, tensor in batch.more.items()), *sorted(given))
         if key not in self._programs:
             with self.clock.part(RECORDING):
-                self._programs[key] = self._try(update, state, batch, given)
+                self._programs[key] = self._try(loop, state, batch, given)
         return self._programs[key]
 
     def run(
@@ -94,13 +94,11 @@ class Recorder:
         program.run(inputs, losses, rest, vectors)
         return {name: vectors[name] for name in state}
 
-    def _try(
-        self, update: ClientUpdate[Any], state: State, batch: Batch, given: Mapping[str, Tensor]
-    ) -> Program | None:
-        if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != update.budget.batch_size:
+    def _try(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
+        if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != loop.budget.batch_size:
             return None
         try:
-            return self.record(update, state, batch, given)
+            return self.record(loop.step, state, batch, given)
         except Exception:
             # Whatever it is, playing the step shows it to the client that it concerns; the engine's choice has
             # told the user why a model is not recorded.
@@ -142,9 +140,7 @@ class Recorder:
         finally:
             module.train(training)
 
-    def record(
-        self, update: ClientUpdate[Any], state: State, batch: Batch, given: Mapping[str, Tensor] = NOTHING
-    ) -> Program:
+    def record(self, step: Step, state: State, batch: Batch, given: Mapping[str, Tensor] = NOTHING) -> Program:
         """Record a step.
 
         Raises:
@@ -155,9 +151,9 @@ class Recorder:
         inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
         rest = torch.zeros(*lead, task.rest, device=batch.x.device)
         outside = {name: tensor.clone() for name, tensor in _placeholders(given).items()}
-        play = self._step(update, state, batch.labelled, given)
+        play = self._step(step, state, batch.labelled, given)
 
-        def step(**tensors: Tensor) -> Any:
+        def recorded(**tensors: Tensor) -> Any:
             new, rest, values = play(**tensors)
             if set(new) != set(state):
                 raise UntraceableError("its state has other vectors after the step than before")
@@ -169,7 +165,7 @@ class Recorder:
             before = state_elsewhere(self._generators)
             try:
                 copies = {name: vector.clone() for name, vector in state.items()}
-                graph = record(step, {**inputs, "rest": rest, **copies, **outside})
+                graph = record(recorded, {**inputs, "rest": rest, **copies, **outside})
             finally:
                 task.module.train(training)
                 self.draws_elsewhere |= state_elsewhere(self._generators) != before
@@ -182,12 +178,7 @@ class Recorder:
         return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
 
     def played(
-        self,
-        update: ClientUpdate[Any],
-        state: State,
-        batch: Batch,
-        rest: Tensor,
-        given: Mapping[str, Tensor] = NOTHING,
+        self, step: Step, state: State, batch: Batch, rest: Tensor, given: Mapping[str, Tensor] = NOTHING
     ) -> tuple[State, Tensor, Tensor]:
         """What the step that would be recorded gives, run as it is; nothing given is changed.
 
@@ -196,13 +187,13 @@ class Recorder:
         """
         inputs = {**batch.tensors(), "rest": rest.clone(), **_placeholders(given)}
         copies = {name: vector.clone() for name, vector in state.items()}
-        new, rest, values = self._step(update, state, batch.labelled, given)(**inputs, **copies)
+        new, rest, values = self._step(step, state, batch.labelled, given)(**inputs, **copies)
         terms = len(self.task.objective.names)
         sums = [sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=rest.device)) for term in range(terms)]
         return new, rest, torch.stack(sums, -1)
 
     def _step(
-        self, update: ClientUpdate[Any], state: State, labelled: bool, given: Mapping[str, Tensor]
+        self, train: Step, state: State, labelled: bool, given: Mapping[str, Tensor]
     ) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
         """One step from such a state as a function of tensors: the new state and rest, each evaluation's values."""
         if clash := {*Batch._fields, "rest"} & set(state):
@@ -226,7 +217,7 @@ class Recorder:
                     rest = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
-            return update.step(vectors, Batch.of(tensors, labelled), grad), rest, values
+            return train(vectors, Batch.of(tensors, labelled), grad), rest, values
 
         return step
 
@@ -277,22 +268,24 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
     try:
         with forked_rng(task.samples.device), kept_elsewhere():
             first, second = (_checked(recorder, update, seed) for seed in range(2))
-        return None if first.same(second) else "it uses numbers that are no tensors of the step, and change"
+        same = all(one.same(other) for one, other in zip(first, second, strict=True))
+        return None if same else "it uses numbers that are no tensors of the step, and change"
     except Exception as error:
         return str(error) if isinstance(error, UntraceableError) else reason(error)
     finally:
         task.module.train(training)
 
 
-def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Program:
-    """Record a step, and compare two steps replayed with the same played.
+def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> list[Program]:
+    """Record a step of each of the method's loops, and compare two steps replayed with the same played.
 
     Raises:
         UntraceableError: it cannot be recorded, or they differ.
     """
     task, lead = recorder.task, (2,) if recorder.stacked else ()
     flat, P = task.layout.flatten(task.module), task.layout.parameters
-    size = min(max(update.budget.batch_size or 8, 2), 8)  # batch-norm cannot train on one sample
+    # Batch-norm cannot train on one sample.
+    size = min([8, *(max(loop.budget.batch_size or 8, 2) for loop in update.round_loops)])
     generator = torch.Generator().manual_seed(seed)
     federation, objective = task.samples.federation, task.objective
 
@@ -328,26 +321,34 @@ def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> Progra
         given["progress"] = torch.full(lead, 0.5, device=flat.device)
     for need in sorted(need for need in objective.needs if need.startswith("model:")):
         given[need] = (flat * (1 + 0.1 * torch.rand(len(flat), generator=generator).to(flat.device))).expand(*lead, -1)
-    state = update.start(w.clone(), update.first_memory(w.clone()))
-    # One step is played before: a state may grow in it, and a model may make what it keeps.
-    state, rest, _ = recorder.played(update, state, batches.at(0), flat[P:].expand(*lead, -1), given)
-    program = recorder.record(update, state, batches.at(0), given)
+    received = {name: tensor.expand(*lead, *tensor.shape).clone() for name, tensor in task.received.items()}
+    received["w"] = w.clone()
+    probe = Probe(lambda models: models.new_zeros(models.shape[:-1]))
+    state = update.start(received, update.first_memory(received), probe)
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    rest, programs = flat[P:].expand(*lead, -1), list[Program]()
+    for loop in update.round_loops:
+        # One step is played before: a state may grow in it, and a model may make what it keeps.
+        state, rest, _ = recorder.played(loop.step, state, batches.at(0), rest, given)
+        program = recorder.record(loop.step, state, batches.at(0), given)
 
-    losses = torch.zeros(*lead, len(task.objective.names), dtype=torch.float64, device=flat.device)
-    played, moved, values = state, rest, losses
-    replayed = {name: vector.clone() for name, vector in state.items()}
-    added, other_rest = losses.clone(), rest.clone()
-    seed_torch(0, flat.device)
-    for step in range(2):
-        played, moved, added_here = recorder.played(update, played, batches.at(step), moved, given)
-        values = values + added_here
-    seed_torch(0, flat.device)
-    replayed = recorder.run(program, list(batches.tensors().values()), added, other_rest, replayed, given)
-    vectors = [(state[name], played[name], replayed[name]) for name in state]
-    for before, new, other in [(losses, values, added), (rest, moved, other_rest), *vectors]:
-        if not _close(before, new, other):
-            raise UntraceableError("replayed it gives other numbers than played")
-    return program
+        losses = torch.zeros(*lead, len(task.objective.names), dtype=torch.float64, device=flat.device)
+        played, moved, values = state, rest, losses
+        replayed = {name: vector.clone() for name, vector in state.items()}
+        added, other_rest = losses.clone(), rest.clone()
+        seed_torch(0, flat.device)
+        for step in range(2):
+            played, moved, added_here = recorder.played(loop.step, played, batches.at(step), moved, given)
+            values = values + added_here
+        seed_torch(0, flat.device)
+        replayed = recorder.run(program, list(batches.tensors().values()), added, other_rest, replayed, given)
+        vectors = [(state[name], played[name], replayed[name]) for name in state]
+        for before, new, other in [(losses, values, added), (rest, moved, other_rest), *vectors]:
+            if not _close(before, new, other):
+                raise UntraceableError("replayed it gives other numbers than played")
+        programs.append(program)
+        state, rest = played, moved
+    return programs
 
 
 def _close(before: Tensor, new: Tensor, other: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedtl.choice import ConfigError
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate
 from fedtl.data.batches import Budget
 from fedtl.engine.task import Task, reason
 from fedtl.models.composite import model_of
@@ -36,15 +36,17 @@ def check_single_samples(task: Task, update: ClientUpdate[Any], max_failures: fl
     """
     own = _samples_of_own(task)
     kinds = np.unique(own[own > 0])
-    single = [n for n in kinds.tolist() if int(update.budget.step_sizes(n).min()) == 1]
-    clients = np.flatnonzero(np.isin(own, single))
-    if not len(clients):
+    budgets = [loop.budget for loop in update.round_loops]
+    budget = next((b for b in budgets if any(int(b.step_sizes(n).min()) == 1 for n in kinds.tolist())), None)
+    if budget is None:
         return
+    single = [n for n in kinds.tolist() if int(budget.step_sizes(n).min()) == 1]
+    clients = np.flatnonzero(np.isin(own, single))
     why = _why_not_one(task)
     if why is None:
         return
     has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model_of(task.module).modules())
-    who, remedy = _whose(clients, own, update.budget), _remedy(clients, own, update.budget, has_batch_norm)
+    who, remedy = _whose(clients, own, budget), _remedy(clients, own, budget, has_batch_norm)
     text = f"{who}, which this model cannot train on ({why}): {remedy}"
     if len(clients) > max_failures * np.count_nonzero(own):
         raise ConfigError(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedtl.clients.update import ClientUpdate, Memory, State
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
 from fedtl.data.batches import Budget
-from fedtl.engine.engine import Engine, rounded
+from fedtl.engine.assignment import Assignment
+from fedtl.engine.engine import Engine, own_memory, rounded
 from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
-from fedtl.engine.task import OURS, Failed, Given, Outcome, Task, Trained
+from fedtl.engine.task import OURS, Failed, Outcome, Task, Trained
 from fedtl.losses.batch import NO_STREAMS, Batch
 
 MOST_ON_CPU = 16
@@ -42,56 +43,56 @@ class Stacked(Engine):
         self._counts_batch = counts_batch(task)
         self._on_cpu = task.samples.device.type == "cpu"
 
-    def _train(
-        self,
-        update: ClientUpdate[Any],
-        w: Tensor,
-        clients: Sequence[int],
-        memories: Sequence[Memory],
-        round: int,
-        given: Given,
-    ) -> list[Outcome]:
+    def _train(self, assignment: Assignment) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         stacks: dict[object, list[_Job]] = {}
-        for place, (client, memory) in enumerate(zip(clients, memories)):
+        update = assignment.update
+        for place, (client, memory) in enumerate(zip(assignment.clients, assignment.memories)):
             try:
-                plan = self._plan(update, client, round)
+                plans = self._plans(update, client, assignment.round)
             except Exception as error:
                 outcomes[place] = Failed.by(client, error)
                 continue
-            # Views are made for each mini-batch as a whole.
-            exact = self._counts_batch or (plan.views == "x" and "views" in self.task.objective.trained)
-            widths = plan.sizes if exact else padded(update.budget, plan.samples)
-            # On a CPU all of a stack end together, so that few kinds of stacks need a recording.
-            which = (*stack_of(update.budget, plan.sizes, widths)[not self._on_cpu :], *plan.kind)
-            stacks.setdefault(which, []).append(_Job(place, client, memory, plan, widths, round, given))
+            widths, which = list[NDArray[np.int64]](), list[object]()
+            for loop, plan in zip(update.round_loops, plans):
+                # Views are made for each mini-batch as a whole.
+                exact = self._counts_batch or (plan.views == "x" and "views" in self.task.objective.trained)
+                widths.append(plan.sizes if exact else padded(loop.budget, plan.samples))
+                # On a CPU all of a stack end together, so that few kinds of stacks need a recording; between loops
+                # they do everywhere.
+                together = self._on_cpu or len(plans) > 1
+                which += [*stack_of(loop.budget, plan.sizes, widths[-1])[not together :], *plan.kind]
+            stacks.setdefault(tuple(which), []).append(_Job(place, client, memory, plans, tuple(widths)))
         for stack in stacks.values():
-            stack.sort(key=lambda job: -len(job.plan.sizes))
+            stack.sort(key=lambda job: -job.steps)
             for part in _split(stack) if self._on_cpu else [stack]:
-                outcomes.update(self._cohort_or_halves(update, w, part))
-        return [outcomes[place] for place in range(len(clients))]
+                outcomes.update(self._cohort_or_halves(assignment, part))
+        return [outcomes[place] for place in range(len(assignment.clients))]
 
-    def _cohort_or_halves(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
+    def _cohort_or_halves(self, assignment: Assignment, jobs: list[_Job]) -> dict[int, Outcome]:
         """Train a stack; where it raises, its halves, down to the one client (or the memory) that was at fault."""
         try:
-            return self._cohort(update, w, jobs)
+            return self._cohort(assignment, jobs)
         except Exception as error:
             if len(jobs) == 1:
                 return {jobs[0].place: Failed.by(jobs[0].client, error)}
         half = len(jobs) // 2
-        return {**self._cohort_or_halves(update, w, jobs[:half]), **self._cohort_or_halves(update, w, jobs[half:])}
+        return self._cohort_or_halves(assignment, jobs[:half]) | self._cohort_or_halves(assignment, jobs[half:])
 
-    def _cohort(self, update: ClientUpdate[Any], w: Tensor, jobs: list[_Job]) -> dict[int, Outcome]:
-        task, P, C = self.task, self.task.layout.parameters, len(jobs)
-        own = [self._with_private(w, job.memory) for job in jobs]
-        start = w[:P].expand(C, P).clone() if task.sharing is None else torch.stack([vector[:P] for vector in own])
+    def _cohort(self, assignment: Assignment, jobs: list[_Job]) -> dict[int, Outcome]:
+        task, P, C, update = self.task, self.task.layout.parameters, len(jobs), assignment.update
+        received = assignment.received
+        own = [self._with_private(received.model(job.place), job.memory) for job in jobs]
+        one_model = task.sharing is None and "w" in received.shared
+        start = own[0][:P].expand(C, P).clone() if one_model else torch.stack([vector[:P] for vector in own])
         first_rest = torch.stack([self._first_rest(update, vector, job.memory) for vector, job in zip(own, jobs)])
-        given = [self._given(vector, job.memory, job.given) for vector, job in zip(own, jobs)]
+        given = [self._given(vector, job.memory, assignment.given) for vector, job in zip(own, jobs)]
         outside = {name: torch.stack([each[name] for each in given]) for name in given[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
         rest = {name: tensor.contiguous() for name, tensor in task.layout.rest_views(first_rest).items()}
-        memory = self._stacked_memory(update, start, jobs)
-        losses = torch.zeros(C, len(task.objective.names), dtype=torch.float64, device=w.device)
+        mine = {"w": start, **received.stacked([job.place for job in jobs])}
+        memory = self._stacked_memory(update, mine, jobs)
+        losses = torch.zeros(C, len(task.objective.names), dtype=torch.float64, device=start.device)
         evaluations = np.zeros(C, np.int64)
 
         def grad(at: Tensor, batch: Batch) -> Tensor:
@@ -110,50 +111,59 @@ class Stacked(Engine):
 
         def leave(state: State, first: int, last: int) -> None:
             """End the round of the jobs ``first..last-1``, whose state is ``state``."""
+            ending = jobs[first:last]
+            samples = [float(self._samples(job)) for job in ending]
+            of_loops = tuple(len(plan.sizes) for plan in ending[0].plans)
             with self.clock.part(METHOD):
-                upload, kept = update.finish(state)
+                count = Count(torch.tensor(samples, device=start.device)[:, None], sum(of_loops), of_loops)
+                uploads, kept = update.finish(state, count)
             means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
-            for row, job in enumerate(jobs[first:last]):
+            for row, job in enumerate(ending):
                 own_rest = flat([tensor[first + row] for tensor in rest.values()]) if rest else start[0, :0]
                 # Copies: a row would keep the whole stack in memory.
-                vector = None if upload is None else upload[row].clone()
-                own_kept = {name: vectors[row].clone() for name, vectors in kept.items()}
-                sent, memory, sums = self._ended(update, job.client, vector, own_kept, own_rest)
+                finished = _row(uploads, row), _row(kept, row)
+                of_client = {**received.of(job.place), "w": own[first + row]}
+                sent, memory, sums = self._ended(update, job.client, of_client, finished, own_rest)
                 losses_of = tuple(means[row].tolist())
-                steps = len(job.plan.sizes)
-                outcomes[job.place] = Trained(job.client, job.plan.samples, sent, memory, losses_of, steps, sums)
+                trained = Trained(job.client, self._samples(job), sent, memory, losses_of, job.steps, sums)
+                outcomes[job.place] = trained
 
         with self.clock.part(METHOD):
-            state = update.start(start, memory)
+            probes = [self._probe(job.client, at) for job, at in zip(jobs, first_rest)]
+            probe = Probe(lambda models: torch.stack([look(own) for look, own in zip(probes, models)]))
+            state = update.start(mine, memory, probe)
+            state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
         active = C
-        for batches in self._batches(jobs):
-            if batches.y.shape[1] < active:
-                done, active = active, batches.y.shape[1]
-                leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
-                state = {name: vectors[:active] for name, vectors in state.items()}
-            moving = [tensor[:active].reshape(active, -1) for tensor in rest.values()]
-            joined = torch.cat(moving, 1) if moving else start[:active, :0]
-            state, recorded = self._steps(
-                update,
-                state,
-                batches,
-                losses[:active],
-                joined,
-                {name: tensor[:active] for name, tensor in outside.items()},
-                lambda state, batch: update.step(state, batch, grad),
-            )
-            if recorded:
-                evaluations[:active] += recorded
-                for name, tensor in task.layout.rest_views(joined).items():
-                    rest[name][:active].copy_(tensor)
+        for number, loop in enumerate(update.round_loops):
+            for batches in self._batches(jobs, number, assignment.round):
+                if batches.y.shape[1] < active:  # in a round of one loop
+                    done, active = active, batches.y.shape[1]
+                    leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
+                    state = {name: vectors[:active] for name, vectors in state.items()}
+                moving = [tensor[:active].reshape(active, -1) for tensor in rest.values()]
+                joined = torch.cat(moving, 1) if moving else start[:active, :0]
+
+                def play(state: State, batch: Batch, loop: Loop = loop) -> State:
+                    return loop.step(state, batch, grad)
+
+                now = {name: tensor[:active] for name, tensor in outside.items()}
+                state, recorded = self._steps(loop, state, batches, losses[:active], joined, now, play)
+                if recorded:
+                    evaluations[:active] += recorded
+                    for name, tensor in task.layout.rest_views(joined).items():
+                        rest[name][:active].copy_(tensor)
         leave(state, 0, active)
         return outcomes
 
-    def _stacked_memory(self, update: ClientUpdate[Any], start: Tensor, jobs: list[_Job]) -> Memory:
+    def _samples(self, job: _Job) -> int:
+        """How many training samples a client holds, of those that it goes through."""
+        return job.plans[0].samples if job.plans else len(self.task.samples.federation.train[job.client])
+
+    def _stacked_memory(self, update: ClientUpdate[Any], received: Vectors, jobs: list[_Job]) -> Memory:
         own = []
         for row, job in enumerate(jobs):
             kept = {name: vector for name, vector in job.memory.items() if name not in OURS}
-            own.append(kept or update.first_memory(start[row]))
+            own.append(kept or update.first_memory({name: tensor[row] for name, tensor in received.items()}))
         if any(memory.keys() != own[0].keys() for memory in own):
             raise ValueError("clients of one stack remember different things; let first_memory name them all")
         return {name: torch.stack([memory[name] for memory in own]) for name in own[0]}
@@ -176,15 +186,16 @@ class Stacked(Engine):
         mapped: tuple[Tensor, tuple[Tensor, ...]] = vmap(one)(w, rest, batch.tensors(), given)
         return mapped
 
-    def _batches(self, jobs: list[_Job]) -> Iterator[Batch]:
-        """The stack's mini-batches ``[T, C, B, ...]``, as many of one shape as follow each other and fit in memory.
+    def _batches(self, jobs: list[_Job], loop: int, round: int) -> Iterator[Batch]:
+        """A loop's mini-batches ``[T, C, B, ...]``, as many of one shape as follow each other and fit in memory.
 
         C are the jobs that still have one: always the first ones.
         """
-        steps = np.array([len(job.plan.sizes) for job in jobs])
-        widths = jobs[0].widths
+        plans, widths = [job.plans[loop] for job in jobs], jobs[0].widths[loop]
+        padding = bool((plans[0].sizes != widths).any())
+        steps = np.array([len(plan.sizes) for plan in plans])
         active = (steps[:, None] > np.arange(len(widths))).sum(0)
-        starts = [np.concatenate([[0], np.cumsum(job.plan.sizes)]) for job in jobs]
+        starts = [np.concatenate([[0], np.cumsum(plan.sizes)]) for plan in plans]
         device = self.task.samples.device
         t = 0
         for (C, width), run in itertools.groupby(zip(active.tolist(), widths.tolist())):
@@ -194,26 +205,28 @@ class Stacked(Engine):
                 T = min(most, left)
                 with self.clock.part(DATA):
                     index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
-                    for row, job in enumerate(jobs[:C]):
-                        real[:, row] = np.arange(width) < job.plan.sizes[t : t + T, None]
-                        index[:, row][real[:, row]] = job.plan.order[starts[row][t] : starts[row][t + T]]
+                    for row, plan in enumerate(plans[:C]):
+                        real[:, row] = np.arange(width) < plan.sizes[t : t + T, None]
+                        index[:, row][real[:, row]] = plan.order[starts[row][t] : starts[row][t + T]]
                     x, y = self.task.samples.batch(index)
-                    if not jobs[0].plan.labelled:
+                    if not plans[0].labelled:
                         y = torch.zeros_like(y)  # nobody is to see them
-                    weight = torch.from_numpy(real.astype(np.float32)).to(device) if jobs[0].weighted else None
-                    more = self._stacked_streams(jobs[:C], range(t, t + T), index)
-                yield Batch(x, y, weight, more, jobs[0].plan.labelled)
+                    weight = torch.from_numpy(real.astype(np.float32)).to(device) if padding else None
+                    more = self._stacked_streams(jobs[:C], plans[:C], round, range(t, t + T), index)
+                yield Batch(x, y, weight, more, plans[0].labelled)
                 t, left = t + T, left - T
 
-    def _stacked_streams(self, jobs: list[_Job], steps: range, own: NDArray[np.int64]) -> Mapping[str, Tensor]:
+    def _stacked_streams(
+        self, jobs: list[_Job], plans: list[Plan], round: int, steps: range, own: NDArray[np.int64]
+    ) -> Mapping[str, Tensor]:
         """Further streams ``[T, C, B', *shape]``."""
-        if not (jobs[0].plan.more or jobs[0].plan.views):
+        if not (plans[0].more or plans[0].views):
             return NO_STREAMS
         each = []
-        for row, job in enumerate(jobs):
-            found = self._streams(job.plan, job.round, job.client, steps, own[:, row])
-            each.append({name: tensor.clone() for name, tensor in found.items()})  # the memory is used again
-        return {name: torch.stack([found[name] for found in each], 1) for name in each[0]}
+        for row, (job, plan) in enumerate(zip(jobs, plans)):
+            streams = self._streams(plan, round, job.client, steps, own[:, row])
+            each.append({name: tensor.clone() for name, tensor in streams.items()})  # the memory is used again
+        return {name: torch.stack([streams[name] for streams in each], 1) for name in each[0]}
 
 
 @dataclass(frozen=True)
@@ -221,15 +234,19 @@ class _Job:
     place: int
     client: int
     memory: Memory
-    plan: Plan
-    widths: NDArray[np.int64]
-    round: int
-    given: Given
+    plans: tuple[Plan, ...]
+    """Of the round's loops."""
+    widths: tuple[NDArray[np.int64], ...]
+    """To which sizes each loop's mini-batches are padded."""
 
     @property
-    def weighted(self) -> bool:
-        """Whether padding must be told apart."""
-        return bool((self.plan.sizes != self.widths).any())
+    def steps(self) -> int:
+        """Mini-batches, all loops together."""
+        return sum(len(plan.sizes) for plan in self.plans)
+
+
+def _row(vectors: Vectors, row: int) -> Vectors:
+    return {name: tensor[row].clone() for name, tensor in vectors.items()}
 
 
 def counts_batch(task: Task) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from fedtl.clients.update import Memory
+from fedtl.clients.contract import Memory, Vectors
 from fedtl.data.replay import Replay
 from fedtl.losses.objective import Objective
 from fedtl.samples import Samples
@@ -57,6 +57,7 @@ class Task:
         frozen: modules that terms use and that never change, by name.
         initial: the run's first model ``[d]``, where a term asks for it.
         replay: how samples are synthesised, where a term asks for them.
+        received: what a client receives in the first round besides the model, where the method sends more.
     """
 
     module: nn.Module
@@ -68,6 +69,7 @@ class Task:
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     initial: Tensor | None = None
     replay: Replay | None = None
+    received: Mapping[str, Tensor] = field(default_factory=dict)
 
     def sent(self, vector: Tensor) -> Tensor:
         """What of a model ``[d]`` travels."""
@@ -94,8 +96,8 @@ class Trained:
     Attributes:
         client: its id.
         samples: how many training samples it holds.
-        upload: ``[d]``, or None where the method sends nothing.
-        memory: what the client keeps; vectors ``[P]``.
+        uploads: by name; a summed ``"w"`` is a whole model ``[d]``.
+        memory: what the client keeps.
         losses: each term's mean over the round's gradient evaluations, where each was evaluated, ``[terms]``.
         steps: mini-batches trained on.
         statistics: the sums that terms ask for, one vector each.
@@ -103,7 +105,7 @@ class Trained:
 
     client: int
     samples: int
-    upload: Tensor | None
+    uploads: Vectors
     memory: Memory
     losses: tuple[float, ...]
     steps: int

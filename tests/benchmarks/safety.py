@@ -26,7 +26,7 @@ from fedtl.config import read_config
 from fedtl.data.federate import federate
 from fedtl.experiment import Place, Server, Silent, one_thread, open_run
 from fedtl.lock import RunLock
-from fedtl.strategies.strategy import Round
+from fedtl.server.rounds import Round
 
 QUICKSTART = ["simulation.grid=in-process", "device=cpu", "evaluate.every=1000000"]
 FEDAVG = [*QUICKSTART, "strategy.name=fedavg"]

@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedtl import messages as m
+from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.settings import Settings
-from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
 from fedtl.config import build
 from fedtl.data.federation import Federation, Shards
 from fedtl.experiment import make_strategy, make_worker
@@ -39,7 +38,7 @@ from fedtl.grid.ray import RayGrid
 from fedtl.losses.term import Batch
 from fedtl.models import build_model
 from fedtl.store import MemoryStore
-from fedtl.strategies.strategy import Strategy
+from fedtl.strategies.contract import Strategy
 from fedtl.vector import Layout
 
 SHAPE, CLASSES = (1, 28, 28), 10
@@ -48,14 +47,8 @@ SHAPE, CLASSES = (1, 28, 28), 10
 class Idle(ClientUpdate[Settings]):
     """Uploads what it was sent."""
 
-    def start(self, w: Tensor, memory: Memory) -> State:
-        return {"w": w}
-
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         return state
-
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        return state["w"], {}
 
 
 class IdleMethod(Strategy):

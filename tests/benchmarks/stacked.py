@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedtl.clients.update import ClientUpdate
+from fedtl.clients.contract import ClientUpdate
 from fedtl.data.federation import Federation, Shards
 from fedtl.engine import Engine, OneByOne, Stacked, Task, Trained
 from fedtl.losses.objective import Objective, read_objective
@@ -27,6 +27,7 @@ from fedtl.models import build_model, read_model
 from fedtl.samples import Samples
 from fedtl.strategies import read_strategy, strategy_type
 from fedtl.vector import Layout
+from tests.parts import train_cohort
 
 CLIENTS, SAMPLES = 16, 600
 MODELS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -60,7 +61,7 @@ def federation(shape: tuple[int, ...]) -> Federation:
 def timed(engine: Engine, update: ClientUpdate[Any], w: torch.Tensor, round: int) -> float:
     """CPU seconds of one cohort."""
     start = time.thread_time()
-    outcomes = engine.train(update, w, range(CLIENTS), [{}] * CLIENTS, round)
+    outcomes = train_cohort(engine, update, w, range(CLIENTS), [{}] * CLIENTS, round)
     seconds = time.thread_time() - start
     assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
     return seconds

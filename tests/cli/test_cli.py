@@ -20,8 +20,8 @@ from fedtl.history import load
 from fedtl.losses.objective import TERMS
 from fedtl.models import MODELS
 from fedtl.progress import ProgressBar
+from fedtl.server.rounds import Round
 from fedtl.strategies import STRATEGIES
-from fedtl.strategies.strategy import Round
 
 TINY = """
 name = "tiny"

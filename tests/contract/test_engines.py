@@ -12,14 +12,24 @@ import torch
 from torch import nn
 
 from fedtl.choice import ConfigError
+from fedtl.clients.contract import ClientUpdate, Gradient, Memory, State
 from fedtl.clients.sgd import SGD
-from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
 from fedtl.data.federation import Federation
 from fedtl.engine import REST, Engine, Failed, OneByOne, Trained, choose_engine, refusal
 from fedtl.losses.batch import Batch
 from fedtl.models import MODELS, build_model, read_model
 from fedtl.strategies import STRATEGIES
-from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, small_module, update_of
+from tests.parts import (
+    ENGINES,
+    METHODS,
+    NO_LAYOUT,
+    EngineKind,
+    engine_of,
+    federation_of,
+    small_module,
+    train_cohort,
+    update_of,
+)
 
 SIZES = [7, 23, 40, 20, 23]  # several batches, one, none full; two alike
 IMAGES = (1, 12, 12)
@@ -38,11 +48,11 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
     memories: list[Memory] = [{} for _ in clients]
     outcomes: list[Trained] = []
     for round in range(1, ROUNDS + 1):
-        outcomes = engine.train(update, w, clients, memories, round)  # type: ignore[assignment]
+        outcomes = train_cohort(engine, update, w, clients, memories, round)  # type: ignore[assignment]
         for outcome in outcomes:
             assert isinstance(outcome, Trained), outcome
         memories = [outcome.memory for outcome in outcomes]
-        uploads = [outcome.upload for outcome in outcomes if outcome.upload is not None]
+        uploads = [outcome.uploads.get("w") for outcome in outcomes if outcome.uploads.get("w") is not None]
         w = torch.stack(uploads).mean(0) if uploads else w
     return w, outcomes
 
@@ -85,8 +95,8 @@ def test_a_resnet_agrees() -> None:
     for kind in (ENGINES[name] for name in ("one by one", "one by one, recorded", "stacked")):
         engine = engine_of(held, build_model(read_model({"name": "resnet18-gn"}), (1, 8, 8), 4, seed=1), kind)
         w = engine.task.layout.flatten(engine.task.module)
-        outcomes = engine.train(update_of("fedavg", lr=0.01), w, [0, 1], [{}, {}], 1)
-        uploads.append(torch.stack([outcome.upload for outcome in outcomes]))  # type: ignore[union-attr,misc]
+        outcomes = train_cohort(engine, update_of("fedavg", lr=0.01), w, [0, 1], [{}, {}], 1)
+        uploads.append(torch.stack([outcome.uploads.get("w") for outcome in outcomes]))  # type: ignore[union-attr,misc]
     for other in uploads[1:]:
         torch.testing.assert_close(uploads[0], other, rtol=1e-4, atol=1e-5)
 
@@ -118,7 +128,11 @@ def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
     before = layout.flatten(engine.task.module)[layout.parameters :].clone()
     _, outcomes = several_rounds(engine, method, local_epochs=1)
     for outcome in outcomes:
-        rest = outcome.upload[layout.parameters :] if outcome.upload is not None else outcome.memory[REST]
+        rest = (
+            outcome.uploads.get("w")[layout.parameters :]
+            if outcome.uploads.get("w") is not None
+            else outcome.memory[REST]
+        )
         assert not torch.equal(rest, before)
         assert REST in outcome.memory or not outcome.memory
 
@@ -160,14 +174,14 @@ def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> Non
     engine = engine_of(held, small_module(), kind)
     w = engine.task.layout.flatten(engine.task.module)
     update = update_of("pfedme", **METHODS["pfedme"], batch_size=10)
-    together = engine.train(update, w, [0, 1, 2, 3], [{}] * 4, 5)
-    alone = [engine.train(update, w, [c], [{}], 5)[0] for c in (3, 1)]
+    together = train_cohort(engine, update, w, [0, 1, 2, 3], [{}] * 4, 5)
+    alone = [train_cohort(engine, update, w, [c], [{}], 5)[0] for c in (3, 1)]
     close = {"rtol": 1e-4, "atol": 2e-6} if engine.stacks else {"rtol": 0, "atol": 0}
     for one, client in zip(alone, (3, 1)):
         other = together[client]
         assert isinstance(one, Trained)
         assert isinstance(other, Trained)
-        torch.testing.assert_close(one.upload, other.upload, **close)
+        torch.testing.assert_close(one.uploads.get("w"), other.uploads.get("w"), **close)
         np.testing.assert_allclose(one.losses, other.losses, rtol=close["rtol"])
 
 
@@ -187,8 +201,8 @@ def test_the_engine_that_is_chosen_keeps_a_clients_bits_in_any_company(hidden: i
     engine, w = chosen.make(plain.task), plain.task.layout.flatten(plain.task.module)
 
     def of_client(company: list[int]) -> torch.Tensor:
-        outcomes = engine.train(update, w, company, [{}] * len(company), 1)
-        return outcomes[company.index(4)].upload  # type: ignore[union-attr,return-value]
+        outcomes = train_cohort(engine, update, w, company, [{}] * len(company), 1)
+        return outcomes[company.index(4)].uploads.get("w")  # type: ignore[union-attr,return-value]
 
     for few in ([4], [4, 5], [3, 4], [2, 3, 4, 5]):
         assert torch.equal(of_client([*range(9)]), of_client(few))
@@ -215,10 +229,12 @@ class OfItsPlace(SGD):
 @pytest.mark.parametrize("kind", [OfItsCompany, OfItsPlace])
 def test_clients_whose_bits_depend_on_their_company_are_not_stacked(kind: type[SGD]) -> None:
     plain, update = nine_alike(32)
-    chosen = choose_engine("auto", "auto", plain.task, kind(update.settings), "cpu", 9)
+    chosen = choose_engine("auto", "auto", plain.task, kind(update.settings, NO_LAYOUT), "cpu", 9)
     assert (chosen.stacked, chosen.recorded) == (False, True)
     assert "would depend on its company" in chosen.because
-    assert choose_engine(True, "auto", plain.task, kind(update.settings), "cpu", 9).stacked  # who asks for it gets it
+    assert choose_engine(
+        True, "auto", plain.task, kind(update.settings, NO_LAYOUT), "cpu", 9
+    ).stacked  # who asks for it gets it
 
 
 @pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
@@ -234,11 +250,11 @@ def test_a_client_that_raises_fails_alone(kind: EngineKind) -> None:
         held.y[held.train[client]] = 2 if client == 2 else 1
     engine = engine_of(held, small_module(), kind)
     w = engine.task.layout.flatten(engine.task.module)
-    outcomes = engine.train(Raises(update_of("fedavg", lr=0.1).settings), w, range(4), [{}] * 4, 1)
+    outcomes = train_cohort(engine, Raises(update_of("fedavg", lr=0.1).settings, NO_LAYOUT), w, range(4), [{}] * 4, 1)
     assert [type(o) for o in outcomes] == [Trained, Trained, Failed, Trained]
     assert outcomes[2] == Failed(2, "RuntimeError: cannot learn a 2")
-    expected = engine.train(update_of("fedavg", lr=0.1), w, [3], [{}], 1)[0]
-    torch.testing.assert_close(outcomes[3].upload, expected.upload)  # type: ignore[union-attr]
+    expected = train_cohort(engine, update_of("fedavg", lr=0.1), w, [3], [{}], 1)[0]
+    torch.testing.assert_close(outcomes[3].uploads.get("w"), expected.uploads.get("w"))  # type: ignore[union-attr]
 
 
 class Dropout(nn.Sequential):
@@ -324,7 +340,7 @@ def test_dropout_is_the_same_again_one_by_one(recorded: bool) -> None:
             module = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3))
         engine = engine_of(federation_of(SIZES), module, kind)
         w = engine.task.layout.flatten(engine.task.module)
-        return [o.upload for o in engine.train(update_of("fedavg", lr=0.1), w, range(5), [{}] * 5, 1)]  # type: ignore[union-attr,misc]
+        return [o.uploads.get("w") for o in train_cohort(engine, update_of("fedavg", lr=0.1), w, range(5), [{}] * 5, 1)]  # type: ignore[union-attr,misc]
 
     torch.manual_seed(1)
     first = uploads()

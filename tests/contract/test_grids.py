@@ -27,7 +27,8 @@ from fedtl.experiment import make_engines, make_strategy, make_worker
 from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
-from fedtl.strategies.strategy import Round
+from fedtl.server.rounds import Round
+from tests.parts import train_cohort
 
 PLAIN = EngineChoice(stacked=False, recorded=False, because="a test")
 
@@ -247,8 +248,8 @@ class TestFailures:
         uploads = []
         grid = in_process(config, tmp_path)
         for client in asked[1:]:
-            (outcome,) = grid._worker.engine.train(grid._worker.update, grid._worker.initial, [client], [{}], 1)
-            uploads.append((len(federation.train[client]), outcome.upload.double().numpy()))  # type: ignore[union-attr]
+            (outcome,) = train_cohort(grid._worker.engine, grid._worker.update, grid._worker.initial, [client], [{}], 1)
+            uploads.append((len(federation.train[client]), outcome.uploads.get("w").double().numpy()))  # type: ignore[union-attr]
         expected = sum(n * upload for n, upload in uploads) / sum(n for n, _ in uploads)
         for what in ("raise", "nan"):
             broken = tables(what=what, label=label_of(tables(), asked[0])) | {"rounds": 1}

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 import fedtl
 from fedtl import messages as m
+from fedtl.engine.assignment import Received
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
-from tests.parts import METHODS, engine_of, federation_of, quadratic, small_module, worker_of
+from tests.parts import METHODS, engine_of, federation_of, quadratic, small_module, train_cohort, worker_of
 
 TINY = [
     "rounds=3",
@@ -73,7 +74,7 @@ def rounds_by_hand(method: str, targets: np.ndarray[Any, Any], options: dict[str
     kind = strategy_type(method)
     settings = read_strategy({"name": method, **options})
     engine = quadratic(targets)
-    grid = InProcessGrid(worker_of(engine, kind.client_update(settings)), len(targets))
+    grid = InProcessGrid(worker_of(engine, kind.client_update(settings, engine.task.layout)), len(targets))
     strategy = kind(settings, seed=0, clients=len(targets))
     found: list[np.ndarray[Any, Any]] = []
     strategy.start(grid, m.pack(np.zeros(targets.shape[1], np.float32)), n, on_round=lambda _, w: found.append(w))
@@ -110,9 +111,9 @@ def test_means_are_weighted_by_samples_or_not() -> None:
         w = engine.task.layout.flatten(engine.task.module)
         kind = strategy_type("fedavg")
         settings = read_strategy({"name": "fedavg", "lr": 0.1, "weighting": weighting})
-        worker = worker_of(engine, kind.client_update(settings))
-        outcomes = engine.train(worker.update, w, [0, 1, 2], [{}] * 3, 1)
-        expected = np.average([o.upload.numpy() for o in outcomes], axis=0, weights=weights)  # type: ignore[union-attr]
+        worker = worker_of(engine, kind.client_update(settings, engine.task.layout))
+        outcomes = train_cohort(engine, worker.update, w, [0, 1, 2], [{}] * 3, 1)
+        expected = np.average([o.uploads.get("w").numpy() for o in outcomes], axis=0, weights=weights)  # type: ignore[union-attr]
         found: list[Any] = []
         strategy = kind(settings, seed=0, clients=3)
         strategy.start(InProcessGrid(worker, 3), m.pack(w.numpy()), 1, on_round=lambda _, v, f=found: f.append(v))
@@ -133,11 +134,11 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
                 yield reply
 
     engine = engine_of(held, small_module())
-    worker = worker_of(engine, strategy.client_update(settings))
+    worker = worker_of(engine, strategy.client_update(settings, engine.task.layout))
     worker.initial = engine.task.layout.flatten(engine.task.module)
     found: list[Any] = []
     arrays = m.pack(np.ones(5, np.float32))
-    worker._model = lambda content: worker.initial  # type: ignore[method-assign]
+    worker._received = lambda content: Received({"w": worker.initial})  # type: ignore[method-assign]
     strategy.evaluation.every = 99
     strategy._scored = lambda round: []  # type: ignore[method-assign]
     strategy.start(Fixed(worker, 2), arrays, 1, on_round=lambda _, w: found.append(w))

@@ -13,7 +13,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.experiment import Silent
 from fedtl.failure import OutputError, RunError
-from fedtl.strategies.strategy import Round
+from fedtl.server.rounds import Round
 from tests.interrupted import ROUNDS, contents, tables
 
 

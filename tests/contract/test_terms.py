@@ -23,7 +23,7 @@ from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objecti
 from fedtl.losses.term import Term, View
 from fedtl.models import build_model
 from fedtl.models.head import features_and_logits
-from tests.parts import ENGINES, update_of
+from tests.parts import ENGINES, train_cohort, update_of
 
 # A row for each term that cannot do with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -75,11 +75,11 @@ def trained(make: Callable[[Task], Engine], config: dict[str, Any], rounds: int 
     memories: list[Any] = [{}] * 3
     outcomes: list[Outcome] = []
     for round in range(1, rounds + 1):
-        outcomes = engine.train(update, w, range(3), memories, round, Given(0.6, vectors))
+        outcomes = train_cohort(engine, update, w, range(3), memories, round, Given(0.6, vectors))
         for outcome in outcomes:
             assert isinstance(outcome, Trained), outcome
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr]
-        w = outcomes[0].upload  # type: ignore[union-attr, assignment]
+        w = outcomes[0].uploads.get("w")  # type: ignore[union-attr, assignment]
         for i, statistic in enumerate(task.objective.statistics):
             total = sum(outcome.statistics[i] for outcome in outcomes)  # type: ignore[union-attr, misc]
             vectors[f"statistic:{statistic.name}"] = statistic.merge(None, total).float()
@@ -88,8 +88,8 @@ def trained(make: Callable[[Task], Engine], config: dict[str, Any], rounds: int 
 
 def upload_of(outcome: Outcome) -> torch.Tensor:
     assert isinstance(outcome, Trained)
-    assert outcome.upload is not None
-    return outcome.upload
+    assert outcome.uploads.get("w") is not None
+    return outcome.uploads.get("w")
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -171,8 +171,13 @@ def test_each_stream_goes_through_the_model_once_however_many_terms_there_are(mo
 
     monkeypatch.setattr(type(task.module.model), "forward", counted)  # type: ignore[union-attr]
     engine = ENGINES["one by one"](task)
-    (outcome,) = engine.train(
-        update_of("fedavg", lr=0.05, local_steps=1, batch_size=8), task.layout.flatten(task.module), [0], [{}], 1
+    (outcome,) = train_cohort(
+        engine,
+        update_of("fedavg", lr=0.05, local_steps=1, batch_size=8),
+        task.layout.flatten(task.module),
+        [0],
+        [{}],
+        1,
     )
     upload_of(outcome)
     # Source, target and two views with gradient; the source under the received and under the previous model without.
@@ -195,7 +200,7 @@ def test_labels_of_unlabelled_samples_reach_no_term() -> None:
     read = build(config)
     (task,) = make_tasks(read, federate(read.data, 0), "cpu")
     engine, update = ENGINES["one by one"](task), update_of("fedavg", lr=0.05, local_steps=1, batch_size=8)
-    (outcome,) = engine.train(update, task.layout.flatten(task.module), [0], [{}], 1)
+    (outcome,) = train_cohort(engine, update, task.layout.flatten(task.module), [0], [{}], 1)
     assert isinstance(outcome, Failed)
     assert "labels of unlabelled samples" in outcome.message
 
@@ -211,7 +216,9 @@ def test_a_last_mini_batch_of_one_sample_is_no_failure(name: str) -> None:
     assert set(held.train.sizes % 8) & {1}
     (task,) = make_tasks(read, held, "cpu")
     update = update_of("fedavg", lr=0.05, local_epochs=1, batch_size=8)
-    outcomes = ENGINES["one by one"](task).train(update, task.layout.flatten(task.module), range(3), [{}] * 3, 1)
+    outcomes = train_cohort(
+        ENGINES["one by one"](task), update, task.layout.flatten(task.module), range(3), [{}] * 3, 1
+    )
     assert all(upload_of(outcome).isfinite().all() for outcome in outcomes)
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
 
 from fedtl.grid.identity import identify
 from fedtl.strategies import read_strategy
+from fedtl.strategies.contract import Uploads
 from fedtl.strategies.fedavg import FedAvg
 
 identify()
@@ -39,10 +41,11 @@ def flower(strategy: Any) -> list[np.ndarray[Any, Any]]:
 def ours(server: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
     settings = read_strategy({"name": "fedavg", "lr": 0.1, "server": server})
     strategy = FedAvg(settings, seed=0, clients=1)
-    w, found = np.zeros(12, np.float32), []
+    state, found = {"w": torch.zeros(12)}, []
     for round, mean in enumerate(ROUNDS, 1):
-        w = strategy.update(w, mean, round)
-        found.append(w)
+        uploads = Uploads({"w": torch.tensor(mean).double()}, {"w": 1}, {}, [0], [1])
+        state = strategy.update(state, uploads, round)
+        found.append(state["w"].numpy())
     return found
 
 

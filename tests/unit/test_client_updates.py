@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.clients.update import Memory
+from fedtl.clients.contract import Memory
 from fedtl.engine import Engine, Trained
-from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, quadratic, small_module, update_of
+from tests.parts import (
+    ENGINES,
+    METHODS,
+    EngineKind,
+    engine_of,
+    federation_of,
+    quadratic,
+    small_module,
+    train_cohort,
+    update_of,
+)
 
 D = 7
 RNG = np.random.default_rng(3)
@@ -22,7 +32,7 @@ EACH_ENGINE = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys
 def train(
     engine: Engine, name: str, w: torch.Tensor = W, memories: list[Memory] | None = None, **options: Any
 ) -> list[Trained]:
-    outcomes = engine.train(update_of(name, **options), w, range(len(A)), memories or [{}] * len(A), 1)
+    outcomes = train_cohort(engine, update_of(name, **options), w, range(len(A)), memories or [{}] * len(A), 1)
     for outcome in outcomes:
         assert isinstance(outcome, Trained), outcome
     return outcomes  # type: ignore[return-value]
@@ -36,7 +46,9 @@ def test_pfedme_theta_is_the_prox_for_many_inner_steps(kind: EngineKind) -> None
         prox = (a + lam * W.numpy()) / (1 + lam)
         np.testing.assert_allclose(client.memory["theta"], prox, atol=1e-6)
         # The Moreau envelope's gradient is λ(w - prox), which for this f is λ/(1 + λ) (w - a).
-        np.testing.assert_allclose(client.upload, W - 0.1 * lam / (1 + lam) * (W - torch.tensor(a)), atol=1e-6)
+        np.testing.assert_allclose(
+            client.uploads.get("w"), W - 0.1 * lam / (1 + lam) * (W - torch.tensor(a)), atol=1e-6
+        )
 
 
 @EACH_ENGINE
@@ -63,7 +75,7 @@ def test_pfedme_follows_algorithm_1_step_by_step(kind: EngineKind, start: str) -
                 theta = theta - inner_lr * ((theta - a) + lam * (theta - w))
             w = w - eta * lam * (w - theta)
         np.testing.assert_allclose(client.memory["theta"], theta, atol=1e-6)
-        np.testing.assert_allclose(client.upload, w, atol=1e-6)
+        np.testing.assert_allclose(client.uploads.get("w"), w, atol=1e-6)
 
 
 @EACH_ENGINE
@@ -73,14 +85,14 @@ def test_pfedme_options_of_the_authors_code(kind: EngineKind) -> None:
     for a, client in zip(A, found):
         theta = W - 0.1 * ((W - torch.tensor(a)) + 0.5 * W)
         w = W - 0.1 * 2.0 * (W - theta)
-        np.testing.assert_allclose(client.upload, w, atol=1e-6)
+        np.testing.assert_allclose(client.uploads.get("w"), w, atol=1e-6)
         np.testing.assert_allclose(client.memory["theta"], w, atol=1e-6)
 
 
 @EACH_ENGINE
 def test_sgd_with_one_full_batch_step_is_gradient_descent(kind: EngineKind) -> None:
     for a, client in zip(A, train(quadratic(A, kind), "fedavg", lr=0.3, local_steps=1, batch_size=0)):
-        np.testing.assert_allclose(client.upload, W - 0.3 * (W - torch.tensor(a)), atol=1e-6)
+        np.testing.assert_allclose(client.uploads.get("w"), W - 0.3 * (W - torch.tensor(a)), atol=1e-6)
 
 
 @EACH_ENGINE
@@ -93,7 +105,7 @@ def test_sgd_is_torch_optim_sgd(kind: EngineKind) -> None:
             optimiser.zero_grad()
             (0.5 * (w - torch.tensor(a)).square().sum()).backward()
             optimiser.step()
-        np.testing.assert_allclose(client.upload, w.detach(), atol=1e-6)
+        np.testing.assert_allclose(client.uploads.get("w"), w.detach(), atol=1e-6)
 
 
 @EACH_ENGINE
@@ -103,13 +115,13 @@ def test_fedprox_step_by_step(kind: EngineKind) -> None:
         w = W.numpy().astype(np.float64)
         for _ in range(3):
             w = w - lr * ((w - a) + mu * (w - W.numpy()))
-        np.testing.assert_allclose(client.upload, w, atol=1e-6)
+        np.testing.assert_allclose(client.uploads.get("w"), w, atol=1e-6)
 
 
 @EACH_ENGINE
 def test_fedprox_converges_to_the_prox(kind: EngineKind) -> None:
     for a, client in zip(A, train(quadratic(A, kind), "fedprox", lr=0.2, mu=1.5, local_steps=200)):
-        np.testing.assert_allclose(client.upload, (a + 1.5 * W.numpy()) / 2.5, atol=1e-6)
+        np.testing.assert_allclose(client.uploads.get("w"), (a + 1.5 * W.numpy()) / 2.5, atol=1e-6)
 
 
 @EACH_ENGINE
@@ -120,7 +132,7 @@ def test_fedprox_without_mu_is_fedavg_bit_for_bit(kind: EngineKind) -> None:
         engine = engine_of(held, small_module(), kind)
         w = engine.task.layout.flatten(engine.task.module)
         update = update_of(name, lr=0.1, local_epochs=2, batch_size=10, **options)
-        uploads[name] = [o.upload for o in engine.train(update, w, [0, 1, 2], [{}] * 3, 1)]  # type: ignore[union-attr]
+        uploads[name] = [o.uploads.get("w") for o in train_cohort(engine, update, w, [0, 1, 2], [{}] * 3, 1)]  # type: ignore[union-attr]
     for a, b in zip(uploads["fedavg"], uploads["fedprox"]):
         assert torch.equal(a, b)
 
@@ -129,7 +141,7 @@ def test_fedprox_without_mu_is_fedavg_bit_for_bit(kind: EngineKind) -> None:
 def test_local_goes_on_from_its_own_model(kind: EngineKind) -> None:
     engine = quadratic(A, kind)
     first = train(engine, "local", lr=0.5, local_steps=1)
-    assert all(client.upload is None for client in first)
+    assert all(client.uploads == {} for client in first)
     second = train(engine, "local", w=torch.full((D,), 99.0), memories=[c.memory for c in first], lr=0.5, local_steps=1)
     for a, client in zip(A, second):
         np.testing.assert_allclose(client.memory["w"], 0.25 * W + 0.75 * torch.tensor(a), atol=1e-6)
@@ -140,22 +152,22 @@ def test_finetune_trains_like_fedavg_and_scores_after_k_steps(kind: EngineKind) 
     engine = quadratic(A, kind)
     options = {"lr": 0.5, "local_steps": 1}
     assert torch.equal(
-        train(engine, "fedavg-finetune", **options)[0].upload,  # type: ignore[arg-type]
-        train(engine, "fedavg", **options)[0].upload,  # type: ignore[arg-type]
+        train(engine, "fedavg-finetune", **options)[0].uploads.get("w"),  # type: ignore[arg-type]
+        train(engine, "fedavg", **options)[0].uploads.get("w"),  # type: ignore[arg-type]
     )
     update = update_of("fedavg-finetune", **options, finetune_steps=3, finetune_lr=0.25)
     scoring = update.for_scoring()
-    found = engine.train(scoring, W, range(len(A)), [{}] * len(A), 1)
+    found = train_cohort(engine, scoring, W, range(len(A)), [{}] * len(A), 1)
     for a, client in zip(A, found):
         assert isinstance(client, Trained)
         assert client.steps == 3
         expected = torch.tensor(a) + 0.75**3 * (W - torch.tensor(a))
-        np.testing.assert_allclose(scoring.personal(client.memory), expected, atol=1e-6)
+        np.testing.assert_allclose(scoring.personal({"w": W}, client.memory), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_download_is_not_changed(name: str) -> None:
     for kind in ENGINES.values():
         w = W.clone()
-        quadratic(A, kind).train(update_of(name, **METHODS[name]), w, range(4), [{}] * 4, 1)
+        train_cohort(quadratic(A, kind), update_of(name, **METHODS[name]), w, range(4), [{}] * 4, 1)
         assert torch.equal(w, W)

@@ -7,7 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -187,7 +187,7 @@ class Both:
         study = Study("study-1", '{"name": "x"}', len(clients))
         self.link = Link(self.grid, clients, study, Deploy(**{"wait": 0.05, **settings}), self.said.append)
         self.link.frame = "the frame"
-        self.link.expected = (Expected(2, ("cross_entropy",), ()),)
+        self.link.expected = (Expected({"w": ("samples", (2,))}, {}, ("cross_entropy",), ()),)
 
     def ask(self, kind: str = TRAIN, clients: Sequence[int] | None = None, **config: Any) -> list[Message]:
         wanted = range(len(self.nodes)) if clients is None else clients
@@ -225,11 +225,8 @@ def test_replies_are_what_a_strategy_expects() -> None:
         # By samples: the client's upload times its own.
         assert total.tolist() == [(client + 1) * (1 + client + 1), (client + 1) * (-1 + client + 1)]
         assert m.metrics_of(reply.content)[m.CLIENTS] == [client]
-    assert [m.unpack(r.content).tolist() for r in both.ask(**{m.SUM_UPLOADS: "uniform"})] == [  # type: ignore[union-attr]
-        [2, 0],
-        [3, 1],
-        [4, 2],
-    ]
+    both.link.expected = (replace(both.link.expected[0], sums={"w": ("uniform", (2,))}),)
+    assert [m.unpack(r.content).tolist() for r in both.ask()] == [[2, 0], [3, 1], [4, 2]]  # type: ignore[union-attr]
     scores = [m.metrics_of(reply.content) for reply in both.ask(EVALUATE)]
     assert [(s[m.CLIENTS], s["global/correct"]) for s in scores] == [([i], [1]) for i in range(3)]
 
@@ -248,7 +245,7 @@ def test_each_client_gets_a_message_of_its_own() -> None:
         assert w is not None
         assert (w.tolist(), w.dtype) == (W.tolist(), np.float32)
         # Each sends what it has; the server multiplies it.
-        assert m.config_of(sent.content) == {m.ROUND: 1, m.PHASE: 0, "extra": 3, m.SUM_UPLOADS: "uniform"}
+        assert m.config_of(sent.content) == {m.ROUND: 1, m.PHASE: 0, "extra": 3, m.SUM_UPLOADS: m.UNWEIGHTED}
         assert sent.message.metadata.ttl == 3600 + links.GRACE
     both.ask(EVALUATE, [1])
     assert m.SUM_UPLOADS not in m.config_of(both.grid.sent[-1].content)
@@ -256,6 +253,7 @@ def test_each_client_gets_a_message_of_its_own() -> None:
 
 def test_two_contents_reach_those_that_they_are_addressed_to() -> None:
     both = Both()
+    both.link.expected = (replace(both.link.expected[0], sums={"w": ("uniform", (2,))}),)
     told = ConfigRecord({m.ROUND: 1, m.PHASE: 0, m.SUM_UPLOADS: "uniform"})
     contents = [RecordDict({m.CONFIG: told, m.ARRAYS: m.pack(w)}) for w in (W, W + np.float32(0.25))]
     replies = both.link.send_and_receive([Message(contents[client == 1], client, TRAIN) for client in range(3)])

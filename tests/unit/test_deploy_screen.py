@@ -6,6 +6,7 @@ import pickle
 import struct
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
 CLIENT, SIZE, STATISTICS = 2, 5, (1, 3)
 W = np.linspace(-1, 1, SIZE, dtype=np.float32)
 UPLOAD = np.array([0.5, 0.25, -1, 3, 0.125], np.float32)
-EXPECTED = Expected(SIZE, ("cross_entropy", "l2"), STATISTICS)
+EXPECTED = Expected({"w": ("samples", (SIZE,))}, {}, ("cross_entropy", "l2"), STATISTICS)
 SCREEN = Screen(CLIENT, train=7, test=9, target_test=4, settings=Deploy(max_norm=10.0))
 
 
@@ -88,7 +89,8 @@ def travelled(content: RecordDict) -> RecordDict:
 
 
 def checked(reply: RecordDict, expected: Expected = EXPECTED, weighting: str = "samples") -> RecordDict:
-    return SCREEN.trained(reply, expected, W, weighting)
+    sums = {name: (weighting, shape) for name, (_, shape) in expected.sums.items()}
+    return SCREEN.trained(reply, replace(expected, sums=sums), W)
 
 
 def scores(reply: RecordDict, *models: str) -> RecordDict:
@@ -162,7 +164,7 @@ def test_a_strategy_makes_the_mean_of_them() -> None:
         metrics = {m.CLIENTS: [client], m.SAMPLES: [samples], m.STEPS: [1], m.LOSS + "cross_entropy": [float(client)]}
         reply = RecordDict({m.METRICS: MetricRecord({**metrics}), m.ARRAYS: plain(upload, "float32")})
         clean = Screen(client, 5, 0, 0, Deploy()).trained(
-            travelled(reply), Expected(2, ("cross_entropy",), ()), w, "samples"
+            travelled(reply), Expected({"w": ("samples", (2,))}, {}, ("cross_entropy",), ()), w
         )
         sent[client].metadata.__dict__["_message_id"] = f"{client}"
         replies.append(Message(clean, reply_to=sent[client]))
@@ -400,14 +402,14 @@ def test_statistics_are_checked_likewise() -> None:
 
 
 def test_without_statistics_none_are_looked_at() -> None:
-    content = checked(trained(), Expected(SIZE, ("l2",), ()))
+    content = checked(trained(), Expected({"w": ("samples", (SIZE,))}, {}, ("l2",), ()))
     assert set(content) == {m.METRICS, m.ARRAYS}
     assert m.PARTS not in m.metrics_of(content)
     assert m.LOSS + "cross_entropy" not in m.metrics_of(content)
 
 
 def test_a_method_that_uploads_nothing() -> None:
-    nothing, reply = Expected(None, (), ()), trained()
+    nothing, reply = Expected({}, {}, (), ()), trained()
     assert refused(lambda: checked(reply, nothing)) == "it uploads a model, and the method asks for none"
     del reply[m.ARRAYS]
     assert set(checked(reply, nothing)) == {m.METRICS}
@@ -423,7 +425,7 @@ def test_an_update_may_have_the_norm_of_the_bound_and_no_more() -> None:
     def upload(w: NDArray[np.float32], update: list[float]) -> RecordDict:
         metrics = MetricRecord({m.CLIENTS: [0], m.SAMPLES: [1], m.STEPS: [1]})
         reply = RecordDict({m.METRICS: metrics, m.ARRAYS: plain(w + np.array(update, np.float32), "float32")})
-        return screen.trained(reply, Expected(2, (), ()), w, "uniform")
+        return screen.trained(reply, Expected({"w": ("uniform", (2,))}, {}, (), ()), w)
 
     w = np.array([3, -4], np.float32)
     assert m.unpack(upload(w, [6, 8])) is not None
@@ -473,8 +475,8 @@ def test_words_are_shortened_to_one_line_that_can_be_printed() -> None:
 
 def test_decoded_gives_the_numbers() -> None:
     numbers = np.array([1e300, -2.5])
-    assert decoded(Array(numbers), 2, np.dtype(np.float64)).tolist() == [1e300, -2.5]
-    assert decoded(Array(numbers[:0]), 0, np.dtype(np.float64)).tolist() == []
+    assert decoded(Array(numbers), (2,), np.dtype(np.float64)).tolist() == [1e300, -2.5]
+    assert decoded(Array(numbers[:0]), (0,), np.dtype(np.float64)).tolist() == []
 
 
 # Anything at all.
@@ -573,7 +575,7 @@ def test_whatever_scores_come_are_refused_or_clean(data: bytes) -> None:
 )
 def test_whatever_header_an_array_has(text: str, payload: bytes) -> None:
     try:
-        found = decoded(Array("float32", (SIZE,), SType.NUMPY, npy(text, payload)), SIZE, np.dtype(np.float32))
+        found = decoded(Array("float32", (SIZE,), SType.NUMPY, npy(text, payload)), (SIZE,), np.dtype(np.float32))
     except Refused:
         return
     assert found.tobytes() == payload

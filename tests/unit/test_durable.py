@@ -16,8 +16,8 @@ from fedtl.data.federate import federate
 from fedtl.durable import put, settle
 from fedtl.experiment import Place, Silent, open_run
 from fedtl.record import Recorder
+from fedtl.server.rounds import Round
 from fedtl.store import MemoryStore
-from fedtl.strategies.strategy import Round
 
 TABLES: dict[str, Any] = {
     "name": "tiny",

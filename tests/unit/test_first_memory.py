@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from fedtl.choice import ConfigError
+from fedtl.clients.contract import Count, Memory, State, Vectors
 from fedtl.clients.sgd import SGD, SGDSettings
-from fedtl.clients.update import Memory, State
 from fedtl.engine import Stacked, Trained, choose_engine
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.strategies import STRATEGIES
-from tests.parts import METHODS, engine_of, federation_of, small_module, update_of
+from tests.parts import METHODS, engine_of, federation_of, small_module, train_cohort, update_of
 
 
 @pytest.mark.parametrize("method", STRATEGIES)
@@ -23,9 +22,9 @@ def test_first_memory_names_what_a_round_keeps(method: str) -> None:
     update = update_of(method, **METHODS[method], batch_size=10)
     check_first_memory(engine.task, update)
     w = engine.task.layout.flatten(engine.task.module)
-    for outcome in engine.train(update, w, [0, 1], [{}, {}], 1):
+    for outcome in train_cohort(engine, update, w, [0, 1], [{}, {}], 1):
         assert isinstance(outcome, Trained)
-        assert not outcome.memory or outcome.memory.keys() == update.first_memory(w).keys()
+        assert not outcome.memory or outcome.memory.keys() == update.first_memory({"w": w}).keys()
 
 
 @pytest.mark.parametrize("method", STRATEGIES)
@@ -36,16 +35,16 @@ def test_clients_with_and_without_a_memory_share_a_stack(method: str, monkeypatc
     stacks: list[int] = []
     cohort = Stacked._cohort
 
-    def counted(self: Stacked, update: Any, w: Tensor, jobs: list[Any]) -> Any:
+    def counted(self: Stacked, assignment: Any, jobs: list[Any]) -> Any:
         stacks.append(len(jobs))
-        return cohort(self, update, w, jobs)
+        return cohort(self, assignment, jobs)
 
     monkeypatch.setattr(Stacked, "_cohort", counted)
     memories: list[Memory] = [{} for _ in range(6)]
-    for client, outcome in zip((1, 4), engine.train(update, w, [1, 4], [{}, {}], 1)):
+    for client, outcome in zip((1, 4), train_cohort(engine, update, w, [1, 4], [{}, {}], 1)):
         assert isinstance(outcome, Trained)
         memories[client] = outcome.memory
-    engine.train(update, w, list(range(6)), memories, 2)
+    train_cohort(engine, update, w, list(range(6)), memories, 2)
     assert stacks == [2, 6]
 
 
@@ -54,33 +53,35 @@ def test_pfedme_is_the_same_with_a_memory_and_without() -> None:
     engine = engine_of(federation_of([20, 20]), small_module())
     update = update_of("pfedme", **METHODS["pfedme"], batch_size=10)
     w = engine.task.layout.flatten(engine.task.module)
-    first, other = (engine.train(update, w, [0], [memory], 2)[0] for memory in ({}, {"theta": torch.full_like(w, 3.0)}))
+    first, other = (
+        train_cohort(engine, update, w, [0], [memory], 2)[0] for memory in ({}, {"theta": torch.full_like(w, 3.0)})
+    )
     assert isinstance(first, Trained)
     assert isinstance(other, Trained)
-    assert torch.equal(first.upload, other.upload)  # type: ignore[arg-type]
+    assert torch.equal(first.uploads.get("w"), other.uploads.get("w"))  # type: ignore[arg-type]
     assert torch.equal(first.memory["theta"], other.memory["theta"])
 
 
 class Forgets(SGD):
     """Keeps what its first memory does not name."""
 
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        return state["w"], {"own": state["w"]}
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {"w": state["w"]}, {"own": state["w"]}
 
 
 class Names(Forgets):
-    def first_memory(self, w: Tensor) -> Memory:
-        return {"own": w.clone()}
+    def first_memory(self, received: Vectors) -> Memory:
+        return {"own": received["w"].clone()}
 
 
 class More(Forgets):
-    def first_memory(self, w: Tensor) -> Memory:
-        return {"own": w.clone(), "control": torch.zeros_like(w)}
+    def first_memory(self, received: Vectors) -> Memory:
+        return {"own": received["w"].clone(), "control": torch.zeros_like(received["w"])}
 
 
 class OtherShape(Forgets):
-    def first_memory(self, w: Tensor) -> Memory:
-        return {"own": w[:1].clone()}
+    def first_memory(self, received: Vectors) -> Memory:
+        return {"own": received["w"][:1].clone()}
 
 
 class AfterAStep(Names):
@@ -89,8 +90,8 @@ class AfterAStep(Names):
     def step(self, state: State, batch: Any, grad: Any) -> State:
         return {**super().step(state, batch, grad), "c": grad(state["w"], batch)}
 
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        return state["w"], {"own": state["w"], "c": state["c"]}
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {"w": state["w"]}, {"own": state["w"], "c": state["c"]}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_method_of_ones_own_that_breaks_this_is_refused(kind: type[SGD], said:
     task = engine_of(federation_of([20, 20]), small_module(inputs=6)).task
     parameters = task.layout.parameters
     with pytest.raises(ConfigError) as refused:
-        choose_engine(stacked, False, task, kind(SGDSettings(name="mine", lr=0.1)), "cpu", 2)
+        choose_engine(stacked, False, task, kind(SGDSettings(name="mine", lr=0.1), task.layout), "cpu", 2)
     assert said.replace("[48]", f"[{parameters}]") in str(refused.value)
     assert "\n" not in str(refused.value)
-    choose_engine(stacked, False, task, Names(SGDSettings(name="mine", lr=0.1)), "cpu", 2)
+    choose_engine(stacked, False, task, Names(SGDSettings(name="mine", lr=0.1), task.layout), "cpu", 2)

@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"distill"},
     {"clients"},
     {"messages"},
+    {"server"},
     {"strategies"},
     {"recording"},
     {"engine"},

@@ -15,7 +15,7 @@ from fedtl.engine import Trained
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.engine.stacked import padded
 from tests.odd_models import BatchNorm, ImageNorm
-from tests.parts import ENGINES, METHODS, engine_of, federation_of, small_module, update_of
+from tests.parts import ENGINES, METHODS, engine_of, federation_of, small_module, train_cohort, update_of
 from tests.trial_models import OfOne
 
 LAST = ("keep", "drop", "merge")
@@ -73,9 +73,11 @@ def test_engines_agree(last: str, budget: dict[str, int]) -> None:
     uploads = []
     for kind in ENGINES.values():
         engine = engine_of(held, small_module(), kind)
-        outcomes = engine.train(update, engine.task.layout.flatten(engine.task.module), [*range(5)], [{}] * 5, 1)
+        outcomes = train_cohort(
+            engine, update, engine.task.layout.flatten(engine.task.module), [*range(5)], [{}] * 5, 1
+        )
         assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
-        uploads.append(np.stack([outcome.upload.numpy() for outcome in outcomes]))  # type: ignore[union-attr]
+        uploads.append(np.stack([outcome.uploads.get("w").numpy() for outcome in outcomes]))  # type: ignore[union-attr]
     for other in uploads[1:]:
         np.testing.assert_allclose(uploads[0], other, rtol=1e-4, atol=1e-5)
 

@@ -13,7 +13,7 @@ import fedtl
 from fedtl.engine import Failed, OneByOne, Trained
 from fedtl.models import build_model, read_model
 from tests import odd_models
-from tests.parts import METHODS, engine_of, federation_of, update_of
+from tests.parts import METHODS, engine_of, federation_of, train_cohort, update_of
 
 PAIRS = [
     ("InPlace", "Plain"),
@@ -85,9 +85,11 @@ def test_one_that_no_trial_finds_is_refused_where_the_same_samples_are_looked_at
     held = federation_of([30] * 4, shape=(5,), classes=2)
     engine = engine_of(held, odd_models.Rarely((5,), 2), OneByOne)
     w = engine.task.layout.flatten(engine.task.module)
-    several = engine.train(update_of("pfedme", **METHODS["pfedme"], batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1)
+    several = train_cohort(
+        engine, update_of("pfedme", **METHODS["pfedme"], batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1
+    )
     wrong = [outcome for outcome in several if isinstance(outcome, Failed)]
     assert wrong
     assert all("x = x.clone()" in outcome.message for outcome in wrong)
-    once = engine.train(update_of("fedavg", lr=0.1, batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1)
+    once = train_cohort(engine, update_of("fedavg", lr=0.1, batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1)
     assert all(isinstance(outcome, Trained) for outcome in once)

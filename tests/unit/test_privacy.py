@@ -100,7 +100,7 @@ def taken(upload: NDArray[np.float32], deploy: Deploy) -> NDArray[Any]:
     metrics = MetricRecord({m.CLIENTS: [0], m.SAMPLES: [1], m.STEPS: [1]})
     reply = RecordDict({m.METRICS: metrics, m.ARRAYS: ArrayRecord({m.VECTOR: Array(upload)})})
     w = np.zeros_like(upload)
-    content = Screen(0, 1, 0, 0, deploy).trained(reply, Expected(len(upload), (), ()), w, "uniform")
+    content = Screen(0, 1, 0, 0, deploy).trained(reply, Expected({"w": ("uniform", (len(upload),))}, {}, (), ()), w)
     return np.asarray(m.unpack(content))
 
 

@@ -18,7 +18,7 @@ from fedtl.engine.recorder import why_not_recorded
 from fedtl.models import build_model, read_model
 from fedtl.randomness import seeded, state
 from tests import odd_models
-from tests.parts import engine_of, federation_of, update_of
+from tests.parts import engine_of, federation_of, train_cohort, update_of
 
 DRAWING = ["NumPyNoise", "PythonBranch", "OwnGenerators", "NoisyScores"]
 
@@ -70,12 +70,12 @@ def test_a_client_s_numbers_do_not_depend_on_who_trained_before(model: str) -> N
     held = federation_of([30] * 3, shape=(5,), classes=2)
     engine = engine_of(held, getattr(odd_models, model)((5,), 2), OneByOne)
     w, update = engine.task.layout.flatten(engine.task.module), update_of("fedavg", lr=0.1, batch_size=10)
-    together = engine.train(update, w, [0, 1, 2], [{}] * 3, 1)
-    (alone,) = engine.train(update, w, [2], [{}], 1)
+    together = train_cohort(engine, update, w, [0, 1, 2], [{}] * 3, 1)
+    (alone,) = train_cohort(engine, update, w, [2], [{}], 1)
     assert isinstance(alone, Trained)
     assert isinstance(together[2], Trained)
-    assert torch.equal(alone.upload, together[2].upload)  # type: ignore[arg-type]
-    (other,) = engine.train(update, w, [2], [{}], 2)
+    assert torch.equal(alone.uploads.get("w"), together[2].uploads.get("w"))  # type: ignore[arg-type]
+    (other,) = train_cohort(engine, update, w, [2], [{}], 2)
     assert isinstance(other, Trained)
 
 
@@ -88,7 +88,7 @@ def test_such_a_model_is_not_recorded_with_frozen_numbers(model: str) -> None:
     assert "draws random numbers from NumPy" in (said or "")
     recorded = engine_of(held, getattr(odd_models, model)((5,), 2), lambda task: OneByOne(task, recorded=True))
     w, update = recorded.task.layout.flatten(recorded.task.module), update_of("fedavg", lr=0.1, batch_size=10)
-    recorded.train(update, w, [0], [{}], 1)
+    train_cohort(recorded, update, w, [0], [{}], 1)
     assert recorded.recorder is not None
     assert not recorded.recorder.replays_all
 

@@ -14,7 +14,7 @@ import fedtl
 from fedtl.config import build
 from fedtl.engine import Trained
 from fedtl.strategies import STRATEGIES
-from tests.parts import ENGINES, quadratic
+from tests.parts import ENGINES, NO_LAYOUT, quadratic, train_cohort
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -25,20 +25,20 @@ def block(language: str, containing: str) -> str:
 
 
 def test_its_method_is_ditto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ditto.py").write_text(block("python", "class Ditto"))
+    (tmp_path / "ditto.py").write_text(block("python", "class Ditto("))
     monkeypatch.syspath_prepend(tmp_path)
     overrides = ["strategy.name=ditto:Ditto", "rounds=3", "data.clients=6", "strategy.clients_per_round=3"]
     run = fedtl.run("quickstart", [*overrides, "simulation.grid=in-process"], out=tmp_path / "run")
     assert set(run.last()) == {"global/server-test", "global/clients", "personal/clients"}
     assert run.method == "ditto:Ditto"
 
-    from ditto import DittoClient, DittoSettings  # type: ignore[import-not-found]
+    from ditto import Ditto, DittoSettings  # type: ignore[import-not-found]
 
     targets = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    update = DittoClient(DittoSettings(name="ditto", lr=0.1, lam=0.5, local_steps=2))
+    update = Ditto(DittoSettings(name="ditto", lr=0.1, lam=0.5, local_steps=2), NO_LAYOUT)
     w = torch.full((4,), 2.0)
     for kind in ENGINES.values():
-        for target, found in zip(targets, quadratic(targets, kind).train(update, w, range(3), [{}] * 3, 1)):
+        for target, found in zip(targets, train_cohort(quadratic(targets, kind), update, w, range(3), [{}] * 3, 1)):
             assert isinstance(found, Trained)
             v = np.full(4, 2.0)
             for _ in range(2):

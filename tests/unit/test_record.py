@@ -21,7 +21,7 @@ from fedtl.config import Config, read_config
 from fedtl.record import OutputError, Recorder
 from fedtl.resume import alike, same_experiment
 from fedtl.scores import ClientScores
-from fedtl.strategies.strategy import Round
+from fedtl.server.rounds import Round
 
 NAN = float("nan")
 

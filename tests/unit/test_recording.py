@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.sgd import SGD, SGDSettings
-from fedtl.clients.update import ClientUpdate, Gradient, Memory, State
 from fedtl.engine import Engine, Trained, refusal
 from fedtl.engine.recorder import why_not_recorded
 from fedtl.losses.term import Batch, Term, View
@@ -22,7 +22,7 @@ from fedtl.recording import simplify as passes
 from fedtl.recording.program import Program, compile_step
 from fedtl.recording.simplify import simplify
 from fedtl.recording.tape import UntraceableError, record
-from tests.parts import ENGINES, METHODS, engine_of, federation_of, small_module, update_of
+from tests.parts import ENGINES, METHODS, NO_LAYOUT, engine_of, federation_of, small_module, train_cohort, update_of
 
 Tensors = dict[str, Tensor]
 
@@ -561,17 +561,17 @@ def test_random_methods_replay_as_they_are_played(seed: int) -> None:
 
 class Custom(ClientUpdate[SGDSettings]):
     def __init__(self, step: Callable[..., State], start: Callable[[Tensor], State] = lambda w: {"w": w}) -> None:
-        super().__init__(SGDSettings(name="custom", lr=0.1, batch_size=10))
+        super().__init__(SGDSettings(name="custom", lr=0.1, batch_size=10), NO_LAYOUT)
         self._step, self._start = step, start
 
-    def start(self, w: Tensor, memory: Memory) -> State:
-        return self._start(w)
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        return self._start(received["w"])
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         return self._step(state, batch, grad)
 
-    def finish(self, state: State) -> tuple[Tensor | None, Memory]:
-        return state["w"], {name: vector for name, vector in state.items() if name != "w"}
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {"w": state["w"]}, {name: vector for name, vector in state.items() if name != "w"}
 
 
 def prox(s: State, batch: Batch, grad: Gradient) -> State:
@@ -637,7 +637,7 @@ UPDATES: dict[str, Callable[[], ClientUpdate[Any]]] = {
     "maml": lambda: Custom(first_order_maml),
     "head only": lambda: Custom(head_only),
     "grows": lambda: Custom(grows_in_place),
-    "momentum": lambda: SGD(SGDSettings(name="m", lr=0.1, batch_size=1, momentum=0.9, weight_decay=0.1)),
+    "momentum": lambda: SGD(SGDSettings(name="m", lr=0.1, batch_size=1, momentum=0.9, weight_decay=0.1), NO_LAYOUT),
     "pfedme": lambda: update_of("pfedme", **METHODS["pfedme"], batch_size=10, inner_start="w", weight_decay=0.1),
 }
 
@@ -668,12 +668,12 @@ def assert_replays(
         method = update()
         assert engine.recorder is None or why_not_recorded(engine.task, method, stacked) is None
         w, memories = engine.task.layout.flatten(engine.task.module), [{} for _ in sizes]
-        found[name] = engine.train(method, w, range(len(sizes)), memories, 1)  # type: ignore[assignment]
+        found[name] = train_cohort(engine, method, w, range(len(sizes)), memories, 1)  # type: ignore[assignment]
         assert engine.recorder is None or engine.recorder.replays_all
         for one, other in zip(found["one by one"], found[name]):
             assert isinstance(one, Trained), one
             assert isinstance(other, Trained), other
-            torch.testing.assert_close(one.upload, other.upload, rtol=1e-4, atol=2e-6)
+            torch.testing.assert_close(one.uploads.get("w"), other.uploads.get("w"), rtol=1e-4, atol=2e-6)
             torch.testing.assert_close(one.memory, other.memory, rtol=1e-4, atol=2e-6)
             np.testing.assert_allclose(one.losses, other.losses, rtol=1e-4)
 
@@ -845,9 +845,9 @@ def test_scores_are_the_models_own() -> None:
 
 
 class Keeps(Custom):
-    def start(self, w: Tensor, memory: Memory) -> State:
-        self.anchor = w.clone()
-        return {"w": w}
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        self.anchor = received["w"].clone()
+        return {"w": received["w"]}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from fedtl.engine import Engine, OneByOne, Trained
 from fedtl.engine.replay import bounds
 from fedtl.engine.task import REPLAYED, Given
 from fedtl.experiment import make_tasks
-from tests.parts import ENGINES, update_of
+from tests.parts import ENGINES, train_cohort, update_of
 
 QUICK = {"per_class": 3, "steps": 4}
 
@@ -68,7 +68,7 @@ def missing(client: int) -> list[int]:
 def trained(of: Engine, round: int = 2, w: torch.Tensor | None = None, **options: Any) -> list[Trained]:
     w = of.task.layout.flatten(of.task.module) if w is None else w
     update = update_of("fedavg", **{"lr": 0.1, "local_steps": 3, "batch_size": 8, **options})
-    outcomes = of.train(update, w, range(5), [{}] * 5, round)
+    outcomes = train_cohort(of, update, w, range(5), [{}] * 5, round)
     assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
     return outcomes  # type: ignore[return-value]
 
@@ -168,21 +168,23 @@ def test_the_term_by_hand(loss: str) -> None:
     (outcome, *_) = trained(of, lr=0.5, local_steps=1)
     plain = trained(engine(), lr=0.5, local_steps=1)[0]
     assert of.replays is not None
-    assert outcome.upload is not None
-    assert plain.upload is not None
-    plan = of._plan(update_of("fedavg", lr=0.5, local_steps=1, batch_size=8), 0, 2)
+    assert outcome.uploads.get("w") is not None
+    assert plain.uploads.get("w") is not None
+    (plan,) = of._plans(update_of("fedavg", lr=0.5, local_steps=1, batch_size=8), 0, 2)
     x, y = of.replays.batch(0, plan.more["replay"][0])
     assert len(y) == 8
     module = make_tasks(build(tables()), federation(), "cpu")[0].module
     task.layout.load(module, w)
     value = F.cross_entropy(module(x), y)
     if loss == "soft":  # at agreement with the received model: no gradient yet
-        assert torch.allclose(outcome.upload, plain.upload, atol=1e-7)
+        assert torch.allclose(outcome.uploads.get("w"), plain.uploads.get("w"), atol=1e-7)
         assert outcome.losses[1] == pytest.approx(0, abs=1e-6)
         return
     assert outcome.losses[1] == pytest.approx(float(value.detach()), rel=1e-5)
     gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(module.parameters()))])
-    torch.testing.assert_close(outcome.upload, plain.upload - 0.5 * 0.7 * gradient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        outcome.uploads.get("w"), plain.uploads.get("w") - 0.5 * 0.7 * gradient, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("by", ["server", "client"])
@@ -196,9 +198,11 @@ def test_engines_agree(by: str, loss: str) -> None:
             assert of.recorder.replays_all
     for name, outcomes in found.items():
         for outcome, expected in zip(outcomes, found["one by one"]):
-            assert outcome.upload is not None
-            assert expected.upload is not None
-            torch.testing.assert_close(outcome.upload, expected.upload, rtol=1e-4, atol=1e-5, msg=name)
+            assert outcome.uploads.get("w") is not None
+            assert expected.uploads.get("w") is not None
+            torch.testing.assert_close(
+                outcome.uploads.get("w"), expected.uploads.get("w"), rtol=1e-4, atol=1e-5, msg=name
+            )
             assert outcome.losses == pytest.approx(expected.losses, rel=1e-4)
 
 
@@ -218,9 +222,9 @@ def test_a_client_keeps_what_others_have_taught_the_model() -> None:
     def kept(outcomes: list[Trained]) -> float:
         scores = []
         for outcome in outcomes:
-            assert outcome.upload is not None
+            assert outcome.uploads.get("w") is not None
             others = held.server_test[np.isin(held.y[held.server_test], missing(outcome.client))]
-            score = of.score(outcome.upload, others)
+            score = of.score(outcome.uploads.get("w"), others)
             scores.append(score.correct / score.samples)
         return float(np.mean(scores))
 

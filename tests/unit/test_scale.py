@@ -19,8 +19,8 @@ from fedtl.data.federation import Shards
 from fedtl.data.synthetic import Synthetic
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import FIRST_NODE
+from fedtl.server.rounds import Evaluation
 from fedtl.strategies.fedavg import FedAvg
-from fedtl.strategies.strategy import Evaluation
 from tests.parts import engine_of, federation_of, small_module, update_of, worker_of
 
 MILLION = 1_000_000
@@ -117,8 +117,7 @@ def test_scores_and_losses_do_not_depend_on_the_order_of_the_replies() -> None:
         arrays = m.pack(worker.initial.numpy())
         got = grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid))
         strategy.aggregate_train(1, got[::-1] if backwards else got)
-        config = ConfigRecord({m.ROUND: 1, m.SCORE_GLOBAL: True, m.SCORE_PERSONAL: "none"})
-        asked = strategy._address(MessageType.EVALUATE, range(5), arrays, config, grid)
+        asked = strategy._address(MessageType.EVALUATE, range(5), strategy.about_scoring(range(5), 1), grid)
         singly = [m.Broadcast(asked.kind, asked.content, [node]) for node in asked.nodes]
         scored = [reply for one in singly for reply in grid.send_and_receive(one)]
         strategy.aggregate_evaluate(1, scored[::-1] if backwards else scored)

@@ -38,8 +38,8 @@ from fedtl.node import Reply
 from fedtl.probe import Result
 from fedtl.progress import ProgressBar
 from fedtl.scores import Coverage
-from fedtl.strategies.local import Local
-from fedtl.strategies.strategy import Evaluation, Round
+from fedtl.server.rounds import Evaluation, Round
+from fedtl.strategies import strategy_type
 from tests.parts import engine_of, federation_of, small_module, update_of, worker_of
 
 MARK = 100.0
@@ -308,7 +308,7 @@ def test_who_does_not_answer_is_missing_where_it_holds_test_samples(known: bool)
     worker = worker_of(engine_of(held, small_module()), update_of("local", lr=0.1))
     grid = Deaf(worker, 4)
     grid.deaf = [1, 2]
-    strategy = Local(SGDSettings(name="local", lr=0.1, local_epochs=1), seed=0, clients=4)
+    strategy = strategy_type("local")(SGDSettings(name="local", lr=0.1, local_epochs=1), seed=0, clients=4)
     if known:
         strategy.tested = {"clients": np.array([0, 1, 3])}
     reports: list[Round] = []
@@ -320,7 +320,7 @@ def test_who_does_not_answer_is_missing_where_it_holds_test_samples(known: bool)
 
 
 def test_who_holds_no_samples_of_a_domain_is_not_missing_there() -> None:
-    strategy = Local(SGDSettings(name="local", lr=0.1), seed=0, clients=4, evaluation=Evaluation())
+    strategy = strategy_type("local")(SGDSettings(name="local", lr=0.1), seed=0, clients=4, evaluation=Evaluation())
     strategy.tested = {"clients": np.array([0, 1, 2]), "target-clients": np.array([2, 3])}
     strategy._to_score = [0, 1, 2, 3]
     assert strategy._missing("clients", [0], {1, 3}) == [1, 2]
@@ -440,7 +440,7 @@ def test_a_model_that_is_not_finite_is_missing() -> None:
     engine = engine_of(held, small_module())
     engine.task.samples.federation.x[held.train[1]] = np.inf
     worker = worker_of(engine, update_of("local", lr=0.1))
-    strategy = Local(SGDSettings(name="local", lr=0.1, local_epochs=1), seed=0, clients=3)
+    strategy = strategy_type("local")(SGDSettings(name="local", lr=0.1, local_epochs=1), seed=0, clients=3)
     strategy.tested = {"clients": np.arange(3)}
     reports: list[Round] = []
     w = m.pack(worker.initial.numpy())

@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 from fedtl import messages as m
 from fedtl.engine import OneByOne
 from tests import odd_models
-from tests.parts import METHODS, engine_of, federation_of, small_module, update_of, worker_of
+from tests.parts import METHODS, engine_of, federation_of, small_module, train_cohort, update_of, worker_of
 
 
 def test_flower_s_strategies_are_told_of_a_client_that_cannot_be_scored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_flower_s_strategies_are_told_of_a_client_that_cannot_be_scored(monkeypa
 def test_inference_mode_s_tensors_may_be_looked_at_after_samples_were_changed() -> None:
     engine = engine_of(federation_of([30] * 4, shape=(5,), classes=2), odd_models.Rarely((5,), 2), OneByOne)
     w = engine.task.layout.flatten(engine.task.module)
-    engine.train(update_of("pfedme", **METHODS["pfedme"], batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1)
+    train_cohort(engine, update_of("pfedme", **METHODS["pfedme"], batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1)
     local = engine.local
     local._changed = {0: 0}
     with torch.inference_mode():

@@ -26,7 +26,7 @@ from fedtl.experiment import make_tasks
 from fedtl.losses.terms.public import PublicLogits
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
-from tests.parts import ENGINES, update_of
+from tests.parts import ENGINES, train_cohort, update_of
 
 PUBLIC = 40
 SGD = {"lr": 0.1, "local_steps": 3, "batch_size": 8}
@@ -70,7 +70,7 @@ def consensus(**options: Any) -> dict[str, Any]:
 def trained(of: Engine, given: Given | None = None, method: str = "fedavg", **options: Any) -> list[Trained]:
     w = of.task.layout.flatten(of.task.module)
     update = update_of(method, **{**SGD, **options})
-    outcomes = of.train(update, w, range(4), [{}] * 4, 2, given or Given())
+    outcomes = train_cohort(of, update, w, range(4), [{}] * 4, 2, given or Given())
     assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
     return outcomes  # type: ignore[return-value]
 
@@ -91,7 +91,7 @@ def test_the_statistic_is_the_logits_of_all_public_samples() -> None:
         of = engine(**consensus())
         each = []
         for outcome in trained(of, method=method):
-            vector = outcome.upload if method == "fedavg" else outcome.memory["w"]
+            vector = outcome.uploads.get("w") if method == "fedavg" else outcome.memory["w"]
             assert vector is not None
             logits = module_at(vector)(public_inputs()).detach().numpy().astype(np.float64)
             (sent,) = outcome.statistics
@@ -112,7 +112,7 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
     of = engine(**consensus(loss=loss, temperature=2.0, weight=0.5))
     got = trained(of, given, lr=0.2, local_steps=1)[1]
     plain = trained(engine(), lr=0.2, local_steps=1)[1]
-    places = of._plan(update_of("fedavg", **{**SGD, "local_steps": 1}), 1, 2).more["public"][0]
+    places = of._plans(update_of("fedavg", **{**SGD, "local_steps": 1}), 1, 2)[0].more["public"][0]
     assert len(places) == 8
     module = module_at(of.task.layout.flatten(engine().task.module))
     logits = module(public_inputs()[torch.from_numpy(places)])
@@ -131,10 +131,10 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
         value, slope = np.abs(z - c).mean(), np.sign(z - c) / z.size
     assert got.losses[1] == pytest.approx(value, rel=1e-5)
     gradient = torch.autograd.grad(logits, list(module.parameters()), torch.tensor(slope, dtype=torch.float32))
-    assert got.upload is not None
-    assert plain.upload is not None
-    expected = plain.upload - 0.2 * 0.5 * torch.cat([g.reshape(-1) for g in gradient])
-    torch.testing.assert_close(got.upload, expected, rtol=1e-5, atol=1e-6)
+    assert got.uploads.get("w") is not None
+    assert plain.uploads.get("w") is not None
+    expected = plain.uploads.get("w") - 0.2 * 0.5 * torch.cat([g.reshape(-1) for g in gradient])
+    torch.testing.assert_close(got.uploads.get("w"), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
@@ -149,7 +149,9 @@ def test_engines_agree(loss: str) -> None:
             assert of.recorder.replays_all
     for name, outcomes in found.items():
         for outcome, expected in zip(outcomes, found["one by one"]):
-            torch.testing.assert_close(outcome.upload, expected.upload, rtol=1e-4, atol=1e-5, msg=name)
+            torch.testing.assert_close(
+                outcome.uploads.get("w"), expected.uploads.get("w"), rtol=1e-4, atol=1e-5, msg=name
+            )
             torch.testing.assert_close(outcome.statistics[0], expected.statistics[0], rtol=1e-4, atol=1e-4, msg=name)
             assert outcome.losses == pytest.approx(expected.losses, rel=1e-4)
 
@@ -199,8 +201,8 @@ def test_the_server_learns_from_the_mean_of_the_uploads_logits(tmp_path: Path) -
     run = fedtl.run(tables(rounds=1, strategy={**FEDDF["strategy"], **how}), out=tmp_path)
     of = engine()
     w = of.task.layout.flatten(of.task.module)
-    outcomes = of.train(update_of("fedavg", **SGD), w, range(4), [{}] * 4, 1)
-    uploads = [outcome.upload for outcome in outcomes]  # type: ignore[union-attr]
+    outcomes = train_cohort(of, update_of("fedavg", **SGD), w, range(4), [{}] * 4, 1)
+    uploads = [outcome.uploads.get("w") for outcome in outcomes]  # type: ignore[union-attr]
     sizes = torch.tensor([len(federation().train[client]) for client in range(4)], dtype=torch.float64)
     mean = (torch.stack(uploads).double() * (sizes / sizes.sum())[:, None]).sum(0).float()  # type: ignore[arg-type]
     x = public_inputs()

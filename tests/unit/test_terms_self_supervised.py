@@ -24,7 +24,7 @@ from fedtl.losses.terms.self_supervised import TwoViews
 from fedtl.losses.view import View
 from fedtl.models import build_model
 from fedtl.probe import probe
-from tests.parts import ENGINES, EngineKind, update_of
+from tests.parts import ENGINES, EngineKind, train_cohort, update_of
 
 TERMS = ("barlow_twins", "invariant_spreading", "simclr", "vicreg")
 # Widths and learning rates with which training is far from running away, so that rounding stays small.
@@ -152,10 +152,10 @@ def trained(make: EngineKind, config: dict[str, Any], held: Federation) -> list[
     engine, update = make(task), update_of("fedavg", **strategy)
     w, memories, outcomes = task.layout.flatten(task.module), [{}] * 4, []
     for round in (1, 2):
-        outcomes = engine.train(update, w, range(4), memories, round)  # type: ignore[arg-type]
+        outcomes = train_cohort(engine, update, w, range(4), memories, round)  # type: ignore[arg-type]
         for outcome in outcomes:
             assert isinstance(outcome, Trained), outcome
-        w = torch.stack([outcome.upload for outcome in outcomes]).mean(0)  # type: ignore[union-attr, misc]
+        w = torch.stack([outcome.uploads.get("w") for outcome in outcomes]).mean(0)  # type: ignore[union-attr, misc]
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr, misc]
     assert engine.recorder is None or engine.recorder.replays_all, "a step was played, not replayed"
     return outcomes  # type: ignore[return-value]
@@ -173,7 +173,9 @@ def test_engines_agree(name: str, shared: bool) -> None:
         for a, b in zip(found["one by one"], outcomes):
             assert a.losses == pytest.approx(b.losses, rel=1e-4), kind
             assert a.losses[0] > 0
-            torch.testing.assert_close(a.upload, b.upload, rtol=1e-4, atol=1e-5, msg=lambda m, k=kind: f"{k}: {m}")
+            torch.testing.assert_close(
+                a.uploads.get("w"), b.uploads.get("w"), rtol=1e-4, atol=1e-5, msg=lambda m, k=kind: f"{k}: {m}"
+            )
             assert a.memory.keys() == b.memory.keys()
             assert bool(a.memory) == (not shared)
 
@@ -186,13 +188,13 @@ def test_labels_are_never_read(name: str) -> None:
     others = replace(held, y=(held.y + 1 + np.arange(len(held.y)) % 9) % 10)
     make = ENGINES["one by one, recorded"]
     for a, b in zip(trained(make, config, held), trained(make, config, others)):
-        assert a.upload is not None
-        assert b.upload is not None
-        assert torch.equal(a.upload, b.upload)
+        assert a.uploads.get("w") is not None
+        assert b.uploads.get("w") is not None
+        assert torch.equal(a.uploads.get("w"), b.uploads.get("w"))
         began = build_model(build(config).model, held.shape, 10, 0)
         head = 64 * 12 + 12
-        assert torch.equal(a.upload[head : head + 120], began.state_dict()["head.weight"].reshape(-1))
-        assert not torch.equal(a.upload[:768], began.state_dict()["features.1.weight"].reshape(-1))
+        assert torch.equal(a.uploads.get("w")[head : head + 120], began.state_dict()["head.weight"].reshape(-1))
+        assert not torch.equal(a.uploads.get("w")[:768], began.state_dict()["features.1.weight"].reshape(-1))
 
 
 def test_a_run_without_labels(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from fedtl.models import build_model, read_model
 from fedtl.models.torchvision_ops import import_torchvision
 from fedtl.record import Recorder
 from fedtl.store import MemoryStore
-from tests.parts import ENGINES, EngineKind, update_of
+from tests.parts import ENGINES, EngineKind, train_cohort, update_of
 
 HIDDEN, CLASSES = 12, 10
 MODEL = 64 * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
@@ -271,9 +271,9 @@ def trained(make: EngineKind, *terms: dict[str, Any], rounds: int = 3) -> list[O
     memories: list[Any] = [{}] * 4
     outcomes: list[Outcome] = []
     for round in range(1, rounds + 1):
-        outcomes = engine.train(update, w, range(4), memories, round, Given(0.5, vectors))
+        outcomes = train_cohort(engine, update, w, range(4), memories, round, Given(0.5, vectors))
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr]
-        w = outcomes[0].upload  # type: ignore[union-attr, assignment]
+        w = outcomes[0].uploads.get("w")  # type: ignore[union-attr, assignment]
         for i, statistic in enumerate(task.objective.statistics):
             total = sum(outcome.statistics[i] for outcome in outcomes)  # type: ignore[union-attr, misc]
             before = vectors.get(f"statistic:{statistic.name}")
@@ -295,9 +295,9 @@ def test_engines_train_the_same_with_padding(kind: str, teacher: Path) -> None:
         for a, b in zip(found["one by one"], outcomes):
             assert isinstance(a, Trained), name
             assert isinstance(b, Trained), name
-            assert a.upload is not None
-            assert b.upload is not None
-            torch.testing.assert_close(b.upload, a.upload, rtol=1e-3, atol=2e-5)
+            assert a.uploads.get("w") is not None
+            assert b.uploads.get("w") is not None
+            torch.testing.assert_close(b.uploads.get("w"), a.uploads.get("w"), rtol=1e-3, atol=2e-5)
             assert b.losses == pytest.approx(a.losses, rel=1e-3, abs=1e-5)
             assert a.memory.keys() == b.memory.keys()
 
@@ -306,10 +306,10 @@ def test_the_proximal_term_is_fedprox() -> None:
     task = task_of({"term": "cross_entropy"}, {"term": "proximal", "weight": 0.7})
     plain = task_of({"term": "cross_entropy"})
     w, options = task.layout.flatten(task.module), {"lr": 0.05, "local_epochs": 2, "batch_size": 8}
-    ours = OneByOne(task).train(update_of("fedavg", **options), w, range(4), [{}] * 4, 1)
-    theirs = OneByOne(plain).train(update_of("fedprox", mu=0.7, **options), w, range(4), [{}] * 4, 1)
+    ours = train_cohort(OneByOne(task), update_of("fedavg", **options), w, range(4), [{}] * 4, 1)
+    theirs = train_cohort(OneByOne(plain), update_of("fedprox", mu=0.7, **options), w, range(4), [{}] * 4, 1)
     for a, b in zip(ours, theirs):
-        torch.testing.assert_close(a.upload, b.upload, rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+        torch.testing.assert_close(a.uploads.get("w"), b.uploads.get("w"), rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
 
 
 def test_the_files_teacher_is_the_one_that_is_learnt_from(teacher: Path) -> None:
@@ -335,7 +335,9 @@ def test_a_peer_of_weight_zero_is_no_part_of_the_model(tmp_path: Path, monkeypat
         term = {"term": "mutual", "peer": {"name": "peers:normed"}, "weight": weight}
         task = task_of({"term": "cross_entropy"}, term)
         w = task.layout.flatten(task.module)
-        (outcome,) = OneByOne(task).train(update_of("fedavg", lr=0.1, batch_size=8, local_steps=2), w, [0], [{}], 1)
+        (outcome,) = train_cohort(
+            OneByOne(task), update_of("fedavg", lr=0.1, batch_size=8, local_steps=2), w, [0], [{}], 1
+        )
         assert isinstance(outcome, Trained)
         assert torch.tensor(outcome.losses).isfinite().all()
         if weight == 0:

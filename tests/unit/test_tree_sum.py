@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedtl.tree_sum import TreeSum
 
-RNG = np.random.default_rng(0)
+ABSENT = {(2, "a"), (3, "b"), (4, "b"), (6, "a")}
 
 
 def leaves(n: int, absent: set[int]) -> list[torch.Tensor | None]:
@@ -19,11 +19,15 @@ def leaves(n: int, absent: set[int]) -> list[torch.Tensor | None]:
     return [None if i in absent else torch.tensor(vectors[i]) for i in range(n)]
 
 
+def sums_of(vector: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    return {} if vector is None else {"w": vector.clone()}
+
+
 def whole(vectors: list[torch.Tensor | None]) -> torch.Tensor | None:
     tree = TreeSum()
     for place, vector in enumerate(vectors):
-        tree.add(0, place, None if vector is None else vector.clone())
-    return tree.total()
+        tree.add(0, place, sums_of(vector))
+    return tree.total().get("w")
 
 
 @given(st.integers(1, 40), st.data())
@@ -37,10 +41,10 @@ def test_any_grouping_and_any_order_give_the_same_bits(n: int, data: st.DataObje
         worker = TreeSum()
         for place in piece:
             vector = vectors[place]
-            worker.add(0, place, None if vector is None else vector.clone())
+            worker.add(0, place, sums_of(vector))
         for (level, place), part in worker.nodes():
             server.add(level, place, part)
-    total, expected = server.total(), whole(vectors)
+    total, expected = server.total().get("w"), whole(vectors)
     assert total is not None
     assert expected is not None
     assert torch.equal(total, expected)
@@ -56,11 +60,11 @@ def test_plain_summation_would_depend_on_the_grouping() -> None:
 
 
 def test_nothing_to_add() -> None:
-    assert TreeSum().total() is None
+    assert TreeSum().total() == {}
     tree = TreeSum()
-    tree.add(0, 0, None)
-    tree.add(0, 1, None)
-    assert tree.total() is None
+    tree.add(0, 0, {})
+    tree.add(0, 1, {})
+    assert tree.total() == {}
 
 
 @pytest.mark.parametrize("missing", [0, 2, 4])
@@ -69,5 +73,22 @@ def test_places_that_never_came_count_as_nothing(missing: int) -> None:
     tree = TreeSum()
     for place, vector in enumerate(vectors):
         if vector is not None:
-            tree.add(0, place, vector.clone())
-    assert torch.equal(tree.total(), whole(vectors))  # type: ignore[arg-type]
+            tree.add(0, place, sums_of(vector))
+    assert torch.equal(tree.total()["w"], whole(vectors))  # type: ignore[arg-type]
+
+
+def test_each_name_is_summed_by_itself_with_its_own_weights() -> None:
+    """Also where a position has but some of the names, and whoever is its neighbour."""
+    vectors = [v for v in leaves(7, set()) if v is not None]
+    together, alone = TreeSum(), {name: TreeSum() for name in "ab"}
+    for place, vector in enumerate(vectors):
+        parts = {name: vector * factor for name, factor in (("a", 1), ("b", 3)) if (place, name) not in ABSENT}
+        together.add_leaf(place, parts, {"a": 1, "b": place + 2})
+        for name, tree in alone.items():
+            tree.add_leaf(place, {k: v for k, v in parts.items() if k == name}, {"a": 1, "b": place + 2})
+    totals = together.total()
+    assert totals.keys() == {"a", "b"}
+    for name, tree in alone.items():
+        assert torch.equal(totals[name], tree.total()[name])
+    expected = sum(v * 3 * (i + 2) for i, v in enumerate(vectors) if (i, "b") not in ABSENT)
+    torch.testing.assert_close(totals["b"], expected, rtol=1e-9, atol=1e-3)

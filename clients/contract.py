@@ -1,0 +1,218 @@
+"""The clients' half of a method: local training between a download and an upload, as a paper writes it per client.
+
+Shapes are those of one client. A stacked cohort of C clients has ``[C, …]`` in their place, and the same code serves
+both, as its arithmetic is elementwise over the last dimensions. P is the number of trainable parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from fedtl.choice import ConfigError
+from fedtl.clients.settings import Settings
+from fedtl.data.batches import Budget
+from fedtl.losses.batch import Batch
+from fedtl.losses.view import Layers
+from fedtl.vector import Layout
+
+Vectors = dict[str, Tensor]
+"""Named tensors: what is received, uploaded or remembered."""
+
+State = Vectors
+"""Named tensors that change from step to step, each in memory of its own."""
+
+Memory = Vectors
+"""Named tensors that stay on the client between rounds and never travel."""
+
+Gradient = Callable[[Tensor, Batch], Tensor]
+"""``grad(w, batch)``: the local objective's gradient at ``w`` ``[P]``, of the same shape, in memory of its own."""
+
+Weighting = Literal["samples", "uniform", "settings"]
+"""How clients count in a sum: by their training samples, all alike, or as ``strategy.weighting`` says."""
+
+S = TypeVar("S", bound=Settings)
+
+ARGUMENTS = {"start": "received, memory, probe", "finish": "state, count", "personal": "received, memory"}
+"""Of the methods that had others in the contract of a single vector."""
+
+
+class Loop(NamedTuple):
+    """Steps over mini-batches: a round of local training is a sequence of such loops.
+
+    Attributes:
+        step: trains on one mini-batch.
+        budget: how many mini-batches, and of which size.
+    """
+
+    step: Callable[[State, Batch, Gradient], State]
+    budget: Budget
+
+
+class Count(NamedTuple):
+    """How much a client has trained in a round.
+
+    Attributes:
+        samples: n_i, how many training samples it holds, ``[1]``.
+        steps: mini-batches, all loops together.
+        of_loops: mini-batches of each loop.
+    """
+
+    samples: Tensor
+    steps: int
+    of_loops: tuple[int, ...]
+
+
+class Probe(NamedTuple):
+    """A look at the client's own samples before training.
+
+    Attributes:
+        loss: the mean cross-entropy of models ``[P]`` or ``[k, P]`` on the client's validation share, or on its
+            training samples where the config keeps no such share: a number, or ``[k]``. No gradient flows through it.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+
+
+class ClientUpdate(ABC, Generic[S]):
+    """Local training of one client, or of a stacked cohort; SGD from the global model unless a subclass says otherwise.
+
+    The tensors in a state belong to it, each in memory of its own, so a step may change them in place; none may be
+    called x, y, rest or weight. What is received and remembered may be shared, and is not changed in place; only
+    ``received["w"]`` is the client's own copy. A step is a function of its state, its mini-batch and ``grad``: what it
+    kept on ``self`` would be the same for every client once the step is recorded, and is refused then. Only trainable
+    parameters are seen here; batch-norm statistics follow the forward passes and are kept by the engine.
+
+    Args:
+        settings: the method's options.
+        layout: of the model's vector; names its parts.
+    """
+
+    sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings"}
+    """The uploads that reach the server as sums over clients, and how clients count in each."""
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    """The uploads that reach the server client by client; they are in no sum."""
+
+    layers: ClassVar[tuple[str, ...]] = ("features",)
+    """The layers that ``answer`` reads besides the logits."""
+
+    personalises: ClassVar[bool] = False
+    """Whether the method gives each client a model of its own to be scored with."""
+
+    goes_on: ClassVar[bool] = False
+    """Whether training goes on from the client's own model, not from the download."""
+
+    settings_type: ClassVar[type[Settings]] = Settings
+    """The class of its options, where a registry row names the client update alone."""
+
+    def __init__(self, settings: S, layout: Layout) -> None:
+        self.settings, self.layout = settings, layout
+        o = settings
+        self.budget = Budget(o.batch_size, o.local_steps, o.local_epochs, o.last_batch)
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a method with other arguments than the contract's, in a sentence: it may be written for the first one.
+
+        Raises:
+            ConfigError: it is.
+        """
+        super().__init_subclass__()
+        for name, arguments in ARGUMENTS.items():
+            method = cls.__dict__.get(name)
+            if method is not None and len(inspect.signature(method).parameters) != 1 + len(arguments.split(", ")):
+                raise ConfigError(
+                    f"{cls.__name__}.{name}{inspect.signature(method)}: it is {name}(self, {arguments}) now; "
+                    "CHANGELOG.md says what has moved"
+                )
+
+    def first_memory(self, received: Vectors) -> Memory:
+        """The memory of a client that has not trained yet, of which this is the first download.
+
+        It names all tensors that ``finish`` keeps, as clients with and without a memory train in one stack; a method
+        that does otherwise is refused before the first round.
+        """
+        return {}
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Begin a round from the download and the client's memory; never recorded, so it may choose and gather."""
+        return {"w": received["w"]}
+
+    def loops(self) -> Sequence[Loop]:
+        """The round's loops; none for a method that only chooses among models."""
+        return (Loop(self.step, self.budget),)
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        """Train on one mini-batch: w ← w - η ∇f_i(w; batch)."""
+        state["w"].sub_(grad(state["w"], batch), alpha=self.settings.lr)
+        return state
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """End the round: the uploads, by the names of ``sums`` and ``rows``, and the memory to keep."""
+        return {"w": state["w"]}, {}
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        """The client's own model ``[P]``, out of a download and a memory that ``finish`` gave."""
+        raise NotImplementedError(f"{type(self).__name__} has no personalised model")
+
+    def answer(self, seen: Layers, own: Layers, labels: Tensor) -> Tensor:
+        """The logits of a client's own predictor that is no vector of parameters, as one with nearest neighbours.
+
+        Args:
+            seen: what the personalised model makes of ``B`` samples.
+            own: what it makes of the client's ``n`` training samples.
+            labels: of those, ``[n]``.
+
+        Returns:
+            ``[B, classes]``; the logarithms of probabilities are logits.
+        """
+        return seen["logits"]
+
+    def for_scoring(self) -> ClientUpdate[Any]:
+        """The update that makes a personalised model out of the present download: mostly this one."""
+        return self
+
+    # Derived from the above.
+
+    @functools.cached_property
+    def round_loops(self) -> tuple[Loop, ...]:
+        """The loops, made once: a recording belongs to a step."""
+        return tuple(self.loops())
+
+    @classmethod
+    def uploads(cls) -> bool:
+        """Whether anything reaches the server."""
+        return bool(cls.sums or cls.rows)
+
+    @classmethod
+    def more_than_a_model(cls) -> str:
+        """What is uploaded besides a sum of models, in words; empty if nothing is."""
+        names = [name for name in (*cls.sums, *cls.rows) if name != "w" or name in cls.rows]
+        return " and ".join(map(repr, names)) + (" client by client" if cls.rows else "") if names else ""
+
+    @classmethod
+    def makes_for_scoring(cls) -> bool:
+        """Whether a model of one's own is made when it is scored, and by no round of training."""
+        return cls.for_scoring is not ClientUpdate.for_scoring
+
+    @classmethod
+    def answers(cls) -> bool:
+        """Whether the client's own predictor is more than a model's vector."""
+        return cls.answer is not ClientUpdate.answer
+
+    def shortened(self, steps: int) -> ClientUpdate[S]:
+        """The same local training, of so many steps in each loop."""
+        short = copy.copy(self)
+        loops = tuple(Loop(loop.step, loop.budget.of_steps(steps)) for loop in self.round_loops)
+        short.__dict__["round_loops"] = loops
+        return short
+
+    def with_layout(self, layout: Layout) -> ClientUpdate[S]:
+        """The same local training of another model."""
+        return type(self)(self.settings, layout)

@@ -1,0 +1,68 @@
+"""The server's half of a method: what it remembers, what it sends, and its step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.settings import Settings
+from fedtl.losses.statistic import Statistic
+from fedtl.server.exchange import Download, Uploads, Vectors
+from fedtl.server.rounds import Rounds
+
+__all__ = ["Download", "Strategy", "Uploads", "Vectors"]
+
+
+class Strategy(Rounds):
+    """A federated method's server; a subclass writes the few lines that are its idea, in torch.
+
+    It is a Flower strategy and runs on any Flower Grid; :class:`~fedtl.server.rounds.Rounds` is the machinery. Here
+    the server is plain averaging. ``self.settings`` are the method's options, ``self.population`` is N, the number of
+    clients, and ``self.seed`` the run's; a random number is to depend on the seed and the round alone.
+    """
+
+    settings_type: ClassVar[type[Settings]] = Settings
+    client_update: ClassVar[type[ClientUpdate[Any]]]
+    global_model: ClassVar[bool] = True
+    """Whether ``state["w"]`` is one model for all clients; where there is none, none is scored."""
+
+    def first_state(self, w: Tensor) -> Vectors:
+        """What the server remembers before the first round, given the initial model's parameters ``w`` ``[P]``."""
+        return {"w": w} if self.client_update.uploads() else {}
+
+    def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """What ``clients`` are sent for a round; nothing of the state changes."""
+        return Download({"w": state["w"]} if self.client_update.uploads() else {})
+
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        """The state after a round.
+
+        Batch-norm's running statistics are no business of a method: where the model has any, ``state["buffers"]`` is
+        already their mean over the uploads.
+        """
+        return {**state, "w": uploads.mean("w")}
+
+    @classmethod
+    def statistics(cls, settings: Settings) -> tuple[Statistic, ...]:
+        """What the method asks of the model's outputs besides uploads; see :meth:`Rounds.take_statistic`."""
+        return ()
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """Options of these settings that do nothing, each with the reason: who asks for one is told so."""
+        unused = dict[str, str]()
+        if "settings" not in cls.client_update.sums.values():
+            unused["weighting"] = f"under {settings.name} clients upload nothing that could be averaged"
+            if cls.client_update.uploads():
+                unused["weighting"] = f"{settings.name} itself says how clients count in each of its sums"
+        if not cls.client_update.uploads():
+            unused["private"] = f"under {settings.name} the whole model stays at the client"
+        return unused
+
+    @classmethod
+    def has_global_model(cls) -> bool:
+        """Whether there is one model for all clients that training changes."""
+        return cls.global_model and cls.client_update.uploads()

@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"vector", "losses", "data", "models", "scores", "tree_sum", "samples", "history", "store", "sharing"},
     {"plot"},
     {"distill"},
+    {"optimizers"},
     {"clients"},
     {"messages"},
     {"server"},

@@ -1,0 +1,103 @@
+"""Server optimisers: the mean of the uploads as a pseudo-gradient step (Reddi et al. 2021, arXiv 2003.00295).
+
+The gradient of :class:`~fedtl.optimizers.chain.Chain` is w - mean, which is -Δ of the paper.
+
+Differs from Flower's FedAdam, FedYogi and FedAdagrad, by default: those begin with v = 0, where the paper has
+v = τ², and FedAdam corrects for bias, which the paper's Algorithm 2 does not. ``initial_v = 0`` and
+``bias_correction = true`` give Flower's numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from fedtl.choice import Choice
+from fedtl.optimizers.chain import Chain
+from fedtl.optimizers.local import Beta
+from fedtl.optimizers.transforms import Adaptive, Momentum, Rate, SecondMoment, accumulated, additive, averaged
+
+
+class ServerOptimizer(Choice):
+    """How the server moves along Δ = mean - w.
+
+    Attributes:
+        lr: η.
+    """
+
+    lr: float = Field(1.0, gt=0)
+
+    def rate(self, round: int) -> float:
+        """η of a round; the server's state has it as a tensor."""
+        return self.lr
+
+    def chain(self) -> Chain:
+        """The optimiser itself; its state survives between rounds."""
+        raise NotImplementedError
+
+
+class FedAvgM(ServerOptimizer):
+    """FedAvgM (Hsu et al. 2019, arXiv 1909.06335): m ← βm + Δ; w ← w + η m."""
+
+    momentum: Beta = 0.9
+
+    def chain(self) -> Chain:
+        """Momentum, and the rate."""
+        return Chain((Momentum(self.momentum), Rate(self.lr)))
+
+
+class FedAdaptive(ServerOptimizer):
+    """m ← β1 m + (1 - β1) Δ; v by the kind; w ← w + η m / (√v + τ) (Algorithm 2 of Reddi et al.).
+
+    Attributes:
+        beta1: β1.
+        tau: τ, the degree of adaptivity.
+        initial_v: v before the first round; τ² if not given.
+    """
+
+    lr: float = Field(0.1, gt=0)
+    beta1: Beta = 0.0
+    tau: float = Field(1e-3, gt=0)
+    initial_v: float | None = Field(None, ge=0)
+
+    def _chain(self, second_moment: SecondMoment, beta2: float = 0.0) -> Chain:
+        first_v = self.tau**2 if self.initial_v is None else self.initial_v
+        return Chain((Adaptive(Rate(self.lr), second_moment, self.tau, self.beta1, beta2, first_v),))
+
+
+class FedAdagrad(FedAdaptive):
+    """FedAdagrad: v ← v + Δ²."""
+
+    def chain(self) -> Chain:
+        """The adaptive step with the sum of squares."""
+        return self._chain(accumulated)
+
+
+class FedYogi(FedAdaptive):
+    """FedYogi: v ← v - (1 - β2) Δ² sign(v - Δ²)."""
+
+    beta1: Beta = 0.9
+    beta2: Beta = 0.99
+
+    def chain(self) -> Chain:
+        """The adaptive step with a mean of squares that forgets additively."""
+        return self._chain(additive, self.beta2)
+
+
+class FedAdam(FedAdaptive):
+    """FedAdam: v ← β2 v + (1 - β2) Δ²; bias_correction is Flower's, not the paper's."""
+
+    beta1: Beta = 0.9
+    beta2: Beta = 0.99
+    bias_correction: bool = False
+
+    def rate(self, round: int) -> float:
+        """η, or with bias correction η √(1 - β2^(t+1)) / (1 - β1^(t+1)), where Flower counts one round more."""
+        if not self.bias_correction:
+            return self.lr
+        return self.lr * math.sqrt(1 - self.beta2 ** (round + 1)) / (1 - self.beta1 ** (round + 1))
+
+    def chain(self) -> Chain:
+        """The adaptive step with a mean of squares that forgets exponentially."""
+        return self._chain(averaged, self.beta2)

@@ -1,0 +1,79 @@
+"""The keys of ``[strategy]`` that choose an optimiser and its learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, SerializeAsAny, field_validator
+
+from fedtl.choice import Choice, ConfigError, Registry, resolve, shown, validate
+from fedtl.optimizers import OPTIMIZERS, SCHEDULES
+from fedtl.optimizers.local import SGD, Optimizer
+from fedtl.optimizers.schedules import Constant, Schedule
+
+K = TypeVar("K", bound=Choice)
+
+
+class OptimizerSettings(BaseModel):
+    """What methods with local steps offer besides.
+
+    Attributes:
+        optimizer: of each client; a table, or a name alone.
+        clip_norm: the greatest norm of a client's gradient, over all of its vector; any if not given.
+        schedule: of the learning rate over the rounds; a table, or a name alone.
+        lr_scale: factors of the learning rate by the names of the model's parts: "head", "features", "batch-norm", or
+            a submodule's name.
+    """
+
+    optimizer: SerializeAsAny[Optimizer] = SGD(name="sgd")
+    clip_norm: float | None = Field(None, gt=0)
+    schedule: SerializeAsAny[Schedule] = Constant(name="constant")
+    lr_scale: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _read_optimizer(cls, table: Any) -> Optimizer:
+        return read_choice(Optimizer, OPTIMIZERS, table, "strategy.optimizer", "{ name = 'adam' }")
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _read_schedule(cls, table: Any) -> Schedule:
+        return read_choice(Schedule, SCHEDULES, table, "strategy.schedule", "{ name = 'cosine' }")
+
+    @field_validator("lr_scale", mode="before")
+    @classmethod
+    def _positive_factors(cls, table: Any) -> Any:
+        if not isinstance(table, Mapping):
+            raise ValueError("should be a table of parts and factors, as { head = 10.0 }")
+        for part, factor in table.items():
+            if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
+                hint = "; to leave a part as it is, name it in strategy.frozen" if factor == 0 else ""
+                raise ValueError(f"the factor of {part!r} should be a number greater than 0, as 10.0{hint}")
+        return table
+
+
+def read_choice(kind: type[K], registry: Registry, table: Any, key: str, example: str) -> K:
+    """Read a choice inside a section.
+
+    Args:
+        kind: what it is a subclass of.
+        registry: its known names.
+        table: as the config has it: a table, a name alone, or the choice itself.
+        key: its place in the config.
+        example: of a table, for the message.
+
+    Raises:
+        ConfigError: one sentence: the key, the value, what would be right.
+    """
+    if isinstance(table, kind):
+        return table
+    table = {"name": table} if isinstance(table, str) else table
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{key} = {shown(table)}: give a table, as {example}, or a name")
+    row = resolve(registry, table.get("name"), f"{key}.name")
+    if not (isinstance(row, type) and issubclass(row, kind)):
+        raise ConfigError(
+            f"{key}.name = {shown(table['name'])}: it is no subclass of {kind.__module__}.{kind.__name__}"
+        )
+    return validate(row, table, key)

@@ -1,0 +1,193 @@
+"""The links that optimisers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedtl.optimizers.chain import State, Transform
+
+RATE = "rate"
+"""In a state: the learning rate, where it is a tensor."""
+
+SecondMoment = Callable[[Tensor, Tensor, float], Tensor]
+"""The next v from the present one, g² and β2."""
+
+
+def rate_tensor(w: Tensor, rate: float, scale: Tensor | None = None) -> Tensor:
+    """A learning rate to put into a state as :data:`RATE`.
+
+    Args:
+        w: the model ``[..., P]``.
+        rate: η of the round.
+        scale: a factor for each number of the model ``[P]``; none if None.
+
+    Returns:
+        ``[..., 1]``, or ``[..., P]`` with a scale.
+    """
+    tensor = w.new_full((*w.shape[:-1], 1), rate)
+    return tensor if scale is None else tensor * scale
+
+
+def exact_sqrt(v: Tensor) -> Tensor:
+    """√v of float32 numbers, correctly rounded, as NumPy's is.
+
+    On a CPU torch leaves float32 roots to a library that gives other last bits for one number in six, and promises
+    none; a float64 root always rounds to the right float32.
+    """
+    return v.double().sqrt().to(v.dtype) if v.is_cpu else v.sqrt()
+
+
+@dataclass(frozen=True)
+class Rate(Transform):
+    """g ← η g.
+
+    A state with the name :data:`RATE` decides η; a recorded step then serves every rate. In a state without it η is
+    ``lr``, and a recorded step has it as a constant, which is faster.
+    """
+
+    lr: float
+
+    def of(self, state: State) -> Tensor | float:
+        """η: ``[..., 1]``, ``[..., P]`` or a number."""
+        return state.get(RATE, self.lr)
+
+    def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
+        """η g."""
+        return self.of(state) * g, state
+
+
+@dataclass(frozen=True)
+class ClipNorm(Transform):
+    """g ← g min(1, max_norm / (‖g‖ + 1e-6)), over each client's whole vector, as torch's ``clip_grad_norm_``."""
+
+    max_norm: float
+
+    def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
+        """The clipped ``g``."""
+        # On a CPU a sum's bits depend on how many rows there are; those of a float32 row's norm do not.
+        norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
+        return (self.max_norm / (norm + 1e-6)).clamp(max=1.0) * g, state
+
+
+@dataclass(frozen=True)
+class WeightDecay(Transform):
+    """g ← g + λ w: the gradient of λ/2 ‖w‖², before the optimiser."""
+
+    decay: float
+
+    def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
+        """The gradient of the objective with the penalty."""
+        return g + self.decay * w, state
+
+
+@dataclass(frozen=True)
+class DecoupledDecay(Transform):
+    """u ← u + η λ w, after the optimiser (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+
+    rate: Rate
+    decay: float
+
+    def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
+        """The step with the decay's."""
+        return g + self.rate.of(state) * (self.decay * w), state
+
+
+@dataclass(frozen=True)
+class Momentum(Transform):
+    """m ← β m + (1 - dampening) g, undamped in the first step as in ``torch.optim.SGD``; gives m.
+
+    With ``nesterov`` it gives g + β m.
+    """
+
+    momentum: float
+    dampening: float = 0.0
+    nesterov: bool = False
+
+    def init(self, w: Tensor) -> State:
+        """The sum m = 0; with dampening the next gradient's weight too, which is 1 once."""
+        state = {"m": torch.zeros_like(w)}
+        return state | {"m_gain": torch.ones_like(w[..., :1])} if self.dampening else state
+
+    def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
+        """The accumulated gradient."""
+        m = self.momentum * state["m"] + (state["m_gain"] * g if self.dampening else g)
+        state = {**state, "m": m}
+        if self.dampening:
+            state["m_gain"] = torch.full_like(state["m_gain"], 1 - self.dampening)
+        return g + self.momentum * m if self.nesterov else m, state
+
+
+def accumulated(v: Tensor, square: Tensor, beta2: float) -> Tensor:
+    """The sum v + g²; there is no β2."""
+    return v + square
+
+
+def averaged(v: Tensor, square: Tensor, beta2: float) -> Tensor:
+    """The mean β2 v + (1 - β2) g²."""
+    return beta2 * v + (1 - beta2) * square
+
+
+def additive(v: Tensor, square: Tensor, beta2: float) -> Tensor:
+    """The mean v - (1 - β2) g² sign(v - g²)."""
+    return v - (1 - beta2) * square * torch.sign(v - square)
+
+
+@dataclass(frozen=True)
+class Adaptive(Transform):
+    """m ← β1 m + (1 - β1) g; v by ``second_moment``; gives the step η m / (√v + ε).
+
+    The product comes before the quotient, as in Algorithm 2 of Reddi et al. 2021.
+
+    Attributes:
+        rate: η.
+        second_moment: how v follows g².
+        beta1, beta2: β1 and β2; without β1 there is no m.
+        eps: ε.
+        initial: v before the first step.
+        bias_correction: divide m by 1 - β1^t and v by 1 - β2^t in step t (Kingma and Ba 2015, Algorithm 1).
+        amsgrad: the greatest v so far in v's place (Reddi et al. 2018, arXiv 1904.09237).
+    """
+
+    rate: Rate
+    second_moment: SecondMoment
+    eps: float
+    beta1: float = 0.0
+    beta2: float = 0.0
+    initial: float = 0.0
+    bias_correction: bool = False
+    amsgrad: bool = False
+
+    def init(self, w: Tensor) -> State:
+        """The moments, and of each the weight that it has gathered."""
+        state = {"v": torch.full_like(w, self.initial)}
+        weights = {"v_weight": torch.zeros_like(w[..., :1])}
+        if self.beta1:
+            state["m"] = torch.zeros_like(w)
+            weights["m_weight"] = torch.zeros_like(w[..., :1])
+        if self.amsgrad:
+            state["v_max"] = torch.full_like(w, self.initial)
+        return state | weights if self.bias_correction else state
+
+    def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
+        """The step."""
+        state = {**state, "v": self.second_moment(state["v"], g * g, self.beta2)}
+        m, v, rate, eps = g, state["v"], self.rate.of(state), self.eps
+        if self.beta1:
+            m = state["m"] = self.beta1 * state["m"] + (1 - self.beta1) * g
+        if self.amsgrad:
+            v = state["v_max"] = torch.maximum(state["v_max"], v)
+        if not self.bias_correction:
+            return rate * m / (exact_sqrt(v) + eps), state
+        # 1 - β^t is the mean of t ones that forgets as m and v do. It counts the steps by products and sums alone: a
+        # power's last bit depends on how many clients' powers are taken at once.
+        root = averaged(state["v_weight"], torch.ones_like(state["v_weight"]), self.beta2)
+        state["v_weight"], root = root, exact_sqrt(root)
+        if self.beta1:
+            state["m_weight"] = averaged(state["m_weight"], torch.ones_like(state["m_weight"]), self.beta1)
+            rate = rate / state["m_weight"]
+        # m / (√(v / b) + ε) = √b m / (√v + ε √b), where √b is one number per client.
+        return (rate * root) * m / (exact_sqrt(v) + eps * root), state

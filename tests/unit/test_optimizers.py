@@ -275,13 +275,15 @@ def test_every_engine_moves_alike_and_another_rate_needs_no_new_recording(name: 
     engines = [
         engine_of(federation_of([8, 12, 8]), small_module(), made) for made in (ENGINES["one by one"], ENGINES[kind])
     ]
-    update, recordings = moves(name), []
+    update, recordings, ends = moves(name), [], []
     w = engines[0].task.layout.flatten(engines[0].task.module)
     for rate in (LR, LR / 10):
         update.rate = rate
         plain, ours = (uploads(engine, update, w) for engine in engines)
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+        ends.append(ours[0])
         recordings.append(dict(engines[1].recorder._programs) if engines[1].recorder else {})
+    assert float((ends[1] - w).norm()) < 0.5 * float((ends[0] - w).norm())
     assert recordings[0] == recordings[1]
     assert bool(recordings[0]) == kind.endswith("recorded")
     assert None not in recordings[0].values()

@@ -63,7 +63,9 @@ class FedAdaptive(ServerOptimizer):
 
     def _chain(self, second_moment: SecondMoment, beta2: float = 0.0) -> Chain:
         first_v = self.tau**2 if self.initial_v is None else self.initial_v
-        return Chain((Adaptive(Rate(self.lr), second_moment, self.tau, self.beta1, beta2, first_v),))
+        # Once a round exact roots cost nothing, and a run gives the same bits on every processor's library of roots.
+        step = Adaptive(Rate(self.lr), second_moment, self.tau, self.beta1, beta2, first_v, exact_root=True)
+        return Chain((step,))
 
 
 class FedAdagrad(FedAdaptive):

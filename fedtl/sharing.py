@@ -86,8 +86,8 @@ def _stays(self: nn.Module, mode: bool = True) -> nn.Module:
     return self
 
 
-def part_of(module: nn.Module, name: str) -> list[nn.Module]:
-    """The submodules that a part's name means.
+def part_of(module: nn.Module, name: str, key: str = "strategy.private or frozen") -> list[nn.Module]:
+    """The submodules that a part's name means; ``key`` is the config key that has it, for messages.
 
     ``"head"``: what makes the logits; ``"features"``: all other children of the model; ``"batch-norm"``: every
     batch-norm layer; else a term's own module, or a submodule by its name.
@@ -113,7 +113,7 @@ def part_of(module: nn.Module, name: str) -> list[nn.Module]:
     if name not in parts or not name:
         known = ["head", "features", "batch-norm", *extras, *(part for part in parts if part)]
         kind = type(model).__name__
-        raise ConfigError(f"strategy.private or frozen: the model {kind} has no part {name!r}: {nearest(name, known)}")
+        raise ConfigError(f"{key}: the model {kind} has no part {name!r}: {nearest(name, known)}")
     return [parts[name]]
 
 

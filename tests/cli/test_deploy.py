@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from fedtl import cli, cli_deploy
 from fedtl.config import build, read_config
-from fedtl.deploy import folders
+from fedtl.deploy import flower, folders
 from fedtl.deploy import run as runs_module
 from fedtl.deploy import server as server_module
 from fedtl.deploy.flower import Command
@@ -78,7 +79,13 @@ def fedtl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], h
         pytest.fail(f"started {words}")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
+    install_flower(monkeypatch, "1.39.0")  # nothing here starts it, so whichever is installed will do
     return Fedtl(monkeypatch, capsys)
+
+
+def install_flower(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Let ``fedtl deploy`` see this version of Flower."""
+    monkeypatch.setattr(flower, "metadata", SimpleNamespace(version=lambda _: version))
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +155,25 @@ def test_no_command_asks_for_torch_before_it_is_needed() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == ""
+
+
+# Which Flower.
+
+
+@pytest.mark.parametrize("version", ["1.38.1", "1.40.0", "1.42.0", "1.390.0"])
+@pytest.mark.parametrize(
+    "words",
+    [("server", "study"), ("client", "study/b", "--data", "data"), ("run", "clinics.toml", "study")],
+    ids=lambda words: words[0],
+)
+def test_another_flower_is_refused(
+    words: tuple[str, ...], version: str, fedtl: Fedtl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_flower(monkeypatch, version)
+    assert fedtl.fails(*words) == (
+        f"flwr {version} is installed, and fedtl deploy needs 1.39, the last one whose SuperNodes speak gRPC: pip "
+        "install 'flwr==1.39.*'"
+    )
 
 
 # Dry runs.

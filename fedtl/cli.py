@@ -229,20 +229,24 @@ def partition(
         counts = held.label_counts(min(first + rows, last), target=of is held.target)
         table = Table(box=SIMPLE_HEAD, show_edge=False)
         unlabelled = held.target if read.data.target is None else None
-        for column in ("client", "train", *(["unlabelled"] if unlabelled else []), "test", "labels (samples)"):
+        parts = {"train": of.train, "unlabelled": unlabelled.train if unlabelled else None}
+        parts |= {"validation": held.validation if of is held else None, "test": of.test}
+        shown = {word: part for word, part in parts.items() if part is not None}
+        for column in ("client", *shown, "labels (samples)"):
             table.add_column(column, justify="left" if column.startswith("labels") else "right")
         for client in range(first, len(counts)):
             labels = "  ".join(f"{names[k]} ({counts[client, k]})" for k in np.flatnonzero(counts[client]))
-            sizes = [part[client].size for part in (of.train, *([unlabelled.train] if unlabelled else []), of.test)]
+            sizes = [part[client].size for part in shown.values()]
             table.add_row(str(client), *map(str, sizes), Text(labels))
         out.print(f"{prefix}{data.name}, {last - first} clients, {data.partition.name}", markup=False)
         out.print(table)
         if last - first > rows:
             out.print(f"and {last - first - rows} more clients")
-        for word, part in (("", of), ("unlabelled ", unlabelled)):
-            if part:
-                each = part.train.sizes[first:last]
-                out.print(f"{word}training samples: {each.sum()}, {each.min()} to {each.max()} a client")
+        kinds = {"train": "training", "unlabelled": "unlabelled training", "validation": "validation"}
+        for word, kind in kinds.items():
+            if word in shown:
+                each = shown[word].sizes[first:last]
+                out.print(f"{kind} samples: {each.sum()}, {each.min()} to {each.max()} a client")
         out.print(f"test samples: {of.test.sizes.sum()} at the clients, {len(of.server_test)} at the server")
 
     first = held.first_of_target

@@ -76,7 +76,7 @@ def read_domain(table: object, key: str) -> DataChoice:
             raise ConfigError(
                 f"{key}.{part}.name = {inner.name!r}: only [data] itself has a {part}; give it as [data.{part}]"
             )
-    unused = ["normalise", "labelled_fraction"]
+    unused = ["normalise", "labelled_fraction", "validation_share"]
     if key.endswith("public"):
         unused += ["partition", "test_share"]
         if type(choice).model_fields["clients"].default is None:  # else the data are made for so many
@@ -93,6 +93,7 @@ def read_domain(table: object, key: str) -> DataChoice:
 _WHY_UNUSED = {
     "normalise": "all samples are normalised as data.normalise says",
     "labelled_fraction": "these samples have no labels for training anyway",
+    "validation_share": "validation samples are of the clients' own labelled training samples, data.validation_share",
     "partition": "public samples are not divided",
     "test_share": "public samples are not for testing",
     "clients": "public samples are everybody's",

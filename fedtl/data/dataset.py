@@ -36,6 +36,8 @@ class Dataset:
         label_names: a word per class, for pictures.
         whole_numbers: whether ``x`` was of whole numbers, no bytes, before it became float32, as token ids are.
         notes: sentences on what may not be meant as it was read, for whoever starts a run.
+        validation: ``[n]`` bool, which samples are validation data of their own owner, where the data say so, else
+            None.
     """
 
     x: Samples
@@ -49,6 +51,7 @@ class Dataset:
     label_names: tuple[str, ...] = ()
     whole_numbers: bool = False
     notes: tuple[str, ...] = ()
+    validation: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -58,9 +61,11 @@ class Dataset:
             raise ConfigError(f"a data set's y must be int64 of shape [{n}], not {self.y.dtype} {list(self.y.shape)}")
         if n and not (self.y.min() >= 0 and self.y.max() < self.classes):
             raise ConfigError(f"labels go from {self.y.min()} to {self.y.max()}, but classes = {self.classes}")
-        for field, array in (("owner", self.owner), ("held_out", self.held_out)):
+        for field, array in (("owner", self.owner), ("held_out", self.held_out), ("validation", self.validation)):
             if array is not None and array.shape != (n,):
                 raise ConfigError(f"a data set's {field} must have shape [{n}], not {list(array.shape)}")
+        if self.held_out is not None and self.validation is not None and (self.held_out & self.validation).any():
+            raise ConfigError("a data set's held_out and validation must not have a sample in common")
         if self.owner is not None and (self.owner.dtype.kind != "i" or self.owner.min(initial=0) < -1):
             raise ConfigError(
                 f"a data set's owner must be 0, 1, 2, ..., or -1 for nobody, as int64, not {self.owner.dtype} from "

@@ -14,7 +14,7 @@ from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
 from fedtl.data.frame import Frame
 from fedtl.data.own import FRAME
-from fedtl.data.own_part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN
+from fedtl.data.own_part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
 from fedtl.failure import RunError
 
 SERVER = "server"
@@ -26,11 +26,11 @@ Index = NDArray[np.int64]
 def export(federation: Federation, folder: Path, names: Sequence[str] | None = None) -> None:
     """Write what each participant holds, as :func:`fedtl.data.own.read_own` reads it.
 
-    ``folder/NAME/`` is a client's: ``train.npz``, ``test.npz``, ``target/train.npz``, ``target/test.npz``,
-    ``public.npz``; ``folder/server/`` the server's: ``test.npz``, ``target/test.npz``, ``public.npz``, ``frame.json``.
-    What would be empty is left out. Of a target, training samples have no labels in the files. Where clients hold
-    their own training samples without labels (``data.labelled_fraction``), all are in ``train.npz``, and those that
-    lost their label have -1.
+    ``folder/NAME/`` is a client's: ``train.npz``, ``validation.npz``, ``test.npz``, ``target/train.npz``,
+    ``target/test.npz``, ``public.npz``; ``folder/server/`` the server's: ``test.npz``, ``target/test.npz``,
+    ``public.npz``, ``frame.json``. What would be empty is left out. Of a target, training samples have no labels in the
+    files. Where clients hold their own training samples without labels (``data.labelled_fraction``), all are in
+    ``train.npz``, and those that lost their label have -1.
 
     Args:
         federation: what all hold.
@@ -93,6 +93,8 @@ def _export_client(federation: Federation, client: int, folder: Path, unlabelled
             _write(folder, TARGET_TRAIN, x, held)
         _write(folder, TARGET_TEST, x, scored, y[scored])
     _write(folder, TEST, x, test, y[test])
+    validation = federation.validation_of(client)
+    _write(folder, VALIDATION, x, validation, y[validation])
     _write(folder, PUBLIC, x, federation.public)
 
 

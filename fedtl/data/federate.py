@@ -17,8 +17,9 @@ from fedtl.data.memory import enough_memory
 from fedtl.data.normalise import Normaliser, by_dataset, by_pixel, unchanged
 from fedtl.data.partition import by_label
 from fedtl.data.settings import DataChoice
+from fedtl.data.validation import split_validation
 
-# As in fedtl.data.batches; 204 is for the partition "noisy", 207 for the look "photographs".
+# As in fedtl.data.batches; 204 is for the partition "noisy", 207 for the look "photographs", 208 for validation.
 SERVER_TEST, ASSIGN, CLIENT_TEST, LABELLED, SAMPLES = 201, 202, 203, 205, 206
 DEFAULT_SERVER_TEST_SHARE = 0.2
 
@@ -33,7 +34,7 @@ class Divided:
     Attributes:
         x: the samples as the clients see them.
         held: who holds what, training and test together.
-        train, test, server_test: as in :class:`~fedtl.data.federation.Federation`.
+        train, test, server_test, validation: as in :class:`~fedtl.data.federation.Federation`.
     """
 
     x: Samples
@@ -41,6 +42,7 @@ class Divided:
     train: Shards
     test: Shards
     server_test: NDArray[np.int64]
+    validation: Shards | None
 
 
 def federate(data: DataChoice, seed: int) -> Federation:
@@ -57,7 +59,9 @@ def _federate(data: DataChoice, seed: int) -> Federation:
     dataset, target, public = load_all(data)
     source = divide(data, dataset, data.clients, seed)
     scale, shift = normalisation(data, dataset, source.x, source.held.order)
-    train, test, domain = source.train, source.test, None
+    train, test, validation, domain = source.train, source.test, source.validation, None
+    if data.validation_share and validation is None:
+        train, validation = split_validation(train, data.validation_share, seed)
     x, y = [source.x], [dataset.y]
     everybodys = np.empty(0, np.int64)
     if data.labelled_fraction < 1:
@@ -65,19 +69,25 @@ def _federate(data: DataChoice, seed: int) -> Federation:
         domain = Domain(train, none, everybodys)
         train = split_labelled(train, dataset.y, data.labelled_fraction, seed)
     if data.target is not None and target is not None:
+        if target.validation is not None:
+            raise ConfigError(
+                "data.target: these data say which samples are for validation, but a client's validation samples are "
+                "of its source; leave them out"
+            )
         with named("data.target", data.target):
             other = divide(data.target, target, data.target.clients or len(train), seed)
         start, further = len(dataset.y), 0 if data.target.clients is None else len(other.train)
         before = len(train) if further else 0
         train, test = train.moved(after=further), test.moved(after=further)
+        validation = None if validation is None else validation.moved(after=further)
         domain = Domain(other.train.moved(start, before), other.test.moved(start, before), other.server_test + start)
         x.append(other.x)
         y.append(target.y)
     if data.public is not None and public is not None:
         with named("data.public", data.public):
             pool, _ = split_server_test(data.public, public, seed)
-            if public.held_out is not None and data.public.pool == "train":
-                pool = pool[~public.held_out[pool]]
+            for others in (public.held_out, public.validation) if data.public.pool == "train" else ():
+                pool = pool if others is None else pool[~others[pool]]
             rows = draw_samples(data.public, pool, stream(seed, SAMPLES, 1))
         everybodys = np.arange(len(rows)) + sum(map(len, y))
         x.append(public.x[rows])
@@ -95,6 +105,7 @@ def _federate(data: DataChoice, seed: int) -> Federation:
         target=domain,
         public=everybodys,
         notes=_notes(data, dataset, target, public, len(source.server_test)),
+        validation=validation,
     )
 
 
@@ -120,20 +131,24 @@ def _notes(
 
 def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:
     """Divide a loaded data set among ``clients``, or among as many as it says itself."""
-    if dataset.held_out is not None and not data.partition.by_owner:
-        raise ConfigError(
-            f"data.partition.name = {data.partition.name!r}: these data say for each client which samples are its test "
-            "data, so 'natural' must divide them"
-        )
+    for kind, chosen in (("test", dataset.held_out), ("validation", dataset.validation)):
+        if chosen is not None and not data.partition.by_owner:
+            raise ConfigError(
+                f"data.partition.name = {data.partition.name!r}: these data say for each client which samples are its "
+                f"{kind} data, so 'natural' must divide them"
+            )
     pool, server_test = split_server_test(data, dataset, seed)
     pool = draw_samples(data, pool, stream(seed, SAMPLES, 0))
     held = assign(data, dataset, pool, clients, seed)
     x = data.partition.shift(dataset.x, held, seed)
+    others, validation = held, None
+    if dataset.validation is not None:
+        others, validation = split_held_out(held, dataset.validation, "validation")
     if dataset.held_out is None:
-        train, test = split_clients(held, data.test_share, seed)
+        train, test = split_clients(others, data.test_share, seed)
     else:
-        train, test = split_held_out(held, dataset.held_out)
-    return Divided(x, held, train, test, server_test)
+        train, test = split_held_out(others, dataset.held_out)
+    return Divided(x, held, train, test, server_test, validation)
 
 
 def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -155,7 +170,9 @@ def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[ND
         share = DEFAULT_SERVER_TEST_SHARE if data.pool == "train" and dataset.held_out is None else 0.0
     if not share:
         return np.arange(n), np.arange(0)
-    free = np.arange(n) if dataset.held_out is None else np.flatnonzero(~dataset.held_out)
+    free = np.arange(n)
+    for own in (dataset.held_out, dataset.validation):
+        free = free if own is None else free[~own[free]]
     drawn = free[stratified(dataset.y[free], share, stream(seed, SERVER_TEST))]
     chosen = np.zeros(n, np.bool_)
     chosen[drawn] = True
@@ -273,8 +290,8 @@ def _empty(sizes: NDArray[np.int64]) -> Shards:
     return Shards.from_sizes(np.empty(sizes.sum(), np.int64), sizes)
 
 
-def split_held_out(held: Shards, held_out: NDArray[np.bool_]) -> tuple[Shards, Shards]:
-    """Split each client's samples as the data say."""
+def split_held_out(held: Shards, held_out: NDArray[np.bool_], kind: str = "test") -> tuple[Shards, Shards]:
+    """Split each client's samples as the data say; those that are ``held_out``, of some ``kind``, are the second."""
     client_of, is_test = held.client_of, held_out[held.order]
 
     def part(chosen: NDArray[np.bool_]) -> Shards:
@@ -283,7 +300,7 @@ def split_held_out(held: Shards, held_out: NDArray[np.bool_]) -> tuple[Shards, S
     train, test = part(~is_test), part(is_test)
     if (train.sizes == 0).any():
         raise ConfigError(
-            f"data: client {int(np.argmin(train.sizes))} has test samples only; each needs one to train with"
+            f"data: client {int(np.argmin(train.sizes))} has {kind} samples only; each needs one to train with"
         )
     return train, test
 

@@ -86,6 +86,8 @@ class Federation:
         x, y, classes, label_names: as in :class:`~fedtl.data.dataset.Dataset`; all samples, of whichever domain.
         scale, shift: a model's input is ``x * scale + shift`` in float32; broadcastable to a sample.
         train, test: each client's own labelled samples; disjoint. Empty for clients that hold none.
+        validation: each client's own labelled samples for validation, which it does not train with; disjoint from
+            both. None where no client has any.
         server_test: indices of the server's test set, which no client holds; may be empty.
         target: what clients hold besides without labels: another domain, or, with ``data.labelled_fraction``,
             their own training samples.
@@ -105,11 +107,16 @@ class Federation:
     target: Domain | None = None
     public: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     notes: tuple[str, ...] = ()
+    validation: Shards | None = None
 
     @property
     def clients(self) -> int:
         """Number of clients."""
         return len(self.train)
+
+    def validation_of(self, client: int) -> NDArray[np.int64]:
+        """A client's validation samples as indices into ``x``, ``[n]``; none where it has none."""
+        return np.empty(0, np.int64) if self.validation is None else self.validation[client]
 
     @property
     def first_of_target(self) -> int:
@@ -133,7 +140,7 @@ class Federation:
             raise ConfigError(f"{error} ({'; '.join(self.notes)})") from error
 
     def label_counts(self, first: int | None = None, *, target: bool = False) -> NDArray[np.int64]:
-        """How many samples of each class each client holds, train and test together, ``[clients, classes]``.
+        """How many samples of each class each client holds, for whatever purpose, ``[clients, classes]``.
 
         Args:
             first: only of so many clients, the first ones; all if None.
@@ -142,7 +149,10 @@ class Federation:
         shown = self.clients if first is None else min(first, self.clients)
         counts = np.zeros(shown * self.classes, np.int64)
         held = self.target if target else self
-        for shards in () if held is None else (held.train, held.test):
+        parts = [] if held is None else [held.train, held.test]
+        if self.validation is not None and not target:
+            parts.append(self.validation)
+        for shards in parts:
             held_by = np.repeat(np.arange(shown), np.diff(shards.offsets[: shown + 1]))
             labels = self.y[shards.order[: shards.offsets[shown]]]
             counts += np.bincount(held_by * self.classes + labels, minlength=len(counts))

@@ -138,9 +138,10 @@ def _need_images(x: Samples, key: str) -> None:
 
 
 def _training_part(dataset: Dataset, x: Samples) -> Samples:
-    if dataset.held_out is not None:
-        return x[~dataset.held_out]
-    return x[: dataset.official_test]
+    rows = np.arange(len(x) if dataset.official_test is None else dataset.official_test)
+    for others in (dataset.held_out, dataset.validation):
+        rows = rows if others is None else rows[~others[rows]]
+    return x[: len(rows)] if len(rows) and rows[-1] == len(rows) - 1 else x[rows]
 
 
 def _along_last(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

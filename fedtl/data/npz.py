@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +38,8 @@ class Npz(DataChoice):
     channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words.
 
     - A folder: its files in the order of their names are clients 0, 1, ... (so write client-02, not client-2).
-      ``x_test`` and ``y_test``, in all files or in none, are the client's own test data.
+      ``x_test`` and ``y_test``, in all files or in none, are the client's own test data, and ``x_validation`` and
+      ``y_validation`` likewise its validation data, with which ``validation_share`` is not used.
     - One file: ``user`` [n], numbers or words, says whose each sample is; in the order of ``numpy.unique`` they
       are clients 0, 1, ... ``x_test`` and ``y_test`` are the official test set, or, with ``user_test``, the
       users' own test data.
@@ -74,23 +75,42 @@ class Npz(DataChoice):
         files = sorted(file for file in path.iterdir() if file.suffix == ".npz" and not file.name.startswith("."))
         if not files:
             raise ConfigError(f"data.path = {self.path!r}: the folder has no .npz file")
-        clients = [_read(file) for file in files]
+        clients = [_read(file, of_one_client=True) for file in files]
         for file, client in zip(files, clients, strict=True):
             _check_alike(file, client.train, files[0], clients[0].train)
             if (client.test is None) != (clients[0].test is None):
                 raise ConfigError(f"{file}: either all files have x_test and y_test or none, unlike {files[0].name}")
+            if (client.validation is None) != (clients[0].validation is None):
+                raise ConfigError(
+                    f"{file}: either all files have x_validation and y_validation or none, unlike {files[0].name}"
+                )
         trains = [client.train for client in clients]
         tests = [client.test for client in clients if client.test is not None]
+        validations = [client.validation for client in clients if client.validation is not None]
         for file, client in zip(files, clients, strict=True):
             if client.user is not None and (client.user != client.user[0]).any():
                 raise ConfigError(
                     f"{file}: in a folder each file is one client's, but its user has several; give that file alone"
                 )
-        owner = np.repeat(np.arange(len(trains)), [len(part.y) for part in trains])
+        # Nobody's validation samples but its own: they stand behind all training samples, and before the test samples.
+        own = [*trains, *validations]
+        owner = np.concatenate([np.repeat(np.arange(len(p)), [len(one.y) for one in p]) for p in (trains, validations)])
         test_owner = np.repeat(np.arange(len(tests)), [len(part.y) for part in tests])
-        return self._dataset(trains, tests, owner, test_owner)
+        return self._dataset(own, tests, owner.astype(np.int64), test_owner, sum(len(part.y) for part in validations))
 
     def _load_file(self, path: Path) -> Dataset:
+        with opened(path) as archive:
+            unused = "x_validation" in archive.files
+        found = self._of_file(path)
+        if not unused:
+            return found
+        note = (
+            f"{path}: x_validation is not used, as only a folder's files, one for each client, have validation data of "
+            "their own; data.validation_share draws some"
+        )
+        return replace(found, notes=(*found.notes, note))
+
+    def _of_file(self, path: Path) -> Dataset:
         content = _read(path)
         tests = [] if content.test is None else [content.test]
         if content.user is None:
@@ -110,8 +130,12 @@ class Npz(DataChoice):
         tests: list[_Part],
         owner: NDArray[np.int64] | None,
         test_owner: NDArray[np.int64] | None,
+        validation: int = 0,
     ) -> Dataset:
-        """One data set of all parts; test samples without an owner are the official test set."""
+        """One data set of all parts; test samples without an owner are the official test set.
+
+        Of the samples of ``trains`` the last ``validation`` ones are for validation.
+        """
         x: Samples = np.concatenate([part.x for part in (*trains, *tests)])
         y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
         n = sum(len(part.y) for part in trains)
@@ -121,7 +145,8 @@ class Npz(DataChoice):
             own = test_owner is not None
             owner = np.concatenate([owner, test_owner if test_owner is not None else np.full(len(y) - n, -1)])
             held_out = np.arange(len(y)) >= n if own else None
-        mean, std = channel_statistics(x[:n])
+        mean, std = channel_statistics(x[: n - validation])
+        places = np.arange(len(y))
         doubtful = [part for part in (*trains, *tests) if part.notes]
         notes += doubtful[0].notes if doubtful else ()
         if len(doubtful) > 1:
@@ -138,6 +163,7 @@ class Npz(DataChoice):
             label_names=names or (),
             whole_numbers=any(part.whole for part in trains),
             notes=notes,
+            validation=(places >= n - validation) & (places < n) if validation else None,
         )
 
     def _classes(self, y: NDArray[np.int64], names: tuple[str, ...] | None) -> tuple[int, tuple[str, ...]]:
@@ -170,30 +196,36 @@ class _Part:
 class _Content:
     train: _Part
     test: _Part | None
+    validation: _Part | None
     user: NDArray[Any] | None
     user_test: NDArray[Any] | None
 
 
-def _read(path: Path) -> _Content:
+def _read(path: Path, of_one_client: bool = False) -> _Content:
     """A file's content, checked."""
+    known = {"x", "y", "x_test", "y_test", "user", "user_test"}
+    if of_one_client:
+        known |= {"x_validation", "y_validation"}
     with opened(path) as archive:
-        known = {"x", "y", "x_test", "y_test", "user", "user_test"}
         arrays = {key: array_of(path, archive, key) for key in archive.files if key in known}
     for key in ("x", "y"):
         if key not in arrays:
             raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
-    if ("x_test" in arrays) != ("y_test" in arrays):
-        raise ConfigError(f"{path}: x_test and y_test come together, but it has only one of them")
+    for kind in ("test", "validation"):
+        if (f"x_{kind}" in arrays) != (f"y_{kind}" in arrays):
+            raise ConfigError(f"{path}: x_{kind} and y_{kind} come together, but it has only one of them")
     if "user_test" in arrays and not {"x_test", "user"} <= arrays.keys():
         raise ConfigError(f"{path}: user_test says whose the samples of x_test are, so it needs x_test and user")
     train = _part(path, arrays, "")
     test = _part(path, arrays, "_test") if "x_test" in arrays else None
-    if test is not None:
-        _check_alike(path, test, path, train, "_test")
+    validation = _part(path, arrays, "_validation") if "x_validation" in arrays else None
+    for part, ending in ((test, "_test"), (validation, "_validation")):
+        if part is not None:
+            _check_alike(path, part, path, train, ending)
     for key, part in (("user", train), ("user_test", test)):
         if key in arrays and part is not None:
             arrays[key] = owners(f"{path}: {key}", arrays[key], len(part.y))
-    return _Content(train, test, arrays.get("user"), arrays.get("user_test"))
+    return _Content(train, test, validation, arrays.get("user"), arrays.get("user_test"))
 
 
 @contextmanager

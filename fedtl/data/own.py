@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,9 @@ from fedtl.data.images import LARGEST_SIDE
 from fedtl.data.memory import enough_memory
 from fedtl.data.own_arrays import call, read_npz
 from fedtl.data.own_images import Change, changed, read_images
-from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
+from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
 from fedtl.data.own_table import read_table, read_tables
+from fedtl.data.validation import drawn_for_validation
 
 FRAME = "frame.json"
 """What the server's folder may say of everybody's samples."""
@@ -40,6 +41,7 @@ class Own:
         names: the words that labels are places in, sorted; None if labels are the classes' own numbers.
         server: whether these are the server's data, which has no training samples.
         notes: sentences on what may not be meant as it was read, for the participant's own terminal.
+        validation: places in ``x`` of labelled samples that models are scored on and not trained with, possibly none.
     """
 
     source: str
@@ -53,6 +55,26 @@ class Own:
     names: tuple[str, ...] | None = None
     server: bool = False
     notes: tuple[str, ...] = ()
+    validation: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def with_validation(self, share: float, seed: int, client: int) -> Own:
+        """The same with ``share`` of the training samples that have labels as validation samples.
+
+        As it is where it brings validation samples of its own, or ``share`` is 0.
+
+        Args:
+            share: as ``data.validation_share``.
+            seed: the run's.
+            client: which of the clients this is.
+
+        Raises:
+            ConfigError: there is a single such training sample.
+        """
+        if not share or len(self.validation):
+            return self
+        labelled = self.train[self.y[self.train] != UNLABELLED]
+        chosen = labelled[drawn_for_validation(len(labelled), share, seed, client)]
+        return replace(self, train=self.train[~np.isin(self.train, chosen)], validation=chosen)
 
     @property
     def unlabelled(self) -> bool:
@@ -72,6 +94,7 @@ class Own:
             "train": int(labelled.sum()),
             "unlabelled": len(self.target_train) if labelled.all() else len(self.train),
             "test": len(self.test),
+            "validation": len(self.validation),
             "target_test": len(self.target_test),
             "public": len(self.public),
             "shape": list(self.x.shape[1:]),
@@ -125,6 +148,7 @@ class Own:
             label_names=frame.labels,
             target=target,
             public=self.public,
+            validation=mine(self.validation) if len(self.validation) else None,
         )
 
     def _check_samples(self, frame: Frame) -> None:
@@ -168,12 +192,13 @@ def read_own(
       ``CLASS/*.png`` alone: then ``test_share`` of the files are for testing. Which, a hash of a file's name and class
       decides, so that each stays where it is when others are added. Classes are words.
     - ``"package.module:function"``: called without arguments, it returns a dict of arrays ``x``, ``y``, ``x_test`` and
-      ``y_test``, and if need be ``x_target``, ``x_target_test``, ``y_target_test`` and ``x_public``.
+      ``y_test``, and if need be ``x_validation``, ``y_validation``, ``x_target``, ``x_target_test``,
+      ``y_target_test`` and ``x_public``.
 
-    A folder may also have another domain's samples as ``target/train`` (without labels) and ``target/test``, and
-    ``public`` (without labels), of the same kind. The label -1 in the training part stands for a sample without one.
-    Without a test part the client takes part in training and is not scored. The training part may be missing only
-    where there is ``target/train``. Nothing is ever unpickled.
+    A folder with ``train`` may also have validation samples as ``validation``; any may have another domain's samples as
+    ``target/train`` (without labels) and ``target/test``, and ``public`` (without labels), of the same kind. The label
+    -1 in the training part stands for a sample without one. Without a test part the client takes part in training and
+    is not scored. The training part may be missing only where there is ``target/train``. Nothing is ever unpickled.
 
     Args:
         path: the folder, the file or the function.
@@ -281,6 +306,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
         public=places.get(PUBLIC, none),
         names=names,
         server=server,
+        validation=places.get(VALIDATION, none),
         notes=tuple(dict.fromkeys([*(note for _, part in found for note in part.notes), *([note] if note else [])])),
     )
     if own.unlabelled and len(own.target_train) + len(own.target_test):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, load_object, nearest
 from fedtl.data.arrays import UNLABELLED, doubts, is_whole, labels, samples
 from fedtl.data.npz import array_of, opened
-from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
+from fedtl.data.own_part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
 
 KEYS = {
     TRAIN: ("x", "y"),
@@ -20,6 +20,7 @@ KEYS = {
     TARGET_TRAIN: ("x_target", "y_target"),
     TARGET_TEST: ("x_target_test", "y_target_test"),
     PUBLIC: ("x_public", "y_public"),
+    VALIDATION: ("x_validation", "y_validation"),
 }
 """What a function calls each part's samples and labels."""
 

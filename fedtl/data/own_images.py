@@ -12,7 +12,7 @@ from fedtl.data.batches import derived_seed
 from fedtl.data.dataset import Samples
 from fedtl.data.images import resize, with_channels
 from fedtl.data.memory import need_memory
-from fedtl.data.own_part import LABELLED, PARTS, TEST, TRAIN, Part
+from fedtl.data.own_part import LABELLED, PARTS, TEST, TRAIN, VALIDATION, Part
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 
@@ -33,7 +33,8 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
         ConfigError: a file cannot be read, or images differ in size or mode.
     """
     files: dict[str, list[tuple[Path, str]]] = {}
-    if any((folder / part).is_dir() for part in PARTS):
+    # A folder with validation samples has training samples beside them; alone, its name is a class's.
+    if any((folder / part).is_dir() for part in PARTS if part != VALIDATION):
         for part in wanted:
             files[part] = list(files_in(folder / part, part in LABELLED))
     else:

@@ -8,11 +8,12 @@ from fedtl.data.arrays import Labels
 from fedtl.data.dataset import Samples
 
 TRAIN, TEST, TARGET_TRAIN, TARGET_TEST, PUBLIC = "train", "test", "target/train", "target/test", "public"
+VALIDATION = "validation"
 
-PARTS = (TRAIN, TEST, TARGET_TRAIN, TARGET_TEST, PUBLIC)
+PARTS = (TRAIN, TEST, TARGET_TRAIN, TARGET_TEST, PUBLIC, VALIDATION)
 """In the order in which they stand in ``Own.x``; also their names on disk."""
 
-LABELLED = (TRAIN, TEST, TARGET_TEST)
+LABELLED = (TRAIN, TEST, TARGET_TEST, VALIDATION)
 """Those of which labels are read."""
 
 

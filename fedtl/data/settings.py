@@ -37,6 +37,10 @@ class DataChoice(Choice):
         clients: N; may be left out where the data say who owns which sample and the partition keeps to it.
         partition: how the samples are divided among the clients.
         test_share: the share of each client's own samples that are its test data.
+        validation_share: the share of each client's training samples that are its validation samples instead, at least
+            one. They are drawn at random after the test data, which therefore stay the same, by the seed and the
+            client alone; they keep their labels, and ``labelled_fraction`` is of the others. Models are scored on
+            them, and not trained. Not used where the data say which samples are for validation.
         server_test_share: the share of all samples that is set aside as the server's test set.
         pool: "all": the official test set is divided among the clients as well.
         normalise: "dataset": by one mean and standard deviation per channel; "pixel": by mean and standard
@@ -66,6 +70,7 @@ class DataChoice(Choice):
     clients: int | None = Field(None, gt=0)
     partition: SerializeAsAny[Partition] = Field(None, validate_default=True)
     test_share: float = Field(0.25, ge=0, lt=1)
+    validation_share: float = Field(0.0, ge=0, lt=1)
     server_test_share: float | None = Field(None, ge=0, lt=1)
     pool: Literal["train", "all"] = "train"
     normalise: Literal["dataset", "pixel", "none"] = "dataset"

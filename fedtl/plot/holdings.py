@@ -24,7 +24,7 @@ MAX_LABEL_TICKS = 40
 
 @mpl.rc_context(RC)
 def partition(federation: Federation, max_clients: int = 50) -> Figure:
-    """Which labels each client holds; a bubble's area is the number of its samples, training and test together.
+    """Which labels each client holds; a bubble's area is the number of its samples, for whatever purpose.
 
     The bars on top are the clients' sizes. What clients hold of a target, or without labels, stands below in the
     same way and to the same scale.

@@ -61,3 +61,22 @@ def test_folders_with_the_clients_names(fedtl: Said, tmp_path: Path) -> None:
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["a", "b", "c", "server"]
     said = fedtl("partition", *SMALL, "--names", "a,b,c", code=2)
     assert said == "fedtl: --names = 'a,b,c': they name the folders of --export; add that, or leave them out\n"
+
+
+def test_validation_samples_have_a_column_and_a_file(fedtl: Said, tmp_path: Path) -> None:
+    share = [*SMALL, "data.validation_share=0.25"]
+    before, said = fedtl("partition", *SMALL).splitlines(), fedtl("partition", *share, "--export", "out").splitlines()
+    config, _ = read_config(share[0], share[1:])
+    held = federate(config.data, config.seed)
+    assert held.validation is not None
+    assert before[1].split()[:3] == ["client", "train", "test"]
+    assert said[1].split()[:4] == ["client", "train", "validation", "test"]
+    rows = [line.split()[:4] for line in said]  # labels may need more lines than one
+    for client in range(3):
+        sizes = [held.train.sizes[client], held.validation.sizes[client], held.test.sizes[client]]
+        assert [str(client), *map(str, sizes)] in rows
+    each = held.validation.sizes
+    assert f"validation samples: {each.sum()}, {each.min()} to {each.max()} a client" in said
+    with np.load(tmp_path / "out" / "1" / "validation.npz") as file:
+        assert np.array_equal(file["x"], held.x[held.validation_of(1)])
+        assert np.array_equal(file["y"], held.y[held.validation_of(1)])

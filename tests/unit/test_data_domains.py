@@ -531,6 +531,14 @@ READING = [
         {"target": {"name": "digits", "labelled_fraction": 0.5}},
         "data.target.labelled_fraction = 0.5: these samples have no labels for training anyway; leave it out",
     ),
+    *(
+        (
+            {kind: {"name": "digits", "validation_share": 0.5}},
+            f"data.{kind}.validation_share = 0.5: validation samples are of the clients' own labelled training "
+            "samples, data.validation_share; leave it out",
+        )
+        for kind in ("target", "public")
+    ),
     (
         {"public": {"name": "digits", "clients": 4}},
         "data.public.clients = 4: public samples are everybody's; leave it out",

@@ -43,6 +43,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "rotated": {"partition": {"name": "rotated", "base": DIRICHLET}},
     "floats": {"name": "synthetic", "alpha": 1.0},
     "series": {"name": "watch", "clients": None, "partition": "natural"},
+    "validation": {"validation_share": 0.3, "partition": DIRICHLET},
+    "validation, no tests": {"validation_share": 0.5, "test_share": 0, "server_test_share": 0},
+    "validation, few labels": {"validation_share": 0.3, "labelled_fraction": 0.2},
+    "validation, target": {"validation_share": 0.1, "target": {**INVERTED, "partition": DIRICHLET}},
+    "validation, further clients": {"validation_share": 0.2, "target": {**INVERTED, "clients": 4}},
 }
 
 
@@ -88,6 +93,7 @@ def test_every_participant_gets_back_what_it_holds(tmp_path: Path, name: str) ->
         target = domain_of(mine)
         check_same(mine, mine.train[client], whole, whole.train[client])
         check_same(mine, mine.test[client], whole, whole.test[client])
+        check_same(mine, mine.validation_of(client), whole, whole.validation_of(client))
         check_same(mine, target.test[client], whole, theirs.test[client])
         check_same(mine, mine.public, whole, whole.public)
         check_same_inputs(mine, target.train[client], whole, theirs.train[client])
@@ -187,10 +193,12 @@ def test_what_the_server_is_told_of_a_client(tmp_path: Path, name: str) -> None:
     for client in range(whole.clients):
         own: Own = read_own(str(tmp_path / str(client)))
         scored = np.concatenate([part[client] for part in (whole.train, whole.test, target.test)])
+        scored = np.concatenate([scored, whole.validation_of(client)])
         assert own.describe() == {
             "train": whole.train.sizes[client],
             "unlabelled": target.train.sizes[client],
             "test": whole.test.sizes[client],
+            "validation": len(whole.validation_of(client)),
             "target_test": target.test.sizes[client],
             "public": len(whole.public),
             "shape": list(whole.shape),

@@ -83,6 +83,7 @@ def test_bytes_are_images_with_one_channel(tmp_path: Path) -> None:
         "train": 6,
         "unlabelled": 0,
         "test": 2,
+        "validation": 0,
         "target_test": 0,
         "public": 0,
         "shape": [1, 5, 4],
@@ -245,7 +246,7 @@ def test_labels_must_be_alike_and_tests_need_them(tmp_path: Path) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     assert sentence(tmp_path / "no") == f"{tmp_path / 'no'}: there is no such file or folder"
-    parts = "train, test, target/train, target/test, public"
+    parts = "train, test, target/train, target/test, public, validation"
     assert sentence(tmp_path) == f"{tmp_path} has none of {parts}, as .npz, .csv or folders of images"
     file = save(tmp_path / "test.npz", x=X, y=Y)
     assert sentence(tmp_path) == f"{tmp_path} has nothing to train with: neither train nor target/train"

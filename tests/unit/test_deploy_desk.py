@@ -159,7 +159,7 @@ def test_what_it_says_of_its_data(folder: ClientFolder) -> None:
     assert set(reply) == {DESCRIPTION}
     assert json.loads(str(reply[DESCRIPTION][DESCRIPTION])) == {  # type: ignore[index, call-overload]
         NAME: "b",
-        **{"train": TRAIN_SAMPLES, "unlabelled": 0, "test": 4, "target_test": 0, "public": 0},
+        **{"train": TRAIN_SAMPLES, "unlabelled": 0, "test": 4, "validation": 0, "target_test": 0, "public": 0},
         "shape": [FEATURES],
         "dtype": "float32",
         "largest_label": 2,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fedtl.choice import ConfigError
 from fedtl.config import Config, build
-from fedtl.history import Run
+from fedtl.history import Run, on_validation
 from fedtl.losses.objective import needs_of
 from fedtl.losses.term import Term
 from fedtl.strategies import strategy_type
@@ -81,11 +81,13 @@ class Gain(NamedTuple):
 
 
 def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
-    """The run's last scores against its baselines', each on the same data."""
+    """The run's last scores on test data against its baselines', each on the same data."""
     own, found = run.last(), []
     for name, other in others.items():
         theirs = other.last()
         for score, point in own.items():
+            if on_validation(score):
+                continue
             data = score.partition("/")[2]
             same = [candidate for candidate in (score, f"personal/{data}", f"global/{data}") if candidate in theirs]
             if not same:

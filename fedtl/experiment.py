@@ -411,6 +411,8 @@ class Server:
         tests = {"clients": federation.test} | (
             {"target-clients": target.test} if (target := federation.target) else {}
         )
+        if federation.validation is not None:
+            tests["validation-clients"] = federation.validation
         self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
         initial, sent = self.initial, task.sent
         self.strategy.bench = Bench(

@@ -2,7 +2,7 @@
 
 ``load("runs/pfedme").scores()`` is a learning curve per scored model, ``.best()`` the numbers for a table,
 ``.table()`` everything. A score's name says which model was scored on which data: ``global/server-test``,
-``global/clients``, ``personal/clients``.
+``global/clients``, ``personal/clients``; scores on validation samples end in ``validation-clients``.
 
 A folder may be read while it is being written, so a last line that is still incomplete does not count.
 Nothing here needs torch, matplotlib or pandas until a call asks for it.
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, nearest
 from fedtl.scores import MISSING, marked
 from fedtl.scores import Coverage as Coverage  # part of what a record says
+from fedtl.scores import on_validation as on_validation
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,9 @@ TableKind = Literal["numpy", "pandas"]
 
 # The keys of a round's record that add up to what a run has cost.
 COSTS: Mapping[str, tuple[str, ...]] = {"rounds": (), "bytes": ("bytes_down", "bytes_up"), "seconds": ("seconds",)}
+FURTHER = ("target", "validation")
+"""Keys of a line of ``clients.jsonl`` under which the scores on further samples of the clients stand."""
+
 SMALLER_IS_BETTER = frozenset({"loss", "cross_entropy"})
 
 
@@ -121,7 +125,10 @@ class Run:
 
     @cached_property
     def clients(self) -> list[Record]:
-        """A record per scored round with the scores of every single client; ``"target"`` has those on target data."""
+        """A record per scored round with the scores of every single client.
+
+        ``"target"`` has those on target data, ``"validation"`` those on validation samples.
+        """
         # This file may be ahead of the rounds: it is written first, and perhaps read later.
         known = {record["round"] for record in self.rounds}
         return [record for record in _read_lines(self.path / "clients.jsonl") if record["round"] in known]
@@ -234,7 +241,7 @@ class Run:
         """Who was scored, by score and round."""
         found: dict[str, dict[int, _Scored]] = {}
         for record in self.clients:
-            for one in (record, record.get("target") or {}):
+            for one in (record, *(record.get(kind) or {} for kind in FURTHER)):
                 for name in one.get("scores") or {}:
                     found.setdefault(name, {})[record["round"]] = _Scored(one["clients"], one.get(MISSING))
         return found
@@ -367,11 +374,11 @@ class Run:
         return _to_table(columns, to)
 
     def _last_clients(self) -> list[Record]:
-        """The clients' records of the last scored round, one for each domain of their test samples."""
+        """The clients' records of the last scored round, one for each kind of samples that they were scored on."""
         if not self.clients:
             return []
         last = self.clients[-1]
-        return [last, {"round": last["round"], **last["target"]}] if "target" in last else [last]
+        return [last, *({"round": last["round"], **last[kind]} for kind in FURTHER if kind in last)]
 
     @property
     def profiled(self) -> list[Record]:

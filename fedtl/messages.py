@@ -43,6 +43,10 @@ NODE = "node"  # of the sum's tree: (level, place)
 LOSS = "loss/"
 PARTS = "statistics-sizes"  # how many numbers each statistic has
 TARGET = "target/"  # before the keys of scores on the target domain
+VALIDATION = "validation/"  # before the keys of scores on validation samples
+
+DOMAINS = {"clients": "", "target-clients": TARGET, "validation-clients": VALIDATION}
+"""Before the keys of scores, by the name of the data in a score's name."""
 
 
 class VectorArray(Array):
@@ -142,6 +146,12 @@ def config_of(content: RecordDict) -> ConfigRecord:
 def metrics_of(content: RecordDict) -> MetricRecord:
     """A reply's metrics."""
     return cast(MetricRecord, content[METRICS])
+
+
+def of_domain(columns: Mapping[str, list[Any]], prefix: str) -> dict[str, list[Any]]:
+    """The columns of scores on one of :data:`DOMAINS`, without its prefix."""
+    others = tuple(other for other in DOMAINS.values() if other and other != prefix)
+    return {k.removeprefix(prefix): v for k, v in columns.items() if k.startswith(prefix) and not k.startswith(others)}
 
 
 def ints(record: MetricRecord, key: str) -> list[int]:

@@ -237,6 +237,8 @@ class Worker:
         domains = {"": federation.test}
         if federation.target is not None:
             domains[m.TARGET] = federation.target.test
+        if federation.validation is not None:
+            domains[m.VALIDATION] = federation.validation
         rows: dict[str, list[Any]] = {f"{domain}{key}": [] for domain in domains for key in (m.CLIENTS, m.SAMPLES)}
         failed: list[tuple[int, str]] = []
         tested = [i for i, client in enumerate(clients) if any(len(test[client]) for test in domains.values())]
@@ -279,12 +281,12 @@ class Worker:
     def _scored(
         self, models: Mapping[str, Tensor], client: int, domains: Mapping[str, Shards], own: str | None
     ) -> dict[str, dict[str, Score]]:
-        """A client's scores, by domain and model, on each domain of which it holds test samples.
+        """A client's scores, by domain and model, on each domain of which it holds samples to score on.
 
         Args:
             models: the models ``[d]`` by name.
             client: whose samples.
-            domains: everybody's test samples.
+            domains: everybody's test samples, and validation samples.
             own: the term's module that is scored in place of the personal model.
         """
         engine = self.engine.of(client)

@@ -163,10 +163,10 @@ class Recorder:
             if self._lock is not None:
                 self._lock.check()
             if report.client_scores:
-                own, *target = (scores.by_client() for scores in report.client_scores)
-                line_of_clients = {"round": report.round, **own}
-                if target:
-                    line_of_clients["target"] = target[0]
+                first, *others = report.client_scores
+                line_of_clients = {"round": report.round, **first.by_client()}
+                for scores in others:
+                    line_of_clients[scores.data.removesuffix("-clients")] = scores.by_client()
                 self._append(CLIENTS, line_of_clients)
             self._append(ROUNDS, line)
             self.checkpoint(Checkpoint(report.round, w, dict(state), self.elapsed))

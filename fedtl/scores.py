@@ -42,6 +42,11 @@ def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better:
     }
 
 
+def on_validation(score: str) -> bool:
+    """Whether a score, by its name as ``"global/validation-clients"``, is on validation samples, not test data."""
+    return score.partition("/")[2].startswith("validation")
+
+
 class Coverage(NamedTuple):
     """Over which part of the clients a mean is.
 
@@ -83,16 +88,17 @@ def marked(text: str, coverage: Coverage | None) -> str:
 
 @dataclass
 class ClientScores:
-    """Scores of many clients, each with one or two models on its own test samples.
+    """Scores of many clients, each with one or two models on its own samples of one kind.
 
     Attributes:
         clients: their ids.
-        samples: test samples of each.
+        samples: test samples of each, or validation samples.
         accuracy, loss: by the model's name (``"global"``, ``"personal"``), one value per client.
         without: clients that had no personalised model of their own yet, and were scored with the global one.
         personal: which personalised model was scored: ``"fresh"``, ``"last"``, or ``"kept"`` where only parts of
             it are the client's own; None for none.
-        data: whose samples they are: the clients' own, ``"clients"``, or those of their target, ``"target-clients"``.
+        data: which samples they are: the clients' own test samples, ``"clients"``, those of their target,
+            ``"target-clients"``, or their validation samples, ``"validation-clients"``.
         missing: who should have been scored and was not: it raised, its model was not finite, or it did not answer.
         drawn_from: of how many clients a sample was scored; None if all were to be.
     """

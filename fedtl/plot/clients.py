@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.history import Run
+from fedtl.history import Run, on_validation
 from fedtl.plot.groups import Group, parts_of
 from fedtl.plot.style import look
 
@@ -50,7 +50,7 @@ class Row:
 
 
 def client_rows(groups: Sequence[Group], metric: str) -> list[Row]:
-    """All rows, a group's global model before its personalised one.
+    """All rows, a group's global model before its personalised one; scores on validation samples are none of them.
 
     Raises:
         ConfigError: no run has scored single clients.
@@ -58,7 +58,9 @@ def client_rows(groups: Sequence[Group], metric: str) -> list[Row]:
     rows = [
         _row(group, index, name, metric)
         for index, group in enumerate(groups)
-        for name in sorted({name for run in group.runs for name in run.client_scores(metric)})
+        for name in sorted(
+            {name for run in group.runs for name in run.client_scores(metric) if not on_validation(name)}
+        )
     ]
     if not rows:
         where = ", ".join(str(run.path) for group in groups for run in group.runs)

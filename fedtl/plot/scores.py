@@ -32,6 +32,7 @@ DATA = {
     "clients": "on the clients' test data",
     "target-server-test": "on the server's target test data",
     "target-clients": "on the clients' target test data",
+    "validation-clients": "on the clients' validation data",
 }
 # Preferred first: only the clients' own data lets the two models be compared.
 GLOBAL_SCORES = ("global/clients", "global/server-test")

@@ -167,7 +167,7 @@ class Rounds(FlowerStrategy, ABC):
         self.context: dict[str, Vector] = {}
         """What terms of the objective ask for besides the download: statistics, and earlier models."""
         self.tested: dict[str, NDArray[np.int64]] = {}
-        """Who holds test samples, by the data's name in scores, ``"clients"`` or ``"target-clients"``: only they can be
+        """Who holds samples to score on, by the data's name in scores, as ``"target-clients"``: only they can be
         missing from a score. Where it is not known, who raised is."""
         self.clock = Clock()
         """Of whoever profiles this process."""
@@ -401,10 +401,9 @@ class Rounds(FlowerStrategy, ABC):
             metrics = m.metrics_of(reply.content)
             for key in metrics:
                 told.setdefault(key, []).extend(m.floats(metrics, key))
-        source = {key: values for key, values in told.items() if not key.startswith(m.TARGET)}
-        target = {key.removeprefix(m.TARGET): values for key, values in told.items() if key.startswith(m.TARGET)}
         raised, unheard, found = {client for client, _ in failed}, set[int](), dict[str, float]()
-        for data, columns in (("clients", source), ("target-clients", target)):
+        for data, prefix in m.DOMAINS.items():
+            columns = m.of_domain(told, prefix)
             missing = self._missing(data, columns.get(m.CLIENTS, []), raised)
             if not columns.get(m.CLIENTS) and not missing:
                 continue

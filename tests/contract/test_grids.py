@@ -102,6 +102,12 @@ class TestRay:
         fedtl.run(tables(method, "ray", actors), out=tmp_path / "ray")
         assert_same_run(tmp_path / "here", tmp_path / "ray")
 
+    def test_same_bits_with_validation_samples(self, tmp_path: Path) -> None:
+        for grid in ("in-process", "ray"):
+            fedtl.run(tables("pfedme", grid), ["data.validation_share=0.2"], out=tmp_path / grid)
+        assert "personal/validation-clients" in records(tmp_path / "ray")[-1]["scores"]
+        assert_same_run(tmp_path / "in-process", tmp_path / "ray")
+
     def test_same_bits_where_clients_fail(self, tmp_path: Path) -> None:
         what, config = "raise", tables("pfedme")
         label = label_of(config, first_sampled(config)[1])

@@ -177,8 +177,10 @@ def client(
         raise ConfigError(f"--channels = {channels}: give 1 or 3")
     own = read_own(data, label=label, size=size, channels=channels, test_share=test_share)  # type: ignore[arg-type]
     held = own.describe()
+    validation = f", {held['validation']} validation" if held["validation"] else ""
     say(
-        f"{found.name}: {held['train']} training and {held['test']} test samples, {held['dtype']} {held['shape']}; "
+        f"{found.name}: {held['train']} training{validation} and {held['test']} test samples, {held['dtype']} "
+        f"{held['shape']}; "
         f"{'labels ' + ', '.join(held['names']) if held['names'] else 'labels to ' + str(held['largest_label'])}"
     )
     for note in own.notes:
@@ -195,6 +197,8 @@ def client(
         raise ConfigError("--device = 'cuda': no CUDA device is at hand here; use auto or cpu")
     where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     approved = read_config(config)[0] if config else None
+    if approved is not None:  # what is wrong is better said here than in the log
+        own.with_validation(approved.data.validation_share, approved.seed, found.client)
     with ended_by_signals():
         try:
             take_part(found, Desk(own, found, where, approved), say)

@@ -108,7 +108,7 @@ class Desk:
             raise Declined("this experiment is not the one that the client agreed to")
 
     def _described(self, statistics_of: str, study: Study) -> RecordDict:
-        about = {**self.own.describe(), NAME: self.folder.name}
+        about = {**self._own(study).describe(), NAME: self.folder.name}
         content = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: json.dumps(about)})})
         if statistics_of in ("dataset", "pixel"):
             if statistics_of != study.tables.get("data", {}).get("normalise", "dataset"):
@@ -118,12 +118,22 @@ class Desk:
                     f"it gives no sums of its samples with deploy.privacy, or of fewer than {SUMS_FROM}: give the "
                     "server a frame.json"
                 )
+            # Of all training samples, those for validation among them: the difference to another study's sums, with
+            # another seed or share, would tell single samples.
             count, total, square = statistics(self.own, statistics_of)  # type: ignore[arg-type]
             content[SUMS] = m.pack_all(
                 {"count": np.array([float(count)]), "total": total.ravel(), "square": square.ravel()}
             )
             log.info("told the server its data's sums for the normalisation by %s", statistics_of)
         return content
+
+    def _own(self, study: Study) -> Own:
+        """The client's data as the study divides them: a share of the training samples may be for validation."""
+        share = study.tables.get("data", {}).get("validation_share", 0)
+        try:
+            return self.own.with_validation(share, study.tables.get("seed", 0), study.client)
+        except ConfigError as error:
+            raise self._does_not_go_with(error) from error
 
     def _worked(self, kind: str, content: RecordDict, study: Study) -> RecordDict:
         m.config_of(content).pop(m.KEEP, None)  # a server's word on this client's disk
@@ -147,10 +157,9 @@ class Desk:
             raise self._cannot(error) from error
         frame = Frame.from_json(study.frame, "the server's frame")
         try:
-            federation = self.own.as_federation(frame, study.client, study.clients)
+            federation = self._own(study).as_federation(frame, study.client, study.clients)
         except ConfigError as error:
-            log.error("%s", error)
-            raise Declined("its data do not go with the experiment; its log says why") from error
+            raise self._does_not_go_with(error) from error
         folder = self.folder.studies / study.id
         recorder = record.Recorder(folder, durable=True)
         about = record.environment(client=self.folder.name, names=self._names(study), device=self.device)
@@ -175,6 +184,10 @@ class Desk:
         """An error's words may say what there is on this machine, so they stay here."""
         log.error("%s", error)
         return Declined("the experiment cannot be run at the client; its log says why")
+
+    def _does_not_go_with(self, error: ConfigError) -> Declined:
+        log.error("%s", error)
+        return Declined("its data do not go with the experiment; its log says why")
 
     def _names(self, study: Study) -> list[str]:
         """The clients' names by their numbers, of which a client knows its own alone."""

@@ -55,6 +55,7 @@ class Described:
     names: tuple[str, ...] | None
     labels: tuple[int, ...] = ()
     sums: Sums | None = None
+    validation: int = 0
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,9 @@ class Link(Grid):
 
     def _screened(self, kind: str, client: int, asked: RecordDict, reply: RecordDict) -> RecordDict:
         told, config = self.described[client], m.config_of(asked)
-        screen = Screen(client, max(told.train, told.unlabelled), told.test, told.target_test, self._settings)
+        screen = Screen(
+            client, max(told.train, told.unlabelled), told.test, told.target_test, self._settings, told.validation
+        )
         if (failure := screen.failed(reply)) is not None:
             raise Refused(failure)
         if kind == MessageType.EVALUATE:
@@ -429,6 +432,7 @@ def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
         labels=()
         if names is not None
         else tuple(sorted({_count(n, 0, largest or 0) for n in told.get("labels") or ()})),
+        validation=_count(told.get("validation", 0)),  # which a client of another version need not know of
     )
     if not found.shape or math.prod(found.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(found.shape)!r:.60}")
@@ -457,7 +461,8 @@ def _sums(reply: RecordDict, kind: str, told: Described) -> Sums:
     (count,), total, square = (
         decoded(found[key], (n,), np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
     )
-    if count not in (each * told.train, each * told.unlabelled):
+    # A share of the training samples may be for validation; the sums are of all.
+    if count not in [each * (n + more) for n in (told.train, told.unlabelled) for more in (0, told.validation)]:
         raise Refused(f"its sums for the normalisation are over {count:g} numbers, not over its training samples")
     largest = 255.0 if told.dtype == "uint8" else LARGEST_NUMBER
     possible = (np.abs(total) <= largest * count) & (square >= 0) & (square <= largest**2 * count)

@@ -63,6 +63,7 @@ class Screen:
         client: who was asked.
         train, test, target_test: how many samples it said that it holds; an upload cannot weigh more.
         settings: how far an update may go.
+        validation: how many validation samples it said that it holds.
     """
 
     client: int
@@ -70,6 +71,7 @@ class Screen:
     test: int
     target_test: int
     settings: Deploy
+    validation: int = 0
 
     def trained(self, reply: RecordDict, expected: Expected, w: NDArray[np.float32]) -> RecordDict:
         """A reply to a train message, as a simulation's worker would have sent it: with the uploads' weighted sums.
@@ -132,7 +134,7 @@ class Screen:
         """
         metrics = _record(reply, m.METRICS, MetricRecord)
         told: dict[str, Any] = {m.CLIENTS: [], m.SAMPLES: []}
-        for domain, most in (("", self.test), (m.TARGET, self.target_test)):
+        for domain, most in (("", self.test), (m.TARGET, self.target_test), (m.VALIDATION, self.validation)):
             if not metrics.get(f"{domain}{m.CLIENTS}"):
                 continue
             self._is_its_own(metrics, f"{domain}{m.CLIENTS}")

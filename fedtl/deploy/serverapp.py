@@ -293,7 +293,9 @@ def doubtful_classes(told: Iterable[Described]) -> str | None:
     present = sorted({label for each in told for label in each.labels})
     if not present:
         return None
-    return check_classes("the clients' y", present, sum(each.train + each.unlabelled + each.test for each in told))
+    return check_classes(
+        "the clients' y", present, sum(each.train + each.unlabelled + each.test + each.validation for each in told)
+    )
 
 
 def _check_fits(name: str, told: Described, frame: Frame, federation: Federation) -> None:
@@ -355,7 +357,7 @@ def _expected(server: Server) -> tuple[Expected, ...]:
 def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
     """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may.
 
-    It also learns who holds test samples.
+    It also learns who holds test samples, and validation samples.
     """
 
     def sizes(held: str, unknown: int = 1) -> Shards:
@@ -375,8 +377,9 @@ def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
                 f"no client holds what the objective of the rounds {phase.first} to {phase.last} trains on"
             )
     server.strategy.phases = tuple(found)
-    # Who has never been there may hold test samples too, of a kind that others hold.
-    for data, kind in (("clients", "test"), ("target-clients", "target_test")):
+    # Who has never been there may hold such samples too, of a kind that others hold.
+    scored = {"clients": "test", "target-clients": "target_test", "validation-clients": "validation"}
+    for data, kind in scored.items():
         holds = sizes(kind).sizes
         known = any(holds[i] for i in told)
         server.strategy.tested[data] = np.flatnonzero(holds) if known else np.arange(0)

@@ -214,6 +214,21 @@ def test_the_client_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
     assert not client.flower_home.exists()
 
 
+def test_a_client_says_how_many_validation_samples_it_brings(fedtl: Fedtl) -> None:
+    np.savez("data/validation.npz", x=np.zeros((2, 4), np.float32), y=[0, 1])
+    said = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()
+    assert said[0] == "b: 6 training, 2 validation and 4 test samples, float32 [4]; labels to 2"
+
+
+def test_a_client_that_agrees_to_more_than_its_samples_allow_is_told_at_once(fedtl: Fedtl) -> None:
+    np.savez("data/train.npz", x=np.zeros((1, 4), np.float32), y=[0])
+    Path("clinics.toml").write_text(CONFIG.replace("clients = 3", "clients = 3\nvalidation_share = 0.2"))
+    assert fedtl.fails("client", "study/b", "--data", "data", "--config", "clinics.toml") == (
+        "data.validation_share = 0.2: client 1 has 1 training sample with a label, and needs 2, one to train with and "
+        "one for validation; give it more, have fewer clients, or leave the share out"
+    )
+
+
 def test_the_run_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
     said = fedtl("run", "clinics.toml", "study", "rounds=3", "--dry-run")
     app = here / "study" / "server" / "flower" / "app"

@@ -146,6 +146,22 @@ def test_what_nobody_asked_for_is_dropped() -> None:
     assert dict(m.metrics_of(scores(reply))) == dict(m.metrics_of(scored()))
 
 
+def test_validation_samples_are_scored_by_those_who_said_that_they_hold_some() -> None:
+    told = {m.VALIDATION + m.CLIENTS: [CLIENT], m.VALIDATION + m.SAMPLES: [3]}
+    told |= {m.VALIDATION + "global/correct": [2], m.VALIDATION + "global/loss_sum": [1.5]}
+    screen = replace(SCREEN, validation=3)
+    assert dict(m.metrics_of(screen.scored(travelled(scored(**told)), ["global"]))) == {
+        **m.metrics_of(scored()),
+        **told,
+    }
+    assert refused(lambda: screen.scored(scored(**told | {m.VALIDATION + m.SAMPLES: [4]}), ["global"])) == (
+        "'validation/num-examples' is 4, and may be a whole number from 1 to 3"
+    )
+    assert refused(lambda: SCREEN.scored(scored(**told), ["global"])) == (
+        "'validation/num-examples' is 3, and may be a whole number from 1 to 0"
+    )
+
+
 def test_a_loss_that_is_no_number_is_recorded_as_such() -> None:
     for value in (float("nan"), float("inf"), -1e31):
         told = m.metrics_of(checked(travelled(trained(**{m.LOSS + "l2": [value]}))))

@@ -90,6 +90,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "data": {"target": {**LOOK, "samples": 100}},
         "objective": [{"term": "cross_entropy"}, {"term": "coral"}],
     },
+    "validation": {
+        "data": {"validation_share": 0.3},
+        "strategy": {"name": "pfedme", **SGD, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05, "weighting": "samples"},
+    },
     "public": {
         "data": {"public": {**LOOK, "samples": 40}},
         "strategy": {"name": "feddf", **SGD, "distill_steps": 3, "distill_batch_size": 16},
@@ -221,6 +225,20 @@ def test_clients_agree_on_a_normalisation_that_is_that_of_all_samples(
     assert (agreed.shape, agreed.dtype, agreed.classes) == (whole.shape, whole.dtype, whole.classes)
     assert np.array_equal(agreed.scale, whole.scale)
     assert np.array_equal(agreed.shift, whole.shift)
+    fedtl.run(config, out=tmp_path / "simulated")
+    check_equal(deployed, tmp_path / "simulated")
+
+
+def test_clients_draw_their_validation_samples_as_the_simulation_does(
+    deploy: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    """The files know of no validation samples; the experiment does. Sums for the normalisation are of all samples."""
+    config = tables(data={"normalise": "pixel", "server_test_share": 0, "test_share": 0})
+    del config["data"]["samples"]
+    deployed = deploy(config)
+    config["data"]["validation_share"] = 0.25
+    deployed.serve(data=False)
+    assert {"global/validation-clients"} == set(fedtl.load(deployed.run).last())
     fedtl.run(config, out=tmp_path / "simulated")
     check_equal(deployed, tmp_path / "simulated")
 

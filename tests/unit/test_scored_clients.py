@@ -417,11 +417,12 @@ def test_a_deployments_server_knows_who_holds_test_samples(tmp_path: Path) -> No
     held = federate(config.data, 0)
     server = open_run(config, held, Place(tmp_path / "run"), Silent(), elsewhere=True)
     one = Described(5, 0, 5, 0, 0, (4,), "float32", 1, None)
-    _let_sample_who_can(server, {0: one, 1: replace(one, test=0), 2: one})
+    _let_sample_who_can(server, {0: one, 1: replace(one, test=0), 2: replace(one, validation=3)})
     # Who has never been there may hold some, of the kind that others hold.
     assert {data: who.tolist() for data, who in server.strategy.tested.items()} == {
         "clients": [0, 2, 3, 4],
         "target-clients": [],
+        "validation-clients": [2, 3, 4],
     }
 
 

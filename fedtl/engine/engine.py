@@ -276,9 +276,10 @@ class Engine(ABC):
         """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the numbers ``rest`` ``[Q]``."""
 
         def loss(models: Tensor) -> Tensor:
-            index = self.task.samples.federation.train[client]
+            federation = self.task.samples.federation
+            index = federation.train[client] if federation.validation is None else federation.validation_of(client)
             if not len(index):
-                raise ValueError("it holds no labelled training samples on which models could be compared")
+                raise ValueError("it holds no labelled samples on which models could be compared")
             flat = models.detach().reshape(-1, models.shape[-1])
             try:
                 scores = [self.score(torch.cat([model, rest]), index) for model in flat]

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,8 +52,9 @@ from fedtl.samples import FewSamples, Samples
 from fedtl.server.bench import Bench
 from fedtl.server.phase import Phase
 from fedtl.server.rounds import Evaluation, Round
+from fedtl.server.table import TableStore
 from fedtl.sharing import Sharing, freeze
-from fedtl.store import MemoryStore
+from fedtl.store import MemoryStore, Sizes
 from fedtl.strategies import strategy_type
 from fedtl.strategies.contract import Strategy
 from fedtl.vector import Layout
@@ -195,24 +196,43 @@ def open_run(
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
     memories = None if elsewhere else KeptMemories(config, tasks, client_updates(config, tasks))
-    recorder, checkpoint, about = _open_record(config, place, about, numbers, memories, elsewhere)
+    first = tasks[0].sent(layout.flatten(tasks[0].module))
+    strategy = make_strategy(config, federation.clients, layout.parameters, tasks)
+    row = strategy.row_sizes(first[: strategy.parameters])
+    keeps = Keeps(numbers, memories.sizes if memories else None, (lambda client, round: row) if row else None)
+    recorder, checkpoint, about = _open_record(config, place, about, keeps, elsewhere)
     try:
         server = Server(config, federation, resources, choices, recorder, checkpoint, listener, about)
-        server.remembers = memories is not None and memories.any
+        server.remembers = bool(row) or (memories is not None and memories.any)
         with record.writing(recorder.folder):
-            server.store.forget_after(checkpoint.round if checkpoint else 0)
+            last = checkpoint.round if checkpoint else 0
+            server.store.forget_after(last)
+            server.rows.forget_after(last)
     except BaseException as error:
         recorder.__exit__(type(error), error, None)
         raise
     return server
 
 
+class Keeps(NamedTuple):
+    """What a run keeps between rounds.
+
+    Attributes:
+        numbers: how many of the model travel.
+        memories: what clients keep here; None where they are elsewhere.
+        rows: what the server keeps of each client; None for nothing.
+    """
+
+    numbers: int
+    memories: Sizes | None
+    rows: Sizes | None
+
+
 def _open_record(
     config: Config,
     place: Place,
     about: Mapping[str, Any],
-    numbers: int,
-    memories: KeptMemories | None,
+    keeps: Keeps,
     durable: bool,
 ) -> tuple[record.Recorder, Checkpoint | None, Mapping[str, Any]]:
     """Take a run's folder, and begin its record or go back to its last checkpoint; says what is recorded about it."""
@@ -224,7 +244,7 @@ def _open_record(
             recorder.begin(config, about)
             return recorder, None, about
         notes = resume.check_config(folder, config, not place.named)
-        there = resume.find(folder, numbers, memories.sizes if memories else None)
+        there = resume.find(folder, keeps.numbers, keeps.memories, keeps.rows)
         if there.checkpoint is not None and config.rounds < there.checkpoint.round:
             raise ConfigError(
                 f"rounds = {config.rounds}: the run in {folder} has finished {there.checkpoint.round} already; give as "
@@ -396,7 +416,7 @@ class Server:
     ) -> None:
         self.config, self.federation, self.resources, self.choices = config, federation, resources, choices
         self.recorder, self.listener, self.about = recorder, listener, about
-        self.store = MemoryStore(recorder.memories)
+        self.store, self.rows = MemoryStore(recorder.memories), TableStore(recorder.folder / resume.TABLES)
         self.engines = make_engines(config, federation, resources.driver_device, choices)
         task = self.engines[0].task
         self.initial = task.layout.flatten(task.module)
@@ -408,16 +428,14 @@ class Server:
         self.w = found.w if found else task.sent(self.initial).cpu().numpy()
         if found:
             self.strategy.resume(found.w, found.state)
+            self.rows.restore(self.strategy.tables, found.round)
         tests = {"clients": federation.test} | (
             {"target-clients": target.test} if (target := federation.target) else {}
         )
         if federation.validation is not None:
             tests["validation-clients"] = federation.validation
         self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
-        initial, sent = self.initial, task.sent
-        self.strategy.bench = Bench(
-            task.module, task.layout, task.samples, lambda w: task.whole(w.to(initial.device), initial), sent
-        )
+        self.strategy.bench = self._bench()
         self.first_round = found.round + 1 if found else 1
         self.profiled = False
         self.remembers = False
@@ -435,6 +453,14 @@ class Server:
         news = {key: Samples(federation, old.device, old.channels_last, old.view) for key, old in olds.items()}
         tasks = [replace(task, samples=news[id(task.samples)]) for task in self._tasks()]
         self.engines = _by_phase(self.config, [choice.make(task) for choice, task in zip(self.choices, tasks)])
+        self.strategy.bench = self._bench()
+
+    def _bench(self) -> Bench:
+        """What a method's server may train."""
+        task, initial = self.engine.task, self.initial
+        return Bench(
+            task.module, task.layout, task.samples, lambda w: task.whole(w.to(initial.device), initial), task.sent
+        )
 
     def _tasks(self) -> list[Task]:
         """Of all engines, in the order of the choices."""
@@ -482,6 +508,8 @@ class Server:
                 profiler.round(report)
                 failed = {client for client, _ in report.failures}
                 trained[:] = [client for client in report.clients if client not in failed]
+            with self.strategy.clock.part(RECORD), record.writing(self.recorder.folder):
+                self.rows.save(self.strategy.tables, report.round, self.strategy.keep)
             with self.strategy.clock.part(RECORD):
                 write(report, w, self.strategy.remembered())
             self.strategy.keep = self.recorder.settled

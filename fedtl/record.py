@@ -39,7 +39,7 @@ from fedtl.config import Config
 from fedtl.durable import Settler, put, settle
 from fedtl.failure import OutputError
 from fedtl.lock import RunLock
-from fedtl.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, check_new, cut, digest
+from fedtl.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, TABLES, check_new, cut, digest
 from fedtl.server.rounds import Round
 from fedtl.store import MemoryStore
 from fedtl.tensors import DamagedError, save_tensors
@@ -155,6 +155,8 @@ class Recorder:
             "trained": report.trained,
             "train": report.train,
         }
+        if report.sends_more_than_a_model:
+            line["bytes"] = report.bytes_by_name
         if report.scores:
             line["scores"] = report.scores
         if report.profile:
@@ -205,9 +207,14 @@ class Recorder:
             if self._lock is not None:
                 self._lock.release()
 
+    @property
+    def _keeps_rows(self) -> bool:
+        """Whether clients' memories or the server's rows lie in the folder, in files of their own."""
+        return self.memories.exists() or (self.folder / TABLES).exists()
+
     def _settle(self, mark: Mark) -> None:
         """Wait until the disk has the run up to a checkpoint, and then say so."""
-        if self.memories.exists():
+        if self._keeps_rows:
             durable.settle_all(self.folder)
         else:
             for name in (*RECORDS, f"{CHECKPOINT}/{mark.tensors}", "", CHECKPOINT):
@@ -217,7 +224,7 @@ class Recorder:
     def _settle_at_the_end(self) -> None:
         """The last checkpoint is then what the disk has for sure, and needs no other beside it."""
         place = self.folder / CHECKPOINT
-        if self.memories.exists():
+        if self._keeps_rows:
             durable.settle_all(self.folder)
         else:
             ours = (*RECORDS, CONFIG, ENVIRONMENT, MODEL, EXTRAS, OPERATIONS)
@@ -231,7 +238,8 @@ class Recorder:
         if place.exists():
             tidy(self.folder)
         if self.settled:
-            MemoryStore(self.memories).forget_kept()
+            for rows in (self.memories, self.folder / TABLES):
+                MemoryStore(rows).forget_kept()
             self.settled = ()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:

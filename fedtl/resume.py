@@ -19,7 +19,7 @@ from fedtl.losses.objective import Objective
 from fedtl.store import MemoryStore, Sizes
 from fedtl.tensors import DamagedError, unreadable
 
-CONFIG, MEMORIES, MODEL = "config.toml", "memories", "model.safetensors"
+CONFIG, MEMORIES, TABLES, MODEL = "config.toml", "memories", "tables", "model.safetensors"
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 
 RECORDS = (CLIENTS, ROUNDS)
@@ -188,13 +188,14 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def find(folder: Path, numbers: int, sizes: Sizes | None = None) -> Remaining:
+def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | None = None) -> Remaining:
     """Where a run can go on: at its last checkpoint, or at the one before it if that alone is whole.
 
     Args:
         folder: the run's.
         numbers: how many of the model travel.
         sizes: what clients keep; None where their memories are elsewhere.
+        rows: what the server keeps of each client that has trained; None where it keeps nothing.
 
     Raises:
         DamagedError: no checkpoint is whole; the error is of the last one.
@@ -207,8 +208,9 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None) -> Remaining:
                 continue
             checkpoint = load_checkpoint(folder, mark, numbers)
             check_records(folder, mark)
-            if sizes is not None:
-                MemoryStore(folder / MEMORIES).verify(last_trained(folder, mark, sizes), mark.round, sizes)
+            for place, kept in ((MEMORIES, sizes), (TABLES, rows)):
+                if kept is not None:
+                    MemoryStore(folder / place).verify(last_trained(folder, mark, kept), mark.round, kept)
         except DamagedError as error:
             damage = damage or error
             continue

@@ -8,12 +8,15 @@ vectors, ``[d]`` for one client or ``[C, d]`` for C of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
+from fedtl.models.parts import part_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,14 @@ class Layout:
         slots: trainable parameters first, then the rest, each in the module's own order.
         parameters: P, how many of the vector's numbers a gradient moves.
         size: d = P + Q.
+        parts: the names of the tensors in the parts that are no submodule, ``"head"``, ``"features"``,
+            ``"batch-norm"``, as far as the module has them.
     """
 
     slots: tuple[Slot, ...]
     parameters: int
     size: int
+    parts: tuple[tuple[str, frozenset[str]], ...] = ()
 
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
@@ -63,7 +69,32 @@ class Layout:
                 raise ConfigError(f"model: {name!r} is {tensor.dtype}; only float32 models are trained")
             slots.append(Slot(name, tensor.shape, start, start + tensor.numel()))
             start += tensor.numel()
-        return cls(tuple(slots), sum(p.numel() for _, p in trained), start)
+        return cls(tuple(slots), sum(p.numel() for _, p in trained), start, tuple(_parts(module)))
+
+    def part(self, name: str) -> tuple[slice, ...]:
+        """Where the trainable parameters of a part lie in the vector: ``w[..., slice]`` for each of them.
+
+        Args:
+            name: ``"head"``, ``"features"``, ``"batch-norm"``, or a submodule's name.
+
+        Raises:
+            ConfigError: there is no such part, or none of it trains.
+        """
+        known, slots = dict(self.parts), [slot for slot in self.slots if slot.stop <= self.parameters]
+        if name in known:
+            own = [slot for slot in slots if slot.name in known[name]]
+        else:
+            own = [slot for slot in slots if slot.name.removeprefix("model.").startswith(f"{name}.")]
+        if not own:
+            raise ConfigError(f"the model has no part {name!r} that trains; it has {', '.join(map(repr, known))}")
+        return tuple(slice(slot.start, slot.stop) for slot in own)
+
+    def mask(self, name: str, device: torch.device | None = None) -> Tensor:
+        """1 for the trainable parameters of a part, 0 for all others: ``[P]`` float32."""
+        mask = torch.zeros(self.parameters, device=device)
+        for own in self.part(name):
+            mask[own] = 1
+        return mask
 
     def views(self, w: Tensor) -> dict[str, Tensor]:
         """The trainable parameters by name; they share memory with ``w`` ``[..., P]``."""
@@ -116,6 +147,14 @@ class Binding:
             for parameter, slot in self._moved:
                 parameter.data = w[slot.start : slot.stop].view(slot.shape)
             self._at = w.data_ptr()
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, frozenset[str]]]:
+    named = _named(module)
+    for name in ("head", "features", "batch-norm"):
+        with suppress(ConfigError):  # not every model has each
+            tensors = {id(t) for part in part_of(module, name) for t in (*part.parameters(), *part.buffers())}
+            yield name, frozenset(key for key, tensor in named.items() if id(tensor) in tensors)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

@@ -44,9 +44,9 @@ def strategy_type(name: object) -> type[Strategy]:
 @functools.cache
 def _averaging(update: type[ClientUpdate[Any]]) -> type[Strategy]:
     """The server that averages what a client update uploads, with or without an optimiser of its own."""
+    from fedtl.optimizers.settings import AveragingSettings
     from fedtl.strategies.contract import Strategy
     from fedtl.strategies.fedavg import FedAvg
-    from fedtl.strategies.server_optimizer import AveragingSettings
 
     settings = update.settings_type
     if update.uploads() and ([*update.sums] != ["w"] or update.rows):

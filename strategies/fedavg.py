@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.optimizers.settings import AveragingSettings
 from fedtl.strategies.contract import Strategy, Uploads, Vectors
-from fedtl.strategies.server_optimizer import AveragingSettings
 
 
 class FedAvgSettings(SGDSettings, AveragingSettings):
@@ -29,4 +29,4 @@ class FedAvg(Strategy):
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The mean, or the server optimiser's step towards it."""
         server, mean = self.settings.server, uploads.mean("w")
-        return {**state, "w": mean} if server == "none" else server.step(state, mean - state["w"], round)
+        return {**state, "w": mean} if server == "none" else server.step(state, mean, round)

@@ -36,7 +36,7 @@ from fedtl.config import Config, build, load_tables, read_config, shipped_config
 from fedtl.data import PARTITIONS
 from fedtl.failure import RunError
 from fedtl.losses.objective import TERMS
-from fedtl.strategies.server_optimizer import SERVER_OPTIMIZERS
+from fedtl.optimizers import SERVER_OPTIMIZERS
 from tests.parts import METHODS
 
 Tables = dict[str, Any]

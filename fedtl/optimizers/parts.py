@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
-from fedtl.sharing import part_of
+from fedtl.models.parts import part_of
 from fedtl.vector import Layout
 
 KEY = "strategy.lr_scale"
@@ -20,7 +20,7 @@ def part_scale(module: nn.Module, layout: Layout, lr_scale: Mapping[str, float])
     Args:
         module: the model, with the modules of terms.
         layout: of its vector.
-        lr_scale: factors by the names of parts, as :func:`~fedtl.sharing.part_of` reads them; 1 for all others.
+        lr_scale: factors by the names of parts, as :func:`~fedtl.models.parts.part_of` reads them; 1 for all others.
 
     Returns:
         ``[P]`` float32 on the CPU; None where ``lr_scale`` names no part.

@@ -1,6 +1,6 @@
 """Server optimisers: the mean of the uploads as a pseudo-gradient step (Reddi et al. 2021, arXiv 2003.00295).
 
-The gradient of :class:`~fedtl.optimizers.chain.Chain` is w - mean, which is -Δ of the paper.
+What the chain is given in a gradient's place is Δ = mean - w, and the server moves along it.
 
 Differs from Flower's FedAdam, FedYogi and FedAdagrad, by default: those begin with v = 0, where the paper has
 v = τ², and FedAdam corrects for bias, which the paper's Algorithm 2 does not. ``initial_v = 0`` and
@@ -12,11 +12,22 @@ from __future__ import annotations
 import math
 
 from pydantic import Field
+from torch import Tensor
 
 from fedtl.choice import Choice
-from fedtl.optimizers.chain import Chain
+from fedtl.optimizers.chain import Chain, State
 from fedtl.optimizers.local import Beta
-from fedtl.optimizers.transforms import Adaptive, Momentum, Rate, SecondMoment, accumulated, additive, averaged
+from fedtl.optimizers.transforms import (
+    RATE,
+    Adaptive,
+    Momentum,
+    Rate,
+    SecondMoment,
+    accumulated,
+    additive,
+    averaged,
+    rate_tensor,
+)
 
 
 class ServerOptimizer(Choice):
@@ -35,6 +46,13 @@ class ServerOptimizer(Choice):
     def chain(self) -> Chain:
         """The optimiser itself; its state survives between rounds."""
         raise NotImplementedError
+
+    def step(self, state: State, mean: Tensor, round: int) -> State:
+        """The server's state after a step towards the mean of the uploads ``[P]``; ``state`` has ``"w"`` ``[P]``."""
+        w, chain = state["w"], self.chain()
+        rate = {RATE: rate_tensor(w, self.rate(round))}
+        u, moved = chain.update(mean - w, {**chain.init(w), **state, **rate}, w)
+        return {name: tensor for name, tensor in moved.items() if name != RATE} | {"w": w + u}
 
 
 class FedAvgM(ServerOptimizer):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator
 
 from fedtl.choice import Choice, ConfigError, Registry, resolve, shown, validate
-from fedtl.optimizers import OPTIMIZERS, SCHEDULES
+from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.optimizers.local import SGD, Optimizer
 from fedtl.optimizers.schedules import Constant, Schedule
+from fedtl.optimizers.server import ServerOptimizer
 
 K = TypeVar("K", bound=Choice)
 
@@ -51,6 +52,21 @@ class OptimizerSettings(BaseModel):
                 hint = "; to leave a part as it is, name it in strategy.frozen" if factor == 0 else ""
                 raise ValueError(f"the factor of {part!r} should be a number greater than 0, as 10.0{hint}")
         return table
+
+
+class AveragingSettings(BaseModel):
+    """What strategies that average uploads offer besides: a server optimiser, ``[strategy.server]``."""
+
+    server: SerializeAsAny[ServerOptimizer] | Literal["none"] = "none"
+
+    @field_validator("server", mode="before")
+    @classmethod
+    def _read_server(cls, table: Any) -> Any:
+        if table == "none":
+            return table
+        return read_choice(
+            ServerOptimizer, SERVER_OPTIMIZERS, table, "strategy.server", "[strategy.server] name = 'adam'"
+        )
 
 
 def read_choice(kind: type[K], registry: Registry, table: Any, key: str, example: str) -> K:

@@ -30,12 +30,16 @@ from fedtl.server.bench import Bench
 from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.nodes import client_nodes
 from fedtl.server.phase import Phase
+from fedtl.server.table import Table
 from fedtl.tree_sum import TreeSum
 
 Vector = NDArray[np.float32]
 
 STATISTICS = ""
 """The name of the statistics' sum among those of the uploads."""
+
+OF_TERMS = (m.STATISTIC, m.PHASE_START, m.REPLAYED)
+"""How names begin of what terms ask for."""
 
 METHOD, MESSAGES, SCORING = "method", "messages", "scoring"
 """Parts of the server's time in a profile: sampling, sums and the method's step; handing out and gathering
@@ -95,6 +99,12 @@ class Round:
     worker_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict)
     bytes_by_name: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def sends_more_than_a_model(self) -> bool:
+        """Whether the method's own messages carry more than a model down and one up, as those of terms may."""
+        names = {name for sent in self.bytes_by_name.values() for name in sent}
+        return any(name not in ("w", "statistics") and not name.startswith(OF_TERMS) for name in names)
 
     def add_bytes_down(self, content: RecordDict, clients: int) -> None:
         """Count what a train message carries to so many clients."""
@@ -164,6 +174,8 @@ class Rounds(FlowerStrategy, ABC):
         """Rounds whose memories clients are to keep besides the last one's."""
         self.state: Vectors = {}
         """What the method's server remembers; empty before the first round."""
+        self.tables: dict[str, Table] = {}
+        """What the server remembers of each client, a row for each; a checkpoint keeps the rows that change."""
         self.context: dict[str, Vector] = {}
         """What terms of the objective ask for besides the download: statistics, and earlier models."""
         self.tested: dict[str, NDArray[np.int64]] = {}
@@ -184,6 +196,10 @@ class Rounds(FlowerStrategy, ABC):
     @abstractmethod
     def first_state(self, w: torch.Tensor) -> Vectors:
         """What the server remembers before the first round."""
+
+    def first_tables(self, w: torch.Tensor) -> Vectors:
+        """What the server remembers of each client before the first round, ``[N, …]``, each table by its name."""
+        return {}
 
     @abstractmethod
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
@@ -216,11 +232,12 @@ class Rounds(FlowerStrategy, ABC):
 
     def resume(self, w: Vector, remembered: Mapping[str, Vector]) -> None:
         """Go back to a checkpoint."""
-        prefixes = (m.STATISTIC, m.PHASE_START, m.REPLAYED)
-        self.context = {name: vector for name, vector in remembered.items() if name.startswith(prefixes)}
+        self.context = {name: vector for name, vector in remembered.items() if name.startswith(OF_TERMS)}
         own = {name: torch.tensor(vector) for name, vector in remembered.items() if name not in self.context}
         self._w = np.asarray(w, np.float32)
-        self.state = {**self._parts(), **own} if self.has_global_model() else own
+        parts = self._parts()
+        self.tables = self._new_tables(parts["w"])
+        self.state = {**parts, **own} if self.has_global_model() else own
 
     def _parts(self) -> Vectors:
         """The parts of the global model; they share its memory, which nobody changes."""
@@ -230,10 +247,19 @@ class Rounds(FlowerStrategy, ABC):
     def _begun(self) -> Vectors:
         """The state before the first round, of the present global model."""
         parts = self._parts()
+        self.tables = self._new_tables(parts["w"])
         return {**parts, **self.first_state(parts["w"])} if self.has_global_model() else self.first_state(parts["w"])
 
+    def _new_tables(self, w: torch.Tensor) -> dict[str, Table]:
+        return {name: Table(first) for name, first in self.first_tables(w).items()}
+
+    def row_sizes(self, w: torch.Tensor) -> dict[str, int]:
+        """How many numbers each table has in a row, given the initial model's parameters ``w`` ``[P]``."""
+        return {name: first[0].numel() for name, first in self.first_tables(w).items()}
+
     def first_download(self, w: torch.Tensor) -> Vectors:
-        """What the first client would receive in the first round besides the model; nothing of this server changes."""
+        """What the first client would receive in the first round besides the model, of a server made for this."""
+        self.tables = self._new_tables(w)
         download = self.send(self.first_state(w), [0], 1)
         each = {name: rows[0] for name, rows in download.each.items()}
         return {name: tensor for name, tensor in {**download.shared, **each}.items() if name != "w"}

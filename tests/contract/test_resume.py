@@ -21,6 +21,7 @@ from fedtl import checkpoint
 from fedtl.checkpoint import read_checkpoint
 from fedtl.choice import ConfigError
 from fedtl.engine import Engine, Failed
+from fedtl.engine.assignment import Assignment
 from fedtl.failure import RunError
 from fedtl.record import Recorder
 from fedtl.store import MemoryStore
@@ -238,10 +239,10 @@ def test_too_many_failures_then_resumed(
     with monkeypatch.context() as patch:
         original = Engine.train
 
-        def failing(self: Engine, update: Any, w: Any, clients: Any, memories: Any, round: int, given: Any) -> Any:
-            if round > 3:
-                return [Failed(client, "ValueError: no longer") for client in clients]
-            return original(self, update, w, clients, memories, round, given)
+        def failing(self: Engine, assignment: Assignment) -> Any:
+            if assignment.round > 3:
+                return [Failed(client, "ValueError: no longer") for client in assignment.clients]
+            return original(self, assignment)
 
         patch.setattr(Engine, "train", failing)
         with pytest.raises(RunError, match="3 of 3 clients failed"):

@@ -1,0 +1,1 @@
+"""Methods that try the open contract: a page each, held to other people's numbers."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from fedtl.checkpoint import read_checkpoint
 from fedtl.store import MemoryStore
+from tests.methods import OPEN_METHODS
 
 CLIENTS, ROUNDS = 8, 6
 TIMES = {"seconds", "seconds_scoring", "elapsed"}
@@ -22,19 +23,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "momentum": {"name": "fedavg", "lr": 0.05, "server": {"name": "momentum"}},
     "adam": {"name": "fedavg", "lr": 0.05, "server": {"name": "adam", "lr": 0.01}},
     "local": {"name": "local", "lr": 0.05},
+    **OPEN_METHODS,
 }
 
 
 def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[str, Any]:
     """Fewer clients than there are each round, so that what they remember is of different ages."""
-    personal = "fresh" if METHODS[method]["name"] == "fedavg" else "last"
+    personal = "last" if method in ("pfedme", "local", "fedamp", "hypernetwork") else "fresh"
     return {
         "name": "resume",
         "seed": 1,
         "rounds": rounds,
         "device": "cpu",
         "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "dirichlet", "alpha": 1.0}},
-        "model": {"name": "logistic"},
+        "model": {"name": "mlp", "hidden": [8]} if method in OPEN_METHODS else {"name": "logistic"},
         "strategy": {"clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
         "evaluate": {"every": 2, "personal": personal},
         "simulation": {"grid": "in-process"},
@@ -51,9 +53,11 @@ def contents(folder: Path) -> dict[str, Any]:
     last = len(found["rounds.jsonl"])
     store = MemoryStore(folder / "memories")
     # What a client remembers as of any round that is still to be found: the newest, and the one before.
-    for client in store.clients():
-        for before in (last, last + 1):
-            found[f"client {client} before {before}"] = bits(store.load(client, before))
+    tables = MemoryStore(folder / "tables")
+    for what, rows in (("client", store), ("row", tables)):
+        for client in rows.clients():
+            for before in (last, last + 1):
+                found[f"{what} {client} before {before}"] = bits(rows.load(client, before))
     last_checkpoint = read_checkpoint(folder)
     assert last_checkpoint is not None
     found["checkpoint"] = last_checkpoint.round, bits(last_checkpoint.state | {"w": last_checkpoint.w})

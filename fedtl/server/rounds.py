@@ -185,6 +185,8 @@ class Rounds(FlowerStrategy, ABC):
         """Of whoever profiles this process."""
         self.bench: Bench | None = None
         """The server's own model and public samples, for methods whose server trains."""
+        self._has_begun = False
+        """Whether there is a state, which may be empty."""
         self._now = Round(0)
         self._phase = 0
         self._w: Vector = np.empty(0, np.float32)
@@ -235,7 +237,7 @@ class Rounds(FlowerStrategy, ABC):
         self.context = {name: vector for name, vector in remembered.items() if name.startswith(OF_TERMS)}
         own = {name: torch.tensor(vector) for name, vector in remembered.items() if name not in self.context}
         self._w = np.asarray(w, np.float32)
-        parts = self._parts()
+        self._has_begun, parts = True, self._parts()
         self.tables = self._new_tables(parts["w"])
         self.state = {**parts, **own} if self.has_global_model() else own
 
@@ -246,7 +248,7 @@ class Rounds(FlowerStrategy, ABC):
 
     def _begun(self) -> Vectors:
         """The state before the first round, of the present global model."""
-        parts = self._parts()
+        self._has_begun, parts = True, self._parts()
         self.tables = self._new_tables(parts["w"])
         return {**parts, **self.first_state(parts["w"])} if self.has_global_model() else self.first_state(parts["w"])
 
@@ -280,10 +282,10 @@ class Rounds(FlowerStrategy, ABC):
     def _take(self, arrays: ArrayRecord) -> None:
         """Make the global model in Flower's arrays the present one."""
         w = np.asarray(arrays[m.VECTOR].numpy(), np.float32)
-        if w is self._w and self.state:
+        if w is self._w and self._has_begun:
             return
         self._w = w
-        if not self.state:
+        if not self._has_begun:
             self.state = self._begun()
         elif self.has_global_model():
             self.state = {**self.state, **self._parts()}
@@ -546,7 +548,7 @@ class Rounds(FlowerStrategy, ABC):
                 self.context[m.PHASE_START] = np.array(arrays[m.VECTOR].numpy(), np.float32)
             if phase.restart is not None:  # all else that the server remembers is of the old model
                 self.context = {name: vector for name, vector in self.context.items() if name == m.PHASE_START}
-                self.state = {}
+                self._has_begun = self._has_begun and not self.has_global_model()
                 arrays = m.pack(phase.restart)
         if phase.replay and phase.replay.every > 1 and phase.replay.made_in(round) == round:
             self.context[m.REPLAYED] = np.array(arrays[m.VECTOR].numpy(), np.float32)

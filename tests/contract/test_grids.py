@@ -28,6 +28,7 @@ from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.server.rounds import Round
+from tests.methods import OPEN_METHODS
 from tests.parts import train_cohort
 
 PLAIN = EngineChoice(stacked=False, recorded=False, because="a test")
@@ -39,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 0.1, "local_epochs": 1},
     "local": {"lr": 0.1, "local_steps": 3},
     "pfedme": {"lr": 0.05, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05, "local_steps": 3},
+    **OPEN_METHODS,
 }
 
 
@@ -93,12 +95,15 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 class TestRay:
-    @pytest.mark.parametrize(("method", "actors"), [("local", 1), ("fedavg", 2), ("pfedme", 3)])
+    @pytest.mark.parametrize(
+        ("method", "actors"), [("local", 1), ("fedavg", 2), ("pfedme", 3), *((m, 2) for m in OPEN_METHODS)]
+    )
     def test_same_bits_with_any_number_of_actors(self, method: str, actors: int, tmp_path: Path) -> None:
         fedtl.run(tables(method), out=tmp_path / "here")
         assert len(records(tmp_path / "here")) == len(records(tmp_path / "here", "clients.jsonl")) == ROUNDS
         assert all(len(line["clients"]) == SAMPLED for line in records(tmp_path / "here"))
-        assert len(list((tmp_path / "here/memories").rglob("*.safetensors"))) >= (0 if method == "fedavg" else SAMPLED)
+        keeps = method not in ("fedavg", "knn-per")
+        assert len(list((tmp_path / "here/memories").rglob("*.safetensors"))) >= SAMPLED * keeps
         fedtl.run(tables(method, "ray", actors), out=tmp_path / "ray")
         assert_same_run(tmp_path / "here", tmp_path / "ray")
 

@@ -26,6 +26,7 @@ from fedtl.failure import RunError
 from fedtl.record import Recorder
 from fedtl.store import MemoryStore
 from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
+from tests.methods import OPEN_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +42,8 @@ def test_what_is_compared(uninterrupted: Callable[..., dict[str, Any]]) -> None:
 
 
 # Killed from outside, at instants that nobody chose.
+
+OTHERS = [method for method in OPEN_METHODS if method != "fedamp"]
 
 SLOW = """
 import sys, time, json
@@ -60,13 +63,14 @@ fedtl.run(json.loads(sys.argv[1]), out=sys.argv[2], resume=sys.argv[3] == "resum
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
-def test_killed_again_and_again(uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["pfedme", "fedamp", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHERS)])
+def test_killed_again_and_again(method: str, uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     rng, kills, interrupted = random.Random(os.urandom(4)), 0, set()
     folder, waited = tmp_path / "run", []
     for _ in range(30):
         how = "resume" if (folder / "config.toml").exists() else "begin"
         process = subprocess.Popen(
-            [sys.executable, "-c", SLOW, json.dumps(tables()), str(folder), how],
+            [sys.executable, "-c", SLOW, json.dumps(tables(method)), str(folder), how],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,7 +92,7 @@ def test_killed_again_and_again(uninterrupted: Callable[..., dict[str, Any]], tm
             assert process.returncode == 0, errors
             break
     assert kills >= 1
-    assert contents(folder) == uninterrupted(), f"after waiting {waited}"
+    assert contents(folder) == uninterrupted(method), f"after waiting {waited}"
 
 
 # Killed at chosen instants.
@@ -97,6 +101,7 @@ def test_killed_again_and_again(uninterrupted: Callable[..., dict[str, Any]], tm
 POINTS = {
     "before the first memory": (MemoryStore, "save", 1, False),
     "between two memories of a round": (MemoryStore, "save", 8, True),
+    "between two rows of a round": (MemoryStore, "save", 11, True),
     "when a round is trained and nothing recorded": (Recorder, "round", 4, False),
     "between clients.jsonl and rounds.jsonl": (Recorder, "_append", 5, True),
     "between rounds.jsonl and the checkpoint": (Recorder, "checkpoint", 4, False),
@@ -109,9 +114,20 @@ POINTS = {
 
 # What a method leaves: memories and a model, a server's state, memories alone.
 LEAVES = {
-    "pfedme": [*POINTS],
-    "adam": [point for point in POINTS if "memor" not in point],
+    "pfedme": [point for point in POINTS if "rows" not in point],
+    "adam": [point for point in POINTS if "memor" not in point and "rows" not in point],
     "local": ["between two memories of a round", "between rounds.jsonl and the checkpoint", "right after a checkpoint"],
+    # A state of several names, memories with private parts, a table's rows, models that clients choose among.
+    "scaffold": ["between two memories of a round", "when a round is trained and nothing recorded"],
+    "fedrep": ["between two memories of a round"],
+    "fedamp": [
+        "between two memories of a round",
+        "between two rows of a round",
+        "between rounds.jsonl and the checkpoint",
+    ],
+    "ifca": ["when a round is trained and nothing recorded", "right after a checkpoint"],
+    "hypernetwork": ["between two rows of a round", "right after a checkpoint"],
+    "knn-per": ["right after a checkpoint"],
 }
 
 

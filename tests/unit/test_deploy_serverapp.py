@@ -37,6 +37,7 @@ from fedtl.deploy.serverapp import Order, common_frame
 from fedtl.experiment import Place, Silent, open_run
 from fedtl.failure import RunError
 from tests.contract.test_grids import records
+from tests.methods import OPEN_METHODS
 from tests.unit.test_deploy_link import Answer, Node, PretendedGrid, travelled
 
 NAMES = ("north", "south", "west")
@@ -94,6 +95,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "data": {"validation_share": 0.3},
         "strategy": {"name": "pfedme", **SGD, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05, "weighting": "samples"},
     },
+    **{f"test method {name}": {"strategy": {**SGD, **table}} for name, table in OPEN_METHODS.items()},
     "public": {
         "data": {"public": {**LOOK, "samples": 40}},
         "strategy": {"name": "feddf", **SGD, "distill_steps": 3, "distill_batch_size": 16},

@@ -130,7 +130,11 @@ class Worker:
         return [Reply((c,), RecordDict({m.METRICS: MetricRecord({m.CLIENTS: [c]})})) for c in clients]
 
     def _train(self, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
-        received, round, weighting = self._received(content), _round(content), m.config_of(content).get(m.SUM_UPLOADS)
+        received, round, weighting = (
+            self._received(content, len(clients)),
+            _round(content),
+            m.config_of(content).get(m.SUM_UPLOADS),
+        )
         plain: list[Reply] = []
         given, sums = self._given(content), self.update.sums
         tree, sizes, outcomes = TreeSum(), list[int](), list[Trained | Failed]()
@@ -231,7 +235,7 @@ class Worker:
         return Reply((outcome.client,), RecordDict({m.ARRAYS: arrays, m.METRICS: MetricRecord(metrics)}))
 
     def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> Reply:
-        config, received, round = m.config_of(content), self._received(content), _round(content)
+        config, received, round = m.config_of(content), self._received(content, len(clients)), _round(content)
         personal = str(config.get(m.SCORE_PERSONAL, "none"))
         federation = self.engine.task.samples.federation
         domains = {"": federation.test}
@@ -320,7 +324,7 @@ class Worker:
             which: of their own models; see :class:`~fedtl.server.rounds.Evaluation`.
         """
         self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
-        return self._personal_models(self._received(content), clients, round, which, self._given(content))
+        return self._personal_models(self._received(content, len(clients)), clients, round, which, self._given(content))
 
     def _personal_models(
         self, received: Received, clients: Sequence[int], round: int, which: str, given: Given
@@ -373,11 +377,17 @@ class Worker:
             loaded = (self.store.load(client, before) for client in clients)
             return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
 
-    def _received(self, content: RecordDict) -> Received:
-        """The download of all who are addressed."""
+    def _received(self, content: RecordDict, clients: int) -> Received:
+        """The download of the so many clients that are addressed.
+
+        Raises:
+            RunError: it has not a row for each of them.
+        """
         with self.clock.part(PACKING):
             shared, each = self._tensors(content, m.ARRAYS), self._tensors(content, m.EACH)
             task = self.engine.task
+            if wrong := [name for name, rows in each.items() if len(rows) != clients]:
+                raise RunError(f"{len(each[wrong[0]])} rows of {wrong[0]!r} were sent for {clients} clients")
             if "w" in each and task.sharing is not None:
                 each["w"] = torch.stack([task.whole(row, self.initial) for row in each["w"]])
             if "w" not in each:

@@ -17,6 +17,7 @@ from flwr.app import Error, RecordDict
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError, TaskUnschedulableError
 
+from fedtl import messages as m
 from fedtl.failure import RunError
 from fedtl.grid.cluster import Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
@@ -77,15 +78,30 @@ class CohortActor:
         return Begun(os.getpid(), socket.gethostname(), mark is None or os.path.exists(mark), has_mail)
 
     def handle(
-        self, kind: str, sent: RecordDict | bytes | Letter, clients: tuple[int, ...], first: int, slot: int | None
+        self,
+        kind: str,
+        sent: RecordDict | bytes | Letter,
+        clients: tuple[int, ...],
+        first: int,
+        row: int,
+        slot: int | None,
     ) -> list[Reply] | Letter:
-        """Answer one message for a cohort, in a slot of the outbox where that is worth it."""
+        """Answer one message for a cohort.
+
+        Args:
+            kind: Flower's message type.
+            sent: the content, or where it lies.
+            clients: of the cohort.
+            first: the place of the first of them in the round.
+            row: which row of the content's is the first of them's.
+            slot: of the outbox, for the answer where that is worth it.
+        """
         if isinstance(sent, Letter):
             assert self._inbox is not None  # the driver was told that there is one
             content = self._inbox.get(sent, copy=False)
         else:
             content = pickle.loads(sent) if isinstance(sent, bytes) else sent
-        replies = self._worker.handle(kind, content, clients, first)
+        replies = self._worker.handle(kind, m.cut(content, row, row + len(clients)), clients, first)
         laid = self._outbox.put(replies, slot) if self._outbox and slot is not None else None
         return laid or replies
 
@@ -266,9 +282,9 @@ class RayGrid(SimulatedGrid):
             cohort = waiting.pop()
             has_mail = seat.begun is not None and seat.begun.has_mail
             slot = min(set(range(AHEAD)) - set(seat.slots.values())) if has_mail else None
-            asked = seat.actor.handle.remote(
-                order.kind, sent.to(has_mail), cohort.clients, order.first + cohort.first, slot
-            )
+            content, row = sent.to(has_mail, cohort)
+            first = order.first + cohort.first
+            asked = seat.actor.handle.remote(order.kind, content, cohort.clients, first, row, slot)
             seat.given[asked], seat.slots[asked] = cohort, -1 if slot is None else slot
 
     def _again(self, lost: list[Cohort], waiting: list[Cohort], error: Exception) -> Iterator[Reply]:
@@ -310,17 +326,19 @@ class _Sent:
         self._letter: Letter | None = None
         self._stored: Any = None
 
-    def to(self, has_mail: bool) -> Any:
-        """What an actor is given, which shares memory with this process or does not."""
+    def to(self, has_mail: bool, cohort: Cohort) -> tuple[Any, int]:
+        """What an actor is given, which shares memory with this process or does not, and its cohort's first row."""
         if self._inline is not None:
-            return self._inline
+            return self._inline, cohort.first
         if has_mail and self._mail:
             self._letter = self._letter or self._mail.put(self._content, self._slot)
             if self._letter:
-                return self._letter
+                return self._letter, cohort.first
+        if m.EACH in self._content:  # other machines are sent their own clients' rows alone
+            return ray.put(m.cut(self._content, cohort.first, cohort.first + len(cohort.clients))), 0
         if self._stored is None:
             self._stored = ray.put(self._content)
-        return self._stored
+        return self._stored, 0
 
 
 def _failures(cohort: Cohort, text: str) -> Iterator[Reply]:

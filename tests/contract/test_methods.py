@@ -138,7 +138,7 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
     worker.initial = engine.task.layout.flatten(engine.task.module)
     found: list[Any] = []
     arrays = m.pack(np.ones(5, np.float32))
-    worker._received = lambda content: Received({"w": worker.initial})  # type: ignore[method-assign]
+    worker._received = lambda content, clients: Received({"w": worker.initial})  # type: ignore[method-assign]
     strategy.evaluation.every = 99
     strategy._scored = lambda round: []  # type: ignore[method-assign]
     strategy.start(Fixed(worker, 2), arrays, 1, on_round=lambda _, w: found.append(w))

@@ -20,6 +20,8 @@ from fedtl.clients.settings import Settings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
+from fedtl.optimizers.settings import OptimizerSettings
+from fedtl.optimizers.stepper import Stepper
 from fedtl.vector import Layout
 
 Vectors = dict[str, Tensor]
@@ -114,6 +116,9 @@ class ClientUpdate(ABC, Generic[S]):
 
     def __init__(self, settings: S, layout: Layout) -> None:
         self.settings, self.layout = settings, layout
+        chosen = settings if isinstance(settings, OptimizerSettings) else OptimizerSettings()
+        self.optimizer = Stepper(chosen, self.driven_lr(settings), layout)
+        """What ``strategy.optimizer`` and its companions ask for; a method that has these options steps by it."""
         o = settings
         self.budget = Budget(o.batch_size, o.local_steps, o.local_epochs, o.last_batch)
 
@@ -132,6 +137,10 @@ class ClientUpdate(ABC, Generic[S]):
                     "CHANGELOG.md says what has moved"
                 )
 
+    def driven_lr(self, settings: S) -> float:
+        """The method's own learning rate of the steps that the optimiser drives."""
+        return settings.lr
+
     def first_memory(self, received: Vectors) -> Memory:
         """The memory of a client that has not trained yet, of which this is the first download.
 
@@ -142,7 +151,7 @@ class ClientUpdate(ABC, Generic[S]):
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin a round from the download and the client's memory; never recorded, so it may choose and gather."""
-        return {"w": received["w"]}
+        return {"w": received["w"], **self.optimizer.init(received["w"])}
 
     def loops(self) -> Sequence[Loop]:
         """The round's loops; none for a method that only chooses among models."""
@@ -150,8 +159,7 @@ class ClientUpdate(ABC, Generic[S]):
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """Train on one mini-batch: w ← w - η ∇f_i(w; batch)."""
-        state["w"].sub_(grad(state["w"], batch), alpha=self.settings.lr)
-        return state
+        return self.optimizer.step(state, grad(state["w"], batch))
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """End the round: the uploads, by the names of ``sums`` and ``rows``, and the memory to keep."""

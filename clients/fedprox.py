@@ -9,9 +9,10 @@ from pydantic import Field
 from fedtl.clients.contract import ClientUpdate, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.losses.batch import Batch
+from fedtl.optimizers.settings import OptimizerSettings
 
 
-class FedProxSettings(Settings):
+class FedProxSettings(Settings, OptimizerSettings):
     """Options of FedProx; mu is µ of the paper."""
 
     mu: float = Field(ge=0)
@@ -31,11 +32,10 @@ class FedProx(ClientUpdate[FedProxSettings]):
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin from the global model, and remember it as w^t."""
-        return {"w": received["w"], "anchor": received["w"].clone()}
+        return {"w": received["w"], "anchor": received["w"].clone(), **self.optimizer.init(received["w"])}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
-        """One step of SGD on h_i."""
+        """One step of the optimiser on h_i."""
         w, options = state["w"], self.settings
         h = grad(w, batch).add_(w - state["anchor"], alpha=options.mu)
-        w.sub_(h, alpha=options.lr)
-        return state
+        return self.optimizer.step(state, h)

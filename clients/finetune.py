@@ -11,6 +11,7 @@ from torch import Tensor
 from fedtl.clients.contract import ClientUpdate, Count, Memory, State, Vectors, Weighting
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.optimizers.schedules import Constant
 
 
 class FineTuneSettings(SGDSettings):
@@ -18,7 +19,7 @@ class FineTuneSettings(SGDSettings):
 
     Attributes:
         finetune_steps: k, mini-batches of local SGD between the global model and its scoring.
-        finetune_lr: their learning rate; ``lr`` if not given.
+        finetune_lr: their learning rate; ``lr`` if not given. No schedule changes it, and the optimiser begins anew.
     """
 
     finetune_steps: PositiveInt = 10
@@ -40,7 +41,9 @@ class FineTune(SGD):
         """SGD for k steps from the global model."""
         o = self.settings
         steps = {"local_epochs": None, "local_steps": o.finetune_steps, "lr": o.finetune_lr or o.lr}
-        return FineTuned(o.model_copy(update=steps), self.layout)
+        fresh = o.optimizer.model_copy(update={"keep": False, **({"lr": None} if o.finetune_lr else {})})
+        once = {"optimizer": fresh, "schedule": Constant(name="constant")}
+        return FineTuned(o.model_copy(update={**steps, **once}), self.layout)
 
 
 class FineTuned(SGD):

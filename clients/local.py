@@ -24,7 +24,8 @@ class Local(SGD):
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Go on from one's own model, whatever the server sent."""
-        return {"w": received["w"].copy_(memory["w"])}
+        w = received["w"].copy_(memory["w"])
+        return {"w": w, **self.optimizer.init(w)}
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Send nothing; keep the model."""

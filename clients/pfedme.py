@@ -10,10 +10,14 @@ from torch import Tensor
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.losses.batch import Batch
+from fedtl.optimizers.settings import OptimizerSettings
 
 
-class PFedMeSettings(Settings):
+class PFedMeSettings(Settings, OptimizerSettings):
     """Options of pFedMe, in the paper's symbols (arXiv 2006.08848); the last three are its authors' code's.
+
+    ``optimizer``, ``clip_norm``, ``schedule`` and ``lr_scale`` are those of the K inner steps, which approximate θ̃_i;
+    the step on the envelope is the method.
 
     Attributes:
         lam: λ, how strongly a personalised model is held to the local one.
@@ -52,13 +56,18 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
     settings_type: ClassVar[type[Settings]] = PFedMeSettings
     personalises: ClassVar[bool] = True
 
+    def driven_lr(self, settings: PFedMeSettings) -> float:
+        """Of the inner steps."""
+        return settings.inner_lr
+
     def first_memory(self, received: Vectors) -> Memory:
         """A client that has never trained has no θ̃ but the model that it received; no round begins with it."""
         return {"theta": received["w"].clone()}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """w_{i,0} = w^t; θ begins there too."""
-        return {"w": received["w"].clone(), "theta": received["w"]}
+        theta = received["w"]
+        return {"w": theta.clone(), "theta": theta, **self.optimizer.init(theta, "theta")}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """Approximate the prox of f_i at w, then step on the envelope."""
@@ -69,7 +78,8 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
             h = grad(theta, batch).add_(theta - w, alpha=o.lam)  # ∇h_i(θ; w) = ∇f_i(θ) + λ(θ - w)
             if o.weight_decay:
                 h.add_(theta, alpha=o.weight_decay)
-            theta.sub_(h, alpha=o.inner_lr)
+            state = self.optimizer.step(state, h, "theta")
+            theta = state["theta"]
         w.sub_(w - theta, alpha=o.lr * o.lam)  # w ← w - ηλ(w - θ̃)
         return state
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.settings import Settings
 from fedtl.losses.batch import Batch
+from fedtl.optimizers import local
+from fedtl.optimizers.settings import OptimizerSettings
+
+PLAIN = local.SGD(name="sgd")
 
 
-class SGDSettings(Settings):
-    """Options of plain local SGD.
+class SGDSettings(Settings, OptimizerSettings):
+    """Options of local training by an optimiser, SGD if no other is named.
 
     Attributes:
         momentum: heavy-ball momentum within a round, as in ``torch.optim.SGD``; starts anew each round.
@@ -22,9 +26,20 @@ class SGDSettings(Settings):
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
+    @model_validator(mode="after")
+    def _one_momentum(self) -> SGDSettings:
+        for key in ("momentum", "weight_decay"):
+            if (value := getattr(self, key)) and "optimizer" in self.model_fields_set and self.optimizer != PLAIN:
+                name = self.optimizer.name
+                raise ValueError(
+                    f"{key} = {value:g} is of the plain SGD that needs no optimizer, and optimizer.name = {name!r}: "
+                    f"leave {key} out (an optimizer has a weight_decay of its own, and 'sgd' a momentum)"
+                )
+        return self
+
 
 class SGD(ClientUpdate[SGDSettings]):
-    """w ← w - η ∇f_i(w; batch) (McMahan et al. 2017, ClientUpdate of Algorithm 1)."""
+    """w ← w - η ∇f_i(w; batch), or another optimiser's step (McMahan et al. 2017, ClientUpdate of Algorithm 1)."""
 
     settings_type: ClassVar[type[Settings]] = SGDSettings
 
@@ -37,5 +52,4 @@ class SGD(ClientUpdate[SGDSettings]):
         if options.momentum:
             g = state["velocity"].mul_(options.momentum).add_(g) if "velocity" in state else g
             state = {**state, "velocity": g}
-        w.sub_(g, alpha=options.lr)
-        return state
+        return self.optimizer.step(state, g)

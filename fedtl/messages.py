@@ -25,6 +25,7 @@ VECTOR = "w"
 ROUND = "server-round"  # Flower's own strategies use this key too
 PHASE = "fedtl-phase"  # which of the run's phases, from 0
 PROGRESS = "fedtl-progress"  # of the phase's rounds, from 0 in the first to 1 in the last
+LR_FACTOR = "fedtl-lr-factor"  # of clients' learning rates in this round; 1 if absent
 PROFILE = "fedtl-profile"  # in a config: where the worker's time goes is asked for; in a reply: seconds by part
 KEEP = "fedtl-keep"  # rounds whose memories stay besides the last one's; absent if there are none
 SUM_UPLOADS = "fedtl-sum"  # strategy.weighting, or UNWEIGHTED; absent: one plain reply per client

@@ -404,7 +404,7 @@ class Worker:
         vectors = self._tensors(content, m.GIVEN)
         for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
             vectors[name] = self.engine.task.whole(vectors[name], self.initial)
-        return Given(progress, vectors)
+        return Given(progress, vectors, float(m.config_of(content).get(m.LR_FACTOR, 1.0)))  # type: ignore[arg-type]
 
 
 def _round(content: RecordDict) -> int:

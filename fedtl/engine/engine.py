@@ -28,6 +28,7 @@ from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
 from fedtl.models.composite import model_of
 from fedtl.models.head import layer_outputs
+from fedtl.optimizers.stepper import remembered, scheduled
 from fedtl.randomness import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
 from fedtl.vector import Binding
 
@@ -271,6 +272,27 @@ class Engine(ABC):
                 plans.append(make_plan(federation, task.objective, loop.budget, task.seed, at, replayed))
                 steps += len(plans[-1].sizes)
             return tuple(plans)
+
+    def _with_optimizers(
+        self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float
+    ) -> State:
+        """A round's first state at the round's learning rates, with what optimisers keep between rounds.
+
+        Args:
+            update: the method's local training.
+            state: of one client, or of a stack of as many as there are memories.
+            memories: the clients'.
+            factor: the schedule's.
+        """
+        if update.optimizer.varies:
+            state = scheduled(state, factor)
+        if not update.optimizer.keeps or not any(map(remembered, memories)):
+            return state
+        kept, stacked = {}, state["w"].dim() > 1
+        for name, first in remembered(state).items():
+            rows = [memory.get(name, first[row] if stacked else first) for row, memory in enumerate(memories)]
+            kept[name] = torch.stack(rows) if stacked else rows[0]
+        return {**state, **kept}
 
     def _probe(self, client: int, rest: Tensor) -> Callable[[Tensor], Tensor]:
         """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the numbers ``rest`` ``[Q]``."""

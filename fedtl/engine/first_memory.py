@@ -9,8 +9,9 @@ import torch
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate, Count, Memory, Probe, Vectors
 from fedtl.engine.engine import check_uploads
-from fedtl.engine.task import Task
+from fedtl.engine.task import Task, of_method
 from fedtl.losses.batch import Batch
+from fedtl.optimizers.stepper import remembered
 
 
 def check_first_memory(task: Task, update: ClientUpdate[Any]) -> None:
@@ -30,6 +31,13 @@ def check_first_memory(task: Task, update: ClientUpdate[Any]) -> None:
         check_uploads(update, uploads)
     except ValueError as error:
         raise ConfigError(f"strategy.name = {update.settings.name!r}: {error}; let them name the same") from error
+    if update.optimizer.asked and not update.optimizer.used:
+        raise ConfigError(
+            f"strategy.optimizer: {type(update).__name__} takes steps of its own, and does not begin with "
+            "self.optimizer.init; leave optimizer, clip_norm, schedule and lr_scale out, or let it step by "
+            "self.optimizer.step"
+        )
+    kept = of_method(kept)
     if not kept or _shapes(kept) == _shapes(first):
         return
     kind = type(update).__name__
@@ -83,7 +91,8 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     for loop in update.round_loops:
         state = loop.step(state, batch, lambda at, batch: torch.zeros_like(at))
     loops = len(update.round_loops)
-    return first, update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
+    uploads, kept = update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
+    return first, (uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})})
 
 
 def _shapes(memory: Memory) -> dict[str, torch.Size]:

@@ -15,8 +15,9 @@ from fedtl.engine.engine import Engine, own_memory
 from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
-from fedtl.engine.task import OURS, Failed, Outcome, Trained
+from fedtl.engine.task import Failed, Outcome, Trained, of_method
 from fedtl.losses.batch import NO_STREAMS, Batch
+from fedtl.optimizers.stepper import remembered
 
 
 class OneByOne(Engine):
@@ -88,11 +89,12 @@ class OneByOne(Engine):
                 return flat(gradients)
 
         first_rest = self._first_rest(update, w, memory)
-        own = {name: vector for name, vector in memory.items() if name not in OURS}
+        own = of_method(memory)
         mine = {**received, "w": w[:P].clone()}
         with clock.part(METHOD):
             own = own or update.first_memory(mine)
             state = update.start(mine, own, Probe(self._probe(client, first_rest)))
+            state = self._with_optimizers(update, state, [memory], assignment.given.lr_factor)
             state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
         rest = binding.rest
         if task.rest:
@@ -109,7 +111,8 @@ class OneByOne(Engine):
         samples = plans[0].samples if plans else len(task.samples.federation.train[client])
         with clock.part(METHOD):
             count = Count(torch.full((1,), float(samples), device=w.device), sum(of_loops), of_loops)
-            finished = update.finish(state, count)
+            uploads, kept = update.finish(state, count)
+            finished = uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})}
         ended = self._ended(update, client, received, finished, rest)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 

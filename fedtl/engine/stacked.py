@@ -20,8 +20,9 @@ from fedtl.engine.engine import Engine, own_memory, rounded
 from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
-from fedtl.engine.task import OURS, Failed, Outcome, Task, Trained
+from fedtl.engine.task import Failed, Outcome, Task, Trained, of_method
 from fedtl.losses.batch import NO_STREAMS, Batch
+from fedtl.optimizers.stepper import remembered
 
 MOST_ON_CPU = 16
 """Clients in a stack on a CPU: more would only fall out of its cache."""
@@ -117,6 +118,7 @@ class Stacked(Engine):
             with self.clock.part(METHOD):
                 count = Count(torch.tensor(samples, device=start.device)[:, None], sum(of_loops), of_loops)
                 uploads, kept = update.finish(state, count)
+                kept = {**kept, **(remembered(state) if update.optimizer.keeps else {})}
             means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
             for row, job in enumerate(ending):
                 own_rest = flat([tensor[first + row] for tensor in rest.values()]) if rest else start[0, :0]
@@ -132,6 +134,8 @@ class Stacked(Engine):
             probes = [self._probe(job.client, at) for job, at in zip(jobs, first_rest)]
             probe = Probe(lambda models: torch.stack([look(own) for look, own in zip(probes, models)]))
             state = update.start(mine, memory, probe)
+            memories = [job.memory for job in jobs]
+            state = self._with_optimizers(update, state, memories, assignment.given.lr_factor)
             state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
         active = C
         for number, loop in enumerate(update.round_loops):
@@ -162,7 +166,7 @@ class Stacked(Engine):
     def _stacked_memory(self, update: ClientUpdate[Any], received: Vectors, jobs: list[_Job]) -> Memory:
         own = []
         for row, job in enumerate(jobs):
-            kept = {name: vector for name, vector in job.memory.items() if name not in OURS}
+            kept = of_method(job.memory)
             own.append(kept or update.first_memory({name: tensor[row] for name, tensor in received.items()}))
         if any(memory.keys() != own[0].keys() for memory in own):
             raise ValueError("clients of one stack remember different things; let first_memory name them all")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedtl.clients.contract import Memory, Vectors
 from fedtl.data.replay import Replay
 from fedtl.losses.objective import Objective
+from fedtl.optimizers.stepper import PREFIX
 from fedtl.samples import Samples
 from fedtl.sharing import Sharing
 from fedtl.vector import Layout
@@ -27,7 +28,12 @@ REPLAYED = "model:replay"
 """In what is given: the model ``[d]`` that replayed samples are synthesised from, where it is not the received one."""
 
 OURS = frozenset({REST, PRIVATE, PREVIOUS})
-"""What engines keep in a memory besides the method's own vectors."""
+"""What engines keep in a memory besides the method's own vectors, and what optimisers remember."""
+
+
+def of_method(memory: Memory) -> Memory:
+    """What the method itself keeps in a memory."""
+    return {name: tensor for name, tensor in memory.items() if name not in OURS and not name.startswith(PREFIX)}
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,13 @@ class Given:
 
     Attributes:
         progress: p, from 0 in the (phase's) first round to 1 in its last.
+        lr_factor: the schedule's factor of clients' learning rates in this round.
         vectors: by the names under which terms ask for them: ``"model:phase"`` ``[d]``, ``"statistic:NAME"``.
     """
 
     progress: float = 0.0
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    lr_factor: float = 1.0
 
 
 @dataclass(frozen=True)

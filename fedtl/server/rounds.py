@@ -25,6 +25,7 @@ from fedtl.clients.settings import Settings
 from fedtl.clock import Clock
 from fedtl.data.batches import SAMPLE_CLIENTS, stream
 from fedtl.failure import RunError
+from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.scores import ClientScores
 from fedtl.server.bench import Bench
 from fedtl.server.exchange import Download, Uploads, Vectors
@@ -293,8 +294,18 @@ class Rounds(FlowerStrategy, ABC):
     def _about(self, round: int) -> dict[str, Any]:
         """What every message says of the round."""
         phase = self.phases[self._phase]
-        about = {m.ROUND: round, m.PHASE: self._phase, m.PROGRESS: phase.progress(round)}
+        about: dict[str, Any] = {m.ROUND: round, m.PHASE: self._phase, m.PROGRESS: phase.progress(round)}
+        about |= self._rate_of(round)
         return about | ({m.KEEP: list(self.keep)} if self.keep else {})
+
+    def _rate_of(self, round: int) -> dict[str, Any]:
+        """What the message of a round says of clients' learning rates."""
+        options: Any = self.settings
+        phase = self.phases[self._phase]
+        if not isinstance(options, OptimizerSettings) or not options.schedule.varies:
+            return {}
+        place = min(round, phase.last) - phase.first + 1
+        return {m.LR_FACTOR: options.schedule.factor(place, phase.last - phase.first + 1)}
 
     def _given(self) -> dict[str, Vector]:
         """What terms of the objective ask for besides the global model."""
@@ -319,7 +330,8 @@ class Rounds(FlowerStrategy, ABC):
         """What clients are sent that are to be scored after a round."""
         which: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self.which_personal()}
         # A fresh personal model is what the client would have after the next round.
-        return self._content(clients, round + 1, ConfigRecord({**(config or {}), **self._about(round), **which}))
+        about = {**(config or {}), **self._about(round), **self._rate_of(round + 1), **which}
+        return self._content(clients, round + 1, ConfigRecord(about))
 
     def _sent(self, name: str, tensor: torch.Tensor) -> Vector:
         """A tensor that all clients are sent; with the global model go its batch-norm statistics."""

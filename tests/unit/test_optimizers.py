@@ -21,10 +21,10 @@ from fedtl.losses.term import Batch
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.optimizers.chain import Chain
 from fedtl.optimizers.local import Optimizer
-from fedtl.optimizers.parts import part_scale
 from fedtl.optimizers.schedules import Schedule
 from fedtl.optimizers.server import ServerOptimizer
 from fedtl.optimizers.settings import OptimizerSettings
+from fedtl.optimizers.stepper import part_scale
 from fedtl.optimizers.transforms import RATE, ClipNorm, Momentum, rate_tensor
 from fedtl.vector import Layout
 from tests.parts import ENGINES, NO_LAYOUT, engine_of, federation_of, small_module, train_cohort
@@ -211,7 +211,7 @@ def test_a_rate_in_the_state_stands_for_the_number(name: str, option: str | None
 def test_parts_learn_at_their_own_rates_as_in_torch() -> None:
     module = small_module()
     layout = Layout.of(module)
-    scale = part_scale(module, layout, {"3": 10.0})
+    scale = part_scale(layout, {"3": 10.0})
     assert scale is not None
     chosen = optimizer("adamw")
     w = layout.flatten(module)[: layout.parameters]
@@ -467,23 +467,23 @@ def test_what_is_wrong_is_one_sentence(table: dict[str, Any], message: str) -> N
 def test_parts_have_factors() -> None:
     module = small_module()
     layout = Layout.of(module)
-    assert part_scale(module, layout, {}) is None
-    scale = part_scale(module, layout, {"head": 10.0, "1": 0.5})
+    assert part_scale(layout, {}) is None
+    scale = part_scale(layout, {"head": 10.0, "1": 0.5})
     assert scale is not None
     factors = {name: set(view.flatten().tolist()) for name, view in layout.views(scale).items()}
     assert factors == {"1.weight": {0.5}, "1.bias": {0.5}, "3.weight": {10.0}, "3.bias": {10.0}}
-    assert part_scale(module, layout, {"head": 2.0}).unique().tolist() == [1.0, 2.0]  # type: ignore[union-attr]
+    assert part_scale(layout, {"head": 2.0}).unique().tolist() == [1.0, 2.0]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("lr_scale", "message"),
     [
-        ({"tail": 2.0}, "strategy.lr_scale: the model Sequential has no part 'tail'"),
-        ({"2": 2.0}, "strategy.lr_scale.2 = 2: no parameter of '2' trains; leave it out"),
-        ({"1": 2.0}, "strategy.lr_scale.1 = 2: no parameter of '1' trains; leave it out"),
+        ({"tail": 2.0}, "strategy.lr_scale.tail = 2: the model has no part 'tail' that trains; it has 'head'"),
+        ({"2": 2.0}, "strategy.lr_scale.2 = 2: the model has no part '2' that trains"),
+        ({"1": 2.0}, "strategy.lr_scale.1 = 2: the model has no part '1' that trains"),
         (
             {"head": 2.0, "3": 3.0},
-            "strategy.lr_scale: '3.weight' is a parameter of both 'head' and '3'; leave one out",
+            "strategy.lr_scale: 'head' and '3' have a parameter in common; leave one out",
         ),
     ],
 )
@@ -491,5 +491,5 @@ def test_parts_that_cannot_have_a_factor(lr_scale: dict[str, float], message: st
     module = small_module()
     module.get_submodule("1").requires_grad_(False)
     with pytest.raises(ConfigError) as error:
-        part_scale(module, Layout.of(module), lr_scale)
+        part_scale(Layout.of(module), lr_scale)
     assert str(error.value).startswith(message)

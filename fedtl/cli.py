@@ -277,17 +277,22 @@ def list_parts(
 ) -> None:
     """List what a config can name.
 
-    KIND is configs, strategies, partitions, datasets, models or terms; all if not given.
+    KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models or terms; all if
+    not given.
     """
     from fedtl.choice import ConfigError, first_line, load_object, nearest
     from fedtl.config import shipped_configs
     from fedtl.data import DATASETS, PARTITIONS
     from fedtl.losses.objective import TERMS
     from fedtl.models import MODELS
+    from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
     from fedtl.strategies import STRATEGIES
 
     registries: dict[str, Mapping[str, str]] = {
         "strategies": STRATEGIES,
+        "optimizers": OPTIMIZERS,
+        "server-optimizers": SERVER_OPTIMIZERS,
+        "schedules": SCHEDULES,
         "partitions": PARTITIONS,
         "datasets": DATASETS,
         "models": MODELS,

@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from fedtl.choice import ConfigError, Options, nearest, resolve, shown, validate
+from fedtl.choice import ConfigError, Options, Registry, nearest, resolve, shown, validate
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
 from fedtl.data import DATASETS, PARTITIONS, read_data
@@ -34,6 +34,7 @@ from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of, read
 from fedtl.losses.term import Term
 from fedtl.models import MODELS, read_model
 from fedtl.models.settings import ModelChoice
+from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.privacy import Privacy
 from fedtl.strategies import read_strategy, strategy_type
 
@@ -607,6 +608,10 @@ def _strategy_keys(name: str, table: Tables) -> set[str]:
     return set(strategy_type(name).settings_type.model_fields)
 
 
+def _choice_keys(registry: Registry, key: str, name: str, table: Tables) -> set[str]:
+    return _fields(resolve(registry, name, f"{key}.name"))
+
+
 def _data_keys(name: str, table: Tables, key: str = "data") -> set[str]:
     return _fields(resolve(DATASETS, name, f"{key}.name"))
 
@@ -627,6 +632,9 @@ def _fields(kind: object) -> set[str]:
 
 _REGISTRIES: dict[str, Callable[[str, Tables], set[str]]] = {
     "strategy": _strategy_keys,
+    "strategy.optimizer": partial(_choice_keys, OPTIMIZERS, "strategy.optimizer"),
+    "strategy.schedule": partial(_choice_keys, SCHEDULES, "strategy.schedule"),
+    "strategy.server": partial(_choice_keys, SERVER_OPTIMIZERS, "strategy.server"),
     "data": _data_keys,
     "data.partition": _partition_keys,
     "data.target": partial(_data_keys, key="data.target"),

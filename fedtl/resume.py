@@ -16,8 +16,12 @@ from fedtl.checkpoint import CHECKPOINT, LATEST, SETTLED, Checkpoint, Extent, Ma
 from fedtl.choice import ConfigError
 from fedtl.config import Config, Tables, build, load_tables
 from fedtl.losses.objective import Objective
+from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.store import MemoryStore, Sizes
 from fedtl.tensors import DamagedError, unreadable
+
+BY_ROUND_ALONE = ("constant", "exponential", "step")
+"""Schedules that do not look at how many rounds there are."""
 
 CONFIG, MEMORIES, TABLES, MODEL = "config.toml", "memories", "tables", "model.safetensors"
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
@@ -94,11 +98,16 @@ def alike(one: Config, other: Config) -> bool:
 def _free(one: Config, other: Config) -> dict[str, Any]:
     """What may differ between two configs of one run, made alike."""
     free: dict[str, Any] = {"simulation": other.simulation, "device": other.device}
-    if not any(Objective(stage.objective).ramps for stage in other.stages()):
+    if not any(Objective(stage.objective).ramps or _follows_rounds(stage.strategy) for stage in other.stages()):
         free["rounds"] = 1
     if one.deploy.privacy == other.deploy.privacy:
         free["deploy"] = other.deploy
     return free
+
+
+def _follows_rounds(options: object) -> bool:
+    """Whether clients' learning rates depend on how many rounds there are in all."""
+    return isinstance(options, OptimizerSettings) and options.schedule.follows_rounds
 
 
 def digest(tables: Tables) -> str:
@@ -111,10 +120,17 @@ def digest(tables: Tables) -> str:
 
 
 def _ramps(value: Any) -> bool:
-    """Whether the weight of a term follows the rounds' progress, in a config as it was written."""
+    """Whether a term's weight or a learning rate follows the rounds' progress, in a config as it was written."""
     if isinstance(value, Mapping):
-        return "ramp" in value or any(_ramps(inner) for inner in value.values())
+        schedule = value.get("schedule")
+        name = schedule.get("name") if isinstance(schedule, Mapping) else schedule
+        whole = isinstance(name, str) and name not in BY_ROUND_ALONE and not _rounds_of(schedule)
+        return "ramp" in value or whole or any(_ramps(inner) for inner in value.values())
     return isinstance(value, (list, tuple)) and any(_ramps(inner) for inner in value)
+
+
+def _rounds_of(schedule: object) -> bool:
+    return isinstance(schedule, Mapping) and schedule.get("rounds") is not None
 
 
 def check_config(folder: Path, config: Config, given: bool) -> tuple[str, ...]:

@@ -31,6 +31,11 @@ class Schedule(Choice):
         """Whether the factor may be another than 1."""
         return True
 
+    @property
+    def follows_rounds(self) -> bool:
+        """Whether a factor depends on how many rounds there are in all."""
+        return True
+
     def factor(self, round: int, rounds: int) -> float:
         """The factor in a round.
 
@@ -57,6 +62,11 @@ class Constant(Schedule):
         """Only in a warm-up."""
         return self.warmup > 0
 
+    @property
+    def follows_rounds(self) -> bool:
+        """No."""
+        return False
+
     def decay(self, before: int, rounds: int) -> float:
         """1."""
         return 1.0
@@ -73,6 +83,11 @@ class Step(Schedule):
     every: PositiveInt
     gamma: float = Field(0.1, gt=0, le=1)
 
+    @property
+    def follows_rounds(self) -> bool:
+        """No."""
+        return False
+
     def decay(self, before: int, rounds: int) -> float:
         """γ^⌊t / every⌋."""
         return self.gamma ** (before // self.every)
@@ -86,6 +101,11 @@ class Exponential(Schedule):
     """
 
     gamma: float = Field(gt=0, le=1)
+
+    @property
+    def follows_rounds(self) -> bool:
+        """No."""
+        return False
 
     def decay(self, before: int, rounds: int) -> float:
         """γ^t."""
@@ -104,6 +124,11 @@ class Cosine(Schedule):
 
     rounds: PositiveInt | None = None
     minimum: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def follows_rounds(self) -> bool:
+        """Where it does not name its own rounds."""
+        return self.rounds is None
 
     def decay(self, before: int, rounds: int) -> float:
         """Minimum + (1 - minimum) (1 + cos(π t / T)) / 2."""

@@ -1,0 +1,131 @@
+"""Rounds of this checkout against those of another one, by turns in one run.
+
+Two processes run the same experiment, each with its own checkout's code. They take turns of a few rounds, so that
+whatever else the machine does meets both. ``python -m tests.benchmarks.paired OTHER [--blocks 20]`` prints, for each
+experiment, the median of the ratios other / this with its standard error: above 1, this checkout is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+WARM_UP, BLOCK = 6, 5
+"""Rounds before anything is counted, and rounds of a turn."""
+
+CHILD = """
+import json, sys, fedtl
+from fedtl.experiment import Silent
+block, warm_up = int(sys.argv[3]), int(sys.argv[4])
+class Turns(Silent):
+    def round(self, report):
+        if report.round > warm_up:
+            seconds.append(report.seconds - report.seconds_scoring)
+        if report.round >= warm_up and (report.round - warm_up) % block == 0:
+            print(sum(seconds), flush=True)
+            seconds.clear()
+            sys.stdin.readline()
+seconds = []
+fedtl.run(json.loads(sys.argv[1]), out=sys.argv[2], listener=Turns())
+"""
+
+MODELS: dict[str, dict[str, Any]] = {
+    "logistic": {"name": "logistic"},
+    "mlp": {"name": "mlp", "hidden": [100]},
+    "cnn": {"name": "cnn"},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "fedavg": {"name": "fedavg", "lr": 0.05},
+    "pfedme": {"name": "pfedme", "lr": 0.05, "lam": 15.0, "inner_steps": 5, "inner_lr": 0.05},
+}
+STEPS = {"logistic": 60, "mlp": 30, "cnn": 4}
+
+
+def experiment(model: str, strategy: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Twenty clients of digits, ten of them in a round, on one core in one process."""
+    return {
+        "name": "paired",
+        "rounds": rounds,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": 20, "partition": {"name": "dirichlet", "alpha": 1.0}},
+        "model": MODELS[model],
+        "strategy": {"clients_per_round": 10, "local_steps": STEPS[model], "batch_size": 20, **strategy},
+        "evaluate": {"every": 10**6},
+        "simulation": {"grid": "in-process"},
+    }
+
+
+class Side:
+    """One of the two processes."""
+
+    def __init__(self, checkout: Path, config: dict[str, Any], folder: str) -> None:
+        words = [sys.executable, "-c", CHILD, json.dumps(config), folder, str(BLOCK), str(WARM_UP)]
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(words, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def seconds(self) -> float:
+        """Of the turn that has ended."""
+        assert self._process.stdout is not None
+        return float(self._process.stdout.readline())
+
+    def go(self) -> None:
+        """Begin the next turn."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """No more turns."""
+        self._process.kill()
+        self._process.wait()
+
+
+def ratios(this: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str, Any]], blocks: int) -> list[float]:
+    """other / this, turn by turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        sides = [Side(*side, f"{folder}/{i}") for i, side in enumerate((this, other))]
+        try:
+            for side in sides:
+                side.seconds()
+            seen = []
+            for turn in range(blocks):
+                times = [0.0, 0.0]
+                for i in (0, 1) if turn % 2 else (1, 0):
+                    sides[i].go()
+                    times[i] = sides[i].seconds()
+                seen.append(times[1] / times[0])
+            return seen
+        finally:
+            for side in sides:
+                side.end()
+
+
+def main() -> None:
+    """Measure, and print a table's rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("other", type=Path, help="the other checkout")
+    parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--only", default="", help="a method or a model")
+    options = parser.parse_args()
+    rounds = WARM_UP + BLOCK * options.blocks + 1
+    for method, strategy in METHODS.items():
+        for model in MODELS:
+            if options.only not in (method, model, ""):
+                continue
+            config = experiment(model, strategy, rounds)
+            seen = ratios((ROOT, config), (options.other.resolve(), config), options.blocks)
+            error = statistics.stdev(seen) / len(seen) ** 0.5
+            print(f"| {method} | {model} | {statistics.median(seen):.3f} ± {error:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

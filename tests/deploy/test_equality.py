@@ -64,7 +64,11 @@ STUDIES = {
     ),
     "fedavg": (2, 'name = "fedavg"\nweighting = "samples"', 'term = "remote_coral"'),
     "local": (2, 'name = "local"', 'term = "prototype"'),
+    # Two names down and two up; it names code, so clients must have agreed to it.
+    "scaffold": (3, 'name = "tests.methods.scaffold:Scaffold"', 'term = "mmd"'),
 }
+CODE = {"PYTHONPATH": str(Path(__file__).parents[2])}
+"""Where clients, server and simulation find the code that a study names."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,25 @@ def config_of(name: str, folder: Path) -> Path:
 @pytest.fixture(
     scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "pfedme")) for name in STUDIES]
 )
-def pair(request: pytest.FixtureRequest, deployment: Deployment) -> Pair:
-    name, folder = request.param, deployment.folder.parent
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    name, deployment = request.param, request.getfixturevalue("deployment")
+    folder = deployment.folder.parent
     config = config_of(name, folder)
+    if ":" not in STUDIES[name][1]:
+        yield studied(name, deployment, config, folder)
+        return
+    agreed = Deployment(tmp_path_factory.mktemp(name) / "study", "abc", folder / "data")
+    agreed.environment |= CODE
+    try:
+        agreed.server()
+        agreed.clients("--config", config)
+        yield studied(name, agreed, config, folder)
+    finally:
+        agreed.close()
+
+
+def studied(name: str, deployment: Deployment, config: Path, folder: Path) -> Pair:
+    """A study on real clients, and simulated."""
     # With it the server has its test set, and knows how the simulation normalises samples.
     deployed = deployment.run(config, folder / "deployed" / name, "--data", folder / "data" / "server")
     assert deployed.end() == 0, deployed.text

@@ -22,18 +22,16 @@ WARM_UP, BLOCK = 6, 5
 """Rounds before anything is counted, and rounds of a turn."""
 
 CHILD = """
-import json, sys, fedtl
+import json, sys, time, fedtl
 from fedtl.experiment import Silent
-block, warm_up = int(sys.argv[3]), int(sys.argv[4])
+block, warm_up, now = int(sys.argv[3]), int(sys.argv[4]), getattr(time, sys.argv[5])
 class Turns(Silent):
+    began = now()
     def round(self, report):
-        if report.round > warm_up:
-            seconds.append(report.seconds - report.seconds_scoring)
         if report.round >= warm_up and (report.round - warm_up) % block == 0:
-            print(sum(seconds), flush=True)
-            seconds.clear()
+            print(now() - self.began, flush=True)
             sys.stdin.readline()
-seconds = []
+            self.began = now()
 fedtl.run(json.loads(sys.argv[1]), out=sys.argv[2], listener=Turns())
 """
 
@@ -66,8 +64,8 @@ def experiment(model: str, strategy: dict[str, Any], rounds: int) -> dict[str, A
 class Side:
     """One of the two processes."""
 
-    def __init__(self, checkout: Path, config: dict[str, Any], folder: str) -> None:
-        words = [sys.executable, "-c", CHILD, json.dumps(config), folder, str(BLOCK), str(WARM_UP)]
+    def __init__(self, checkout: Path, config: dict[str, Any], folder: str, clock: str) -> None:
+        words = [sys.executable, "-c", CHILD, json.dumps(config), folder, str(BLOCK), str(WARM_UP), clock]
         environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(words, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, text=True)
@@ -89,10 +87,12 @@ class Side:
         self._process.wait()
 
 
-def ratios(this: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str, Any]], blocks: int) -> list[float]:
+def ratios(
+    this: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str, Any]], blocks: int, clock: str = "perf_counter"
+) -> list[float]:
     """other / this, turn by turn."""
     with tempfile.TemporaryDirectory() as folder:
-        sides = [Side(*side, f"{folder}/{i}") for i, side in enumerate((this, other))]
+        sides = [Side(*side, f"{folder}/{i}", clock) for i, side in enumerate((this, other))]
         try:
             for side in sides:
                 side.seconds()
@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("other", type=Path, help="the other checkout")
     parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--cpu", action="store_true", help="CPU time in place of time: less noise on a busy machine")
     parser.add_argument("--only", default="", help="a method or a model")
     options = parser.parse_args()
     rounds = WARM_UP + BLOCK * options.blocks + 1
@@ -122,7 +123,8 @@ def main() -> None:
             if options.only not in (method, model, ""):
                 continue
             config = experiment(model, strategy, rounds)
-            seen = ratios((ROOT, config), (options.other.resolve(), config), options.blocks)
+            clock = "process_time" if options.cpu else "perf_counter"
+            seen = ratios((ROOT, config), (options.other.resolve(), config), options.blocks, clock)
             error = statistics.stdev(seen) / len(seen) ** 0.5
             print(f"| {method} | {model} | {statistics.median(seen):.3f} ± {error:.3f} |", flush=True)
 

@@ -28,7 +28,6 @@ from fedtl.engine import Trained
 from fedtl.losses.objective import NEEDS
 from fedtl.models import MODELS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
-from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.strategies import STRATEGIES, strategy_type
 from fedtl.strategies.contract import Strategy
 from tests.parts import ENGINES, NO_LAYOUT, quadratic, train_cohort
@@ -201,14 +200,7 @@ def with_base(excerpt: dict[str, Any]) -> dict[str, Any]:
     whole = {key: value for key, value in BASE.items() if key != "rounds" or "phases" not in excerpt}
     for key, value in excerpt.items():
         whole[key] = {**whole.get(key, {}), **value} if isinstance(value, dict) else value
-    return {**whole, "strategy": _without_unwired(whole["strategy"])}
-
-
-def _without_unwired(strategy: dict[str, Any]) -> dict[str, Any]:
-    """Without the keys of clients' optimisers where methods do not have these yet; the keys are read all the same."""
-    unwired = OptimizerSettings.model_fields.keys() - strategy_type("fedavg").settings_type.model_fields.keys()
-    OptimizerSettings(**{key: value for key, value in strategy.items() if key in OptimizerSettings.model_fields})
-    return {key: value for key, value in strategy.items() if key not in unwired}
+    return whole
 
 
 @pytest.mark.parametrize("page", ALL, ids=id_of)
@@ -217,7 +209,6 @@ def test_keys_that_are_named_exist(page: Path) -> None:
         "data": {key for path in DATASETS.values() for key in _object(path).model_fields},
         "strategy": {key for name in STRATEGIES for key in strategy_type(name).settings_type.model_fields},
     }
-    known["strategy"] |= OptimizerSettings.model_fields.keys()
     for section in ("evaluate", "simulation", "deploy"):
         known[section] = set(type(Config.model_fields[section].default).model_fields)
     for code in [*inline(page), *(each.text for each in blocks(page) if each.kind == "sh")]:

@@ -800,8 +800,14 @@ def _untrained(model: ModelChoice) -> ModelChoice:
 
 
 def load_model(run: Run) -> nn.Module:
-    """The final global model of a run, in evaluation mode."""
+    """The final global model of a run, in evaluation mode.
+
+    Raises:
+        ConfigError: the run's method trains no model for all clients.
+    """
     config = build(dict(run.config))
+    if not strategy_type(config.strategy.name).has_global_model():
+        raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to load")
     federation = federate(config.data, config.seed)
     few = FewSamples.of(federation)
     module = build_model(_untrained(config.model), federation.shape, federation.classes, config.seed, few)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
+from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from fedtl import __version__
@@ -28,8 +29,9 @@ from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
 from fedtl.node import Worker
 from fedtl.record import EXTRAS
-from fedtl.resume import MEMORIES, MODEL, last_trained
+from fedtl.resume import MEMORIES, MODEL, TABLES, last_trained
 from fedtl.samples import FewSamples
+from fedtl.server.table import TableStore
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 from fedtl.tensors import DamagedError, load_tensors
@@ -65,6 +67,7 @@ def model_of_run(
     names = run.environment.get("names")
     told = [str(name) for name in names] if isinstance(names, list) else []
     held = _Held(folder, build(tables), told, str(run.environment.get("study", folder.name)))
+    held.of_one_client = "client" in run.environment
     place = None if client is None else held.place(client)
     choice, state, which = held.of_server() if place is None else held.of_client(place)
     about = About(
@@ -101,6 +104,8 @@ class _Held:
 
     def __init__(self, folder: Path, config: Config, names: list[str], study: str) -> None:
         self.folder, self.config, self.names, self.study = folder, config, names, study
+        self.of_one_client = False
+        """Whether a real client keeps the folder, not a server."""
         self.store = MemoryStore(folder / MEMORIES)
         self.deployed = (folder / FRAME).is_file()
         if self.deployed:
@@ -160,6 +165,11 @@ class _Held:
                 f"--client = {client}: evaluate.personal = 'fresh' is a model made of the client's own training "
                 f"samples when it is scored, and {self.folder}, a deployed run's folder, holds no samples{kept}"
             )
+        if update.answers():
+            raise ConfigError(
+                f"--client = {client}: under {self.config.strategy.name} a client's own predictor is more than a model "
+                "(it also looks at the client's training samples), so there is no file for it; leave --client out"
+            )
         device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
         with one_thread(device):
             self._check_memory(client)
@@ -172,7 +182,7 @@ class _Held:
                     "neither strategy.private nor a term does; leave --client out"
                 )
             worker.initial = self._global(worker)
-            content = strategy.about_scoring([client], self.found.round)
+            content = self._download(strategy, client)
             (vector,) = worker.personal_models(content, [client], self._until(client), which)
         if isinstance(vector, Failed):
             raise RunError(f"client {client}'s model cannot be made: {vector.message}")
@@ -220,8 +230,23 @@ class _Held:
         tasks, round = [stage.engine.task for stage in worker.stages], self.found.round
         strategy = make_strategy(self.config, self.federation.clients, tasks[0].layout.parameters, tasks)
         strategy.resume(self.found.w, self.found.state)
+        if strategy.tables and not self.of_one_client:
+            mark, sizes = read_mark(self.folder), {name: table.width for name, table in strategy.tables.items()}
+            rows = MemoryStore(self.folder / TABLES)
+            trained = {} if mark is None else last_trained(self.folder, mark, lambda client, round: sizes)
+            rows.verify(trained, round, lambda client, round: sizes)
+            TableStore(self.folder / TABLES).restore(strategy.tables, round)
         strategy.enter_phase_of(round)
         return strategy
+
+    def _download(self, strategy: Strategy, client: int) -> RecordDict:
+        """What the client is sent when it is to be scored: in a client's own folder what it was sent last."""
+        if not self.of_one_client:
+            return strategy.about_scoring([client], self.found.round)
+        kept = {name: vector for name, vector in self.found.state.items() if name.startswith(m.RECEIVED)}
+        received = {m.VECTOR: self.found.w} | {name.removeprefix(m.RECEIVED): kept[name] for name in kept}
+        about = ConfigRecord(strategy.how_to_score(self.found.round))
+        return RecordDict({m.CONFIG: about, m.ARRAYS: m.pack_all(received)})
 
     def _global(self, worker: Worker) -> Tensor:
         """The global model ``[d]``; what of it never travels is as a finished run wrote it, else as it began."""

@@ -195,11 +195,14 @@ class Desk:
 
     def _keep(self, study: Study, worker: Worker, content: RecordDict, round: int) -> None:
         """Keep the last global model, so that the client's own can be used without the server."""
-        w = m.unpack(content)
+        each = {name: rows[0] for name, rows in m.unpack_all(content, m.EACH).items()}
+        received = {**m.unpack_all(content, m.ARRAYS), **each}
+        w = received.pop(m.VECTOR, None)
         vector = worker.engine.task.sent(worker.initial).cpu().numpy() if w is None else w
+        more = {f"{m.RECEIVED}{name}": np.asarray(tensor, np.float32) for name, tensor in received.items()}
         recorder = record.Recorder(self.folder.studies / study.id, durable=True)
         with record.writing(recorder.folder):
-            recorder.checkpoint(Checkpoint(round, np.asarray(vector, np.float32), {}, 0.0))
+            recorder.checkpoint(Checkpoint(round, np.asarray(vector, np.float32), more, 0.0))
 
 
 def _last_mark(folder: Path) -> Mark | None:

@@ -328,10 +328,13 @@ class Rounds(FlowerStrategy, ABC):
 
     def about_scoring(self, clients: Sequence[int], round: int, config: Mapping[str, Any] | None = None) -> RecordDict:
         """What clients are sent that are to be scored after a round."""
-        which: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self.which_personal()}
         # A fresh personal model is what the client would have after the next round.
-        about = {**(config or {}), **self._about(round), **self._rate_of(round + 1), **which}
-        return self._content(clients, round + 1, ConfigRecord(about))
+        return self._content(clients, round + 1, ConfigRecord({**(config or {}), **self.how_to_score(round)}))
+
+    def how_to_score(self, round: int) -> dict[str, Any]:
+        """What a message says that asks for scores after a round."""
+        which: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self.which_personal()}
+        return {**self._about(round), **self._rate_of(round + 1), **which}
 
     def _sent(self, name: str, tensor: torch.Tensor) -> Vector:
         """A tensor that all clients are sent; with the global model go its batch-norm statistics."""

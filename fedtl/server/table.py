@@ -36,6 +36,11 @@ class Table:
             rows[torch.from_numpy(put)] = torch.from_numpy(np.array(self._rows[index[put]]))
         return rows
 
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return int(np.prod(self._first.shape[1:]))
+
     def put(self, clients: Sequence[int], rows: Tensor) -> None:
         """Replace the rows of some clients."""
         index = np.asarray(clients, np.int64)

@@ -1,0 +1,105 @@
+"""What the open contract's test methods leave: models that can be taken out, and no global one where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fedtl
+from fedtl.choice import ConfigError
+from fedtl.config import build
+from fedtl.data.federate import federate
+from fedtl.export import model_of_run
+from fedtl.store import MemoryStore
+from tests.interrupted import CLIENTS, tables
+from tests.methods import OPEN_METHODS
+
+WITHOUT_GLOBAL = {"fedamp", "ifca", "hypernetwork"}
+
+
+@pytest.fixture(scope="module", params=OPEN_METHODS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, fedtl.Run]:
+    config = {**tables(request.param, 3), "evaluate": {"every": 1, "personal": "fresh"}}
+    return request.param, fedtl.run(config, out=tmp_path_factory.mktemp(request.param) / "run")
+
+
+def test_a_global_model_is_scored_where_there_is_one(run: tuple[str, fedtl.Run], tmp_path: Path) -> None:
+    method, ran = run
+    scores = set(ran.last())
+    if method in WITHOUT_GLOBAL:
+        assert scores == {"personal/clients"}
+        for take in (lambda: fedtl.load_model(ran), lambda: model_of_run(ran.path)):
+            with pytest.raises(ConfigError, match="no global model"):
+                take()
+    elif method == "fedrep":  # without its head it is no whole model
+        assert scores == {"personal/clients"}
+    else:
+        assert {"global/server-test", "global/clients"} <= scores
+        assert isinstance(fedtl.load_model(ran), torch.nn.Module)
+    assert ("personal/clients" in scores) == (method != "scaffold")
+
+
+@pytest.mark.parametrize("client", [0, CLIENTS - 1])
+def test_the_model_that_was_scored_can_be_taken_out(run: tuple[str, fedtl.Run], client: int) -> None:
+    method, ran = run
+    if method in ("scaffold", "knn-per"):
+        why = "no model of their own" if method == "scaffold" else "more than a model"
+        with pytest.raises(ConfigError, match=why):
+            model_of_run(ran.path, client)
+        return
+    config = build(dict(ran.config))
+    federation = federate(config.data, config.seed)
+    test = federation.test[client]
+    if method == "fedrep" and client not in MemoryStore(ran.path / "memories").clients():
+        with pytest.raises(ConfigError, match="no memory"):
+            model_of_run(ran.path, client)
+        return
+    exported = model_of_run(ran.path, client)
+    x = torch.from_numpy(federation.x[test] * federation.scale + federation.shift).to(torch.float32)
+    with torch.no_grad():
+        right = (exported.module(x).argmax(1).numpy() == federation.y[test]).mean()
+    row = ran.clients[-1]
+    place = row["clients"].index(client)
+    assert row["scores"]["personal/clients"]["accuracy"][place] == pytest.approx(right)
+
+
+def test_bytes_are_counted_by_name(run: tuple[str, fedtl.Run]) -> None:
+    method, ran = run
+    P, line = ran.environment["parameters"], ran.rounds[0]
+    names: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+        "scaffold": ({"w": P, "c": P}, {"w": P, "dc": P}),
+        "fedamp": ({"w": P}, {"w": P}),
+        "ifca": ({"models": 3 * P}, {"models": 3 * P, "members": 3}),
+        "hypernetwork": ({"w": P}, {"delta": P}),
+    }
+    if method not in names:
+        return
+    down, up = ({name: 4 * 3 * numbers for name, numbers in sizes.items()} for sizes in names[method])
+    assert (line["bytes_down"], line["bytes_up"]) == (sum(down.values()), sum(up.values()))
+    if {*down, *up} != {"w"}:
+        assert line["bytes"] == {"down": down, "up": up}
+
+
+def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
+    def refused(method: str, **more: Any) -> str:
+        with pytest.raises(ConfigError) as error:
+            fedtl.run({**tables(method), **more}, out=tmp_path / method)
+        return str(error.value)
+
+    own = {"clients_per_round": 3, "local_steps": 2, **OPEN_METHODS["ifca"]}
+    assert "upload 'models' and 'members'" in refused("ifca", strategy={**own, "private": ["head"]})
+    assert "could be averaged, and the model has such" in refused(
+        "ifca", model={"name": "tests.contract.test_open_methods:WithNorm"}
+    )
+    private = {"clipping_norm": 1.0, "epsilon": 1.0, "delta": 1e-5}
+    assert "upload 'dc', which would travel without noise" in refused("scaffold", deploy={"privacy": private})
+
+
+class WithNorm(torch.nn.Sequential):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        size = int(np.prod(input_shape))
+        super().__init__(torch.nn.Flatten(), torch.nn.BatchNorm1d(size), torch.nn.Linear(size, classes))

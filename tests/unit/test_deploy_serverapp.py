@@ -205,6 +205,8 @@ def test_what_a_simulation_computes(which: str, deploy: Callable[..., Deployment
     config = without_none(tables(**CONFIGS[which]))
     fedtl.run(config, out=tmp_path / "simulated")
     deployed = deploy(config)
+    if which.startswith("test method"):  # it names code, to which clients agree
+        deployed.begin_clients(approved=build(config))
     deployed.serve()
     assert all(not line["failures"] for line in records(deployed.run))
     check_equal(deployed, tmp_path / "simulated")

@@ -48,14 +48,19 @@ class Evaluate(Options):
 
     Attributes:
         every: rounds between scores; the last round is always scored.
-        personal: "fresh": the model that a client would have now, by its local update from the present global
-            model; "last": the one that it kept when it was last sampled.
+        personal: "fresh" (or "adapted"): the model that a client would have now, by its local update from the present
+            global model; "last" (or "stored"): the one that it kept when it was last sampled.
         clients: score a sample of so many clients; all if not given.
     """
 
     every: PositiveInt = 1
     personal: Literal["fresh", "last"] = "fresh"
     clients: PositiveInt | None = None
+
+    @field_validator("personal", mode="before")
+    @classmethod
+    def _by_either_name(cls, value: Any) -> Any:
+        return {"adapted": "fresh", "stored": "last"}.get(value, value) if isinstance(value, str) else value
 
 
 LEAST_OF_RAY, MOST_OF_RAY = 1e-4, 1e5

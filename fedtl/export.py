@@ -32,6 +32,7 @@ from fedtl.record import EXTRAS
 from fedtl.resume import MEMORIES, MODEL, TABLES, last_trained
 from fedtl.samples import FewSamples
 from fedtl.server.table import TableStore
+from fedtl.serving import Serving, serving
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 from fedtl.tensors import DamagedError, load_tensors
@@ -153,7 +154,7 @@ class _Held:
     def of_client(self, client: int) -> Model:
         """A client's personalised model."""
         update = strategy_type(self.config.strategy.name).client_update
-        makes = update.personalises and self.config.evaluate.personal == "fresh"
+        makes = serving(update, False, self.config.evaluate.personal) is Serving.ADAPTED
         if self.deployed and not self.store.clients():
             raise ConfigError(
                 f"--client = {client}: {self.folder} holds no client's own model, as those of a deployment stay at the "
@@ -176,7 +177,7 @@ class _Held:
             worker = self._worker(device, trains=makes)
             strategy = self._strategy(worker)
             which = strategy.which_personal()
-            if which == "none":
+            if which is Serving.NONE:
                 raise ConfigError(
                     f"--client = {client}: {self.config.strategy.name} gives clients no model of their own, and "
                     "neither strategy.private nor a term does; leave --client out"
@@ -196,11 +197,11 @@ class _Held:
                 f"--client = {client}: it has no memory in {self.store.folder}, or none up to round "
                 f"{self.found.round}, so no model of its own{hint}"
             )
-        own = worker.own if which == m.KEPT else None
+        own = worker.own if which is Serving.PARTIAL else None
         choice = self.config.architectures()[client % len(self.config.architectures())].model
         if own is not None:
             choice = _choice_of(own, worker)
-        return choice, _state(worker.engine.of(client).task, vector, own), cast(Personal, which)
+        return choice, _state(worker.engine.of(client).task, vector, own), cast(Personal, which.value)
 
     def _check_memory(self, client: int) -> None:
         """Check that the client's memory is the one that the last checkpoint's round left."""

@@ -33,7 +33,6 @@ UNWEIGHTED = "none"  # each upload counts once, whatever the method says
 SCORE_GLOBAL = "fedtl-score-global"
 SCORE_PERSONAL = "fedtl-score-personal"
 
-KEPT = "kept"  # as SCORE_PERSONAL: the global model with the parts that a client keeps to itself
 RECEIVED = "received:"  # in a client's own checkpoint: before the names of a download besides the model
 STATISTIC = "statistic:"  # in GIVEN: before a statistic's name
 REPLAYED = "model:replay"  # in GIVEN: the global model that replayed samples are made of

@@ -21,9 +21,11 @@ from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import able
-from fedtl.engine.task import PRIVATE, Given, Score, reason
+from fedtl.engine.served import part_of_terms, served
+from fedtl.engine.task import Given, Score, reason
 from fedtl.failure import RunError
 from fedtl.server.rounds import STATISTICS
+from fedtl.serving import Serving
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
 
@@ -75,8 +77,7 @@ class Worker:
     def __init__(self, stages: Sequence[Stage], store: MemoryStore, initial: Tensor) -> None:
         self.stages, self.store = tuple(stages), store
         self.stage = self.stages[0]
-        asked = [stage.engine.task.objective.personal for stage in self.stages]
-        self.own = next((name for name in asked if name is not None), None)
+        self.own = part_of_terms([stage.engine for stage in self.stages])
         """The module of a term that is scored as the client's own model, where the method itself gives it none."""
         self.initial = initial.to(self.engine.task.samples.device)
 
@@ -236,7 +237,7 @@ class Worker:
 
     def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> Reply:
         config, received, round = m.config_of(content), self._received(content, len(clients)), _round(content)
-        personal = str(config.get(m.SCORE_PERSONAL, "none"))
+        personal = Serving(str(config.get(m.SCORE_PERSONAL, "none")))
         federation = self.engine.task.samples.federation
         domains = {"": federation.test}
         if federation.target is not None:
@@ -249,15 +250,15 @@ class Worker:
         for some in self._pieces(len(tested)):
             places = [tested[place] for place in some]
             piece, own_part = [clients[place] for place in places], received.at(places)
-            made = self._personal_models(own_part, piece, round, personal, self._given(content))
+            made = self._served(own_part, piece, round, personal, self._given(content))
             for place, (client, model) in enumerate(zip(piece, made)):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
                     continue
                 models = {"global": received.shared["w"]} if config.get(m.SCORE_GLOBAL, True) else {}
-                if personal != "none":
+                if personal is not Serving.NONE:
                     models["personal"] = self.engine.begun(own_part.model(place), client) if model is None else model
-                without, own = model is None, self.own if personal == m.KEPT and model is not None else None
+                without, own = model is None, self.own if personal is Serving.PARTIAL and model is not None else None
                 try:
                     scored = self._scored(models, client, domains, own)
                 except RunError:
@@ -268,7 +269,7 @@ class Worker:
                 for domain, scores in scored.items():
                     rows[f"{domain}{m.CLIENTS}"].append(client)
                     rows[f"{domain}{m.SAMPLES}"].append(len(domains[domain][client]))
-                    if personal != "none":
+                    if personal is not Serving.NONE:
                         rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(without))
                     for name, score in scores.items():
                         rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
@@ -313,7 +314,7 @@ class Worker:
         return MetricRecord({m.SAMPLES: samples, "accuracy": correct / max(samples, 1), "loss": loss / max(samples, 1)})
 
     def personal_models(
-        self, content: RecordDict, clients: Sequence[int], round: int, which: str
+        self, content: RecordDict, clients: Sequence[int], round: int, which: Serving
     ) -> list[Tensor | Failed | None]:
         """Each client's own model ``[d]``, as the message ``content`` asks for scores; None where it has none.
 
@@ -321,47 +322,17 @@ class Worker:
             content: what the server sends these clients when it asks for scores.
             clients: their ids.
             round: the last finished one.
-            which: of their own models; see :class:`~fedtl.server.rounds.Evaluation`.
+            which: of their own models.
         """
         self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
-        return self._personal_models(self._received(content, len(clients)), clients, round, which, self._given(content))
+        return self._served(self._received(content, len(clients)), clients, round, which, self._given(content))
 
-    def _personal_models(
-        self, received: Received, clients: Sequence[int], round: int, which: str, given: Given
+    def _served(
+        self, received: Received, clients: Sequence[int], round: int, which: Serving, given: Given
     ) -> list[Tensor | Failed | None]:
-        """Each client's personalised model ``[d]``; None where it has none.
-
-        A fresh one is what the client would have after taking part in the next round: the same local update,
-        the same samples, and nothing of it is kept; one that holds nothing to train on has none. Where only parts of
-        the model are the client's own, it is the global model with the parts that the client keeps; of it, a term's
-        module may be what is scored.
-        """
-        if which == "none":
-            return [None] * len(clients)
-        engine, memories = self.engine, self._memories(clients, round + 1)
-        if which == m.KEPT:
-            return [
-                engine.personal_vector(self.update, memory, received.of(place)) if PRIVATE in memory else None
-                for place, memory in enumerate(memories)
-            ]
-        if which == "last":
-            return [
-                engine.of(client).personal_vector(self.update, memory, received.of(place)) if memory else None
-                for place, (client, memory) in enumerate(zip(clients, memories))
-            ]
-        scoring, able = self.stage.scoring, self.stage.able
-        can = [place for place, client in enumerate(clients) if able is None or able[client]]
-        models: list[Tensor | Failed | None] = [None] * len(clients)
-        if not can:
-            return models
-        assignment = Assignment(scoring, received, clients, memories, round + 1, given).at(can)
-        for place, outcome in zip(can, map(self._checked, engine.train(assignment))):
-            own_engine = engine.of(clients[place])
-            if isinstance(outcome, Trained):
-                models[place] = own_engine.personal_vector(scoring, outcome.memory, received.of(place))
-            else:
-                models[place] = outcome
-        return models
+        memories = self._memories(clients, round + 1)
+        cohort = Assignment(self.update, received, clients, memories, round + 1, given)
+        return served(self.engine, which, cohort, self.stage.scoring, self.stage.able, self._checked)
 
     def _pieces(self, clients: int) -> Iterator[range]:
         """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""

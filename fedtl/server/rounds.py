@@ -32,6 +32,7 @@ from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.nodes import client_nodes
 from fedtl.server.phase import Phase
 from fedtl.server.table import Table
+from fedtl.serving import Serving, serving
 from fedtl.tree_sum import TreeSum
 
 Vector = NDArray[np.float32]
@@ -163,10 +164,11 @@ class Rounds(FlowerStrategy, ABC):
         self.settings = settings
         self.phases = tuple(phases) or (Phase(settings, 1, 1),)
         self.scores_global = self.has_global_model() and whole
-        self.personalises = self.client_update.personalises or private
+        self.evaluation = evaluation or Evaluation()
+        self._keeps_parts = private
+        self.personalises = self.which_personal() is not Serving.NONE
         self.seed = seed
         self.population = clients
-        self.evaluation = evaluation or Evaluation()
         self.max_failures = max_failures
         self.min_clients: int | None = None
         """How many of a round's clients must not fail; what ``max_failures`` says if None."""
@@ -333,7 +335,7 @@ class Rounds(FlowerStrategy, ABC):
 
     def how_to_score(self, round: int) -> dict[str, Any]:
         """What a message says that asks for scores after a round."""
-        which: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self.which_personal()}
+        which: dict[str, Any] = {m.SCORE_GLOBAL: self.scores_global, m.SCORE_PERSONAL: self.which_personal().value}
         return {**self._about(round), **self._rate_of(round + 1), **which}
 
     def _sent(self, name: str, tensor: torch.Tensor) -> Vector:
@@ -474,7 +476,7 @@ class Rounds(FlowerStrategy, ABC):
         if self.evaluation.clients is not None and self.evaluation.clients < self.population:
             scores.drawn_from = len(self.tested[data]) if data in self.tested else self.population
         if self.personalises:
-            scores.personal = self.which_personal()
+            scores.personal = self.which_personal().value
         scores.without = [client for client, without in zip(clients, told.get(m.WITHOUT, ())) if without]
         asked = {"global": self.scores_global, "personal": self.personalises}
         for model in asked:
@@ -485,11 +487,9 @@ class Rounds(FlowerStrategy, ABC):
                 scores.accuracy[model], scores.loss[model] = [], []
         return scores
 
-    def which_personal(self) -> str:
+    def which_personal(self) -> Serving:
         """Which of a client's own models is scored."""
-        if not self.personalises:
-            return "none"
-        return self.evaluation.personal if self.client_update.personalises else m.KEPT
+        return serving(self.client_update, self._keeps_parts, self.evaluation.personal)
 
     def summary(self) -> None:
         """Flower logs a strategy's options here; ours stand in the run's folder."""

@@ -23,6 +23,7 @@ from fedtl.losses.objective import Objective, read_objective
 from fedtl.models.head import layer_outputs
 from fedtl.node import Stage, Worker
 from fedtl.samples import Samples
+from fedtl.serving import Serving
 from fedtl.sharing import Sharing
 from fedtl.store import MemoryStore
 from fedtl.strategies.contract import Strategy
@@ -185,7 +186,7 @@ def test_ifca(name: str, kind: EngineKind, tmp_path: Path) -> None:
         close(state["models"], theirs["server"]["models"])
     # The models that serve the clients after the last round: chosen anew, without training.
     content = study.server.about_scoring(range(4), len(CASES[name]["rounds"]))
-    served = study.worker.personal_models(content, range(4), len(CASES[name]["rounds"]), "fresh")
+    served = study.worker.personal_models(content, range(4), len(CASES[name]["rounds"]), Serving.ADAPTED)
     after = theirs["server"]["assignment_after"]
     for client, model in enumerate(served):
         j = after[str(client)] if isinstance(after, dict) else after[client]

@@ -480,3 +480,9 @@ def test_privacy_without_a_number() -> None:
     for key in PRIVACY:
         with pytest.raises(ConfigError):
             build(tables(deploy={"privacy": {**PRIVACY, key: -1.0}}))
+
+
+@pytest.mark.parametrize(("word", "other"), [("adapted", "fresh"), ("stored", "last")])
+def test_personal_models_have_two_names_each(word: str, other: str) -> None:
+    one, two = (read_config("quickstart", [f"evaluate.personal={name}"])[0] for name in (word, other))
+    assert one == two

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"optimizers"},
     {"clients"},
     {"messages"},
+    {"serving"},
     {"server"},
     {"strategies"},
     {"recording"},

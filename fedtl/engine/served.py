@@ -1,0 +1,70 @@
+"""The models that serve clients, made of downloads and memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedtl.clients.contract import ClientUpdate
+from fedtl.engine.assignment import Assignment
+from fedtl.engine.engine import Engine
+from fedtl.engine.task import PRIVATE, Failed, Outcome, Trained
+from fedtl.serving import Serving
+
+
+def served(
+    engine: Engine,
+    which: Serving,
+    cohort: Assignment,
+    scoring: ClientUpdate[Any],
+    eligible: NDArray[Any] | None,
+    checked: Callable[[Outcome], Outcome],
+) -> list[Tensor | Failed | None]:
+    """Each client's own model ``[d]``; None where it has none, and the global one serves it.
+
+    An adapted one is what the client would have after taking part in the round: the same local update, the same
+    samples, and nothing of it is kept; a client without samples to train on has none.
+
+    Args:
+        engine: of the phase.
+        which: of their own models.
+        cohort: what the clients received and remember, and the round that they would train in.
+        scoring: the update that adapts a model.
+        eligible: which clients hold something to train on; None if all do.
+        checked: makes of a client whose model is not finite one that has failed.
+    """
+    memories, places = cohort.memories, range(len(cohort.clients))
+    if which is Serving.NONE:
+        return [None for _ in places]
+    if which is not Serving.ADAPTED:
+        has = [PRIVATE in memory if which is Serving.PARTIAL else bool(memory) for memory in memories]
+        return [_model(engine, cohort, place) if has[place] else None for place in places]
+    able = [place for place in places if eligible is None or eligible[cohort.clients[place]]]
+    models: list[Tensor | Failed | None] = [None for _ in places]
+    if able:
+        adapting = replace(cohort, update=scoring).at(able)
+        for place, outcome in zip(able, map(checked, engine.train(adapting))):
+            models[place] = _adapted(engine, adapting, able.index(place), outcome)
+    return models
+
+
+def _model(engine: Engine, cohort: Assignment, place: int) -> Tensor:
+    own = engine.of(cohort.clients[place])
+    return own.personal_vector(cohort.update, cohort.memories[place], cohort.received.of(place))
+
+
+def _adapted(engine: Engine, cohort: Assignment, place: int, outcome: Outcome) -> Tensor | Failed:
+    if not isinstance(outcome, Trained):
+        return outcome
+    own = engine.of(cohort.clients[place])
+    return own.personal_vector(cohort.update, outcome.memory, cohort.received.of(place))
+
+
+def part_of_terms(engines: Sequence[Engine]) -> str | None:
+    """The module of a term that is scored as the client's own model, where the method itself gives it none."""
+    asked = [engine.task.objective.personal for engine in engines]
+    return next((name for name in asked if name is not None), None)

@@ -15,6 +15,7 @@ from fedtl import __version__
 from fedtl import messages as m
 from fedtl.checkpoint import Checkpoint, read_checkpoint, read_mark
 from fedtl.choice import ConfigError, nearest
+from fedtl.clients.serving import Serving, serving
 from fedtl.config import Config, build
 from fedtl.data.federate import federate
 from fedtl.data.frame import Frame
@@ -32,7 +33,6 @@ from fedtl.record import EXTRAS
 from fedtl.resume import MEMORIES, MODEL, TABLES, last_trained
 from fedtl.samples import FewSamples
 from fedtl.server.table import TableStore
-from fedtl.serving import Serving, serving
 from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 from fedtl.tensors import DamagedError, load_tensors

@@ -38,6 +38,7 @@ STATISTIC = "statistic:"  # in GIVEN: before a statistic's name
 REPLAYED = "model:replay"  # in GIVEN: the global model that replayed samples are made of
 PHASE_START = "model:phase"  # in GIVEN: the global model that the phase began with
 
+STATISTICS_SUM = ""  # the statistics' name among the sums of a round, where no upload has it
 CLIENTS, SAMPLES, STEPS = "clients", "num-examples", "steps"
 WITHOUT = "without"  # 1 where a client had no personalised model of its own
 NODE = "node"  # of the sum's tree: (level, place)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedtl import messages as m
 from fedtl.clients.contract import ClientUpdate, Vectors
+from fedtl.clients.serving import Serving
 from fedtl.clock import Clock
 from fedtl.data.federation import Shards
 from fedtl.engine import Engine, Failed, Trained
@@ -24,8 +25,6 @@ from fedtl.engine.plan import able
 from fedtl.engine.served import part_of_terms, served
 from fedtl.engine.task import Given, Score, reason
 from fedtl.failure import RunError
-from fedtl.server.rounds import STATISTICS
-from fedtl.serving import Serving
 from fedtl.store import MemoryStore
 from fedtl.tree_sum import TreeSum
 
@@ -160,7 +159,7 @@ class Worker:
                 with self.clock.part(SUMS):
                     parts = {name: uploads[name] for name in sums}
                     if outcome.statistics:
-                        parts[STATISTICS] = torch.cat(outcome.statistics)
+                        parts[m.STATISTICS_SUM] = torch.cat(outcome.statistics)
                         sizes = [len(part) for part in outcome.statistics]
                     tree.add_leaf(first + len(outcomes), parts, self._weights(outcome.samples, str(weighting)))
                 # Its vectors are on disk and in the sums; a long cohort's would not fit in memory.
@@ -175,9 +174,9 @@ class Worker:
         """How a client of so many samples counts in each sum."""
         by = {"samples": samples, "uniform": 1, m.UNWEIGHTED: 1}
         if weighting == m.UNWEIGHTED:
-            return {**dict.fromkeys(self.update.sums, 1), STATISTICS: 1}
+            return {**dict.fromkeys(self.update.sums, 1), m.STATISTICS_SUM: 1}
         by["settings"] = by[weighting]
-        return {**{name: by[each] for name, each in self.update.sums.items()}, STATISTICS: 1}
+        return {**{name: by[each] for name, each in self.update.sums.items()}, m.STATISTICS_SUM: 1}
 
     def _sent(self, uploads: Vectors) -> Vectors:
         """What of a client's uploads travels."""
@@ -214,10 +213,10 @@ class Worker:
             failed = [(o.client, o.message) for o in part if isinstance(o, Failed)]
             if failed:
                 content[m.FAILURES] = m.pack_failures(failed)
-            if STATISTICS in totals:
+            if m.STATISTICS_SUM in totals:
                 m.metrics_of(content)[m.PARTS] = sizes
-                content[m.STATISTICS] = m.pack(totals[STATISTICS].cpu().numpy())
-            if uploads := {name: total.cpu().numpy() for name, total in totals.items() if name != STATISTICS}:
+                content[m.STATISTICS] = m.pack(totals[m.STATISTICS_SUM].cpu().numpy())
+            if uploads := {name: total.cpu().numpy() for name, total in totals.items() if name != m.STATISTICS_SUM}:
                 content[m.ARRAYS] = m.pack_all(uploads)
             if trained and self.update.rows:
                 each = {name: [o.uploads[name] for o in trained] for name in self.update.rows}

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.serving import Serving
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine
 from fedtl.engine.task import PRIVATE, Failed, Outcome, Trained
-from fedtl.serving import Serving
 
 
 def served(

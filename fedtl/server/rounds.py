@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedtl import messages as m
 from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.serving import Serving, serving
 from fedtl.clients.settings import Settings
 from fedtl.clock import Clock
 from fedtl.data.batches import SAMPLE_CLIENTS, stream
@@ -32,13 +33,9 @@ from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.nodes import client_nodes
 from fedtl.server.phase import Phase
 from fedtl.server.table import Table
-from fedtl.serving import Serving, serving
 from fedtl.tree_sum import TreeSum
 
 Vector = NDArray[np.float32]
-
-STATISTICS = ""
-"""The name of the statistics' sum among those of the uploads."""
 
 OF_TERMS = (m.STATISTIC, m.PHASE_START, m.REPLAYED)
 """How names begin of what terms ask for."""
@@ -368,7 +365,7 @@ class Rounds(FlowerStrategy, ABC):
             totals = {name: torch.tensor(total) for name, total in m.unpack_all(reply.content, m.ARRAYS).items()}
             statistics = m.unpack(reply.content, m.STATISTICS)
             if statistics is not None:
-                totals[STATISTICS] = torch.tensor(statistics)
+                totals[m.STATISTICS_SUM] = torch.tensor(statistics)
                 sizes = m.ints(metrics, m.PARTS)
             sums.add(level, place, totals)
             for name, tensor in m.unpack_all(reply.content, m.ROWS).items():
@@ -387,7 +384,7 @@ class Rounds(FlowerStrategy, ABC):
         self._now.train = _weighted_means(columns)
         totals = sums.total()
         self._now.add_bytes_up(totals, rows.sorted(), self._now.trained)
-        self._merge(totals.pop(STATISTICS, None), sizes)
+        self._merge(totals.pop(m.STATISTICS_SUM, None), sizes)
         if totals or rows:
             self._step(totals, rows.sorted(), columns[m.CLIENTS], columns[m.SAMPLES], server_round)
         self._check_finite(server_round)

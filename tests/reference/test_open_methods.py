@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtl import messages as m
+from fedtl.clients.serving import Serving
 from fedtl.data.federation import Federation, Shards
 from fedtl.engine import Task
 from fedtl.grid.in_process import InProcessGrid
@@ -23,7 +24,6 @@ from fedtl.losses.objective import Objective, read_objective
 from fedtl.models.head import layer_outputs
 from fedtl.node import Stage, Worker
 from fedtl.samples import Samples
-from fedtl.serving import Serving
 from fedtl.sharing import Sharing
 from fedtl.store import MemoryStore
 from fedtl.strategies.contract import Strategy

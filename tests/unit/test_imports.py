@@ -18,7 +18,6 @@ LAYERS: list[set[str]] = [
     {"optimizers"},
     {"clients"},
     {"messages"},
-    {"serving"},
     {"server"},
     {"strategies"},
     {"recording"},

@@ -20,9 +20,9 @@ from fedtl.clients.settings import Settings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
+from fedtl.models.vector import Layout
 from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.optimizers.stepper import Stepper
-from fedtl.vector import Layout
 
 Vectors = dict[str, Tensor]
 """Named tensors: what is received, uploaded or remembered."""

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from fedtl.choice import ConfigError as ConfigError
     from fedtl.experiment import load_model as load_model
     from fedtl.experiment import run as run
-    from fedtl.history import Run as Run
-    from fedtl.history import load as load
-    from fedtl.model_file import load_exported as load_exported
+    from fedtl.export.file import load_exported as load_exported
+    from fedtl.runs.history import Run as Run
+    from fedtl.runs.history import load as load
 
 __all__ = ["ConfigError", "Run", "__version__", "load", "load_exported", "load_model", "run"]
 
 # torch takes seconds to import; whoever only asks for the version should not wait for it.
 _WHERE = {
     "ConfigError": "fedtl.choice",
-    "Run": "fedtl.history",
-    "load": "fedtl.history",
-    "load_exported": "fedtl.model_file",
+    "Run": "fedtl.runs.history",
+    "load": "fedtl.runs.history",
+    "load_exported": "fedtl.export.file",
     "load_model": "fedtl.experiment",
     "run": "fedtl.experiment",
 }
@@ -42,5 +42,5 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     found = getattr(import_module(_WHERE[name]), name)
-    globals()[name] = found  # the module fedtl.history would otherwise take the function's place
+    globals()[name] = found  # the module fedtl.runs.history would otherwise take the function's place
     return found

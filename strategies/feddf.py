@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fedtl.clients.settings import Settings
-from fedtl.data.batches import ENSEMBLE, derived_seed
 from fedtl.distill.ensemble import FromEnsemble, learn
 from fedtl.losses.statistic import Statistic
 from fedtl.losses.terms.public import PublicLogits
+from fedtl.random import Purpose, derived_seed
 from fedtl.strategies.contract import Uploads, Vectors
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
 
@@ -79,7 +79,7 @@ class FedDF(FedAvg):
             return mean
         assert self.bench is not None
         o, bench = self.settings, self.bench
-        logits, seed = teacher.view(len(bench.public), -1), derived_seed(self.seed, ENSEMBLE, round)
+        logits, seed = teacher.view(len(bench.public), -1), derived_seed(self.seed, Purpose.ENSEMBLE, round)
         how = FromEnsemble(
             o.distill_steps, o.distill_lr, o.distill_batch_size, o.temperature, o.distill_schedule == "cosine"
         )

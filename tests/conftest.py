@@ -94,7 +94,7 @@ def _the_same_random_numbers_each_time() -> None:
 def _nobody_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut would take a test's runs with the test; tests/unit/test_durable.py looks at who waits."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("fedtl.durable.settle_all", lambda _: None)
+    monkeypatch.setattr("fedtl.disk.durable.settle_all", lambda _: None)
 
 
 @pytest.fixture(scope="session")

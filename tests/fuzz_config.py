@@ -32,8 +32,9 @@ from safetensors.numpy import load_file
 
 import fedtl
 from fedtl.choice import ConfigError
-from fedtl.config import Config, build, load_tables, read_config, shipped_configs
-from fedtl.data import PARTITIONS
+from fedtl.config.read import build, load_tables, read_config, shipped_configs
+from fedtl.config.schema import Config
+from fedtl.data.partitions import PARTITIONS
 from fedtl.failure import RunError
 from fedtl.losses.objective import TERMS
 from fedtl.optimizers import SERVER_OPTIMIZERS
@@ -123,7 +124,18 @@ VALUES: list[Any] = [
     *(math.nan, math.inf, -math.inf, True, False),
     *("", " ", "a b", "auto", "none", "None", "true", "1", "0.5", "nan", "1e3", "ünï☃", "a\nb", "\x00", "x" * 5000),
     *("head", "features", "batch-norm", "../../etc", "/", "-", ".", "fedavg", "mlp", "iid", "cross_entropy", "adam"),
-    *("no.such:Thing", "os:path", "json:loads", "fedtl.config:Config", ":", "a:", ":a", "a:b:c", "..:x", "__main__:X"),
+    *(
+        "no.such:Thing",
+        "os:path",
+        "json:loads",
+        "fedtl.config.schema:Config",
+        ":",
+        "a:",
+        ":a",
+        "a:b:c",
+        "..:x",
+        "__main__:X",
+    ),
     *("tests.broken.exits:X", "tests.broken.raises:X"),
     *(f"tests.broken.parts:{name}" for name in ("number", "function", "returns_none", "exits", "Nothing", "lazy.x")),
     *(f"tests.broken.parts:{name}" for name in ("NoValue", "RaisesWhenRead", "Absent")),

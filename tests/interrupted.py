@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from fedtl.checkpoint import read_checkpoint
-from fedtl.store import MemoryStore
+from fedtl.disk.memories import MemoryStore
+from fedtl.runs.checkpoint import read_checkpoint
 from tests.methods import OPEN_METHODS
 
 CLIENTS, ROUNDS = 8, 6

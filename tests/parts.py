@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.data.federation import Federation, Shards
+from fedtl.data.samples import Samples
+from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, OneByOne, Stacked, Task
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.task import Given, Outcome
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.losses.term import Term, View
-from fedtl.node import Stage, Worker
-from fedtl.samples import Samples
-from fedtl.store import MemoryStore
+from fedtl.models.vector import Layout
 from fedtl.strategies import strategy_type
-from fedtl.vector import Layout
+from fedtl.wire.worker import Stage, Worker
 
 
 def federation_of(

@@ -11,37 +11,26 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from fedtl.choice import ConfigError, Registry, explain, resolve, shown, validate
+from fedtl.data.partitions import read_partition
 
 if TYPE_CHECKING:
-    from fedtl.data.partition import Partition
     from fedtl.data.settings import DataChoice
 
-__all__ = ["DATASETS", "PARTITIONS", "read_data", "read_domain", "read_partition"]
+
+__all__ = ["DATASETS", "read_data", "read_domain"]
 
 DATASETS: Registry = {
-    "cifar10": "fedtl.data.vision:CIFAR10",
-    "cifar100": "fedtl.data.vision:CIFAR100",
-    "digits": "fedtl.data.digits:Digits",
-    "emnist": "fedtl.data.vision:EMNIST",
-    "fashion-mnist": "fedtl.data.vision:FashionMNIST",
-    "mnist": "fedtl.data.vision:MNIST",
-    "npz": "fedtl.data.npz:Npz",
-    "svhn": "fedtl.data.vision:SVHN",
-    "synthetic": "fedtl.data.synthetic:Synthetic",
-    "usps": "fedtl.data.vision:USPS",
-    "watch": "fedtl.data.watch:Watch",
-}
-
-PARTITIONS: Registry = {
-    "dirichlet": "fedtl.data.dirichlet:Dirichlet",
-    "iid": "fedtl.data.iid:IID",
-    "natural": "fedtl.data.natural:Natural",
-    "noisy": "fedtl.data.noisy:Noisy",
-    "pathological": "fedtl.data.pathological:Pathological",
-    "pfedme": "fedtl.data.pfedme:PFedMe",
-    "quantity": "fedtl.data.quantity:Quantity",
-    "rotated": "fedtl.data.rotated:Rotated",
-    "shards": "fedtl.data.label_shards:LabelShards",
+    "cifar10": "fedtl.data.sets.vision:CIFAR10",
+    "cifar100": "fedtl.data.sets.vision:CIFAR100",
+    "digits": "fedtl.data.sets.digits:Digits",
+    "emnist": "fedtl.data.sets.vision:EMNIST",
+    "fashion-mnist": "fedtl.data.sets.vision:FashionMNIST",
+    "mnist": "fedtl.data.sets.vision:MNIST",
+    "npz": "fedtl.data.sets.npz:Npz",
+    "svhn": "fedtl.data.sets.vision:SVHN",
+    "synthetic": "fedtl.data.sets.synthetic:Synthetic",
+    "usps": "fedtl.data.sets.vision:USPS",
+    "watch": "fedtl.data.sets.watch:Watch",
 }
 
 
@@ -101,8 +90,8 @@ _WHY_UNUSED = {
 
 
 def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> DataChoice:
-    from fedtl.data.look import Look
     from fedtl.data.settings import DataChoice
+    from fedtl.data.views.look import Look
 
     kind = resolve(DATASETS, table.get("name"), f"{key}.name")
     if not (isinstance(kind, type) and issubclass(kind, DataChoice)):
@@ -121,28 +110,3 @@ def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> Dat
         return kind.model_validate(values, context=context)
     except ValidationError as error:
         raise ConfigError(explain(error, key, kind)) from error
-
-
-def read_partition(table: object, key: str = "data.partition") -> Partition:
-    """A ``[data.partition]`` table, or a partition's bare name, checked.
-
-    Raises:
-        ConfigError: the name is unknown or an option is wrong; ``key`` begins the message.
-    """
-    from fedtl.data.partition import Partition
-
-    if isinstance(table, Partition):
-        return table
-    if isinstance(table, str):
-        table = {"name": table}
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{key} = {shown(table)}: give a table, as [{key}] name = 'iid', or a name")
-    kind = resolve(PARTITIONS, table.get("name"), f"{key}.name")
-    if not (isinstance(kind, type) and issubclass(kind, Partition)):
-        raise ConfigError(
-            f"{key}.name = {shown(table['name'])}: it must be a subclass of fedtl.data.partition.Partition"
-        )
-    values = dict(table)
-    if "base" in kind.model_fields and "base" in values:  # read here, so that its errors name the whole key
-        values["base"] = read_partition(values["base"], f"{key}.base")
-    return validate(kind, values, key)

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-# One stream of random numbers per purpose, so that adding one never shifts another.
-SAMPLE_CLIENTS, SAMPLE_ORDER, TORCH = 101, 102, 103
-TARGET_ORDER, PUBLIC_ORDER, VIEWS, MODULES, RESTART = 104, 105, 106, 107, 108
-REPLAY, REPLAY_ORDER, ENSEMBLE, SCORING = 109, 110, 111, 112
-
-
-def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
-    """Random numbers that depend on the run's seed, what they are for, and where (round, client) alone."""
-    return np.random.default_rng([seed, purpose, *where])
-
-
-def derived_seed(*where: int | str) -> int:
-    """A seed for a generator that is not numpy's, as well mixed and much cheaper to make than a stream."""
-    return int.from_bytes(blake2b(repr(where).encode(), digest_size=7).digest(), "big")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.normalise import in_units
+from fedtl.data.views.normalise import in_units
 
 Samples = NDArray[np.uint8] | NDArray[np.float32]
 """Images as stored bytes, or numbers of any other kind."""

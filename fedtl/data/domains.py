@@ -10,8 +10,8 @@ from dataclasses import replace
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import check_layout
 from fedtl.data.dataset import Dataset
-from fedtl.data.images import fit, prepared
 from fedtl.data.settings import DataChoice
+from fedtl.data.views.images import fit, prepared
 
 
 def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]:

@@ -13,8 +13,8 @@ from fedtl.data.arrays import UNLABELLED
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
 from fedtl.data.frame import Frame
-from fedtl.data.own import FRAME
-from fedtl.data.own_part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
+from fedtl.data.own.part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
+from fedtl.data.own.read import FRAME
 from fedtl.failure import RunError
 
 SERVER = "server"
@@ -24,7 +24,7 @@ Index = NDArray[np.int64]
 
 
 def export(federation: Federation, folder: Path, names: Sequence[str] | None = None) -> None:
-    """Write what each participant holds, as :func:`fedtl.data.own.read_own` reads it.
+    """Write what each participant holds, as :func:`fedtl.data.own.read.read_own` reads it.
 
     ``folder/NAME/`` is a client's: ``train.npz``, ``validation.npz``, ``test.npz``, ``target/train.npz``,
     ``target/test.npz``, ``public.npz``; ``folder/server/`` the server's: ``test.npz``, ``target/test.npz``,

@@ -9,18 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.batches import stream
 from fedtl.data.dataset import Dataset, Samples, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.memory import enough_memory
-from fedtl.data.normalise import Normaliser, by_dataset, by_pixel, unchanged
-from fedtl.data.partition import by_label
+from fedtl.data.partitions.contract import by_label
 from fedtl.data.settings import DataChoice
 from fedtl.data.validation import split_validation
+from fedtl.data.views.normalise import Normaliser, by_dataset, by_pixel, unchanged
+from fedtl.random import Purpose, stream
 
-# As in fedtl.data.batches; 204 is for the partition "noisy", 207 for the look "photographs", 208 for validation.
-SERVER_TEST, ASSIGN, CLIENT_TEST, LABELLED, SAMPLES = 201, 202, 203, 205, 206
 DEFAULT_SERVER_TEST_SHARE = 0.2
 
 SPLIT_AT_ONCE = 2**18
@@ -88,7 +86,7 @@ def _federate(data: DataChoice, seed: int) -> Federation:
             pool, _ = split_server_test(data.public, public, seed)
             for others in (public.held_out, public.validation) if data.public.pool == "train" else ():
                 pool = pool if others is None else pool[~others[pool]]
-            rows = draw_samples(data.public, pool, stream(seed, SAMPLES, 1))
+            rows = draw_samples(data.public, pool, stream(seed, Purpose.SAMPLES, 1))
         everybodys = np.arange(len(rows)) + sum(map(len, y))
         x.append(public.x[rows])
         y.append(np.zeros(len(rows), np.int64))
@@ -138,7 +136,7 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
                 f"{kind} data, so 'natural' must divide them"
             )
     pool, server_test = split_server_test(data, dataset, seed)
-    pool = draw_samples(data, pool, stream(seed, SAMPLES, 0))
+    pool = draw_samples(data, pool, stream(seed, Purpose.SAMPLES, 0))
     held = assign(data, dataset, pool, clients, seed)
     x = data.partition.shift(dataset.x, held, seed)
     others, validation = held, None
@@ -173,7 +171,7 @@ def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[ND
     free = np.arange(n)
     for own in (dataset.held_out, dataset.validation):
         free = free if own is None else free[~own[free]]
-    drawn = free[stratified(dataset.y[free], share, stream(seed, SERVER_TEST))]
+    drawn = free[stratified(dataset.y[free], share, stream(seed, Purpose.SERVER_TEST))]
     chosen = np.zeros(n, np.bool_)
     chosen[drawn] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
@@ -208,7 +206,7 @@ def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], clients:
         raise ConfigError(f"data.clients = {clients}: the data have {users} owners; say {users} or leave it out")
     if clients > len(pool):
         raise ConfigError(f"data.clients = {clients}: there are only {len(pool)} samples to divide")
-    shards = data.partition.assign(labels, owner, clients, stream(seed, ASSIGN))
+    shards = data.partition.assign(labels, owner, clients, stream(seed, Purpose.ASSIGN))
     key = f"data.partition.name = {data.partition.name!r}"
     if len(shards) != clients:
         raise ConfigError(f"{key}: it made {len(shards)} clients, not {clients}")
@@ -232,7 +230,7 @@ def split_clients(held: Shards, share: float, seed: int) -> tuple[Shards, Shards
     if share > 0:
         tests = np.minimum(np.maximum(np.rint(sizes * share).astype(np.int64), 1), sizes - 1)
     train, test = _empty(sizes - tests), _empty(tests)
-    draws = stream(seed, CLIENT_TEST).random(len(held.order))
+    draws = stream(seed, Purpose.CLIENT_TEST).random(len(held.order))
     for clients in _of_one_size(sizes):
         size, n_test = sizes[clients[0]], tests[clients[0]]
         rows = _rows(held.offsets, clients, size)
@@ -250,7 +248,7 @@ def split_labelled(train: Shards, labels: NDArray[np.int64], fraction: float, se
     """
     if not fraction:
         return Shards.none(len(train))
-    rng = stream(seed, LABELLED)
+    rng = stream(seed, Purpose.LABELLED)
     n = len(train.order)
     client, label = train.client_of, labels[train.order]
     draws, keys = rng.random((2, n))

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from fedtl.choice import Choice
-from fedtl.data import read_domain, read_partition
+from fedtl.data import read_domain
 from fedtl.data.dataset import Dataset
-from fedtl.data.images import LARGEST_SIDE
-from fedtl.data.look import Look
-from fedtl.data.partition import Partition
+from fedtl.data.partitions import read_partition
+from fedtl.data.partitions.contract import Partition
+from fedtl.data.views.images import LARGEST_SIDE
+from fedtl.data.views.look import Look
 
 
 class DataChoice(Choice):

@@ -6,11 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.batches import stream
 from fedtl.data.federation import Shards
-
-VALIDATION = 208
-"""The purpose of these random numbers, as in :mod:`fedtl.data.batches` and :mod:`fedtl.data.federate`."""
+from fedtl.random import Purpose, stream
 
 
 def drawn_for_validation(samples: int, share: float, seed: int, client: int) -> NDArray[np.bool_]:
@@ -36,7 +33,7 @@ def drawn_for_validation(samples: int, share: float, seed: int, client: int) -> 
         )
     if samples:
         drawn = min(max(round(samples * share), 1), samples - 1)
-        chosen[stream(seed, VALIDATION, client).permutation(samples)[:drawn]] = True
+        chosen[stream(seed, Purpose.VALIDATION, client).permutation(samples)[:drawn]] = True
     return chosen
 
 

@@ -29,8 +29,8 @@ from flwr.supernode.runtime import run_clientapp
 from fedtl.deploy import wire
 from fedtl.deploy.flower import SOCKET
 from fedtl.deploy.study import EXPERIMENT
-from fedtl.messages import ARRAYS, FAILURES, STUDY, VECTOR
-from fedtl.privacy import Privacy
+from fedtl.wire.messages import ARRAYS, FAILURES, STUDY, VECTOR
+from fedtl.wire.privacy import Privacy
 
 NO_ANSWER = 0
 """Flower's ``ErrorCode.UNKNOWN``; the text says what happened."""

@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord, MessageType, RecordDict
 
-from fedtl import messages as m
-from fedtl import record
-from fedtl.checkpoint import Checkpoint, Mark, read_mark
+from fedtl.assemble.parts import make_worker
 from fedtl.choice import ConfigError
-from fedtl.config import Config, Tables, build
+from fedtl.config.read import build
+from fedtl.config.schema import Config, Tables
 from fedtl.data.frame import Frame
-from fedtl.data.own import Own
-from fedtl.data.own_statistics import statistics
+from fedtl.data.own.read import Own
+from fedtl.data.own.statistics import statistics
 from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
-from fedtl.experiment import make_worker
-from fedtl.node import Reply, Worker
-from fedtl.tensors import DamagedError
+from fedtl.disk.tensors import DamagedError
+from fedtl.runs import record
+from fedtl.runs.checkpoint import Checkpoint, Mark, read_mark
+from fedtl.wire import messages as m
+from fedtl.wire.worker import Reply, Worker
 
 DESCRIPTION, SUMS, STATISTICS_OF = "description", "centred-sums", "statistics-of"
 """In answer to a query: what there is, as JSON; and sums for the normalisation, if the query asks for them.

@@ -441,7 +441,7 @@ def _check_days(days: int) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a full disk or an unwritable folder into one sentence, without what :mod:`fedtl.record` imports."""
+    """Turn a full disk or an unwritable folder into one sentence, without what :mod:`fedtl.runs.record` imports."""
     try:
         yield
     except OSError as error:

@@ -16,16 +16,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageTy
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run, RunNotRunningException
 
-from fedtl import messages as m
 from fedtl.choice import ConfigError
-from fedtl.config import Deploy
+from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
-from fedtl.data.own_statistics import Sums
+from fedtl.data.own.statistics import Sums
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS
 from fedtl.deploy.screen import Expected, Refused, Screen, decoded, shortened
 from fedtl.deploy.study import Study
 from fedtl.failure import RunError
+from fedtl.wire import messages as m
 
 POLL, LOOK_AROUND = 0.2, 2.0
 """Seconds between looks for replies, and between looks for who is connected."""
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Described:
-    """What a client says of its data; see :meth:`~fedtl.data.own.Own.describe`."""
+    """What a client says of its data; see :meth:`~fedtl.data.own.read.Own.describe`."""
 
     train: int
     unlabelled: int

@@ -15,14 +15,14 @@ from pathlib import Path
 import tomli_w
 
 from fedtl.choice import ConfigError
-from fedtl.config import Config
+from fedtl.config.schema import Config
 from fedtl.deploy import flower, process
 from fedtl.deploy.folders import ServerFolder
 from fedtl.deploy.server import runs, told_as_json
 from fedtl.deploy.serverapp import ENDS_WITHIN, Order
 from fedtl.deploy.study import new_id
 from fedtl.failure import RunError
-from fedtl.history import load
+from fedtl.runs.history import load
 
 STOPS_WITHIN = 4.0
 """Seconds that whoever stops a run waits for the server."""

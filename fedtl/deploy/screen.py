@@ -17,8 +17,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedtl import messages as m
-from fedtl.config import Deploy
+from fedtl.config.schema import Deploy
+from fedtl.wire import messages as m
 
 LONGEST_TEXT = 300
 """Letters of a client's own words that are recorded."""

@@ -15,14 +15,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedtl import record
+from fedtl.assemble.driver import Server
+from fedtl.assemble.parts import client_updates
 from fedtl.choice import ConfigError
-from fedtl.config import Config, build
+from fedtl.config.read import build
+from fedtl.config.schema import Config
 from fedtl.data.arrays import check_classes
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.frame import Frame
-from fedtl.data.own import FRAME, Own, read_own
-from fedtl.data.own_statistics import normaliser
+from fedtl.data.own.read import FRAME, Own, read_own
+from fedtl.data.own.statistics import normaliser
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
 from fedtl.deploy.leash import end_with_starter, leashed
@@ -32,13 +34,14 @@ from fedtl.deploy.screen import Expected
 from fedtl.deploy.study import Study
 from fedtl.engine.first_memory import after_one_step
 from fedtl.engine.plan import able
-from fedtl.experiment import Place, Server, client_updates, open_run
+from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
-from fedtl.progress import accuracy
-from fedtl.resume import begun
-from fedtl.scores import Coverage, marked
+from fedtl.runs import record
+from fedtl.runs.progress import accuracy
+from fedtl.runs.resume import begun
 from fedtl.server.rounds import Round
+from fedtl.server.scores import Coverage, marked
 from fedtl.strategies import strategy_type
 
 ENDS_WITHIN = 30.0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fedtl.checkpoint import last_round
 from fedtl.deploy import keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.server import node_numbers, registered, runs
 from fedtl.deploy.serverapp import Order
-from fedtl.tensors import DamagedError
+from fedtl.disk.tensors import DamagedError
+from fedtl.runs.checkpoint import last_round
 
 LONGEST = 120
 """Letters of an error in a table."""

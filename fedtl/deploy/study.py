@@ -14,8 +14,8 @@ from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
-from fedtl import messages as m
 from fedtl.choice import ConfigError
+from fedtl.wire import messages as m
 
 ID, EXPERIMENT, FRAME, CLIENT, POPULATION, NONCE = "id", "experiment", "frame", "client", "clients", "nonce"
 

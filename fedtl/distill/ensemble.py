@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedtl.data.batches import equal_batches
 from fedtl.losses.teaching import distillation
-from fedtl.randomness import generators_of, seeded
+from fedtl.models.generators import generators_of, seeded
 
 
 @dataclass(frozen=True)

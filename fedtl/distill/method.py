@@ -14,9 +14,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fedtl.choice import Choice
+from fedtl.data.samples import Samples
+from fedtl.models.generators import seeded
 from fedtl.models.modes import in_evaluation
-from fedtl.randomness import seeded
-from fedtl.samples import Samples
 
 
 class Watch(Protocol):

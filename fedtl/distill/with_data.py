@@ -7,12 +7,9 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from fedtl.choice import ConfigError
-from fedtl.data.batches import stream
 from fedtl.distill.method import Job, Method
 from fedtl.distill.student import fit
-
-ORDER = 1101
-"""The stream of random numbers that orders the samples."""
+from fedtl.random import Purpose, stream
 
 
 class WithData(Method):
@@ -34,7 +31,7 @@ class WithData(Method):
         if job.data is None or not len(job.data[1]):
             raise ConfigError(f"method.name = {self.name!r}: it needs training data; the other methods need none")
         samples, rows = job.data
-        rng = stream(job.seed, ORDER)
+        rng = stream(job.seed, Purpose.DISTILL_ORDER)
         order = np.empty(0, np.int64)
 
         def batch(_: int) -> tuple[Tensor, Tensor]:

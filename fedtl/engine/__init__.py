@@ -2,7 +2,7 @@
 
 All run the same client code and agree within float32 rounding. One by one binds the module to the client's
 vector; stacked maps the model over ``[C, P]`` parameters, where launching an operation costs more than
-computing it. Either may record the training step once and replay it (:mod:`fedtl.recording`).
+computing it. Either may record the training step once and replay it (:mod:`fedtl.tracing`).
 """
 
 from fedtl.engine.choice import EngineChoice, choose_engine, refusal

@@ -17,17 +17,17 @@ from torch.func import functional_call, vmap
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.data.batches import Budget
+from fedtl.data.samples import FewSamples
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.engine import Engine
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
 from fedtl.engine.plan import able
-from fedtl.engine.recorder import why_not_recorded
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
+from fedtl.engine.step_tracer import why_not_recorded
 from fedtl.engine.task import Outcome, Task, Trained, reason
-from fedtl.randomness import generators_of, kept_elsewhere, state_elsewhere
-from fedtl.samples import FewSamples
-from fedtl.vector import Layout
+from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
+from fedtl.models.vector import Layout
 
 STACK_BELOW = 20_000
 """On a CPU, recorded stacks are faster for models of fewer parameters; ``results/benchmarks/stacked.md``."""

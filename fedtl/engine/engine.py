@@ -16,21 +16,21 @@ from torch.nn import functional as F
 
 from fedtl.clients.contract import ClientUpdate, Loop, Memory, State, Vectors
 from fedtl.clock import Clock
-from fedtl.data.batches import SCORING, derived_seed
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
 from fedtl.engine.plan import Plan, Where, make_plan, view_seeds
-from fedtl.engine.recorder import Recorder
 from fedtl.engine.replay import Replays
+from fedtl.engine.step_tracer import Recorder
 from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Given, Outcome, Score, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
 from fedtl.models.composite import model_of
+from fedtl.models.generators import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
 from fedtl.models.head import layer_outputs
+from fedtl.models.vector import Binding
 from fedtl.optimizers.stepper import remembered, scheduled
-from fedtl.randomness import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
-from fedtl.vector import Binding
+from fedtl.random import Purpose, derived_seed
 
 GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 """Samples are gathered together up to this much memory: not in each step, but within the cache."""
@@ -175,7 +175,7 @@ class Engine(ABC):
             own: a term's module in it that is scored.
             answer: makes the logits of the model's layers.
         """
-        device, seed = self.task.samples.device, derived_seed(self.task.seed, SCORING)
+        device, seed = self.task.samples.device, derived_seed(self.task.seed, Purpose.SCORING)
         if self._draws_when_scored is None and len(index):
             with seeded(seed, self._generators, device):
                 before = state(self._generators, device)

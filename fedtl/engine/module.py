@@ -14,7 +14,7 @@ from fedtl.losses.objective import Objective
 from fedtl.losses.view import Layers, View
 from fedtl.models.composite import Composite, model_of
 from fedtl.models.head import head_name, layer_outputs
-from fedtl.vector import Layout, Slot
+from fedtl.models.vector import Layout, Slot
 
 
 class Local(nn.Module):

@@ -7,20 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtl.data.batches import (
-    PUBLIC_ORDER,
-    REPLAY_ORDER,
-    SAMPLE_ORDER,
-    TARGET_ORDER,
-    TORCH,
-    VIEWS,
-    Budget,
-    derived_seed,
-    equal_batches,
-    stream,
-)
+from fedtl.data.batches import Budget, equal_batches
 from fedtl.data.federation import Federation
 from fedtl.losses.objective import Objective
+from fedtl.random import Purpose, derived_seed, stream
 
 Index = NDArray[np.int64]
 
@@ -99,28 +89,28 @@ def make_plan(
     own = source if labelled else target
     if not len(own):
         raise ValueError("it holds no training samples")
-    order, sizes = budget.order(len(own), stream(seed, SAMPLE_ORDER, round, client, *again))
+    order, sizes = budget.order(len(own), stream(seed, Purpose.SAMPLE_ORDER, round, client, *again))
     more: dict[str, Index] = {}
     needs, steps, views = objective.needs, len(sizes), None
     beside = labelled and len(target) and needs & {"target", "unlabelled", "views"}
     if beside:
-        rng = stream(seed, TARGET_ORDER, round, client, *again)
+        rng = stream(seed, Purpose.TARGET_ORDER, round, client, *again)
         more["target"] = target[equal_batches(len(target), budget.batch_size, steps, rng)]
     if "views" in needs:
         views = "target" if beside else "x"
     if "public" in needs and len(federation.public):
-        rng = stream(seed, PUBLIC_ORDER, round, *again)  # the same for all clients
+        rng = stream(seed, Purpose.PUBLIC_ORDER, round, *again)  # the same for all clients
         more["public"] = equal_batches(len(federation.public), budget.batch_size, steps, rng)
     if replayed is not None and len(replayed):
-        rng = stream(seed, REPLAY_ORDER, round, client, *again)
+        rng = stream(seed, Purpose.REPLAY_ORDER, round, client, *again)
         more["replay"] = replayed[equal_batches(len(replayed), budget.batch_size, steps, rng)]
-    torch_seed = derived_seed(seed, TORCH, round, client)
+    torch_seed = derived_seed(seed, Purpose.TORCH, round, client)
     return Plan(own[order], sizes, len(own), labelled, more, views, torch_seed, where.steps)
 
 
 def view_seeds(seed: int, round: int, client: int, steps: range, which: int) -> list[int]:
     """Seeds of the random views of some of a client's mini-batches."""
-    return [derived_seed(seed, VIEWS, round, client, step, which) for step in steps]
+    return [derived_seed(seed, Purpose.VIEWS, round, client, step, which) for step in steps]
 
 
 def able(federation: Federation, objective: Objective) -> Index | None:

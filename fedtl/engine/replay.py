@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.data.batches import REPLAY, derived_seed
 from fedtl.data.federation import Federation
 from fedtl.data.replay import Replay
+from fedtl.data.samples import in_order
 from fedtl.distill.impressions import class_impressions
 from fedtl.engine.task import REPLAYED, Given, Task
 from fedtl.models.composite import model_of
-from fedtl.samples import in_order
+from fedtl.random import Purpose, derived_seed
 
 KEPT_BYTES = 2**28
 """Sets of samples are kept up to this much memory, and at least one; others are made again."""
@@ -92,7 +92,7 @@ class Replays:
             federation.shape,
             how.steps,
             how.lr,
-            derived_seed(task.seed, REPLAY, made, client),
+            derived_seed(task.seed, Purpose.REPLAY, made, client),
             confidence=(how.least, how.most),
             augment=how.augment,
             noise=how.noise,

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.data.batches import Budget
+from fedtl.data.samples import FewSamples
 from fedtl.engine.task import Task, reason
 from fedtl.models.composite import model_of
-from fedtl.randomness import generators_of, seeded
-from fedtl.samples import FewSamples
+from fedtl.models.generators import generators_of, seeded
 
 log = logging.getLogger(__name__)
 

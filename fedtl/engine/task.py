@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from fedtl.clients.contract import Memory, Vectors
 from fedtl.data.replay import Replay
+from fedtl.data.samples import Samples
 from fedtl.losses.objective import Objective
+from fedtl.models.sharing import Sharing
+from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import PREFIX
-from fedtl.samples import Samples
-from fedtl.sharing import Sharing
-from fedtl.vector import Layout
 
 REST = "not trained"
 """In a memory: the client's own numbers that move by no gradient (batch-norm statistics)."""

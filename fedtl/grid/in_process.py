@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fedtl.grid.simulated import Order, SimulatedGrid
-from fedtl.node import Reply, Worker
+from fedtl.wire.worker import Reply, Worker
 
 
 class InProcessGrid(SimulatedGrid):

@@ -17,7 +17,6 @@ from flwr.app import Error, RecordDict
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError, TaskUnschedulableError
 
-from fedtl import messages as m
 from fedtl.failure import RunError
 from fedtl.grid.cluster import Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
@@ -25,7 +24,8 @@ from fedtl.grid.mailbox import Address, Letter, Mailbox
 from fedtl.grid.seats import Begun, NoRoomError, Seats, WorkerStartError
 from fedtl.grid.shared_folder import Mark
 from fedtl.grid.simulated import Order, SimulatedGrid
-from fedtl.node import CLIENT_RAISED, Reply, Worker
+from fedtl.wire import messages as m
+from fedtl.wire.worker import CLIENT_RAISED, Reply, Worker
 
 __all__ = ["NoRoomError", "RayGrid", "WorkerStartError"]
 
@@ -55,7 +55,7 @@ environment it would cost a second, as the processes that Ray begins with would 
 
 
 class CohortActor:
-    """A process that trains cohorts; see :class:`~fedtl.node.Worker`."""
+    """A process that trains cohorts; see :class:`~fedtl.wire.worker.Worker`."""
 
     def __init__(self, path: list[str], make_worker: Callable[..., Worker], *parts: Any) -> None:
         # What the driver can import (a user's own model beside a notebook) can be imported here.

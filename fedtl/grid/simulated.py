@@ -13,8 +13,8 @@ from flwr.supercore.run import Run
 
 from fedtl.clock import Clock, Headcount
 from fedtl.grid.identity import identify
-from fedtl.messages import Broadcast
-from fedtl.node import Reply
+from fedtl.wire.messages import Broadcast
+from fedtl.wire.worker import Reply
 
 FIRST_NODE = 2
 """The node of client 0; 1 is the server."""

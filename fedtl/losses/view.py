@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.losses.batch import Batch
-from fedtl.vector import Slot
+from fedtl.models.vector import Slot
 
 Layers = dict[str, Tensor]
 """A model's outputs for a batch by layer: ``"logits"``, ``"features"``, a submodule's name; ``[B, ...]``."""

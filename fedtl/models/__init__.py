@@ -14,7 +14,7 @@ from fedtl.models.settings import ModelChoice
 if TYPE_CHECKING:
     from torch import nn
 
-    from fedtl.samples import FewSamples
+    from fedtl.data.samples import FewSamples
 
 __all__ = ["MODELS", "ModelChoice", "build_model", "read_model"]
 
@@ -81,7 +81,7 @@ def build_model(
         ConfigError: the network cannot be built, its pretrained weights are not to be had or another network's, or
             it does not fit the data; see :func:`fedtl.models.trial.try_out`.
     """
-    from fedtl.randomness import seeded
+    from fedtl.models.generators import seeded
 
     with seeded(seed):
         try:

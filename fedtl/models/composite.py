@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fedtl.models.generators import generators_of, seeded
 from fedtl.models.head import layer_outputs
 from fedtl.models.modes import in_evaluation
-from fedtl.randomness import generators_of, seeded
 
 
 class Composite(nn.Module):

@@ -10,8 +10,8 @@ from pydantic import ConfigDict
 from torch import nn
 
 from fedtl.choice import ConfigError, load_object, nearest
+from fedtl.data.torchvision_ops import import_torchvision, is_missing_operator
 from fedtl.models.settings import ModelChoice
-from fedtl.models.torchvision_ops import import_torchvision, is_missing_operator
 
 FROM_DATA = ("input_shape", "classes")
 """Parameters that the data fill in, where the class or function has them; a config cannot set them."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError, nearest
+from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.models.head import head_name
-from fedtl.models.torchvision_ops import import_torchvision
 
 RUNS_MODEL = "model.safetensors"
 """In a run's folder: its final global model under the module's own names."""

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
+from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.models.settings import ModelChoice, image_shape
-from fedtl.models.torchvision_ops import import_torchvision
 
 # These two return a tuple in training unless their auxiliary heads are left out.
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError, cause
+from fedtl.data.samples import FewSamples
+from fedtl.models.generators import generators_of, seed_own, seeded
 from fedtl.models.input_casts import InputCasts
 from fedtl.models.modes import in_evaluation
 from fedtl.models.settings import ModelChoice
-from fedtl.randomness import generators_of, seed_own, seeded
-from fedtl.samples import FewSamples
 
 SEED = 0
 """Of what a model draws while it is tried out; no number of it is kept."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError
+from fedtl.models.vector import Layout
 from fedtl.optimizers.chain import State
 from fedtl.optimizers.local import SGD
 from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.optimizers.transforms import RATE, rate_tensor
-from fedtl.vector import Layout
 
 PREFIX = "optimizer_"
 """How names begin in a state, and in a memory, that are an optimiser's."""
@@ -93,7 +93,8 @@ def part_scale(layout: Layout, lr_scale: Mapping[str, float]) -> Tensor | None:
 
     Args:
         layout: of its vector.
-        lr_scale: factors by the names of parts, as :meth:`~fedtl.vector.Layout.part` reads them; 1 for all others.
+        lr_scale: factors by the names of parts, as :meth:`~fedtl.models.vector.Layout.part` reads them; 1 for all
+            others.
 
     Returns:
         ``[P]`` float32 on the CPU; None where ``lr_scale`` names no part.

@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.history import Run, on_validation
 from fedtl.plot.groups import Group, parts_of
 from fedtl.plot.style import look
+from fedtl.runs.history import Run, on_validation
 
 MODELS = {"global": "global model", "personal": "personalised model"}
 DARK = "#222222"

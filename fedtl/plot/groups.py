@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.history import Axis, Counts, Coverage, Run, Series
+from fedtl.runs.history import Axis, Counts, Coverage, Run, Series
 
 
 @dataclass(frozen=True)

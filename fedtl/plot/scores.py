@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.history import Axis, Run, over_same_clients
 from fedtl.plot.clients import (
     MODELS,
     client_height,
@@ -26,6 +25,7 @@ from fedtl.plot.clients import (
 )
 from fedtl.plot.groups import Group, Line, group, line, parts_of, term_line
 from fedtl.plot.style import DPI, RC, byte_unit, look
+from fedtl.runs.history import Axis, Run, over_same_clients
 
 DATA = {
     "server-test": "on the server's test data",

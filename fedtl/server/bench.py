@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedtl.data.samples import Samples
 from fedtl.models.composite import model_of
-from fedtl.samples import Samples
-from fedtl.vector import Layout
+from fedtl.models.vector import Layout
 
 
 class Bench:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedtl import messages as m
+from fedtl.wire import messages as m
 
 
 def client_nodes(grid: Grid, clients: int, timeout: float | None) -> Sequence[int]:

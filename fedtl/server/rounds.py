@@ -19,21 +19,21 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from numpy.typing import NDArray
 
-from fedtl import messages as m
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.serving import Serving, serving
 from fedtl.clients.settings import Settings
 from fedtl.clock import Clock
-from fedtl.data.batches import SAMPLE_CLIENTS, stream
 from fedtl.failure import RunError
 from fedtl.optimizers.settings import OptimizerSettings
-from fedtl.scores import ClientScores
+from fedtl.random import Purpose, stream
 from fedtl.server.bench import Bench
 from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.nodes import client_nodes
 from fedtl.server.phase import Phase
+from fedtl.server.scores import ClientScores
 from fedtl.server.table import Table
-from fedtl.tree_sum import TreeSum
+from fedtl.wire import messages as m
+from fedtl.wire.tree_sum import TreeSum
 
 Vector = NDArray[np.float32]
 
@@ -582,7 +582,7 @@ class Rounds(FlowerStrategy, ABC):
 
     def _choose(self, where: int, wanted: int | None, able: NDArray[np.int64] | None = None) -> list[int]:
         there = self.population if able is None else len(able)
-        rng = stream(self.seed, SAMPLE_CLIENTS, abs(where), int(where < 0))
+        rng = stream(self.seed, Purpose.SAMPLE_CLIENTS, abs(where), int(where < 0))
         everybody = wanted is None or wanted >= there
         chosen = range(there) if everybody else sorted(rng.choice(there, wanted, replace=False).tolist())
         return list(chosen) if able is None else able[chosen].tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.store import MemoryStore
+from fedtl.disk.memories import MemoryStore
 
 
 class Table:
@@ -68,7 +68,7 @@ class TableStore:
             table.changed.clear()
 
     def restore(self, tables: Mapping[str, Table], round: int) -> None:
-        """Make the tables those of the end of a round; :func:`fedtl.resume.find` has checked the files."""
+        """Make the tables those of the end of a round; :func:`fedtl.runs.resume.find` has checked the files."""
         for client in self._store.clients():
             for name, row in self._store.load(client, round + 1).items():
                 tables[name].put([client], row[None])

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from fedtl import messages as m
-from fedtl.config import build
+from fedtl.assemble.parts import make_strategy, make_worker
+from fedtl.config.read import build
 from fedtl.data.federation import Federation, Shards
-from fedtl.experiment import make_strategy, make_worker
 from fedtl.grid.ray import RayGrid
 from fedtl.models import build_model, read_model
-from fedtl.vector import Layout
+from fedtl.models.vector import Layout
+from fedtl.wire import messages as m
 
 SHAPE, CLASSES, SAMPLES, BATCH, LR = (1, 28, 28), 10, 600, 20, 0.02
 MODELS: dict[str, dict[str, Any]] = {

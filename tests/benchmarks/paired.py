@@ -23,7 +23,7 @@ WARM_UP, BLOCK = 6, 5
 
 CHILD = """
 import json, sys, time, fedtl
-from fedtl.experiment import Silent
+from fedtl.assemble.driver import Silent
 block, warm_up, now = int(sys.argv[3]), int(sys.argv[4]), getattr(time, sys.argv[5])
 class Turns(Silent):
     began = now()

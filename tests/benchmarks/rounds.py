@@ -113,7 +113,7 @@ def watch_link() -> None:
 
 def client(*words: str) -> None:
     """``fedtl deploy client`` that marks when it is asked and has answered."""
-    from fedtl import cli
+    from fedtl.cli import commands
     from fedtl.deploy.desk import Desk
 
     answer, name = Desk.answer, Path(words[0]).name
@@ -127,17 +127,17 @@ def client(*words: str) -> None:
 
     Desk.answer = watched  # type: ignore[method-assign]
     sys.argv = ["fedtl", "deploy", "client", *words]
-    cli.main()
+    commands.main()
 
 
 def run(*words: str) -> None:
     """``fedtl deploy run`` of an app that marks what the server does."""
-    from fedtl import cli
+    from fedtl.cli import commands
     from fedtl.deploy import run
 
     run.APP += APP
     sys.argv = ["fedtl", "deploy", "run", *words]
-    cli.main()
+    commands.main()
 
 
 class Follower(threading.Thread):
@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument("--hidden", nargs="+", default=["64", "3000x3000"], help="sizes of the MLP's hidden layers")
     parser.add_argument("--repeats", type=int, default=5, help="of the imports")
     given = parser.parse_args()
-    from fedtl.signals import ended_by_signals
+    from fedtl.cli.signals import ended_by_signals
 
     with ended_by_signals():
         imports(given.repeats)

@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from fedtl import checkpoint, durable, record, tensors
-from fedtl.config import read_config
+from fedtl.assemble.driver import Server, Silent
+from fedtl.assemble.parts import one_thread
+from fedtl.config.read import read_config
 from fedtl.data.federate import federate
-from fedtl.experiment import Place, Server, Silent, one_thread, open_run
-from fedtl.lock import RunLock
+from fedtl.disk import durable, tensors
+from fedtl.experiment import Place, open_run
+from fedtl.runs import checkpoint, record
+from fedtl.runs.lock import RunLock
 from fedtl.server.rounds import Round
 
 QUICKSTART = ["simulation.grid=in-process", "device=cpu", "evaluate.every=1000000"]

@@ -28,18 +28,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedtl import messages as m
+from fedtl.assemble.parts import make_strategy, make_worker
 from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.settings import Settings
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federation import Federation, Shards
-from fedtl.experiment import make_strategy, make_worker
+from fedtl.disk.memories import MemoryStore
 from fedtl.grid.ray import RayGrid
 from fedtl.losses.term import Batch
 from fedtl.models import build_model
-from fedtl.store import MemoryStore
+from fedtl.models.vector import Layout
 from fedtl.strategies.contract import Strategy
-from fedtl.vector import Layout
+from fedtl.wire import messages as m
 
 SHAPE, CLASSES = (1, 28, 28), 10
 

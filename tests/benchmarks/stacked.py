@@ -21,12 +21,12 @@ import torch
 
 from fedtl.clients.contract import ClientUpdate
 from fedtl.data.federation import Federation, Shards
+from fedtl.data.samples import Samples
 from fedtl.engine import Engine, OneByOne, Stacked, Task, Trained
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.models import build_model, read_model
-from fedtl.samples import Samples
+from fedtl.models.vector import Layout
 from fedtl.strategies import read_strategy, strategy_type
-from fedtl.vector import Layout
 from tests.parts import train_cohort
 
 CLIENTS, SAMPLES = 16, 600

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from fedtl.config import build
+from fedtl.assemble.parts import make_tasks
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.engine import OneByOne
-from fedtl.experiment import make_tasks
 from tests.parts import train_cohort, update_of
 
 # The passes that each needs besides the source's own.

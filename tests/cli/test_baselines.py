@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 import fedtl
-from fedtl.baselines import baselines, gains
 from fedtl.choice import ConfigError
-from fedtl.cli import app
-from fedtl.config import build
+from fedtl.cli.commands import app
+from fedtl.config.read import build
+from fedtl.runs.baselines import baselines, gains
 
 CONFIG = """
 name = "gain"

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from fedtl import cli
-from fedtl.config import shipped_configs
-from fedtl.data import DATASETS, PARTITIONS
-from fedtl.history import load
+from fedtl.cli import commands, printing
+from fedtl.config.read import shipped_configs
+from fedtl.data import DATASETS
+from fedtl.data.partitions import PARTITIONS
 from fedtl.losses.objective import TERMS
 from fedtl.models import MODELS
-from fedtl.progress import ProgressBar
+from fedtl.runs.history import load
+from fedtl.runs.progress import ProgressBar
 from fedtl.server.rounds import Round
 from fedtl.strategies import STRATEGIES
 
@@ -68,11 +69,11 @@ class Fedtl:
 
     def __call__(self, *words: object, width: int = 80) -> Said:
         self.capsys.readouterr()
-        self.monkeypatch.setattr(cli, "out", Console(highlight=False, width=width))
-        self.monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False, width=width))
+        self.monkeypatch.setattr(printing, "out", Console(highlight=False, width=width))
+        self.monkeypatch.setattr(printing, "err", Console(stderr=True, highlight=False, width=width))
         self.monkeypatch.setattr(sys, "argv", ["fedtl", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         code = ended.value.code
         assert isinstance(code, int)
         return Said(code, *self.capsys.readouterr())
@@ -272,7 +273,7 @@ def test_a_run_without_a_scored_round_has_a_row(finished: Path, tmp_path: Path) 
     (tmp_path / "config.toml").write_bytes((finished / "config.toml").read_bytes())
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(cli.summary_table([load(tmp_path)]))
+        console.print(printing.summary_table([load(tmp_path)]))
     assert "pfedme, seed 0: no scored round yet" in captured.get()
 
 
@@ -370,7 +371,7 @@ def test_version(fedtl: Fedtl) -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_the_bar_is_whole_on_any_terminal(finished: Path, width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    from fedtl.config import read_config
+    from fedtl.config.read import read_config
 
     bar = ProgressBar(Console(width=width, force_terminal=True, color_system=None))
     about = {"grid": "in-process", "actors": None, "parameters": 12345, "clients": 20, "device": "cpu"}
@@ -436,8 +437,8 @@ def test_help_in_a_process(here: Path) -> None:
 
 def test_help_needs_no_torch(here: Path) -> None:
     code = (
-        "import sys, fedtl.cli\n"
-        "try:\n    fedtl.cli.app(['--help'])\n"
+        "import sys, fedtl.cli.commands\n"
+        "try:\n    fedtl.cli.commands.app(['--help'])\n"
         "except SystemExit:\n    pass\n"
         "heavy = {'torch', 'flwr', 'ray', 'matplotlib', 'sklearn', 'numpy', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"

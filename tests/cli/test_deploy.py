@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedtl import cli, cli_deploy
-from fedtl.config import build, read_config
+from fedtl.cli import commands, printing
+from fedtl.cli import deploy as cli_deploy
+from fedtl.config.read import build, read_config
 from fedtl.deploy import flower, folders
 from fedtl.deploy import run as runs_module
 from fedtl.deploy import server as server_module
@@ -54,12 +55,12 @@ class Fedtl:
 
     def __call__(self, *words: object, code: int = 0, width: int = 80) -> str:
         self.capsys.readouterr()
-        for module in (cli, cli_deploy):
+        for module in (printing, cli_deploy):
             self.monkeypatch.setattr(module, "out", Console(highlight=False, width=width))
             self.monkeypatch.setattr(module, "err", Console(stderr=True, highlight=False, width=width))
         self.monkeypatch.setattr(sys, "argv", ["fedtl", "deploy", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         out, err = self.capsys.readouterr()
         self.out = " ".join(out.split())
         assert ended.value.code == code, err

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fedtl import cli
+from fedtl.cli import commands, printing
 from fedtl.experiment import run
 from tests.cli.test_cli import hears_ctrl_c
 
@@ -45,11 +45,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     capsys.readouterr()
-    monkeypatch.setattr(cli, "out", Console(highlight=False, width=100))
-    monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False, width=100))
+    monkeypatch.setattr(printing, "out", Console(highlight=False, width=100))
+    monkeypatch.setattr(printing, "err", Console(stderr=True, highlight=False, width=100))
     monkeypatch.setattr(sys, "argv", ["fedtl", "distill", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     code = ended.value.code
     assert isinstance(code, int)
     return code, *capsys.readouterr()

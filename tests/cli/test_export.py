@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fedtl
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from tests.cli.test_probe import Said
@@ -303,7 +303,7 @@ def test_a_run_keeps_its_own_file(
 def test_help_imports_neither_torch_nor_flower(tmp_path: Path) -> None:
     script = (
         "import sys; from fedtl import cli\n"
-        "try: cli.app()\nexcept SystemExit: pass\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
         "print('imported', {'torch', 'flwr', 'sklearn', 'onnx'} & sys.modules.keys())"
     )
     for command in ("export", "predict"):

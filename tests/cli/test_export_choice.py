@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedtl import cli, export, model_file
+from fedtl.cli import commands, printing
+from fedtl.export import file as model_file
+from fedtl.export import of_run as export
 
 
 class Said:
@@ -31,11 +33,11 @@ class Said:
 
     def __call__(self, *words: object, code: int = 0) -> str:
         for name, stderr in (("out", False), ("err", True)):
-            self.monkeypatch.setattr(cli, name, Console(stderr=stderr, highlight=False, width=60))
+            self.monkeypatch.setattr(printing, name, Console(stderr=stderr, highlight=False, width=60))
         self.monkeypatch.setattr(sys, "argv", ["fedtl", "export", *map(str, words)])
         self.taken.clear()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         err = self.capsys.readouterr().err
         assert ended.value.code == code, err
         return err

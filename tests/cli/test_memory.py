@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from fedtl import cli, config
+from fedtl.cli import commands, printing
+from fedtl.config import read
 
 
 @pytest.mark.parametrize(("text", "said"), [("Unable to allocate\n16 TiB", ": Unable to allocate 16 TiB"), ("", "")])
@@ -14,9 +15,9 @@ def test_what_does_not_fit_into_memory_is_a_sentence(
     def read_config(*arguments: object) -> None:
         raise MemoryError(text)
 
-    monkeypatch.setattr(config, "read_config", read_config)
+    monkeypatch.setattr(read, "read_config", read_config)
     monkeypatch.setattr(sys, "argv", ["fedtl", "run", "quickstart"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == cli.RUN_ERROR
+        commands.main()
+    assert ended.value.code == printing.RUN_ERROR
     assert capsys.readouterr().err == f"fedtl: there is not enough memory for it{said}\n"

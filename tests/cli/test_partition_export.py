@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedtl.config import read_config
+from fedtl.config.read import read_config
 from fedtl.data.federate import federate
 from fedtl.data.frame import Frame
-from fedtl.data.own import read_own
+from fedtl.data.own.read import read_own
 from tests.cli.test_probe import Said
 
 SMALL = ["quickstart", "data.name=digits", "data.clients=3", "strategy.clients_per_round=3"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedtl import cli
+from fedtl.cli import commands, printing
 from fedtl.experiment import run
-from fedtl.history import load
+from fedtl.runs.history import load
 
 SHORT = ["rounds=2", "data.clients=5", "strategy.clients_per_round=5", "simulation.grid=in-process"]
 
@@ -25,11 +25,11 @@ class Said:
 
     def __call__(self, *words: object, code: int = 0) -> str:
         self.capsys.readouterr()
-        self.monkeypatch.setattr(cli, "out", Console(highlight=False, width=60))
-        self.monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False, width=60))
+        self.monkeypatch.setattr(printing, "out", Console(highlight=False, width=60))
+        self.monkeypatch.setattr(printing, "err", Console(stderr=True, highlight=False, width=60))
         self.monkeypatch.setattr(sys, "argv", ["fedtl", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         out, err = self.capsys.readouterr()
         assert ended.value.code == code, err
         return out if code == 0 else err

@@ -14,14 +14,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fedtl
-from fedtl import durable
-from fedtl.checkpoint import SETTLED, read_checkpoint, read_mark, write_mark
 from fedtl.choice import ConfigError
-from fedtl.export import model_of_run
+from fedtl.disk import durable
+from fedtl.disk.memories import MemoryStore
+from fedtl.export.of_run import model_of_run
 from fedtl.failure import OutputError
-from fedtl.record import Recorder
-from fedtl.resume import digest
-from fedtl.store import MemoryStore
+from fedtl.runs.checkpoint import SETTLED, read_checkpoint, read_mark, write_mark
+from fedtl.runs.record import Recorder
+from fedtl.runs.resume import digest
 from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
 
 RECORDS = ("rounds.jsonl", "clients.jsonl")

@@ -19,15 +19,16 @@ from flwr.serverapp import strategy as flower
 from safetensors.numpy import load_file
 
 import fedtl
-from fedtl import messages as m
-from fedtl.config import Config, read_config
+from fedtl.assemble.parts import make_engines, make_strategy, make_worker
+from fedtl.config.read import read_config
+from fedtl.config.schema import Config
 from fedtl.data.federate import federate
 from fedtl.engine import EngineChoice
-from fedtl.experiment import make_engines, make_strategy, make_worker
 from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.server.rounds import Round
+from fedtl.wire import messages as m
 from tests.methods import OPEN_METHODS
 from tests.parts import train_cohort
 

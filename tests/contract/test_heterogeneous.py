@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import fedtl
-from fedtl.checkpoint import read_checkpoint
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
-from fedtl.experiment import make_tasks
-from fedtl.store import MemoryStore
+from fedtl.disk.memories import MemoryStore
+from fedtl.runs.checkpoint import read_checkpoint
 
 MODELS: list[dict[str, Any]] = [{"name": "mlp", "hidden": [16]}, {"name": "cnn"}, {"name": "logistic"}]
 CLIENTS, ROUNDS, PUBLIC = 5, 3, 20

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import fedtl
-from fedtl import messages as m
 from fedtl.engine.assignment import Received
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
+from fedtl.wire import messages as m
 from tests.parts import METHODS, engine_of, federation_of, quadratic, small_module, train_cohort, worker_of
 
 TINY = [

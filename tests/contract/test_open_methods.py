@@ -11,10 +11,10 @@ import torch
 
 import fedtl
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
-from fedtl.export import model_of_run
-from fedtl.store import MemoryStore
+from fedtl.disk.memories import MemoryStore
+from fedtl.export.of_run import model_of_run
 from tests.interrupted import CLIENTS, tables
 from tests.methods import OPEN_METHODS
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtl.choice import ConfigError
-from fedtl.data import PARTITIONS, read_partition
 from fedtl.data.federation import Shards
-from fedtl.data.partition import Partition
+from fedtl.data.partitions import PARTITIONS, read_partition
+from fedtl.data.partitions.contract import Partition
 
 NAMES = sorted(PARTITIONS)
 

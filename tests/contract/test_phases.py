@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 import fedtl
-from fedtl.checkpoint import read_checkpoint
+from fedtl.assemble.driver import Silent
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
-from fedtl.experiment import Silent, make_tasks
 from fedtl.losses import coral_to_moments, mean_and_covariance
 from fedtl.models.head import features_and_logits
+from fedtl.runs.checkpoint import read_checkpoint
 from tests.contract.test_grids import assert_same_run
 
 ADDA = [

@@ -13,14 +13,14 @@ from flwr.app import ConfigRecord, RecordDict
 from rich.console import Console
 
 import fedtl
-from fedtl import messages as m
 from fedtl.choice import ConfigError
 from fedtl.clock import OTHER, Headcount
 from fedtl.engine import parts
 from fedtl.engine.operations import INTERPRETER
-from fedtl.history import Run
-from fedtl.profile import MESSAGES, of_round
-from fedtl.profile_tables import tables
+from fedtl.runs.history import Run
+from fedtl.runs.profile import MESSAGES, of_round
+from fedtl.runs.profile_tables import tables
+from fedtl.wire import messages as m
 from tests.contract.test_grids import assert_same_run
 from tests.parts import ENGINES, engine_of, federation_of, small_module, update_of, worker_of
 

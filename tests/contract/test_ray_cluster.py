@@ -21,11 +21,11 @@ import tomli_w
 from flwr.app import ConfigRecord, MessageType, RecordDict
 
 import fedtl
-from fedtl import messages as m
+from fedtl.assemble.parts import make_worker
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Federation, Shards
-from fedtl.experiment import make_worker
 from fedtl.grid.simulated import Order
+from fedtl.wire import messages as m
 from tests.contract.test_grids import CLIENTS, all_begun, assert_same_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]

@@ -14,7 +14,7 @@ import pytest
 
 import fedtl
 from fedtl.choice import ConfigError, load_object
-from fedtl.config import read_config
+from fedtl.config.read import read_config
 from fedtl.failure import RunError
 from tests.contract.test_grids import assert_same_run
 
@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
-from fedtl.data.digits import Digits
+from fedtl.data.sets.digits import Digits
 from fedtl.losses.term import Term
 from fedtl.models.settings import ModelChoice
 from fedtl.strategies.fedavg import FedAvg

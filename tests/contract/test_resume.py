@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 import fedtl
-from fedtl import checkpoint
-from fedtl.checkpoint import read_checkpoint
 from fedtl.choice import ConfigError
+from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Failed
 from fedtl.engine.assignment import Assignment
 from fedtl.failure import RunError
-from fedtl.record import Recorder
-from fedtl.store import MemoryStore
+from fedtl.runs import checkpoint
+from fedtl.runs.checkpoint import read_checkpoint
+from fedtl.runs.record import Recorder
 from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
 from tests.methods import OPEN_METHODS
 
@@ -49,7 +49,7 @@ SLOW = """
 import sys, time, json
 import fedtl
 import fedtl.experiment  # all that is slow to import, so that a kill finds the run itself
-from fedtl.store import MemoryStore
+from fedtl.disk.memories import MemoryStore
 
 save = MemoryStore.save
 def slowly(self, *what):  # so that a kill finds the run at work, not done

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import fedtl
+from fedtl.assemble.driver import Silent
 from fedtl.choice import ConfigError
-from fedtl.experiment import Silent
 from fedtl.failure import OutputError, RunError
 from fedtl.server.rounds import Round
 from tests.interrupted import ROUNDS, contents, tables

@@ -12,10 +12,11 @@ from flwr.serverapp import Grid
 
 import fedtl
 from fedtl import experiment
-from fedtl.config import Config, build
+from fedtl.assemble.driver import Server
+from fedtl.config.read import build
+from fedtl.config.schema import Config
 from fedtl.data.federation import Federation
 from fedtl.data.settings import DataChoice
-from fedtl.experiment import Server
 from fedtl.grid.ray import RayGrid
 
 

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.choice import company_shows
 from fedtl.engine.module import Local
 from fedtl.engine.task import Given, Outcome, Task
-from fedtl.experiment import make_tasks
 from fedtl.losses.batch import Batch
 from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objective
 from fedtl.losses.term import Term, View

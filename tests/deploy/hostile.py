@@ -17,8 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedtl import messages as m
 from fedtl.deploy import clientapp
+from fedtl.wire import messages as m
 
 DATA, MEMORY, TRAP = "HOSTILE_DATA", "HOSTILE_MEMORY", "HOSTILE_TRAP"
 """Environment variables: its data, a file where it counts who asked, and a file that nobody may ever write."""
@@ -62,7 +62,7 @@ UPDATES = {
 
 
 def told(message: Message, context: Context) -> Message:
-    from fedtl.data.own import read_own  # and with it torch, which need not be there for every message
+    from fedtl.data.own.read import read_own  # and with it torch, which need not be there for every message
     from fedtl.deploy.desk import DESCRIPTION, NAME
 
     count = Path(os.environ[MEMORY])

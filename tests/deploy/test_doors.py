@@ -20,16 +20,18 @@ import numpy as np
 import pytest
 from flwr.app import Error
 
-from fedtl.config import read_config
+from fedtl.assemble.driver import Silent
+from fedtl.assemble.parts import make_worker
+from fedtl.config.read import read_config
 from fedtl.data.federate import federate
 from fedtl.deploy import flower, folders, keys
 from fedtl.deploy.client import free_port
 from fedtl.deploy.folders import ServerFolder, read_client
 from fedtl.deploy.superlink import LARGEST_MESSAGE
-from fedtl.experiment import Place, Silent, make_worker, open_run
+from fedtl.experiment import Place, open_run
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import Order
-from fedtl.node import Reply
+from fedtl.wire.worker import Reply
 from tests.deploy import hostile
 from tests.deploy.deployment import (
     Deployment,

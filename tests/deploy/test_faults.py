@@ -18,12 +18,12 @@ from flwr.app import ConfigRecord, MessageType, RecordDict
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from fedtl import messages as m
-from fedtl.config import read_config
+from fedtl.assemble.parts import make_worker
+from fedtl.config.read import read_config
 from fedtl.data.frame import Frame
-from fedtl.data.own import FRAME, read_own
+from fedtl.data.own.read import FRAME, read_own
 from fedtl.engine.task import PRIVATE
-from fedtl.experiment import make_worker
+from fedtl.wire import messages as m
 from tests.deploy.deployment import (
     Deployment,
     Running,

@@ -15,19 +15,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtl import messages as m
 from fedtl.clients.serving import Serving
 from fedtl.data.federation import Federation, Shards
+from fedtl.data.samples import Samples
+from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Task
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.models.head import layer_outputs
-from fedtl.node import Stage, Worker
-from fedtl.samples import Samples
-from fedtl.sharing import Sharing
-from fedtl.store import MemoryStore
+from fedtl.models.sharing import Sharing
+from fedtl.models.vector import Layout
 from fedtl.strategies.contract import Strategy
-from fedtl.vector import Layout
+from fedtl.wire import messages as m
+from fedtl.wire.worker import Stage, Worker
 from tests.methods import fedamp, fedrep, ifca, knnper, pfedhn, scaffold
 from tests.parts import ENGINES, EngineKind
 

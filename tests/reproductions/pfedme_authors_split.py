@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import fedtl
-from fedtl.config import load_tables
+from fedtl.config.read import load_tables
 from fedtl.data import read_data
 
 USERS = 20

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import fedtl
 from fedtl import plot
-from fedtl.config import load_tables
+from fedtl.config.read import load_tables
 
 FEDAVG_LR = {"mnist-logistic": 0.02, "mnist-mlp": 0.02, "synthetic-logistic": 0.02, "synthetic-mlp": 0.03}
 # Accuracies in per cent: FedAvg, pFedMe's global model, pFedMe's personalised models.

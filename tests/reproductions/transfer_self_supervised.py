@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 import fedtl
 from fedtl import plot
+from fedtl.export.probe import probe
 from fedtl.plot.style import COLOURS, MARKERS, RC
-from fedtl.probe import probe
 
 SHARES = (0.01, 0.1)
 MNIST = (
@@ -102,7 +102,7 @@ def rows_of(name: str, found: fedtl.Run) -> list[Row]:
 
 def labels_of(found: fedtl.Run) -> int:
     """How many labels a supervised run trains with."""
-    from fedtl.config import build
+    from fedtl.config.read import build
     from fedtl.data.federate import federate
 
     config = build(dict(found.config))

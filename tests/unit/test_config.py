@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fedtl.choice import ConfigError
-from fedtl.config import Config, Tables, build, load_tables, read_config, shipped_configs
+from fedtl.config.read import build, load_tables, read_config, shipped_configs
+from fedtl.config.schema import Config, Tables
 from fedtl.losses.terms.classification import L2, CrossEntropy
 from tests.parts import METHODS
 
@@ -313,14 +314,23 @@ QUICK: Tables = {
         (["seed.x=1"], ["seed.x=1", "seed = 0", "no table"]),
         (["model.hidden.0=1"], ["model.hidden.0=1", "model.hidden is a list"]),
         (["strategy.name=no.such:Thing"], ["strategy.name", "'no.such:Thing'", "no such module"]),
-        (["strategy.name=fedtl.config:Thing"], ["strategy.name", "'fedtl.config'", "has no 'Thing'"]),
-        (["strategy.name=fedtl.config:Config"], ["strategy.name", "'fedtl.config:Config'", "no subclass of"]),
+        (["strategy.name=fedtl.config.schema:Thing"], ["strategy.name", "'fedtl.config.schema'", "has no 'Thing'"]),
+        (
+            ["strategy.name=fedtl.config.schema:Config"],
+            ["strategy.name", "'fedtl.config.schema:Config'", "no subclass of"],
+        ),
         (["strategy.name=:x"], ["strategy.name", "':x'", "'package.module:Class'"]),
         (["strategy.name=x:"], ["strategy.name", "'x:'", "'package.module:Class'"]),
-        (["data.name=fedtl.config:Config"], ["data.name", "'fedtl.config:Config'", "subclass of"]),
-        (["data.partition.name=fedtl.config:Config"], ["data.partition.name", "'fedtl.config:Config'", "subclass of"]),
-        (["model.name=fedtl.config:Config"], ["model.name", "'fedtl.config:Config'", "torch.nn.Module"]),
-        (["objective=[{term='fedtl.config:Config'}]"], ["objective[0].term", "'fedtl.config:Config'", "subclass of"]),
+        (["data.name=fedtl.config.schema:Config"], ["data.name", "'fedtl.config.schema:Config'", "subclass of"]),
+        (
+            ["data.partition.name=fedtl.config.schema:Config"],
+            ["data.partition.name", "'fedtl.config.schema:Config'", "subclass of"],
+        ),
+        (["model.name=fedtl.config.schema:Config"], ["model.name", "'fedtl.config.schema:Config'", "torch.nn.Module"]),
+        (
+            ["objective=[{term='fedtl.config.schema:Config'}]"],
+            ["objective[0].term", "'fedtl.config.schema:Config'", "subclass of"],
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedtl.choice import LARGEST, ConfigError, Options
-from fedtl.config import read_config
+from fedtl.config.read import read_config
 from tests.fuzz_config import TINY, bases, mutated, outcome_of
 
 SEED, COUNT = 7, 150

@@ -13,8 +13,8 @@ from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.dataset import channel_statistics, moments
 from fedtl.data.federate import federate
-from fedtl.data.own import read_own
-from fedtl.data.own_statistics import normaliser, statistics
+from fedtl.data.own.read import read_own
+from fedtl.data.own.statistics import normaliser, statistics
 
 F32 = np.float32
 EPS = float(np.finfo(F32).eps)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtl.choice import ConfigError
-from fedtl.config import read_config
+from fedtl.config.read import read_config
 from fedtl.data import read_data
 from fedtl.data.dataset import channel_statistics
-from fedtl.data.digits import Digits
 from fedtl.data.federate import federate, split_labelled
 from fedtl.data.federation import Domain, Federation, Shards
-from fedtl.data.images import resize, with_channels
-from fedtl.data.look import Look
-from fedtl.data.rotated import rotate
+from fedtl.data.partitions.rotated import rotate
+from fedtl.data.sets.digits import Digits
+from fedtl.data.views.images import resize, with_channels
+from fedtl.data.views.look import Look
 
 needs_data = pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_DATA is not set")
 
@@ -180,10 +180,10 @@ def test_the_picture_shows_the_target_below(further):
 
 
 def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
-    from fedtl import cli
+    from fedtl.cli import plot
 
     def told(*overrides: str) -> list[str]:
-        cli.partition("quickstart", ["data.name=digits", "data.clients=12", *overrides], tmp_path / "p.svg", rows=2)
+        plot.partition("quickstart", ["data.name=digits", "data.clients=12", *overrides], tmp_path / "p.svg", rows=2)
         return capsys.readouterr().out.splitlines()
 
     alone = told()

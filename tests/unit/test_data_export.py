@@ -18,9 +18,9 @@ from fedtl.data.export import export, size_of
 from fedtl.data.federate import federate
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.frame import Frame
-from fedtl.data.own import Own, read_own
+from fedtl.data.own.read import Own, read_own
+from fedtl.data.samples import Samples
 from fedtl.failure import RunError
-from fedtl.samples import Samples
 
 INVERTED = {"name": "digits", "look": {"invert": True}}
 DIRICHLET = {"name": "dirichlet", "alpha": 0.3, "min_size": 1}

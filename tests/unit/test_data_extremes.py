@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from fedtl.choice import ConfigError, load_object
-from fedtl.config import read_config
-from fedtl.data import DATASETS, PARTITIONS, memory
+from fedtl.config.read import read_config
+from fedtl.data import DATASETS, memory
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.data.own import read_own
+from fedtl.data.own.read import read_own
+from fedtl.data.partitions import PARTITIONS
 
 NUMBERS = (0, -1, 3, 60, 10**9, 2**63, 10**30, 0.0, 1e-300, 1e39, 1e300, float("nan"), float("-inf"))
 WORDS = ("", "x", "iid", "\0", "a:b", "~nobody/x", "\ud800", "y" * 5000, [], [1e300], {}, {"name": 5}, None, True)

@@ -13,7 +13,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.federate import federate, stratified
 from fedtl.data.federation import Federation, Shards
-from fedtl.data.iid import IID
+from fedtl.data.partitions.iid import IID
 from fedtl.data.settings import DataChoice
 
 LABELS = np.random.default_rng(0).choice(4, 1000, p=[0.4, 0.3, 0.2, 0.1]).astype(np.int64)

@@ -18,10 +18,10 @@ from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.data.own import read_own
+from fedtl.data.own.read import read_own
 from fedtl.deploy.link import Described
 from fedtl.deploy.serverapp import doubtful_classes
-from fedtl.progress import ProgressBar
+from fedtl.runs.progress import ProgressBar
 
 N = 40
 YES = np.arange(N) % 4 == 1

@@ -14,7 +14,7 @@ from fedtl.data import read_data
 from fedtl.data.arrays import check_layout
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.federate import federate
-from fedtl.data.own import read_own
+from fedtl.data.own.read import read_own
 from fedtl.data.settings import DataChoice
 
 

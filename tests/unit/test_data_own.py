@@ -20,8 +20,8 @@ from fedtl.data import read_data
 from fedtl.data.dataset import channel_statistics
 from fedtl.data.federate import federate
 from fedtl.data.frame import Frame
-from fedtl.data.own import Own, read_own
-from fedtl.data.own_statistics import normaliser, statistics
+from fedtl.data.own.read import Own, read_own
+from fedtl.data.own.statistics import normaliser, statistics
 from fedtl.failure import RunError
 
 X = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset
-from fedtl.data.npz import Npz
+from fedtl.data.sets.npz import Npz
 
 N = 12
 WHO = np.arange(N) % 3

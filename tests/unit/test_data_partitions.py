@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtl.choice import ConfigError
-from fedtl.data.dirichlet import Dirichlet
 from fedtl.data.federation import Shards
-from fedtl.data.iid import IID
-from fedtl.data.label_shards import LabelShards
-from fedtl.data.natural import Natural
-from fedtl.data.noisy import Noisy
-from fedtl.data.partition import Partition, split_evenly, split_in_proportion
-from fedtl.data.pathological import Pathological
-from fedtl.data.pfedme import PFedMe
-from fedtl.data.quantity import Quantity
-from fedtl.data.rotated import Rotated, rotate
+from fedtl.data.partitions.contract import Partition, split_evenly, split_in_proportion
+from fedtl.data.partitions.dirichlet import Dirichlet
+from fedtl.data.partitions.iid import IID
+from fedtl.data.partitions.label_shards import LabelShards
+from fedtl.data.partitions.natural import Natural
+from fedtl.data.partitions.noisy import Noisy
+from fedtl.data.partitions.pathological import Pathological
+from fedtl.data.partitions.pfedme import PFedMe
+from fedtl.data.partitions.quantity import Quantity
+from fedtl.data.partitions.rotated import Rotated, rotate
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 600))
 

@@ -14,12 +14,12 @@ import pytest
 
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
-from fedtl.data.digits import Digits
 from fedtl.data.federate import federate
-from fedtl.data.npz import Npz
-from fedtl.data.synthetic import Synthetic
-from fedtl.data.vision import CIFAR10, EMNIST, MNIST, SVHN, USPS, FashionMNIST, Vision
-from fedtl.data.watch import Watch
+from fedtl.data.sets.digits import Digits
+from fedtl.data.sets.npz import Npz
+from fedtl.data.sets.synthetic import Synthetic
+from fedtl.data.sets.vision import CIFAR10, EMNIST, MNIST, SVHN, USPS, FashionMNIST, Vision
+from fedtl.data.sets.watch import Watch
 
 needs_data = pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_DATA is not set")
 

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from fedtl.choice import ConfigError, load_object
-from fedtl.data import DATASETS, PARTITIONS, read_data, read_partition
-from fedtl.data.dirichlet import Dirichlet
-from fedtl.data.iid import IID
-from fedtl.data.natural import Natural
-from fedtl.data.partition import Partition
+from fedtl.data import DATASETS, read_data
+from fedtl.data.partitions import PARTITIONS, read_partition
+from fedtl.data.partitions.contract import Partition
+from fedtl.data.partitions.dirichlet import Dirichlet
+from fedtl.data.partitions.iid import IID
+from fedtl.data.partitions.natural import Natural
 from fedtl.data.settings import DataChoice
 
 
@@ -72,7 +73,10 @@ def test_a_partition_may_be_a_bare_name_or_ones_own_class(monkeypatch):
     [
         ({}, "data.name = None: give one of "),
         ({"name": "digit"}, "data.name = 'digit' is unknown: did you mean 'digits'?"),
-        ({"name": "fedtl.data.iid:IID"}, "data.name = 'fedtl.data.iid:IID': it must be a subclass of "),
+        (
+            {"name": "fedtl.data.partitions.iid:IID"},
+            "data.name = 'fedtl.data.partitions.iid:IID': it must be a subclass of ",
+        ),
         ({"name": "digits"}, "data: clients is missing: the partition 'iid' must be told how many clients there are"),
         ({"name": "digits", "clients": 0}, "data.clients = 0: should be greater than 0"),
         ({"name": "digits", "client": 3}, "data.client is not a key here: did you mean 'clients'?"),
@@ -99,8 +103,8 @@ def test_a_partition_may_be_a_bare_name_or_ones_own_class(monkeypatch):
             "data.partition.base.alpha = 0: should be greater than 0",
         ),
         (
-            {"name": "digits", "clients": 3, "partition": "fedtl.data.digits:Digits"},
-            "data.partition.name = 'fedtl.data.digits:Digits': it must be a subclass of ",
+            {"name": "digits", "clients": 3, "partition": "fedtl.data.sets.digits:Digits"},
+            "data.partition.name = 'fedtl.data.sets.digits:Digits': it must be a subclass of ",
         ),
     ],
 )

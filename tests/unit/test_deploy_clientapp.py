@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 
-from fedtl import messages as m
 from fedtl.deploy import clientapp, wire
 from fedtl.deploy.study import Study
 from fedtl.grid.identity import identify
+from fedtl.wire import messages as m
 
 CONTEXT = Context(run_id=1, node_id=5, node_config={}, state=RecordDict(), run_config={})
 PRIVACY = {"clipping_norm": 2.0, "sensitivity": 1e-9, "epsilon": 1.0, "delta": 1e-5}

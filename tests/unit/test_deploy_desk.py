@@ -24,11 +24,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, RecordDict
 from pydantic import Field
 from torch import Tensor
 
-from fedtl import messages as m
-from fedtl.checkpoint import last_round, read_checkpoint
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.frame import Frame
-from fedtl.data.own import read_own
+from fedtl.data.own.read import read_own
 from fedtl.deploy import client as clients
 from fedtl.deploy import folders, wire
 from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS, Declined, Desk, names_code
@@ -36,6 +34,8 @@ from fedtl.deploy.folders import ClientFolder, read_client
 from fedtl.deploy.study import Study
 from fedtl.failure import RunError
 from fedtl.losses.term import Term, View
+from fedtl.runs.checkpoint import last_round, read_checkpoint
+from fedtl.wire import messages as m
 
 TRAIN, EVALUATE, QUERY = MessageType.TRAIN, MessageType.EVALUATE, MessageType.QUERY
 CLIENTS, PLACE, CLASSES, FEATURES, TRAIN_SAMPLES = 3, 1, 3, 4, 12

@@ -20,9 +20,8 @@ from flwr.proto.recorddict_pb2 import RecordDict as Proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run, RunNotRunningException
 
-from fedtl import messages as m
 from fedtl.choice import ConfigError
-from fedtl.config import Deploy
+from fedtl.config.schema import Deploy
 from fedtl.deploy import link as links
 from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS
 from fedtl.deploy.link import Client, Link
@@ -31,6 +30,7 @@ from fedtl.deploy.study import Study
 from fedtl.failure import RunError
 from fedtl.grid.identity import identify
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
+from fedtl.wire import messages as m
 
 TRAIN, EVALUATE, QUERY = MessageType.TRAIN, MessageType.EVALUATE, MessageType.QUERY
 W = np.array([1, -1], np.float32)

@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedtl import messages as m
-from fedtl.config import Deploy
+from fedtl.config.schema import Deploy
 from fedtl.deploy.screen import Expected, Refused, Screen, decoded, shortened
 from fedtl.grid.identity import identify
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
+from fedtl.wire import messages as m
 
 CLIENT, SIZE, STATISTICS = 2, 5, (1, 3)
 W = np.linspace(-1, 1, SIZE, dtype=np.float32)

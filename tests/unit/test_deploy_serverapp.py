@@ -20,13 +20,14 @@ from flwr.app import Context, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 import fedtl
-from fedtl import messages as m
+from fedtl.assemble.driver import Silent
 from fedtl.choice import ConfigError
-from fedtl.config import Config, build
+from fedtl.config.read import build
+from fedtl.config.schema import Config
 from fedtl.data.export import export
 from fedtl.data.federate import federate
 from fedtl.data.frame import Frame
-from fedtl.data.own import read_own
+from fedtl.data.own.read import read_own
 from fedtl.deploy import clientapp, folders, serverapp
 from fedtl.deploy import link as links
 from fedtl.deploy.desk import Declined, Desk
@@ -34,8 +35,9 @@ from fedtl.deploy.folders import ServerFolder, read_client, read_server
 from fedtl.deploy.link import Described
 from fedtl.deploy.process import alone
 from fedtl.deploy.serverapp import Order, common_frame
-from fedtl.experiment import Place, Silent, open_run
+from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
+from fedtl.wire import messages as m
 from tests.contract.test_grids import records
 from tests.methods import OPEN_METHODS
 from tests.unit.test_deploy_link import Answer, Node, PretendedGrid, travelled

@@ -9,10 +9,10 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from fedtl import messages as m
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.deploy.study import Study, names_a_folder, new_id
+from fedtl.wire import messages as m
 
 TABLES: dict[str, Any] = {
     "name": "hospitals",

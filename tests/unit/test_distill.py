@@ -15,6 +15,7 @@ from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from fedtl.data.samples import Samples
 from fedtl.distill import METHODS, class_impressions, data_impressions, read_method
 from fedtl.distill.augment import jitter
 from fedtl.distill.generator import Generator
@@ -23,7 +24,6 @@ from fedtl.distill.student import softened
 from fedtl.losses.data_free import zskd_concentration
 from fedtl.models import build_model, read_model
 from fedtl.plot.images import images
-from fedtl.samples import Samples
 
 BRIEF: dict[str, dict[str, Any]] = {
     "class-impressions": {"steps": 400, "batch_size": 64, "per_class": 40, "sample_steps": 100, "lr": 3e-3},

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.checkpoint import last_round, read_mark
-from fedtl.config import build
+from fedtl.assemble.driver import Silent
+from fedtl.config.read import build
 from fedtl.data.federate import federate
-from fedtl.durable import put, settle
-from fedtl.experiment import Place, Silent, open_run
-from fedtl.record import Recorder
+from fedtl.disk.durable import put, settle
+from fedtl.disk.memories import MemoryStore
+from fedtl.experiment import Place, open_run
+from fedtl.runs.checkpoint import last_round, read_mark
+from fedtl.runs.record import Recorder
 from fedtl.server.rounds import Round
-from fedtl.store import MemoryStore
 
 TABLES: dict[str, Any] = {
     "name": "tiny",

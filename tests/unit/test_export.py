@@ -18,20 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fedtl
-from fedtl.checkpoint import Checkpoint, read_checkpoint
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.data.frame import Frame
-from fedtl.export import model_of_run
+from fedtl.disk.memories import MemoryStore
+from fedtl.export.file import KEY, About, Exported, OnStored, load_exported, write_onnx, write_safetensors
+from fedtl.export.of_run import model_of_run
+from fedtl.export.predict import Model, predict, read_samples
 from fedtl.losses.term import View
 from fedtl.losses.terms.teaching import Mutual
-from fedtl.model_file import KEY, About, Exported, OnStored, load_exported, write_onnx, write_safetensors
 from fedtl.models import build_model, read_model
-from fedtl.predict import Model, predict, read_samples
-from fedtl.record import Recorder
-from fedtl.store import MemoryStore
+from fedtl.runs.checkpoint import Checkpoint, read_checkpoint
+from fedtl.runs.record import Recorder
 
 CLIENTS, ROUNDS, SHAPE = 5, 3, (1, 8, 8)
 SGD = {"lr": 0.1, "local_steps": 10, "batch_size": 8}

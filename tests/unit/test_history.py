@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedtl.choice import ConfigError
-from fedtl.history import Point, Run, load
+from fedtl.runs.history import Point, Run, load
 
 CONFIG = 'name = "demo"\nseed = 7\nrounds = 4\n[strategy]\nname = "pfedme"\n[data]\nname = "mnist"\n'
 
@@ -298,7 +298,8 @@ def test_a_run_without_accuracies_shows_its_losses(make_run: MakeRun) -> None:
 
 def test_importing_is_cheap() -> None:
     code = (
-        "import sys, fedtl.history; print(sorted({'torch', 'matplotlib', 'pandas', 'flwr', 'ray'} & set(sys.modules)))"
+        "import sys, fedtl.runs.history\n"
+        "print(sorted({'torch', 'matplotlib', 'pandas', 'flwr', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

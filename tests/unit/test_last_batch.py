@@ -10,10 +10,11 @@ import pytest
 from torch import nn
 
 from fedtl.choice import ConfigError
-from fedtl.data.batches import Budget, stream
+from fedtl.data.batches import Budget
 from fedtl.engine import Trained
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.engine.stacked import padded
+from fedtl.random import stream
 from tests.odd_models import BatchNorm, ImageNorm
 from tests.parts import ENGINES, METHODS, engine_of, federation_of, small_module, train_cohort, update_of
 from tests.trial_models import OfOne

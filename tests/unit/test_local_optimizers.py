@@ -14,7 +14,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.sgd import SGDSettings
-from fedtl.config import read_config
+from fedtl.config.read import read_config
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.task import Given, Trained

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from fedtl import lock
 from fedtl.choice import ConfigError
 from fedtl.failure import OutputError
-from fedtl.lock import RunLock
+from fedtl.runs import lock
+from fedtl.runs.lock import RunLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fedtl.lock import RunLock
+from fedtl.runs.lock import RunLock
 
 RunLock(Path(sys.argv[1]))
 print("held", flush=True)

@@ -46,7 +46,7 @@ from fedtl.losses import (
     proximal,
     vicreg,
 )
-from fedtl.recording.tape import record
+from fedtl.tracing.tape import record
 from tests.unit.test_recording import evaluate
 
 

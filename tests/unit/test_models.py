@@ -15,9 +15,9 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from fedtl.choice import ConfigError
+from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.models import MODELS, build_model, read_model
 from fedtl.models.head import features_and_logits, head_name
-from fedtl.models.torchvision_ops import import_torchvision
 
 MNIST = (1, 28, 28)
 IMAGES = [(1, 8, 8), (1, 16, 16), MNIST, (3, 32, 32)]
@@ -256,7 +256,7 @@ def test_torchvision_by_name_has_the_classes_and_takes_grey_images() -> None:
 
 
 WHOLE_TORCHVISION = (
-    "from fedtl.models.torchvision_ops import import_torchvision\n"
+    "from fedtl.data.torchvision_ops import import_torchvision\n"
     "first = import_torchvision()\n"
     "assert import_torchvision() is first\n"
     "import torchvision\n"

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from fedtl.choice import ConfigError
+from fedtl.data.samples import FewSamples
 from fedtl.models import build_model, read_model, trial
-from fedtl.randomness import generators_of, seeded
-from fedtl.samples import FewSamples
+from fedtl.models.generators import generators_of, seeded
 from tests.trial_models import Keeps, Lazy
 
 

@@ -13,8 +13,8 @@ import torch
 import fedtl
 from fedtl.choice import ConfigError
 from fedtl.data.frame import Frame
-from fedtl.export import model_of_run
-from fedtl.model_file import load_exported, write_safetensors
+from fedtl.export.file import load_exported, write_safetensors
+from fedtl.export.of_run import model_of_run
 
 TAKES = ["Words", "Bag", "OneHot", "Packed"]
 
@@ -86,7 +86,7 @@ def test_an_embedding_of_something_else_may_have_normalised_samples(texts: Path,
 def test_they_become_onnx_with_samples_at_hand_and_without(model: str, texts: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from fedtl.model_file import Exported, write_onnx
+    from fedtl.export.file import Exported, write_onnx
 
     fedtl.run(config_of(texts / "int64.npz", model), out=tmp_path / "run")
     exported = model_of_run(tmp_path / "run")
@@ -96,9 +96,9 @@ def test_they_become_onnx_with_samples_at_hand_and_without(model: str, texts: Pa
 
 
 def test_a_machine_without_samples_builds_them_too(texts: Path) -> None:
-    from fedtl.config import build
+    from fedtl.assemble.parts import make_tasks
+    from fedtl.config.read import build
     from fedtl.data.federate import federate
-    from fedtl.experiment import make_tasks
 
     for model in TAKES:
         config = build(config_of(texts / "int64.npz", model))

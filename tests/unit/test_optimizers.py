@@ -16,8 +16,9 @@ from fedtl.choice import Choice, ConfigError, resolve, validate
 from fedtl.clients.contract import ClientUpdate, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.engine import Engine, Trained
-from fedtl.engine.recorder import why_not_recorded
+from fedtl.engine.step_tracer import why_not_recorded
 from fedtl.losses.term import Batch
+from fedtl.models.vector import Layout
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.optimizers.chain import Chain
 from fedtl.optimizers.local import Optimizer
@@ -26,7 +27,6 @@ from fedtl.optimizers.server import ServerOptimizer
 from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.optimizers.stepper import part_scale
 from fedtl.optimizers.transforms import RATE, ClipNorm, Momentum, rate_tensor
-from fedtl.vector import Layout
 from tests.parts import ENGINES, NO_LAYOUT, engine_of, federation_of, small_module, train_cohort
 
 LR, STEPS = 0.03, 25

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from fedtl import plot
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Federation, Shards
-from fedtl.history import Run, load
 from fedtl.plot.groups import group
 from fedtl.plot.style import byte_unit, look
+from fedtl.runs.history import Run, load
 
 SAMPLES = np.array([10, 20, 30, 40])
 MakeRun = Callable[..., Run]

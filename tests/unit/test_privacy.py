@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from fedtl import messages as m
-from fedtl.config import Deploy
+from fedtl.config.schema import Deploy
 from fedtl.deploy import clientapp
 from fedtl.deploy.screen import Expected, Refused, Screen
 from fedtl.deploy.study import Study
 from fedtl.grid.identity import identify
-from fedtl.privacy import Privacy
+from fedtl.wire import messages as m
+from fedtl.wire.privacy import Privacy
 
 
 def integrated(privacy: Privacy) -> float:

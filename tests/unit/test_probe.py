@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedtl.data.federation import Shards
-from fedtl.probe import Result, _Held, _results, features_of, fit_knn, fit_linear, knn, labelled, linear_probe
+from fedtl.export.probe import Result, _Held, _results, features_of, fit_knn, fit_linear, knn, labelled, linear_probe
 from tests.parts import federation_of, small_module
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from fedtl import profile_tables
 from fedtl.choice import ConfigError
 from fedtl.clock import OTHER, Headcount
 from fedtl.engine import parts
 from fedtl.grid.simulated import SimulatedGrid
-from fedtl.history import Run
-from fedtl.profile import RECORD
+from fedtl.runs import profile_tables
+from fedtl.runs.history import Run
+from fedtl.runs.profile import RECORD
 from fedtl.server import rounds
 
 OF_WORKERS = [value for name, value in vars(parts).items() if name.isupper()]

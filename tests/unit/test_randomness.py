@@ -14,9 +14,9 @@ import torch
 import fedtl
 from fedtl.choice import ConfigError
 from fedtl.engine import OneByOne, Trained, refusal
-from fedtl.engine.recorder import why_not_recorded
+from fedtl.engine.step_tracer import why_not_recorded
 from fedtl.models import build_model, read_model
-from fedtl.randomness import seeded, state
+from fedtl.models.generators import seeded, state
 from tests import odd_models
 from tests.parts import engine_of, federation_of, train_cohort, update_of
 

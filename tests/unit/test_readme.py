@@ -20,10 +20,12 @@ import torch
 import typer
 
 import fedtl
-from fedtl import cli
+from fedtl.cli import commands
 from fedtl.clients.contract import ClientUpdate
-from fedtl.config import Config, build, read_config, shipped_configs
-from fedtl.data import DATASETS, PARTITIONS
+from fedtl.config.read import build, read_config, shipped_configs
+from fedtl.config.schema import Config
+from fedtl.data import DATASETS
+from fedtl.data.partitions import PARTITIONS
 from fedtl.engine import Trained
 from fedtl.losses.objective import NEEDS
 from fedtl.models import MODELS
@@ -257,7 +259,7 @@ class Shell:
         self.capsys.readouterr()
         self.monkeypatch.setattr(sys, "argv", ["fedtl", *args])
         try:
-            cli.main()
+            commands.main()
         except SystemExit as ended:
             return ended.code
         return 0
@@ -270,7 +272,7 @@ def shell(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 def check_words(command: str) -> None:
     """Check that there are such a command and such options, and nothing else."""
-    group, args = typer.main.get_command(cli.app), shlex.split(command, comments=True)[1:]
+    group, args = typer.main.get_command(commands.app), shlex.split(command, comments=True)[1:]
     context = typer.Context(group, info_name="fedtl")
     while args and hasattr(group, "commands"):
         assert args[0] in group.commands, command

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 
 import fedtl
-from fedtl import record, tensors
-from fedtl.checkpoint import Checkpoint, last_round, read_checkpoint, read_mark
 from fedtl.choice import ConfigError
-from fedtl.config import Config, read_config
-from fedtl.record import OutputError, Recorder
-from fedtl.resume import alike, same_experiment
-from fedtl.scores import ClientScores
+from fedtl.config.read import read_config
+from fedtl.config.schema import Config
+from fedtl.disk import tensors
+from fedtl.runs import record
+from fedtl.runs.checkpoint import Checkpoint, last_round, read_checkpoint, read_mark
+from fedtl.runs.record import OutputError, Recorder
+from fedtl.runs.resume import alike, same_experiment
 from fedtl.server.rounds import Round
+from fedtl.server.scores import ClientScores
 
 NAN = float("nan")
 

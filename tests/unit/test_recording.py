@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.engine import Engine, Trained, refusal
-from fedtl.engine.recorder import why_not_recorded
+from fedtl.engine.step_tracer import why_not_recorded
 from fedtl.losses.term import Batch, Term, View
-from fedtl.recording import simplify as passes
-from fedtl.recording.program import Program, compile_step
-from fedtl.recording.simplify import simplify
-from fedtl.recording.tape import UntraceableError, record
+from fedtl.tracing import simplify as passes
+from fedtl.tracing.program import Program, compile_step
+from fedtl.tracing.simplify import simplify
+from fedtl.tracing.tape import UntraceableError, record
 from tests.parts import ENGINES, METHODS, NO_LAYOUT, engine_of, federation_of, small_module, train_cohort, update_of
 
 Tensors = dict[str, Tensor]

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import fedtl
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build
-from fedtl.data.batches import REPLAY, derived_seed
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.data.replay import Replay
@@ -23,7 +23,7 @@ from fedtl.distill.impressions import class_impressions
 from fedtl.engine import Engine, OneByOne, Trained
 from fedtl.engine.replay import bounds
 from fedtl.engine.task import REPLAYED, Given
-from fedtl.experiment import make_tasks
+from fedtl.random import Purpose, derived_seed
 from tests.parts import ENGINES, train_cohort, update_of
 
 QUICK = {"per_class": 3, "steps": 4}
@@ -111,7 +111,14 @@ def test_samples_are_impressions_of_the_received_model(by: str) -> None:
     for client in (3, 1):
         classes, seed = (range(10), -1) if by == "server" else (missing(client), client)
         x, y = class_impressions(
-            module, list(classes), 3, (1, 8, 8), 4, 0.05, derived_seed(0, REPLAY, 4, seed), bounds=bounds(federation())
+            module,
+            list(classes),
+            3,
+            (1, 8, 8),
+            4,
+            0.05,
+            derived_seed(0, Purpose.REPLAY, 4, seed),
+            bounds=bounds(federation()),
         )
         lacks = torch.isin(y, torch.tensor(missing(client)))
         found_x, found_y = replays.batch(client, replays.places(client))

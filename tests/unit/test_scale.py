@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 
-from fedtl import messages as m
 from fedtl.data import read_data
 from fedtl.data.federate import federate, split_clients
 from fedtl.data.federation import Shards
-from fedtl.data.synthetic import Synthetic
+from fedtl.data.sets.synthetic import Synthetic
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import FIRST_NODE
 from fedtl.server.rounds import Evaluation
 from fedtl.strategies.fedavg import FedAvg
+from fedtl.wire import messages as m
 from tests.parts import engine_of, federation_of, small_module, update_of, worker_of
 
 MILLION = 1_000_000
@@ -148,14 +148,13 @@ def test_the_first_clients_labels_are_those_of_all() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.9])
 def test_clients_are_split_as_if_sorted_by_one_draw_each(share: float) -> None:
     """The definition, a sort of all samples by client and draw, against the groups of equal size."""
-    from fedtl.data.batches import stream
-    from fedtl.data.federate import CLIENT_TEST
+    from fedtl.random import Purpose, stream
 
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 9, 500)
     held = Shards.from_sizes(rng.permutation(sizes.sum()), sizes)
     train, test = split_clients(held, share, seed=5)
-    order = held.order[np.lexsort((stream(5, CLIENT_TEST).random(len(held.order)), held.client_of))]
+    order = held.order[np.lexsort((stream(5, Purpose.CLIENT_TEST).random(len(held.order)), held.client_of))]
     for client, n in enumerate(sizes):
         mine = order[held.offsets[client] : held.offsets[client + 1]]
         n_test = min(max(round(n * share), 1), n - 1) if share else 0

@@ -20,26 +20,29 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import fedtl
-from fedtl import cli, plot
-from fedtl import messages as m
-from fedtl.baselines import gains
-from fedtl.cli import app, print_scores
-from fedtl.cli_probe import table as probe_table
+from fedtl import plot
+from fedtl.assemble.driver import Silent
+from fedtl.cli import printing
+from fedtl.cli.commands import app
+from fedtl.cli.printing import print_scores
+from fedtl.cli.probe import table as probe_table
 from fedtl.clients.sgd import SGDSettings
-from fedtl.config import build, read_config
+from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
 from fedtl.deploy.link import Described
 from fedtl.deploy.serverapp import Progress, _let_sample_who_can
-from fedtl.experiment import Place, Silent, open_run
+from fedtl.experiment import Place, open_run
+from fedtl.export.probe import Result
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import Order
-from fedtl.history import Run, over_same_clients
-from fedtl.node import Reply
-from fedtl.probe import Result
-from fedtl.progress import ProgressBar
-from fedtl.scores import Coverage
+from fedtl.runs.baselines import gains
+from fedtl.runs.history import Run, over_same_clients
+from fedtl.runs.progress import ProgressBar
 from fedtl.server.rounds import Evaluation, Round
+from fedtl.server.scores import Coverage
 from fedtl.strategies import strategy_type
+from fedtl.wire import messages as m
+from fedtl.wire.worker import Reply
 from tests.parts import engine_of, federation_of, small_module, update_of, worker_of
 
 MARK = 100.0
@@ -107,13 +110,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def printed(*runs: Run) -> str:
     """What ``fedtl run`` and ``fedtl plot`` print of runs."""
-    console, before = Console(width=200, highlight=False), cli.out
-    cli.out = console
+    console, before = Console(width=200, highlight=False), printing.out
+    printing.out = console
     try:
         with console.capture() as captured:
             print_scores(runs)
     finally:
-        cli.out = before
+        printing.out = before
     return captured.get()
 
 

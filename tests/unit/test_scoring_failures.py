@@ -8,8 +8,8 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 
-from fedtl import messages as m
 from fedtl.engine import OneByOne
+from fedtl.wire import messages as m
 from tests import odd_models
 from tests.parts import METHODS, engine_of, federation_of, small_module, train_cohort, update_of, worker_of
 

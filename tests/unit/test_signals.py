@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from fedtl import signals
-from fedtl.signals import ended_by_signals, of_a_run
+from fedtl.cli import signals
+from fedtl.cli.signals import ended_by_signals, of_a_run
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtl import tensors
-from fedtl.store import MemoryStore
+from fedtl.disk import tensors
+from fedtl.disk.memories import MemoryStore
 
 
 def memory(value: float) -> dict[str, torch.Tensor]:

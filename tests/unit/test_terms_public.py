@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import fedtl
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build, read_config
+from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from fedtl.disk.memories import MemoryStore
 from fedtl.distill.ensemble import FromEnsemble, learn
 from fedtl.engine import Engine, OneByOne, Trained
 from fedtl.engine.task import Given
-from fedtl.experiment import make_tasks
 from fedtl.losses.terms.public import PublicLogits
-from fedtl.store import MemoryStore
 from fedtl.strategies import strategy_type
 from tests.parts import ENGINES, train_cohort, update_of
 

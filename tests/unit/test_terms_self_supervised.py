@@ -12,18 +12,18 @@ from torch.nn import functional as F
 
 import fedtl
 from fedtl import losses
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Trained
-from fedtl.experiment import make_tasks
+from fedtl.export.probe import probe
 from fedtl.losses.batch import Batch, Sizes
 from fedtl.losses.objective import read_objective
 from fedtl.losses.terms.self_supervised import TwoViews
 from fedtl.losses.view import View
 from fedtl.models import build_model
-from fedtl.probe import probe
 from tests.parts import ENGINES, EngineKind, train_cohort, update_of
 
 TERMS = ("barlow_twins", "invariant_spreading", "simclr", "vicreg")

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedtl
-from fedtl.checkpoint import read_checkpoint
+from fedtl.assemble.parts import make_tasks
 from fedtl.choice import ConfigError
-from fedtl.config import build
+from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from fedtl.data.torchvision_ops import import_torchvision
+from fedtl.disk.memories import MemoryStore
 from fedtl.engine import OneByOne, Trained
 from fedtl.engine.module import Local, flat
 from fedtl.engine.task import PRIVATE, Given, Outcome, Task
-from fedtl.experiment import make_tasks
 from fedtl.losses.batch import Batch
 from fedtl.losses.terms.prototypes import ClassMeans
 from fedtl.models import build_model, read_model
-from fedtl.models.torchvision_ops import import_torchvision
-from fedtl.record import Recorder
-from fedtl.store import MemoryStore
+from fedtl.runs.checkpoint import read_checkpoint
+from fedtl.runs.record import Recorder
 from tests.parts import ENGINES, EngineKind, train_cohort, update_of
 
 HIDDEN, CLASSES = 12, 10

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtl.tree_sum import TreeSum
+from fedtl.wire.tree_sum import TreeSum
 
 ABSENT = {(2, "a"), (3, "b"), (4, "b"), (6, "a")}
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fedtl.config import read_config
+from fedtl.assemble.driver import Silent
+from fedtl.config.read import read_config
 from fedtl.data.federate import federate
-from fedtl.experiment import Place, Silent, open_run
+from fedtl.experiment import Place, open_run
 from fedtl.losses.terms.unlabelled import AdaBN
-from fedtl.sharing import freeze
+from fedtl.models.sharing import freeze
 
 
 def tables(method: str = "fedavg", strategy: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:

@@ -16,18 +16,19 @@ from PIL import Image
 
 import fedtl
 from fedtl import plot
-from fedtl.baselines import gains
 from fedtl.choice import ConfigError
-from fedtl.cli import summary_table
-from fedtl.data import PARTITIONS, read_data
+from fedtl.cli.printing import summary_table
+from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation, Shards
 from fedtl.data.frame import Frame
-from fedtl.data.own import read_own
-from fedtl.data.own_statistics import statistics
+from fedtl.data.own.read import read_own
+from fedtl.data.own.statistics import statistics
+from fedtl.data.partitions import PARTITIONS
+from fedtl.data.samples import Samples
 from fedtl.data.validation import drawn_for_validation
 from fedtl.experiment import load_model
-from fedtl.samples import Samples
+from fedtl.runs.baselines import gains
 from fedtl.strategies import STRATEGIES
 from tests.parts import METHODS
 from tests.unit.test_deploy_desk import NAME, QUERY, STATISTICS_OF, SUMS, declined, desk_of, folder, made, message

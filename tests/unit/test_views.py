@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError, validate
-from fedtl.data import views as module
-from fedtl.data.views import Views
-from fedtl.models.torchvision_ops import import_torchvision
+from fedtl.data.torchvision_ops import import_torchvision
+from fedtl.data.views import augment as module
+from fedtl.data.views.augment import Views
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (2, 20, 24), (3, 32, 32), (3, 64, 72)]
 

@@ -1,0 +1,275 @@
+"""The run itself: a strategy on its grid, round by round, with what is recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedtl.assemble.parts import (
+    FEDERATION,
+    by_phase,
+    client_updates,
+    make_engines,
+    make_strategy,
+    make_worker,
+    one_thread,
+    worker_of,
+)
+from fedtl.assemble.resources import Resources
+from fedtl.choice import ConfigError
+from fedtl.config.schema import Config
+from fedtl.data.federation import Federation
+from fedtl.data.samples import Samples
+from fedtl.disk.memories import MemoryStore
+from fedtl.engine import Engine, Task
+from fedtl.engine.assignment import Assignment, Received
+from fedtl.engine.choice import Choices
+from fedtl.engine.mixed import Mixed
+from fedtl.engine.operations import operations
+from fedtl.engine.stacked import MOST_ON_CPU
+from fedtl.grid.in_process import InProcessGrid
+from fedtl.grid.simulated import SimulatedGrid
+from fedtl.models.composite import Composite, model_of
+from fedtl.runs import record, resume
+from fedtl.runs.checkpoint import Checkpoint
+from fedtl.runs.profile import RECORD, Profiler
+from fedtl.server.bench import Bench
+from fedtl.server.rounds import Round
+from fedtl.server.table import TableStore
+from fedtl.wire import messages as m
+
+
+class Listener(Protocol):
+    """Somebody who watches a run; the CLI's progress bar is one."""
+
+    def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
+        """The run's parts are ready; ``about`` is what ``environment.json`` says, with what is to be known as notes."""
+
+    def round(self, report: Round) -> None:
+        """A round is finished and on disk."""
+
+
+class Silent:
+    """Watches nothing."""
+
+    def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def round(self, report: Round) -> None:
+        """Nothing."""
+
+
+class Server:
+    """One run of a strategy, on whichever grid."""
+
+    def __init__(
+        self,
+        config: Config,
+        federation: Federation,
+        resources: Resources,
+        choices: Choices,
+        recorder: record.Recorder,
+        found: Checkpoint | None,
+        listener: Listener,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.config, self.federation, self.resources, self.choices = config, federation, resources, choices
+        self.recorder, self.listener, self.about = recorder, listener, about
+        self.store, self.rows = MemoryStore(recorder.memories), TableStore(recorder.folder / resume.TABLES)
+        self.engines = make_engines(config, federation, resources.driver_device, choices)
+        task = self.engines[0].task
+        self.initial = task.layout.flatten(task.module)
+        # As it was built: at the end nothing need be built again, out of files that may be gone.
+        self._blank = deepcopy(task.module).cpu()
+        self.strategy = make_strategy(
+            config, federation.clients, task.layout.parameters, [e.task for e in self.engines]
+        )
+        self.w = found.w if found else task.sent(self.initial).cpu().numpy()
+        if found:
+            self.strategy.resume(found.w, found.state)
+            self.rows.restore(self.strategy.tables, found.round)
+        tests = {"clients": federation.test} | (
+            {"target-clients": target.test} if (target := federation.target) else {}
+        )
+        if federation.validation is not None:
+            tests["validation-clients"] = federation.validation
+        self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
+        self.strategy.bench = self._bench()
+        self.first_round = found.round + 1 if found else 1
+        self.profiled = False
+        self.remembers = False
+        """Whether clients keep something between rounds, here or on other machines that see the run's folder."""
+
+    @property
+    def engine(self) -> Engine:
+        """The first phase's."""
+        return self.engines[0]
+
+    def hold(self, federation: Federation) -> None:
+        """Use another copy of the same data, so that the first one can go."""
+        self.federation = federation
+        olds = {id(task.samples): task.samples for task in self._tasks()}
+        news = {key: Samples(federation, old.device, old.channels_last, old.view) for key, old in olds.items()}
+        tasks = [replace(task, samples=news[id(task.samples)]) for task in self._tasks()]
+        self.engines = by_phase(self.config, [choice.make(task) for choice, task in zip(self.choices, tasks)])
+        self.strategy.bench = self._bench()
+
+    def _bench(self) -> Bench:
+        """What a method's server may train."""
+        task, initial = self.engine.task, self.initial
+        return Bench(
+            task.module, task.layout, task.samples, lambda w: task.whole(w.to(initial.device), initial), task.sent
+        )
+
+    def _tasks(self) -> list[Task]:
+        """Of all engines, in the order of the choices."""
+        each = [engine.engines if isinstance(engine, Mixed) else (engine,) for engine in self.engines]
+        return [engine.task for model in zip(*each) for engine in model]
+
+    def whole(self, w: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
+        """The model ``[d]`` of which ``w`` is what travels."""
+        return self.engine.task.whole(torch.tensor(w, device=self.initial.device), self.initial)
+
+    def run_on(self, grid: Grid) -> None:
+        """Run the remaining rounds on a grid that somebody else made, and write the final model."""
+        with self.recorder, one_thread(self.resources.driver_device):
+            self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
+            if self.first_round <= self.config.rounds:
+                self.rounds(grid)
+            self.finish()
+
+    def run(self) -> None:
+        """Run the remaining rounds on the config's own grid, and write the final model."""
+        with self.recorder:
+            self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
+            if self.first_round <= self.config.rounds:
+                with make_grid(self) as go:
+                    go(self.rounds)
+            self.finish()
+
+    def finish(self) -> None:
+        """Write the final global model under the module's own names, and beside it the modules of terms."""
+        self.engine.task.layout.load(self._blank, self.whole(self.w).cpu())
+        self.recorder.finish({name: tensor.numpy() for name, tensor in model_of(self._blank).state_dict().items()})
+        if isinstance(self._blank, Composite):
+            extras = self._blank.extras.state_dict()
+            self.recorder.finish({name: tensor.numpy() for name, tensor in extras.items()}, record.EXTRAS)
+
+    def rounds(self, grid: Grid) -> None:
+        """Run the remaining rounds on a grid."""
+        profiler = Profiler(self.strategy, grid) if self.profiled and isinstance(grid, SimulatedGrid) else None
+        asked = ConfigRecord({m.PROFILE: True}) if profiler else None
+        trained: list[int] = []
+
+        def on_round(report: Round, w: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+            self.w = w
+            if profiler:
+                profiler.round(report)
+                failed = {client for client, _ in report.failures}
+                trained[:] = [client for client in report.clients if client not in failed]
+            with self.strategy.clock.part(RECORD), record.writing(self.recorder.folder):
+                self.rows.save(self.strategy.tables, report.round, self.strategy.keep)
+            with self.strategy.clock.part(RECORD):
+                write(report, w, self.strategy.remembered())
+            self.strategy.keep = self.recorder.settled
+            self.listener.round(report)
+
+        self.strategy.keep = self.recorder.settled
+        # Clients' memories of a round must not be older than its checkpoint, so with them nothing is put off.
+        with nullcontext(self.recorder.round) if self.remembers else record.behind(self.recorder.round) as write:
+            self.strategy.start(
+                grid,
+                m.pack(self.w),
+                num_rounds=self.config.rounds,
+                train_config=asked,
+                evaluate_config=asked,
+                evaluate_fn=self.score if self._tests() else None,
+                first_round=self.first_round,
+                on_round=on_round,
+            )
+        if trained and not self.config.models and self.choices[-1].recorded and self.resources.driver_device == "cpu":
+            self._look_at_operations(trained)
+
+    def _look_at_operations(self, clients: Sequence[int]) -> None:
+        """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
+        task, cohort_of = self.engines[-1].task, MOST_ON_CPU if self.choices[-1].stacked else 1
+        update = client_updates(self.config, [task])[-1]
+        cohort, after = clients[:cohort_of], self.config.rounds + 1
+        memories = [self.store.load(client, after) for client in cohort]
+        received = Received({**task.received, "w": self.whole(self.w)})
+        steps, found = operations(self.engines[-1], Assignment(update, received, cohort, memories, after))
+        if steps:
+            self.recorder.operations({"steps": steps, "operations": [asdict(each) for each in found]})
+
+    def _tests(self) -> dict[str, NDArray[np.int64]]:
+        """The server's own test sets, by the prefix of their scores."""
+        target = self.federation.target
+        tests = {"": self.federation.server_test, m.TARGET: target.server_test if target else np.arange(0)}
+        return {prefix: test for prefix, test in tests.items() if len(test)}
+
+    def score(self, round: int, arrays: ArrayRecord) -> MetricRecord:
+        """The global model on the server's own test sets."""
+        vector, found = self.whole(arrays[m.VECTOR].numpy()), dict[str, float]()
+        for prefix, test in self._tests().items():
+            score = self.engine.score(vector, test)
+            found[f"{prefix}accuracy"] = score.correct / score.samples
+            found[f"{prefix}loss"] = score.loss_sum / score.samples
+        return MetricRecord({**found})
+
+
+@contextmanager
+def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], None]]:
+    """What calls a ServerApp's main function with the grid that the config asks for."""
+    config, clients, memories = server.config, server.federation.clients, str(server.store.folder.resolve())
+    if config.simulation.grid == "in-process":
+        grid = InProcessGrid(worker_of(config, server.engines, server.store), clients)
+        yield lambda main: main(grid)
+    elif config.simulation.grid == "ray":
+        try:
+            from fedtl.grid.notebook import definitions, with_definitions
+            from fedtl.grid.ray import RayGrid
+        except ModuleNotFoundError as error:
+            raise ConfigError("simulation.grid = 'ray' needs the package ray; use 'in-process'") from error
+        resources, tables = server.resources, config.tables()
+        on_ray = RayGrid(
+            with_definitions(make_worker, definitions(tables)),
+            # In the order of make_worker's arguments.
+            (tables, server.federation, memories, resources.worker_device, server.choices),
+            clients,
+            actors=resources.actors,
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus,
+            address=config.simulation.address,
+            elastic=resources.elastic,
+            patience=config.simulation.patience,
+            shared=server.store.folder.resolve() if server.remembers else None,
+            # Steps are epochs over a client's samples, or the same number for all.
+            work=None if config.strategy.local_steps else _work(server.federation),
+            large_cohorts=any(choice.stacked for choice in server.choices),
+        )
+        try:
+            server.hold(on_ray.shared(FEDERATION))
+            on_ray.processes()  # their start is none of the first round's time
+            yield lambda main: main(on_ray)
+        finally:
+            on_ray.close()
+    else:
+        from fedtl.assemble.flower import simulate_with_flower
+
+        yield lambda main: simulate_with_flower(main, config, clients, memories, tuple(server.choices))
+
+
+def _work(federation: Federation) -> NDArray[np.int64]:
+    """How many samples each client goes through in an epoch, about."""
+    sizes = federation.train.sizes
+    return sizes if federation.target is None else np.where(sizes > 0, sizes, federation.target.train.sizes)

@@ -1,0 +1,97 @@
+"""The parts as Flower's apps: a ClientApp whose nodes are clients, and Flower's own simulation."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedtl.choice import ConfigError
+from fedtl.config.schema import Config, Tables
+from fedtl.data.federate import federate
+from fedtl.engine.choice import Choices
+from fedtl.wire.worker import Worker
+
+
+def make_client_app(tables: Tables, memories: str, choices: Choices, defined: bytes | None = None) -> ClientApp:
+    """A ClientApp whose node is the client that its ``partition-id`` names.
+
+    Args:
+        tables: of the config.
+        memories: the folder of what clients keep between rounds.
+        choices: how clients train.
+        defined: what the config names of a notebook; see :func:`fedtl.grid.notebook.definitions`.
+    """
+    experiment = json.dumps(tables)
+    return client_app_of(lambda context: (experiment, memories, choices, defined))
+
+
+def simulate_with_flower(
+    main: Callable[[Grid], None], config: Config, clients: int, memories: str, choices: Choices
+) -> None:
+    """Run ``main`` as a ServerApp in Flower's own simulation, its clients on Flower's Ray actors."""
+    from flwr.simulation import run_simulation
+
+    from fedtl.grid import cluster
+    from fedtl.grid.notebook import definitions
+
+    app = ServerApp()
+
+    @app.main()
+    def serve(grid: Grid, context: Context) -> None:
+        main(grid)
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    simulation, tables = config.simulation, config.tables()
+    share = 0.0 if simulation.num_gpus == "auto" else simulation.num_gpus
+    with nullcontext() if cluster.joins(None) else cluster.on_loopback():
+        run_simulation(
+            app,
+            make_client_app(tables, memories, choices, definitions(tables)),
+            num_supernodes=clients,
+            backend_config={
+                "client_resources": {"num_cpus": simulation.num_cpus, "num_gpus": share},
+                "init_args": {"include_dashboard": False},
+            },
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def _worker(experiment: str, memories: str, choices: Choices | None, defined: bytes | None = None) -> Worker:
+    """One worker per process and experiment: the data are read once, not once a message."""
+    import torch
+
+    from fedtl.assemble.parts import make_worker
+    from fedtl.config.read import build
+    from fedtl.grid.notebook import define
+
+    if defined is not None:
+        define(defined)
+    tables = json.loads(experiment)
+    config = build(tables)
+    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return make_worker(tables, federate(config.data, config.seed), memories, device, choices)
+
+
+def client_app_of(experiment_of: Callable[[Context], tuple[str, str, Choices | None, bytes | None]]) -> ClientApp:
+    """A ClientApp; ``experiment_of`` tells what :func:`_worker` is given from a node's context."""
+    app = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        worker = _worker(*experiment_of(context))
+        client = int(context.node_config.get("partition-id", -1))
+        if client < 0:
+            raise ConfigError("this node is no client: start it with --node-config 'partition-id=<its client's id>'")
+        (reply,) = worker.handle(message.metadata.message_type, message.content, (client,))
+        return Message(reply.content, reply_to=message)
+
+    app.train()(answer)
+    app.evaluate()(answer)
+    app.query()(answer)
+    return app

@@ -1,0 +1,62 @@
+"""From a config to the network that clients train: the model, and the modules that terms bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from fedtl.choice import ConfigError
+from fedtl.config.schema import Config
+from fedtl.data.federation import Federation
+from fedtl.data.samples import FewSamples
+from fedtl.losses.term import Sizes, Term, module_name
+from fedtl.models import build_model
+from fedtl.models.composite import Composite, layer_sizes
+from fedtl.models.generators import seeded
+from fedtl.models.sharing import freeze
+from fedtl.models.trial import taken_by
+from fedtl.random import Purpose, derived_seed
+
+
+def build_module(
+    config: Config, federation: Federation, terms: Sequence[Term]
+) -> tuple[nn.Module, dict[str, nn.Module], set[str]]:
+    """The network, initialised from the run's seed alone; the model's bits do not depend on the terms.
+
+    Returns:
+        The model, or a composite of it and the modules that terms train; modules that terms use frozen; names of
+        those modules that stay at the client.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    few = FewSamples.of(federation)
+    model = build_model(config.model, federation.shape, federation.classes, config.seed, few)
+    extras: dict[str, nn.Module] = {}
+    frozen: dict[str, nn.Module] = {}
+    private: set[str] = set()
+    seen: set[str] = set()
+    trained = {term.key for term in terms if term.weight}
+    for term in terms:
+        if term.key in seen:  # in more than one phase: its modules go on
+            continue
+        seen.add(term.key)
+        try:
+            layers = layer_sizes(model, taken_by(model, federation.shape, few), term.layers())
+        except ConfigError as error:
+            raise ConfigError(f"the term {term.key!r}: {error}") from error
+        sizes = Sizes(federation.shape, federation.classes, layers)
+        with seeded(derived_seed(config.seed, Purpose.MODULES, term.key)):
+            try:
+                own, fixed = term.modules(sizes), term.frozen(sizes)
+            except ConfigError as error:
+                raise ConfigError(f"the term {term.key!r}: {error}") from error
+        if term.key not in trained:  # it would not move, and is no part of the model
+            own, fixed = {}, {**own, **fixed}
+        extras |= {module_name(term, name): module for name, module in own.items()}
+        frozen |= {module_name(term, name): module.requires_grad_(False).eval() for name, module in fixed.items()}
+        private |= {module_name(term, name) for name in term.private() if name in own}
+    module = Composite(model, extras) if extras else model
+    freeze(module, config.strategy.frozen)
+    return module, frozen, private

@@ -1,0 +1,151 @@
+"""``fedtl plot | partition``: pictures of runs, and who holds what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from fedtl.cli import printing
+from fedtl.cli.printing import ConfigArgument, OverridesArgument, print_scores
+
+if TYPE_CHECKING:
+    from fedtl.data.federation import Domain, Federation
+    from fedtl.data.settings import DataChoice
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", hidden=True)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", show_default=False, help="PNG or SVG; convergence.png if not given.")
+    ] = Path("convergence.png"),
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind", show_default=False, help="compare (convergence and clients), convergence, clients, or terms."
+        ),
+    ] = "compare",
+    metric: Annotated[
+        str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
+    ] = "accuracy",
+    axis: Annotated[
+        str, typer.Option("--axis", show_default=False, help="rounds, if not given, bytes, or seconds.")
+    ] = "rounds",
+    score: Annotated[
+        list[str] | None, typer.Option("--score", help="Which scores to draw, as global/server-test; repeatable.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the picture's path.")] = False,
+) -> None:
+    """Draw how runs converge and serve each client.
+
+    RUN is a run's folder; runs that differ in their seed alone become one line. The runs' scores are printed.
+    """
+    from fedtl import plot as pictures
+    from fedtl.choice import ConfigError
+    from fedtl.runs.history import load
+
+    loaded = [load(folder) for folder in runs]
+    if axis not in ("rounds", "bytes", "seconds"):
+        raise ConfigError(f"--axis = {axis!r}: give rounds, bytes or seconds")
+    if kind == "compare":
+        figure = pictures.compare(loaded, metric, axis, score=score)  # type: ignore[arg-type]
+    elif kind == "convergence":
+        figure = pictures.convergence(loaded, metric, axis, score=score)  # type: ignore[arg-type]
+    elif kind == "clients":
+        figure = pictures.per_client(loaded, metric)
+    elif kind == "terms":
+        figure = pictures.terms(loaded, axis)  # type: ignore[arg-type]
+    else:
+        raise ConfigError(f"--kind = {kind!r}: give compare, convergence, clients or terms")
+    written = pictures.save(figure, output)
+    if not quiet:
+        print_scores(loaded, metric)
+    printing.out.print(f"{written}", markup=False, soft_wrap=True)
+
+
+def partition(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", show_default=False, help="PNG or SVG; partition.png if not given.")
+    ] = Path("partition.png"),
+    rows: Annotated[
+        int, typer.Option("--rows", show_default=False, help="Clients in the table; 20 if not given.")
+    ] = 20,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write what each client and the server hold, as .npz files.")
+    ] = None,
+    clients: Annotated[
+        str | None, typer.Option("--names", help="With --export: the clients' folders, as a,b,c; 0,1,2 if not given.")
+    ] = None,
+) -> None:
+    """Show who holds what: a table and a picture.
+
+    CONFIG is a TOML file, a run's folder, or the name of a config that ships (see fedtl list configs).
+
+    KEY=VALUE overrides a key of it, as data.partition.name=dirichlet.
+    """
+    import numpy as np
+
+    from fedtl import plot as pictures
+    from fedtl.choice import ConfigError
+    from fedtl.config.read import read_config
+    from fedtl.data.export import check_empty, size_of
+    from fedtl.data.export import export as write
+    from fedtl.data.federate import federate
+
+    read, notes = read_config(config, overrides or ())
+    for note in notes:
+        printing.out.print(note, markup=False)
+    if export is not None:
+        check_empty(export)
+    elif clients is not None:
+        raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
+    held = federate(read.data, read.seed)
+    for note in held.notes:
+        printing.out.print(note, markup=False, soft_wrap=True)
+    names = held.label_names or tuple(str(k) for k in range(held.classes))
+
+    def show(data: DataChoice, of: Federation | Domain, first: int, last: int, prefix: str = "") -> None:
+        """What clients first..last-1 hold; ``prefix`` says of which domain."""
+        counts = held.label_counts(min(first + rows, last), target=of is held.target)
+        table = Table(box=SIMPLE_HEAD, show_edge=False)
+        unlabelled = held.target if read.data.target is None else None
+        parts = {"train": of.train, "unlabelled": unlabelled.train if unlabelled else None}
+        parts |= {"validation": held.validation if of is held else None, "test": of.test}
+        shown = {word: part for word, part in parts.items() if part is not None}
+        for column in ("client", *shown, "labels (samples)"):
+            table.add_column(column, justify="left" if column.startswith("labels") else "right")
+        for client in range(first, len(counts)):
+            labels = "  ".join(f"{names[k]} ({counts[client, k]})" for k in np.flatnonzero(counts[client]))
+            sizes = [part[client].size for part in shown.values()]
+            table.add_row(str(client), *map(str, sizes), Text(labels))
+        printing.out.print(f"{prefix}{data.name}, {last - first} clients, {data.partition.name}", markup=False)
+        printing.out.print(table)
+        if last - first > rows:
+            printing.out.print(f"and {last - first - rows} more clients")
+        kinds = {"train": "training", "unlabelled": "unlabelled training", "validation": "validation"}
+        for word, kind in kinds.items():
+            if word in shown:
+                each = shown[word].sizes[first:last]
+                printing.out.print(f"{kind} samples: {each.sum()}, {each.min()} to {each.max()} a client")
+        printing.out.print(f"test samples: {of.test.sizes.sum()} at the clients, {len(of.server_test)} at the server")
+
+    first = held.first_of_target
+    show(read.data, held, 0, first or held.clients)
+    if read.data.target is not None and held.target is not None:
+        printing.out.print()
+        show(read.data.target, held.target, first, held.clients, "target: ")
+    if len(held.public):
+        printing.out.print(f"public samples: {len(held.public)}")
+    printing.out.print(f"{pictures.save(pictures.partition(held), output)}", markup=False, soft_wrap=True)
+    if export is not None:
+        write(held, export, None if clients is None else [name.strip() for name in clients.split(",")])
+        printing.out.print(
+            f"{export}: {held.clients} clients and the server, {decimal(size_of(export))}", markup=False, soft_wrap=True
+        )

@@ -1,0 +1,229 @@
+"""What must go together in a config, and what of it has no effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedtl.choice import ConfigError, nearest
+from fedtl.clients.contract import ClientUpdate
+from fedtl.config.overrides import section_of
+from fedtl.config.schema import Config, Tables
+from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of
+from fedtl.losses.term import Term
+from fedtl.strategies import strategy_type
+
+
+def check_removed(config: Config, key: str) -> None:
+    """A key that ``none`` removed is gone, so nothing else would see that it is misspelt."""
+    *path, last = key.split(".")
+    at: Any = config
+    for part in path:
+        at = getattr(at, part, None)
+    if isinstance(at, BaseModel) and last not in type(at).model_fields and at.model_config.get("extra") == "forbid":
+        raise ConfigError(f"{key} is not a key here: {nearest(last, type(at).model_fields)}")
+
+
+def without_effect(config: Config, tables: Tables, given: set[str], resolved: bool) -> list[str]:
+    """Lines for keys that were asked for and that the method or the grid does not use."""
+
+    def asked(section: str, key: str) -> bool:
+        if key not in (section_of(tables, section) or {}):
+            return False
+        part: BaseModel = getattr(config, section)
+        default = type(part).model_fields[key].default
+        return not resolved or f"{section}.{key}" in given or getattr(part, key) != default
+
+    notes = []
+    method = config.strategy.name
+    if asked("evaluate", "personal") and not strategy_type(method).client_update.personalises:
+        notes.append(f"evaluate.personal has no effect: {method} gives clients no model of their own")
+    for option, why in strategy_type(method).unused(config.strategy).items():
+        if asked("strategy", option) and getattr(config.strategy, option) != ():
+            notes.append(f"strategy.{option} has no effect: {why}")
+    for i, phase in enumerate(config.phases):
+        unused = strategy_type(method).unused(config.stages()[i].strategy)
+        notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]
+        if phase.restart and not strategy_type(method).has_global_model():
+            notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")
+    drawn, holders = config.evaluate.clients, config.data.holders
+    if drawn is not None and holders is not None and drawn >= holders and asked("evaluate", "clients"):
+        notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
+    needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
+    needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
+    offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}
+    if config.replay is not None and config.replay.after >= config.rounds:
+        notes.append(
+            f"replay has no effect: replay.after = {config.replay.after}, and there are {config.rounds} rounds"
+        )
+    if not config.phases and "model:phase" in needs:
+        notes.append("the model when the phase began is the run's first one: there is one phase; give [[phases]]")
+    notes += [
+        f"{key} has no effect: no term needs {NEEDS[need]}"
+        for key, there in offers.items()
+        if there is not None and (need := key.removeprefix("data.")) not in needs
+    ]
+    grid = config.simulation.grid
+    keys = [key for key in _UNUSED_BY_GRID.get(grid, ()) if asked("simulation", key)]
+    if keys:
+        names = ", ".join(f"simulation.{key}" for key in keys)
+        notes.append(f"{names} {'has' if len(keys) == 1 else 'have'} no effect: the grid is {grid!r}")
+    return notes
+
+
+# Flower's simulation makes as many actors as its machine has room for.
+_UNUSED_BY_GRID = {
+    "in-process": ("actors", "num_cpus", "num_gpus", "address", "patience"),
+    "flower": ("actors", "address", "patience"),
+}
+
+
+def check_together(config: Config) -> None:
+    """Check what no part of a config can know alone."""
+    method = strategy_type(config.strategy.name)
+    sampled, holders = config.strategy.clients_per_round, config.data.holders
+    if sampled is not None and holders is not None and sampled > holders:
+        there = f"data.clients = {config.data.clients}"
+        if config.data.target is not None and config.data.target.clients is not None:
+            there += f" and data.target.clients = {config.data.target.clients}"
+        raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
+    if config.models:
+        _check_models(config)
+    for stage in config.stages():
+        asked = method.statistics(stage.strategy)
+        if config.data.public is None and any(statistic.on == "public" for statistic in asked):
+            raise ConfigError(
+                f"strategy.name = {config.strategy.name!r}: its server learns from public data; there are none: set "
+                "data.public"
+            )
+        check_needs(stage.objective, stage.key, lambda term, need: _missing(config, term, need))
+    _check_terms(config)
+    if config.deploy.privacy is not None:
+        _check_privacy(config)
+    _check_parts(config, method.client_update)
+    if method.client_update.makes_for_scoring() and config.evaluate.personal == "last":
+        raise ConfigError(
+            f"evaluate.personal = 'last': {config.strategy.name} keeps no model between rounds, it makes one when "
+            "it is scored; use 'fresh'"
+        )
+
+
+def _check_parts(config: Config, update: type[ClientUpdate[Any]]) -> None:
+    """Check that parts of the model stay at clients only where the model is all that travels."""
+    if (more := update.more_than_a_model()) and config.strategy.private:
+        raise ConfigError(
+            f"strategy.private = {[*config.strategy.private]}: under {config.strategy.name} clients upload {more}, "
+            "which are of the whole model; leave private out"
+        )
+
+
+def _check_models(config: Config) -> None:
+    """Check that nothing asks for one model where clients have several."""
+    if strategy_type(config.strategy.name).client_update.uploads():
+        raise ConfigError(
+            f"models: clients have unlike models, and {config.strategy.name!r} sends all of them one; use a method "
+            "that sends none, as 'local'"
+        )
+    for stage in config.stages():
+        for j, term in enumerate(stage.objective):
+            if shared := needs_of(term) & {"model:global", "model:phase"}:
+                what = NEEDS[min(shared)]
+                raise ConfigError(f"{stage.key}[{j}]: the term {term.key!r} needs {what}; with models there is none")
+
+
+def _check_terms(config: Config) -> None:
+    """Check what terms need of each other and of the method.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    known: dict[str, tuple[str, Any]] = {}
+    sends, private = strategy_type(config.strategy.name).has_global_model(), config.strategy.private
+    for stage in config.stages():
+        key = stage.key
+        if not any(term.weight for term in stage.objective):
+            raise ConfigError(f"{key}: no term has a weight above 0, so nothing would be trained")
+        for j, term in enumerate(stage.objective):
+            options = term.model_dump(exclude={"weight", "ramp"})
+            where, before = known.setdefault(term.key, (f"{key}[{j}]", options))
+            if before != options and term.brings():
+                raise ConfigError(
+                    f"{key}[{j}]: the term {term.key!r} stands in {where} with other options; give one of them a name"
+                )
+            needs = needs_of(term)
+            for need in sorted(needs & {"model:global", "model:phase"}):
+                if not sends:
+                    raise ConfigError(
+                        f"{key}[{j}]: the term {term.key!r} needs {NEEDS[need]}; under {config.strategy.name} "
+                        "clients receive none"
+                    )
+            if "model:phase" in needs and private:
+                raise ConfigError(
+                    f"{key}[{j}]: the term {term.key!r} needs {NEEDS['model:phase']}, and of that strategy.private "
+                    "leaves a part at clients, where it goes on changing: leave one of them out"
+                )
+            if term.weight and term.personal_module() and private:
+                raise ConfigError(
+                    f"{key}[{j}]: the term {term.key!r} gives clients a model of their own, and so does "
+                    "strategy.private: leave one of them out"
+                )
+
+
+def _check_privacy(config: Config) -> None:
+    """Check that all that clients upload is one model: nothing else would be clipped and noised."""
+    method = strategy_type(config.strategy.name)
+    if not method.client_update.uploads():
+        raise ConfigError(
+            f"deploy.privacy: {config.strategy.name} uploads nothing that noise could protect; leave it out"
+        )
+    if more := method.client_update.more_than_a_model():
+        raise ConfigError(
+            f"deploy.privacy: under {config.strategy.name} clients upload {more}, which would travel without noise; "
+            "leave it out"
+        )
+    for stage in config.stages():
+        for statistic in Objective(stage.objective, method.statistics(stage.strategy)).statistics:
+            raise ConfigError(
+                f"deploy.privacy: {statistic.name!r} asks clients for sums over their samples, which would travel "
+                "without noise; leave one of them out"
+            )
+        for term in stage.objective:
+            for need in sorted(needs_of(term) & {"model:phase", "replay"}):
+                raise ConfigError(
+                    f"deploy.privacy: the term {term.key!r} needs {NEEDS[need]}, and Flower's LocalDpMod has messages "
+                    "with one model only; leave one of them out"
+                )
+
+
+def _missing(config: Config, term: Term, need: str) -> str | None:
+    """Why no client can meet a term's need, and what would change that; None where one can."""
+    data, needs = config.data, needs_of(term)
+    unlabelled = data.target is not None or data.labelled_fraction < 1
+    if need == "target" and not unlabelled:
+        return "client data have none: set data.target"
+    if need == "source" and data.labelled_fraction == 0:
+        return "client data have none: raise data.labelled_fraction above 0"
+    if {"source", "target"} <= needs and need == "target" and data.target and data.target.clients is not None:
+        return (
+            "and clients with a source hold none, as data.target.clients gives it to others: leave that out, or use a "
+            "term that needs only one of them (remote_coral, remote_cmd)"
+        )
+    if need == "views" and config.views is None:
+        return "there are none: add a table [views], which may be empty"
+    if need == "public" and data.public is None:
+        return "there are none: set data.public"
+    if need == "replay":
+        return _without_replay(config)
+    return None
+
+
+def _without_replay(config: Config) -> str | None:
+    """Why there are no synthesised samples, and what would change that; None where there are."""
+    if config.replay is None:
+        return "there are none: add a table [replay], which may be empty"
+    if not strategy_type(config.strategy.name).has_global_model():
+        return f"they are made of the global model, and {config.strategy.name!r} sends none: use another method"
+    if config.strategy.private:
+        return "they are made of the global model, and of that strategy.private leaves a part at clients: leave it out"
+    return None

@@ -1,0 +1,168 @@
+"""From TOML to a config: files, tables, and one sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fedtl.choice import ConfigError, nearest, shown, validate
+from fedtl.config.checks import check_removed, check_together, without_effect
+from fedtl.config.overrides import override
+from fedtl.config.schema import Config, Phase, Tables
+from fedtl.data import read_data
+from fedtl.data.replay import Replay
+from fedtl.data.views.augment import Views
+from fedtl.losses.objective import read_objective
+from fedtl.models import read_model
+from fedtl.strategies import read_strategy
+
+
+def read_config(
+    source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()
+) -> tuple[Config, list[str]]:
+    """Read an experiment.
+
+    Args:
+        source: a TOML file, a run's folder, the name of a config that ships (``"quickstart"``), or tables.
+        overrides: ``"strategy.lr=0.1"`` and the like; values are TOML, ``none`` removes a key.
+
+    Returns:
+        The config, and a line for whatever the overrides changed besides what they say, and for whatever was
+        asked for that has no effect.
+
+    Raises:
+        ConfigError: one sentence: the key, the value, what would be right.
+    """
+    # A resolved config gives every key, so a default in it was not asked for.
+    resolved = isinstance(source, Config) or (isinstance(source, (str, Path)) and is_run(source))
+    if isinstance(source, Config):
+        source = source.tables()
+    tables = dict(_copied(source)) if isinstance(source, Mapping) else load_tables(source)
+    notes = override(tables, overrides)
+    try:
+        config = build(tables)
+    except ConfigError as error:
+        if isinstance(source, (str, Path)) and is_run(source) and not overrides:
+            file = Path(source) / "config.toml"
+            raise ConfigError(f"{file} is no run's config, or not of this version of fedtl: {error}") from error
+        raise
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if value.strip() == "none":
+            check_removed(config, key.strip())
+    given = {text.partition("=")[0].strip() for text in overrides}
+    return config, notes + without_effect(config, tables, given, resolved)
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether ``source`` is a run's folder."""
+    return (Path(source) / "config.toml").is_file()
+
+
+def build(tables: Tables) -> Config:
+    """Check tables and make them a config."""
+    for key in tables:
+        if key not in Config.model_fields:
+            raise ConfigError(f"{key} is not a key here: {nearest(key, Config.model_fields)}")
+    models = _rows(tables.get("models", []), "models", "[[models]] name = 'mlp'")
+    if models:
+        if tables.get("model", models[0]) != models[0]:
+            raise ConfigError("model: with models each client has one of those; leave model out")
+        tables = {**tables, "model": models[0]}
+    for key in ("data", "model", "strategy"):
+        if key not in tables:
+            raise ConfigError(f"[{key}] is missing: give at least {key}.name")
+        if not isinstance(tables[key], dict):
+            raise ConfigError(f"{key} = {shown(tables[key])}: give a table, as [{key}] name = ...")
+    read: dict[str, Any] = {
+        "data": read_data(tables["data"]),
+        "model": read_model(tables["model"]),
+        "strategy": read_strategy(tables["strategy"]),
+    }
+    if models:
+        read["models"] = tuple(read_model(model) for model in models)
+    if "views" in tables:
+        read["views"] = validate(Views, _table(tables["views"], "views"), "views")
+    if "replay" in tables:
+        read["replay"] = validate(Replay, _table(tables["replay"], "replay"), "replay")
+    if phases := _rows(tables.get("phases", []), "phases", "[[phases]] rounds = 10"):
+        if tables.get("objective"):
+            raise ConfigError("objective: with phases each has its own; give [[phases.objective]]")
+        read["phases"] = [_read_phase(phase, f"phases[{i}]") for i, phase in enumerate(phases)]
+        total = sum(phase.rounds for phase in read["phases"])
+        if tables.get("rounds", total) != total:
+            raise ConfigError(f"rounds = {tables['rounds']}: the phases have {total} together; leave rounds out")
+        read |= {"rounds": total, "objective": ()}
+    else:
+        rows = _rows(tables.get("objective", []), "objective", "[[objective]] term = 'cross_entropy'")
+        read["objective"] = read_objective(rows)
+    config = validate(Config, {**tables, **read}, "")
+    check_together(config)
+    return config
+
+
+def _read_phase(table: Tables, key: str) -> Phase:
+    rows = _rows(table.get("objective", []), f"{key}.objective", "[[phases.objective]] term = 'cross_entropy'")
+    return validate(Phase, {**table, "objective": read_objective(rows, f"{key}.objective")}, key)
+
+
+def _rows(value: object, key: str, example: str) -> list[Tables]:
+    if not (isinstance(value, list) and all(isinstance(row, dict) for row in value)):
+        raise ConfigError(f"{key}: give a list of tables, as {example}")
+    return value
+
+
+def _table(value: object, key: str) -> Tables:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} = {shown(value)}: give a table, as [{key}]")
+    return value
+
+
+def load_tables(source: str | Path) -> Tables:
+    """Read TOML from a file, a run's folder, or a config that ships."""
+    path = Path(source)
+    if is_run(path):
+        path = path / "config.toml"
+    if path.is_file():
+        where = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{where} is not TOML: it is no UTF-8 text") from error
+    elif str(source) in shipped_configs():
+        where = f"{source}.toml"
+        text = resources.files("fedtl.configs").joinpath(where).read_text(encoding="utf-8")
+    elif path.is_dir():
+        raise ConfigError(f"{source} is a folder without a config.toml, so it is no run")
+    else:
+        raise ConfigError(f"there is no config {str(source)!r}, neither a file nor one that ships: {_hint(source)}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {' '.join(str(error).split())}") from error
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that ship."""
+    root = Path(str(resources.files("fedtl.configs")))
+    return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.toml"))
+
+
+def _copied(table: Mapping[str, Any]) -> Tables:
+    return {
+        k: _copied(v)
+        if isinstance(v, Mapping)
+        else [_copied(x) if isinstance(x, Mapping) else x for x in v]
+        if isinstance(v, (list, tuple))
+        else v
+        for k, v in table.items()
+    }
+
+
+def _hint(source: str | Path) -> str:
+    return nearest(str(source), shipped_configs())

@@ -1,0 +1,229 @@
+"""What a config may say."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tomli_w
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+)
+
+from fedtl.choice import ConfigError, Options, validate
+from fedtl.clients.settings import Settings
+from fedtl.data.replay import Replay
+from fedtl.data.settings import DataChoice
+from fedtl.data.views.augment import Views
+from fedtl.losses.term import Term
+from fedtl.models.settings import ModelChoice
+from fedtl.wire.privacy import Privacy
+
+Tables = dict[str, Any]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+"""Of waiting; the system's own clocks count no further than ten times as long."""
+
+
+class Evaluate(Options):
+    """When and how clients are scored.
+
+    Attributes:
+        every: rounds between scores; the last round is always scored.
+        personal: "fresh" (or "adapted"): the model that a client would have now, by its local update from the present
+            global model; "last" (or "stored"): the one that it kept when it was last sampled.
+        clients: score a sample of so many clients; all if not given.
+    """
+
+    every: PositiveInt = 1
+    personal: Literal["fresh", "last"] = "fresh"
+    clients: PositiveInt | None = None
+
+    @field_validator("personal", mode="before")
+    @classmethod
+    def _by_either_name(cls, value: Any) -> Any:
+        return {"adapted": "fresh", "stored": "last"}.get(value, value) if isinstance(value, str) else value
+
+
+LEAST_OF_RAY, MOST_OF_RAY = 1e-4, 1e5
+"""Of CPUs or GPUs, what an actor may ask Ray for: Ray counts in units of 1/10,000."""
+
+
+def _gpus_that_ray_shares(gpus: float) -> float:
+    if gpus and not LEAST_OF_RAY <= gpus <= MOST_OF_RAY:
+        raise ValueError(f"should be 0, or between {LEAST_OF_RAY:g} and {MOST_OF_RAY:g}")
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError("should be a share of one GPU, or a whole number of them")
+    return gpus
+
+
+class Simulation(Options):
+    """Where the clients live.
+
+    Attributes:
+        grid: "ray": Ray actors; "in-process"; "flower": Flower's own simulation.
+        actors: how many Ray actors; "auto": one per GPU, or one per core, and on a cluster as many as it has room
+            for at the moment; never more than clients train in a round.
+        num_cpus, num_gpus: what each actor asks Ray for; "auto": an equal share of the GPUs of this machine or of the
+            cluster, at most one.
+        stacked: whether a cohort's clients train stacked; "auto": on a GPU, and for tiny models on a CPU, where
+            the model allows it.
+        recorded: whether training steps are recorded once and replayed; "auto": on a CPU, where the step can be.
+        address: of a running Ray cluster's head, "host:port", or "auto" on one of its machines; if not given, the
+            environment variable RAY_ADDRESS, else this machine alone. Every machine needs fedtl, and what the config
+            names, installed in the same versions; where clients keep memories, it must see the run's folder.
+        patience: seconds to wait for a cluster that has no room for a single actor yet.
+    """
+
+    grid: Literal["ray", "in-process", "flower"] = "ray"
+    actors: PositiveInt | Literal["auto"] = "auto"
+    num_cpus: float = Field(1.0, ge=LEAST_OF_RAY, le=MOST_OF_RAY)
+    num_gpus: Annotated[NonNegativeFloat, AfterValidator(_gpus_that_ray_shares)] | Literal["auto"] = "auto"
+    stacked: bool | Literal["auto"] = "auto"
+    recorded: bool | Literal["auto"] = "auto"
+    address: str | None = None
+    patience: Seconds = 300.0
+
+
+class Deploy(Options):
+    """How real clients are dealt with; ``fedtl run`` uses none of it.
+
+    Attributes:
+        wait: seconds to wait for clients, before the first round for all of them and before any other for
+            ``min_clients``.
+        min_clients: a round with fewer uploads ends the run, which can be gone on with; if not given, what
+            ``max_failures`` says.
+        round_timeout: seconds that training may take, and scoring; then the round goes on without who is late.
+        max_norm: an upload w_i is refused if ||w_i - w|| > max_norm * max(1, ||w||).
+        privacy: noise on what is uploaded.
+    """
+
+    wait: Seconds = 600.0
+    min_clients: PositiveInt | None = None
+    round_timeout: Seconds = 3600.0
+    max_norm: PositiveFloat = 10.0
+    privacy: Privacy | None = None
+
+
+class Phase(Options):
+    """Some rounds in a row that have a local objective of their own.
+
+    Attributes:
+        name: for the record.
+        rounds: how many.
+        objective: as the config's own; cross-entropy if none is given.
+        strategy: options of the method that are others in this phase, as ``lr``.
+        restart: whether the global model begins anew, from random numbers of its own; clients' private parts stay.
+    """
+
+    name: str = ""
+    rounds: PositiveInt
+    objective: tuple[SerializeAsAny[Term], ...] = ()
+    strategy: dict[str, Any] = Field(default_factory=dict)
+    restart: bool = False
+
+
+class Stage(NamedTuple):
+    """A phase, read together with the rest of the config; ``key`` is its objective's place there."""
+
+    key: str
+    rounds: int
+    strategy: Settings
+    objective: tuple[Term, ...]
+    restart: bool
+
+
+class Config(Options):
+    """An experiment.
+
+    Attributes:
+        name: of its folder under ``results/``.
+        seed: decides the split, the initial model, who is sampled and in which order samples come.
+        rounds: T; where there are phases, their sum.
+        device: "auto": a GPU where there is one.
+        max_failures: the share of a round's clients that may fail before the run stops.
+        data, model, strategy, objective, evaluate, simulation, deploy: its parts.
+        models: in place of ``model``, for methods that send none: client i has the (i mod k)-th of k.
+        views: random views of images, for terms that compare two of them.
+        replay: samples synthesised out of the global model, for the term "replay".
+        phases: rounds with objectives of their own, one after another, in place of ``objective``.
+    """
+
+    name: str
+    seed: NonNegativeInt = 0
+    rounds: PositiveInt
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_failures: float = Field(0.5, ge=0, le=1)
+    data: SerializeAsAny[DataChoice]
+    model: SerializeAsAny[ModelChoice]
+    models: tuple[SerializeAsAny[ModelChoice], ...] = ()
+    strategy: SerializeAsAny[Settings]
+    objective: tuple[SerializeAsAny[Term], ...] = ()
+    views: Views | None = None
+    replay: Replay | None = None
+    phases: tuple[Phase, ...] = ()
+    evaluate: Evaluate = Evaluate()
+    simulation: Simulation = Simulation()
+    deploy: Deploy = Deploy()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError("it names a folder, so give letters, digits, '_', '-' and '.' alone, not '.' first")
+        return name
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The phases; a config without any has one."""
+        if not self.phases:
+            return (Stage("objective", self.rounds, self.strategy, self.objective, False),)
+        return tuple(
+            Stage(
+                f"phases[{i}].objective",
+                phase.rounds,
+                _strategy_of(self.strategy, phase, i),
+                phase.objective,
+                phase.restart,
+            )
+            for i, phase in enumerate(self.phases)
+        )
+
+    def architectures(self) -> tuple[Config, ...]:
+        """The same config for each of the models that clients have."""
+        return tuple(self.model_copy(update={"model": model, "models": ()}) for model in self.models) or (self,)
+
+    def tables(self) -> Tables:
+        """The resolved config as plain tables; reading them gives an equal config."""
+        found = _without_none(self.model_dump(mode="json"))
+        assert isinstance(found, dict)
+        return found
+
+    def toml(self) -> str:
+        """The resolved config as TOML."""
+        return tomli_w.dumps(self.tables())
+
+
+def _strategy_of(strategy: Settings, phase: Phase, place: int) -> Settings:
+    """The method's options in a phase."""
+    key = f"phases[{place}].strategy"
+    for fixed in ("name", "private", "frozen"):
+        if fixed in phase.strategy:
+            raise ConfigError(f"{key}.{fixed}: it is the same in all phases; give it in [strategy]")
+    table = strategy.model_dump(exclude_none=True)
+    if {"local_epochs", "local_steps"} & phase.strategy.keys():
+        table = {k: v for k, v in table.items() if k not in ("local_epochs", "local_steps")}
+    return validate(type(strategy), {**table, **phase.strategy}, key)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
+    return value

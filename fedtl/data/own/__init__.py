@@ -1,0 +1,1 @@
+"""What a participant of a deployment holds on its own disk."""

@@ -1,0 +1,331 @@
+"""What one participant of a deployment holds on its own disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError
+from fedtl.data.arrays import UNLABELLED, check_layout, numbered
+from fedtl.data.dataset import Samples
+from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.frame import Frame
+from fedtl.data.memory import enough_memory
+from fedtl.data.own.arrays import call, read_npz
+from fedtl.data.own.images import Change, changed, read_images
+from fedtl.data.own.part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
+from fedtl.data.own.table import read_table, read_tables
+from fedtl.data.validation import drawn_for_validation
+from fedtl.data.views.images import LARGEST_SIDE
+
+FRAME = "frame.json"
+"""What the server's folder may say of everybody's samples."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A participant's samples in one array, and what each is for.
+
+    Attributes:
+        source: where they are from, for messages.
+        x: samples ``[n, *shape]``; images ``[n, channels, height, width]`` uint8, other data float32.
+        y: labels ``[n]`` from 0; -1 for a training sample without a label, and where ``target_train`` and ``public``
+            stand.
+        train, test, target_train, target_test, public: places in ``x``, each possibly none. A client without test
+            samples takes part in training and is not scored.
+        names: the words that labels are places in, sorted; None if labels are the classes' own numbers.
+        server: whether these are the server's data, which has no training samples.
+        notes: sentences on what may not be meant as it was read, for the participant's own terminal.
+        validation: places in ``x`` of labelled samples that models are scored on and not trained with, possibly none.
+    """
+
+    source: str
+    x: Samples
+    y: NDArray[np.int64]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    target_train: NDArray[np.int64]
+    target_test: NDArray[np.int64]
+    public: NDArray[np.int64]
+    names: tuple[str, ...] | None = None
+    server: bool = False
+    notes: tuple[str, ...] = ()
+    validation: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def with_validation(self, share: float, seed: int, client: int) -> Own:
+        """The same with ``share`` of the training samples that have labels as validation samples.
+
+        As it is where it brings validation samples of its own, or ``share`` is 0.
+
+        Args:
+            share: as ``data.validation_share``.
+            seed: the run's.
+            client: which of the clients this is.
+
+        Raises:
+            ConfigError: there is a single such training sample.
+        """
+        if not share or len(self.validation):
+            return self
+        labelled = self.train[self.y[self.train] != UNLABELLED]
+        chosen = labelled[drawn_for_validation(len(labelled), share, seed, client)]
+        return replace(self, train=self.train[~np.isin(self.train, chosen)], validation=chosen)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether some training samples have no label."""
+        return bool((self.y[self.train] == UNLABELLED).any())
+
+    @property
+    def labels(self) -> list[int]:
+        """The labels that samples here have, ascending, each once."""
+        present: list[int] = np.unique(self.y[self.y != UNLABELLED]).tolist()
+        return present
+
+    def describe(self) -> dict[str, Any]:
+        """What the server is told of a participant's data, and all that it is told; JSON's types alone."""
+        labelled = self.y[self.train] != UNLABELLED
+        return {
+            "train": int(labelled.sum()),
+            "unlabelled": len(self.target_train) if labelled.all() else len(self.train),
+            "test": len(self.test),
+            "validation": len(self.validation),
+            "target_test": len(self.target_test),
+            "public": len(self.public),
+            "shape": list(self.x.shape[1:]),
+            "dtype": str(self.x.dtype),
+            "largest_label": None if self.names is not None else int(self.y.max(initial=UNLABELLED)),
+            "labels": None if self.names is not None else self.labels,
+            "names": None if self.names is None else list(self.names),
+        }
+
+    def as_federation(self, frame: Frame, client: int, clients: int) -> Federation:
+        """The federation as this participant sees it: all others hold nothing.
+
+        Where some training samples have no label, all of them are the unlabelled ones, and those with a label, in
+        order, the training samples, as with ``data.labelled_fraction``. A sample without a label gets a 0, which
+        means nothing.
+
+        Args:
+            frame: what all participants' samples have in common.
+            client: which of the clients this is; for the server's data it does not matter.
+            clients: number of clients.
+
+        Raises:
+            ConfigError: these samples or labels are not as the frame says.
+        """
+        if not 0 <= client < clients:
+            raise ValueError(f"client is {client}; there are {clients}, who are 0..{clients - 1}")
+        self._check_samples(frame)
+        y = self._classes(frame)
+        nobody, nothing = Shards.none(clients), self.public[:0]
+
+        def mine(places: NDArray[np.int64]) -> Shards:
+            return Shards.of([places]).moved(before=client, after=clients - 1 - client)
+
+        train, target = self.train, None
+        if self.unlabelled:
+            target = Domain(mine(train), nobody, nothing)
+            train = train[y[train] != UNLABELLED]
+        elif self.server and len(self.target_test):
+            target = Domain(nobody, nobody, self.target_test)
+        elif len(self.target_train) + len(self.target_test):
+            target = Domain(mine(self.target_train), mine(self.target_test), nothing)
+        return Federation(
+            x=self.x,
+            y=np.maximum(y, 0),
+            classes=frame.classes,
+            scale=frame.scale,
+            shift=frame.shift,
+            train=nobody if self.server else mine(train),
+            test=nobody if self.server else mine(self.test),
+            server_test=self.test if self.server else nothing,
+            label_names=frame.labels,
+            target=target,
+            public=self.public,
+            validation=mine(self.validation) if len(self.validation) else None,
+        )
+
+    def _check_samples(self, frame: Frame) -> None:
+        if self.x.shape[1:] != frame.shape or self.x.dtype != frame.dtype:
+            raise ConfigError(
+                f"{self.source}: a sample is {self.x.dtype} {list(self.x.shape[1:])}, but {frame.dtype} "
+                f"{list(frame.shape)} in this experiment"
+            )
+
+    def _classes(self, frame: Frame) -> NDArray[np.int64]:
+        """``y`` as the frame's classes; -1 where there is none."""
+        y = self.y
+        if self.names is not None:
+            number = [*(_class_of(word, frame.labels, self.source) for word in self.names), UNLABELLED]
+            y = np.array(number, np.int64)[y]  # -1 is the last
+        if y.max(initial=UNLABELLED) >= frame.classes:
+            raise ConfigError(
+                f"{self.source} has the label {y.max()}, but this experiment has {frame.classes} classes; labels begin "
+                "at 0"
+            )
+        return y
+
+
+def read_own(
+    path: str,
+    *,
+    label: str | None = None,
+    size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    test_share: float = 0.25,
+    server: bool = False,
+) -> Own:
+    """Read a participant's data.
+
+    - A folder with ``train.npz`` and ``test.npz``: ``x`` [n, ...] (bytes are images [n, channels, height, width], or
+      [n, height, width] with one channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words.
+    - A folder with ``train.csv`` and ``test.csv``: a row per sample; the column ``label`` is its class, a whole number
+      or a word, all other columns are numbers; commas, semicolons, tabs or bars separate them. One .csv file is both:
+      ``test_share`` of its rows are for testing.
+    - A folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or another of Pillow's formats), or with
+      ``CLASS/*.png`` alone: then ``test_share`` of the files are for testing. Which, a hash of a file's name and class
+      decides, so that each stays where it is when others are added. Classes are words.
+    - ``"package.module:function"``: called without arguments, it returns a dict of arrays ``x``, ``y``, ``x_test`` and
+      ``y_test``, and if need be ``x_validation``, ``y_validation``, ``x_target``, ``x_target_test``,
+      ``y_target_test`` and ``x_public``.
+
+    A folder with ``train`` may also have validation samples as ``validation``; any may have another domain's samples as
+    ``target/train`` (without labels) and ``target/test``, and ``public`` (without labels), of the same kind. The label
+    -1 in the training part stands for a sample without one. Without a test part the client takes part in training and
+    is not scored. The training part may be missing only where there is ``target/train``. Nothing is ever unpickled.
+
+    Args:
+        path: the folder, the file or the function.
+        label: the column of .csv files that is the class; "label" if not given.
+        size: height and width that images are resized to (bilinear, with antialiasing).
+        channels: of images: grey ones are repeated, of coloured ones the luma is taken.
+        test_share: as above.
+        server: read the server's data: ``test``, ``target/test`` and ``public``, each of which may be missing, or
+            ``frame.json`` alone. A file, a function and a folder ``CLASS/*.png`` are then read for their test part,
+            of which a .csv file and such a folder are the whole.
+
+    Raises:
+        ConfigError: the data are not there or not what they should be; one sentence that names the file.
+    """
+    if not 0 <= test_share < 1:
+        raise ConfigError(f"test_share = {test_share:g}: should be 0 or more and less than 1")
+    for key, value in (("size", size), ("channels", channels)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} = {value}: should be greater than 0")
+    if size is not None and size > LARGEST_SIDE:
+        raise ConfigError(f"size = {size}: should be less than or equal to {LARGEST_SIDE}")
+    wanted = (TEST, TARGET_TEST, PUBLIC) if server else PARTS
+    place = Path(path).expanduser()
+    kind = _kind(place, path)
+    if label is not None and kind not in ("csv", "table"):
+        raise ConfigError(f"label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
+    column = "label" if label is None else label
+
+    def change(where: str, x: Samples) -> Samples:
+        return changed(where, x, size, channels)
+
+    try:
+        with enough_memory(path):
+            parts = _read(kind, path, wanted, column, test_share, change)
+            if kind != "images":
+                parts = {name: replace(part, x=change(part.where, part.x)) for name, part in parts.items()}
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    if not parts and server and (place / FRAME).is_file():
+        frame = Frame.read(place / FRAME)
+        parts[PUBLIC] = Part(path, np.empty((0, *frame.shape), frame.dtype))
+    if not parts:
+        raise ConfigError(f"{path} has none of {', '.join(wanted)}, as .npz, .csv or folders of images")
+    if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
+        raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
+    return gathered(path, parts, server)
+
+
+def _read(
+    kind: str, path: str, wanted: Sequence[str], label: str, test_share: float, change: Change
+) -> dict[str, Part]:
+    place = Path(path).expanduser()
+    if kind == "function":
+        return call(path, wanted)
+    if kind == "table":
+        return read_table(place, wanted, label, test_share)
+    if kind == "csv":
+        return read_tables(place, wanted, label)
+    if kind == "npz":
+        return read_npz(place, wanted)
+    return read_images(place, wanted, test_share, change)
+
+
+def _kind(place: Path, path: str) -> str:
+    """What ``path`` is: "function", "table" (a .csv file), or a folder of "npz", "csv" or "images"."""
+    if place.is_dir():
+        kinds = [kind for kind in ("npz", "csv") if any((place / f"{part}.{kind}").is_file() for part in PARTS)]
+        if len(kinds) > 1:
+            raise ConfigError(f"{path} holds both .npz and .csv files of {', '.join(PARTS)}; keep one kind")
+        return kinds[0] if kinds else "images"
+    if place.is_file():
+        if place.suffix.lower() == ".csv":
+            return "table"
+        raise ConfigError(f"{path}: a single file must be .csv; others go into a folder, as train.npz and test.npz")
+    if ":" in path:
+        return "function"
+    raise ConfigError(f"{path}: there is no such file or folder")
+
+
+def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
+    """All parts as one array, checked to be alike."""
+    found = [(name, parts[name]) for name in PARTS if name in parts]
+    first = found[0][1]
+    for _, part in found:
+        if part.x.shape[1:] != first.x.shape[1:] or part.x.dtype != first.x.dtype:
+            raise ConfigError(
+                f"{part.where}: a sample is {part.x.dtype} {list(part.x.shape[1:])}, but {first.x.dtype} "
+                f"{list(first.x.shape[1:])} in {first.where}"
+            )
+    note = check_layout(f"{first.where}: x", first.x)
+    y, names = numbered([(part.where, part.y) for name, part in found if name in LABELLED and part.y is not None])
+    ends = np.cumsum([0, *(len(part.x) for _, part in found)])
+    places = {name: np.arange(start, end) for (name, _), start, end in zip(found, ends, ends[1:])}
+    none = np.arange(0)
+    labels = np.full(ends[-1], UNLABELLED, np.int64)
+    labels[np.concatenate([none, *(where for name, where in places.items() if name in LABELLED)])] = y
+    own = Own(
+        source=path,
+        x=np.concatenate([part.x for _, part in found]),
+        y=labels,
+        train=places.get(TRAIN, none),
+        test=places.get(TEST, none),
+        target_train=places.get(TARGET_TRAIN, none),
+        target_test=places.get(TARGET_TEST, none),
+        public=places.get(PUBLIC, none),
+        names=names,
+        server=server,
+        validation=places.get(VALIDATION, none),
+        notes=tuple(dict.fromkeys([*(note for _, part in found for note in part.notes), *([note] if note else [])])),
+    )
+    if own.unlabelled and len(own.target_train) + len(own.target_test):
+        raise ConfigError(
+            f"{parts[TRAIN].where} has training samples without labels, which do not go with a target, whose samples "
+            "are the unlabelled ones; leave one of them out"
+        )
+    return own
+
+
+def _class_of(word: str, labels: Sequence[str], source: str) -> int:
+    if labels.count(word) == 1:
+        return labels.index(word)
+    if labels:
+        known = ", ".join(labels[:10]) + (", …" if len(labels) > 10 else "")
+        raise ConfigError(f"{source} has the label {word!r}, which is none of this experiment's: {known}")
+    if not (word.isascii() and word.isdigit() and len(word) < 10):
+        raise ConfigError(
+            f"{source} has the label {word!r}, but this experiment's classes have no names; labels are whole numbers "
+            "from 0"
+        )
+    return int(word)

@@ -1,0 +1,257 @@
+"""A participant's own data as .csv files: a row per sample, its class in one column, numbers in all others."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import math
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError, nearest
+from fedtl.data.arrays import UNLABELLED, doubts, labels, samples
+from fedtl.data.own.part import LABELLED, TEST, TRAIN, Part
+
+WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+NONE = re.compile(r"-1(\.0*)?")
+_EXCEL_LINE = re.compile(r'"?sep=([^\w"\r\n])"?\r?\n?')
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A .csv file.
+
+    Attributes:
+        path: where it is.
+        columns: names of those with numbers.
+        x: ``[n, columns]``.
+        words: of the column with the class, ``[n]``; None if it was not read.
+        notes: how the file was read, where that is not as it usually is.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    x: NDArray[np.float64]
+    words: NDArray[np.str_] | None
+    notes: tuple[str, ...] = ()
+
+
+def read_tables(folder: Path, wanted: Sequence[str], label: str) -> dict[str, Part]:
+    """Each wanted part that the folder has: ``train.csv`` and so on, all with the same columns.
+
+    Raises:
+        ConfigError: a file is not what it should be.
+    """
+    files = {part: folder / f"{part}.csv" for part in wanted}
+    tables = {part: read_rows(file, label, part in LABELLED) for part, file in files.items() if file.is_file()}
+    for table in tables.values():
+        first = next(iter(tables.values()))
+        if table.columns != first.columns:
+            raise ConfigError(f"{table.path}: {_difference(table.columns, first.columns)} in {first.path}")
+    return parts_of(tables)
+
+
+def read_table(file: Path, wanted: Sequence[str], label: str, test_share: float) -> dict[str, Part]:
+    """One file as a training and a test part; all is the latter where no training part is wanted.
+
+    Of the n labelled rows ``test_share`` is drawn for testing, at least one and at most n - 1, at random, with the
+    number of the file's rows as the seed: the same file gives the same parts.
+
+    Raises:
+        ConfigError: the file is not what it should be.
+    """
+    table = read_rows(file, label, True)
+    assert table.words is not None
+    if TRAIN not in wanted:
+        return parts_of({TEST: table})
+    order = np.random.default_rng(len(table.x)).permutation(len(table.x))
+    order = order[table.words[order] != str(UNLABELLED)]
+    most = max(len(order) - 1, 0)
+    drawn = np.zeros(len(table.x), np.bool_)
+    if test_share > 0:
+        drawn[order[: min(max(round(len(order) * test_share), 1), most)]] = True
+    pieces = {TRAIN: ~drawn, TEST: drawn}
+    return parts_of({p: replace(table, x=table.x[r], words=table.words[r]) for p, r in pieces.items() if r.any()})
+
+
+def parts_of(tables: dict[str, Table]) -> dict[str, Part]:
+    """Labels are whole numbers if all of all tables are."""
+    words = [str(word) for table in tables.values() if table.words is not None for word in np.unique(table.words)]
+    whole = all(map(WHOLE.fullmatch, words))
+    parts = {}
+    for part, table in tables.items():
+        x, y, notes = samples(str(table.path), table.x), None, table.notes + doubts(str(table.path), table.x)
+        if table.words is not None:
+            said = table.words
+            fractions = [word for word in said if not WHOLE.fullmatch(word)]
+            if fractions and all(map(NUMBER.fullmatch, words)):
+                raise ConfigError(f"{table.path} has the label {fractions[0]}; labels are whole numbers, or words")
+            least = UNLABELLED if part == TRAIN else 0
+            y = labels(str(table.path), _as_numbers(said) if whole else said, len(x), least)
+        parts[part] = Part(str(table.path), x, y, notes)
+    return parts
+
+
+def _as_numbers(words: NDArray[np.str_]) -> NDArray[np.int64]:
+    return np.clip(words.astype(np.float64), -(2.0**53), 2.0**53).astype(np.int64)  # so that none wraps around
+
+
+def read_rows(path: Path, label: str, labelled: bool) -> Table:
+    """Read a .csv file, whose column ``label`` is the class; if not ``labelled``, it is left out where it is there.
+
+    Its columns are separated by commas, semicolons, tabs or bars, whichever its first two lines agree on; it is UTF-8,
+    or UTF-16 that says so with a byte order mark.
+
+    Raises:
+        ConfigError: it is no such file, or a cell is not what it should be.
+    """
+    with _opened(path, label) as (rows, notes):
+        return _table(path, rows, label, labelled, notes)
+
+
+def header_of(path: Path, label: str) -> list[str]:
+    """The names of a file's columns; none if :func:`read_rows` could not read them."""
+    try:
+        with _opened(path, label) as (rows, _):
+            return [name.strip() for name in next(rows, (1, []))[1]]
+    except ConfigError:
+        return []
+
+
+@contextmanager
+def _opened(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[str]]], tuple[str, ...]]]:
+    """A file's lines that are not empty, with their numbers; and a note where they are not commas and UTF-8."""
+    encoding = "UTF-8"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if b"\0" in start[:2] or start[2:] == b"\0\0":
+            raise ConfigError(f"{path} begins like UTF-16 without a byte order mark, or UTF-32; save it as UTF-8")
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            encoding = "UTF-16"
+        with path.open(encoding="utf-16" if encoding == "UTF-16" else "utf-8-sig", newline="") as file:
+            notes: tuple[str, ...] = () if encoding == "UTF-8" else (f"{path} is read as {encoding}",)
+            first, excel_line = 0, _EXCEL_LINE.fullmatch(file.readline())
+            if excel_line:
+                first, separator = 1, excel_line[1]
+                start_at = file.tell()
+            else:
+                file.seek(0)
+                lines = [line for _, line in zip(range(20), file) if line.strip()]
+                separator, start_at = _separator(lines, label), 0
+            file.seek(start_at)
+            if separator != ",":
+                name = SEPARATORS.get(separator, repr(separator))
+                notes += (f"{path}: its columns are separated by {name}",)
+            rows = csv.reader(file, delimiter=separator, strict=True)
+            yield ((first + rows.line_num, row) for row in rows if row), notes
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is not a .csv file in {encoding}: {error}") from error
+
+
+def _separator(lines: Sequence[str], label: str) -> str:
+    """What separates the columns of a file that begins with these lines, none of which is empty."""
+    candidates = {}
+    for separator in SEPARATORS:
+        try:
+            rows = [row for row, _ in zip(csv.reader(lines, delimiter=separator, strict=True), range(2))]
+        except csv.Error:
+            continue
+        names = [name.strip() for name in rows[0]] if rows else []
+        if len(names) > 1 and all(len(row) == len(names) for row in rows):
+            candidates[separator] = label in names, separator == ",", len(names)
+    return max(candidates, key=lambda separator: candidates[separator], default=",")
+
+
+def _table(
+    path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labelled: bool, notes: tuple[str, ...]
+) -> Table:
+    """Lines with their numbers as a table, the first of them being its header."""
+    _, header = next(rows, (1, []))
+    names = [name.strip() for name in header]
+    _check_header(path, names, label, labelled)
+    place = names.index(label) if label in names else None
+    columns = tuple(name for name in names if name != label)
+    if not columns:
+        raise ConfigError(f"{path} has no column besides {label!r}; a sample needs one number or more")
+    x = array("d")  # a quarter of a list's memory
+    words: list[str] = []
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ConfigError(f"{path}: line {line} has {len(row)} cells, but the header {len(names)}")
+        if place is not None:
+            word = row.pop(place).strip()
+            if labelled and not word:
+                raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is empty")
+            words.append(str(UNLABELLED) if NONE.fullmatch(word) else word)
+        x.extend(_number(path, line, column, cell) for column, cell in zip(columns, row))
+    if not x:
+        raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
+    return Table(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
+
+
+def _check_header(path: Path, names: Sequence[str], label: str, labelled: bool) -> None:
+    """Check that a file's first line names its columns, and that one is the label if there must be one."""
+    # A number that says which column it is may be a name.
+    values = [n for i, n in enumerate(names) if NUMBER.fullmatch(n.replace(",", ".")) and n not in (str(i), str(i + 1))]
+    if label not in names and values and (labelled or len(values) == len(names)):
+        raise ConfigError(
+            f"{path}: the first line holds values, as {values[0]}, where the columns' names are expected; write a line "
+            f"such as a,b,{label} before it"
+        )
+    if "" in names:
+        hint = "" if names[0] else "; pandas writes its row numbers so, but for to_csv(..., index=False)"
+        raise ConfigError(f"{path}: column {names.index('') + 1} of {len(names)} has no name in the first line{hint}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two columns have the name {next(n for n in names if names.count(n) > 1)!r}")
+    if label not in names and labelled:
+        if len(names) == 1 and label in re.split(r"[\s,;|:]+", names[0]):
+            raise ConfigError(
+                f"{path}: its first line is the one word {names[0]!r}; separate columns by commas, semicolons or tabs, "
+                "as many in each line"
+            )
+        raise ConfigError(f"{path} has no column {label!r}: {nearest(label, names)}")
+
+
+def _number(path: Path, line: int, column: str, cell: str) -> float:
+    text = cell.strip()
+    if not text:
+        raise ConfigError(f"{path}: line {line}, column {column!r}: the cell is empty")
+    try:
+        value = float(text)
+    except ValueError:
+        value = None
+    if value is None or "_" in text:  # Python reads 1_000 as a number
+        if "," in text and NUMBER.fullmatch(text.replace(",", ".", 1)):  # 1,234 may be more than a thousand
+            raise ConfigError(
+                f"{path}: line {line}, column {column!r}: {text!r} is no number; write a decimal point in place of the "
+                "comma, in all lines"
+            )
+        raise ConfigError(f"{path}: line {line}, column {column!r}: {text!r} is no number")
+    if not math.isfinite(value):
+        raise ConfigError(f"{path}: line {line}, column {column!r}: {text} is not finite; remove or replace it")
+    return value
+
+
+def _difference(mine: Sequence[str], other: Sequence[str]) -> str:
+    """How two files' columns differ, up to the other's name."""
+    for one in mine:
+        if one not in other:
+            return f"it has the column {one!r}, which is not"
+    for one in other:
+        if one not in mine:
+            return f"it has no column {one!r}, which is"
+    return "its columns stand in another order than"

@@ -1,0 +1,39 @@
+"""Feature shift: a partition that decides how clients see their samples, on top of one that decides whose they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, SerializeAsAny, field_validator
+
+from fedtl.data.federation import Shards
+from fedtl.data.partitions import read_partition
+from fedtl.data.partitions.contract import Partition
+
+
+class OnTop(Partition):
+    """The samples of a base partition, seen differently by each client; the server's test set is left as it is.
+
+    Attributes:
+        base: the partition that divides the samples.
+    """
+
+    base: SerializeAsAny[Partition] = Field(None, validate_default=True)
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _read_base(cls, value: Any) -> Partition:
+        return read_partition("iid" if value is None else value, "data.partition.base")
+
+    def assign(
+        self, labels: NDArray[np.int64], owner: NDArray[np.int64] | None, clients: int, rng: np.random.Generator
+    ) -> Shards:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        return self.base.assign(labels, owner, clients, rng)
+
+    @property
+    def by_owner(self) -> bool:
+        """Whether each client gets exactly the samples of one owner."""
+        return self.base.by_owner

@@ -1,0 +1,1 @@
+"""What must be whole on disk: files of tensors, safe replacement, and what clients remember between rounds."""

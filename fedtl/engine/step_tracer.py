@@ -1,0 +1,359 @@
+"""An engine's recorded steps: one program for each method's step and each shape of mini-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from fedtl.clients.contract import ClientUpdate, Gradient, Loop, Probe, State
+from fedtl.clock import Clock
+from fedtl.data.samples import FewSamples, in_order
+from fedtl.engine.module import Local, forked_rng, seed_torch
+from fedtl.engine.parts import RECORDING
+from fedtl.engine.task import Task, reason
+from fedtl.losses.batch import Batch
+from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
+from fedtl.tracing.program import Function, Program, compile_function, compile_step
+from fedtl.tracing.simplify import simplify
+from fedtl.tracing.tape import UntraceableError, record
+
+MOST_SHAPES = 64
+"""Mini-batches of up to this many samples are recorded: each size is a program of its own."""
+
+NOTHING: Mapping[str, Tensor] = {}
+
+Step = Callable[[State, Batch, Gradient], State]
+
+
+class Recorder:
+    """Records a method's step when it is first needed, and keeps it.
+
+    Args:
+        task: what is trained.
+        local: the model and its objective, as the engine calls them.
+        stacked: whether a step trains ``[C, P]`` vectors.
+        clock: is told while something is being recorded.
+    """
+
+    def __init__(self, task: Task, local: Local, stacked: bool, clock: Clock | None = None) -> None:
+        self.task, self.stacked, self._local = task, stacked, local
+        self.clock = clock or Clock()
+        self._programs: dict[tuple[Any, ...], Program | None] = {}
+        self._forwards: dict[object, Function | None] = {}
+        self.draws_elsewhere = False
+        """Whether a step was seen to draw random numbers that are not torch's."""
+        self._generators = generators_of(task.module)
+        names = dict(task.module.named_buffers())
+        self._moves = any(slot.name in names for slot in task.layout.slots)
+        """Whether forward passes change numbers of the model's vector; frozen parameters stay."""
+        self._integers = {
+            f"model.{name}": buffer for name, buffer in task.module.named_buffers() if not buffer.is_floating_point()
+        }
+
+    @property
+    def replays_all(self) -> bool:
+        """Whether every kind of step that was asked for so far is replayed, a round's first one perhaps excepted."""
+        played = {key[0] for key, program in self._programs.items() if program is None}
+        return not played - {key[0] for key, program in self._programs.items() if program is not None}
+
+    def program(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
+        """The step from a state like this on a mini-batch like this; None where it is to be played.
+
+        What decides is the shape of things alone, so that the same config gives the same bits.
+        """
+        key = (
+            loop.step,
+            *state,
+            *[vector.shape for vector in state.values()],
+            batch.x.shape,
+            batch.x.stride(),
+            batch.weight is None,
+        )
+        if batch.more or given or not batch.labelled:
+            key = (*key, batch.labelled, *((name, tensor.shape) for name, tensor in batch.more.items()), *sorted(given))
+        if key not in self._programs:
+            with self.clock.part(RECORDING):
+                self._programs[key] = self._try(loop, state, batch, given)
+        return self._programs[key]
+
+    def run(
+        self,
+        program: Program,
+        inputs: Sequence[Tensor],
+        losses: Tensor,
+        rest: Tensor,
+        state: State,
+        given: Mapping[str, Tensor],
+    ) -> State:
+        """Replay a recorded step over mini-batches; see :meth:`Program.run`. Gives the new state."""
+        vectors = {**state, **_placeholders(given)}
+        program.run(inputs, losses, rest, vectors)
+        return {name: vectors[name] for name in state}
+
+    def _try(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
+        if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != loop.budget.batch_size:
+            return None
+        try:
+            return self.record(loop.step, state, batch, given)
+        except Exception:
+            # Whatever it is, playing the step shows it to the client that it concerns; the engine's choice has
+            # told the user why a model is not recorded.
+            return None
+
+    def forward(self, x: Tensor) -> Function | None:
+        """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be recorded."""
+        key = (x.shape, x.stride())
+        if key not in self._forwards:
+            with self.clock.part(RECORDING):
+                self._forwards[key] = self._try_forward(x)
+        return self._forwards[key]
+
+    def _try_forward(self, x: Tensor) -> Function | None:
+        module, layout = self.task.module, self.task.layout
+
+        def logits(x: Tensor, rest: Tensor, w: Tensor) -> Tensor:
+            given: Tensor = functional_call(module, layout.views(w) | layout.rest_views(rest), (x,))
+            return given
+
+        training = module.training
+        module.eval()
+        try:
+            flat, P = layout.flatten(module), layout.parameters
+            # Not in inference mode, which hides what an operation is made of.
+            with torch.inference_mode(False), torch.no_grad(), kept_elsewhere():
+                before = state_elsewhere(self._generators)
+                graph = record(logits, {"x": x.clone(), "rest": flat[P:].clone(), "w": flat[:P].clone()})
+                simplify(graph)
+                function = compile_function(graph)
+                if state_elsewhere(self._generators) != before:
+                    return None
+                # On other numbers: what Python makes of numbers is written down as it was.
+                other = x.flip(0) * 0.5 + 1
+                expected = logits(other, flat[P:], flat[:P])
+            return function if _close(0 * expected, expected, function.map(other[None], flat[P:], flat[:P])) else None
+        except Exception:
+            return None  # the model itself, called in its place, shows what is wrong
+        finally:
+            module.train(training)
+
+    def record(self, step: Step, state: State, batch: Batch, given: Mapping[str, Tensor] = NOTHING) -> Program:
+        """Record a step.
+
+        Raises:
+            UntraceableError: it cannot be.
+        """
+        task = self.task
+        lead = batch.y.shape[:-1]
+        inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
+        rest = torch.zeros(*lead, task.rest, device=batch.x.device)
+        outside = {name: tensor.clone() for name, tensor in _placeholders(given).items()}
+        play = self._step(step, state, batch.labelled, given)
+
+        def recorded(**tensors: Tensor) -> Any:
+            new, rest, values = play(**tensors)
+            if set(new) != set(state):
+                raise UntraceableError("its state has other vectors after the step than before")
+            return [new[name] for name in state], [tensors[name] for name in outside], rest, values
+
+        training = task.module.training
+        with forked_rng(batch.x.device), kept_elsewhere():
+            task.module.train()
+            before = state_elsewhere(self._generators)
+            try:
+                copies = {name: vector.clone() for name, vector in state.items()}
+                graph = record(recorded, {**inputs, "rest": rest, **copies, **outside})
+            finally:
+                task.module.train(training)
+                self.draws_elsewhere |= state_elsewhere(self._generators) != before
+        if self.draws_elsewhere:
+            raise UntraceableError(
+                "it draws random numbers from NumPy, from Python or from a generator of its own, so replayed it would "
+                "give other numbers than played"
+            )
+        simplify(graph)
+        return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
+
+    def played(
+        self, step: Step, state: State, batch: Batch, rest: Tensor, given: Mapping[str, Tensor] = NOTHING
+    ) -> tuple[State, Tensor, Tensor]:
+        """What the step that would be recorded gives, run as it is; nothing given is changed.
+
+        Returns:
+            The new state, the new rest, and the terms' values, added up over the gradient's evaluations.
+        """
+        inputs = {**batch.tensors(), "rest": rest.clone(), **_placeholders(given)}
+        copies = {name: vector.clone() for name, vector in state.items()}
+        new, rest, values = self._step(step, state, batch.labelled, given)(**inputs, **copies)
+        terms = len(self.task.objective.names)
+        sums = [sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=rest.device)) for term in range(terms)]
+        return new, rest, torch.stack(sums, -1)
+
+    def _step(
+        self, train: Step, state: State, labelled: bool, given: Mapping[str, Tensor]
+    ) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
+        """One step from such a state as a function of tensors: the new state and rest, each evaluation's values."""
+        if clash := {*Batch._fields, "rest"} & set(state):
+            raise UntraceableError(f"a state may not be called {clash.pop()!r}")
+        layout, outside = self.task.layout, dict(zip(_placeholders(given), given))
+
+        def step(rest: Tensor, **tensors: Tensor) -> tuple[State, Tensor, list[Tensor]]:
+            values: list[Tensor] = []
+            vectors = {name: tensors.pop(name) for name in state}
+            known = {key: tensors.pop(name) for name, key in outside.items()}
+
+            def grad(at: Tensor, batch: Batch) -> Tensor:
+                nonlocal rest
+                leaves = {name: view.detach().requires_grad_() for name, view in layout.views(at).items()}
+                moving = {name: view.clone() for name, view in layout.rest_views(rest).items()}
+                with torch.enable_grad():
+                    total, found = self._objective(leaves, moving, batch, known)
+                    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+                values.extend(value.detach() for value in found)
+                if self._moves:
+                    rest = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
+                return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
+
+            return train(vectors, Batch.of(tensors, labelled), grad), rest, values
+
+        return step
+
+    def _objective(
+        self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The objective's total, summed over clients, and its terms' values."""
+        integers = {name: buffer.clone() for name, buffer in self._integers.items()}
+
+        def one(
+            leaves: Mapping[str, Tensor],
+            moving: Mapping[str, Tensor],
+            tensors: Mapping[str, Tensor],
+            given: Mapping[str, Tensor],
+        ) -> tuple[Tensor, tuple[Tensor, ...]]:
+            numbers = {f"model.{name}": tensor for name, tensor in (*leaves.items(), *moving.items())} | integers
+
+            def parameters() -> Tensor:
+                return torch.cat([leaf.reshape(-1) for leaf in leaves.values()])
+
+            found: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
+                self._local, numbers, (Batch.of(tensors, batch.labelled), given, parameters)
+            )
+            return found
+
+        if not self.stacked:
+            return one(leaves, moving, batch.tensors(), given)
+        totals, values = vmap(one)(leaves, moving, batch.tensors(), given)
+        return totals.sum(), values
+
+
+def _placeholders(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors from outside, under the names that they have in a recorded step."""
+    return {f"given_{i}": tensor for i, tensor in enumerate(given.values())}
+
+
+def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> str | None:
+    """Why a method's step cannot be recorded, in a few words; None if it can, and replays as it is played.
+
+    It is recorded twice, on other numbers, as what Python makes of numbers, clocks and counters is written
+    down as it was: the two have to be the same. What stays the same over a few steps cannot be told so.
+    """
+    local = Local(task.module, task.layout, task.objective, task.frozen)
+    local.watches_input = not stacked
+    recorder = Recorder(task, local, stacked)
+    training = task.module.training
+    task.module.train()
+    try:
+        with forked_rng(task.samples.device), kept_elsewhere():
+            first, second = (_checked(recorder, update, seed) for seed in range(2))
+        same = all(one.same(other) for one, other in zip(first, second, strict=True))
+        return None if same else "it uses numbers that are no tensors of the step, and change"
+    except Exception as error:
+        return str(error) if isinstance(error, UntraceableError) else reason(error)
+    finally:
+        task.module.train(training)
+
+
+def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> list[Program]:
+    """Record a step of each of the method's loops, and compare two steps replayed with the same played.
+
+    Raises:
+        UntraceableError: it cannot be recorded, or they differ.
+    """
+    task, lead = recorder.task, (2,) if recorder.stacked else ()
+    flat, P = task.layout.flatten(task.module), task.layout.parameters
+    # Batch-norm cannot train on one sample.
+    size = min([8, *(max(loop.budget.batch_size or 8, 2) for loop in update.round_loops)])
+    generator = torch.Generator().manual_seed(seed)
+    federation, objective = task.samples.federation, task.objective
+
+    few = FewSamples.of(federation)
+
+    def samples() -> Tensor:
+        lead_of = (2, *lead, size)
+        if few is None:
+            x = torch.randn(*lead_of, *federation.shape, generator=generator)
+        else:  # not every model takes any numbers
+            x = few.x[torch.randint(len(few.x), lead_of, generator=generator)]
+        return in_order(x.to(flat.device), task.samples.channels_last)
+
+    x = samples()
+    y = torch.randint(federation.classes, x.shape[: 2 + len(lead)], generator=generator).to(flat.device)
+    more = {}
+    # As at a client that holds all that there is.
+    if objective.needs & {"target", "unlabelled"} and federation.target is not None:
+        more["target"] = samples()
+    if "views" in objective.needs:
+        more |= {"view_a": samples(), "view_b": samples()}
+    if "public" in objective.needs:
+        places = torch.randint(max(len(federation.public), 1), y.shape, generator=generator)
+        more |= {"public": samples(), "public_at": places.to(flat.device)}
+    if "replay" in objective.needs:
+        labels = torch.randint(federation.classes, y.shape, generator=generator)
+        more |= {"replay": samples(), "replay_y": labels.to(flat.device)}
+    batches = Batch(x, y, None, more, "source" in objective.trained or "target" not in more)
+
+    w = (flat[:P] * (1 + 0.1 * torch.rand(P, generator=generator).to(flat.device))).expand(*lead, P)
+    given: dict[str, Tensor] = {}
+    if objective.ramps:
+        given["progress"] = torch.full(lead, 0.5, device=flat.device)
+    for need in sorted(need for need in objective.needs if need.startswith("model:")):
+        given[need] = (flat * (1 + 0.1 * torch.rand(len(flat), generator=generator).to(flat.device))).expand(*lead, -1)
+    received = {name: tensor.expand(*lead, *tensor.shape).clone() for name, tensor in task.received.items()}
+    received["w"] = w.clone()
+    probe = Probe(lambda models: models.new_zeros(models.shape[:-1]))
+    state = update.start(received, update.first_memory(received), probe)
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    rest, programs = flat[P:].expand(*lead, -1), list[Program]()
+    for loop in update.round_loops:
+        # One step is played before: a state may grow in it, and a model may make what it keeps.
+        state, rest, _ = recorder.played(loop.step, state, batches.at(0), rest, given)
+        program = recorder.record(loop.step, state, batches.at(0), given)
+
+        losses = torch.zeros(*lead, len(task.objective.names), dtype=torch.float64, device=flat.device)
+        played, moved, values = state, rest, losses
+        replayed = {name: vector.clone() for name, vector in state.items()}
+        added, other_rest = losses.clone(), rest.clone()
+        seed_torch(0, flat.device)
+        for step in range(2):
+            played, moved, added_here = recorder.played(loop.step, played, batches.at(step), moved, given)
+            values = values + added_here
+        seed_torch(0, flat.device)
+        replayed = recorder.run(program, list(batches.tensors().values()), added, other_rest, replayed, given)
+        vectors = [(state[name], played[name], replayed[name]) for name in state]
+        for before, new, other in [(losses, values, added), (rest, moved, other_rest), *vectors]:
+            if not _close(before, new, other):
+                raise UntraceableError("replayed it gives other numbers than played")
+        programs.append(program)
+        state, rest = played, moved
+    return programs
+
+
+def _close(before: Tensor, new: Tensor, other: Tensor) -> bool:
+    """Whether two ways from ``before`` lead to the same, but for a hundredth of the way and float32's rounding."""
+    if not new.numel():
+        return True
+    way = (new - before).abs().nan_to_num(0, 0, 0).max()
+    return torch.allclose(new, other, rtol=1e-6, atol=1e-2 * float(way) + 1e-9, equal_nan=True)

@@ -1,0 +1,312 @@
+"""The model of a run, for use elsewhere: the global one, or a client's own."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from flwr.app import ConfigRecord, RecordDict
+from torch import Tensor, nn
+
+from fedtl import __version__
+from fedtl.assemble.parts import kept_memories, make_strategy, make_worker, one_thread
+from fedtl.choice import ConfigError, nearest
+from fedtl.clients.serving import Serving, serving
+from fedtl.config.read import build
+from fedtl.config.schema import Config
+from fedtl.data.federate import federate
+from fedtl.data.frame import Frame
+from fedtl.data.own.read import FRAME
+from fedtl.data.samples import FewSamples
+from fedtl.disk.memories import MemoryStore
+from fedtl.disk.tensors import DamagedError, load_tensors
+from fedtl.engine import EngineChoice, Failed, Task
+from fedtl.export.file import FORMAT, About, Exported, Personal, load_exported, rebuilt
+from fedtl.failure import RunError
+from fedtl.losses.term import module_name
+from fedtl.models import ModelChoice
+from fedtl.models.composite import Composite, model_of
+from fedtl.runs.checkpoint import Checkpoint, read_checkpoint, read_mark
+from fedtl.runs.history import load
+from fedtl.runs.record import EXTRAS
+from fedtl.runs.resume import MEMORIES, MODEL, TABLES, last_trained
+from fedtl.server.table import TableStore
+from fedtl.strategies import strategy_type
+from fedtl.wire import messages as m
+from fedtl.wire.worker import Worker
+
+if TYPE_CHECKING:
+    from fedtl.strategies.contract import Strategy
+
+__all__ = ["load_exported", "model_of_run"]
+
+
+def model_of_run(
+    folder: str | Path, client: int | str | None = None, personal: Literal["fresh", "last"] | None = None
+) -> Exported:
+    """The model of a run, finished or not, simulated or deployed, after its last checkpoint.
+
+    Args:
+        folder: the run's.
+        client: whose personalised model, by its id from 0 or its name; the global model if None.
+        personal: which personalised model, as ``evaluate.personal``; the one that the run scores if None. A fresh one
+            is made from the client's data, by the same code and with the same random numbers as when it is scored.
+
+    Raises:
+        ConfigError: there is no such run, client or model.
+        RunError: making a fresh model failed.
+    """
+    folder = Path(folder)
+    run = load(folder)
+    if personal is not None and client is None:
+        raise ConfigError(f"--personal = {personal!r}: it is about a client's own model; add --client")
+    tables = dict(run.config)
+    if personal is not None:
+        tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
+    names = run.environment.get("names")
+    told = [str(name) for name in names] if isinstance(names, list) else []
+    held = _Held(folder, build(tables), told, str(run.environment.get("study", folder.name)))
+    held.of_one_client = "client" in run.environment
+    place = None if client is None else held.place(client)
+    choice, state, which = held.of_server() if place is None else held.of_client(place)
+    about = About(
+        format=FORMAT,
+        fedtl=__version__,
+        which="global" if place is None else "personalised",
+        client=place,
+        client_name=(held.names[place] or None) if held.names and place is not None else None,
+        personal=which,
+        experiment=held.config.name,
+        seed=held.config.seed,
+        method=held.config.strategy.name,
+        round=held.found.round,
+        model=choice.model_dump(mode="json", exclude_none=True, exclude={"pretrained"}),
+        frame=json.loads(held.frame.to_json()),
+    )
+    few = FewSamples.of(held.federation)
+    return Exported(rebuilt(choice, held.frame, state, str(folder), few), held.frame, about, few)
+
+
+Model = tuple[ModelChoice, dict[str, Tensor], Personal | None]
+"""Which network, its numbers by name, and which personalised model they are."""
+
+
+class _Held:
+    """What a run's folder holds.
+
+    Args:
+        folder: the run's.
+        config: its config.
+        names: of its clients, where they have such.
+        study: its name at the clients, where it is a deployed one.
+    """
+
+    def __init__(self, folder: Path, config: Config, names: list[str], study: str) -> None:
+        self.folder, self.config, self.names, self.study = folder, config, names, study
+        self.of_one_client = False
+        """Whether a real client keeps the folder, not a server."""
+        self.store = MemoryStore(folder / MEMORIES)
+        self.deployed = (folder / FRAME).is_file()
+        if self.deployed:
+            self.frame = Frame.read(folder / FRAME)
+            clients = len(names) or max(self.store.clients(), default=0) + 1
+            self.federation = self.frame.without_samples(clients)
+        else:
+            self.federation = federate(config.data, config.seed)
+            self.frame = Frame.of(self.federation)
+        self.found = _last_checkpoint(folder)
+
+    def place(self, client: int | str) -> int:
+        """A client's id."""
+        word = str(client)
+        if word and word in self.names:
+            return self.names.index(word)
+        told = [name for name in self.names if name]  # a client knows its own alone
+        known = nearest(word, told) if told else f"ids are 0 to {self.federation.clients - 1}"
+        if not (word.isascii() and word.isdigit()):
+            raise ConfigError(f"--client = {word!r}: {self.folder} knows no client of that name; {known}")
+        place = int(word)
+        if place >= self.federation.clients and (self.names or not self.deployed):
+            raise ConfigError(
+                f"--client = {place}: there is no such client in {self.folder}; ids are 0 to "
+                f"{self.federation.clients - 1}"
+            )
+        return place
+
+    def of_server(self) -> Model:
+        """The global model."""
+        if not strategy_type(self.config.strategy.name).has_global_model():
+            raise ConfigError(
+                f"{self.folder} is a run of {self.config.strategy.name!r}, which trains no global model; add --client"
+            )
+        with one_thread("cpu"):
+            worker = self._worker("cpu", trains=False)
+        task = worker.engine.task
+        if task.sharing is not None and not task.sharing.whole:
+            raise ConfigError(
+                f"{self.folder}: strategy.private = {list(self.config.strategy.private)} stays at the clients, so the "
+                "global model alone is no whole one; add --client"
+            )
+        return self.config.model, _state(task, self._global(worker)), None
+
+    def of_client(self, client: int) -> Model:
+        """A client's personalised model."""
+        update = strategy_type(self.config.strategy.name).client_update
+        makes = serving(update, False, self.config.evaluate.personal) is Serving.ADAPTED
+        if self.deployed and not self.store.clients():
+            raise ConfigError(
+                f"--client = {client}: {self.folder} holds no client's own model, as those of a deployment stay at the "
+                f"clients: there, fedtl export FOLDER/studies/{self.study} --client {client}"
+            )
+        if makes and self.deployed:
+            kept = "; --personal last gives the one that the client kept" if not update.makes_for_scoring() else ""
+            raise ConfigError(
+                f"--client = {client}: evaluate.personal = 'fresh' is a model made of the client's own training "
+                f"samples when it is scored, and {self.folder}, a deployed run's folder, holds no samples{kept}"
+            )
+        if update.answers():
+            raise ConfigError(
+                f"--client = {client}: under {self.config.strategy.name} a client's own predictor is more than a model "
+                "(it also looks at the client's training samples), so there is no file for it; leave --client out"
+            )
+        device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        with one_thread(device):
+            self._check_memory(client)
+            worker = self._worker(device, trains=makes)
+            strategy = self._strategy(worker)
+            which = strategy.which_personal()
+            if which is Serving.NONE:
+                raise ConfigError(
+                    f"--client = {client}: {self.config.strategy.name} gives clients no model of their own, and "
+                    "neither strategy.private nor a term does; leave --client out"
+                )
+            worker.initial = self._global(worker)
+            content = self._download(strategy, client)
+            (vector,) = worker.personal_models(content, [client], self._until(client), which)
+        if isinstance(vector, Failed):
+            raise RunError(f"client {client}'s model cannot be made: {vector.message}")
+        if vector is None and makes:
+            raise ConfigError(f"--client = {client}: it holds nothing to train on, so it has no model of its own")
+        if vector is None:
+            there = self.store.clients()
+            who = "1 client" if len(there) == 1 else f"{len(there)} clients"
+            hint = f"; the folder holds those of {who}, the first is {there[0]}" if there else ""
+            raise ConfigError(
+                f"--client = {client}: it has no memory in {self.store.folder}, or none up to round "
+                f"{self.found.round}, so no model of its own{hint}"
+            )
+        own = worker.own if which is Serving.PARTIAL else None
+        choice = self.config.architectures()[client % len(self.config.architectures())].model
+        if own is not None:
+            choice = _choice_of(own, worker)
+        return choice, _state(worker.engine.of(client).task, vector, own), cast(Personal, which.value)
+
+    def _check_memory(self, client: int) -> None:
+        """Check that the client's memory is the one that the last checkpoint's round left."""
+        sizes, mark = kept_memories(self.config, self.federation).sizes, read_mark(self.folder)
+        at_clients = self.deployed or mark is None  # where no record says who trained when
+        last = {} if at_clients or mark is None else last_trained(self.folder, mark, sizes)
+        self.store.verify({client: last.get(client, 0)}, self._until(client), sizes)
+
+    def _until(self, client: int) -> int:
+        """The last round whose memory counts."""
+        if not self.deployed:
+            return self.found.round  # what a client remembers of an unfinished one is not yet of the run
+        # A real client has trained in a round before it hears of the global model that comes of it.
+        return max(self.found.round, *self.store._versions(client), 0)
+
+    def _worker(self, device: str, trains: bool) -> Worker:
+        """What trains and scores the run's clients; one that only reads memories is made without trying steps out."""
+        tables, choices = self.config.tables(), None
+        if not trains:
+            choices = (EngineChoice(False, False, ""),) * (len(self.config.stages()) * len(self.config.architectures()))
+            if not self.config.models and (self.folder / MODEL).is_file():  # the weights that it began with may be gone
+                tables["model"].pop("pretrained", None)
+        return make_worker(tables, self.federation, str(self.store.folder), device, choices)
+
+    def _strategy(self, worker: Worker) -> Strategy:
+        """The method's server as it was when it last asked for scores."""
+        tasks, round = [stage.engine.task for stage in worker.stages], self.found.round
+        strategy = make_strategy(self.config, self.federation.clients, tasks[0].layout.parameters, tasks)
+        strategy.resume(self.found.w, self.found.state)
+        if strategy.tables and not self.of_one_client:
+            mark, sizes = read_mark(self.folder), {name: table.width for name, table in strategy.tables.items()}
+            rows = MemoryStore(self.folder / TABLES)
+            trained = {} if mark is None else last_trained(self.folder, mark, lambda client, round: sizes)
+            rows.verify(trained, round, lambda client, round: sizes)
+            TableStore(self.folder / TABLES).restore(strategy.tables, round)
+        strategy.enter_phase_of(round)
+        return strategy
+
+    def _download(self, strategy: Strategy, client: int) -> RecordDict:
+        """What the client is sent when it is to be scored: in a client's own folder what it was sent last."""
+        if not self.of_one_client:
+            return strategy.about_scoring([client], self.found.round)
+        kept = {name: vector for name, vector in self.found.state.items() if name.startswith(m.RECEIVED)}
+        received = {m.VECTOR: self.found.w} | {name.removeprefix(m.RECEIVED): kept[name] for name in kept}
+        about = ConfigRecord(strategy.how_to_score(self.found.round))
+        return RecordDict({m.CONFIG: about, m.ARRAYS: m.pack_all(received)})
+
+    def _global(self, worker: Worker) -> Tensor:
+        """The global model ``[d]``; what of it never travels is as a finished run wrote it, else as it began."""
+        task, initial = worker.engine.task, worker.initial
+        if task.sharing is not None and (self.folder / MODEL).is_file():
+            module = deepcopy(task.module).cpu()
+            _load(model_of(module), self.folder / MODEL)
+            if isinstance(module, Composite):
+                _load(module.extras, self.folder / EXTRAS)
+            initial = task.layout.flatten(module).to(initial.device)
+        received = torch.tensor(self.found.w, device=initial.device)
+        if received.shape != task.sent(initial).shape:
+            raise ConfigError(
+                f"{self.folder}: its checkpoint has {len(received)} numbers, and the model in its config.toml "
+                f"{len(task.sent(initial))}; the two belong to different runs"
+            )
+        return task.whole(received, initial)
+
+
+def _last_checkpoint(folder: Path) -> Checkpoint:
+    checkpoint = read_checkpoint(folder)
+    if checkpoint is None:
+        raise ConfigError(f"{folder} holds no checkpoint (yet): it has no model before its first round is finished")
+    return checkpoint
+
+
+def _load(module: nn.Module, file: Path) -> None:
+    """Load a module's numbers from one of a run's files."""
+    try:
+        module.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in load_tensors(file).items()})
+    except FileNotFoundError as error:
+        raise DamagedError(file, "is missing") from error
+    except RuntimeError as error:
+        raise DamagedError(file, "holds another model than config.toml says") from error
+
+
+def _choice_of(own: str, worker: Worker) -> ModelChoice:
+    """Which network a term's own module is: the term's option of its name says it."""
+    for stage in worker.stages:
+        for term in stage.engine.task.objective.terms:
+            part = term.personal_module()
+            if part is None or module_name(term, part) != own:
+                continue
+            choice = getattr(term, part, None)
+            if not isinstance(choice, ModelChoice):
+                raise ConfigError(
+                    f"the term {term.key!r} does not tell which network its module {part!r} is; give it an option of "
+                    f"that name that is a fedtl.models.ModelChoice"
+                )
+            return choice
+    raise AssertionError(own)
+
+
+def _state(task: Task, vector: Tensor, own: str | None = None) -> dict[str, Tensor]:
+    """The numbers by name of the model ``vector`` ``[d]``, or of a term's own module in it."""
+    module = deepcopy(task.module).cpu()
+    task.layout.load(module, vector.cpu())
+    if own is None:
+        return dict(model_of(module).state_dict())
+    assert isinstance(module, Composite)
+    return dict(module.extras[own].state_dict())

@@ -1,0 +1,228 @@
+"""What an exported model says of samples."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError
+from fedtl.data.dataset import Samples
+from fedtl.data.frame import Frame
+from fedtl.data.own import arrays as own_arrays
+from fedtl.data.own import images as own_images
+from fedtl.data.own import table as own_table
+from fedtl.data.own.part import PUBLIC, TEST, Part
+from fedtl.data.own.read import gathered
+from fedtl.data.views.images import resize, with_channels
+from fedtl.export.file import About, OnStored, existing, import_onnx, load_exported, read_about, replacing
+
+BLOCK = 500
+"""Samples that are given to the model at a time."""
+
+LABEL = "label"
+"""The column of a .csv file that is the class, where it has one of this name; as in a participant's own data."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model, of whichever kind of file.
+
+    Attributes:
+        frame: what it takes and answers.
+        about: what it is.
+        logits: of samples as they are stored, ``[n, *shape]`` to ``[n, classes]``.
+    """
+
+    frame: Frame
+    about: About
+    logits: Callable[[Samples], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Samples to say something of.
+
+    Attributes:
+        names: one each: its place, or its file.
+        x: as they are stored, ``[n, *shape]``.
+        y: their classes ``[n]``, where the data say them.
+    """
+
+    names: Sequence[str]
+    x: Samples
+    y: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says.
+
+    Attributes:
+        given: of what.
+        labels: the classes' names, or their numbers.
+        probabilities: ``[n, classes]`` float32, of each class.
+    """
+
+    given: Given
+    labels: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The likeliest class of each sample, ``[n]``."""
+        return np.asarray(self.probabilities.argmax(1), np.int64)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the samples whose class it says; None where the data do not say them."""
+        return None if self.given.y is None else float((self.classes == self.given.y).mean())
+
+    def write(self, file: Path) -> None:
+        """Write them as .csv: a row per sample with its name, the likeliest class, and each class's probability.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as opened:
+            rows = csv.writer(opened, lineterminator="\n")
+            rows.writerow(["sample", "label", *(f"p({label})" for label in self.labels)])
+            for name, said, row in zip(self.given.names, self.classes, self.probabilities):
+                rows.writerow([name, self.labels[said], *(f"{p:.7g}" for p in row)])
+
+
+def open_model(path: str | Path) -> Model:
+    """Open a file that ``fedtl export`` wrote, .safetensors or .onnx.
+
+    Raises:
+        ConfigError: it is no such file, or what reads it is not installed.
+    """
+    file = existing(path)
+    if file.suffix.lower() == ".onnx":
+        return _open_onnx(file)
+    if file.suffix.lower() != ".safetensors":
+        raise ConfigError(f"{file}: give a model that fedtl export wrote, .safetensors or .onnx")
+    module, frame, about = load_exported(file)
+    network = OnStored(module, frame).eval()
+
+    def logits(x: Samples) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(x)).numpy(), np.float32)
+
+    return Model(frame, about, logits)
+
+
+def _open_onnx(file: Path) -> Model:
+    runtime = import_onnx("onnxruntime")
+    try:
+        session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own many kinds
+        raise ConfigError(f"{file} cannot be read as ONNX: {' '.join(str(error).split()).rstrip('.')}") from error
+    about, frame = read_about(session.get_modelmeta().custom_metadata_map, file)
+
+    def logits(x: Samples) -> NDArray[np.float32]:
+        return np.asarray(session.run(["logits"], {"x": x})[0], np.float32)
+
+    return Model(frame, about, logits)
+
+
+def predict(model: Model, given: Given) -> Predictions:
+    """Ask a model about samples, :data:`BLOCK` at a time."""
+    found = [np.empty((0, model.frame.classes), np.float32)]
+    for start in range(0, len(given.x), BLOCK):
+        said = torch.from_numpy(model.logits(given.x[start : start + BLOCK]))
+        found.append(said.softmax(1).numpy())
+    labels = model.frame.labels or tuple(map(str, range(model.frame.classes)))
+    return Predictions(given, labels, np.concatenate(found))
+
+
+def read_samples(path: str | Path, frame: Frame, label: str | None = None, resized: bool = False) -> Given:
+    """Read samples, and their classes where the data say them.
+
+    - .npz: ``x`` [n, ...], and perhaps ``y`` [n], numbers or words.
+    - .csv: a row per sample, numbers in all columns but that of the class, if there is one.
+    - A folder of images, ``*.png`` (or another of Pillow's formats), or ``CLASS/*.png``; or one image.
+
+    Nothing is ever unpickled.
+
+    Args:
+        path: the file or folder.
+        frame: what the samples must be like.
+        label: the column of a .csv file that is the class; "label" if not given, where there is such a column.
+        resized: make images the size of the model's, with as many channels, as a participant's own data may be.
+
+    Raises:
+        ConfigError: the data are not there or not what they should be.
+    """
+    place = Path(path).expanduser()
+    kind = place.suffix.lower()
+    if label is not None and kind != ".csv":
+        raise ConfigError(f"--label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
+    if place.is_dir() or kind in own_images.SUFFIXES:
+        return _images(place, frame, resized)
+    if resized:
+        raise ConfigError(f"--resize: only image files are resized, but {path} is none; leave it out")
+    if not place.is_file():
+        raise ConfigError(f"{path}: there is no such file or folder")
+    if kind == ".npz":
+        part, labelled = _npz(place)
+    elif kind == ".csv":
+        part, labelled = _csv(place, label)
+    else:
+        raise ConfigError(f"{path}: give an .npz file, a .csv file, an image, or a folder of images")
+    return _given(part, labelled, frame)
+
+
+def _npz(file: Path) -> tuple[Part, bool]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            labelled = "y" in getattr(archive, "files", ())
+    except Exception:  # the reader says what is wrong
+        labelled = False
+    return own_arrays.read_part(file, TEST if labelled else PUBLIC), labelled
+
+
+def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
+    labelled = label is not None or LABEL in own_table.header_of(file, LABEL)
+    part = TEST if labelled else PUBLIC
+    return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
+
+
+def _images(place: Path, frame: Frame, resized: bool) -> Given:
+    if not place.exists():
+        raise ConfigError(f"{place}: there is no such file or folder")
+    found = list(own_images.files_in(place, False)) if place.is_dir() else [(place, "")]
+    if not found:
+        raise ConfigError(f"{place} holds no images, neither itself nor in a folder for each class")
+    kinds = {bool(kind) for _, kind in found}
+    if len(kinds) > 1:
+        raise ConfigError(f"{place} holds images itself and in folders of classes; give one of them at a time")
+
+    def change(where: str, images: Samples) -> Samples:
+        if resized and len(frame.shape) == 3 and {images.shape[1], frame.shape[0]} <= {1, 3}:
+            images = with_channels(resize(images, *frame.shape[1:]), frame.shape[0])
+        if not resized and len(frame.shape) == 3 and images.shape[1:] != frame.shape:
+            raise ConfigError(
+                f"{where}: the image has [channels, height, width] = {list(images.shape[1:])}, but the model takes "
+                f"{list(frame.shape)}; --resize makes them alike"
+            )
+        return images
+
+    like: list[tuple[Path, tuple[int, ...]]] = []
+    x = np.concatenate([own_images.read_image(file, change, like) for file, _ in found])
+    labelled = True in kinds
+    part = Part(str(place), x, np.array([kind for _, kind in found]) if labelled else None)
+    root = place if place.is_dir() else place.parent
+    return _given(part, labelled, frame, [file.relative_to(root).as_posix() for file, _ in found])
+
+
+def _given(part: Part, labelled: bool, frame: Frame, names: Sequence[str] | None = None) -> Given:
+    """A part's samples and classes, seen to be what the frame says."""
+    own = gathered(part.where, {TEST if labelled else PUBLIC: part}, server=True)
+    held = own.as_federation(frame, 0, 1)
+    return Given(names or [str(i) for i in range(len(held.x))], held.x, held.y if labelled else None)

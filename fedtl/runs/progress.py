@@ -1,0 +1,128 @@
+"""A run's progress on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from fedtl.config.schema import Config
+from fedtl.server.rounds import Round
+from fedtl.server.scores import Coverage, marked
+
+SHORT = {
+    "global/clients": "global",
+    "personal/clients": "personal",
+    "global/target-clients": "global on target",
+    "personal/target-clients": "personal on target",
+}
+"""What the bar has room for; the server's test set is in the record."""
+
+
+class Progress:
+    """Knows where a run is, and prints nothing."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        """The run's; None before it has one."""
+
+    def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
+        """Remember where the run is."""
+        self.folder = folder
+
+    def round(self, report: Round) -> None:
+        """Nothing: the run's folder says how far it is."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class ProgressBar(Progress):
+    """Rounds, loss, accuracies, clients per second and the time left; failures as lines above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._bar = rich.progress.Progress(
+            BarColumn(bar_width=6, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            # Where the terminal is too narrow, this one takes a second line.
+            TextColumn("{task.fields[told]}", markup=False, table_column=Column()),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            console=console,
+        )
+        self._accuracy = ""
+        self._busy = 0.0
+        self._clients = 0
+
+    def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
+        """Say what runs where, and start the bar."""
+        place = about["grid"] if about["actors"] is None else f"{about['actors']} Ray actors"
+        if about["actors"] == "auto":
+            place = "as many Ray actors as the cluster has room for"
+        super().begin(config, folder, first_round, about)
+        self._console.print(
+            f"{config.name}: {config.strategy.name}, {config.model.name} ({about['parameters']:,} numbers), "
+            f"{config.data.name}{_target(config)} at {about['clients']} clients, seed {config.seed}; "
+            f"{place}, {about['device']}, {about['engine']} ({about['engine_because']})",
+            markup=False,
+        )
+        for note in about.get("notes", ()):
+            self._console.print(note, markup=False, soft_wrap=True)
+        self._bar.start()
+        self._task = self._bar.add_task(
+            config.strategy.name, total=config.rounds, completed=first_round - 1, told="starting"
+        )
+
+    def round(self, report: Round) -> None:
+        """Move on by a round."""
+        super().round(report)
+        self._busy += report.seconds - report.seconds_scoring
+        self._clients += len(report.clients)
+        for client, text in report.failures:
+            self._bar.console.print(
+                f"round {report.round}: client {client} failed: {text}", markup=False, soft_wrap=True
+            )
+        parts = [
+            _marked(f"{SHORT[n]} {100 * accuracy(s):.1f} %", Coverage.of_row(s))
+            for n, s in report.scores.items()
+            if n in SHORT
+        ]
+        self._accuracy = "  ".join(parts) or self._accuracy
+        loss = f"loss {sum(report.train.values()):.3f}" if len(report.train) == 1 else _terms(report.train)
+        if report.trained is not None:
+            loss = _marked(loss, Coverage(report.trained, len(report.clients)))
+        rate = self._clients / max(self._busy, 1e-9)
+        self._bar.update(self._task, completed=report.round, told=f"{loss}  {self._accuracy}  {rate:.0f} clients/s")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+
+def _target(config: Config) -> str:
+    """The other domain, and who holds it if others do."""
+    target = config.data.target
+    if target is None:
+        return ""
+    return f" -> {target.name}" + (f" (the last {target.clients} of them)" if target.clients else "")
+
+
+def _marked(text: str, coverage: Coverage | None) -> str:
+    """A mean with the mark that it needs, as short as the bar is."""
+    return marked(text, coverage).replace(" clients)", ")")
+
+
+def _terms(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def accuracy(score: Mapping[str, Any]) -> float:
+    """A model's accuracy, over clients the mean weighted by their test samples."""
+    value = score["accuracy"]
+    return float(value["weighted_mean"] if isinstance(value, Mapping) else value)

@@ -1,0 +1,381 @@
+"""What clients do with a message: the one piece of code behind every runtime."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import Error, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedtl.clients.contract import ClientUpdate, Vectors
+from fedtl.clients.serving import Serving
+from fedtl.clock import Clock
+from fedtl.data.federation import Shards
+from fedtl.disk.memories import MemoryStore
+from fedtl.engine import Engine, Failed, Trained
+from fedtl.engine.assignment import Assignment, Received
+from fedtl.engine.parts import MEMORIES, PACKING, SUMS
+from fedtl.engine.plan import able
+from fedtl.engine.served import part_of_terms, served
+from fedtl.engine.task import Given, Score, reason
+from fedtl.failure import RunError
+from fedtl.wire import messages as m
+from fedtl.wire.tree_sum import TreeSum
+
+CLIENT_RAISED = 0
+"""Flower's ``ErrorCode.UNKNOWN``; the text says what happened."""
+
+COHORT_BYTES = 64 * 2**20
+"""What the vectors of the clients that train together may take on a CPU; on a GPU, a quarter of what is free."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that stands for ``clients``: a content, or what went wrong."""
+
+    clients: tuple[int, ...]
+    content: RecordDict | Error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What clients do in one of a run's phases: an engine, and the method's local training."""
+
+    engine: Engine
+    update: ClientUpdate[Any]
+
+    @functools.cached_property
+    def able(self) -> NDArray[np.bool_] | None:
+        """Which clients hold what the objective trains on; None if all do."""
+        federation = self.engine.task.samples.federation
+        found = able(federation, self.engine.task.objective)
+        return None if found is None else np.isin(np.arange(federation.clients), found)
+
+    @functools.cached_property
+    def scoring(self) -> ClientUpdate[Any]:
+        """What makes a personalised model out of the present global one."""
+        return self.update.for_scoring() if self.update.personalises else self.update
+
+
+class Worker:
+    """Answers messages for cohorts of clients.
+
+    Args:
+        stages: one for each of the run's phases; all have the same model.
+        store: where clients' memories are.
+        initial: the model ``[d]`` that all clients begin with where a method sends none, and whose private parts
+            clients begin with that have none of their own yet.
+    """
+
+    def __init__(self, stages: Sequence[Stage], store: MemoryStore, initial: Tensor) -> None:
+        self.stages, self.store = tuple(stages), store
+        self.stage = self.stages[0]
+        self.own = part_of_terms([stage.engine for stage in self.stages])
+        """The module of a term that is scored as the client's own model, where the method itself gives it none."""
+        self.initial = initial.to(self.engine.task.samples.device)
+
+    @property
+    def engine(self) -> Engine:
+        """Of the phase that the last message was of."""
+        return self.stage.engine
+
+    @property
+    def update(self) -> ClientUpdate[Any]:
+        """Likewise."""
+        return self.stage.update
+
+    @property
+    def clock(self) -> Clock:
+        """Likewise."""
+        return self.engine.clock
+
+    def handle(self, kind: str, content: RecordDict, clients: Sequence[int], first: int = 0) -> list[Reply]:
+        """Answer one message that is addressed to several clients.
+
+        Args:
+            kind: Flower's message type.
+            content: what the server sent.
+            clients: ids of consecutive places in the round, in order.
+            first: the place of the first of them.
+
+        Returns:
+            One or more replies; together they stand for every client once. Where the message asks for a
+            profile, the last one says where the worker's time went.
+        """
+        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        self.store.keep = cast("list[int]", m.config_of(content).get(m.KEEP, []))
+        if not m.config_of(content).get(m.PROFILE):
+            return self._answer(kind, content, clients, first)
+        self.clock.start()
+        try:
+            replies = self._answer(kind, content, clients, first)
+        finally:
+            seconds = self.clock.stop()
+        last = replies[-1].content
+        if isinstance(last, RecordDict):  # not the error of a client that answers alone
+            last[m.PROFILE] = MetricRecord({**seconds})
+        return replies
+
+    def _answer(self, kind: str, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
+        if kind == MessageType.TRAIN:
+            return self._train(content, clients, first)
+        if kind == MessageType.EVALUATE:
+            return [self._evaluate(content, clients)]
+        return [Reply((c,), RecordDict({m.METRICS: MetricRecord({m.CLIENTS: [c]})})) for c in clients]
+
+    def _train(self, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
+        received, round, weighting = (
+            self._received(content, len(clients)),
+            _round(content),
+            m.config_of(content).get(m.SUM_UPLOADS),
+        )
+        plain: list[Reply] = []
+        given, sums = self._given(content), self.update.sums
+        tree, sizes, outcomes = TreeSum(), list[int](), list[Trained | Failed]()
+        for places in self._pieces(len(clients)):
+            piece = [clients[place] for place in places]
+            own = received.at(places)
+            assignment = Assignment(self.update, own, piece, self._memories(piece, round), round, given)
+            for outcome in map(self._checked, self.engine.train(assignment)):
+                if isinstance(outcome, Failed):
+                    if weighting is None:
+                        plain.append(self._plain_reply(outcome))
+                    else:
+                        tree.add(0, first + len(outcomes), {})
+                        outcomes.append(outcome)
+                    continue
+                with self.clock.part(MEMORIES):
+                    self.store.save(outcome.client, round, outcome.memory)
+                if weighting is None:
+                    plain.append(self._plain_reply(outcome))
+                    continue
+                uploads = self._sent(outcome.uploads)
+                with self.clock.part(SUMS):
+                    parts = {name: uploads[name] for name in sums}
+                    if outcome.statistics:
+                        parts[m.STATISTICS_SUM] = torch.cat(outcome.statistics)
+                        sizes = [len(part) for part in outcome.statistics]
+                    tree.add_leaf(first + len(outcomes), parts, self._weights(outcome.samples, str(weighting)))
+                # Its vectors are on disk and in the sums; a long cohort's would not fit in memory.
+                rows = {name: uploads[name].cpu() for name in self.update.rows}
+                outcomes.append(replace(outcome, uploads=rows, memory={}, statistics=()))
+        if weighting is None:
+            return plain
+        with self.clock.part(PACKING):
+            return self._sums(tree, sizes, outcomes, first)
+
+    def _weights(self, samples: int, weighting: str) -> dict[str, int]:
+        """How a client of so many samples counts in each sum."""
+        by = {"samples": samples, "uniform": 1, m.UNWEIGHTED: 1}
+        if weighting == m.UNWEIGHTED:
+            return {**dict.fromkeys(self.update.sums, 1), m.STATISTICS_SUM: 1}
+        by["settings"] = by[weighting]
+        return {**{name: by[each] for name, each in self.update.sums.items()}, m.STATISTICS_SUM: 1}
+
+    def _sent(self, uploads: Vectors) -> Vectors:
+        """What of a client's uploads travels."""
+        if "w" not in self.update.sums:
+            return uploads
+        return {**uploads, "w": self.engine.task.sent(uploads["w"])}
+
+    def _checked(self, outcome: Trained | Failed) -> Trained | Failed:
+        """A client whose model is no longer finite has failed: one NaN in a mean is a NaN for all."""
+        if isinstance(outcome, Trained):
+            vectors = [*outcome.memory.values(), *outcome.statistics, *outcome.uploads.values()]
+            with self.clock.part(SUMS):
+                finite = all(bool(torch.isfinite(vector.sum())) for vector in vectors)
+            if not finite:
+                return Failed(outcome.client, "its model is not finite any more; a smaller lr may help")
+        return outcome
+
+    def _sums(self, tree: TreeSum, sizes: list[int], outcomes: Sequence[Trained | Failed], first: int) -> list[Reply]:
+        """One reply for each of the largest sums that the fixed tree over the round's places allows."""
+        replies = []
+        for (level, place), totals in tree.nodes():
+            start = (place << level) - first
+            part = outcomes[start : start + (1 << level)]
+            trained = [o for o in part if isinstance(o, Trained)]
+            metrics: dict[str, Any] = {
+                m.NODE: [level, place],
+                m.CLIENTS: [o.client for o in trained],
+                m.SAMPLES: [o.samples for o in trained],
+                m.STEPS: [o.steps for o in trained],
+            }
+            for i, name in enumerate(self.engine.task.objective.names):
+                metrics[m.LOSS + name] = [o.losses[i] for o in trained]
+            content = RecordDict({m.METRICS: MetricRecord(metrics)})
+            failed = [(o.client, o.message) for o in part if isinstance(o, Failed)]
+            if failed:
+                content[m.FAILURES] = m.pack_failures(failed)
+            if m.STATISTICS_SUM in totals:
+                m.metrics_of(content)[m.PARTS] = sizes
+                content[m.STATISTICS] = m.pack(totals[m.STATISTICS_SUM].cpu().numpy())
+            if uploads := {name: total.cpu().numpy() for name, total in totals.items() if name != m.STATISTICS_SUM}:
+                content[m.ARRAYS] = m.pack_all(uploads)
+            if trained and self.update.rows:
+                each = {name: [o.uploads[name] for o in trained] for name in self.update.rows}
+                content[m.ROWS] = m.pack_all({name: torch.stack(rows).numpy() for name, rows in each.items()})
+            replies.append(Reply(tuple(o.client for o in part), content))
+        return replies
+
+    def _plain_reply(self, outcome: Trained | Failed) -> Reply:
+        """What Flower's own strategies expect: one client's arrays and scalar metrics, or its error."""
+        if isinstance(outcome, Failed):
+            return Reply((outcome.client,), Error(CLIENT_RAISED, outcome.message))
+        metrics: dict[str, Any] = {m.SAMPLES: outcome.samples}
+        metrics |= dict(zip(self.engine.task.objective.names, outcome.losses))
+        sent = self._sent(outcome.uploads)
+        arrays = m.pack_all({name: tensor.cpu().numpy() for name, tensor in sent.items()})
+        return Reply((outcome.client,), RecordDict({m.ARRAYS: arrays, m.METRICS: MetricRecord(metrics)}))
+
+    def _evaluate(self, content: RecordDict, clients: Sequence[int]) -> Reply:
+        config, received, round = m.config_of(content), self._received(content, len(clients)), _round(content)
+        personal = Serving(str(config.get(m.SCORE_PERSONAL, "none")))
+        federation = self.engine.task.samples.federation
+        domains = {"": federation.test}
+        if federation.target is not None:
+            domains[m.TARGET] = federation.target.test
+        if federation.validation is not None:
+            domains[m.VALIDATION] = federation.validation
+        rows: dict[str, list[Any]] = {f"{domain}{key}": [] for domain in domains for key in (m.CLIENTS, m.SAMPLES)}
+        failed: list[tuple[int, str]] = []
+        tested = [i for i, client in enumerate(clients) if any(len(test[client]) for test in domains.values())]
+        for some in self._pieces(len(tested)):
+            places = [tested[place] for place in some]
+            piece, own_part = [clients[place] for place in places], received.at(places)
+            made = self._served(own_part, piece, round, personal, self._given(content))
+            for place, (client, model) in enumerate(zip(piece, made)):
+                if isinstance(model, Failed):
+                    failed.append((client, model.message))
+                    continue
+                models = {"global": received.shared["w"]} if config.get(m.SCORE_GLOBAL, True) else {}
+                if personal is not Serving.NONE:
+                    models["personal"] = self.engine.begun(own_part.model(place), client) if model is None else model
+                without, own = model is None, self.own if personal is Serving.PARTIAL and model is not None else None
+                try:
+                    scored = self._scored(models, client, domains, own)
+                except RunError:
+                    raise
+                except Exception as error:  # one client's samples, or its model: the others' scores count
+                    failed.append((client, reason(error)))
+                    continue
+                for domain, scores in scored.items():
+                    rows[f"{domain}{m.CLIENTS}"].append(client)
+                    rows[f"{domain}{m.SAMPLES}"].append(len(domains[domain][client]))
+                    if personal is not Serving.NONE:
+                        rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(without))
+                    for name, score in scores.items():
+                        rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
+                        rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
+        if m.SCORE_PERSONAL not in config:  # a strategy of Flower's, which asks one client at a time
+            if failed:  # it would average an accuracy of 0 over 0 samples
+                return Reply(tuple(clients), Error(CLIENT_RAISED, failed[0][1]))
+            return Reply(tuple(clients), RecordDict({m.METRICS: self._plain_score(rows)}))
+        reply = RecordDict({m.METRICS: MetricRecord(rows)})  # type: ignore[arg-type]
+        if failed:
+            reply[m.FAILURES] = m.pack_failures(failed)
+        return Reply(tuple(clients), reply)
+
+    def _scored(
+        self, models: Mapping[str, Tensor], client: int, domains: Mapping[str, Shards], own: str | None
+    ) -> dict[str, dict[str, Score]]:
+        """A client's scores, by domain and model, on each domain of which it holds samples to score on.
+
+        Args:
+            models: the models ``[d]`` by name.
+            client: whose samples.
+            domains: everybody's test samples, and validation samples.
+            own: the term's module that is scored in place of the personal model.
+        """
+        engine = self.engine.of(client)
+        answer = engine.answer_of(self.update, models["personal"], client) if "personal" in models else None
+        return {
+            domain: {
+                name: engine.score(vector, test[client], own, answer)
+                if name == "personal"
+                else engine.score(vector, test[client])
+                for name, vector in models.items()
+            }
+            for domain, test in domains.items()
+            if len(test[client])
+        }
+
+    def _plain_score(self, rows: dict[str, list[Any]]) -> MetricRecord:
+        """What Flower's own strategies expect of one client: scalars."""
+        samples = sum(rows[m.SAMPLES])
+        correct, loss = sum(rows.get("global/correct", [])), sum(rows.get("global/loss_sum", []))
+        return MetricRecord({m.SAMPLES: samples, "accuracy": correct / max(samples, 1), "loss": loss / max(samples, 1)})
+
+    def personal_models(
+        self, content: RecordDict, clients: Sequence[int], round: int, which: Serving
+    ) -> list[Tensor | Failed | None]:
+        """Each client's own model ``[d]``, as the message ``content`` asks for scores; None where it has none.
+
+        Args:
+            content: what the server sends these clients when it asks for scores.
+            clients: their ids.
+            round: the last finished one.
+            which: of their own models.
+        """
+        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        return self._served(self._received(content, len(clients)), clients, round, which, self._given(content))
+
+    def _served(
+        self, received: Received, clients: Sequence[int], round: int, which: Serving, given: Given
+    ) -> list[Tensor | Failed | None]:
+        memories = self._memories(clients, round + 1)
+        cohort = Assignment(self.update, received, clients, memories, round + 1, given)
+        return served(self.engine, which, cohort, self.stage.scoring, self.stage.able, self._checked)
+
+    def _pieces(self, clients: int) -> Iterator[range]:
+        """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""
+        room = COHORT_BYTES
+        if self.initial.is_cuda:
+            room = torch.cuda.mem_get_info(self.initial.device)[0] // 4
+        most = max(1, room // (4 * 4 * len(self.initial)))
+        return (range(start, min(start + most, clients)) for start in range(0, clients, most))
+
+    def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
+        device = self.initial.device
+        with self.clock.part(MEMORIES):
+            loaded = (self.store.load(client, before) for client in clients)
+            return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
+
+    def _received(self, content: RecordDict, clients: int) -> Received:
+        """The download of the so many clients that are addressed.
+
+        Raises:
+            RunError: it has not a row for each of them.
+        """
+        with self.clock.part(PACKING):
+            shared, each = self._tensors(content, m.ARRAYS), self._tensors(content, m.EACH)
+            task = self.engine.task
+            if wrong := [name for name, rows in each.items() if len(rows) != clients]:
+                raise RunError(f"{len(each[wrong[0]])} rows of {wrong[0]!r} were sent for {clients} clients")
+            if "w" in each and task.sharing is not None:
+                each["w"] = torch.stack([task.whole(row, self.initial) for row in each["w"]])
+            if "w" not in each:
+                shared["w"] = task.whole(shared["w"], self.initial) if "w" in shared else self.initial
+            return Received(shared, each)
+
+    def _tensors(self, content: RecordDict, which: str) -> Vectors:
+        device = self.initial.device
+        arrays = m.unpack_all(content, which)
+        return {name: torch.tensor(array, dtype=torch.float32, device=device) for name, array in arrays.items()}
+
+    def _given(self, content: RecordDict) -> Given:
+        progress = float(m.config_of(content).get(m.PROGRESS, 0.0))  # type: ignore[arg-type]
+        vectors = self._tensors(content, m.GIVEN)
+        for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
+            vectors[name] = self.engine.task.whole(vectors[name], self.initial)
+        return Given(progress, vectors, float(m.config_of(content).get(m.LR_FACTOR, 1.0)))  # type: ignore[arg-type]
+
+
+def _round(content: RecordDict) -> int:
+    return int(m.config_of(content).get(m.ROUND, 1))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from fedtl.data.samples import Samples
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, OneByOne, Stacked, Task
 from fedtl.engine.assignment import Assignment, Received
-from fedtl.engine.task import Given, Outcome
+from fedtl.engine.task import Outcome, RoundContext
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.losses.term import Term, View
 from fedtl.models.vector import Layout
@@ -88,10 +88,10 @@ def train_cohort(
     clients: Sequence[int],
     memories: Sequence[Memory],
     round: int,
-    given: Given | None = None,
+    given: RoundContext | None = None,
 ) -> list[Outcome]:
     """What comes of a cohort that receives one model."""
-    return engine.train(Assignment(update, Received({"w": w}), clients, memories, round, given or Given()))
+    return engine.train(Assignment(update, Received({"w": w}), clients, memories, round, given or RoundContext()))
 
 
 # Every way to train, by name.

@@ -24,7 +24,7 @@ from fedtl.engine import Engine, EngineChoice, Task, choose_engine
 from fedtl.engine.choice import Choices
 from fedtl.engine.first_memory import check_buffers
 from fedtl.engine.mixed import Mixed
-from fedtl.engine.plan import able
+from fedtl.engine.plan import eligible
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.losses.objective import Objective
 from fedtl.models import build_model
@@ -128,7 +128,7 @@ def most_at_once(config: Config, federation: Federation) -> int:
     """How many clients train in a round, at most."""
     method, most = strategy_type(config.strategy.name), 1
     for stage in config.stages():
-        there = able(federation, Objective(stage.objective, method.statistics(stage.strategy)))
+        there = eligible(federation, Objective(stage.objective, method.statistics(stage.strategy)))
         there_are = federation.clients if there is None else len(there)
         most = max(most, min(stage.strategy.clients_per_round or there_are, there_are))
     return most
@@ -224,7 +224,7 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
                 stage.strategy,
                 first,
                 first + stage.rounds - 1,
-                able(federation, objective),
+                eligible(federation, objective),
                 objective.statistics,
                 m.PHASE_START in objective.needs,
                 restart,

@@ -190,8 +190,8 @@ def client(
     import torch
 
     from fedtl.config.read import read_config
+    from fedtl.deploy.agent import ClientAgent
     from fedtl.deploy.client import take_part
-    from fedtl.deploy.desk import Desk
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device = 'cuda': no CUDA device is at hand here; use auto or cpu")
@@ -201,7 +201,7 @@ def client(
         own.with_validation(approved.data.validation_share, approved.seed, found.client)
     with ended_by_signals():
         try:
-            take_part(found, Desk(own, found, where, approved), say)
+            take_part(found, ClientAgent(own, found, where, approved), say)
         except KeyboardInterrupt:
             say("stopped")
 

@@ -12,9 +12,9 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
-from fedtl.data.frame import Frame
 from fedtl.data.own.part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
 from fedtl.data.own.read import FRAME
+from fedtl.data.schema import DataSchema
 from fedtl.failure import RunError
 
 SERVER = "server"
@@ -55,7 +55,7 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
             scored = federation.target.server_test
             _write(server, TARGET_TEST, federation.x, scored, federation.y[scored])
         _write(server, PUBLIC, federation.x, federation.public)
-        Frame.of(federation).write(server / FRAME)
+        DataSchema.of(federation).write(server / FRAME)
     except OSError as error:
         raise RunError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
 

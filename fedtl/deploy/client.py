@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
 from fedtl.deploy import flower, wire
-from fedtl.deploy.desk import Declined, Desk
+from fedtl.deploy.agent import ClientAgent, Declined
 from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.process import Program, alone
 from fedtl.deploy.server import handshake
@@ -38,7 +38,7 @@ PAUSE = 1.0
 log = logging.getLogger("fedtl.client")
 
 
-def take_part(folder: ClientFolder, desk: Desk, say: Callable[[str], None]) -> None:
+def take_part(folder: ClientFolder, desk: ClientAgent, say: Callable[[str], None]) -> None:
     """Take part in the server's studies until Ctrl-C or SIGTERM.
 
     Args:
@@ -220,7 +220,7 @@ def _listen(folder: ClientFolder) -> Listener:
 
 
 @contextmanager
-def _answering(folder: ClientFolder, desk: Desk) -> Iterator[None]:
+def _answering(folder: ClientFolder, desk: ClientAgent) -> Iterator[None]:
     """Answer messages meanwhile."""
     listener, over = _listen(folder), threading.Event()
     threading.Thread(target=_answer, args=(listener, desk, over), daemon=True).start()
@@ -231,7 +231,7 @@ def _answering(folder: ClientFolder, desk: Desk) -> Iterator[None]:
         listener.close()  # which removes the socket
 
 
-def _answer(listener: Listener, desk: Desk, over: threading.Event) -> None:
+def _answer(listener: Listener, desk: ClientAgent, over: threading.Event) -> None:
     """Answer whoever connects, until the client is over."""
     while not over.is_set():
         try:
@@ -243,7 +243,7 @@ def _answer(listener: Listener, desk: Desk, over: threading.Event) -> None:
         threading.Thread(target=_reply, args=(connection, desk), daemon=True).start()
 
 
-def _reply(connection: Connection, desk: Desk) -> None:
+def _reply(connection: Connection, desk: ClientAgent) -> None:
     """Answer one message; whatever cannot be read or sent is a line of the log."""
     with connection:
         try:

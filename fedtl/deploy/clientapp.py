@@ -2,7 +2,7 @@
 
 Flower's process would install the app that the server sent and run it: whoever rules the server could run any code
 at the client. This one hands the message to the client's own long-lived process, which has the data, the model and
-fedtl as it is installed there (:mod:`fedtl.deploy.desk`); what the server sent as an app is not even unpacked. And it
+fedtl as it is installed there (:mod:`fedtl.deploy.agent`); what the server sent as an app is not even unpacked. And it
 imports no torch, which at every message would take longer than a small client's training.
 
 A SuperNode finds it as ``flwr-clientapp`` in a folder that :mod:`fedtl.deploy.client` puts first on its ``PATH``; the

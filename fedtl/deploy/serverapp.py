@@ -22,18 +22,18 @@ from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.data.arrays import check_classes
 from fedtl.data.federation import Domain, Federation, Shards
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import FRAME, Own, read_own
 from fedtl.data.own.statistics import normaliser
+from fedtl.data.schema import DataSchema
+from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
 from fedtl.deploy.leash import end_with_starter, leashed
-from fedtl.deploy.link import Client, Described, Link
 from fedtl.deploy.process import alone
-from fedtl.deploy.screen import Expected
 from fedtl.deploy.study import Study
+from fedtl.deploy.validator import Expected
 from fedtl.engine.first_memory import after_one_step
-from fedtl.engine.plan import able
+from fedtl.engine.plan import eligible
 from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
@@ -180,7 +180,9 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     """
     config = build(dict(order.experiment))
     clients = [Client(name, _key(folder, name)) for name in folder.clients]
-    link = Link(grid, clients, Study(order.study, json.dumps(config.tables()), len(clients)), config.deploy, say)
+    link = DeployedGrid(
+        grid, clients, Study(order.study, json.dumps(config.tables()), len(clients)), config.deploy, say
+    )
     expected = [i for i, name in enumerate(folder.clients) if name in folder.admitted]
     least = config.deploy.min_clients or 1
     own = read_own(order.data, server=True) if order.data else None
@@ -223,7 +225,7 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     server.run_on(link)
 
 
-def _prepare(server: Server, link: Link, frame: Frame) -> None:
+def _prepare(server: Server, link: DeployedGrid, frame: DataSchema) -> None:
     """What a run on real clients needs besides a simulated one's parts."""
     config = server.config
     if config.deploy.privacy is not None and server.engine.task.rest:
@@ -243,16 +245,16 @@ def _key(folder: ServerFolder, name: str) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _known_frame(order: Order) -> Frame | None:
+def _known_frame(order: Order) -> DataSchema | None:
     """What a run that is gone on with was told of its samples, or what the server's data say of everybody's."""
     if order.resume and (Path(order.run) / FRAME).exists():
-        return Frame.read(Path(order.run) / FRAME)
+        return DataSchema.read(Path(order.run) / FRAME)
     if order.data and (Path(order.data) / FRAME).is_file():
-        return Frame.read(Path(order.data) / FRAME)
+        return DataSchema.read(Path(order.data) / FRAME)
     return None
 
 
-def common_frame(told: Mapping[str, Described], config: Config) -> Frame:
+def common_frame(told: Mapping[str, Described], config: Config) -> DataSchema:
     """What the clients' descriptions have in common.
 
     Args:
@@ -283,7 +285,7 @@ def common_frame(told: Mapping[str, Described], config: Config) -> Frame:
         )
     sums = [each.sums for each in told.values() if each.sums is not None]
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
-    return Frame(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
+    return DataSchema(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
 
 
 def doubtful_classes(told: Iterable[Described]) -> str | None:
@@ -301,7 +303,7 @@ def doubtful_classes(told: Iterable[Described]) -> str | None:
     )
 
 
-def _check_fits(name: str, told: Described, frame: Frame, federation: Federation) -> None:
+def _check_fits(name: str, told: Described, frame: DataSchema, federation: Federation) -> None:
     """Say at once what each client would fail with in every round."""
     if (told.shape, told.dtype) != (frame.shape, frame.dtype):
         raise ConfigError(
@@ -318,7 +320,7 @@ def _check_fits(name: str, told: Described, frame: Frame, federation: Federation
         raise ConfigError(f"{name} has {told.public} public samples, and the server {len(federation.public)}")
 
 
-def _seen_by_server(own: Own | None, frame: Frame, config: Config, clients: int) -> Federation:
+def _seen_by_server(own: Own | None, frame: DataSchema, config: Config, clients: int) -> Federation:
     """The federation of which the server holds at most a test set and public samples."""
     found = frame.without_samples(clients) if own is None else own.as_federation(frame, 0, clients)
     nobody, none = Shards.none(clients), np.arange(0)
@@ -373,7 +375,7 @@ def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
         held = replace(held, target=replace(held.target, train=sizes("unlabelled")))
     held = replace(held, train=sizes("train"))
     phases = zip(server.strategy.phases, server.engines)
-    found = [replace(phase, clients=able(held, engine.task.objective)) for phase, engine in phases]
+    found = [replace(phase, clients=eligible(held, engine.task.objective)) for phase, engine in phases]
     for phase in found:
         if phase.clients is not None and not len(phase.clients):
             raise ConfigError(

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Memory, Vectors
-from fedtl.engine.task import Given
+from fedtl.engine.task import RoundContext
 
-NOTHING_GIVEN = Given()
+NOTHING_GIVEN = RoundContext()
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Assignment:
     clients: Sequence[int]
     memories: Sequence[Memory]
     round: int
-    given: Given = NOTHING_GIVEN
+    given: RoundContext = NOTHING_GIVEN
 
     @classmethod
     def of_model(

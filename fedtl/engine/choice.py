@@ -22,7 +22,7 @@ from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.engine import Engine
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
-from fedtl.engine.plan import able
+from fedtl.engine.plan import eligible
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
 from fedtl.engine.step_tracer import why_not_recorded
 from fedtl.engine.task import Outcome, Task, Trained, reason
@@ -166,7 +166,7 @@ def company_shows(task: Task, update: ClientUpdate[Any]) -> bool:
 def _unlike_clients(task: Task, budget: Budget) -> list[int]:
     """The first client that can train, and the one with the smallest mini-batch if that is another's."""
     federation = task.samples.federation
-    clients = able(federation, task.objective)
+    clients = eligible(federation, task.objective)
     first = 0 if clients is None else int(clients[0])
     sizes = federation.train.sizes
     holders = np.flatnonzero(sizes) if clients is None else clients[sizes[clients] > 0]

@@ -21,8 +21,8 @@ from fedtl.engine.module import Local, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
 from fedtl.engine.plan import Plan, Where, make_plan, view_seeds
 from fedtl.engine.replay import Replays
-from fedtl.engine.step_tracer import Recorder
-from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Given, Outcome, Score, Task
+from fedtl.engine.step_tracer import StepTracer
+from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Outcome, RoundContext, Score, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.view import Layers
 from fedtl.models.composite import model_of
@@ -73,7 +73,7 @@ class Engine(ABC):
         self.local = Local(task.module, task.layout, task.objective, task.frozen)
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
         self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
-        self.recorder = Recorder(task, self.local, self.stacks, self.clock) if recorded else None
+        self.recorder = StepTracer(task, self.local, self.stacks, self.clock) if recorded else None
         self._generators = generators_of(task.module)
         self._draws_when_scored: bool | None = None
         """Whether the model draws random numbers in evaluation; None until it has been scored."""
@@ -342,7 +342,7 @@ class Engine(ABC):
                 found[name] = task.samples.views(seen, seeds, name)
         return found
 
-    def _given(self, w: Tensor, memory: Memory, given: Given) -> dict[str, Tensor]:
+    def _given(self, w: Tensor, memory: Memory, given: RoundContext) -> dict[str, Tensor]:
         """What terms ask for from outside, for one client: it received ``w`` ``[d]``, its private parts are in it."""
         found = dict[str, Tensor]()
         for name in self.task.objective.outside:

@@ -113,7 +113,7 @@ def view_seeds(seed: int, round: int, client: int, steps: range, which: int) -> 
     return [derived_seed(seed, Purpose.VIEWS, round, client, step, which) for step in steps]
 
 
-def able(federation: Federation, objective: Objective) -> Index | None:
+def eligible(federation: Federation, objective: Objective) -> Index | None:
     """Clients that hold what a term trains on, ascending; None where all do."""
     if federation.target is None:
         return None

@@ -13,7 +13,7 @@ from fedtl.data.federation import Federation
 from fedtl.data.replay import Replay
 from fedtl.data.samples import in_order
 from fedtl.distill.impressions import class_impressions
-from fedtl.engine.task import REPLAYED, Given, Task
+from fedtl.engine.task import REPLAYED, RoundContext, Task
 from fedtl.models.composite import model_of
 from fedtl.random import Purpose, derived_seed
 
@@ -38,7 +38,7 @@ class Replays:
         self._of: tuple[int, Tensor] | None = None
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def enter(self, w: Tensor, round: int, given: Given) -> None:
+    def enter(self, w: Tensor, round: int, given: RoundContext) -> None:
         """Go into a round, in which clients receive the model ``w`` ``[d]``."""
         self._made = self.how.made_in(round)
         self._vector = w if self._made == round else given.vectors.get(REPLAYED)

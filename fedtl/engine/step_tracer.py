@@ -29,7 +29,7 @@ NOTHING: Mapping[str, Tensor] = {}
 Step = Callable[[State, Batch, Gradient], State]
 
 
-class Recorder:
+class StepTracer:
     """Records a method's step when it is first needed, and keeps it.
 
     Args:
@@ -262,7 +262,7 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
     """
     local = Local(task.module, task.layout, task.objective, task.frozen)
     local.watches_input = not stacked
-    recorder = Recorder(task, local, stacked)
+    recorder = StepTracer(task, local, stacked)
     training = task.module.training
     task.module.train()
     try:
@@ -276,7 +276,7 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
         task.module.train(training)
 
 
-def _checked(recorder: Recorder, update: ClientUpdate[Any], seed: int) -> list[Program]:
+def _checked(recorder: StepTracer, update: ClientUpdate[Any], seed: int) -> list[Program]:
     """Record a step of each of the method's loops, and compare two steps replayed with the same played.
 
     Raises:

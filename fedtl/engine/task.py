@@ -37,7 +37,7 @@ def of_method(memory: Memory) -> Memory:
 
 
 @dataclass(frozen=True)
-class Given:
+class RoundContext:
     """What a round's training is given besides the model and the samples.
 
     Attributes:

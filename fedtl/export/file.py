@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError, validate
-from fedtl.data.frame import Frame
 from fedtl.data.samples import FewSamples
+from fedtl.data.schema import DataSchema
 from fedtl.models import ModelChoice, build_model, read_model
 from fedtl.models.pretrained import copy
 
@@ -46,7 +46,7 @@ class About(BaseModel):
         experiment, seed, method: of the run's config.
         round: after which the global model was this one, or the one that a personalised model belongs to.
         model: the network, as a [model] table.
-        frame: what it takes and answers, a :class:`~fedtl.data.frame.Frame` as JSON has it.
+        frame: what it takes and answers, a :class:`~fedtl.data.schema.DataSchema` as JSON has it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,7 +88,7 @@ class Exported:
     """
 
     module: nn.Module
-    frame: Frame
+    frame: DataSchema
     about: About
     few: FewSamples | None = None
 
@@ -99,7 +99,7 @@ class OnStored(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, module: nn.Module, frame: Frame) -> None:
+    def __init__(self, module: nn.Module, frame: DataSchema) -> None:
         super().__init__()
         self.module = module
         self.register_buffer("scale", torch.tensor(frame.scale))
@@ -111,7 +111,7 @@ class OnStored(nn.Module):
         return logits
 
 
-def load_exported(path: str | Path) -> tuple[nn.Module, Frame, About]:
+def load_exported(path: str | Path) -> tuple[nn.Module, DataSchema, About]:
     """Read a model that ``fedtl export`` wrote as .safetensors.
 
     Returns:
@@ -145,7 +145,7 @@ def existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, Frame]:
+def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, DataSchema]:
     """What a file's metadata say of the model in it.
 
     Raises:
@@ -165,11 +165,11 @@ def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, Frame]:
             f"{table.get('fedtl')}"
         )
     about = validate(About, table, f"{file}: metadata")
-    return about, Frame.from_json(json.dumps(about.frame), f"{file}: frame")
+    return about, DataSchema.from_json(json.dumps(about.frame), f"{file}: frame")
 
 
 def rebuilt(
-    choice: ModelChoice, frame: Frame, state: Mapping[str, Tensor], what: str, few: FewSamples | None = None
+    choice: ModelChoice, frame: DataSchema, state: Mapping[str, Tensor], what: str, few: FewSamples | None = None
 ) -> nn.Module:
     """The network with these numbers, all of them and no others, in evaluation mode; ``few`` are samples that it takes.
 
@@ -285,7 +285,7 @@ def _samples(network: nn.Module, found: Exported) -> Tensor:
     ) from error
 
 
-def _unlike(network: nn.Module, file: Path, frame: Frame, samples: Tensor) -> str | None:
+def _unlike(network: nn.Module, file: Path, frame: DataSchema, samples: Tensor) -> str | None:
     """What an ONNX file does otherwise with samples than the network that it was made of; None if nothing."""
     for n in (1, 3):
         x = samples[:n]

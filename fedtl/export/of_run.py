@@ -18,9 +18,9 @@ from fedtl.clients.serving import Serving, serving
 from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import FRAME
 from fedtl.data.samples import FewSamples
+from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import MemoryStore
 from fedtl.disk.tensors import DamagedError, load_tensors
 from fedtl.engine import EngineChoice, Failed, Task
@@ -68,7 +68,7 @@ def model_of_run(
         tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
     names = run.environment.get("names")
     told = [str(name) for name in names] if isinstance(names, list) else []
-    held = _Held(folder, build(tables), told, str(run.environment.get("study", folder.name)))
+    held = _RunFolder(folder, build(tables), told, str(run.environment.get("study", folder.name)))
     held.of_one_client = "client" in run.environment
     place = None if client is None else held.place(client)
     choice, state, which = held.of_server() if place is None else held.of_client(place)
@@ -94,7 +94,7 @@ Model = tuple[ModelChoice, dict[str, Tensor], Personal | None]
 """Which network, its numbers by name, and which personalised model they are."""
 
 
-class _Held:
+class _RunFolder:
     """What a run's folder holds.
 
     Args:
@@ -111,12 +111,12 @@ class _Held:
         self.store = MemoryStore(folder / MEMORIES)
         self.deployed = (folder / FRAME).is_file()
         if self.deployed:
-            self.frame = Frame.read(folder / FRAME)
+            self.frame = DataSchema.read(folder / FRAME)
             clients = len(names) or max(self.store.clients(), default=0) + 1
             self.federation = self.frame.without_samples(clients)
         else:
             self.federation = federate(config.data, config.seed)
-            self.frame = Frame.of(self.federation)
+            self.frame = DataSchema.of(self.federation)
         self.found = _last_checkpoint(folder)
 
     def place(self, client: int | str) -> int:

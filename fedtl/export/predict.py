@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
-from fedtl.data.frame import Frame
 from fedtl.data.own import arrays as own_arrays
 from fedtl.data.own import images as own_images
 from fedtl.data.own import table as own_table
 from fedtl.data.own.part import PUBLIC, TEST, Part
 from fedtl.data.own.read import gathered
+from fedtl.data.schema import DataSchema
 from fedtl.data.views.images import resize, with_channels
 from fedtl.export.file import About, OnStored, existing, import_onnx, load_exported, read_about, replacing
 
@@ -39,7 +39,7 @@ class Model:
         logits: of samples as they are stored, ``[n, *shape]`` to ``[n, classes]``.
     """
 
-    frame: Frame
+    frame: DataSchema
     about: About
     logits: Callable[[Samples], NDArray[np.float32]]
 
@@ -141,7 +141,7 @@ def predict(model: Model, given: Given) -> Predictions:
     return Predictions(given, labels, np.concatenate(found))
 
 
-def read_samples(path: str | Path, frame: Frame, label: str | None = None, resized: bool = False) -> Given:
+def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, resized: bool = False) -> Given:
     """Read samples, and their classes where the data say them.
 
     - .npz: ``x`` [n, ...], and perhaps ``y`` [n], numbers or words.
@@ -193,7 +193,7 @@ def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
     return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
 
 
-def _images(place: Path, frame: Frame, resized: bool) -> Given:
+def _images(place: Path, frame: DataSchema, resized: bool) -> Given:
     if not place.exists():
         raise ConfigError(f"{place}: there is no such file or folder")
     found = list(own_images.files_in(place, False)) if place.is_dir() else [(place, "")]
@@ -221,7 +221,7 @@ def _images(place: Path, frame: Frame, resized: bool) -> Given:
     return _given(part, labelled, frame, [file.relative_to(root).as_posix() for file, _ in found])
 
 
-def _given(part: Part, labelled: bool, frame: Frame, names: Sequence[str] | None = None) -> Given:
+def _given(part: Part, labelled: bool, frame: DataSchema, names: Sequence[str] | None = None) -> Given:
     """A part's samples and classes, seen to be what the frame says."""
     own = gathered(part.where, {TEST if labelled else PUBLIC: part}, server=True)
     held = own.as_federation(frame, 0, 1)

@@ -266,7 +266,7 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
             "data.server_test_share"
         )
     see = partial(features_of, load_model(run), federation, device=_device(config.device))
-    held = _Held(
+    held = _RunFolder(
         (see(train.order), federation.y[train.order], train),
         (see(federation.test.order), federation.y[federation.test.order], federation.test),
         (see(federation.server_test), federation.y[federation.server_test]),
@@ -307,7 +307,7 @@ def _device(wanted: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _RunFolder:
     """Features and labels, in the order of the shards."""
 
     train: tuple[Features, Labels, Shards]
@@ -316,7 +316,7 @@ class _Held:
     classes: int
 
 
-def _results(held: _Held, share: float, kind: Kind, seed: int) -> list[Result]:
+def _results(held: _RunFolder, share: float, kind: Kind, seed: int) -> list[Result]:
     x, y, train = held.train
     tests_x, tests_y, test = held.test
     fit: Callable[[Features, Labels], Fitted] = (

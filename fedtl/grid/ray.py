@@ -21,9 +21,9 @@ from fedtl.failure import RunError
 from fedtl.grid.cluster import Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
 from fedtl.grid.mailbox import Address, Letter, Mailbox
-from fedtl.grid.seats import Begun, NoRoomError, Seats, WorkerStartError
 from fedtl.grid.shared_folder import Mark
 from fedtl.grid.simulated import Order, SimulatedGrid
+from fedtl.grid.slots import ActorSlots, Begun, NoRoomError, WorkerStartError
 from fedtl.wire import messages as m
 from fedtl.wire.worker import CLIENT_RAISED, Reply, Worker
 
@@ -170,7 +170,7 @@ class RayGrid(SimulatedGrid):
         self._path = [os.path.abspath(folder) for folder in ["", *sys.path]]
         self._make = ray.put(make_worker)
         try:
-            self._seats = Seats(
+            self._seats = ActorSlots(
                 self._new_actor,
                 Needs(num_cpus, num_gpus),
                 actors,

@@ -21,9 +21,9 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
-from fedtl.engine.plan import able
+from fedtl.engine.plan import eligible
 from fedtl.engine.served import part_of_terms, served
-from fedtl.engine.task import Given, Score, reason
+from fedtl.engine.task import RoundContext, Score, reason
 from fedtl.failure import RunError
 from fedtl.wire import messages as m
 from fedtl.wire.tree_sum import TreeSum
@@ -51,10 +51,10 @@ class Stage:
     update: ClientUpdate[Any]
 
     @functools.cached_property
-    def able(self) -> NDArray[np.bool_] | None:
+    def eligible(self) -> NDArray[np.bool_] | None:
         """Which clients hold what the objective trains on; None if all do."""
         federation = self.engine.task.samples.federation
-        found = able(federation, self.engine.task.objective)
+        found = eligible(federation, self.engine.task.objective)
         return None if found is None else np.isin(np.arange(federation.clients), found)
 
     @functools.cached_property
@@ -327,11 +327,11 @@ class Worker:
         return self._served(self._received(content, len(clients)), clients, round, which, self._given(content))
 
     def _served(
-        self, received: Received, clients: Sequence[int], round: int, which: Serving, given: Given
+        self, received: Received, clients: Sequence[int], round: int, which: Serving, given: RoundContext
     ) -> list[Tensor | Failed | None]:
         memories = self._memories(clients, round + 1)
         cohort = Assignment(self.update, received, clients, memories, round + 1, given)
-        return served(self.engine, which, cohort, self.stage.scoring, self.stage.able, self._checked)
+        return served(self.engine, which, cohort, self.stage.scoring, self.stage.eligible, self._checked)
 
     def _pieces(self, clients: int) -> Iterator[range]:
         """Cut a cohort so that what its clients hold at once (an upload, a memory, gradients) fits in memory."""
@@ -369,12 +369,12 @@ class Worker:
         arrays = m.unpack_all(content, which)
         return {name: torch.tensor(array, dtype=torch.float32, device=device) for name, array in arrays.items()}
 
-    def _given(self, content: RecordDict) -> Given:
+    def _given(self, content: RecordDict) -> RoundContext:
         progress = float(m.config_of(content).get(m.PROGRESS, 0.0))  # type: ignore[arg-type]
         vectors = self._tensors(content, m.GIVEN)
         for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
             vectors[name] = self.engine.task.whole(vectors[name], self.initial)
-        return Given(progress, vectors, float(m.config_of(content).get(m.LR_FACTOR, 1.0)))  # type: ignore[arg-type]
+        return RoundContext(progress, vectors, float(m.config_of(content).get(m.LR_FACTOR, 1.0)))  # type: ignore[arg-type]
 
 
 def _round(content: RecordDict) -> int:

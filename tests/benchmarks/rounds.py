@@ -82,7 +82,7 @@ def mark(**what: Any) -> None:
 
 def watch_link() -> None:
     """Mark when the server sends messages, and when it has replies; runs in the SuperLink's ServerApp."""
-    from fedtl.deploy import link
+    from fedtl.deploy import deployed_grid as link
 
     class Watched:
         def __init__(self, grid: Any) -> None:
@@ -107,25 +107,25 @@ def watch_link() -> None:
                 mark(mark="received", **self._of[id])
             return replies
 
-    build: Any = link.Link.__init__
-    link.Link.__init__ = lambda self, grid, *rest: build(self, Watched(grid), *rest)  # type: ignore[method-assign]
+    build: Any = link.DeployedGrid.__init__
+    link.DeployedGrid.__init__ = lambda self, grid, *rest: build(self, Watched(grid), *rest)  # type: ignore[method-assign]
 
 
 def client(*words: str) -> None:
     """``fedtl deploy client`` that marks when it is asked and has answered."""
     from fedtl.cli import commands
-    from fedtl.deploy.desk import Desk
+    from fedtl.deploy.agent import ClientAgent
 
-    answer, name = Desk.answer, Path(words[0]).name
+    answer, name = ClientAgent.answer, Path(words[0]).name
 
-    def watched(self: Desk, kind: str, content: Any) -> Any:
+    def watched(self: ClientAgent, kind: str, content: Any) -> Any:
         mark(mark="asked", client=name)
         try:
             return answer(self, kind, content)
         finally:
             mark(mark="answered", client=name)
 
-    Desk.answer = watched  # type: ignore[method-assign]
+    ClientAgent.answer = watched  # type: ignore[method-assign]
     sys.argv = ["fedtl", "deploy", "client", *words]
     commands.main()
 

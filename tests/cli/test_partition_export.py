@@ -9,8 +9,8 @@ import pytest
 
 from fedtl.config.read import read_config
 from fedtl.data.federate import federate
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import read_own
+from fedtl.data.schema import DataSchema
 from tests.cli.test_probe import Said
 
 SMALL = ["quickstart", "data.name=digits", "data.clients=3", "strategy.clients_per_round=3"]
@@ -34,7 +34,7 @@ def test_files_beside_the_table_and_the_picture(fedtl: Said, tmp_path: Path) -> 
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "server"]
     config, _ = read_config(SMALL[0], SMALL[1:])
     whole = federate(config.data, config.seed)
-    frame = Frame.read(folder / "server" / "frame.json")
+    frame = DataSchema.read(folder / "server" / "frame.json")
     for client in range(3):
         mine = read_own(str(folder / str(client))).as_federation(frame, client, 3)
         assert np.array_equal(mine.x[mine.train[client]], whole.x[whole.train[client]])

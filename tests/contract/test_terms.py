@@ -17,7 +17,7 @@ from fedtl.data.federation import Federation
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.choice import company_shows
 from fedtl.engine.module import Local
-from fedtl.engine.task import Given, Outcome, Task
+from fedtl.engine.task import Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objective
 from fedtl.losses.term import Term, View
@@ -75,7 +75,7 @@ def trained(make: Callable[[Task], Engine], config: dict[str, Any], rounds: int 
     memories: list[Any] = [{}] * 3
     outcomes: list[Outcome] = []
     for round in range(1, rounds + 1):
-        outcomes = train_cohort(engine, update, w, range(3), memories, round, Given(0.6, vectors))
+        outcomes = train_cohort(engine, update, w, range(3), memories, round, RoundContext(0.6, vectors))
         for outcome in outcomes:
             assert isinstance(outcome, Trained), outcome
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr]

@@ -63,7 +63,7 @@ UPDATES = {
 
 def told(message: Message, context: Context) -> Message:
     from fedtl.data.own.read import read_own  # and with it torch, which need not be there for every message
-    from fedtl.deploy.desk import DESCRIPTION, NAME
+    from fedtl.deploy.agent import DESCRIPTION, NAME
 
     count = Path(os.environ[MEMORY])
     asked = len(count.read_text()) if count.exists() else 0

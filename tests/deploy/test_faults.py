@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 
 from fedtl.assemble.parts import make_worker
 from fedtl.config.read import read_config
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import FRAME, read_own
+from fedtl.data.schema import DataSchema
 from fedtl.engine.task import PRIVATE
 from fedtl.wire import messages as m
 from tests.deploy.deployment import (
@@ -361,7 +361,7 @@ def test_killed_clients_go_on_with_their_own_memory(found: Found) -> None:
             m.CONFIG: ConfigRecord({m.ROUND: found.again, m.PHASE: 0, m.PROGRESS: 0.0, m.SUM_UPLOADS: "uniform"}),
         }
     )
-    data, frame = found.deployment.data, Frame.read(found.deployment.data / "server" / FRAME)
+    data, frame = found.deployment.data, DataSchema.read(found.deployment.data / "server" / FRAME)
     for client in (A, B):
         federation = read_own(str(data / str(client))).as_federation(frame, client, 3)
         here = found.after[client]

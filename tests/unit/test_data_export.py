@@ -17,9 +17,9 @@ from fedtl.data import read_data
 from fedtl.data.export import export, size_of
 from fedtl.data.federate import federate
 from fedtl.data.federation import Domain, Federation, Shards
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import Own, read_own
 from fedtl.data.samples import Samples
+from fedtl.data.schema import DataSchema
 from fedtl.failure import RunError
 
 INVERTED = {"name": "digits", "look": {"invert": True}}
@@ -84,7 +84,7 @@ def domain_of(federation: Federation) -> Domain:
 def test_every_participant_gets_back_what_it_holds(tmp_path: Path, name: str) -> None:
     whole = federation_of(CONFIGS[name])
     export(whole, tmp_path)
-    frame = Frame.read(tmp_path / "server" / "frame.json")
+    frame = DataSchema.read(tmp_path / "server" / "frame.json")
     theirs = domain_of(whole)
     for client in range(whole.clients):
         mine = read_own(str(tmp_path / str(client))).as_federation(frame, client, whole.clients)

@@ -19,7 +19,7 @@ from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.data.own.read import read_own
-from fedtl.deploy.link import Described
+from fedtl.deploy.deployed_grid import Described
 from fedtl.deploy.serverapp import doubtful_classes
 from fedtl.runs.progress import ProgressBar
 

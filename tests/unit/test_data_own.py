@@ -19,18 +19,18 @@ from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.dataset import channel_statistics
 from fedtl.data.federate import federate
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import Own, read_own
 from fedtl.data.own.statistics import normaliser, statistics
+from fedtl.data.schema import DataSchema
 from fedtl.failure import RunError
 
 X = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
 Y = np.array([0, 2, 1, 0, 2, 2])
 
 
-def frame_of(shape: Sequence[int], dtype: Any = "uint8", classes: int = 3, labels: Sequence[str] = ()) -> Frame:
+def frame_of(shape: Sequence[int], dtype: Any = "uint8", classes: int = 3, labels: Sequence[str] = ()) -> DataSchema:
     one = np.ones((), np.float32)
-    return Frame(tuple(shape), dtype, classes, tuple(labels), one, 0 * one)
+    return DataSchema(tuple(shape), dtype, classes, tuple(labels), one, 0 * one)
 
 
 def save(file: Path, **arrays: Any) -> Path:
@@ -60,7 +60,7 @@ def sentence(path: Path | str, **options: Any) -> str:
     return str(caught.value)
 
 
-def refused(own: Own, frame: Frame) -> str:
+def refused(own: Own, frame: DataSchema) -> str:
     with pytest.raises(ConfigError) as caught:
         own.as_federation(frame, 0, 1)
     return str(caught.value)
@@ -315,7 +315,7 @@ def test_a_server_without_samples(tmp_path: Path) -> None:
     frame.write(tmp_path / "frame.json")
     own = read_own(str(tmp_path), server=True)
     assert own.describe() | {"shape": [1, 5, 4], "dtype": "uint8", "test": 0, "largest_label": -1} == own.describe()
-    found = own.as_federation(Frame.read(tmp_path / "frame.json"), 0, 3)
+    found = own.as_federation(DataSchema.read(tmp_path / "frame.json"), 0, 3)
     assert (len(found.server_test), len(found.public), found.shape) == (0, 0, (1, 5, 4))
 
 
@@ -602,14 +602,14 @@ def test_no_such_function() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"normalise": "pixel"}, {"normalise": "none"}])
 def test_a_frame_survives_json_to_the_bit(tmp_path: Path, options: dict[str, Any]) -> None:
-    frame = Frame.of(federate(read_data({"name": "digits", "clients": 2, **options}), 0))
+    frame = DataSchema.of(federate(read_data({"name": "digits", "clients": 2, **options}), 0))
     numbers = np.random.default_rng(0).integers(0, 2**32, 64, dtype=np.uint32).view(np.float32).reshape(1, 8, 8)
-    odd = Frame(
+    odd = DataSchema(
         (1, 8, 8), "float32", 1, ("ä",), np.where(np.isfinite(numbers), numbers, -0.0), np.float32([-0.0, 1e-45] * 4)
     )
     for one in (frame, odd):
         one.write(tmp_path / "frame.json")
-        for read in (Frame.from_json(one.to_json()), Frame.read(tmp_path / "frame.json")):
+        for read in (DataSchema.from_json(one.to_json()), DataSchema.read(tmp_path / "frame.json")):
             assert (read.shape, read.dtype, read.classes, read.labels) == (
                 one.shape,
                 one.dtype,
@@ -642,10 +642,10 @@ def test_a_frame_survives_json_to_the_bit(tmp_path: Path, options: dict[str, Any
 )
 def test_a_frame_that_is_none(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     file = tmp_path / "frame.json"
-    table = json.loads(Frame.of(federate(read_data({"name": "digits", "clients": 2}), 0)).to_json())
+    table = json.loads(DataSchema.of(federate(read_data({"name": "digits", "clients": 2}), 0)).to_json())
     file.write_text(json.dumps(table | change))
     with pytest.raises(ConfigError) as caught:
-        Frame.read(file)
+        DataSchema.read(file)
     assert str(caught.value) == f"{file}{said}"
 
 
@@ -656,7 +656,7 @@ def test_a_frame_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(ConfigError) as caught:
-            Frame.read(file)
+            DataSchema.read(file)
         said.append(str(caught.value))
     garbled = f"{file} is not JSON, as fedtl partition --export writes it"
     table = f"{file} is no table with shape, dtype, classes, labels, scale and shift"

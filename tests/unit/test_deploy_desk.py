@@ -25,11 +25,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedtl.config.read import build
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import read_own
+from fedtl.data.schema import DataSchema
 from fedtl.deploy import client as clients
 from fedtl.deploy import folders, wire
-from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS, Declined, Desk, names_code
+from fedtl.deploy.agent import DESCRIPTION, NAME, STATISTICS_OF, SUMS, ClientAgent, Declined, names_code
 from fedtl.deploy.folders import ClientFolder, read_client
 from fedtl.deploy.study import Study
 from fedtl.failure import RunError
@@ -50,7 +50,7 @@ TABLES: dict[str, Any] = {
     "strategy": {"name": "fedavg", "lr": 0.5, "local_steps": 1, "batch_size": TRAIN_SAMPLES},
     "simulation": {"recorded": False},
 }
-FRAME = Frame((FEATURES,), "float32", CLASSES, (), np.ones(1, np.float32), np.zeros(1, np.float32))
+FRAME = DataSchema((FEATURES,), "float32", CLASSES, (), np.ones(1, np.float32), np.zeros(1, np.float32))
 PARAMETERS = CLASSES * FEATURES + CLASSES
 
 
@@ -87,15 +87,15 @@ def folder(made: Path, tmp_path: Path) -> ClientFolder:
     return read_client(shutil.copytree(made, tmp_path / "b"))
 
 
-def desk_of(folder: ClientFolder, **more: Any) -> Desk:
-    return Desk(read_own(str(folder.path / "data")), folder, "cpu", **more)
+def desk_of(folder: ClientFolder, **more: Any) -> ClientAgent:
+    return ClientAgent(read_own(str(folder.path / "data")), folder, "cpu", **more)
 
 
 def message(
     w: Any = None,
     *,
     client: int = PLACE,
-    frame: Frame | str = FRAME,
+    frame: DataSchema | str = FRAME,
     id: str = "clinics-1",
     resolved: bool = True,
     **config: Any,
@@ -113,7 +113,7 @@ def message(
     return RecordDict({**content, m.ARRAYS: ArrayRecord({m.VECTOR: Array(vector)})})
 
 
-def declined(desk: Desk, content: RecordDict, kind: str = TRAIN) -> str:
+def declined(desk: ClientAgent, content: RecordDict, kind: str = TRAIN) -> str:
     with pytest.raises(Declined) as caught:
         desk.answer(kind, content)
     text = str(caught.value)
@@ -204,8 +204,8 @@ def test_an_experiment_that_cannot_be_run_here(folder: ClientFolder, caplog: pyt
 def test_data_that_do_not_go_with_the_others(folder: ClientFolder, caplog: pytest.LogCaptureFixture) -> None:
     """The reason names a file or a label, and stays in the client's log."""
     desk = desk_of(folder)
-    narrow = Frame((2,), "float32", CLASSES, (), np.ones(1, np.float32), np.zeros(1, np.float32))
-    few = Frame((FEATURES,), "float32", 2, (), np.ones(1, np.float32), np.zeros(1, np.float32))
+    narrow = DataSchema((2,), "float32", CLASSES, (), np.ones(1, np.float32), np.zeros(1, np.float32))
+    few = DataSchema((FEATURES,), "float32", 2, (), np.ones(1, np.float32), np.zeros(1, np.float32))
     logging.getLogger("fedtl.client").propagate = True
     for frame, reason in ((narrow, "a sample is float32 [4], but float32 [2]"), (few, "has the label 2")):
         caplog.clear()
@@ -435,7 +435,7 @@ def test_the_last_global_model_is_kept(folder: ClientFolder) -> None:
     found = read_checkpoint(study)
     assert found is not None
     assert (found.round, found.w.tolist()) == (3, w.tolist())
-    assert Frame.read(study / "frame.json").to_json() == FRAME.to_json()
+    assert DataSchema.read(study / "frame.json").to_json() == FRAME.to_json()
     about = json.loads((study / "environment.json").read_text())
     assert (about["client"], about["names"]) == ("b", ["", "b", ""])
     assert last_round(study) == 3

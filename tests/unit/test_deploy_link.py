@@ -22,11 +22,11 @@ from flwr.supercore.run import Run, RunNotRunningException
 
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
-from fedtl.deploy import link as links
-from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS
-from fedtl.deploy.link import Client, Link
-from fedtl.deploy.screen import Expected
+from fedtl.deploy import deployed_grid as links
+from fedtl.deploy.agent import DESCRIPTION, NAME, STATISTICS_OF, SUMS
+from fedtl.deploy.deployed_grid import Client, DeployedGrid
 from fedtl.deploy.study import Study
+from fedtl.deploy.validator import Expected
 from fedtl.failure import RunError
 from fedtl.grid.identity import identify
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
@@ -185,7 +185,7 @@ class Both:
         self.nodes, self.grid, self.said = nodes, PretendedGrid(*reversed(nodes)), list[str]()
         clients = [Client(name, f"key {i}".encode()) for i, name in enumerate(NAMES[: len(answers)])]
         study = Study("study-1", '{"name": "x"}', len(clients))
-        self.link = Link(self.grid, clients, study, Deploy(**{"wait": 0.05, **settings}), self.said.append)
+        self.link = DeployedGrid(self.grid, clients, study, Deploy(**{"wait": 0.05, **settings}), self.said.append)
         self.link.frame = "the frame"
         self.link.expected = (Expected({"w": ("samples", (2,))}, {}, ("cross_entropy",), ()),)
 

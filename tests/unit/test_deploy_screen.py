@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedtl.config.schema import Deploy
-from fedtl.deploy.screen import Expected, Refused, Screen, decoded, shortened
+from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
 from fedtl.grid.identity import identify
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
 from fedtl.wire import messages as m
@@ -30,7 +30,7 @@ CLIENT, SIZE, STATISTICS = 2, 5, (1, 3)
 W = np.linspace(-1, 1, SIZE, dtype=np.float32)
 UPLOAD = np.array([0.5, 0.25, -1, 3, 0.125], np.float32)
 EXPECTED = Expected({"w": ("samples", (SIZE,))}, {}, ("cross_entropy", "l2"), STATISTICS)
-SCREEN = Screen(CLIENT, train=7, test=9, target_test=4, settings=Deploy(max_norm=10.0))
+SCREEN = ReplyValidator(CLIENT, train=7, test=9, target_test=4, settings=Deploy(max_norm=10.0))
 
 
 def plain(numbers: Any, dtype: str) -> ArrayRecord:
@@ -179,7 +179,7 @@ def test_a_strategy_makes_the_mean_of_them() -> None:
     for client, (samples, upload) in enumerate([(1, [1, 2]), (2, [3, 5]), (5, [-1, 0])]):
         metrics = {m.CLIENTS: [client], m.SAMPLES: [samples], m.STEPS: [1], m.LOSS + "cross_entropy": [float(client)]}
         reply = RecordDict({m.METRICS: MetricRecord({**metrics}), m.ARRAYS: plain(upload, "float32")})
-        clean = Screen(client, 5, 0, 0, Deploy()).trained(
+        clean = ReplyValidator(client, 5, 0, 0, Deploy()).trained(
             travelled(reply), Expected({"w": ("samples", (2,))}, {}, ("cross_entropy",), ()), w
         )
         sent[client].metadata.__dict__["_message_id"] = f"{client}"
@@ -436,7 +436,7 @@ def test_a_method_that_uploads_nothing() -> None:
 
 def test_an_update_may_have_the_norm_of_the_bound_and_no_more() -> None:
     """||w|| = 5, so with max_norm = 2 an update may have norm 10; of a shorter w than 1, norm 2."""
-    screen = Screen(0, 1, 0, 0, Deploy(max_norm=2.0))
+    screen = ReplyValidator(0, 1, 0, 0, Deploy(max_norm=2.0))
 
     def upload(w: NDArray[np.float32], update: list[float]) -> RecordDict:
         metrics = MetricRecord({m.CLIENTS: [0], m.SAMPLES: [1], m.STEPS: [1]})

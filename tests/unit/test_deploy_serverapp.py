@@ -26,13 +26,13 @@ from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.data.export import export
 from fedtl.data.federate import federate
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import read_own
+from fedtl.data.schema import DataSchema
 from fedtl.deploy import clientapp, folders, serverapp
-from fedtl.deploy import link as links
-from fedtl.deploy.desk import Declined, Desk
+from fedtl.deploy import deployed_grid as links
+from fedtl.deploy.agent import ClientAgent, Declined
+from fedtl.deploy.deployed_grid import Described
 from fedtl.deploy.folders import ServerFolder, read_client, read_server
-from fedtl.deploy.link import Described
 from fedtl.deploy.process import alone
 from fedtl.deploy.serverapp import Order, common_frame
 from fedtl.experiment import Place, open_run
@@ -118,7 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def at_desk(desk: Desk, kind: str, content: RecordDict) -> RecordDict | Error:
+def at_desk(desk: ClientAgent, kind: str, content: RecordDict) -> RecordDict | Error:
     """What a client's processes make of a message."""
     try:
         return travelled(desk.answer(kind, travelled(content)))
@@ -148,7 +148,9 @@ class Deployment:
         """Start the clients' processes, anew."""
         self.grid.nodes = []
         for i, name in enumerate(self.folder.clients):
-            desk = Desk(read_own(str(self.path / "data" / name)), read_client(self.client(name)), "cpu", approved)
+            desk = ClientAgent(
+                read_own(str(self.path / "data" / name)), read_client(self.client(name)), "cpu", approved
+            )
             key = serverapp._key(self.folder, name)
             self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, desk))))
 
@@ -226,8 +228,8 @@ def test_clients_agree_on_a_normalisation_that_is_that_of_all_samples(
     deployed = deploy(config)
     deployed.serve(data=False)
     read = build(config)
-    whole = Frame.of(federate(read.data, read.seed))
-    agreed = Frame.read(deployed.run / "frame.json")
+    whole = DataSchema.of(federate(read.data, read.seed))
+    agreed = DataSchema.read(deployed.run / "frame.json")
     assert (agreed.shape, agreed.dtype, agreed.classes) == (whole.shape, whole.dtype, whole.classes)
     assert np.array_equal(agreed.scale, whole.scale)
     assert np.array_equal(agreed.shift, whole.shift)
@@ -278,7 +280,8 @@ def test_a_client_that_is_away_in_a_round_is_a_failure_there(deploy: Callable[..
         None if kind == "train" and m.config_of(content)[m.ROUND] == 1 else north(kind, content)
     )
     north = functools.partial(
-        at_desk, Desk(read_own(str(deployed.path / "data" / "north")), read_client(deployed.client("north")), "cpu")
+        at_desk,
+        ClientAgent(read_own(str(deployed.path / "data" / "north")), read_client(deployed.client("north")), "cpu"),
     )
     links_look, links.LOOK_AROUND = links.LOOK_AROUND, 0.0
     try:

@@ -22,7 +22,7 @@ from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.data.frame import Frame
+from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import MemoryStore
 from fedtl.export.file import KEY, About, Exported, OnStored, load_exported, write_onnx, write_safetensors
 from fedtl.export.of_run import model_of_run
@@ -70,14 +70,14 @@ def data_of(run: fedtl.Run) -> Federation:
     return federate(config.data, config.seed)
 
 
-def accuracy(module: nn.Module, frame: Frame, held: Federation, rows: NDArray[np.int64]) -> float:
+def accuracy(module: nn.Module, frame: DataSchema, held: Federation, rows: NDArray[np.int64]) -> float:
     x = torch.from_numpy(held.x[rows]).float() * torch.tensor(frame.scale) + torch.tensor(frame.shift)
     assert not module.training
     with torch.no_grad():
         return float((module(x).argmax(1).numpy() == held.y[rows]).mean())
 
 
-def through_file(found: Exported, folder: Path) -> tuple[nn.Module, Frame, About]:
+def through_file(found: Exported, folder: Path) -> tuple[nn.Module, DataSchema, About]:
     write_safetensors(found, folder / "exported.safetensors")
     return load_exported(folder / "exported.safetensors")
 
@@ -267,7 +267,7 @@ def deployed(pfedme: fedtl.Run, tmp_path: Path) -> Path:
     """The folder as a deployed run's: its data are elsewhere, and its clients have names."""
     folder = tmp_path / "deployed"
     shutil.copytree(pfedme.path, folder)
-    Frame.of(data_of(pfedme)).write(folder / "frame.json")
+    DataSchema.of(data_of(pfedme)).write(folder / "frame.json")
     file = folder / "config.toml"
     file.write_text(file.read_text().replace('name = "digits"', 'name = "npz"\npath = "/nowhere"'))
     about = json.loads((folder / "environment.json").read_text())
@@ -320,7 +320,7 @@ def test_the_file_says_what_it_is(pfedme: fedtl.Run, tmp_path: Path) -> None:
     said = json.loads(text)
     assert (said["format"], said["fedtl"], said["which"], said["client"]) == (1, fedtl.__version__, "personalised", 1)
     assert (said["method"], said["round"], said["model"]) == ("pfedme", ROUNDS, {"name": "mlp", "hidden": [16]})
-    assert Frame.from_json(json.dumps(said["frame"])).to_json() == Frame.of(data_of(pfedme)).to_json()
+    assert DataSchema.from_json(json.dumps(said["frame"])).to_json() == DataSchema.of(data_of(pfedme)).to_json()
     _, frame, about = fedtl.load_exported(tmp_path / "m.safetensors")
     assert about == found.about
     assert frame.to_json() == found.frame.to_json()
@@ -362,7 +362,7 @@ def untrained(model: dict[str, Any], dtype: str, shape: tuple[int, ...] = SHAPE)
     """A model with random numbers, and a normalisation of its own for every pixel."""
     rng = np.random.default_rng(0)
     scale = rng.uniform(0.5, 2, shape).astype(np.float32) / (255 if dtype == "uint8" else 1)
-    frame = Frame(shape, dtype, 10, (), scale, rng.normal(size=shape).astype(np.float32))  # type: ignore[arg-type]
+    frame = DataSchema(shape, dtype, 10, (), scale, rng.normal(size=shape).astype(np.float32))  # type: ignore[arg-type]
     module = build_model(read_model(model), shape, 10, 0)
     generator = torch.Generator().manual_seed(0)
     for name, buffer in module.named_buffers():
@@ -382,7 +382,7 @@ def untrained(model: dict[str, Any], dtype: str, shape: tuple[int, ...] = SHAPE)
     return Exported(module.eval(), frame, about)
 
 
-def stored(rng: np.random.Generator, n: int, frame: Frame) -> NDArray[Any]:
+def stored(rng: np.random.Generator, n: int, frame: DataSchema) -> NDArray[Any]:
     if frame.dtype == "uint8":
         return rng.integers(0, 256, (n, *frame.shape), np.uint8)
     return rng.normal(size=(n, *frame.shape)).astype(np.float32)
@@ -451,9 +451,9 @@ def test_only_torch_is_needed_to_use_a_model(pfedme: fedtl.Run, tmp_path: Path) 
     assert done.stdout == "set()\n"
 
 
-def named_frame() -> Frame:
+def named_frame() -> DataSchema:
     one = np.ones((), np.float32)
-    return Frame((2,), "float32", 3, ("ant", "bee", "cow"), one, 0 * one)
+    return DataSchema((2,), "float32", 3, ("ant", "bee", "cow"), one, 0 * one)
 
 
 def test_predictions_go_by_names_and_in_blocks(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fedtl.clients.sgd import SGDSettings
 from fedtl.config.read import read_config
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.first_memory import check_first_memory
-from fedtl.engine.task import Given, Trained
+from fedtl.engine.task import RoundContext, Trained
 from fedtl.losses.batch import Batch
 from fedtl.optimizers import OPTIMIZERS
 from tests.contract.test_grids import assert_same_run
@@ -41,7 +41,7 @@ def rounds(
     update = update_of(name, engine.task.layout, **options)
     w, memories, seen = engine.task.layout.flatten(engine.task.module), [{}, {}, {}], []
     for round in range(1, rounds + 1):
-        given = Given(lr_factor=factors[round - 1] if factors else 1.0)
+        given = RoundContext(lr_factor=factors[round - 1] if factors else 1.0)
         assignment = Assignment(update, Received({"w": w}), [0, 1, 2], memories, round, given)
         outcomes = engine.train(assignment)
         assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
@@ -103,7 +103,7 @@ def test_another_factor_needs_no_new_recording(kind: EngineKind) -> None:
     )
     w, seen = engine.task.layout.flatten(engine.task.module), []
     for factor in (1.0, 0.5):
-        engine.train(Assignment(update, Received({"w": w}), [0, 1], [{}, {}], 1, Given(lr_factor=factor)))
+        engine.train(Assignment(update, Received({"w": w}), [0, 1], [{}, {}], 1, RoundContext(lr_factor=factor)))
         seen.append({key: id(program) for key, program in engine.recorder._programs.items()})
     assert seen[0] == seen[1]
     assert None not in engine.recorder._programs.values()

@@ -12,7 +12,7 @@ import torch
 
 import fedtl
 from fedtl.choice import ConfigError
-from fedtl.data.frame import Frame
+from fedtl.data.schema import DataSchema
 from fedtl.export.file import load_exported, write_safetensors
 from fedtl.export.of_run import model_of_run
 
@@ -102,5 +102,5 @@ def test_a_machine_without_samples_builds_them_too(texts: Path) -> None:
 
     for model in TAKES:
         config = build(config_of(texts / "int64.npz", model))
-        bare = Frame.of(federate(config.data, 0)).without_samples(3)
+        bare = DataSchema.of(federate(config.data, 0)).without_samples(3)
         make_tasks(config, bare, "cpu")

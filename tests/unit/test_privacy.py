@@ -15,8 +15,8 @@ from scipy.stats import norm
 
 from fedtl.config.schema import Deploy
 from fedtl.deploy import clientapp
-from fedtl.deploy.screen import Expected, Refused, Screen
 from fedtl.deploy.study import Study
+from fedtl.deploy.validator import Expected, Refused, ReplyValidator
 from fedtl.grid.identity import identify
 from fedtl.wire import messages as m
 from fedtl.wire.privacy import Privacy
@@ -100,7 +100,9 @@ def taken(upload: NDArray[np.float32], deploy: Deploy) -> NDArray[Any]:
     metrics = MetricRecord({m.CLIENTS: [0], m.SAMPLES: [1], m.STEPS: [1]})
     reply = RecordDict({m.METRICS: metrics, m.ARRAYS: ArrayRecord({m.VECTOR: Array(upload)})})
     w = np.zeros_like(upload)
-    content = Screen(0, 1, 0, 0, deploy).trained(reply, Expected({"w": ("uniform", (len(upload),))}, {}, (), ()), w)
+    content = ReplyValidator(0, 1, 0, 0, deploy).trained(
+        reply, Expected({"w": ("uniform", (len(upload),))}, {}, (), ()), w
+    )
     return np.asarray(m.unpack(content))
 
 

@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from fedtl.data.federation import Shards
-from fedtl.export.probe import Result, _Held, _results, features_of, fit_knn, fit_linear, knn, labelled, linear_probe
+from fedtl.export.probe import (
+    Result,
+    _results,
+    _RunFolder,
+    features_of,
+    fit_knn,
+    fit_linear,
+    knn,
+    labelled,
+    linear_probe,
+)
 from tests.parts import federation_of, small_module
 
 
@@ -93,7 +103,7 @@ def test_clients(kind: str) -> None:
         Shards.from_sizes(np.arange(8), np.array([6, 2, 0])),
         Shards.from_sizes(np.arange(7), np.array([3, 2, 2])),
     )
-    held = _Held((directions[y], y, train), (directions[v], v, test), (directions[v[:1]], v[:1]), 3)
+    held = _RunFolder((directions[y], y, train), (directions[v], v, test), (directions[v[:1]], v[:1]), 3)
     found = _results(held, 1.0, kind, 0)  # type: ignore[arg-type]
     server, pooled, own = found
     assert [(each.train, each.test) for each in found] == [

@@ -22,7 +22,7 @@ from fedtl.data.replay import Replay
 from fedtl.distill.impressions import class_impressions
 from fedtl.engine import Engine, OneByOne, Trained
 from fedtl.engine.replay import bounds
-from fedtl.engine.task import REPLAYED, Given
+from fedtl.engine.task import REPLAYED, RoundContext
 from fedtl.random import Purpose, derived_seed
 from tests.parts import ENGINES, train_cohort, update_of
 
@@ -83,9 +83,9 @@ def test_a_client_replays_the_classes_that_it_lacks() -> None:
     replays = engine({}).replays
     assert replays is not None
     w = torch.zeros(replays.task.layout.size)
-    replays.enter(w, 1, Given())
+    replays.enter(w, 1, RoundContext())
     assert not len(replays.places(0))  # the model knows nothing in the first round
-    replays.enter(w, 2, Given())
+    replays.enter(w, 2, RoundContext())
     for client in range(5):
         _, y = replays.batch(client, replays.places(client))
         assert len(missing(client)) == 8
@@ -94,7 +94,7 @@ def test_a_client_replays_the_classes_that_it_lacks() -> None:
     assert own is not None
     assert every is not None
     for each, classes in ((own, missing(1)), (every, list(range(10)))):
-        each.enter(w, 2, Given())
+        each.enter(w, 2, RoundContext())
         assert each.batch(1, each.places(1))[1].tolist() == np.repeat(classes, 3).tolist()
 
 
@@ -107,7 +107,7 @@ def test_samples_are_impressions_of_the_received_model(by: str) -> None:
     w = task.layout.flatten(task.module)
     w = w + 0.1 * torch.randn(len(w), generator=torch.Generator().manual_seed(3))
     task.layout.load(module, w)
-    replays.enter(w, 4, Given())
+    replays.enter(w, 4, RoundContext())
     for client in (3, 1):
         classes, seed = (range(10), -1) if by == "server" else (missing(client), client)
         x, y = class_impressions(
@@ -131,16 +131,16 @@ def test_a_set_is_made_once_for_a_model_and_a_round() -> None:
     assert replays is not None
     w = torch.zeros(replays.task.layout.size)
     places = np.arange(4)
-    replays.enter(w, 2, Given())
+    replays.enter(w, 2, RoundContext())
     first = replays.batch(0, places)[0]
     other = replays.batch(1, places)[0]
     made = replays._kept[0][0]
-    replays.enter(w.clone(), 2, Given())
+    replays.enter(w.clone(), 2, RoundContext())
     assert torch.equal(replays.batch(0, places)[0], first)
     assert replays._kept[0][0] is made
     assert not torch.equal(first, other)
     for w_now, round in ((w, 3), (w + 0.1, 2)):  # another round, another model
-        replays.enter(w_now, round, Given())
+        replays.enter(w_now, round, RoundContext())
         assert not torch.equal(replays.batch(0, places)[0], first)
 
 
@@ -148,11 +148,11 @@ def test_between_syntheses_the_model_of_the_last_one_is_used() -> None:
     replays = engine({"every": 2}).replays
     assert replays is not None
     w = torch.zeros(replays.task.layout.size)
-    replays.enter(w, 2, Given())
+    replays.enter(w, 2, RoundContext())
     first = replays.batch(0, np.arange(4))[0]
-    replays.enter(w + 1, 3, Given(vectors={REPLAYED: w}))
+    replays.enter(w + 1, 3, RoundContext(vectors={REPLAYED: w}))
     assert torch.equal(replays.batch(0, np.arange(4))[0], first)
-    replays.enter(w + 1, 3, Given())
+    replays.enter(w + 1, 3, RoundContext())
     with pytest.raises(ValueError, match="model of round 2"):
         replays.batch(0, np.arange(4))
 

@@ -29,7 +29,7 @@ from fedtl.cli.probe import table as probe_table
 from fedtl.clients.sgd import SGDSettings
 from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
-from fedtl.deploy.link import Described
+from fedtl.deploy.deployed_grid import Described
 from fedtl.deploy.serverapp import Progress, _let_sample_who_can
 from fedtl.experiment import Place, open_run
 from fedtl.export.probe import Result

@@ -23,7 +23,7 @@ from fedtl.data.federation import Federation
 from fedtl.disk.memories import MemoryStore
 from fedtl.distill.ensemble import FromEnsemble, learn
 from fedtl.engine import Engine, OneByOne, Trained
-from fedtl.engine.task import Given
+from fedtl.engine.task import RoundContext
 from fedtl.losses.terms.public import PublicLogits
 from fedtl.strategies import strategy_type
 from tests.parts import ENGINES, train_cohort, update_of
@@ -67,10 +67,10 @@ def consensus(**options: Any) -> dict[str, Any]:
     return {"objective": [{"term": "cross_entropy"}, {"term": "consensus", **options}]}
 
 
-def trained(of: Engine, given: Given | None = None, method: str = "fedavg", **options: Any) -> list[Trained]:
+def trained(of: Engine, given: RoundContext | None = None, method: str = "fedavg", **options: Any) -> list[Trained]:
     w = of.task.layout.flatten(of.task.module)
     update = update_of(method, **{**SGD, **options})
-    outcomes = train_cohort(of, update, w, range(4), [{}] * 4, 2, given or Given())
+    outcomes = train_cohort(of, update, w, range(4), [{}] * 4, 2, given or RoundContext())
     assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
     return outcomes  # type: ignore[return-value]
 
@@ -108,7 +108,7 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
     """The value, and a step of SGD, against the gradient with respect to the logits written out."""
     rng = np.random.default_rng(0)
     agreed = rng.normal(size=(PUBLIC, 10))
-    given = Given(vectors={"statistic:consensus": torch.tensor(agreed.reshape(-1), dtype=torch.float32)})
+    given = RoundContext(vectors={"statistic:consensus": torch.tensor(agreed.reshape(-1), dtype=torch.float32)})
     of = engine(**consensus(loss=loss, temperature=2.0, weight=0.5))
     got = trained(of, given, lr=0.2, local_steps=1)[1]
     plain = trained(engine(), lr=0.2, local_steps=1)[1]
@@ -140,7 +140,7 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
 @pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
 def test_engines_agree(loss: str) -> None:
     agreed = torch.randn(PUBLIC * 10, generator=torch.Generator().manual_seed(0))
-    given = Given(vectors={"statistic:consensus": agreed})
+    given = RoundContext(vectors={"statistic:consensus": agreed})
     found = {}
     for name, kind in ENGINES.items():
         of = engine(kind, **consensus(loss=loss))

@@ -25,7 +25,7 @@ from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import OneByOne, Trained
 from fedtl.engine.module import Local, flat
-from fedtl.engine.task import PRIVATE, Given, Outcome, Task
+from fedtl.engine.task import PRIVATE, Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.terms.prototypes import ClassMeans
 from fedtl.models import build_model, read_model
@@ -271,7 +271,7 @@ def trained(make: EngineKind, *terms: dict[str, Any], rounds: int = 3) -> list[O
     memories: list[Any] = [{}] * 4
     outcomes: list[Outcome] = []
     for round in range(1, rounds + 1):
-        outcomes = train_cohort(engine, update, w, range(4), memories, round, Given(0.5, vectors))
+        outcomes = train_cohort(engine, update, w, range(4), memories, round, RoundContext(0.5, vectors))
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr]
         w = outcomes[0].uploads.get("w")  # type: ignore[union-attr, assignment]
         for i, statistic in enumerate(task.objective.statistics):

@@ -21,11 +21,11 @@ from fedtl.cli.printing import summary_table
 from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation, Shards
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import read_own
 from fedtl.data.own.statistics import statistics
 from fedtl.data.partitions import PARTITIONS
 from fedtl.data.samples import Samples
+from fedtl.data.schema import DataSchema
 from fedtl.data.validation import drawn_for_validation
 from fedtl.experiment import load_model
 from fedtl.runs.baselines import gains
@@ -161,7 +161,7 @@ def test_a_client_with_one_training_sample_is_named() -> None:
 
 X = np.arange(12 * 3, dtype=np.float32).reshape(12, 3)
 Y = np.arange(12) % 3
-FRAME = Frame((3,), "float32", 3, (), np.ones(1, np.float32), np.zeros(1, np.float32))
+FRAME = DataSchema((3,), "float32", 3, (), np.ones(1, np.float32), np.zeros(1, np.float32))
 
 
 def write_folder(folder: Path, kind: str) -> None:

@@ -14,12 +14,12 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, check_layout, numbered
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Domain, Federation, Shards
-from fedtl.data.frame import Frame
 from fedtl.data.memory import enough_memory
 from fedtl.data.own.arrays import call, read_npz
 from fedtl.data.own.images import Change, changed, read_images
 from fedtl.data.own.part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
 from fedtl.data.own.table import read_table, read_tables
+from fedtl.data.schema import DataSchema
 from fedtl.data.validation import drawn_for_validation
 from fedtl.data.views.images import LARGEST_SIDE
 
@@ -104,7 +104,7 @@ class Own:
             "names": None if self.names is None else list(self.names),
         }
 
-    def as_federation(self, frame: Frame, client: int, clients: int) -> Federation:
+    def as_federation(self, frame: DataSchema, client: int, clients: int) -> Federation:
         """The federation as this participant sees it: all others hold nothing.
 
         Where some training samples have no label, all of them are the unlabelled ones, and those with a label, in
@@ -151,14 +151,14 @@ class Own:
             validation=mine(self.validation) if len(self.validation) else None,
         )
 
-    def _check_samples(self, frame: Frame) -> None:
+    def _check_samples(self, frame: DataSchema) -> None:
         if self.x.shape[1:] != frame.shape or self.x.dtype != frame.dtype:
             raise ConfigError(
                 f"{self.source}: a sample is {self.x.dtype} {list(self.x.shape[1:])}, but {frame.dtype} "
                 f"{list(frame.shape)} in this experiment"
             )
 
-    def _classes(self, frame: Frame) -> NDArray[np.int64]:
+    def _classes(self, frame: DataSchema) -> NDArray[np.int64]:
         """``y`` as the frame's classes; -1 where there is none."""
         y = self.y
         if self.names is not None:
@@ -238,7 +238,7 @@ def read_own(
     except OSError as error:
         raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if not parts and server and (place / FRAME).is_file():
-        frame = Frame.read(place / FRAME)
+        frame = DataSchema.read(place / FRAME)
         parts[PUBLIC] = Part(path, np.empty((0, *frame.shape), frame.dtype))
     if not parts:
         raise ConfigError(f"{path} has none of {', '.join(wanted)}, as .npz, .csv or folders of images")

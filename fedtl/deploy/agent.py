@@ -15,9 +15,9 @@ from fedtl.assemble.parts import make_worker
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Config, Tables
-from fedtl.data.frame import Frame
 from fedtl.data.own.read import Own
 from fedtl.data.own.statistics import statistics
+from fedtl.data.schema import DataSchema
 from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
 from fedtl.disk.tensors import DamagedError
@@ -47,7 +47,7 @@ class Declined(Exception):  # noqa: N818
     """The client does not answer; the message is what the server is told of it, and holds nothing of its data."""
 
 
-class Desk:
+class ClientAgent:
     """Answers messages for one client, one after another.
 
     Args:
@@ -156,7 +156,7 @@ class Desk:
             config = build(study.tables)
         except ConfigError as error:
             raise self._cannot(error) from error
-        frame = Frame.from_json(study.frame, "the server's frame")
+        frame = DataSchema.from_json(study.frame, "the server's frame")
         try:
             federation = self._own(study).as_federation(frame, study.client, study.clients)
         except ConfigError as error:

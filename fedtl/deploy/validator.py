@@ -56,7 +56,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Screen:
+class ReplyValidator:
     """Checks the replies of one client.
 
     Attributes:

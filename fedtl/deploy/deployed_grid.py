@@ -20,10 +20,10 @@ from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.own.statistics import Sums
+from fedtl.deploy.agent import DESCRIPTION, NAME, STATISTICS_OF, SUMS
 from fedtl.deploy.clientapp import NO_ANSWER
-from fedtl.deploy.desk import DESCRIPTION, NAME, STATISTICS_OF, SUMS
-from fedtl.deploy.screen import Expected, Refused, Screen, decoded, shortened
 from fedtl.deploy.study import Study
+from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
 from fedtl.failure import RunError
 from fedtl.wire import messages as m
 
@@ -71,7 +71,7 @@ class Client:
     key: bytes
 
 
-class Seat(NamedTuple):
+class Connection(NamedTuple):
     """Where a client is: Flower's number of its SuperNode, and since when that is connected."""
 
     node: int
@@ -118,7 +118,7 @@ class Pull:
             self._over.wait(self._every)
 
 
-class Link(Grid):
+class DeployedGrid(Grid):
     """The clients of one study, by their keys.
 
     Flower lets nobody in whose key is not registered, and says which node has which key; what a node says of itself
@@ -156,13 +156,13 @@ class Link(Grid):
 
     # Who is there.
 
-    def here(self) -> dict[int, Seat]:
+    def here(self) -> dict[int, Connection]:
         """Who is connected, by the client's number."""
         found = {}
         for node in self._grid.get_nodes():
             client = self._number.get(node.public_key)
             if client is not None:
-                found[client] = Seat(node.node_id, str(node.last_activated_at))
+                found[client] = Connection(node.node_id, str(node.last_activated_at))
         for client in sorted(found.keys() & self._absent):
             self._say(f"{self._clients[client].name} is connected again")
         self._absent -= found.keys()
@@ -274,7 +274,7 @@ class Link(Grid):
 
     def _screened(self, kind: str, client: int, asked: RecordDict, reply: RecordDict) -> RecordDict:
         told, config = self.described[client], m.config_of(asked)
-        screen = Screen(
+        screen = ReplyValidator(
             client, max(told.train, told.unlabelled), told.test, told.target_test, self._settings, told.validation
         )
         if (failure := screen.failed(reply)) is not None:
@@ -290,7 +290,7 @@ class Link(Grid):
         return screen.trained(reply, expected, vector)
 
     def _ask(
-        self, kind: str, contents: Mapping[int, RecordDict], clients: Mapping[int, Seat | None], limit: float
+        self, kind: str, contents: Mapping[int, RecordDict], clients: Mapping[int, Connection | None], limit: float
     ) -> dict[int, RecordDict | str]:
         """Each client's reply to a message, or why there is none.
 
@@ -301,7 +301,7 @@ class Link(Grid):
             limit: seconds to wait for replies.
         """
         answers: dict[int, RecordDict | str] = {}
-        waiting: dict[int, tuple[Pull, Seat]] = {}
+        waiting: dict[int, tuple[Pull, Connection]] = {}
         for client, seat in clients.items():
             if seat is None:
                 answers[client] = self._gone(client, "it is not connected")

@@ -59,7 +59,7 @@ class Begun:
 
 
 @dataclass
-class Seat:
+class ActorSlot:
     """An actor's place.
 
     Attributes:
@@ -89,7 +89,7 @@ class Seat:
         return self.given.pop(reference)
 
 
-class Seats:
+class ActorSlots:
     """A grid's actors.
 
     Actors begin their work side by side with a round: who has begun is given cohorts, who has not is not
@@ -119,7 +119,7 @@ class Seats:
     ) -> None:
         self._make, self._needs, self._most = make, needs, most
         self._elastic, self._joined, self._patience, self._folder = elastic, joined, patience, folder
-        self._seats: list[Seat] = []
+        self._seats: list[ActorSlot] = []
         self._failed_starts = 0
         self._running = False
         self._looked = -LOOK_EVERY
@@ -131,12 +131,12 @@ class Seats:
         self.fill()
 
     @property
-    def working(self) -> list[Seat]:
+    def working(self) -> list[ActorSlot]:
         """Those whose actors have begun."""
         return [seat for seat in self._seats if seat.begun]
 
     @property
-    def starting(self) -> dict[Any, Seat]:
+    def starting(self) -> dict[Any, ActorSlot]:
         """Those whose actors have not, under the reference that says when they have."""
         return {seat.ready: seat for seat in self._seats if not seat.begun}
 
@@ -152,7 +152,7 @@ class Seats:
             for seat in list(self.starting.values())[: max(0, len(self._seats) - wanted)]:
                 self._leave(seat)  # it would wait for a node that is gone
         while len(self._seats) < wanted:
-            self._seats.append(Seat(*self._make()))
+            self._seats.append(ActorSlot(*self._make()))
 
     def begin(self) -> None:
         """Wait for the actors that have room.
@@ -200,7 +200,7 @@ class Seats:
                 say_at = now + SAY_AGAIN
             self.fill()
 
-    def meet(self, seat: Seat) -> None:
+    def meet(self, seat: ActorSlot) -> None:
         """Let an actor work that says that it has begun; one that could not is replaced or left out.
 
         Raises:
@@ -226,7 +226,7 @@ class Seats:
                 "--out a folder that all machines of the cluster share",
             )
 
-    def replace(self, seat: Seat) -> list[Cohort]:
+    def replace(self, seat: ActorSlot) -> list[Cohort]:
         """Put a new actor in a seat; the cohorts that the old one had not answered."""
         lost, seat.given, seat.slots = list(seat.given.values()), {}, {}
         ray.kill(seat.actor)
@@ -241,7 +241,7 @@ class Seats:
             ray.kill(seat.actor)
         self._seats = []
 
-    def _without(self, seat: Seat, why: str) -> None:
+    def _without(self, seat: ActorSlot, why: str) -> None:
         """Go on without an actor that would fail again, where the run has begun and there are others."""
         self._leave(seat)
         if not (self._running and self.working):
@@ -249,7 +249,7 @@ class Seats:
         self._most, self._failed_starts = len(self._seats), 0
         log.warning("%s; going on with %d actors", why, self._most)
 
-    def _leave(self, seat: Seat) -> None:
+    def _leave(self, seat: ActorSlot) -> None:
         ray.kill(seat.actor)
         self._seats.remove(seat)
 

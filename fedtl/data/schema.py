@@ -18,7 +18,7 @@ from fedtl.failure import RunError
 
 
 @dataclass(frozen=True)
-class Frame:
+class DataSchema:
     """What all participants' samples have in common; none of them is in it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Frame:
                 )
 
     @classmethod
-    def of(cls, federation: Federation) -> Frame:
+    def of(cls, federation: Federation) -> DataSchema:
         """What a federation's samples have in common."""
         return cls(
             federation.shape,
@@ -77,7 +77,7 @@ class Frame:
         return json.dumps({**known, **numbers}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, where: str = "frame") -> Frame:
+    def from_json(cls, text: str, where: str = "frame") -> DataSchema:
         """Read what :meth:`to_json` made; ``where`` is what an error names.
 
         Raises:
@@ -110,7 +110,7 @@ class Frame:
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
 
     @classmethod
-    def read(cls, path: Path) -> Frame:
+    def read(cls, path: Path) -> DataSchema:
         """Read what :meth:`write` wrote.
 
         Raises:

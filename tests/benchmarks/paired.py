@@ -3,6 +3,8 @@
 Two processes run the same experiment, each with its own checkout's code. They take turns of a few rounds, so that
 whatever else the machine does meets both. ``python -m tests.benchmarks.paired OTHER [--blocks 20]`` prints, for each
 experiment, the median of the ratios other / this with its standard error: above 1, this checkout is faster.
+Without OTHER, methods of this checkout take turns: FedAvg against SCAFFOLD, and FedAvg against FedAvg whose models
+travel as rows, 20 clients of 10^5 parameters; FedAvg's time / the method's, above 1 the method is faster.
 """
 
 from __future__ import annotations
@@ -61,6 +63,15 @@ def experiment(model: str, strategy: dict[str, Any], rounds: int) -> dict[str, A
     }
 
 
+def with_rows(strategy: dict[str, Any], rounds: int, grid: str) -> dict[str, Any]:
+    """Twenty clients in each round, with a model of 10^5 parameters."""
+    return {
+        **experiment("mlp", {**strategy, "clients_per_round": 20, "local_steps": 30}, rounds),
+        "model": {"name": "mlp", "hidden": [1333]},
+        "simulation": {"grid": grid, **({"actors": 2} if grid == "ray" else {})},
+    }
+
+
 class Side:
     """One of the two processes."""
 
@@ -112,21 +123,40 @@ def ratios(
 def main() -> None:
     """Measure, and print a table's rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("other", type=Path, help="the other checkout")
+    parser.add_argument("other", type=Path, nargs="?", help="the other checkout")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--cpu", action="store_true", help="CPU time in place of time: less noise on a busy machine")
     parser.add_argument("--only", default="", help="a method or a model")
     options = parser.parse_args()
     rounds = WARM_UP + BLOCK * options.blocks + 1
+    clock = "process_time" if options.cpu else "perf_counter"
+    if options.other is None:
+        between_methods(rounds, options.blocks, clock)
+        return
     for method, strategy in METHODS.items():
         for model in MODELS:
             if options.only not in (method, model, ""):
                 continue
             config = experiment(model, strategy, rounds)
-            clock = "process_time" if options.cpu else "perf_counter"
             seen = ratios((ROOT, config), (options.other.resolve(), config), options.blocks, clock)
-            error = statistics.stdev(seen) / len(seen) ** 0.5
-            print(f"| {method} | {model} | {statistics.median(seen):.3f} ± {error:.3f} |", flush=True)
+            print(f"| {method} | {model} | {shown(seen)} |", flush=True)
+
+
+def shown(seen: list[float]) -> str:
+    """A median with its standard error."""
+    return f"{statistics.median(seen):.3f} ± {statistics.stdev(seen) / len(seen) ** 0.5:.3f}"
+
+
+def between_methods(rounds: int, blocks: int, clock: str) -> None:
+    """Methods of this checkout against its FedAvg."""
+    plain, scaffold = METHODS["fedavg"], {"name": "tests.methods.scaffold:Scaffold", "lr": 0.05}
+    for model in MODELS:
+        both = [(ROOT, experiment(model, strategy, rounds)) for strategy in (scaffold, plain)]
+        print(f"| SCAFFOLD | {model} | {shown(ratios(both[0], both[1], blocks, clock))} |", flush=True)
+    for grid in ("in-process", "ray"):
+        rows = {"name": "tests.methods.rows:FedAvgInRows", "lr": 0.05}
+        both = [(ROOT, with_rows(strategy, rounds, grid)) for strategy in (rows, {**plain, "weighting": "uniform"})]
+        print(f"| rows both ways | {grid} | {shown(ratios(both[0], both[1], blocks, clock))} |", flush=True)
 
 
 if __name__ == "__main__":

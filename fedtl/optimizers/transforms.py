@@ -28,7 +28,8 @@ def rate_tensor(w: Tensor, rate: float, scale: Tensor | None = None) -> Tensor:
     Returns:
         ``[..., 1]``, or ``[..., P]`` with a scale.
     """
-    tensor = w.new_full((*w.shape[:-1], 1), rate)
+    # Through float64: a number beyond float32 is infinite there, and an error here.
+    tensor = torch.full((*w.shape[:-1], 1), rate, dtype=torch.float64, device=w.device).to(w.dtype)
     return tensor if scale is None else tensor * scale
 
 

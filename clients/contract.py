@@ -193,6 +193,11 @@ class ClientUpdate(ABC, Generic[S]):
         """The loops, made once: a recording belongs to a step."""
         return tuple(self.loops())
 
+    @functools.cached_property
+    def upload_names(self) -> frozenset[str]:
+        """The names that ``finish`` uploads."""
+        return frozenset((*self.sums, *self.rows))
+
     @classmethod
     def uploads(cls) -> bool:
         """Whether anything reaches the server."""

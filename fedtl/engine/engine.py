@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.clients.contract import ClientUpdate, Loop, Memory, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, State, Vectors
 from fedtl.clock import Clock
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import Local, forked_rng, seed_torch
@@ -75,6 +75,7 @@ class Engine(ABC):
         self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
         self.recorder = StepTracer(task, self.local, self.stacks, self.clock) if recorded else None
         self._generators = generators_of(task.module)
+        self._sample_counts: dict[int, Tensor] = {}
         self._draws_when_scored: bool | None = None
         """Whether the model draws random numbers in evaluation; None until it has been scored."""
 
@@ -273,6 +274,12 @@ class Engine(ABC):
                 steps += len(plans[-1].sizes)
             return tuple(plans)
 
+    def _count(self, samples: int, of_loops: tuple[int, ...]) -> Count:
+        """How much one client has trained; the tensor of a number of samples is made once."""
+        if samples not in self._sample_counts:
+            self._sample_counts[samples] = torch.full((1,), float(samples), device=self.task.samples.device)
+        return Count(self._sample_counts[samples], sum(of_loops), of_loops)
+
     def _with_optimizers(
         self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float
     ) -> State:
@@ -417,16 +424,18 @@ def check_uploads(update: ClientUpdate[Any], uploads: Vectors) -> None:
     Raises:
         ValueError: it does not.
     """
-    if uploads.keys() != {*update.sums, *update.rows}:
-        named, there = sorted({*update.sums, *update.rows}), sorted(uploads)
+    if uploads.keys() != update.upload_names:
+        named, there = sorted(update.upload_names), sorted(uploads)
         raise ValueError(f"{type(update).__name__}.finish uploads {there}, and its sums and rows name {named}")
 
 
-def own_memory(state: State, others: Iterable[Tensor]) -> State:
+def own_memory(state: State, others: Sequence[Tensor]) -> State:
     """A fresh state, each tensor in memory of its own: a step may change it in place.
 
     What it shares with ``others`` (downloads and memories), with itself, or has but once for a whole stack is copied.
     """
+    if state.keys() == {"w"} and state["w"].is_contiguous() and not others:
+        return state
     taken, own = {tensor.untyped_storage().data_ptr() for tensor in others}, dict[str, Tensor]()
     for name, tensor in state.items():
         if not tensor.is_contiguous() or tensor.untyped_storage().data_ptr() in taken:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Loop, Memory, Probe, State, Vectors
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory
 from fedtl.engine.module import flat
@@ -89,12 +89,13 @@ class OneByOne(Engine):
                 return flat(gradients)
 
         first_rest = self._first_rest(update, w, memory)
-        own = of_method(memory)
+        own = of_method(memory) if memory else memory
         mine = {**received, "w": w[:P].clone()}
         with clock.part(METHOD):
             own = own or update.first_memory(mine)
             state = update.start(mine, own, Probe(self._probe(client, first_rest)))
-            state = self._with_optimizers(update, state, [memory], assignment.given.lr_factor)
+            if update.optimizer.asked:
+                state = self._with_optimizers(update, state, [memory], assignment.given.lr_factor)
             state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
         rest = binding.rest
         if task.rest:
@@ -110,9 +111,10 @@ class OneByOne(Engine):
         of_loops = tuple(len(plan.sizes) for plan in plans)
         samples = plans[0].samples if plans else len(task.samples.federation.train[client])
         with clock.part(METHOD):
-            count = Count(torch.full((1,), float(samples), device=w.device), sum(of_loops), of_loops)
-            uploads, kept = update.finish(state, count)
-            finished = uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})}
+            uploads, kept = update.finish(state, self._count(samples, of_loops))
+            if update.optimizer.keeps:
+                kept = {**kept, **remembered(state)}
+            finished = uploads, kept
         ended = self._ended(update, client, received, finished, rest)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 

@@ -25,15 +25,16 @@ class ScaffoldClient(ClientUpdate[ScaffoldSettings]):
         return {"c_i": torch.zeros_like(received["w"])}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
-        return {"w": received["w"], "anchor": received["w"], "c": received["c"], "c_i": memory["c_i"]}
+        c_i = memory["c_i"]
+        return {"w": received["w"], "anchor": received["w"], "correction": received["c"] - c_i, "c_i": c_i}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
-        g = grad(state["w"], batch).sub_(state["c_i"]).add_(state["c"])
+        g = grad(state["w"], batch).add_(state["correction"])
         state["w"].sub_(g, alpha=self.settings.lr)
         return state
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        c_i = state["c_i"] - state["c"] + (state["anchor"] - state["w"]) / (count.steps * self.settings.lr)
+        c_i = (state["anchor"] - state["w"]) / (count.steps * self.settings.lr) - state["correction"]
         return {"w": state["w"], "dc": c_i - state["c_i"]}, {"c_i": c_i}
 
 

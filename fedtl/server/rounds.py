@@ -248,8 +248,10 @@ class Rounds(FlowerStrategy, ABC):
 
     def _begun(self) -> Vectors:
         """The state before the first round, of the present global model."""
-        self._has_begun, parts = True, self._parts()
+        self._has_begun, parts, before = True, self._parts(), self.tables
         self.tables = self._new_tables(parts["w"])
+        for name, table in before.items():  # what a checkpoint has of them is of the model before a restart
+            self.tables[name].changed |= table.written
         return {**parts, **self.first_state(parts["w"])} if self.has_global_model() else self.first_state(parts["w"])
 
     def _new_tables(self, w: torch.Tensor) -> dict[str, Table]:

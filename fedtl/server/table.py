@@ -41,6 +41,11 @@ class Table:
         """How many numbers a row has."""
         return int(np.prod(self._first.shape[1:]))
 
+    @property
+    def written(self) -> set[int]:
+        """Whose rows have ever been put."""
+        return {*np.flatnonzero(self._put).tolist()}
+
     def put(self, clients: Sequence[int], rows: Tensor) -> None:
         """Replace the rows of some clients."""
         index = np.asarray(clients, np.int64)

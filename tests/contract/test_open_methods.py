@@ -15,6 +15,9 @@ from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.disk.memories import MemoryStore
 from fedtl.export.of_run import model_of_run
+from fedtl.server.table import TableStore
+from fedtl.strategies.contract import Uploads, Vectors
+from fedtl.strategies.fedavg import FedAvg
 from tests.interrupted import CLIENTS, tables
 from tests.methods import OPEN_METHODS
 
@@ -97,6 +100,38 @@ def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
     )
     private = {"clipping_norm": 1.0, "epsilon": 1.0, "delta": 1e-5}
     assert "upload 'dc', which would travel without noise" in refused("scaffold", deploy={"privacy": private})
+
+
+class Counting(FedAvg):
+    """FedAvg that also counts, in a table, how often each client has taken part since the model began."""
+
+    def first_tables(self, w: torch.Tensor) -> Vectors:
+        return {"times": torch.zeros(self.population, 1)}
+
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        times = self.tables["times"]
+        times.put(uploads.clients, times.rows(uploads.clients) + 1)
+        return super().update(state, uploads, round)
+
+
+def test_a_restart_begins_the_tables_anew_and_so_does_a_resume_after_it(tmp_path: Path) -> None:
+    """Who took part before the restart alone has a row of before on disk, which must not come back."""
+    config: dict[str, Any] = {**tables("fedrep"), "strategy": {"lr": 0.05, "local_steps": 1, "clients_per_round": 3}}
+    config["strategy"]["name"] = f"{__name__}:Counting"
+    del config["rounds"]
+    config["phases"] = [{"rounds": 2}, {"rounds": 2, "restart": True}]
+    run = fedtl.run(config, out=tmp_path)
+    taken_part = [line["clients"] for line in run.rounds]
+    expected = {client: sum(client in clients for clients in taken_part[2:]) for client in range(CLIENTS)}
+    assert any(expected[client] == 0 for client in {*taken_part[0], *taken_part[1]})
+    strategy = Counting(run_settings(run), seed=0, clients=CLIENTS)
+    strategy.resume(np.zeros(3, np.float32), {})
+    TableStore(tmp_path / "tables").restore(strategy.tables, len(run.rounds))
+    assert strategy.tables["times"].rows(range(CLIENTS)).flatten().tolist() == [*expected.values()]
+
+
+def run_settings(run: fedtl.Run) -> Any:
+    return build(dict(run.config)).strategy
 
 
 class WithNorm(torch.nn.Sequential):

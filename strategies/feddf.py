@@ -79,7 +79,10 @@ class FedDF(FedAvg):
             return mean
         assert self.bench is not None
         o, bench = self.settings, self.bench
-        logits, seed = teacher.view(len(bench.public), -1), derived_seed(self.seed, Purpose.ENSEMBLE, round)
+        logits, seed = (
+            teacher.view(len(bench.public), -1).to(bench.device),
+            derived_seed(self.seed, Purpose.ENSEMBLE, round),
+        )
         how = FromEnsemble(
             o.distill_steps, o.distill_lr, o.distill_batch_size, o.temperature, o.distill_schedule == "cosine"
         )

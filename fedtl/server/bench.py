@@ -42,6 +42,11 @@ class Bench:
         """The public samples."""
         return self._samples.federation.public
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model trains."""
+        return self._samples.device
+
     def inputs(self, places: NDArray[np.int64]) -> Tensor:
         """Model inputs of the public samples at some places, ``[n, *shape]``."""
         return self._samples.batch(self.public[places])[0]

@@ -27,7 +27,8 @@ class FedRep(ClientUpdate[FedRepSettings]):
         mask = self.layout.mask(part)
 
         def step(state: State, batch: Batch, grad: Gradient) -> State:
-            state["w"].sub_(grad(state["w"], batch).mul_(mask), alpha=self.settings.lr)
+            w = state["w"]
+            w.sub_(grad(w, batch).mul_(mask.to(w.device)), alpha=self.settings.lr)
             return state
 
         return step

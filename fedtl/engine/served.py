@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.clients.serving import Serving
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine
@@ -42,26 +42,19 @@ def served(
         return [None for _ in places]
     if which is not Serving.ADAPTED:
         has = [PRIVATE in memory if which is Serving.PARTIAL else bool(memory) for memory in memories]
-        return [_model(engine, cohort, place) if has[place] else None for place in places]
+        return [_model(engine, cohort, place, memories[place]) if has[place] else None for place in places]
     able = [place for place in places if eligible is None or eligible[cohort.clients[place]]]
     models: list[Tensor | Failed | None] = [None for _ in places]
     if able:
         adapting = replace(cohort, update=scoring).at(able)
-        for place, outcome in zip(able, map(checked, engine.train(adapting))):
-            models[place] = _adapted(engine, adapting, able.index(place), outcome)
+        for at, (place, outcome) in enumerate(zip(able, map(checked, engine.train(adapting)))):
+            models[place] = _model(engine, adapting, at, outcome.memory) if isinstance(outcome, Trained) else outcome
     return models
 
 
-def _model(engine: Engine, cohort: Assignment, place: int) -> Tensor:
+def _model(engine: Engine, cohort: Assignment, place: int, memory: Memory) -> Tensor:
     own = engine.of(cohort.clients[place])
-    return own.personal_vector(cohort.update, cohort.memories[place], cohort.received.of(place))
-
-
-def _adapted(engine: Engine, cohort: Assignment, place: int, outcome: Outcome) -> Tensor | Failed:
-    if not isinstance(outcome, Trained):
-        return outcome
-    own = engine.of(cohort.clients[place])
-    return own.personal_vector(cohort.update, outcome.memory, cohort.received.of(place))
+    return own.personal_vector(cohort.update, memory, cohort.received.of(place))
 
 
 def part_of_terms(engines: Sequence[Engine]) -> str | None:

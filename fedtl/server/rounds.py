@@ -384,11 +384,11 @@ class Rounds(FlowerStrategy, ABC):
         columns = _by_client(columns)
         self._now.trained = len(columns[m.CLIENTS])
         self._now.train = _weighted_means(columns)
-        totals = sums.total()
-        self._now.add_bytes_up(totals, rows.sorted(), self._now.trained)
+        totals, each = sums.total(), rows.sorted()
+        self._now.add_bytes_up(totals, each, self._now.trained)
         self._merge(totals.pop(m.STATISTICS_SUM, None), sizes)
-        if totals or rows:
-            self._step(totals, rows.sorted(), columns[m.CLIENTS], columns[m.SAMPLES], server_round)
+        if totals or each:
+            self._step(totals, each, columns[m.CLIENTS], columns[m.SAMPLES], server_round)
         self._check_finite(server_round)
         return m.pack(self._w), MetricRecord({**self._now.train})
 
@@ -642,9 +642,6 @@ class _Rows:
     def __init__(self) -> None:
         self._clients: dict[str, list[int]] = {}
         self._parts: dict[str, list[NDArray[np.floating]]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._parts)
 
     def add(self, name: str, clients: Sequence[int], rows: NDArray[np.floating]) -> None:
         """Some clients' rows of an upload."""

@@ -130,11 +130,8 @@ class Worker:
         return [Reply((c,), RecordDict({m.METRICS: MetricRecord({m.CLIENTS: [c]})})) for c in clients]
 
     def _train(self, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
-        received, round, weighting = (
-            self._received(content, len(clients)),
-            _round(content),
-            m.config_of(content).get(m.SUM_UPLOADS),
-        )
+        received, round = self._received(content, len(clients)), _round(content)
+        weighting = m.config_of(content).get(m.SUM_UPLOADS)
         plain: list[Reply] = []
         given, sums = self._given(content), self.update.sums
         tree, sizes, outcomes = TreeSum(), list[int](), list[Trained | Failed]()
@@ -172,7 +169,7 @@ class Worker:
 
     def _weights(self, samples: int, weighting: str) -> dict[str, int]:
         """How a client of so many samples counts in each sum."""
-        by = {"samples": samples, "uniform": 1, m.UNWEIGHTED: 1}
+        by = {"samples": samples, "uniform": 1}
         if weighting == m.UNWEIGHTED:
             return {**dict.fromkeys(self.update.sums, 1), m.STATISTICS_SUM: 1}
         by["settings"] = by[weighting]

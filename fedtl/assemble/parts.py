@@ -22,7 +22,7 @@ from fedtl.data.samples import FewSamples, Samples
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, EngineChoice, Task, choose_engine
 from fedtl.engine.choice import Choices
-from fedtl.engine.first_memory import check_buffers
+from fedtl.engine.first_memory import check_travels
 from fedtl.engine.mixed import Mixed
 from fedtl.engine.plan import eligible
 from fedtl.engine.single_samples import check_single_samples
@@ -103,7 +103,7 @@ def choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple[
     simulation = config.simulation
     updates = client_updates(config, tasks)
     for task, update in zip(tasks, updates):
-        check_buffers(task, update)
+        check_travels(task, update)
         check_single_samples(task, update, config.max_failures)
     return tuple(
         choose_engine(

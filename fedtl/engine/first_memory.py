@@ -54,12 +54,18 @@ def check_first_memory(task: Task, update: ClientUpdate[Any]) -> None:
     )
 
 
-def check_buffers(task: Task, update: ClientUpdate[Any]) -> None:
-    """Check that the model's batch-norm statistics travel with it, where it has any.
+def check_travels(task: Task, update: ClientUpdate[Any]) -> None:
+    """Check that what is in the model suits what travels of it.
 
     Raises:
-        ConfigError: it has some, and the method's clients upload no sum of models.
+        ConfigError: it has batch-norm statistics, and the method's clients upload no sum of models; or a term keeps a
+            module of its own at clients, and they upload more than models.
     """
+    if task.sharing is not None and len(task.sharing.private) and (more := update.more_than_a_model()):
+        raise ConfigError(
+            f"strategy.name = {update.settings.name!r}: its clients upload {more}, which are of the whole model, and a "
+            "part of it stays at clients (strategy.private, or a term's module that is not shared); leave that out"
+        )
     travelling = len(task.sent(task.layout.flatten(task.module)))
     parameters = task.layout.parameters if task.sharing is None else task.sharing.parameters
     if travelling > parameters and update.uploads() and "w" not in update.sums:

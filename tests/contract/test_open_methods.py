@@ -98,6 +98,10 @@ def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
     assert "could be averaged, and the model has such" in refused(
         "ifca", model={"name": "tests.contract.test_open_methods:WithNorm"}
     )
+    target = {"name": "digits", "look": {"invert": True}}
+    adda = [{"term": "cross_entropy"}, {"term": "adda", "shared": False}]
+    data = {**tables("scaffold")["data"], "target": target}
+    assert "a term's module that is not shared" in refused("scaffold", data=data, objective=adda)
     private = {"clipping_norm": 1.0, "epsilon": 1.0, "delta": 1e-5}
     assert "upload 'dc', which would travel without noise" in refused("scaffold", deploy={"privacy": private})
 

@@ -40,7 +40,7 @@ from fedtl.losses.objective import Objective
 from fedtl.runs import record
 from fedtl.runs.progress import accuracy
 from fedtl.runs.resume import begun
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 from fedtl.server.scores import Coverage, marked
 from fedtl.strategies import strategy_type
 

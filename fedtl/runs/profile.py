@@ -16,7 +16,8 @@ from typing import Any
 
 from fedtl.clock import Clock, Headcount
 from fedtl.grid.simulated import SimulatedGrid
-from fedtl.server.rounds import MESSAGES, Round, Rounds
+from fedtl.server.report import MESSAGES, Round
+from fedtl.server.rounds import Rounds
 
 RECORD = "record"
 """In the server's time: the record and the checkpoint of the round before, as this one's are still to come."""

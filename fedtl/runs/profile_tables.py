@@ -14,7 +14,7 @@ from fedtl.engine import parts
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.runs.history import Run
 from fedtl.runs.profile import RECORD
-from fedtl.server import rounds
+from fedtl.server import report
 
 MOST_OPERATIONS = 8
 
@@ -35,15 +35,15 @@ WORKERS = {
 ACTORS = {
     "training": "training",
     "scoring": "scoring",
-    rounds.MESSAGES: "messages: pickling, Ray",
+    report.MESSAGES: "messages: pickling, Ray",
     Headcount.FOR_OTHERS: "waiting for other actors",
     Headcount.FOR_SERVER: "waiting for the server",
 }
 SERVER = {
     SimulatedGrid.WAITING: "waiting for clients",
-    rounds.MESSAGES: "messages: handing out, gathering",
-    rounds.METHOD: "sampling, sums, the method's step",
-    rounds.SCORING: "scoring on the server's test set",
+    report.MESSAGES: "messages: handing out, gathering",
+    report.METHOD: "sampling, sums, the method's step",
+    report.SCORING: "scoring on the server's test set",
     RECORD: "record and checkpoint",
     OTHER: "other",
 }

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Column
 
 from fedtl.config.schema import Config
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 from fedtl.server.scores import Coverage, marked
 
 SHORT = {

@@ -42,7 +42,7 @@ from fedtl.runs.checkpoint import (
 )
 from fedtl.runs.lock import RunLock
 from fedtl.runs.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, TABLES, check_new, cut, digest
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 
 ENVIRONMENT, EXTRAS, OPERATIONS = "environment.json", "extras.safetensors", "operations.json"
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
 from fedtl.losses.statistic import Statistic
+from fedtl.optimizers.settings import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,10 @@ class Phase:
     def progress(self, round: int) -> float:
         """p: 0 in the first round, 1 in the last."""
         return (round - self.first) / (self.last - self.first) if self.last > self.first else 1.0
+
+    def lr_factor(self, round: int) -> float | None:
+        """The factor of clients' learning rates in a round; None where the rates stay as they are."""
+        options: object = self.settings
+        if not isinstance(options, OptimizerSettings) or not options.schedule.varies:
+            return None
+        return options.schedule.factor(min(round, self.last) - self.first + 1, self.last - self.first + 1)

@@ -37,6 +37,7 @@ RECEIVED = "received:"  # in a client's own checkpoint: before the names of a do
 STATISTIC = "statistic:"  # in GIVEN: before a statistic's name
 REPLAYED = "model:replay"  # in GIVEN: the global model that replayed samples are made of
 PHASE_START = "model:phase"  # in GIVEN: the global model that the phase began with
+OF_TERMS = (STATISTIC, PHASE_START, REPLAYED)  # how the names in GIVEN begin
 
 STATISTICS_SUM = ""  # the statistics' name among the sums of a round, where no upload has it
 CLIENTS, SAMPLES, STEPS = "clients", "num-examples", "steps"

@@ -29,7 +29,7 @@ from fedtl.disk import durable, tensors
 from fedtl.experiment import Place, open_run
 from fedtl.runs import checkpoint, record
 from fedtl.runs.lock import RunLock
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 
 QUICKSTART = ["simulation.grid=in-process", "device=cpu", "evaluate.every=1000000"]
 FEDAVG = [*QUICKSTART, "strategy.name=fedavg"]

@@ -21,7 +21,7 @@ from fedtl.losses.objective import TERMS
 from fedtl.models import MODELS
 from fedtl.runs.history import load
 from fedtl.runs.progress import ProgressBar
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 from fedtl.strategies import STRATEGIES
 
 TINY = """

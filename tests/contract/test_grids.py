@@ -27,7 +27,7 @@ from fedtl.engine import EngineChoice
 from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 from fedtl.wire import messages as m
 from tests.methods import OPEN_METHODS
 from tests.parts import train_cohort

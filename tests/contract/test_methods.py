@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import fedtl
 from fedtl.engine.assignment import Received
 from fedtl.grid.in_process import InProcessGrid
+from fedtl.server.scoring import Evaluation
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.wire import messages as m
 from tests.parts import METHODS, engine_of, federation_of, quadratic, small_module, train_cohort, worker_of
@@ -123,7 +124,7 @@ def test_means_are_weighted_by_samples_or_not() -> None:
 def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
     """β = 2 would otherwise make a variance negative."""
     settings = read_strategy({"name": "pfedme", **METHODS["pfedme"], "beta": 2.0})
-    strategy = strategy_type("pfedme")(settings, seed=0, clients=2, parameters=3)
+    strategy = strategy_type("pfedme")(settings, seed=0, clients=2, parameters=3, evaluation=Evaluation(clients=0))
     held = federation_of([6, 6])
 
     class Fixed(InProcessGrid):
@@ -139,8 +140,6 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
     found: list[Any] = []
     arrays = m.pack(np.ones(5, np.float32))
     worker._received = lambda content, clients: Received({"w": worker.initial})  # type: ignore[method-assign]
-    strategy.evaluation.every = 99
-    strategy._scored = lambda round: []  # type: ignore[method-assign]
     strategy.start(Fixed(worker, 2), arrays, 1, on_round=lambda _, w: found.append(w))
     np.testing.assert_allclose(found[0], [3.0, 3, 3, 0.4, 0.4], rtol=1e-6)
 

@@ -13,7 +13,7 @@ import fedtl
 from fedtl.assemble.driver import Silent
 from fedtl.choice import ConfigError
 from fedtl.failure import OutputError, RunError
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 from tests.interrupted import ROUNDS, contents, tables
 
 

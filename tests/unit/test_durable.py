@@ -18,7 +18,7 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.experiment import Place, open_run
 from fedtl.runs.checkpoint import last_round, read_mark
 from fedtl.runs.record import Recorder
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 
 TABLES: dict[str, Any] = {
     "name": "tiny",

@@ -15,10 +15,10 @@ from fedtl.grid.simulated import SimulatedGrid
 from fedtl.runs import profile_tables
 from fedtl.runs.history import Run
 from fedtl.runs.profile import RECORD
-from fedtl.server import rounds
+from fedtl.server import report
 
 OF_WORKERS = [value for name, value in vars(parts).items() if name.isupper()]
-OF_SERVER = [rounds.METHOD, rounds.MESSAGES, rounds.SCORING, SimulatedGrid.WAITING, RECORD, OTHER]
+OF_SERVER = [report.METHOD, report.MESSAGES, report.SCORING, SimulatedGrid.WAITING, RECORD, OTHER]
 NEW = "[novel] part"
 """One that nobody has given a name in the tables."""
 
@@ -47,7 +47,7 @@ def seconds(names: list[str]) -> dict[str, float]:
 def test_all_parts_of_actors_and_of_the_server_are_in_a_row() -> None:
     training, scoring = seconds([*OF_WORKERS, OTHER, NEW]), seconds([parts.FORWARD, NEW, parts.SYNTHESIS])
     actors = {"training": training, "scoring": scoring, "inventing": seconds([NEW, parts.DATA])}
-    waiting = seconds([rounds.MESSAGES, Headcount.FOR_OTHERS, Headcount.FOR_SERVER, NEW])
+    waiting = seconds([report.MESSAGES, Headcount.FOR_OTHERS, Headcount.FOR_SERVER, NEW])
     server = seconds([*OF_SERVER, NEW])
     of_actors, of_server = profile_tables.tables(Profiled({"actors": {**actors, **waiting}, "server": server}))
     found = rows(of_actors)

@@ -22,7 +22,7 @@ from fedtl.runs import record
 from fedtl.runs.checkpoint import Checkpoint, last_round, read_checkpoint, read_mark
 from fedtl.runs.record import OutputError, Recorder
 from fedtl.runs.resume import alike, same_experiment
-from fedtl.server.rounds import Round
+from fedtl.server.report import Round
 from fedtl.server.scores import ClientScores
 
 NAN = float("nan")

@@ -18,7 +18,8 @@ from fedtl.data.federation import Shards
 from fedtl.data.sets.synthetic import Synthetic
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import FIRST_NODE
-from fedtl.server.rounds import Evaluation
+from fedtl.server.gather import gather_training
+from fedtl.server.scoring import Evaluation
 from fedtl.strategies.fedavg import FedAvg
 from fedtl.wire import messages as m
 from tests.parts import engine_of, federation_of, small_module, update_of, worker_of
@@ -47,7 +48,7 @@ def test_sampling_a_thousand_of_a_million_makes_no_list_of_a_million() -> None:
     strategy = fedavg(MILLION, 1000, scored=1000)
     with at_most(1):
         chosen = [strategy.sample(round) for round in (1, 2)]
-        scored = strategy._scored(1)
+        scored = strategy.sample_to_score(1)
     for clients in (*chosen, scored):
         assert len(set(clients)) == 1000
         assert clients == sorted(clients)
@@ -70,7 +71,7 @@ def test_a_rounds_messages_do_not_grow_with_the_population(tmp_path: Path) -> No
     assert len(nodes) == MILLION
     with at_most(0.1):  # the client that failed is found by arithmetic, not by a search
         reply = Message(Error(0, "no"), reply_to=sent.message_to(FIRST_NODE + MILLION - 1))
-        assert strategy._client_of(reply) == MILLION - 1
+        assert gather_training([reply], [MILLION - 1], nodes).failures == [(MILLION - 1, "no")]
 
 
 def test_a_broadcast_is_a_list_of_messages_to_whoever_looks() -> None:
@@ -117,12 +118,14 @@ def test_scores_and_losses_do_not_depend_on_the_order_of_the_replies() -> None:
         arrays = m.pack(worker.initial.numpy())
         got = grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid))
         strategy.aggregate_train(1, got[::-1] if backwards else got)
-        asked = strategy._address(MessageType.EVALUATE, range(5), strategy.about_scoring(range(5), 1), grid)
+        asked = strategy.configure_evaluate(1, arrays, ConfigRecord(), grid)
+        assert isinstance(asked, m.Broadcast)
         singly = [m.Broadcast(asked.kind, asked.content, [node]) for node in asked.nodes]
         scored = [reply for one in singly for reply in grid.send_and_receive(one)]
         strategy.aggregate_evaluate(1, scored[::-1] if backwards else scored)
-        assert [scores.clients for scores in strategy._now.client_scores] == [[0, 1, 2, 3, 4]]
-        found.append((strategy._now.train, strategy._now.client_scores, strategy._now.scores))
+        report = strategy.report
+        assert [scores.clients for scores in report.client_scores] == [[0, 1, 2, 3, 4]]
+        found.append((report.train, report.client_scores, report.scores))
     assert found[0] == found[1]
 
 

@@ -26,6 +26,7 @@ from fedtl.cli import printing
 from fedtl.cli.commands import app
 from fedtl.cli.printing import print_scores
 from fedtl.cli.probe import table as probe_table
+from fedtl.clients.serving import Serving
 from fedtl.clients.sgd import SGDSettings
 from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
@@ -38,8 +39,9 @@ from fedtl.grid.simulated import Order
 from fedtl.runs.baselines import gains
 from fedtl.runs.history import Run, over_same_clients
 from fedtl.runs.progress import ProgressBar
-from fedtl.server.rounds import Evaluation, Round
+from fedtl.server.report import Round
 from fedtl.server.scores import Coverage
+from fedtl.server.scoring import Asked
 from fedtl.strategies import strategy_type
 from fedtl.wire import messages as m
 from fedtl.wire.worker import Reply
@@ -323,11 +325,10 @@ def test_who_does_not_answer_is_missing_where_it_holds_test_samples(known: bool)
 
 
 def test_who_holds_no_samples_of_a_domain_is_not_missing_there() -> None:
-    strategy = strategy_type("local")(SGDSettings(name="local", lr=0.1), seed=0, clients=4, evaluation=Evaluation())
-    strategy.tested = {"clients": np.array([0, 1, 2]), "target-clients": np.array([2, 3])}
-    strategy._to_score = [0, 1, 2, 3]
-    assert strategy._missing("clients", [0], {1, 3}) == [1, 2]
-    assert strategy._missing("target-clients", [3], {1}) == [2]
+    tested = {"clients": np.array([0, 1, 2]), "target-clients": np.array([2, 3])}
+    asked = Asked([0, 1, 2, 3], scores_global=False, personal=Serving.STORED, tested=tested)
+    assert asked.missing("clients", [0], {1, 3}) == [1, 2]
+    assert asked.missing("target-clients", [3], {1}) == [2]
 
 
 # Where it is shown.

@@ -1,0 +1,158 @@
+"""What the server remembers from round to round: the global model, the method's state and tables, what terms need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedtl.failure import RunError
+from fedtl.server.exchange import Download, Vectors
+from fedtl.server.method import Method
+from fedtl.server.phase import Phase
+from fedtl.server.table import Table
+from fedtl.wire import messages as m
+
+Vector = NDArray[np.float32]
+
+
+class ServerMemory:
+    """The server's memory; :class:`~fedtl.server.rounds.Rounds` changes it once a round.
+
+    Args:
+        parameters: P, how many of the first numbers of the global model are trained; all if None.
+        global_model: whether the method has one model for all clients.
+
+    Attributes:
+        w: the global model as it travels: its parameters ``[P]``, then batch-norm's buffers.
+        state: the method's own, by name; of a global model it has the parts, as ``"w"`` and ``"buffers"``.
+        tables: what the method remembers of each client, a row for each.
+        context: what terms of the objective ask for besides the download: statistics, and earlier models.
+    """
+
+    def __init__(self, parameters: int | None, global_model: bool) -> None:
+        self.parameters, self.global_model = parameters, global_model
+        self.w: Vector = np.empty(0, np.float32)
+        self.state: Vectors = {}
+        self.tables: dict[str, Table] = {}
+        self.context: dict[str, Vector] = {}
+        self._has_begun = False
+        """Whether there is a state, which may be empty."""
+
+    def take(self, w: Vector, method: Method) -> None:
+        """Make ``w`` the present global model; before the first round the method's state begins with it."""
+        if w is self.w and self._has_begun:
+            return
+        self.w = w
+        if not self._has_begun:
+            self._begin(method)
+        elif self.global_model:
+            self.state = {**self.state, **self._parts()}
+
+    def _begin(self, method: Method) -> None:
+        """The state before the first round, of the present global model."""
+        self._has_begun, parts, before = True, self._parts(), self.tables
+        self.tables = new_tables(method, parts["w"])
+        for name, table in before.items():  # what a checkpoint has of them is of the model before a restart
+            self.tables[name].changed |= table.written
+        first = method.first_state(parts["w"])
+        self.state = {**parts, **first} if self.global_model else first
+
+    def replace(self, state: Vectors, buffers: Tensor | None) -> None:
+        """Remember the state after a round.
+
+        Args:
+            state: as the method's step returns it.
+            buffers: batch-norm's, where the uploads had any.
+        """
+        self.state = {name: tensor.detach() for name, tensor in state.items()}
+        if not self.global_model:
+            return
+        w = self.state["w"].to(torch.float32)
+        if buffers is not None:
+            w = torch.cat([w, self.state.get("buffers", buffers)])
+        self.w = w.contiguous().numpy()
+        self.state = {**self.state, **self._parts()}
+
+    def enter(self, phase: Phase, round: int, w: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Go into a round of a phase, and remember the models that its terms will ask for.
+
+        Args:
+            phase: the round's.
+            round: from 1.
+            w: the global model after the round before.
+
+        Returns:
+            The global model that the round begins with: ``w``, or the phase's own.
+        """
+        if round == phase.first:
+            if phase.keeps_start:  # before a restart: the generation before teaches the new one
+                self.context[m.PHASE_START] = np.array(w, np.float32)
+            if phase.restart is not None:  # all else that the server remembers is of the old model
+                self.context = {name: vector for name, vector in self.context.items() if name == m.PHASE_START}
+                self._has_begun = self._has_begun and not self.global_model
+                w = phase.restart
+        if phase.replay and phase.replay.every > 1 and phase.replay.made_in(round) == round:
+            self.context[m.REPLAYED] = np.array(w, np.float32)
+        return w
+
+    def shared_by(self, download: Download) -> dict[str, Vector]:
+        """What a download has for all clients; with the global model go its batch-norm buffers."""
+        return {name: self._travelling(name, tensor) for name, tensor in download.shared.items()}
+
+    def _travelling(self, name: str, tensor: Tensor) -> Vector:
+        if name != "w" or not self.global_model:
+            return to_numpy(tensor)
+        if tensor.data_ptr() == self.state["w"].data_ptr():
+            return self.w
+        return np.concatenate([to_numpy(tensor), self.w[len(tensor) :]])
+
+    def remembered(self) -> dict[str, Vector]:
+        """What a checkpoint keeps besides the global model, by name."""
+        model = {"w", "buffers"} if self.global_model else set()
+        own = {name: tensor.numpy().copy() for name, tensor in self.state.items() if name not in model}
+        return {**{name: vector.copy() for name, vector in self.context.items()}, **own}
+
+    def resume(self, w: Vector, remembered: Mapping[str, Vector], method: Method) -> None:
+        """Go back to a checkpoint."""
+        self.context = {name: vector for name, vector in remembered.items() if name.startswith(m.OF_TERMS)}
+        own = {name: torch.tensor(vector) for name, vector in remembered.items() if name not in self.context}
+        self.w = np.asarray(w, np.float32)
+        self._has_begun, parts = True, self._parts()
+        self.tables = new_tables(method, parts["w"])
+        self.state = {**parts, **own} if self.global_model else own
+
+    def check_finite(self, round: int) -> None:
+        """End the run where the server's step leads nowhere: clients can only fail from such a model on.
+
+        Raises:
+            RunError: the global model, or what the server remembers, has a number that is infinite or none.
+        """
+        server = {**self.context, **{name: tensor.numpy() for name, tensor in self.state.items()}}
+        others = ((f"server's {name!r}", vector) for name, vector in server.items() if name not in ("w", "buffers"))
+        for what, vector in (("global model", self.w), *others):
+            # In float64 a sum of finite float32 numbers is finite.
+            if not math.isfinite(vector.sum(dtype=np.float64)):
+                raise RunError(
+                    f"the {what} is not finite after round {round}; a smaller strategy.lr, strategy.server.lr or "
+                    "strategy.beta may help"
+                )
+
+    def _parts(self) -> Vectors:
+        """The parts of the global model; they share its memory, which nobody changes."""
+        P, w = self.parameters, torch.from_numpy(self.w if self.w.flags.writeable else self.w.copy())
+        return {"w": w[:P], "buffers": w[P:]} if P is not None and len(w) > P else {"w": w}
+
+
+def new_tables(method: Method, w: Tensor) -> dict[str, Table]:
+    """A method's tables before the first round, given the initial model's parameters ``w`` ``[P]``."""
+    return {name: Table(first) for name, first in method.first_tables(w).items()}
+
+
+def to_numpy(tensor: Tensor) -> Vector:
+    """A tensor of the method's as it travels, in float32."""
+    return np.asarray(tensor.detach().to(torch.float32).numpy())

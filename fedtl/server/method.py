@@ -1,0 +1,43 @@
+"""What the rounds ask of a method's server; methods derive from :class:`~fedtl.strategies.contract.Strategy`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fedtl.clients.contract import ClientUpdate
+from fedtl.server.exchange import Download, Uploads, Vectors
+
+
+class Method(ABC):
+    """The idea of a method's server: what it remembers, what it sends, and its step."""
+
+    client_update: ClassVar[type[ClientUpdate[Any]]]
+
+    @abstractmethod
+    def first_state(self, w: Tensor) -> Vectors:
+        """What the server remembers before the first round, given the initial model's parameters ``w`` ``[P]``."""
+
+    def first_tables(self, w: Tensor) -> Vectors:
+        """What the server remembers of each client before the first round, ``[N, …]``, each table by its name."""
+        return {}
+
+    def row_sizes(self, w: Tensor) -> dict[str, int]:
+        """How many numbers each table has in a row, given the initial model's parameters ``w`` ``[P]``."""
+        return {name: first[0].numel() for name, first in self.first_tables(w).items()}
+
+    @abstractmethod
+    def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """What clients are sent."""
+
+    @abstractmethod
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        """The state after a round."""
+
+    @classmethod
+    @abstractmethod
+    def has_global_model(cls) -> bool:
+        """Whether there is one model for all clients that training changes."""

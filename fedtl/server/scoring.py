@@ -1,0 +1,115 @@
+"""Scoring in a run: when clients are scored, who is missing from a score, and the scores that replies come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.clients.serving import Serving
+from fedtl.server.gather import by_client
+from fedtl.server.scores import ClientScores
+from fedtl.wire import messages as m
+
+
+@dataclass
+class Evaluation:
+    """When and how clients are scored.
+
+    Attributes:
+        every: rounds between scores; the last round is always scored.
+        personal: ``"fresh"``, the model that a client would have now by its local update from the present
+            global model, or ``"last"``, the one that it kept when it was last sampled.
+        clients: score a sample of this many clients, drawn anew each time; all if None.
+    """
+
+    every: int = 1
+    personal: str = "fresh"
+    clients: int | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a round's evaluate message asked for.
+
+    Attributes:
+        clients: who was to be scored.
+        scores_global: whether with the global model.
+        personal: which of its own models besides.
+        tested: who holds samples to score on, by the data's name in scores; not all data need be there.
+        drawn_from: of how many clients those were drawn; None if all were to be scored.
+    """
+
+    clients: Sequence[int]
+    scores_global: bool
+    personal: Serving
+    tested: Mapping[str, NDArray[np.int64]]
+    drawn_from: int | None = None
+
+    def missing(self, data: str, scored: Sequence[int], raised: set[int]) -> list[int]:
+        """Who was to be scored on some data, and was not.
+
+        Args:
+            data: its name in scores, as ``"clients"``.
+            scored: who was.
+            raised: who failed.
+        """
+        if data in self.tested:
+            holders = np.intersect1d(self.clients, self.tested[data])
+            return [int(client) for client in np.setdiff1d(holders, np.asarray(scored, np.int64))]
+        # Who holds test samples is not known; of those on target data nobody may.
+        return sorted(raised - set(scored)) if scored or data == "clients" else []
+
+    def scores(self, columns: Mapping[str, list[Any]], raised: set[int]) -> list[ClientScores]:
+        """Clients' scores on each kind of data that anybody was, or should have been, scored on.
+
+        Args:
+            columns: the replies', in any order.
+            raised: who failed.
+        """
+        scores = []
+        for data, prefix in m.DOMAINS.items():
+            own = by_client(m.of_domain(columns, prefix))
+            missing = self.missing(data, own.get(m.CLIENTS, []), raised)
+            if own.get(m.CLIENTS) or missing:
+                scores.append(self._scores_on(data, own, missing))
+        return scores
+
+    def _scores_on(self, data: str, columns: Mapping[str, list[Any]], missing: list[int]) -> ClientScores:
+        """Clients' scores on one kind of data."""
+        clients, samples = columns.get(m.CLIENTS, []), columns.get(m.SAMPLES, [])
+        scores = ClientScores(clients, samples, data=data, missing=missing)
+        if self.drawn_from is not None:
+            scores.drawn_from = len(self.tested[data]) if data in self.tested else self.drawn_from
+        personalises = self.personal is not Serving.NONE
+        if personalises:
+            scores.personal = self.personal.value
+        scores.without = [client for client, without in zip(clients, columns.get(m.WITHOUT, ())) if without]
+        for model, is_asked in (("global", self.scores_global), ("personal", personalises)):
+            if correct := columns.get(f"{model}/correct"):
+                scores.accuracy[model] = [right / n for right, n in zip(correct, samples)]
+                scores.loss[model] = [loss / n for loss, n in zip(columns[f"{model}/loss_sum"], samples)]
+            elif is_asked and not clients:  # nobody could be scored, and the record says so
+                scores.accuracy[model], scores.loss[model] = [], []
+        return scores
+
+
+def mean_accuracies(scores: Sequence[ClientScores]) -> dict[str, float]:
+    """The mean over clients of each model's accuracy, as ``"global/clients/accuracy"``."""
+    return {
+        f"{model}/{each.data}/accuracy": float(np.mean(values))
+        for each in scores
+        for model, values in each.accuracy.items()
+        if values
+    }
+
+
+def scores_at_server(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The global model's scores at the server, by the name of model and data: those of the target have a prefix."""
+    source = {key: value for key, value in metrics.items() if not key.startswith(m.TARGET)}
+    target = {key.removeprefix(m.TARGET): value for key, value in metrics.items() if key.startswith(m.TARGET)}
+    named = {"global/server-test": source, "global/target-server-test": target}
+    return {name: scores for name, scores in named.items() if scores}

@@ -320,7 +320,7 @@ class Rounds(Method, FlowerStrategy, ABC):
 
     def _enter(self, round: int, arrays: ArrayRecord) -> ArrayRecord:
         """Go into the round's phase; gives the global model that it begins with."""
-        phase = self.phases[0] if len(self.phases) == 1 else self.enter_phase_of(round)
+        phase = self.enter_phase_of(round)
         before = arrays[m.VECTOR].numpy()
         w = self._memory.enter(phase, round, before)
         return arrays if w is before else m.pack(w)

@@ -1,0 +1,129 @@
+"""The steps of a round at the server, each by itself: who is asked, whose replies failed, and what uploads come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import MetricRecord, RecordDict
+
+import fedtl
+from fedtl.config.read import read_config
+from fedtl.failure import RunError
+from fedtl.server.address import draw
+from fedtl.server.gather import check_failures
+from fedtl.server.reduce import UploadSums, split_buffers, total_weights
+from fedtl.wire import messages as m
+
+# address
+
+
+def test_clients_are_drawn_by_seed_round_and_purpose_alone() -> None:
+    drawn = draw(range(100), 10, seed=3, round=2)
+    assert drawn == draw(range(100), 10, seed=3, round=2)
+    others = [draw(range(100), 10, 4, 2), draw(range(100), 10, 3, 1), draw(range(100), 10, 3, 2, to_score=True)]
+    assert all(other != drawn for other in others)
+    assert drawn == sorted(set(drawn))
+
+
+def test_only_eligible_clients_are_drawn_and_all_where_there_are_no_more() -> None:
+    eligible = np.array([2, 5, 7, 11])
+    assert set(draw(eligible, 2, 0, 1)) < {2, 5, 7, 11}
+    for count in (None, 4, 9):
+        assert draw(eligible, count, 0, 1) == [2, 5, 7, 11]
+    assert draw(range(3), 0, 0, 1) == []
+
+
+@pytest.mark.parametrize("phases", [1, 2])
+def test_a_phase_s_options_are_the_server_s_too_even_if_it_is_the_only_one(phases: int, tmp_path: Path) -> None:
+    config, _ = read_config("quickstart", ["data.partition=iid", "simulation.grid=in-process"])
+    tables = config.tables()
+    del tables["objective"]  # each phase has its own
+    tables["strategy"] |= {"clients_per_round": 4, "local_steps": 1}
+    tables["rounds"] = phases
+    tables["phases"] = [{"rounds": 1, "strategy": {"clients_per_round": 2}}] * phases
+    run = fedtl.run(tables, out=tmp_path / "run")
+    assert [len(line["clients"]) for line in run.rounds] == [2] * phases
+
+
+# gather
+
+
+@pytest.mark.parametrize(
+    ("failed", "max_failures", "min_clients", "ends"),
+    [
+        (0, 0.0, None, False),
+        (2, 0.5, None, False),
+        (3, 0.5, None, True),
+        (4, 1.0, None, True),  # nobody is left
+        (3, 0.0, 1, False),
+        (3, 0.5, 2, True),
+    ],
+)
+def test_how_many_of_four_may_fail(failed: int, max_failures: float, min_clients: int | None, ends: bool) -> None:
+    failures = [(client, "it broke") for client in range(failed)]
+    if not ends:
+        check_failures(failures, 4, 1, max_failures, min_clients)
+        return
+    allows = f"min_clients = {min_clients}" if min_clients else f"max_failures = {max_failures:g}"
+    with pytest.raises(RunError) as raised:
+        check_failures(failures, 4, 1, max_failures, min_clients)
+    assert str(raised.value) == (
+        f"round 1: {failed} of 4 clients failed, more than {allows} allows; client 0: it broke"
+    )
+
+
+# reduce
+
+
+def reply(total: float, row: float, statistics: float | None = None) -> RecordDict:
+    content = RecordDict({m.METRICS: MetricRecord({m.PARTS: [1]})})
+    content[m.ARRAYS] = m.pack(np.array([total]))
+    content[m.ROWS] = m.pack_all({"own": np.array([[row]], np.float32)})
+    if statistics is not None:
+        content[m.STATISTICS] = m.pack(np.array([statistics]))
+    return content
+
+
+def test_uploads_come_to_the_same_bits_in_any_order() -> None:
+    values = [0.1, 0.2, 0.3]  # of which (0.1 + 0.2) + 0.3 is not 0.1 + (0.2 + 0.3)
+    found = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        sums = UploadSums()
+        for place in order:
+            sums.add(reply(values[place], place), [10 + place], (0, place))
+        reduced = sums.total()
+        assert reduced.rows["own"].flatten().tolist() == [0, 1, 2]
+        assert reduced.statistics is None
+        found.append(reduced.sums["w"].item())
+    assert found == [(0.1 + 0.2) + 0.3] * 3
+
+
+def test_who_failed_adds_nothing_and_statistics_are_no_upload() -> None:
+    sums = UploadSums()
+    sums.add_nothing(0)
+    sums.add(reply(2.0, 5.0, statistics=7.0), [4], (0, 1))
+    reduced = sums.total()
+    assert {name: tensor.tolist() for name, tensor in reduced.sums.items()} == {"w": [2.0]}
+    assert reduced.statistics is not None
+    assert reduced.statistics.tolist() == [7.0]
+    assert set(reduced.by_name) == {"w", "statistics"}
+
+
+def test_clients_count_as_each_sum_says() -> None:
+    weighting = {"a": "samples", "b": "uniform", "c": "settings"}
+    for setting, c in (("samples", 30), ("uniform", 2)):
+        assert total_weights(weighting, setting, [10, 20]) == {"a": 30, "b": 2, "c": c}  # type: ignore[arg-type]
+
+
+def test_buffers_are_averaged_and_no_business_of_the_method() -> None:
+    sums = {"w": torch.tensor([2.0, 4, 6, 8], dtype=torch.float64), "c": torch.ones(4)}
+    trained, buffers = split_buffers(sums, {"w": 2, "c": 2}, parameters=3)
+    assert trained["w"].tolist() == [2.0, 4, 6]
+    assert len(trained["c"]) == 4
+    assert buffers is not None
+    assert buffers.tolist() == [4.0]
+    for parameters in (None, 4):
+        assert split_buffers(sums, {"w": 2, "c": 2}, parameters) == (sums, None)

@@ -78,6 +78,8 @@ class Choice(Options):
 
 
 C = TypeVar("C", bound=BaseModel)
+K = TypeVar("K", bound=Choice)
+P = TypeVar("P")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -149,14 +151,49 @@ def resolve(registry: Registry, name: object, key: str) -> Any:
     raise ConfigError(f"{key} = {shown(name)} is unknown: {nearest(name, registry)}")
 
 
+def part_type(kind: type[P], registry: Registry, name: object, key: str) -> type[P]:
+    """The subclass of ``kind`` that ``name`` stands for; see :func:`resolve`.
+
+    Raises:
+        ConfigError: there is no such row, or it is something else.
+    """
+    row = resolve(registry, name, key)
+    if not (isinstance(row, type) and issubclass(row, kind)):
+        raise ConfigError(f"{key} = {shown(name)}: it is no subclass of {kind.__module__}.{kind.__qualname__}")
+    return row
+
+
+def read_choice(kind: type[K], registry: Registry, table: object, key: str, example: str) -> K:
+    """Read a part that a table, or a name alone, chooses.
+
+    Args:
+        kind: what it is a subclass of.
+        registry: its known names.
+        table: as the config has it: a table, a name alone, or the choice itself.
+        key: its place in the config.
+        example: of a table, for the message.
+
+    Raises:
+        ConfigError: the name is unknown or an option is wrong; ``key`` begins the message.
+    """
+    if isinstance(table, kind):
+        return table
+    table = {"name": table} if isinstance(table, str) else table
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{key} = {shown(table)}: give a table, as {example}, or a name")
+    return validate(part_type(kind, registry, table.get("name"), f"{key}.name"), table, key)
+
+
 def validate(model: type[C], table: Mapping[str, Any], key: str) -> C:
     """Read ``table`` as ``model``; ``key`` is the table's own place in the config, for messages.
+
+    Validators find it in their context, under ``"key"``: those that read a part in the table name its whole place.
 
     Raises:
         ConfigError: the first thing that is wrong, in one sentence: key, value, what would be right.
     """
     try:
-        return model.model_validate(dict(table))
+        return model.model_validate(dict(table), context={"key": key})
     except ValidationError as error:
         raise ConfigError(explain(error, key, model)) from error
 

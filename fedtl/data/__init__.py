@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fedtl.choice import ConfigError, Registry, explain, resolve, shown, validate
+from fedtl.choice import ConfigError, Registry, explain, part_type, shown, validate
 from fedtl.data.partitions import read_partition
 
 if TYPE_CHECKING:
@@ -93,11 +93,7 @@ def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> Dat
     from fedtl.data.settings import DataChoice
     from fedtl.data.views.look import Look
 
-    kind = resolve(DATASETS, table.get("name"), f"{key}.name")
-    if not (isinstance(kind, type) and issubclass(kind, DataChoice)):
-        raise ConfigError(
-            f"{key}.name = {shown(table['name'])}: it must be a subclass of fedtl.data.settings.DataChoice"
-        )
+    kind = part_type(DataChoice, DATASETS, table.get("name"), f"{key}.name")  # type: ignore[type-abstract]
     values = dict(table)  # parts are read here, so that their errors name the whole key
     if values.get("partition") is not None:
         values["partition"] = read_partition(values["partition"], f"{key}.partition")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedtl.choice import ConfigError, Registry, resolve, validate
+from fedtl.choice import Registry, part_type, validate
 
 if TYPE_CHECKING:
     from fedtl.distill.impressions import class_impressions, data_impressions
@@ -32,10 +32,7 @@ def read_method(table: Mapping[str, Any]) -> Method:
     """
     from fedtl.distill.method import Method
 
-    kind = resolve(METHODS, table.get("name"), "method.name")
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise ConfigError(f"method.name = {table['name']!r}: it is no subclass of fedtl.distill.method.Method")
-    return validate(kind, table, "method")
+    return validate(part_type(Method, METHODS, table.get("name"), "method.name"), table, "method")
 
 
 def __getattr__(name: str) -> Any:

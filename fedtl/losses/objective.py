@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedtl.choice import ConfigError, Registry, resolve, shown, validate
+from fedtl.choice import ConfigError, Registry, part_type, validate
 from fedtl.losses.statistic import Statistic
 from fedtl.losses.term import Term, module_name
 from fedtl.losses.view import View
@@ -76,10 +76,7 @@ def read_objective(tables: Sequence[Mapping[str, Any]], key: str = "objective") 
     terms = []
     for i, table in enumerate(tables or [{"term": "cross_entropy"}]):
         where = f"{key}[{i}]"
-        kind = resolve(TERMS, table.get("term"), f"{where}.term")
-        if not (isinstance(kind, type) and issubclass(kind, Term)):
-            raise ConfigError(f"{where}.term = {shown(table['term'])}: it is no subclass of fedtl.losses.term.Term")
-        term = validate(kind, table, where)
+        term = validate(part_type(Term, TERMS, table.get("term"), f"{where}.term"), table, where)
         for need in sorted(needs_of(term) - NEEDS.keys()):
             raise ConfigError(f"{where}: the term {term.term!r} needs {need!r}; there is {', '.join(NEEDS)}")
         terms.append(term)

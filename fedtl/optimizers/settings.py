@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator
 
-from fedtl.choice import Choice, ConfigError, Registry, resolve, shown, validate
+from fedtl.choice import read_choice
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.optimizers.local import SGD, Optimizer
 from fedtl.optimizers.schedules import Constant, Schedule
 from fedtl.optimizers.server import ServerOptimizer
-
-K = TypeVar("K", bound=Choice)
 
 
 class OptimizerSettings(BaseModel):
@@ -67,29 +65,3 @@ class AveragingSettings(BaseModel):
         return read_choice(
             ServerOptimizer, SERVER_OPTIMIZERS, table, "strategy.server", "[strategy.server] name = 'adam'"
         )
-
-
-def read_choice(kind: type[K], registry: Registry, table: Any, key: str, example: str) -> K:
-    """Read a choice inside a section.
-
-    Args:
-        kind: what it is a subclass of.
-        registry: its known names.
-        table: as the config has it: a table, a name alone, or the choice itself.
-        key: its place in the config.
-        example: of a table, for the message.
-
-    Raises:
-        ConfigError: one sentence: the key, the value, what would be right.
-    """
-    if isinstance(table, kind):
-        return table
-    table = {"name": table} if isinstance(table, str) else table
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{key} = {shown(table)}: give a table, as {example}, or a name")
-    row = resolve(registry, table.get("name"), f"{key}.name")
-    if not (isinstance(row, type) and issubclass(row, kind)):
-        raise ConfigError(
-            f"{key}.name = {shown(table['name'])}: it is no subclass of {kind.__module__}.{kind.__name__}"
-        )
-    return validate(row, table, key)

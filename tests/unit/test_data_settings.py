@@ -75,7 +75,7 @@ def test_a_partition_may_be_a_bare_name_or_ones_own_class(monkeypatch):
         ({"name": "digit"}, "data.name = 'digit' is unknown: did you mean 'digits'?"),
         (
             {"name": "fedtl.data.partitions.iid:IID"},
-            "data.name = 'fedtl.data.partitions.iid:IID': it must be a subclass of ",
+            "data.name = 'fedtl.data.partitions.iid:IID': it is no subclass of ",
         ),
         ({"name": "digits"}, "data: clients is missing: the partition 'iid' must be told how many clients there are"),
         ({"name": "digits", "clients": 0}, "data.clients = 0: should be greater than 0"),
@@ -104,7 +104,7 @@ def test_a_partition_may_be_a_bare_name_or_ones_own_class(monkeypatch):
         ),
         (
             {"name": "digits", "clients": 3, "partition": "fedtl.data.sets.digits:Digits"},
-            "data.partition.name = 'fedtl.data.sets.digits:Digits': it must be a subclass of ",
+            "data.partition.name = 'fedtl.data.sets.digits:Digits': it is no subclass of ",
         ),
     ],
 )

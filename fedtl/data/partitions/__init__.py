@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fedtl.choice import ConfigError, Registry, resolve, shown, validate
+from fedtl.choice import Registry, read_choice
 
 if TYPE_CHECKING:
     from fedtl.data.partitions.contract import Partition
@@ -32,18 +31,4 @@ def read_partition(table: object, key: str = "data.partition") -> Partition:
     """
     from fedtl.data.partitions.contract import Partition
 
-    if isinstance(table, Partition):
-        return table
-    if isinstance(table, str):
-        table = {"name": table}
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{key} = {shown(table)}: give a table, as [{key}] name = 'iid', or a name")
-    kind = resolve(PARTITIONS, table.get("name"), f"{key}.name")
-    if not (isinstance(kind, type) and issubclass(kind, Partition)):
-        raise ConfigError(
-            f"{key}.name = {shown(table['name'])}: it must be a subclass of fedtl.data.partitions.contract.Partition"
-        )
-    values = dict(table)
-    if "base" in kind.model_fields and "base" in values:  # read here, so that its errors name the whole key
-        values["base"] = read_partition(values["base"], f"{key}.base")
-    return validate(kind, values, key)
+    return read_choice(Partition, PARTITIONS, table, key, f"[{key}] name = 'iid'")  # type: ignore[type-abstract]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from fedtl.data.federation import Shards
 from fedtl.data.partitions import read_partition
@@ -24,8 +24,9 @@ class OnTop(Partition):
 
     @field_validator("base", mode="before")
     @classmethod
-    def _read_base(cls, value: Any) -> Partition:
-        return read_partition("iid" if value is None else value, "data.partition.base")
+    def _read_base(cls, value: Any, info: ValidationInfo) -> Partition:
+        own = info.context["key"] if info.context else "data.partition"
+        return read_partition("iid" if value is None else value, f"{own}.base")
 
     def assign(
         self, labels: NDArray[np.int64], owner: NDArray[np.int64] | None, clients: int, rng: np.random.Generator

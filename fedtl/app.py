@@ -22,17 +22,18 @@ from fedtl.config.schema import Config
 from fedtl.engine.choice import Choices
 
 
-def _from_run_config(context: Context) -> Config:
+def config_of(context: Context) -> Config:
+    """The experiment that a run config names."""
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
     config, _ = read_config(str(context.run_config.get("config", "quickstart")), overrides)
     return config
 
 
 def _experiment_of(context: Context) -> tuple[str, str, Choices | None, bytes | None]:
-    return json.dumps(_from_run_config(context).tables()), str(_state_folder(context)), None, None
+    return json.dumps(config_of(context).tables()), str(memories_of(context)), None, None
 
 
-def _state_folder(context: Context) -> Path:
+def memories_of(context: Context) -> Path:
     """Where this machine keeps its clients' memories of a run; they never travel."""
     home = Path(os.environ.get("FEDTL_HOME", Path.home() / ".local/state/fedtl"))
     (home / "memories").mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def _make_server_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         from fedtl.experiment import serve
 
-        serve(_from_run_config(context), grid)
+        serve(config_of(context), grid)
 
     return app
 

@@ -26,7 +26,7 @@ def need_memory(key: str, needed: int) -> None:
     Raises:
         ConfigError: there is less memory than that in all; ``key`` begins the message.
     """
-    available = _memory()
+    available = available_memory()
     if available is not None and needed > available:
         raise ConfigError(
             f"{key}: that takes {_in_words(needed)} of memory, and this machine has {_in_words(available)}; "
@@ -44,7 +44,7 @@ def enough_memory(key: str) -> Iterator[None]:
         raise ConfigError(f"{key}: this machine's memory does not hold it ({what}); make it smaller") from error
 
 
-def _memory() -> int | None:
+def available_memory() -> int | None:
     """The bytes that this process may have: the machine's, a container's, or those of ``ulimit -v``."""
     limits = [limit for limit in (_of_machine(), _of_container(), _of_process()) if limit is not None]
     return min(limits, default=None)

@@ -53,11 +53,11 @@ def take_part(folder: ClientFolder, desk: ClientAgent, say: Callable[[str], None
     taken = f"{folder.name} takes part already, in another process with the folder {folder.path}"
     with alone(folder.log / "lock", taken):
         keep_log(folder)
-        with _answering(folder, desk):
-            _connect(folder, say)
+        with answering(folder, desk):
+            stay_connected(folder, say)
 
 
-def _connect(folder: ClientFolder, say: Callable[[str], None]) -> None:
+def stay_connected(folder: ClientFolder, say: Callable[[str], None]) -> None:
     """Keep a SuperNode running that brings messages."""
     programs = write_programs(folder)
     program: Program | None = None
@@ -208,7 +208,7 @@ def keep_log(folder: ClientFolder) -> None:
     log.propagate = False
 
 
-def _listen(folder: ClientFolder) -> Listener:
+def listen(folder: ClientFolder) -> Listener:
     """The socket at which messages arrive, for this user alone."""
     address = folder.socket
     address.unlink(missing_ok=True)  # of a process that was killed
@@ -220,10 +220,10 @@ def _listen(folder: ClientFolder) -> Listener:
 
 
 @contextmanager
-def _answering(folder: ClientFolder, desk: ClientAgent) -> Iterator[None]:
+def answering(folder: ClientFolder, desk: ClientAgent) -> Iterator[None]:
     """Answer messages meanwhile."""
-    listener, over = _listen(folder), threading.Event()
-    threading.Thread(target=_answer, args=(listener, desk, over), daemon=True).start()
+    listener, over = listen(folder), threading.Event()
+    threading.Thread(target=answer_all, args=(listener, desk, over), daemon=True).start()
     try:
         yield
     finally:
@@ -231,7 +231,7 @@ def _answering(folder: ClientFolder, desk: ClientAgent) -> Iterator[None]:
         listener.close()  # which removes the socket
 
 
-def _answer(listener: Listener, desk: ClientAgent, over: threading.Event) -> None:
+def answer_all(listener: Listener, desk: ClientAgent, over: threading.Event) -> None:
     """Answer whoever connects, until the client is over."""
     while not over.is_set():
         try:

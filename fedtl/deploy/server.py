@@ -47,10 +47,15 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
     with alone(folder.log / "lock", f"the server of {folder.path} runs already, in another process"):
         _wait_for_ports(folder)
         flower.configure(folder)
-        _run_superlink(folder, host, say)
+        run_superlink(folder, host, say)
 
 
-def _run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
+def run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
+    """Keep Flower's SuperLink running until it ends or is stopped; its ports must be free.
+
+    Raises:
+        RunError: it ended by itself.
+    """
     command = flower.superlink(folder, host)
     say(command.short)
     program = Program(command, folder.log / "superlink.log", leash=True)
@@ -59,7 +64,7 @@ def _run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) 
         admit(folder)
         program.tell(OPEN)  # nobody is told that its key is unknown while it is not registered yet
         near = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        wait_until(lambda: _serves(near, folder), program, READY_WITHIN)
+        wait_until(lambda: serves(near, folder), program, READY_WITHIN)
         say(
             f"ready: {len(folder.admitted)} clients may connect to {folder.address}; "
             f"start a study with: fedtl deploy run CONFIG {folder.path}"
@@ -133,7 +138,7 @@ def register(folder: ServerFolder, name: str) -> None:
     told = told_as_json(done.stdout)
     said = str(told.get("error-message", "")) or done.stderr
     if told.get("success"):
-        _keep_numbers(folder, node_numbers(folder) | {name: str(told["node-id"])})
+        keep_numbers(folder, node_numbers(folder) | {name: str(told["node-id"])})
     elif KNOWN_ALREADY not in said.lower():
         raise RunError(f"the key of {name} cannot be registered: {' '.join(said.split())[-300:]}")
 
@@ -178,7 +183,7 @@ def shut_out(folder: ServerFolder, name: str) -> None:
         said = str(told.get("error-message", "")) or done.stderr
         raise RunError(f"{name} cannot be shut out: {' '.join(said.split())[-300:]}")
     del numbers[name]
-    _keep_numbers(folder, numbers)
+    keep_numbers(folder, numbers)
 
 
 def node_numbers(folder: ServerFolder) -> dict[str, str]:
@@ -190,7 +195,8 @@ def node_numbers(folder: ServerFolder) -> dict[str, str]:
     return found
 
 
-def _keep_numbers(folder: ServerFolder, numbers: Mapping[str, str]) -> None:
+def keep_numbers(folder: ServerFolder, numbers: Mapping[str, str]) -> None:
+    """Write down Flower's number of each client's node, by the client's name; see :func:`node_numbers`."""
     (folder.flower_home / NODES).write_text(json.dumps(numbers), encoding="utf-8")
 
 
@@ -199,7 +205,7 @@ def runs(folder: ServerFolder) -> bool:
     return _speaks_tls("127.0.0.1", folder.control_port, "127.0.0.1", folder)
 
 
-def _serves(host: str, folder: ServerFolder) -> bool:
+def serves(host: str, folder: ServerFolder) -> bool:
     """Whether clients can connect."""
     return _speaks_tls(host, folder.port, folder.host, folder)
 

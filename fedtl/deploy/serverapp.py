@@ -179,7 +179,7 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
         RunError: too few clients connected, or too many failed.
     """
     config = build(dict(order.experiment))
-    clients = [Client(name, _key(folder, name)) for name in folder.clients]
+    clients = [Client(name, node_key(folder, name)) for name in folder.clients]
     link = DeployedGrid(
         grid, clients, Study(order.study, json.dumps(config.tables()), len(clients)), config.deploy, say
     )
@@ -233,11 +233,11 @@ def _prepare(server: Server, link: DeployedGrid, frame: DataSchema) -> None:
     frame.write(server.recorder.folder / FRAME)
     server.strategy.min_clients = config.deploy.min_clients
     link.expected = _expected(server)
-    link.came = lambda: _let_sample_who_can(server, link.described)
+    link.came = lambda: let_sample_who_can(server, link.described)
     link.came()
 
 
-def _key(folder: ServerFolder, name: str) -> bytes:
+def node_key(folder: ServerFolder, name: str) -> bytes:
     """A client's public key as Flower's nodes have it; nobody's, if it was revoked."""
     if name not in folder.admitted:
         return b""
@@ -359,7 +359,7 @@ def _expected(server: Server) -> tuple[Expected, ...]:
     return tuple(replies)
 
 
-def _let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
+def let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
     """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may.
 
     It also learns who holds test samples, and validation samples.

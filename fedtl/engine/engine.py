@@ -262,7 +262,7 @@ class Engine(ABC):
             ask = ask and set(state) != before  # a first step may add vectors, such as a momentum's
         return state, 0
 
-    def _plans(self, update: ClientUpdate[Any], client: int, round: int) -> tuple[Plan, ...]:
+    def plans(self, update: ClientUpdate[Any], client: int, round: int) -> tuple[Plan, ...]:
         """A client's samples in the order of each of its round's loops, and what else it goes through."""
         task = self.task
         with self.clock.part(DATA):

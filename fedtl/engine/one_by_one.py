@@ -60,7 +60,7 @@ class OneByOne(Engine):
 
     def _plans_of(self, update: ClientUpdate[Any], client: int, round: int) -> tuple[Plan, ...] | Failed:
         try:
-            return self._plans(update, client, round)
+            return self.plans(update, client, round)
         except Exception as error:
             return Failed.by(client, error)
 

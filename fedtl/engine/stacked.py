@@ -50,7 +50,7 @@ class Stacked(Engine):
         update = assignment.update
         for place, (client, memory) in enumerate(zip(assignment.clients, assignment.memories)):
             try:
-                plans = self._plans(update, client, assignment.round)
+                plans = self.plans(update, client, assignment.round)
             except Exception as error:
                 outcomes[place] = Failed.by(client, error)
                 continue

@@ -42,7 +42,8 @@ class StepTracer:
     def __init__(self, task: Task, local: Local, stacked: bool, clock: Clock | None = None) -> None:
         self.task, self.stacked, self._local = task, stacked, local
         self.clock = clock or Clock()
-        self._programs: dict[tuple[Any, ...], Program | None] = {}
+        self.programs: dict[tuple[Any, ...], Program | None] = {}
+        """The recorded steps, by what decides of which kind a step is; None for those that are played."""
         self._forwards: dict[object, Function | None] = {}
         self.draws_elsewhere = False
         """Whether a step was seen to draw random numbers that are not torch's."""
@@ -57,8 +58,8 @@ class StepTracer:
     @property
     def replays_all(self) -> bool:
         """Whether every kind of step that was asked for so far is replayed, a round's first one perhaps excepted."""
-        played = {key[0] for key, program in self._programs.items() if program is None}
-        return not played - {key[0] for key, program in self._programs.items() if program is not None}
+        played = {key[0] for key, program in self.programs.items() if program is None}
+        return not played - {key[0] for key, program in self.programs.items() if program is not None}
 
     def program(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
         """The step from a state like this on a mini-batch like this; None where it is to be played.
@@ -75,10 +76,10 @@ class StepTracer:
         )
         if batch.more or given or not batch.labelled:
             key = (*key, batch.labelled, *((name, tensor.shape) for name, tensor in batch.more.items()), *sorted(given))
-        if key not in self._programs:
+        if key not in self.programs:
             with self.clock.part(RECORDING):
-                self._programs[key] = self._try(loop, state, batch, given)
-        return self._programs[key]
+                self.programs[key] = self._try(loop, state, batch, given)
+        return self.programs[key]
 
     def run(
         self,

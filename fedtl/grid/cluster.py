@@ -71,7 +71,7 @@ def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str]
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     at = _address(address)
     if at is not None and at != "auto":
-        _check_reachable(at)
+        check_reachable(at)
     quiet: dict[str, Any] = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if at is None:
@@ -171,7 +171,12 @@ def _address(given: str | None) -> str | None:
     return None if address == "local" else address
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
+    """Check that a Ray answers at ``host:port``, before Ray itself tries for minutes.
+
+    Raises:
+        ConfigError: the address is of another form, or no Ray answers there.
+    """
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         raise ConfigError(f"simulation.address = {address!r}: give a cluster's head as host:port, or 'auto'")

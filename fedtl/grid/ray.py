@@ -151,7 +151,8 @@ class RayGrid(SimulatedGrid):
         super().__init__(clients)
         self._large, self._work = large_cohorts, work
         self._pace: dict[str, float] = {}  # seconds that an actor took for a unit of work, by the message's kind
-        self._started = False
+        self.started = False
+        """Whether somebody has waited for the actors' processes."""
         joined = joins(address)
         self._connection = connect(address, actors * num_cpus, WORKER_ENVIRONMENT)
         self._mark = Mark(shared) if shared else None
@@ -191,7 +192,7 @@ class RayGrid(SimulatedGrid):
     def processes(self) -> list[int]:
         """The actors' process ids, once all that have room have begun."""
         self._seats.begin()
-        self._started = True
+        self.started = True
         return [seat.begun.pid for seat in self._seats.working if seat.begun]
 
     def shared(self, part: int) -> Any:
@@ -200,7 +201,7 @@ class RayGrid(SimulatedGrid):
 
     def carry_out(self, order: Order, timeout: float | None) -> Iterator[Reply]:
         """Hand out cohorts, and those of actors that die once more."""
-        if not self._started:
+        if not self.started:
             self.processes()
         self._seats.fill()
         began = time.monotonic()
@@ -305,7 +306,7 @@ class RayGrid(SimulatedGrid):
         for seat in self._seats.working:
             if seat.given:
                 self._seats.replace(seat)
-        self._started = False  # new actors begin before the next order's time does
+        self.started = False  # new actors begin before the next order's time does
 
     def _cohorts(self, order: Order) -> list[Cohort]:
         actors, pace = max(1, len(self._seats.working)), self._pace.get(order.kind)

@@ -23,7 +23,8 @@ SEED = 0
 REMEMBERED = 64
 """So many trials' results are kept: a process builds a model again for each phase, engine and restart."""
 
-_changes_input: dict[Hashable, bool] = {}
+TRIED: dict[Hashable, bool] = {}
+"""Whether models that this process has tried change their input."""
 
 
 def try_out(
@@ -51,13 +52,13 @@ def try_out(
     if not own:
         return
     key = _key(module, choice, shape, classes, few)
-    if key not in _changes_input:
+    if key not in TRIED:
         copy = _copied(module, name)
         _check_repeatable(copy, name, x)
-        if len(_changes_input) >= REMEMBERED:
-            _changes_input.clear()
-        _changes_input[key] = changes_input(copy, _inputs(x, few))
-    if _changes_input[key]:
+        if len(TRIED) >= REMEMBERED:
+            TRIED.clear()
+        TRIED[key] = changes_input(copy, _inputs(x, few))
+    if TRIED[key]:
         module.register_forward_pre_hook(_copy_of_input)
 
 

@@ -80,16 +80,16 @@ def context(**run_config: str) -> Context:
 
 
 def test_run_config() -> None:
-    found = app._from_run_config(context(config="quickstart", overrides="rounds=3 name='my-run'  data.clients=30"))
+    found = app.config_of(context(config="quickstart", overrides="rounds=3 name='my-run'  data.clients=30"))
     assert (found.rounds, found.name, found.data.clients) == (3, "my-run", 30)
-    assert app._from_run_config(context()).name == "quickstart"
+    assert app.config_of(context()).name == "quickstart"
     with pytest.raises(ConfigError, match=r"strategy\.lrr is not a key"):
-        app._from_run_config(context(overrides="strategy.lrr=3"))
+        app.config_of(context(overrides="strategy.lrr=3"))
 
 
 def test_memories_stay_apart_by_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDTL_HOME", str(tmp_path))
-    assert app._state_folder(context()) == tmp_path / "memories/7"
+    assert app.memories_of(context()) == tmp_path / "memories/7"
 
 
 def test_pyproject_names_the_apps() -> None:
@@ -103,4 +103,4 @@ def test_pyproject_names_the_apps() -> None:
     for key, kind in (("serverapp", ServerApp), ("clientapp", ClientApp)):
         module, name = found["components"][key].split(":")
         assert isinstance(getattr(import_module(module), name), kind)
-    assert app._from_run_config(context(**found["config"])).name == "quickstart"
+    assert app.config_of(context(**found["config"])).name == "quickstart"

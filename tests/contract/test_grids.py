@@ -258,9 +258,9 @@ class TestFailures:
         asked = first_sampled(tables())
         federation = federate(config.data, config.seed)
         uploads = []
-        grid = in_process(config, tmp_path)
+        worker = make_worker(config.tables(), federation, str(tmp_path), "cpu", (PLAIN,))
         for client in asked[1:]:
-            (outcome,) = train_cohort(grid._worker.engine, grid._worker.update, grid._worker.initial, [client], [{}], 1)
+            (outcome,) = train_cohort(worker.engine, worker.update, worker.initial, [client], [{}], 1)
             uploads.append((len(federation.train[client]), outcome.uploads.get("w").double().numpy()))  # type: ignore[union-attr]
         expected = sum(n * upload for n, upload in uploads) / sum(n for n, _ in uploads)
         for what in ("raise", "nan"):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import RecordDict
 from safetensors.torch import load_file
 
 import fedtl
-from fedtl.engine.assignment import Received
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.server.scoring import Evaluation
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
@@ -129,7 +130,9 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
 
     class Fixed(InProcessGrid):
         def carry_out(self, order, timeout):  # type: ignore[no-untyped-def]
-            for reply in super().carry_out(order, timeout):
+            # The workers' model is whole; that of the strategy has three parameters and two statistics.
+            content = RecordDict({**order.content, m.ARRAYS: m.pack(worker.initial.numpy())})
+            for reply in super().carry_out(replace(order, content=content), timeout):
                 if order.kind == "train":
                     reply.content[m.ARRAYS] = m.pack(np.array([2.0, 2, 2, 0.4, 0.4]) * 2)
                 yield reply
@@ -139,7 +142,6 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
     worker.initial = engine.task.layout.flatten(engine.task.module)
     found: list[Any] = []
     arrays = m.pack(np.ones(5, np.float32))
-    worker._received = lambda content, clients: Received({"w": worker.initial})  # type: ignore[method-assign]
     strategy.start(Fixed(worker, 2), arrays, 1, on_round=lambda _, w: found.append(w))
     np.testing.assert_allclose(found[0], [3.0, 3, 3, 0.4, 0.4], rtol=1e-6)
 

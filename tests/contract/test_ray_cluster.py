@@ -229,11 +229,11 @@ def test_an_address_where_no_ray_answers(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     # In this process another Ray may run; a given address would not be looked at.
-    from fedtl.grid.cluster import _check_reachable
+    from fedtl.grid.cluster import check_reachable
 
     for address, why in ((f"127.0.0.1:{port}", "no Ray answers there"), ("ray://head:10001", "host:port")):
         with pytest.raises(ConfigError, match=why):
-            _check_reachable(address)
+            check_reachable(address)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

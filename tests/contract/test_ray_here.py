@@ -195,7 +195,7 @@ def test_a_port_where_something_else_answers(monkeypatch: pytest.MonkeyPatch) ->
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"^simulation.address = '{address}': what answers there is no Ray"):
-            cluster._check_reachable(address)
+            cluster.check_reachable(address)
 
 
 # Who can reach it.

@@ -37,7 +37,7 @@ def test_the_driver_lets_its_own_copy_go(tmp_path: Path, monkeypatch: pytest.Mon
         assert not self.federation.x.flags.writeable  # it is the actors' as well
         assert not self.federation.train.order.flags.writeable
         assert isinstance(grid, RayGrid)
-        assert grid._started  # whoever waits for an actor's process waits before the first round
+        assert grid.started  # whoever waits for an actor's process waits before the first round
         rounds(self, grid)
 
     monkeypatch.setattr(experiment, "federate", watched)

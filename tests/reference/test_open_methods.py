@@ -246,13 +246,14 @@ def test_knnper_answers(kind: EngineKind, tmp_path: Path) -> None:
     study = Study("knnper", kind, knnper.KNNPerServer, tmp_path, lr=0.1, neighbours=case["hyperparameters"]["k"])
     (theirs,) = case["rounds"]
     engine, update, federation = study.worker.engine, study.worker.update, study.worker.engine.task.samples.federation
+    module = Mlp() if case["model"] == "mlp" else nn.Linear(8, 3)
+    study.layout.load(module, study.initial)
     for client in range(4):
         answer = engine.answer_of(update, study.initial, client)
         assert answer is not None
         x, y = engine.task.samples.batch(federation.test[client])
-        engine._bind_for_scoring(study.initial)
         with torch.no_grad():
-            logits = answer.logits(layer_outputs(engine.task.module, x, ["features"]))
+            logits = answer.logits(layer_outputs(module, x, ["features"]))
         close(logits.exp(), theirs["clients"][str(client)]["mixed_half"], rtol=2e-4, atol=2e-5)
         score = engine.score(study.initial, federation.test[client], answer=answer)
         assert score.correct == int((logits.argmax(1) == y).sum())

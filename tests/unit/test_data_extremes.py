@@ -95,7 +95,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_no_memory_holds_is_an_error_before_it_is_made(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_memory", lambda: 2**30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**30)
     assert sentence({"name": "npz", "path": str(file), "size": 100_000}) == (
         "data.size = 100000: should be less than or equal to 4096"
     )

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedtl.config.read import build
-from fedtl.data.own.read import read_own
+from fedtl.data.own.read import Own, read_own
 from fedtl.data.schema import DataSchema
 from fedtl.deploy import client as clients
 from fedtl.deploy import folders, wire
@@ -443,16 +443,16 @@ def test_the_last_global_model_is_kept(folder: ClientFolder) -> None:
 
 def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     desk, inside, most = desk_of(folder), [0], [0]
-    described = desk._described
+    describe = Own.describe
 
-    def slow(statistics_of: str, study: Study) -> RecordDict:
+    def slow(own: Own) -> dict[str, Any]:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.02)
         inside[0] -= 1
-        return described(statistics_of, study)
+        return describe(own)
 
-    monkeypatch.setattr(desk, "_described", slow)
+    monkeypatch.setattr(Own, "describe", slow)
     threads = [threading.Thread(target=functools.partial(desk.answer, QUERY, message(frame=""))) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -466,7 +466,7 @@ def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def listening(folder: ClientFolder) -> Iterator[ClientFolder]:
-    with clients._answering(folder, desk_of(folder)):
+    with clients.answering(folder, desk_of(folder)):
         yield folder
 
 
@@ -511,7 +511,7 @@ def test_a_second_process_with_the_folder_is_refused(folder: ClientFolder, monke
             refused.set()
 
     monkeypatch.setattr(clients, "keep_log", lambda _: None)
-    monkeypatch.setattr(clients, "_connect", connects)
+    monkeypatch.setattr(clients, "stay_connected", connects)
     for _ in range(2):  # what the first two held is free
         refused.clear()
         threads = [threading.Thread(target=starts) for _ in range(2)]
@@ -542,7 +542,7 @@ def test_a_connection_that_fails_does_not_end_the_answering(
     listens = Listens()
     monkeypatch.setattr(clients, "PAUSE", 0)
     with pytest.raises(SystemExit):
-        clients._answer(listens, desk_of(folder), threading.Event())  # type: ignore[arg-type]
+        clients.answer_all(listens, desk_of(folder), threading.Event())  # type: ignore[arg-type]
     wire.send(listens.there, wire.Part({"kind": TRAIN}, message(client=0)))
     assert wire.receive(listens.there) == wire.Part({"error": "it is client 1 by its folder, not client 0"})
 
@@ -559,14 +559,14 @@ def test_a_listener_that_is_closed_ends_the_answering_without_a_word(
             over.set()
             raise meets
 
-    clients._answer(Closed(), desk_of(folder), over)  # type: ignore[arg-type]
-    with clients._answering(folder, desk_of(folder)):
+    clients.answer_all(Closed(), desk_of(folder), over)  # type: ignore[arg-type]
+    with clients.answering(folder, desk_of(folder)):
         pass
-    listener = clients._listen(folder)
+    listener = clients.listen(folder)
     listener.close()
     over.clear()
     threading.Timer(0.05, over.set).start()
-    clients._answer(listener, desk_of(folder), over)
+    clients.answer_all(listener, desk_of(folder), over)
     assert "not accepted" not in "".join(line for line in caplog.messages if "closed" not in line)
 
 
@@ -633,15 +633,15 @@ def test_a_client_says_when_its_server_goes_away_and_when_it_is_back(
 
 
 def test_nothing_is_left_when_a_client_ends(folder: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    listener = clients._listen(folder)
+    listener = clients.listen(folder)
     answering = threading.Event()
 
     def end(*_: Any) -> None:
         assert folder.socket.exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clients, "_listen", lambda _: listener)
-    monkeypatch.setattr(clients, "_answer", lambda *_: answering.set())
+    monkeypatch.setattr(clients, "listen", lambda _: listener)
+    monkeypatch.setattr(clients, "answer_all", lambda *_: answering.set())
     monkeypatch.setattr(clients, "find_server", end)
     with pytest.raises(KeyboardInterrupt):
         clients.take_part(folder, desk_of(folder), lambda _: None)
@@ -655,7 +655,7 @@ def test_the_socket_of_a_process_that_was_killed_is_no_hindrance(folder: ClientF
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(folder.socket))
     assert folder.socket.exists()
-    clients._listen(folder).close()
+    clients.listen(folder).close()
     assert not folder.socket.exists()
 
 

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ def test_a_log_that_is_long_is_put_aside_when_a_program_begins(tmp_path: Path, m
 
     def runs(text: str) -> None:
         program = Program(Command([sys.executable, "-c", f"print({text!r}, end='')"], {}), log)
-        program._process.wait(60)
+        ends = time.monotonic() + 60
+        while program.code is None and time.monotonic() < ends:
+            time.sleep(0.01)
         assert program.code == 0
 
     runs("0123456789")

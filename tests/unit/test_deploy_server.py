@@ -70,7 +70,7 @@ def test_clients_may_come_when_their_keys_are_registered(
     monkeypatch.setattr(servers, "Program", Pretended)
     monkeypatch.setattr(servers, "wait_until", ready)
     monkeypatch.setattr(servers, "runs", lambda _: True)
-    monkeypatch.setattr(servers, "_serves", lambda *_: "open" in happened)
+    monkeypatch.setattr(servers, "serves", lambda *_: "open" in happened)
     monkeypatch.setattr(servers, "register", lambda _, name: happened.append(f"registered {name}"))
     with pytest.raises(RunError, match="ended with exit code 1"):
         servers.serve(folder, "127.0.0.1", print)
@@ -88,7 +88,7 @@ def test_what_flower_knows_already_is_not_registered_again(
 
     def register(of: ServerFolder, name: str) -> None:
         registered.append(name)
-        servers._keep_numbers(of, servers.node_numbers(of) | {name: f"7{name}"})
+        servers.keep_numbers(of, servers.node_numbers(of) | {name: f"7{name}"})
 
     monkeypatch.setattr(servers, "registered", lists)
     monkeypatch.setattr(servers, "register", register)
@@ -169,7 +169,7 @@ def test_the_ports_of_a_server_that_was_killed_are_waited_for(
     which: str, folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = list[str]()
-    monkeypatch.setattr(servers, "_run_superlink", lambda *_: begun.append("began"))
+    monkeypatch.setattr(servers, "run_superlink", lambda *_: begun.append("began"))
     port = getattr(folder, which)
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))

@@ -151,7 +151,7 @@ class Deployment:
             desk = ClientAgent(
                 read_own(str(self.path / "data" / name)), read_client(self.client(name)), "cpu", approved
             )
-            key = serverapp._key(self.folder, name)
+            key = serverapp.node_key(self.folder, name)
             self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, desk))))
 
     def serve(self, data: bool = True, resume: bool = False, **changes: Any) -> None:
@@ -424,7 +424,7 @@ def test_no_room_is_made_for_the_samples_that_a_client_claims(tmp_path: Path) ->
     server = open_run(config, federate(config.data, 4), Place(tmp_path / "run"), Silent(), elsewhere=True)
     tracemalloc.start()
     try:
-        serverapp._let_sample_who_can(server, {0: replace(ONE, train=10**7)})
+        serverapp.let_sample_who_can(server, {0: replace(ONE, train=10**7)})
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -503,8 +503,8 @@ def test_an_objective_that_nobody_can_train(tmp_path: Path) -> None:
     server = open_run(config, federate(config.data, 4), Place(tmp_path / "run"), Silent(), elsewhere=True)
     nothing = replace(ONE, train=0)
     with pytest.raises(ConfigError, match=r"^no client holds what the objective of the rounds 1 to 2 trains on$"):
-        serverapp._let_sample_who_can(server, dict.fromkeys(range(3), nothing))
-    serverapp._let_sample_who_can(server, {0: nothing, 1: replace(ONE, unlabelled=5)})  # who is not known may hold some
+        serverapp.let_sample_who_can(server, dict.fromkeys(range(3), nothing))
+    serverapp.let_sample_who_can(server, {0: nothing, 1: replace(ONE, unlabelled=5)})  # who is not known may hold some
     assert [phase.clients.tolist() for phase in server.strategy.phases if phase.clients is not None] == [[1, 2]]
 
 

@@ -33,13 +33,13 @@ def test_clients_with_and_without_a_memory_share_a_stack(method: str, monkeypatc
     update = update_of(method, **METHODS[method], batch_size=10)
     w = engine.task.layout.flatten(engine.task.module)
     stacks: list[int] = []
-    cohort = Stacked._cohort
+    start = type(update).start
 
-    def counted(self: Stacked, assignment: Any, jobs: list[Any]) -> Any:
-        stacks.append(len(jobs))
-        return cohort(self, assignment, jobs)
+    def counted(self: Any, received: Any, memory: Memory, probe: Any) -> Any:
+        stacks.append(len(received["w"]))  # [C, P]
+        return start(self, received, memory, probe)
 
-    monkeypatch.setattr(Stacked, "_cohort", counted)
+    monkeypatch.setattr(type(update), "start", counted)
     memories: list[Memory] = [{} for _ in range(6)]
     for client, outcome in zip((1, 4), train_cohort(engine, update, w, [1, 4], [{}, {}], 1)):
         assert isinstance(outcome, Trained)

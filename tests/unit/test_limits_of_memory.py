@@ -18,7 +18,7 @@ def test_a_container_has_less_than_its_machine(
     text: str | None, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "CONTAINER", tmp_path / "memory.max")
-    monkeypatch.setattr(memory, "_of_process", lambda: None)
+    monkeypatch.setattr(memory, "resource", None)  # as where nothing says what a process may have
     if text is not None:
         (tmp_path / "memory.max").write_text(text)
     if not refused:

@@ -104,9 +104,9 @@ def test_another_factor_needs_no_new_recording(kind: EngineKind) -> None:
     w, seen = engine.task.layout.flatten(engine.task.module), []
     for factor in (1.0, 0.5):
         engine.train(Assignment(update, Received({"w": w}), [0, 1], [{}, {}], 1, RoundContext(lr_factor=factor)))
-        seen.append({key: id(program) for key, program in engine.recorder._programs.items()})
+        seen.append({key: id(program) for key, program in engine.recorder.programs.items()})
     assert seen[0] == seen[1]
-    assert None not in engine.recorder._programs.values()
+    assert None not in engine.recorder.programs.values()
 
 
 @EACH_ENGINE

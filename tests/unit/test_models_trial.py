@@ -91,7 +91,7 @@ def test_a_model_that_cannot_be_copied_is_told() -> None:
 
 def test_a_process_tries_the_same_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
     copies = []
-    monkeypatch.setattr(trial, "_changes_input", {})
+    monkeypatch.setattr(trial, "TRIED", {})
     monkeypatch.setattr(trial, "deepcopy", lambda module: copies.append(module) or module)
     for seed in (0, 1):
         built("Keeps", what="buffer", seed=seed)

@@ -279,7 +279,7 @@ def test_every_engine_moves_alike_and_another_rate_needs_no_new_recording(name: 
         plain, ours = (uploads(engine, update, w) for engine in engines)
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
         ends.append(ours[0])
-        recordings.append(dict(engines[1].recorder._programs) if engines[1].recorder else {})
+        recordings.append(dict(engines[1].recorder.programs) if engines[1].recorder else {})
     assert float((ends[1] - w).norm()) < 0.5 * float((ends[0] - w).norm())
     assert recordings[0] == recordings[1]
     assert bool(recordings[0]) == kind.endswith("recorded")

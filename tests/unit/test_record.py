@@ -282,16 +282,16 @@ def test_full_disk_when_tensors_are_written(recorder: Recorder, monkeypatch: pyt
 
 def test_full_disk_in_a_run_then_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was finished stays, and the run goes on when there is room again."""
-    append, calls = Recorder._append, [0]
+    opened, calls = Path.open, [0]
 
-    def full(self: Recorder, name: str, line: Any) -> None:
-        calls[0] += 1
-        if calls[0] == 4:  # two lines a round: the second round's second
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / name))
-        append(self, name, line)
+    def full(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        calls[0] += mode == "r+b"
+        if mode == "r+b" and calls[0] == 4:  # two lines a round: the second round's second
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opened(path, mode, *arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
-        patch.setattr(Recorder, "_append", full)
+        patch.setattr(Path, "open", full)
         fedtl.run(tables(), out=tmp_path / "run")
     assert [line["round"] for line in fedtl.load(tmp_path / "run").rounds] == [1]
     fedtl.run(tables(), out=tmp_path / "run", resume=True)

@@ -21,6 +21,7 @@ from fedtl.data.federation import Federation
 from fedtl.data.replay import Replay
 from fedtl.distill.impressions import class_impressions
 from fedtl.engine import Engine, OneByOne, Trained
+from fedtl.engine import replay as replay_module
 from fedtl.engine.replay import bounds
 from fedtl.engine.task import REPLAYED, RoundContext
 from fedtl.random import Purpose, derived_seed
@@ -126,7 +127,14 @@ def test_samples_are_impressions_of_the_received_model(by: str) -> None:
         assert torch.equal(found_y, y[lacks])
 
 
-def test_a_set_is_made_once_for_a_model_and_a_round() -> None:
+def test_a_set_is_made_once_for_a_model_and_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = [0], replay_module.class_impressions
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made[0] += 1
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(replay_module, "class_impressions", counted)
     replays = engine({"by": "client"}).replays
     assert replays is not None
     w = torch.zeros(replays.task.layout.size)
@@ -134,10 +142,10 @@ def test_a_set_is_made_once_for_a_model_and_a_round() -> None:
     replays.enter(w, 2, RoundContext())
     first = replays.batch(0, places)[0]
     other = replays.batch(1, places)[0]
-    made = replays._kept[0][0]
+    assert made == [2]
     replays.enter(w.clone(), 2, RoundContext())
     assert torch.equal(replays.batch(0, places)[0], first)
-    assert replays._kept[0][0] is made
+    assert made == [2]
     assert not torch.equal(first, other)
     for w_now, round in ((w, 3), (w + 0.1, 2)):  # another round, another model
         replays.enter(w_now, round, RoundContext())
@@ -177,7 +185,7 @@ def test_the_term_by_hand(loss: str) -> None:
     assert of.replays is not None
     assert outcome.uploads.get("w") is not None
     assert plain.uploads.get("w") is not None
-    (plan,) = of._plans(update_of("fedavg", lr=0.5, local_steps=1, batch_size=8), 0, 2)
+    (plan,) = of.plans(update_of("fedavg", lr=0.5, local_steps=1, batch_size=8), 0, 2)
     x, y = of.replays.batch(0, plan.more["replay"][0])
     assert len(y) == 8
     module = make_tasks(build(tables()), federation(), "cpu")[0].module

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 
 from fedtl.assemble import parts
-from fedtl.assemble import resources as resources_module
 from fedtl.assemble.resources import Resources
 from fedtl.choice import ConfigError
 from fedtl.config.read import read_config
 from fedtl.data.federate import federate
+from fedtl.grid import cluster
 
 
 @pytest.fixture(autouse=True)
 def a_machine_of_two_cores_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(resources_module, "_cores", lambda: 2)
-    monkeypatch.setattr(resources_module, "_joins_a_cluster", lambda address: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(cluster, "joins", lambda address: False)
+
+
+def a_cluster_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "joins", lambda address: True)
+    monkeypatch.setattr(cluster, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(cluster, "gpus", lambda: 0)
 
 
 def resources(*overrides: str, busy: int = 5) -> Resources:
@@ -44,8 +52,7 @@ def test_what_this_machine_cannot_have(overrides: list[str], sentence: str) -> N
 
 
 def test_a_cluster_may_yet_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources_module, "_joins_a_cluster", lambda address: True)
-    monkeypatch.setattr(resources_module, "_gpus_of_cluster", lambda address: 0)
+    a_cluster_without_a_gpu(monkeypatch)
     found = resources("simulation.num_gpus=0.5", "simulation.num_cpus=64")
     assert (found.num_gpus, found.num_cpus, found.worker_device) == (0.5, 64, "cuda")
     with pytest.raises(ConfigError, match=r"num_gpus = 0: with device = 'cuda' each actor needs a GPU"):
@@ -82,8 +89,8 @@ def test_the_grid_in_this_process_asks_for_nothing() -> None:
 
 @pytest.mark.parametrize("joins", [False, True])
 def test_never_more_actors_than_clients_train(joins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources_module, "_joins_a_cluster", lambda address: joins)
-    monkeypatch.setattr(resources_module, "_gpus_of_cluster", lambda address: 0)
+    if joins:
+        a_cluster_without_a_gpu(monkeypatch)
     three, one = (resources("simulation.actors=64", busy=busy) for busy in (3, 1))
     assert (three.actors, one.actors) == (3, 1)
     assert three.notes == ("simulation.actors = 64: at most 3 clients train in a round, so there are 3 actors",)

@@ -36,7 +36,9 @@ def test_inference_mode_s_tensors_may_be_looked_at_after_samples_were_changed() 
     engine = engine_of(federation_of([30] * 4, shape=(5,), classes=2), odd_models.Rarely((5,), 2), OneByOne)
     w = engine.task.layout.flatten(engine.task.module)
     train_cohort(engine, update_of("pfedme", **METHODS["pfedme"], batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1)
-    local = engine.local
-    local._changed = {0: 0}
+    local, x = engine.local, torch.full((3, 5), 0.05)  # which this model changes
+    local.run(x)
+    with pytest.raises(RuntimeError, match="changed its input"):
+        local.run(x)
     with torch.inference_mode():
         assert local.run(torch.ones(3, 5))["logits"].shape == (3, 2)

@@ -112,7 +112,7 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
     of = engine(**consensus(loss=loss, temperature=2.0, weight=0.5))
     got = trained(of, given, lr=0.2, local_steps=1)[1]
     plain = trained(engine(), lr=0.2, local_steps=1)[1]
-    places = of._plans(update_of("fedavg", **{**SGD, "local_steps": 1}), 1, 2)[0].more["public"][0]
+    places = of.plans(update_of("fedavg", **{**SGD, "local_steps": 1}), 1, 2)[0].more["public"][0]
     assert len(places) == 8
     module = module_at(of.task.layout.flatten(engine().task.module))
     logits = module(public_inputs()[torch.from_numpy(places)])

@@ -8,7 +8,7 @@ directory.
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import shlex
 from pathlib import Path
@@ -16,21 +16,34 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedtl.assemble.flower import client_app_of
+from fedtl.assemble.flower import client_app_of, worker_here
 from fedtl.config.read import read_config
 from fedtl.config.schema import Config
-from fedtl.engine.choice import Choices
+from fedtl.wire.worker import Worker
 
 
 def config_of(context: Context) -> Config:
     """The experiment that a run config names."""
-    overrides = shlex.split(str(context.run_config.get("overrides", "")))
-    config, _ = read_config(str(context.run_config.get("config", "quickstart")), overrides)
-    return config
+    return _read(*_named(context))
 
 
-def _experiment_of(context: Context) -> tuple[str, str, Choices | None, bytes | None]:
-    return json.dumps(config_of(context).tables()), str(memories_of(context)), None, None
+def _named(context: Context) -> tuple[str, str]:
+    """The experiment as the run config names it: the config, and overrides."""
+    return str(context.run_config.get("config", "quickstart")), str(context.run_config.get("overrides", ""))
+
+
+def _read(config: str, overrides: str) -> Config:
+    return read_config(config, shlex.split(overrides))[0]
+
+
+@functools.lru_cache(maxsize=2)
+def _worker(config: str, overrides: str, memories: str) -> Worker:
+    """One worker for each process and run: config and data are read once, not once a message."""
+    return worker_here(_read(config, overrides), memories)
+
+
+def _worker_for(context: Context) -> Worker:
+    return _worker(*_named(context), str(memories_of(context)))
 
 
 def memories_of(context: Context) -> Path:
@@ -53,4 +66,4 @@ def _make_server_app() -> ServerApp:
 
 
 server_app = _make_server_app()
-client_app = client_app_of(_experiment_of)
+client_app = client_app_of(_worker_for)

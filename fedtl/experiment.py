@@ -12,13 +12,9 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedtl.assemble.driver import Listener, Server, Silent
-from fedtl.assemble.kept import KeptMemories
 from fedtl.assemble.parts import (
-    all_tasks,
+    assemble,
     check_widths,
-    choose_engines,
-    client_updates,
-    make_strategy,
     most_at_once,
     one_thread,
     sampled_of,
@@ -71,10 +67,14 @@ def run(
         RunError: the run cannot go on: too many clients failed, or the disk is full.
     """
     read, _ = read_config(config, overrides)
-    if profile and read.simulation.grid == "flower":
+    return run_at(read, place_of(config, read, out, resume), profile, listener or Silent())
+
+
+def run_at(config: Config, place: Place, profile: bool, listener: Listener) -> Run:
+    """Run an experiment that has been read, at a place that has been found; see :func:`run`."""
+    if profile and config.simulation.grid == "flower":
         raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
-    where = place_of(config, read, out, resume)
-    server = open_run(read, federate(read.data, read.seed), where, listener or Silent())
+    server = open_run(config, federate(config.data, config.seed), place, listener)
     server.profiled = profile
     with one_thread(server.resources.driver_device):
         server.run()
@@ -135,12 +135,13 @@ def open_run(
         )
     resources = Resources.of(_scoring_only(config) if elsewhere else config, most_at_once(config, federation))
     with federation.noted():
-        tasks = all_tasks(config, federation, "cpu")
+        assembly = assemble(config, federation)
+    tasks = assembly.tasks
     check_widths(config, tasks)
     if elsewhere:
         choices: Choices = (EngineChoice(False, False, "clients choose their own"),) * len(tasks)
     else:
-        choices = choose_engines(config, tasks, resources.worker_device)
+        choices = assembly.choose_engines(resources.worker_device)
     layout = tasks[0].layout
     found_here = {
         "device": resources.worker_device,
@@ -155,14 +156,12 @@ def open_run(
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
-    memories = None if elsewhere else KeptMemories(config, tasks, client_updates(config, tasks))
-    first = tasks[0].sent(layout.flatten(tasks[0].module))
-    strategy = make_strategy(config, federation.clients, layout.parameters, tasks)
-    row = strategy.row_sizes(first[: strategy.parameters])
+    memories = None if elsewhere else assembly.kept_memories()
+    row = assembly.row_widths()
     keeps = Keeps(numbers, memories.sizes if memories else None, (lambda client, round: row) if row else None)
     recorder, checkpoint, about = _open_record(config, place, about, keeps, elsewhere)
     try:
-        server = Server(config, federation, resources, choices, recorder, checkpoint, listener, about)
+        server = Server(assembly, resources, choices, recorder, checkpoint, listener, about)
         server.remembers = bool(row) or (memories is not None and memories.any)
         with record.writing(recorder.folder):
             last = checkpoint.round if checkpoint else 0
@@ -220,7 +219,8 @@ def _open_record(
 
 def _idle_terms(tasks: Sequence[Task]) -> list[str]:
     """A line for each term that can do nothing to the model that it is asked for with."""
-    found = ((term.key, term.idle(model_of(task.module.train()))) for task in tasks for term in task.objective.terms)
+    models = [(model_of(task.on(task.samples).module.train()), task.objective.terms) for task in tasks]
+    found = ((term.key, term.idle(model)) for model, terms in models for term in terms)
     return list(dict.fromkeys(f"the term {key!r} has no effect: {why}" for key, why in found if why))
 
 
@@ -270,7 +270,11 @@ def load_model(run: Run) -> nn.Module:
     config = build(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to load")
-    federation = federate(config.data, config.seed)
+    return model_on(run, config, federate(config.data, config.seed))
+
+
+def model_on(run: Run, config: Config, federation: Federation) -> nn.Module:
+    """The same where the run's config and its data have been read."""
     few = FewSamples.of(federation)
     module = build_model(untrained(config.model), federation.shape, federation.classes, config.seed, few)
     module.load_state_dict(run.state_dict())

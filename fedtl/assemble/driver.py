@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 
 from fedtl.assemble.parts import (
     FEDERATION,
+    Assembly,
     by_phase,
     client_updates,
     make_engines,
-    make_strategy,
     make_worker,
     one_thread,
     worker_of,
@@ -74,8 +73,7 @@ class Server:
 
     def __init__(
         self,
-        config: Config,
-        federation: Federation,
+        assembly: Assembly,
         resources: Resources,
         choices: Choices,
         recorder: record.Recorder,
@@ -83,21 +81,20 @@ class Server:
         listener: Listener,
         about: Mapping[str, Any],
     ) -> None:
-        self.config, self.federation, self.resources, self.choices = config, federation, resources, choices
+        self.config, self.federation, self.strategy = assembly.config, assembly.federation, assembly.strategy
+        self.resources, self.choices = resources, choices
         self.recorder, self.listener, self.about = recorder, listener, about
         self.store, self.rows = MemoryStore(recorder.memories), TableStore(recorder.folder / resume.TABLES)
-        self.engines = make_engines(config, federation, resources.driver_device, choices)
+        self.engines = make_engines(self.config, assembly.tasks, resources.driver_device, choices)
         task = self.engines[0].task
         self.initial = task.layout.flatten(task.module)
         # As it was built: at the end nothing need be built again, out of files that may be gone.
-        self._blank = deepcopy(task.module).cpu()
-        self.strategy = make_strategy(
-            config, federation.clients, task.layout.parameters, [e.task for e in self.engines]
-        )
+        self._blank = assembly.tasks[0].module
         self.w = found.w if found else task.sent(self.initial).cpu().numpy()
         if found:
             self.strategy.resume(found.w, found.state)
             self.rows.restore(self.strategy.tables, found.round)
+        federation = self.federation
         tests = {"clients": federation.test} | (
             {"target-clients": target.test} if (target := federation.target) else {}
         )
@@ -203,7 +200,7 @@ class Server:
     def _look_at_operations(self, clients: Sequence[int]) -> None:
         """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
         task, cohort_of = self.engines[-1].task, MOST_ON_CPU if self.choices[-1].stacked else 1
-        update = client_updates(self.config, [task])[-1]
+        update = client_updates(self.config, [engine.task for engine in self.engines])[-1]
         cohort, after = clients[:cohort_of], self.config.rounds + 1
         memories = [self.store.load(client, after) for client in cohort]
         received = Received({**task.received, "w": self.whole(self.w)})

@@ -29,7 +29,7 @@ def make_client_app(tables: Tables, memories: str, choices: Choices, defined: by
         defined: what the config names of a notebook; see :func:`fedtl.grid.notebook.definitions`.
     """
     experiment = json.dumps(tables)
-    return client_app_of(lambda context: (experiment, memories, choices, defined))
+    return client_app_of(lambda context: _worker(experiment, memories, choices, defined))
 
 
 def simulate_with_flower(
@@ -63,28 +63,32 @@ def simulate_with_flower(
 
 
 @functools.lru_cache(maxsize=2)
-def _worker(experiment: str, memories: str, choices: Choices | None, defined: bytes | None = None) -> Worker:
-    """One worker per process and experiment: the data are read once, not once a message."""
-    import torch
-
-    from fedtl.assemble.parts import make_worker
+def _worker(experiment: str, memories: str, choices: Choices, defined: bytes | None) -> Worker:
+    """A process's worker for a simulation's messages; the arguments are :func:`make_client_app`'s."""
     from fedtl.config.read import build
     from fedtl.grid.notebook import define
 
     if defined is not None:
         define(defined)
-    tables = json.loads(experiment)
-    config = build(tables)
+    return worker_here(build(json.loads(experiment)), memories, choices)
+
+
+def worker_here(config: Config, memories: str, choices: Choices | None = None) -> Worker:
+    """A worker whose process reads the data itself, and trains on a GPU if it sees one."""
+    import torch
+
+    from fedtl.assemble.parts import make_worker
+
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return make_worker(tables, federate(config.data, config.seed), memories, device, choices)
+    return make_worker(config, federate(config.data, config.seed), memories, device, choices)
 
 
-def client_app_of(experiment_of: Callable[[Context], tuple[str, str, Choices | None, bytes | None]]) -> ClientApp:
-    """A ClientApp; ``experiment_of`` tells what :func:`_worker` is given from a node's context."""
+def client_app_of(worker_for: Callable[[Context], Worker]) -> ClientApp:
+    """A ClientApp; ``worker_for`` gives the process's worker for a node's context, the same one for each message."""
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        worker = _worker(*experiment_of(context))
+        worker = worker_for(context)
         client = int(context.node_config.get("partition-id", -1))
         if client < 0:
             raise ConfigError("this node is no client: start it with --node-config 'partition-id=<its client's id>'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedtl.config.schema import Config, Tables
 from fedtl.data.federation import Federation
 from fedtl.data.samples import FewSamples, Samples
 from fedtl.disk.memories import MemoryStore
-from fedtl.engine import Engine, EngineChoice, Task, choose_engine
+from fedtl.engine import Engine, Task, choose_engine
 from fedtl.engine.choice import Choices
 from fedtl.engine.first_memory import check_travels
 from fedtl.engine.mixed import Mixed
@@ -30,7 +31,7 @@ from fedtl.losses.objective import Objective
 from fedtl.models import build_model
 from fedtl.models.composite import layer_sizes, model_of
 from fedtl.models.settings import ModelChoice
-from fedtl.models.sharing import Sharing, freeze
+from fedtl.models.sharing import Sharing
 from fedtl.models.trial import taken_by
 from fedtl.models.vector import Layout
 from fedtl.random import Purpose, derived_seed
@@ -45,13 +46,69 @@ FEDERATION = 1
 """Which of :func:`make_worker`'s arguments is the federation."""
 
 
-def make_engines(config: Config, federation: Federation, device: str, choices: Choices) -> list[Engine]:
-    """For each phase an engine with a model, an objective and samples, on a device."""
-    engines, phases = list[Engine](), len(config.stages())
-    for i, own in enumerate(config.architectures()):
-        chosen = choices[i * phases : (i + 1) * phases]
-        tasks = make_tasks(own, federation, device, stacked=any(choice.stacked for choice in chosen))
-        engines += [choice.make(task) for choice, task in zip(chosen, tasks)]
+@dataclass(frozen=True)
+class Assembly:
+    """What a process makes of a config, once.
+
+    Attributes:
+        config: the experiment.
+        tasks: see :func:`make_tasks`.
+        updates: each task's local training, to be tried out; workers make their own.
+        strategy: the method's server, before the first round.
+    """
+
+    config: Config
+    tasks: Sequence[Task]
+    updates: Sequence[ClientUpdate[Any]]
+    strategy: Strategy
+
+    @property
+    def federation(self) -> Federation:
+        """What clients hold."""
+        return self.tasks[0].samples.federation
+
+    def choose_engines(self, device: str) -> Choices:
+        """For each task the engine that trains it on a device, after checks of what no engine could train."""
+        config, sampled = self.config, sampled_of(self.config, self.federation)
+        # Trying out leaves its traces: counts of batches, modes, random numbers drawn.
+        tasks = [task.on(task.samples) for task in self.tasks]
+        for task, update in zip(tasks, self.updates):
+            check_travels(task, update)
+            check_single_samples(task, update, config.max_failures)
+        asked = config.simulation
+        return tuple(
+            choose_engine(asked.stacked, asked.recorded, task, update, device, sampled)
+            for task, update in zip(tasks, self.updates)
+        )
+
+    def kept_memories(self) -> KeptMemories:
+        """What clients keep between rounds."""
+        return KeptMemories(self.config, self.tasks, self.updates)
+
+    def row_widths(self) -> dict[str, int]:
+        """How many numbers the server keeps of each client, by the tables' names."""
+        return {name: table.width for name, table in self.strategy.tables.items()}
+
+
+def assemble(config: Config, federation: Federation) -> Assembly:
+    """Make what trains, and the method's server."""
+    tasks = make_tasks(config, federation)
+    first, layout = tasks[0], tasks[0].layout
+    strategy = make_strategy(config, federation.clients, layout.parameters, tasks)
+    received = strategy.first_download(first.sent(layout.flatten(first.module))[: strategy.parameters])
+    tasks = [replace(task, received={name: tensor.clone() for name, tensor in received.items()}) for task in tasks]
+    return Assembly(config, tasks, client_updates(config, tasks), strategy)
+
+
+def make_engines(config: Config, tasks: Sequence[Task], device: str, choices: Choices) -> list[Engine]:
+    """For each phase an engine on a device; each trains a copy of its task's model."""
+    engines, phases, place = list[Engine](), len(config.stages()), torch.device(device)
+    for start in range(0, len(tasks), phases):  # one of the clients' models after another
+        own, chosen = tasks[start : start + phases], choices[start : start + phases]
+        seen, stacked = own[0].samples, any(choice.stacked for choice in chosen)
+        channels_last = seen.channels_last and place.type == "cpu" and not stacked
+        samples = Samples(seen.federation, place, channels_last, seen.view)
+        engines += [choice.make(task.on(samples)) for choice, task in zip(chosen, own)]
     return by_phase(config, engines)
 
 
@@ -60,11 +117,6 @@ def by_phase(config: Config, engines: Sequence[Engine]) -> list[Engine]:
     phases = len(config.stages())
     each = [engines[phase::phases] for phase in range(phases)]
     return [own[0] if len(own) == 1 else Mixed(own) for own in each]
-
-
-def all_tasks(config: Config, federation: Federation, device: str) -> list[Task]:
-    """What clients train in each phase, for each of their models, all of a model's one after another."""
-    return [task for own in config.architectures() for task in make_tasks(own, federation, device)]
 
 
 def check_widths(config: Config, tasks: Sequence[Task]) -> None:
@@ -87,36 +139,26 @@ def check_widths(config: Config, tasks: Sequence[Task]) -> None:
 
 
 def make_worker(
-    tables: Tables, federation: Federation, memories: str, device: str, choices: Choices | None = None
+    experiment: Config | Tables, federation: Federation, memories: str, device: str, choices: Choices | None = None
 ) -> Worker:
-    """A worker of its own, in whichever process this is called; without a choice of engines it makes its own."""
+    """A worker of its own, in whichever process this is called.
+
+    Args:
+        experiment: a config, or its tables where it comes from another process.
+        federation: what clients hold.
+        memories: the folder of what they keep between rounds.
+        device: where they train.
+        choices: of engines; without, it makes its own.
+    """
     if device == "cpu":
         torch.set_num_threads(1)
-    config = build(tables)
+    config = experiment if isinstance(experiment, Config) else build(experiment)
     if choices is None:
-        choices = choose_engines(config, all_tasks(config, federation, "cpu"), device)
-    return worker_of(config, make_engines(config, federation, device, choices), MemoryStore(Path(memories)))
-
-
-def choose_engines(config: Config, tasks: Sequence[Task], device: str) -> tuple[EngineChoice, ...]:
-    """For each task the engine that trains it, after checks of what no engine could train."""
-    simulation = config.simulation
-    updates = client_updates(config, tasks)
-    for task, update in zip(tasks, updates):
-        check_travels(task, update)
-        check_single_samples(task, update, config.max_failures)
-    return tuple(
-        choose_engine(
-            simulation.stacked, simulation.recorded, task, update, device, sampled_of(config, task.samples.federation)
-        )
-        for task, update in zip(tasks, updates)
-    )
-
-
-def kept_memories(config: Config, federation: Federation) -> KeptMemories:
-    """What clients keep between rounds."""
-    tasks = all_tasks(config, federation, "cpu")
-    return KeptMemories(config, tasks, client_updates(config, tasks))
+        assembly = assemble(config, federation)
+        tasks, choices = assembly.tasks, assembly.choose_engines(device)
+    else:
+        tasks = make_tasks(config, federation)
+    return worker_of(config, make_engines(config, tasks, device, choices), MemoryStore(Path(memories)))
 
 
 def sampled_of(config: Config, federation: Federation) -> int:
@@ -140,9 +182,17 @@ def client_updates(config: Config, tasks: Sequence[Task]) -> list[ClientUpdate[A
     return [kind(settings[i % len(settings)], task.layout) for i, task in enumerate(tasks)]
 
 
-def make_tasks(config: Config, federation: Federation, device: str, stacked: bool = False) -> list[Task]:
-    """What clients train in each phase: the same model, and the same samples."""
-    place = torch.device(device)
+def make_tasks(config: Config, federation: Federation) -> list[Task]:
+    """What clients train in each phase, for each of their models, all of a model's one after another.
+
+    They are on the CPU, and their modules, which a model's phases share, stay as they were built: whoever changes one
+    takes a copy, :meth:`Task.on`.
+    """
+    return [task for own in config.architectures() for task in _tasks_of(own, federation)]
+
+
+def _tasks_of(config: Config, federation: Federation) -> list[Task]:
+    """Of clients that have all the same model."""
     method = strategy_type(config.strategy.name)
     objectives = [Objective(stage.objective, method.statistics(stage.strategy)) for stage in config.stages()]
     terms = [term for objective in objectives for term in objective.terms]
@@ -152,26 +202,11 @@ def make_tasks(config: Config, federation: Federation, device: str, stacked: boo
     images = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
     views = config.views if any("views" in objective.needs for objective in objectives) else None
     view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None
-    samples = Samples(federation, place, images and place.type == "cpu" and not stacked, view)
-    initial = layout.flatten(module).to(place)
-    bare = Task(module, layout, objectives[0], samples, config.seed, sharing)
-    server = method(
-        config.strategy,
-        seed=config.seed,
-        clients=federation.clients,
-        parameters=sharing.parameters if sharing else layout.parameters,
-    )
-    received = server.first_download(bare.sent(layout.flatten(module))[: server.parameters])
-    received = {name: tensor.to(place) for name, tensor in received.items()}
-    tasks = []
-    for objective in objectives:
-        own = deepcopy(module).to(place)  # an engine binds it to vectors of its own
-        freeze(own, config.strategy.frozen)
-        there = {name: deepcopy(part).to(place) for name, part in frozen.items()}
-        sharing_there = sharing.to(place) if sharing else None
-        seed, replay = config.seed, config.replay
-        tasks.append(Task(own, layout, objective, samples, seed, sharing_there, there, initial, replay, received))
-    return tasks
+    samples, initial = Samples(federation, torch.device("cpu"), images, view), layout.flatten(module)
+    return [
+        Task(module, layout, objective, samples, config.seed, sharing, frozen, initial, config.replay)
+        for objective in objectives
+    ]
 
 
 def worker_of(config: Config, engines: Sequence[Engine], store: MemoryStore) -> Worker:

@@ -63,18 +63,14 @@ def run(
                     )
             beside = compared_with(read) if baselines else {}  # what is wrong is better said at once
             watcher = Progress() if quiet else ProgressBar(printing.out)
-            if is_run(config):
-                done = experiment.run(
-                    config, overrides or (), out=out_dir, resume=resume, profile=profile, listener=watcher
-                )
-            else:
-                done = experiment.run(read, out=out_dir, resume=resume, profile=profile, listener=watcher)
+            done = experiment.run_at(read, experiment.place_of(config, read, out_dir, resume), profile, watcher)
             others: dict[str, Run] = {}
             for name, other in beside.items():
                 watcher.close()
                 watcher = Progress() if quiet else ProgressBar(printing.out)
                 folder = done.path / BASELINES / name
-                others[name] = experiment.run(other, out=folder, resume=is_run(folder), listener=watcher)
+                place = experiment.place_of(other, other, folder, is_run(folder))
+                others[name] = experiment.run_at(other, place, False, watcher)
     except KeyboardInterrupt:
         if watcher:
             watcher.close()

@@ -172,10 +172,11 @@ class ClientAgent:
             recorder.begin(config, about)
             log.info("%s: begins, in %s", study.id, folder)
         frame.write(folder / "frame.json")
-        tables = config.tables()
-        tables["simulation"]["stacked"] = False
+        alone = config.simulation.model_copy(update={"stacked": False})
         try:
-            worker = make_worker(tables, federation, str(recorder.memories), self.device)
+            worker = make_worker(
+                config.model_copy(update={"simulation": alone}), federation, str(recorder.memories), self.device
+            )
         except ConfigError as error:
             raise self._cannot(error) from error
         worker.store.durable = True

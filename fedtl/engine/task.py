@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -90,6 +91,19 @@ class Task:
         whole = initial.clone()
         whole[self.sharing.travels] = received
         return whole
+
+    def on(self, samples: Samples) -> Task:
+        """A copy with modules of its own, which somebody may train or try out, where ``samples`` are."""
+        device = samples.device
+        return replace(
+            self,
+            module=deepcopy(self.module).to(device),
+            samples=samples,
+            sharing=None if self.sharing is None else self.sharing.to(device),
+            frozen={name: deepcopy(part).to(device) for name, part in self.frozen.items()},
+            initial=None if self.initial is None else self.initial.to(device),
+            received={name: tensor.to(device) for name, tensor in self.received.items()},
+        )
 
     @property
     def rest(self) -> int:

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from fedtl import __version__
-from fedtl.assemble.parts import kept_memories, make_strategy, make_worker, one_thread
+from fedtl.assemble.parts import Assembly, assemble, make_engines, make_tasks, one_thread, untrained, worker_of
 from fedtl.choice import ConfigError, nearest
 from fedtl.clients.serving import Serving, serving
 from fedtl.config.read import build
@@ -143,14 +143,13 @@ class _RunFolder:
                 f"{self.folder} is a run of {self.config.strategy.name!r}, which trains no global model; add --client"
             )
         with one_thread("cpu"):
-            worker = self._worker("cpu", trains=False)
-        task = worker.engine.task
+            task = make_tasks(self._rebuilt(trains=False), self.federation)[0]
         if task.sharing is not None and not task.sharing.whole:
             raise ConfigError(
                 f"{self.folder}: strategy.private = {list(self.config.strategy.private)} stays at the clients, so the "
                 "global model alone is no whole one; add --client"
             )
-        return self.config.model, _state(task, self._global(worker)), None
+        return self.config.model, _state(task, self._global(task)), None
 
     def of_client(self, client: int) -> Model:
         """A client's personalised model."""
@@ -174,16 +173,17 @@ class _RunFolder:
             )
         device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
         with one_thread(device):
-            self._check_memory(client)
-            worker = self._worker(device, trains=makes)
-            strategy = self._strategy(worker)
+            assembly = assemble(self._rebuilt(trains=makes), self.federation)
+            self._check_memory(client, assembly)
+            worker = self._worker(assembly, device, trains=makes)
+            strategy = self._resumed(assembly)
             which = strategy.which_personal()
             if which is Serving.NONE:
                 raise ConfigError(
                     f"--client = {client}: {self.config.strategy.name} gives clients no model of their own, and "
                     "neither strategy.private nor a term does; leave --client out"
                 )
-            worker.initial = self._global(worker)
+            worker.initial = self._global(worker.engine.task)
             content = self._download(strategy, client)
             (vector,) = worker.personal_models(content, [client], self._until(client), which)
         if isinstance(vector, Failed):
@@ -204,9 +204,9 @@ class _RunFolder:
             choice = _choice_of(own, worker)
         return choice, _state(worker.engine.of(client).task, vector, own), cast(Personal, which.value)
 
-    def _check_memory(self, client: int) -> None:
+    def _check_memory(self, client: int, assembly: Assembly) -> None:
         """Check that the client's memory is the one that the last checkpoint's round left."""
-        sizes, mark = kept_memories(self.config, self.federation).sizes, read_mark(self.folder)
+        sizes, mark = assembly.kept_memories().sizes, read_mark(self.folder)
         at_clients = self.deployed or mark is None  # where no record says who trained when
         last = {} if at_clients or mark is None else last_trained(self.folder, mark, sizes)
         self.store.verify({client: last.get(client, 0)}, self._until(client), sizes)
@@ -218,19 +218,22 @@ class _RunFolder:
         # A real client has trained in a round before it hears of the global model that comes of it.
         return max(self.found.round, *self.store._versions(client), 0)
 
-    def _worker(self, device: str, trains: bool) -> Worker:
-        """What trains and scores the run's clients; one that only reads memories is made without trying steps out."""
-        tables, choices = self.config.tables(), None
-        if not trains:
-            choices = (EngineChoice(False, False, ""),) * (len(self.config.stages()) * len(self.config.architectures()))
-            if not self.config.models and (self.folder / MODEL).is_file():  # the weights that it began with may be gone
-                tables["model"].pop("pretrained", None)
-        return make_worker(tables, self.federation, str(self.store.folder), device, choices)
+    def _rebuilt(self, trains: bool) -> Config:
+        """The config to build the run's parts from; the weights that it began with may be gone."""
+        if trains or self.config.models or not (self.folder / MODEL).is_file():
+            return self.config
+        return self.config.model_copy(update={"model": untrained(self.config.model)})
 
-    def _strategy(self, worker: Worker) -> Strategy:
+    def _worker(self, assembly: Assembly, device: str, trains: bool) -> Worker:
+        """What trains and scores the run's clients; one that only reads memories is made without trying steps out."""
+        tasks = assembly.tasks
+        plain = (EngineChoice(False, False, ""),) * len(tasks)
+        choices = assembly.choose_engines(device) if trains else plain
+        return worker_of(assembly.config, make_engines(assembly.config, tasks, device, choices), self.store)
+
+    def _resumed(self, assembly: Assembly) -> Strategy:
         """The method's server as it was when it last asked for scores."""
-        tasks, round = [stage.engine.task for stage in worker.stages], self.found.round
-        strategy = make_strategy(self.config, self.federation.clients, tasks[0].layout.parameters, tasks)
+        strategy, round = assembly.strategy, self.found.round
         strategy.resume(self.found.w, self.found.state)
         if strategy.tables and not self.of_one_client:
             mark, sizes = read_mark(self.folder), {name: table.width for name, table in strategy.tables.items()}
@@ -250,9 +253,9 @@ class _RunFolder:
         about = ConfigRecord(strategy.how_to_score(self.found.round))
         return RecordDict({m.CONFIG: about, m.ARRAYS: m.pack_all(received)})
 
-    def _global(self, worker: Worker) -> Tensor:
+    def _global(self, task: Task) -> Tensor:
         """The global model ``[d]``; what of it never travels is as a finished run wrote it, else as it began."""
-        task, initial = worker.engine.task, worker.initial
+        initial = task.layout.flatten(task.module)
         if task.sharing is not None and (self.folder / MODEL).is_file():
             module = deepcopy(task.module).cpu()
             _load(model_of(module), self.folder / MODEL)

@@ -23,7 +23,7 @@ from fedtl.data.federate import federate
 from fedtl.data.federation import Federation, Shards
 from fedtl.data.partitions.contract import by_label
 from fedtl.data.samples import Samples
-from fedtl.experiment import load_model
+from fedtl.experiment import model_on
 from fedtl.models.head import features_and_logits
 from fedtl.random import Purpose, stream
 from fedtl.runs.history import Run
@@ -265,7 +265,7 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
             f"{run.path}: neither the server nor a client holds a test sample; run with data.test_share or "
             "data.server_test_share"
         )
-    see = partial(features_of, load_model(run), federation, device=_device(config.device))
+    see = partial(features_of, model_on(run, config, federation), federation, device=_device(config.device))
     held = _RunFolder(
         (see(train.order), federation.y[train.order], train),
         (see(federation.test.order), federation.y[federation.test.order], federation.test),

@@ -489,7 +489,7 @@ def test_a_signal_before_the_first_round(here: Path, fedtl: Fedtl, monkeypatch: 
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr(experiment, "run_at", interrupted)
     assert fedtl("run", "tiny.toml", "-q") == Said(130, "", "stopped before the run began\n")
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.undo()

@@ -19,7 +19,7 @@ from flwr.serverapp import strategy as flower
 from safetensors.numpy import load_file
 
 import fedtl
-from fedtl.assemble.parts import make_engines, make_strategy, make_worker
+from fedtl.assemble.parts import make_strategy, make_tasks, make_worker
 from fedtl.config.read import read_config
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
@@ -216,7 +216,7 @@ def ray_grid(config: Config, folder: Path, actors: int) -> Iterator[Any]:
 def start(config: Config, grid: SimulatedGrid, **options: Any) -> tuple[list[Round], bytes]:
     """Run the config's strategy on a grid; the rounds, and the final model's bits."""
     federation = federate(config.data, config.seed)
-    layout = make_engines(config, federation, "cpu", (PLAIN,))[0].task.layout
+    layout = make_tasks(config, federation)[0].layout
     rounds: list[Round] = []
     result = make_strategy(config, CLIENTS, layout.parameters).start(
         grid,
@@ -229,7 +229,7 @@ def start(config: Config, grid: SimulatedGrid, **options: Any) -> tuple[list[Rou
 
 
 def initial(config: Config) -> np.ndarray[Any, np.dtype[np.float32]]:
-    task = make_engines(config, federate(config.data, config.seed), "cpu", (PLAIN,))[0].task
+    task = make_tasks(config, federate(config.data, config.seed))[0]
     return task.layout.flatten(task.module).numpy()
 
 

@@ -61,7 +61,7 @@ def test_the_consensus_is_the_mean_over_all_kinds(tmp_path: Path) -> None:
     held = federate(config.data, 0)
     x = torch.from_numpy(held.x[held.public] * held.scale + held.shift)
     logits = []
-    kinds = [make_tasks(own, held, "cpu")[0] for own in config.architectures()]
+    kinds = [make_tasks(own, held)[0] for own in config.architectures()]
     for client, vector in enumerate(models_in(run)):
         task = kinds[client % len(MODELS)]
         task.layout.load(task.module, vector)

@@ -132,7 +132,7 @@ def test_the_servers_moments_are_those_of_all_source_samples(tmp_path: Path) -> 
     found = read_checkpoint(tmp_path / "run")
     assert found is not None
     federation = federate(build(config).data, 2)
-    task = make_tasks(build(config), federation, "cpu")[0]
+    task = make_tasks(build(config), federation)[0]
     x, _ = task.samples.batch(federation.train.order)
     features = features_and_logits(task.module, x)[0].detach()
     mean, covariance = mean_and_covariance(features)

@@ -67,7 +67,7 @@ def with_term(name: str, weight: float = 0.5) -> dict[str, Any]:
 
 def trained(make: Callable[[Task], Engine], config: dict[str, Any], rounds: int = 2) -> list[Outcome]:
     """All clients' outcomes of the last of some rounds, in which the first client's model stands for the mean."""
-    (task,) = make_tasks(build(config), federation(), "cpu")
+    (task,) = make_tasks(build(config), federation())
     engine, update = make(task), update_of("fedavg", lr=0.05, local_steps=3, batch_size=8)
     w = task.layout.flatten(task.module)
     moved = w + 0.01 * torch.randn(len(w), generator=torch.Generator().manual_seed(1))
@@ -121,7 +121,7 @@ def bits_depend_on_a_clients_place() -> bool:
 
     What terms bring along lies between one client's numbers and the next one's.
     """
-    (task,) = make_tasks(build(tables()), federation(), "cpu")
+    (task,) = make_tasks(build(tables()), federation())
     return company_shows(task, update_of("fedavg", lr=0.05, local_steps=3, batch_size=8))
 
 
@@ -152,7 +152,7 @@ def test_the_sentence_names_the_term_and_what_to_set() -> None:
 @pytest.mark.parametrize("name", TERMS)
 def test_the_models_first_numbers_do_not_depend_on_terms(name: str) -> None:
     config = build(with_term(name))
-    task = make_tasks(config, federation(), "cpu")[0]
+    task = make_tasks(config, federation())[0]
     plain = build_model(config.model, federation().shape, 10, 0)
     expected = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
     assert torch.equal(task.layout.flatten(task.module)[: len(expected)], expected)
@@ -161,7 +161,7 @@ def test_the_models_first_numbers_do_not_depend_on_terms(name: str) -> None:
 def test_each_stream_goes_through_the_model_once_however_many_terms_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("mmd", "coral", "cmd", "dann", "entropy", "mcc", "bnm", "simclr", "vicreg", "distillation", "moon")
     rows = [{"term": "cross_entropy"}, *({"term": name} for name in names)]
-    (task,) = make_tasks(build(tables(*rows)), federation(), "cpu")
+    (task,) = make_tasks(build(tables(*rows)), federation())
     calls: list[tuple[bool, int]] = []
     forward = type(task.module.model).forward  # type: ignore[union-attr]
 
@@ -198,7 +198,7 @@ def test_labels_of_unlabelled_samples_reach_no_term() -> None:
     config = tables({"term": "tests.contract.test_terms:Peeps"})
     config["data"] = {"name": "digits", "clients": 3, "samples": 150, "labelled_fraction": 0}
     read = build(config)
-    (task,) = make_tasks(read, federate(read.data, 0), "cpu")
+    (task,) = make_tasks(read, federate(read.data, 0))
     engine, update = ENGINES["one by one"](task), update_of("fedavg", lr=0.05, local_steps=1, batch_size=8)
     (outcome,) = train_cohort(engine, update, task.layout.flatten(task.module), [0], [{}], 1)
     assert isinstance(outcome, Failed)
@@ -214,7 +214,7 @@ def test_a_last_mini_batch_of_one_sample_is_no_failure(name: str) -> None:
     read = build(config)
     held = federate(read.data, 0)
     assert set(held.train.sizes % 8) & {1}
-    (task,) = make_tasks(read, held, "cpu")
+    (task,) = make_tasks(read, held)
     update = update_of("fedavg", lr=0.05, local_epochs=1, batch_size=8)
     outcomes = train_cohort(
         ENGINES["one by one"](task), update, task.layout.flatten(task.module), range(3), [{}] * 3, 1

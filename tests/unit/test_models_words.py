@@ -103,4 +103,4 @@ def test_a_machine_without_samples_builds_them_too(texts: Path) -> None:
     for model in TAKES:
         config = build(config_of(texts / "int64.npz", model))
         bare = DataSchema.of(federate(config.data, 0)).without_samples(3)
-        make_tasks(config, bare, "cpu")
+        make_tasks(config, bare)

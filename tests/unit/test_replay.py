@@ -56,7 +56,7 @@ def federation() -> Federation:
 
 
 def engine(replay: dict[str, Any] | None = None, kind: Any = OneByOne, term: dict[str, Any] | None = None) -> Engine:
-    (task,) = make_tasks(build(tables(replay, term)), federation(), "cpu")
+    (task,) = make_tasks(build(tables(replay, term)), federation())
     made: Engine = kind(task)
     return made
 
@@ -104,7 +104,7 @@ def test_samples_are_impressions_of_the_received_model(by: str) -> None:
     of = engine({"by": by})
     task, replays = of.task, of.replays
     assert replays is not None
-    module = make_tasks(build(tables()), federation(), "cpu")[0].module
+    module = make_tasks(build(tables()), federation())[0].module
     w = task.layout.flatten(task.module)
     w = w + 0.1 * torch.randn(len(w), generator=torch.Generator().manual_seed(3))
     task.layout.load(module, w)
@@ -188,7 +188,7 @@ def test_the_term_by_hand(loss: str) -> None:
     (plan,) = of.plans(update_of("fedavg", lr=0.5, local_steps=1, batch_size=8), 0, 2)
     x, y = of.replays.batch(0, plan.more["replay"][0])
     assert len(y) == 8
-    module = make_tasks(build(tables()), federation(), "cpu")[0].module
+    module = make_tasks(build(tables()), federation())[0].module
     task.layout.load(module, w)
     value = F.cross_entropy(module(x), y)
     if loss == "soft":  # at agreement with the received model: no gradient yet
@@ -225,7 +225,7 @@ def test_a_client_keeps_what_others_have_taught_the_model() -> None:
     """A model that knows all digits, trained at a client of two: with impressions of the others it forgets less."""
     held = federation()
     of = engine({"per_class": 20, "steps": 60})
-    module = make_tasks(build(tables()), held, "cpu")[0].module
+    module = make_tasks(build(tables()), held)[0].module
     x, y = of.task.samples.batch(held.train.order)
     optimizer = torch.optim.Adam(module.parameters(), 0.01)
     for _ in range(15):

@@ -58,7 +58,7 @@ def federation() -> Federation:
 
 
 def engine(kind: Any = OneByOne, **more: Any) -> Engine:
-    (task,) = make_tasks(build(tables(**more)), federation(), "cpu")
+    (task,) = make_tasks(build(tables(**more)), federation())
     made: Engine = kind(task)
     return made
 
@@ -76,7 +76,7 @@ def trained(of: Engine, given: RoundContext | None = None, method: str = "fedavg
 
 
 def module_at(vector: torch.Tensor) -> nn.Module:
-    (task,) = make_tasks(build(tables()), federation(), "cpu")
+    (task,) = make_tasks(build(tables()), federation())
     task.layout.load(task.module, vector)
     return task.module.eval()
 
@@ -224,7 +224,7 @@ def test_the_server_learns_from_the_mean_of_the_uploads_logits(tmp_path: Path) -
 def test_the_ensemble_teaches() -> None:
     """A student that is all zeros comes to agree with a teacher, its mode and the random state left alone."""
     x = public_inputs()
-    (task,) = make_tasks(build(tables()), federation(), "cpu")
+    (task,) = make_tasks(build(tables()), federation())
     teacher = task.module.eval()(x).detach() * 5
     student = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 10))
     nn.init.zeros_(student[2].weight)  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_a_mini_batch_of_too_few_samples_trains_nothing(name: str, samples: int,
 
 def trained(make: EngineKind, config: dict[str, Any], held: Federation) -> list[Trained]:
     """Two rounds: the mean of the uploads is the next download."""
-    (task,) = make_tasks(build(config), held, "cpu")
+    (task,) = make_tasks(build(config), held)
     strategy = {key: option for key, option in config["strategy"].items() if key != "name"}
     engine, update = make(task), update_of("fedavg", **strategy)
     w, memories, outcomes = task.layout.flatten(task.module), [{}] * 4, []

@@ -60,7 +60,7 @@ def federation() -> Federation:
 
 
 def task_of(*terms: dict[str, Any]) -> Task:
-    (task,) = make_tasks(build(tables(*terms)), federation(), "cpu")
+    (task,) = make_tasks(build(tables(*terms)), federation())
     return task
 
 

@@ -1,1 +1,1 @@
-"""Experiments on real clients: the folders, keys and processes of Flower's Deployment Runtime."""
+"""Experiments on real clients: folders, keys and processes around Flower's Deployment Runtime."""

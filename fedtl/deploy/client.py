@@ -1,4 +1,4 @@
-"""``fedtl deploy client``: one client's process with its data, and a SuperNode that connects it to the server."""
+"""``fedtl deploy client``: the client agent's process, and a SuperNode that connects it to the server."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ AGAIN = 5.0
 """Seconds between attempts to connect."""
 
 LOOK_AROUND, MISSED = 10.0, 2
-"""Seconds between looks whether the server still answers, and after how many without an answer it is gone."""
+"""Seconds between checks that the server still answers, and how many must fail in a row before it counts as gone."""
 
 MISSED_WITHIN = 90.0
-"""Seconds after which Flower has noticed for sure that a client is gone."""
+"""Seconds after which Flower has certainly noticed that a client is gone."""
 
 PAUSE = 1.0
-"""Seconds after a connection of this machine that was not accepted."""
+"""Seconds to wait after a local connection could not be accepted."""
 
 log = logging.getLogger("fedtl.client")
 
 
-def take_part(folder: ClientFolder, desk: ClientAgent, say: Callable[[str], None]) -> None:
+def take_part(folder: ClientFolder, agent: ClientAgent, say: Callable[[str], None]) -> None:
     """Take part in the server's studies until Ctrl-C or SIGTERM.
 
     Args:
         folder: the client's.
-        desk: answers for it.
-        say: is told what happens.
+        agent: answers the messages.
+        say: prints what happens.
 
     Raises:
-        RunError: another process takes part with this folder already, or the server is not the one that it should be.
+        RunError: another process already takes part with this folder, or the server's certificate is not the right one.
     """
     folder.log.mkdir(exist_ok=True)
-    taken = f"{folder.name} takes part already, in another process with the folder {folder.path}"
+    taken = f"{folder.name} already takes part, in another process with the folder {folder.path}"
     with alone(folder.log / "lock", taken):
         keep_log(folder)
-        with answering(folder, desk):
+        with answering(folder, agent):
             stay_connected(folder, say)
 
 
 def stay_connected(folder: ClientFolder, say: Callable[[str], None]) -> None:
-    """Keep a SuperNode running that brings messages."""
+    """Keep a SuperNode running, which receives the messages."""
     programs = write_programs(folder)
     program: Program | None = None
     refusals = Refusals(folder, say)
@@ -90,13 +90,14 @@ def stay_connected(folder: ClientFolder, say: Callable[[str], None]) -> None:
 
 
 class Refusals:
-    """Says that the server does not let a client in, and why, as far as time tells.
+    """Reports that the server does not admit a client, and the likely reason.
 
-    Flower gives no reason. A client that was killed is let in again when Flower has missed it.
+    Flower gives none. A client that was killed is admitted again once Flower has noticed that it is gone, so only a
+    refusal that lasts longer than that means an unknown key.
 
     Args:
         folder: the client's.
-        say: is told of it.
+        say: prints the report.
     """
 
     def __init__(self, folder: ClientFolder, say: Callable[[str], None]) -> None:
@@ -105,13 +106,13 @@ class Refusals:
         self._unknown = False
 
     def one_more(self) -> None:
-        """The server ended a connection as soon as it had begun."""
+        """The server closed a connection right after it was opened."""
         now = time.monotonic()
         if self._first is None:
             self._first = now
             self._say(
-                f"{self._server} does not let {self._name} in yet, perhaps as it was connected until a moment ago, "
-                "which Flower takes up to a minute to notice; trying again"
+                f"{self._server} does not let {self._name} in yet, perhaps because it was connected until a moment "
+                "ago, which Flower takes up to a minute to notice; trying again"
             )
         elif not self._unknown and now - self._first > MISSED_WITHIN:
             self._unknown = True
@@ -140,13 +141,13 @@ def find_server(folder: ClientFolder, say: Callable[[str], None]) -> None:
 
 
 class Presence:
-    """Says when the server goes away while a client is connected to it, and when it is back.
+    """Reports when the server goes away while a client is connected to it, and when it is back.
 
-    Flower's SuperNode goes on trying without a word.
+    Flower's SuperNode retries silently.
 
     Args:
         folder: the client's.
-        say: is told of it.
+        say: prints the report.
     """
 
     def __init__(self, folder: ClientFolder, say: Callable[[str], None]) -> None:
@@ -154,7 +155,7 @@ class Presence:
         self._missed, self._next = 0, time.monotonic() + LOOK_AROUND
 
     def look(self) -> None:
-        """Look, if it is time to."""
+        """Check the server, if it is time to."""
         if time.monotonic() < self._next:
             return
         try:
@@ -182,7 +183,7 @@ def reach(folder: ClientFolder) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses at the moment."""
+    """A port of this machine that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -209,9 +210,9 @@ def keep_log(folder: ClientFolder) -> None:
 
 
 def listen(folder: ClientFolder) -> Listener:
-    """The socket at which messages arrive, for this user alone."""
+    """The socket at which messages arrive; only this user may connect."""
     address = folder.socket
-    address.unlink(missing_ok=True)  # of a process that was killed
+    address.unlink(missing_ok=True)  # left by a process that was killed
     before = os.umask(0o177)
     try:
         return Listener(str(address), "AF_UNIX", backlog=4)
@@ -220,10 +221,10 @@ def listen(folder: ClientFolder) -> Listener:
 
 
 @contextmanager
-def answering(folder: ClientFolder, desk: ClientAgent) -> Iterator[None]:
-    """Answer messages meanwhile."""
+def answering(folder: ClientFolder, agent: ClientAgent) -> Iterator[None]:
+    """Answer messages in a thread of their own."""
     listener, over = listen(folder), threading.Event()
-    threading.Thread(target=answer_all, args=(listener, desk, over), daemon=True).start()
+    threading.Thread(target=answer_all, args=(listener, agent, over), daemon=True).start()
     try:
         yield
     finally:
@@ -231,38 +232,38 @@ def answering(folder: ClientFolder, desk: ClientAgent) -> Iterator[None]:
         listener.close()  # which removes the socket
 
 
-def answer_all(listener: Listener, desk: ClientAgent, over: threading.Event) -> None:
-    """Answer whoever connects, until the client is over."""
+def answer_all(listener: Listener, agent: ClientAgent, over: threading.Event) -> None:
+    """Answer whoever connects, until the client stops."""
     while not over.is_set():
         try:
             connection = listener.accept()
-        except Exception as error:  # one that is closed meanwhile raises whatever it meets
+        except Exception as error:  # a listener that another thread closes may raise anything
             if not over.wait(PAUSE):
-                log.warning("a connection of this machine was not accepted: %s", error)
+                log.warning("a local connection was not accepted: %s", error)
             continue
-        threading.Thread(target=_reply, args=(connection, desk), daemon=True).start()
+        threading.Thread(target=_reply, args=(connection, agent), daemon=True).start()
 
 
-def _reply(connection: Connection, desk: ClientAgent) -> None:
-    """Answer one message; whatever cannot be read or sent is a line of the log."""
+def _reply(connection: Connection, agent: ClientAgent) -> None:
+    """Answer one message; whatever cannot be read or sent is logged."""
     with connection:
         try:
-            asked = wire.receive(connection)
+            request = wire.receive(connection)
         except (OSError, EOFError):
-            return  # somebody looked whether this process runs
+            return  # `fedtl deploy status` only checks whether this process runs
         except Exception as error:
-            log.warning("what a process of this machine sent is no message: %s", error)
+            log.warning("a local process sent what is no message: %s", error)
             return
-        if asked.content is None:
+        if request.content is None:
             return
         try:
             try:
-                reply = wire.Part({}, desk.answer(str(asked.words.get("kind")), asked.content))
+                reply = wire.Part({}, agent.answer(str(request.words.get("kind")), request.content))
             except Declined as error:
                 reply = wire.Part({"error": str(error)})
             wire.send(connection, reply)
         except (OSError, EOFError):
-            log.warning("the SuperNode's process ended before it had its answer")
+            log.warning("the SuperNode's process ended before it received its answer")
 
 
 def _since(file: Path, start: int) -> bytes:

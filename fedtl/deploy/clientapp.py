@@ -1,12 +1,12 @@
-"""What a SuperNode starts for every message in place of Flower's own ``flwr-clientapp``.
+"""What a SuperNode starts for each message in place of Flower's own ``flwr-clientapp``.
 
-Flower's process would install the app that the server sent and run it: whoever rules the server could run any code
-at the client. This one hands the message to the client's own long-lived process, which has the data, the model and
-fedtl as it is installed there (:mod:`fedtl.deploy.agent`); what the server sent as an app is not even unpacked. And it
-imports no torch, which at every message would take longer than a small client's training.
+Flower's process would install the app that the server sent and run it, so whoever controls the server could run any
+code at the client. This one passes the message to the client agent (:mod:`fedtl.deploy.agent`), a long-lived process
+with the data, the model, and the fedtl that is installed there. An app that the server sends is not even unpacked.
+Torch is not imported: for a small client, importing it for each message would take longer than the training.
 
-A SuperNode finds it as ``flwr-clientapp`` in a folder that :mod:`fedtl.deploy.client` puts first on its ``PATH``; the
-two functions that are replaced below are the ones with which Flower unpacks and imports an app.
+A SuperNode finds this program as ``flwr-clientapp`` in a folder that :mod:`fedtl.deploy.client` puts first on its
+``PATH``. The two functions that are replaced below are those by which Flower unpacks and imports an app.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ NO_ANSWER = 0
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Let the client's own process answer."""
+    """Let the client agent answer."""
     words = {"kind": message.metadata.message_type}
     try:
-        with Client(os.environ[SOCKET], "AF_UNIX") as desk:
-            wire.send(desk, wire.Part(words, message.content))
-            reply = wire.receive(desk)
+        with Client(os.environ[SOCKET], "AF_UNIX") as agent:
+            wire.send(agent, wire.Part(words, message.content))
+            reply = wire.receive(agent)
     except (OSError, EOFError):
         return Message(Error(NO_ANSWER, "the client's own process ended; its log says why"), reply_to=message)
     if reply.content is None:
@@ -51,13 +51,13 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def with_privacy(message: Message, context: Context, proceed: Callable[[Message, Context], Message]) -> Message:
-    """Clip and noise what is uploaded, by Flower's ``LocalDpMod``, where the experiment says so."""
+    """Clip uploads and add noise, by Flower's ``LocalDpMod``, if the experiment asks for it."""
     study = message.content.config_records.get(STUDY)
     experiment = json.loads(str(study[EXPERIMENT])) if study else {}
     privacy = experiment.get("deploy", {}).get("privacy")
     if message.metadata.message_type != MessageType.TRAIN or privacy is None:
         return proceed(message, context)
-    # Flower's mod clips the difference to whichever arrays a message has: they must be what the client trains from.
+    # Flower's mod clips the difference from the arrays of the message, which must be the model where training starts.
     arrays = message.content.array_records
     if list(arrays) != [ARRAYS] or list(arrays[ARRAYS]) != [VECTOR]:
         return Message(
@@ -73,7 +73,7 @@ def with_privacy(message: Message, context: Context, proceed: Callable[[Message,
     try:
         noised: Message = mod(message, context, lambda *_: reply)
     except ZeroDivisionError:
-        return Message(Error(NO_ANSWER, "its update is 0, which Flower's clipping cannot do"), reply_to=message)
+        return Message(Error(NO_ANSWER, "its update is 0, which Flower's clipping cannot scale"), reply_to=message)
     return noised
 
 
@@ -85,7 +85,7 @@ app.query()(answer)
 
 def main() -> None:
     """``flwr-clientapp``, with the client's own app."""
-    # As Flower's own does it, but for its module, with which the whole SuperNode would be imported each time.
+    # As in Flower's own program, whose module would import the whole SuperNode each time.
     parser = argparse.ArgumentParser(prog="flwr-clientapp")
     parser.add_argument("--runtime-api-address", required=True)
     add_args_flwr_app_common(parser)

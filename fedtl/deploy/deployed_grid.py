@@ -1,4 +1,4 @@
-"""Flower's Grid as a strategy needs it among real clients: who is who, who is there, and whose reply may count."""
+"""Flower's Grid for real clients: it identifies them by their keys, waits for them, and validates their replies."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from fedtl.failure import RunError
 from fedtl.wire import messages as m
 
 POLL, LOOK_AROUND = 0.2, 2.0
-"""Seconds between looks for replies, and between looks for who is connected."""
+"""Seconds between polls for replies, and between polls for who is connected."""
 
 GRACE = 10.0
-"""Seconds that Flower keeps a message longer than anybody waits for its reply: else it is first to say, as of a message
-that never was, that there is none."""
+"""Seconds that Flower keeps a message longer than anybody waits for its reply. Otherwise Flower would report an unknown
+message before the timeout here reports the missing reply."""
 
 MOST_SAMPLES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 2**28, float(np.finfo(np.float32).max)
-"""What a client's description of its data may come to."""
+"""Limits on what a client's description of its data may say."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a client says of its data; see :meth:`~fedtl.data.own.read.Own.describe`."""
+    """A client's description of its data; see :meth:`~fedtl.data.own.read.Own.describe`."""
 
     train: int
     unlabelled: int
@@ -63,8 +63,8 @@ class Client:
     """A client as the server knows it.
 
     Attributes:
-        name: by which it was registered.
-        key: its public key, as Flower has it (PEM); empty if it was revoked.
+        name: under which it is registered.
+        key: its public key in Flower's format (PEM); empty if it was revoked.
     """
 
     name: str
@@ -72,17 +72,17 @@ class Client:
 
 
 class Connection(NamedTuple):
-    """Where a client is: Flower's number of its SuperNode, and since when that is connected."""
+    """A client's connection: Flower's number of its SuperNode, and since when that is connected."""
 
     node: int
     since: str
 
 
 class Pull:
-    """Looks for one reply in a thread of its own.
+    """Polls for one reply in a thread of its own.
 
-    Flower's pull waits until all parts of a reply have come, for minutes or, if the sender likes, for hours; one
-    client's must not hold up the others'.
+    Flower's pull blocks until all parts of a reply have arrived: for minutes, or for hours if the sender delays them.
+    One client must not delay the replies of the others.
     """
 
     def __init__(self, grid: Grid, message: str, every: float) -> None:
@@ -91,19 +91,19 @@ class Pull:
         self._answer: RecordDict | str | BaseException | None = None
         threading.Thread(target=self._look, daemon=True).start()
 
-    def found(self) -> RecordDict | str | None:
-        """The reply, or why there is none; None as long as there is neither.
+    def result(self) -> RecordDict | str | None:
+        """The reply, or why there is none; None while neither is known.
 
         Raises:
             httpx.HTTPError: the SuperLink is gone.
-            RunNotRunningException: it was told to stop the run.
+            RunNotRunningException: the run was stopped.
         """
         if isinstance(self._answer, BaseException):
             raise self._answer
         return self._answer
 
     def give_up(self) -> None:
-        """Look no longer."""
+        """Stop polling."""
         self._over.set()
 
     def _look(self) -> None:
@@ -121,23 +121,23 @@ class Pull:
 class DeployedGrid(Grid):
     """The clients of one study, by their keys.
 
-    Flower lets nobody in whose key is not registered, and says which node has which key; what a node says of itself
-    decides nothing. Each client gets a message of its own, and each reply is fetched by the message that it answers, as
-    the sender's name in a reply is the sender's to choose. What a reply holds is checked before a strategy sees it.
+    Flower admits only registered keys, and says which node has which key; what a node says about itself counts for
+    nothing. Each client gets a message of its own, and each reply is fetched by the message that it answers, as a
+    sender can put any name into its reply. Each reply is validated before a strategy sees it.
 
     Args:
-        grid: Flower's, to a SuperLink.
+        grid: Flower's own, connected to a SuperLink.
         clients: in the order of their numbers.
-        study: what they are told.
+        study: goes to clients with each message.
         settings: how long to wait for whom.
-        say: is told of what somebody at the server would want to know.
+        say: prints what somebody at the server should know.
 
     Attributes:
-        described: what each client said that it holds.
-        fits: checks that such a description goes with the study.
-        came: is told when clients were described that were not before.
-        frame: what all samples have in common, as JSON.
-        expected: what replies look like, for each phase.
+        described: each client's description of its data.
+        check_fits: called to check that a description fits the study.
+        on_described: called when a description is new or has changed.
+        frame: the data schema, as JSON.
+        expected: the form of the replies in each phase.
     """
 
     def __init__(
@@ -146,97 +146,96 @@ class DeployedGrid(Grid):
         self._grid, self._clients, self._study, self._settings, self._say = grid, clients, study, settings, say
         self._number = {client.key: i for i, client in enumerate(clients) if client.key}
         self.described: dict[int, Described] = {}
-        self.fits: Callable[[str, Described], None] = lambda name, told: None
-        self.came: Callable[[], None] = lambda: None
+        self.check_fits: Callable[[str, Described], None] = lambda name, description: None
+        self.on_described: Callable[[], None] = lambda: None
         self.frame = ""
         self.expected: tuple[Expected, ...] = ()
         self._described_at: dict[int, str] = {}
         self._absent: set[int] = set()
-        self._said: dict[int, str] = {}
+        self._last_refusal: dict[int, str] = {}
 
-    # Who is there.
+    # Who is connected.
 
-    def here(self) -> dict[int, Connection]:
-        """Who is connected, by the client's number."""
-        found = {}
+    def connected(self) -> dict[int, Connection]:
+        """The connected clients, by number."""
+        connections = {}
         for node in self._grid.get_nodes():
             client = self._number.get(node.public_key)
             if client is not None:
-                found[client] = Connection(node.node_id, str(node.last_activated_at))
-        for client in sorted(found.keys() & self._absent):
+                connections[client] = Connection(node.node_id, str(node.last_activated_at))
+        for client in sorted(connections.keys() & self._absent):
             self._say(f"{self._clients[client].name} is connected again")
-        self._absent -= found.keys()
-        return found
+        self._absent -= connections.keys()
+        return connections
 
     def wait_for(self, wanted: Iterable[int], enough: int, least: int) -> None:
-        """Wait until ``enough`` of the ``wanted`` are connected, or ``least`` when the time is over.
+        """Wait until ``enough`` of the ``wanted`` clients are connected, or ``deploy.wait`` is over and ``least`` are.
 
         Raises:
-            RunError: fewer are.
+            RunError: fewer than ``least`` are connected by then.
         """
-        wanted, deadline, told = set(wanted), time.monotonic() + self._settings.wait, False
-        while len(there := wanted & self.here().keys()) < enough:
+        wanted, deadline, announced = set(wanted), time.monotonic() + self._settings.wait, False
+        while len(there := wanted & self.connected().keys()) < enough:
             missing = self._names(wanted - there)
             if time.monotonic() > deadline:
                 if len(there) >= least:
-                    self._say(f"going on without {missing}")
+                    self._say(f"continuing without {missing}")
                     return
                 raise RunError(
                     f"{len(there)} of {len(wanted)} clients are connected after deploy.wait = "
                     f"{self._settings.wait:g} s, and {least} must be; not there: {missing}"
                 )
-            if not told:
+            if not announced:
                 self._say(f"waiting for {missing}")
-                told = True
+                announced = True
             time.sleep(POLL)
 
     def describe(self, clients: Iterable[int], statistics_of: str = "none") -> dict[int, str]:
-        """Ask clients what they hold, those that were not asked since they were started.
+        """Ask clients for descriptions of their data, unless they have answered since they were started.
 
         Args:
-            clients: who is to have said it.
-            statistics_of: the sums for the normalisation that are asked for as well; "none" for none.
+            clients: whose descriptions are needed.
+            statistics_of: the kind of sums for normalisation to ask for as well; "none" for none.
 
         Returns:
-            Who did not say it, and why.
+            By client, why there is no description.
         """
-        here = self.here()
-        asked = [
-            client
+        now = self.connected()
+        connections = {
+            client: now.get(client)
             for client in sorted(set(clients))
-            if client not in self.described or (client in here and here[client].since != self._described_at[client])
-        ]
+            if client not in self.described or (client in now and now[client].since != self._described_at[client])
+        }
         query = RecordDict({m.CONFIG: ConfigRecord({STATISTICS_OF: statistics_of})})
-        failed, came = {}, False
-        limit = min(self._settings.wait, self._settings.round_timeout)  # it takes no time, if a client is well
-        seats = {client: here.get(client) for client in asked}
-        found = self._ask(MessageType.QUERY, dict.fromkeys(seats, query), seats, limit)
-        for client, reply in found.items():
+        failed, changed = {}, False
+        limit = min(self._settings.wait, self._settings.round_timeout)  # a client in order answers at once
+        replies = self._ask(MessageType.QUERY, dict.fromkeys(connections, query), connections, limit)
+        for client, reply in replies.items():
             name = self._clients[client].name
             try:
-                told = checked(lambda: described(_content(reply), name, statistics_of))  # noqa: B023
-                self.fits(name, told)
+                description = checked(lambda: described(_content(reply), name, statistics_of))  # noqa: B023
+                self.check_fits(name, description)
             except (Refused, ConfigError) as error:
                 self.described.pop(client, None)
                 failed[client] = str(error)
                 continue
-            came = came or self.described.get(client) != told
-            self.described[client], self._described_at[client] = told, here[client].since
-        if came:
-            self.came()
+            changed = changed or self.described.get(client) != description
+            self.described[client], self._described_at[client] = description, now[client].since
+        if changed:
+            self.on_described()
         return failed
 
     # Flower's interface, as far as a strategy uses it.
 
     def nodes_of_clients(self) -> Sequence[int]:
-        """A number for each client by which a strategy addresses it: not Flower's, which a late one has not yet."""
+        """The clients' numbers, by which a strategy addresses them; one that never connected has no node at Flower."""
         return range(len(self._clients))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages, and give what of the replies may count; for each other one an error that says why.
+        """Send messages, and return the validated replies, with an error that says why in place of each missing one.
 
-        Before training waits for ``min_clients`` of those addressed; then for replies until ``round_timeout``;
-        ``timeout`` is the strategy's own and not looked at.
+        Before training, waits for ``min_clients`` of the addressed clients; then for replies until ``round_timeout``.
+        The strategy's own ``timeout`` is ignored.
 
         Raises:
             RunError: too few clients are connected.
@@ -248,76 +247,77 @@ class DeployedGrid(Grid):
         of = {message.metadata.dst_node_id: message for message in sent}
         if kind == MessageType.TRAIN:
             least = min(len(of), self._settings.min_clients or 1)
-            self.wait_for(of, least, least)  # a round does not stand still for one of many
+            self.wait_for(of, least, least)  # a round does not wait for a single missing client
         undescribed = self.describe(of)
-        here = self.here()
-        asked = {client: here.get(client) for client in of if client in self.described}
-        unlike = {id(message.content): message.content for message in sent}  # mostly one content for all
-        told = {key: _as_told(kind, content) for key, content in unlike.items()}
-        contents = {client: told[id(of[client].content)] for client in asked}
+        now = self.connected()
+        asked = {client: now.get(client) for client in of if client in self.described}
+        distinct = {id(message.content): message.content for message in sent}  # most often one content for all
+        converted = {key: _for_clients(kind, content) for key, content in distinct.items()}
+        contents = {client: converted[id(of[client].content)] for client in asked}
         answers = self._ask(kind, contents, asked, self._settings.round_timeout)
         replies = []
         for client, message in of.items():
-            found: RecordDict | Error
+            outcome: RecordDict | Error
             try:
                 answer = answers[client] if client in answers else undescribed[client]
-                found = checked(lambda: self._screened(kind, client, message.content, _content(answer)))  # noqa: B023
-                self._said.pop(client, None)
+                outcome = checked(lambda: self._validated(kind, client, message.content, _content(answer)))  # noqa: B023
+                self._last_refusal.pop(client, None)
             except Refused as error:
-                if self._said.get(client) != str(error):  # once, and not in every round
+                if self._last_refusal.get(client) != str(error):  # once, not in every round
                     self._say(f"{self._clients[client].name}: {error}")
-                self._said[client] = str(error)
-                found = Error(NO_ANSWER, str(error))
-            message.metadata.__dict__["_message_id"] = f"{client}"  # none, as it was not sent; a reply needs one
-            replies.append(Message(found, reply_to=message))
+                self._last_refusal[client] = str(error)
+                outcome = Error(NO_ANSWER, str(error))
+            message.metadata.__dict__["_message_id"] = f"{client}"  # this message was not sent, but a reply needs an id
+            replies.append(Message(outcome, reply_to=message))
         return replies
 
-    def _screened(self, kind: str, client: int, asked: RecordDict, reply: RecordDict) -> RecordDict:
-        told, config = self.described[client], m.config_of(asked)
-        screen = ReplyValidator(
-            client, max(told.train, told.unlabelled), told.test, told.target_test, self._settings, told.validation
+    def _validated(self, kind: str, client: int, request: RecordDict, reply: RecordDict) -> RecordDict:
+        data, config = self.described[client], m.config_of(request)
+        validator = ReplyValidator(
+            client, max(data.train, data.unlabelled), data.test, data.target_test, self._settings, data.validation
         )
-        if (failure := screen.failed(reply)) is not None:
+        if (failure := validator.failed(reply)) is not None:
             raise Refused(failure)
         if kind == MessageType.EVALUATE:
             personal = config.get(m.SCORE_PERSONAL, "none") != "none"
-            return screen.scored(reply, ["global"] * bool(config.get(m.SCORE_GLOBAL)) + ["personal"] * personal)
-        w = m.unpack(asked)
-        if w is None and m.VECTOR in (each := m.unpack_all(asked, m.EACH)):
+            return validator.scored(reply, ["global"] * bool(config.get(m.SCORE_GLOBAL)) + ["personal"] * personal)
+        w = m.unpack(request)
+        if w is None and m.VECTOR in (each := m.unpack_all(request, m.EACH)):
             w = each[m.VECTOR][0]
         expected = self.expected[int(config.get(m.PHASE, 0))]  # type: ignore[arg-type]
         vector = np.zeros(0, np.float32) if w is None else np.asarray(w, np.float32)
-        return screen.trained(reply, expected, vector)
+        return validator.trained(reply, expected, vector)
 
     def _ask(
-        self, kind: str, contents: Mapping[int, RecordDict], clients: Mapping[int, Connection | None], limit: float
+        self, kind: str, contents: Mapping[int, RecordDict], connections: Mapping[int, Connection | None], limit: float
     ) -> dict[int, RecordDict | str]:
         """Each client's reply to a message, or why there is none.
 
         Args:
             kind: Flower's message type.
-            contents: what each is asked.
-            clients: whom to ask, and where; None for those that are not connected.
+            contents: of the message to each client.
+            connections: of the clients to ask; None for those that are not connected.
             limit: seconds to wait for replies.
         """
         answers: dict[int, RecordDict | str] = {}
         waiting: dict[int, tuple[Pull, Connection]] = {}
-        for client, seat in clients.items():
-            if seat is None:
+        for client, connection in connections.items():
+            if connection is None:
                 answers[client] = self._gone(client, "it is not connected")
                 continue
             study = Study(self._study.id, self._study.experiment, len(self._clients), client, self.frame)
-            own = Message(RecordDict({**contents[client], m.STUDY: study.record()}), seat.node, kind, ttl=limit + GRACE)
-            (id,) = [*self._grid.push_messages([own]), ""][:1]
+            content = RecordDict({**contents[client], m.STUDY: study.record()})
+            message = Message(content, connection.node, kind, ttl=limit + GRACE)
+            (id,) = [*self._grid.push_messages([message]), ""][:1]
             if not id:
                 answers[client] = "Flower did not take the message"
                 continue
-            waiting[client] = Pull(self._grid, id, POLL * (1 + len(clients) // 16)), seat
+            waiting[client] = Pull(self._grid, id, POLL * (1 + len(connections) // 16)), connection
         began = looked = time.monotonic()
         while waiting:
             for client, (pull, _) in list(waiting.items()):
-                if (found := pull.found()) is not None:
-                    answers[client] = found
+                if (result := pull.result()) is not None:
+                    answers[client] = result
                     del waiting[client]
             now = time.monotonic()
             if now - began > limit:
@@ -325,12 +325,12 @@ class DeployedGrid(Grid):
                     answers[client] = f"it did not answer within {limit:g} s"
                 break
             if now - looked > LOOK_AROUND:
-                looked, here = now, self.here()
-                for client, (_, seat) in list(waiting.items()):
-                    if client not in here:
+                looked, current = now, self.connected()
+                for client, (_, connection) in list(waiting.items()):
+                    if client not in current:
                         answers[client] = self._gone(client, "its connection was lost")
-                    elif here[client] != seat:  # whatever it was doing is forgotten
-                        answers[client] = "it was started anew meanwhile"
+                    elif current[client] != connection:  # the restart lost the message
+                        answers[client] = "it was restarted meanwhile"
                     else:
                         continue
                     waiting.pop(client)[0].give_up()
@@ -347,18 +347,18 @@ class DeployedGrid(Grid):
     def _names(self, clients: Iterable[int]) -> str:
         return ", ".join(self._clients[client].name for client in sorted(clients))
 
-    # The rest of it, Flower's own.
+    # The rest of Flower's interface.
 
     def get_node_ids(self) -> Iterable[int]:
-        """The numbers of those that are connected."""
-        return self.here().keys()
+        """The numbers of the connected clients."""
+        return self.connected().keys()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not for strategies of fedtl."""
+        """Not supported: replies would not be validated."""
         raise NotImplementedError("a study's clients are asked by send_and_receive")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not for strategies of fedtl."""
+        """Not supported: replies would not be validated."""
         raise NotImplementedError("a study's clients are asked by send_and_receive")
 
     def set_run(self, run: Run) -> None:
@@ -376,14 +376,14 @@ class DeployedGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
 
-def _as_told(kind: str, content: RecordDict) -> RecordDict:
-    """A strategy's content as clients get it: each answers with its upload itself, which is then weighted here."""
-    # Flower's stores know arrays by the name of their class.
+def _for_clients(kind: str, content: RecordDict) -> RecordDict:
+    """A strategy's content in the form for clients, which upload unweighted; the weighting is done here."""
+    # Flower's stores recognise only arrays of Flower's own class, by its name.
     arrays = {key: ArrayRecord({k: Array(v.numpy()) for k, v in r.items()}) for key, r in content.array_records.items()}
-    told = RecordDict({**content, **arrays})
+    converted = RecordDict({**content, **arrays})
     if kind == MessageType.TRAIN:
-        told[m.CONFIG] = ConfigRecord({**m.config_of(content), m.SUM_UPLOADS: m.UNWEIGHTED})
-    return told
+        converted[m.CONFIG] = ConfigRecord({**m.config_of(content), m.SUM_UPLOADS: m.UNWEIGHTED})
+    return converted
 
 
 def _content(answer: RecordDict | str) -> RecordDict:
@@ -392,10 +392,10 @@ def _content(answer: RecordDict | str) -> RecordDict:
     return answer
 
 
-def checked(look: Callable[[], T]) -> T:
-    """What a look at a reply gives; a reply that cannot be looked at is refused, whatever it is that it breaks."""
+def checked(read: Callable[[], T]) -> T:
+    """The result of reading a reply; whatever error a garbled reply causes becomes a refusal."""
     try:
-        return look()
+        return read()
     except Refused:
         raise
     except Exception as error:
@@ -403,42 +403,41 @@ def checked(look: Callable[[], T]) -> T:
 
 
 def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
-    """What a client says that it holds.
+    """A client's description of its data, checked.
 
     Raises:
-        Refused: it is not what it may be.
+        Refused: an entry of it is missing or invalid.
     """
     record = reply[DESCRIPTION]
     if not isinstance(record, ConfigRecord):
         raise Refused("it does not describe its data")
-    told: dict[str, Any] = json.loads(str(record[DESCRIPTION]))
-    if told[NAME] != name:
-        raise Refused(f"it has the key of {name}, and says that it is {shortened(told[NAME])}")
-    names, largest = told["names"], told["largest_label"]
+    entries: dict[str, Any] = json.loads(str(record[DESCRIPTION]))
+    if entries[NAME] != name:
+        raise Refused(f"it has the key of {name}, and says that it is {shortened(entries[NAME])}")
+    names, largest = entries["names"], entries["largest_label"]
+    labels = entries.get("labels") or () if names is None else ()
     if names is not None:
         if not isinstance(names, list) or not 0 < len(names) <= MOST_CLASSES:
             raise Refused("its labels' names are no list of words")
         names = tuple(shortened(word) for word in names)
-    found = Described(
-        train=_count(told["train"]),
-        unlabelled=_count(told["unlabelled"]),
-        test=_count(told["test"]),
-        target_test=_count(told["target_test"]),
-        public=_count(told["public"]),
-        shape=tuple(_count(n, 1) for n in told["shape"]),
-        dtype={"uint8": "uint8", "float32": "float32"}[told["dtype"]],
+    description = Described(
+        train=_count(entries["train"]),
+        unlabelled=_count(entries["unlabelled"]),
+        test=_count(entries["test"]),
+        target_test=_count(entries["target_test"]),
+        public=_count(entries["public"]),
+        shape=tuple(_count(n, 1) for n in entries["shape"]),
+        dtype={"uint8": "uint8", "float32": "float32"}[entries["dtype"]],
         largest_label=None if largest is None else _count(largest, -1, MOST_CLASSES),
         names=names,
-        labels=()
-        if names is not None
-        else tuple(sorted({_count(n, 0, largest or 0) for n in told.get("labels") or ()})),
-        validation=_count(told.get("validation", 0)),  # which a client of another version need not know of
+        labels=tuple(sorted({_count(n, 0, largest or 0) for n in labels})),
+        validation=_count(entries.get("validation", 0)),  # absent in older versions
     )
-    if not found.shape or math.prod(found.shape) > LARGEST_SAMPLE:
-        raise Refused(f"a sample of it has shape {list(found.shape)!r:.60}")
+    if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
+        raise Refused(f"a sample of it has shape {list(description.shape)!r:.60}")
     if statistics_of not in ("dataset", "pixel"):
-        return found
-    return replace(found, sums=_sums(reply, statistics_of, found))
+        return description
+    return replace(description, sums=_sums(reply, statistics_of, description))
 
 
 def _count(value: Any, least: int = 0, most: int = MOST_SAMPLES) -> int:
@@ -447,26 +446,26 @@ def _count(value: Any, least: int = 0, most: int = MOST_SAMPLES) -> int:
     return value
 
 
-def _sums(reply: RecordDict, kind: str, told: Described) -> Sums:
-    """A client's sums for the normalisation, which must be possible ones of as many samples as it has."""
+def _sums(reply: RecordDict, kind: str, data: Described) -> Sums:
+    """A client's sums for normalisation, checked to be possible sums of as many samples as it has."""
     pixel = kind == "pixel"
-    wanted = told.shape if pixel else (told.shape[0], *(1 for _ in told.shape[1:]))
-    size, each = math.prod(wanted), 1 if pixel else math.prod(told.shape[1:])
+    wanted = data.shape if pixel else (data.shape[0], *(1 for _ in data.shape[1:]))
+    size, each = math.prod(wanted), 1 if pixel else math.prod(data.shape[1:])
     if SUMS not in reply.array_records:
         raise Refused(
             "its reply lacks the sums for the normalisation as this version of fedtl has them; install the same "
             "version at the server and at its clients"
         )
-    found = reply.array_records[SUMS]
+    arrays = reply.array_records[SUMS]
     (count,), total, square = (
-        decoded(found[key], (n,), np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
+        decoded(arrays[key], (n,), np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
     )
-    # A share of the training samples may be for validation; the sums are of all.
-    if count not in [each * (n + more) for n in (told.train, told.unlabelled) for more in (0, told.validation)]:
+    # A share of the training samples may be set aside for validation; the sums include it.
+    if count not in [each * (n + more) for n in (data.train, data.unlabelled) for more in (0, data.validation)]:
         raise Refused(f"its sums for the normalisation are over {count:g} numbers, not over its training samples")
-    largest = 255.0 if told.dtype == "uint8" else LARGEST_NUMBER
+    largest = 255.0 if data.dtype == "uint8" else LARGEST_NUMBER
     possible = (np.abs(total) <= largest * count) & (square >= 0) & (square <= largest**2 * count)
-    if told.dtype == "uint8":  # of other numbers the squares are of differences from their mean
+    if data.dtype == "uint8":  # for float32, squares are of the differences from the mean
         possible &= square * count >= total**2 * (1 - 1e-9)
     if not possible.all():
         raise Refused("its sums for the normalisation are of no samples of this kind")

@@ -1,4 +1,4 @@
-"""Flower's command lines, and the environment that they need."""
+"""Flower's command lines, and the environment variables that they need."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fedtl.choice import ConfigError
 from fedtl.deploy.folders import ClientFolder, ServerFolder, address
 
 SUPERLINK = "fedtl"
-"""What the server is called in Flower's configuration."""
+"""The server's name in Flower's configuration."""
 
-SERVER_FOLDER, SOCKET, STUDY = "FEDTL_SERVER", "FEDTL_DESK", "study"
-"""Environment variables that name the server's folder and a client's socket, and the key of a run's config."""
+SERVER_FOLDER, SOCKET, STUDY = "FEDTL_SERVER", "FEDTL_AGENT", "study"
+"""Environment variables with the server's folder and the client agent's socket, and the key of Flower's run config."""
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    # Else each run builds an environment of its own, from the network.
+    # Otherwise each run installs an environment of its own, from the network.
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    # Seconds between looks for something to do; Flower's default of 1 s would be paid for every message.
+    # Seconds between polls for work; each message would pay for Flower's default of 1 s.
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
 
@@ -34,16 +34,16 @@ ENVIRONMENT = {
 def check_version() -> None:
     """Refuse a Flower whose SuperNodes speak another protocol.
 
-    From 1.40 on they connect by HTTPS to the port by which runs are started as well, which nobody but this machine
-    should reach.
+    From 1.40 on they connect by HTTPS to the port by which runs are started too, and only this machine should reach
+    that port.
 
     Raises:
         ConfigError: another version is installed.
     """
-    found = metadata.version("flwr")
-    if not found.startswith("1.39."):
+    installed = metadata.version("flwr")
+    if not installed.startswith("1.39."):
         raise ConfigError(
-            f"flwr {found} is installed, and fedtl deploy needs 1.39, the last one whose SuperNodes speak gRPC: "
+            f"flwr {installed} is installed, and fedtl deploy needs 1.39, the last one whose SuperNodes speak gRPC: "
             "pip install 'flwr==1.39.*'"
         )
 
@@ -54,7 +54,7 @@ class Command:
 
     Attributes:
         words: the program and its arguments.
-        environment: what it is given besides the environment of this process.
+        environment: variables in addition to those of this process.
     """
 
     words: Sequence[str]
@@ -62,12 +62,12 @@ class Command:
 
     @property
     def whole_environment(self) -> dict[str, str]:
-        """Of the program: this process's, and what it is given besides."""
+        """All environment variables of the program."""
         return {**os.environ, **self.environment}
 
     @property
     def short(self) -> str:
-        """As one would type it, but for the environment."""
+        """As one would type it, without the environment."""
         return shlex.join(self.words)
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Command:
 
 
 def superlink(folder: ServerFolder, host: str = "0.0.0.0") -> Command:
-    """The server: clients connect to it from anywhere, and runs are started on this machine alone."""
+    """The server: clients connect from anywhere; runs are started on this machine only."""
     words = [
         *(sys.executable, "-m", "fedtl.deploy.superlink"),
         *("--ssl-ca-certfile", str(folder.ca)),
@@ -107,12 +107,12 @@ def configure(folder: ServerFolder) -> None:
 
 
 def register(folder: ServerFolder, name: str) -> Command:
-    """Let a client's key in."""
+    """Register a client's key."""
     return _flwr(folder, "supernode", "register", str(folder.public_key(name)), SUPERLINK, "--name", name)
 
 
 def unregister(folder: ServerFolder, number: str) -> Command:
-    """Let a client's key in no longer."""
+    """Remove a client's key."""
     return _flwr(folder, "supernode", "unregister", number, SUPERLINK)
 
 
@@ -132,7 +132,7 @@ def stop(folder: ServerFolder, run: str) -> Command:
 
 
 def logs(folder: ServerFolder, run: str) -> Command:
-    """A run's output as it comes, until its end."""
+    """Stream a run's output until its end."""
     return Command(["flwr", "log", run, SUPERLINK, "--stream"], _environment(folder.flower_home))
 
 
@@ -145,7 +145,7 @@ def supernode(folder: ClientFolder, port: int, programs: Path) -> Command:
 
     Args:
         folder: the client's.
-        port: where the client's own processes reach it, on this machine alone.
+        port: by which the client's own processes reach it, on this machine only.
         programs: a folder whose ``flwr-clientapp`` comes before Flower's.
     """
     words = [
@@ -163,6 +163,6 @@ def supernode(folder: ClientFolder, port: int, programs: Path) -> Command:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """What all of Flower's programs are given; they start each other by name, so from this Python's folder."""
+    """Variables for all of Flower's programs; these start each other by name, so this Python's folder comes first."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}

@@ -1,4 +1,4 @@
-"""What each participant of a deployment holds: the authority, the server and every client have a folder of their own.
+"""The folders of a deployment: the authority, the server and each client have one.
 
 ::
 
@@ -38,7 +38,7 @@ SKEW = timedelta(days=1)
 """Certificates are valid from a day ago: a client's clock may be behind."""
 
 SOCKET_BYTES = 103
-"""The longest path of a Unix socket: 107 bytes on Linux, 103 on macOS."""
+"""The longest path of a Unix socket on macOS; Linux allows 107."""
 
 
 def _host(host: str) -> str:
@@ -48,7 +48,7 @@ def _host(host: str) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:
         label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-        # A last label of digits alone is no domain but an IP address misspelt.
+        # A last label of digits only is no domain but a misspelt IP address.
         if len(host) > 253 or not re.fullmatch(rf"({label}\.)*(?![0-9]+$){label}", host.lower()):
             raise ValueError(wanted) from None
         return host.lower()
@@ -63,17 +63,17 @@ def address(host: str, port: int) -> str:
 
 
 def _server(text: str) -> str:
-    found = re.fullmatch(r"(?:\[(.*:.*)\]|([^:]*)):([0-9]{1,5})", text)
+    match = re.fullmatch(r"(?:\[(.*:.*)\]|([^:]*)):([0-9]{1,5})", text)
     try:
-        if not found or not 1 <= int(found[3]) <= 65535:
+        if not match or not 1 <= int(match[3]) <= 65535:
             raise ValueError
-        return address(_host(found[1] or found[2]), int(found[3]))
+        return address(_host(match[1] or match[2]), int(match[3]))
     except ValueError:
         raise ValueError("give 'host:port', the host's DNS name or IP address, IPv6 in brackets") from None
 
 
 def _name(name: str) -> str:
-    # Upper case is fine, as no two names may differ in case alone: a file system may not tell them apart.
+    # Upper case is fine: no two names may differ in case only, as some file systems would not distinguish them.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError(
             f"the name {name!r} is also a folder's, so give at most 64 letters, digits, '.', '_' and '-', "
@@ -103,13 +103,13 @@ class _Table(BaseModel):
 
 
 class ServerTable(_Table):
-    """What ``server.toml`` says.
+    """The content of ``server.toml``.
 
     Attributes:
         host: the DNS name or IP address by which clients reach the server.
         port: to which clients connect.
         control_port: by which runs are started and watched.
-        clients: their names; a client's place here is its number.
+        clients: their names; a client's number is its place in this list, from 0.
     """
 
     host: Annotated[str, AfterValidator(_host)]
@@ -125,11 +125,11 @@ class ServerTable(_Table):
 
 
 class ClientTable(_Table):
-    """What ``client.toml`` says.
+    """The content of ``client.toml``.
 
     Attributes:
         name: the client's.
-        client: its place among the clients, from 0.
+        client: its number, from 0.
         server: ``"host:port"``; an IPv6 address is in brackets.
     """
 
@@ -139,13 +139,13 @@ class ClientTable(_Table):
 
 
 class _Folder(_Table):
-    """What the folders of the server and of a client have in common; ``path`` is absolute."""
+    """What the folders of the server and of a client share; ``path`` is absolute."""
 
     path: Path
 
     @property
     def ca(self) -> Path:
-        """The authority's certificate, PEM: the server's is signed by it."""
+        """The authority's certificate, PEM; it signs the server's."""
         return self.path / "ca.pem"
 
     @property
@@ -155,7 +155,7 @@ class _Folder(_Table):
 
     @property
     def studies(self) -> Path:
-        """What is kept of studies."""
+        """What the participant keeps of studies."""
         return self.path / "studies"
 
     @property
@@ -165,7 +165,7 @@ class _Folder(_Table):
 
 
 class ServerFolder(ServerTable, _Folder):
-    """The server's folder; ``path`` is absolute. What Flower and runs write is in it too."""
+    """The server's folder, to which Flower and runs write too; ``path`` is absolute."""
 
     @property
     def address(self) -> str:
@@ -187,7 +187,7 @@ class ServerFolder(ServerTable, _Folder):
         return self.path / "clients" / f"{name}.pub"
 
     def revoked_key(self, name: str) -> Path:
-        """Where a client's public key is once it was revoked."""
+        """Where a client's public key is moved when it is revoked."""
         return self.path / "clients" / f"{name}.revoked"
 
     @property
@@ -197,12 +197,12 @@ class ServerFolder(ServerTable, _Folder):
 
     @property
     def database(self) -> Path:
-        """Of the SuperLink."""
+        """The SuperLink's database."""
         return self.path / "superlink.db"
 
 
 class ClientFolder(ClientTable, _Folder):
-    """A client's folder; ``path`` is absolute. What Flower and runs write is in it too."""
+    """A client's folder, to which Flower and runs write too; ``path`` is absolute."""
 
     @property
     def key(self) -> Path:
@@ -211,13 +211,13 @@ class ClientFolder(ClientTable, _Folder):
 
     @property
     def socket(self) -> Path:
-        """Where the client's processes meet; the folder that it is in exists.
+        """The Unix socket of the client agent; its folder exists.
 
-        The system limits the paths of Unix sockets to ``SOCKET_BYTES``. Where this one would be longer it is in a
-        temporary folder that is named by a hash of the path, so that all of the client's processes find it.
+        Paths of Unix sockets have at most ``SOCKET_BYTES``. If this one would be longer, the socket is in a temporary
+        folder whose name is a hash of the path, so that all of the client's processes find it.
 
         Raises:
-            ConfigError: that folder is somebody else's, or its path is too long as well.
+            ConfigError: the temporary folder belongs to somebody else, or its path is too long as well.
         """
         socket = self.path / "worker.sock"
         if len(os.fsencode(socket)) <= SOCKET_BYTES:
@@ -230,7 +230,7 @@ class ClientFolder(ClientTable, _Folder):
         with _writing(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             about = folder.lstat()
-        # Anybody may make folders there, and whoever owns this one decides who answers.
+        # Anybody may make folders there, and the owner of this one decides who answers.
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
             raise ConfigError(f"{folder} must be a folder that is yours alone (mode 700): remove it")
         return socket
@@ -240,7 +240,7 @@ def read_server(path: str | Path) -> ServerFolder:
     """Read the server's folder, or the one in the folder of the whole deployment.
 
     Raises:
-        ConfigError: it is no such folder, or something in it is missing or wrong.
+        ConfigError: it is another kind of folder, or a file in it is missing or invalid.
     """
     folder = _folder(path)
     if not (folder / "server.toml").is_file():
@@ -251,18 +251,18 @@ def read_server(path: str | Path) -> ServerFolder:
         folder = _folder(folder / SERVER)
         _check_there(folder / "server.toml")
     table = _read(folder / "server.toml", ServerTable)
-    found = ServerFolder(path=folder.resolve(), **table.model_dump())
-    _check_there(found.ca, found.certificate, found.key, *map(found.public_key, found.admitted))
-    _check_private(found.key)
-    keys.read_pair(found.certificate, found.key)
-    return found
+    server = ServerFolder(path=folder.resolve(), **table.model_dump())
+    _check_there(server.ca, server.certificate, server.key, *map(server.public_key, server.admitted))
+    _check_private(server.key)
+    keys.read_pair(server.certificate, server.key)
+    return server
 
 
 def read_client(path: str | Path) -> ClientFolder:
     """Read a client's folder.
 
     Raises:
-        ConfigError: it is no such folder, or something in it is missing or wrong.
+        ConfigError: it is another kind of folder, or a file in it is missing or invalid.
     """
     folder = _folder(path)
     if not (folder / "client.toml").is_file():
@@ -275,10 +275,10 @@ def read_client(path: str | Path) -> ClientFolder:
             )
         raise ConfigError(f"{folder} has no client.toml, so it is no client's folder")
     table = _read(folder / "client.toml", ClientTable)
-    found = ClientFolder(path=folder.resolve(), **table.model_dump())
-    _check_there(found.ca, found.key)
-    _check_private(found.key)
-    return found
+    client = ClientFolder(path=folder.resolve(), **table.model_dump())
+    _check_there(client.ca, client.key)
+    _check_private(client.key)
+    return client
 
 
 def create(
@@ -290,18 +290,18 @@ def create(
     control_port: int = 9093,
     days: int = SERVER_DAYS,
 ) -> None:
-    """Make the folders of a deployment, with a certificate authority and keys of its own; all of it or nothing.
+    """Make the folders of a deployment, with its own certificate authority and keys; all of them or none.
 
     Args:
-        path: a folder that does not exist yet, or is empty.
+        path: a folder that does not exist yet or is empty.
         clients: their names.
         host: the DNS name or IP address by which clients reach the server.
         port: to which clients connect.
         control_port: by which runs are started and watched.
-        days: for how long the server's certificate is valid; the authority's is for ``AUTHORITY_DAYS``.
+        days: how long the server's certificate is valid; the authority's is valid for ``AUTHORITY_DAYS``.
 
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: one of the arguments is invalid.
         RunError: the folders cannot be written.
     """
     table = {"host": host, "port": port, "control_port": control_port, "clients": tuple(clients)}
@@ -316,7 +316,7 @@ def create(
         unfinished = Path(tempfile.mkdtemp(prefix=".fedtl-", dir=path if exists else path.parent))
         try:
             _fill(unfinished, server, days)
-            if exists:  # not replaced, as it may be a mount point, or the folder somebody works in
+            if exists:  # filled and not replaced, as it may be a mount point or a working directory
                 for part in unfinished.iterdir():
                     part.rename(path / part.name)
                 unfinished.rmdir()
@@ -328,17 +328,17 @@ def create(
 
 
 def renew(path: str | Path, *, days: int = SERVER_DAYS, host: str | None = None) -> None:
-    """A new certificate and key for the server; clients trust it as they trusted the one before.
+    """Make a new certificate and key for the server, which clients trust as they trusted the old one.
 
-    Clients' folders stay as they are. With another host each client's own ``client.toml`` must be told of it.
+    The clients' folders stay as they are; a new host must be entered in each client's ``client.toml``.
 
     Args:
-        path: the folder of the whole deployment, with the authority's and the server's in it.
-        days: for how long it is valid, but not for longer than the authority is.
-        host: another DNS name or IP address by which clients reach the server from now on.
+        path: the folder of the whole deployment, with the authority's and the server's folders in it.
+        days: how long it is valid, at most as long as the authority's certificate.
+        host: a new DNS name or IP address by which clients reach the server; None for the old one.
 
     Raises:
-        ConfigError: there is no authority or server, one of its files is wrong, or the authority has expired.
+        ConfigError: there is no authority or server, one of their files is invalid, or the authority has expired.
         RunError: the server's folder cannot be written.
     """
     _check_days(days)

@@ -1,4 +1,4 @@
-"""Certificates and keys: by which clients know their server (TLS), and the server its clients (ECDSA)."""
+"""Certificates and keys: clients identify the server by TLS, and the server its clients by ECDSA."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedtl.choice import ConfigError
 
-# The SuperLink takes keys on the NIST curves alone; this one is also what Flower's own keys are on.
+# The SuperLink accepts keys on NIST curves only; Flower's own keys are on this one.
 CURVE = ec.SECP384R1()
 HASH = hashes.SHA384()
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Names that the server's certificate always has, for what talks to it on its own machine."""
+"""Names that are always in the server's certificate, for connections on its own machine."""
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
     key: PrivateKey
 
     def write(self, certificate: Path, key: Path) -> None:
-        """Write both as PEM, the key as PKCS #8 and for its owner alone, in place of what is there."""
+        """Write both as PEM, the key as PKCS #8 and readable by its owner only; earlier files are replaced."""
         pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         unfinished = certificate.with_name(f"{certificate.name}.unfinished")
         unfinished.write_bytes(self.certificate.public_bytes(Encoding.PEM))
@@ -51,24 +51,24 @@ def read_pair(certificate: Path, key: Path) -> Pair:
     """Read what :meth:`Pair.write` wrote.
 
     Raises:
-        ConfigError: a file is missing or is something else, or the one does not belong to the other.
+        ConfigError: a file is missing or invalid, or the key is not the certificate's.
     """
-    found, content = _read_certificate(certificate), _read(key)
+    public, content = _read_certificate(certificate), _read(key)
     try:
         private = load_pem_private_key(content, password=None)
     except (ValueError, TypeError) as error:  # a TypeError where it is encrypted
         raise ConfigError(f"{key} holds no private key as PEM without a passphrase") from error
-    if not isinstance(private, PrivateKey) or private.public_key() != found.public_key():
+    if not isinstance(private, PrivateKey) or private.public_key() != public.public_key():
         raise ConfigError(f"{key} is not the key of {certificate}: they were made together, so copy both")
-    return Pair(found, private)
+    return Pair(public, private)
 
 
 def new_authority(*, not_before: datetime, not_after: datetime) -> Pair:
     """A certificate authority: a self-signed certificate that may sign others, and no other authority.
 
     Args:
-        not_before: with a time zone; valid from then.
-        not_after: with a time zone; valid until then.
+        not_before: start of validity, with a time zone.
+        not_after: end of validity, with a time zone.
     """
     key = ec.generate_private_key(CURVE)
     name = _name("fedtl certificate authority")
@@ -87,17 +87,17 @@ def server_certificate(authority: Pair, host: str, *, not_before: datetime, not_
     """A server's certificate with a key of its own, signed by ``authority``.
 
     Args:
-        authority: as of :func:`new_authority`.
+        authority: see :func:`new_authority`.
         host: the DNS name or IP address by which clients reach the server; see also ``LOOPBACK``.
-        not_before: with a time zone; valid from then.
-        not_after: with a time zone; valid until then.
+        not_before: start of validity, with a time zone.
+        not_after: end of validity, with a time zone.
     """
     key = ec.generate_private_key(CURVE)
     names = [_alternative(name) for name in dict.fromkeys((host, *LOOPBACK))]
     issuer = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         _builder(key, not_before, not_after)
-        .subject_name(_name("fedtl server"))  # a host may be longer than a common name; nobody looks for it here
+        .subject_name(_name("fedtl server"))  # a host may be too long for a common name, which is not checked anyway
         .issuer_name(authority.certificate.subject)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -112,7 +112,7 @@ def write_client_key(private: Path, public: Path, name: str) -> None:
     """A new key pair of a client in OpenSSH's formats, which are what Flower reads.
 
     Args:
-        private: its file, for its owner alone.
+        private: its file, readable by its owner only.
         public: the file of the public key, one line with ``name`` as its comment.
         name: the client's.
     """
@@ -123,7 +123,7 @@ def write_client_key(private: Path, public: Path, name: str) -> None:
 
 
 def expiry(certificate: Path) -> datetime:
-    """Until when a certificate is valid, in UTC.
+    """The end of a certificate's validity, in UTC.
 
     Raises:
         ConfigError: the file cannot be read, or holds no certificate.
@@ -168,9 +168,9 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_
 
 
 def _write_private(file: Path, content: bytes) -> None:
-    """Nobody else may read a private key, not even while it is being written."""
+    """Write a private key so that nobody else can read it, not even while it is being written."""
     unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.unlink(missing_ok=True)  # of a crash
+    unfinished.unlink(missing_ok=True)  # left by a crash
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
     unfinished.replace(file)

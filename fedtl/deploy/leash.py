@@ -1,7 +1,7 @@
-"""A leash between a program and what started it: a pipe, of which each holds an end.
+"""A leash between a program and its starter: a pipe from the starter to the program's standard input.
 
-However the starter ends, by ``kill -9`` too, the system closes its end, and the program sees that. It is the program's
-standard input, so whatever the program starts has it as well.
+However the starter ends, even by ``kill -9``, the system closes its end of the pipe, and the program notices. What the
+program starts inherits the standard input, and so the leash.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 LEASH = "FEDTL_LEASH"
-"""Environment variable that says that the standard input is one."""
+"""Environment variable that is set if the standard input is a leash."""
 
 
 def leashed() -> bool:
@@ -23,12 +23,12 @@ def leashed() -> bool:
 
 
 def follow(hear: Callable[[str], None]) -> None:
-    """Hear what the starter says, line by line, and end with it, together with all of this process group."""
+    """Pass on what the starter writes, line by line, and kill this process group when the starter ends."""
 
     def listen() -> None:
         heard = b""
         try:
-            while piece := os.read(stdin, 2**10):  # not by sys.stdin, whose lock Python wants when it ends
+            while piece := os.read(stdin, 2**10):  # not sys.stdin, whose lock Python takes at exit
                 *words, heard = (heard + piece).split(b"\n")
                 for word in words:
                     hear(word.decode())
@@ -40,11 +40,11 @@ def follow(hear: Callable[[str], None]) -> None:
 
 
 def end_with_starter() -> None:
-    """End this process when the starter does, however; what it says is somebody else's to hear."""
+    """Kill this process when the starter ends; what the starter writes is left for another process to read."""
 
     def look() -> None:
         poll = select.poll()
-        poll.register(sys.stdin.fileno(), 0)  # an end that was closed is always told
+        poll.register(sys.stdin.fileno(), 0)  # a closed end is always reported
         while not poll.poll():
             pass
         os.kill(os.getpid(), signal.SIGKILL)

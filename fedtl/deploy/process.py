@@ -1,4 +1,4 @@
-"""Programs that run as long as a command does, and end with it."""
+"""Programs that run as long as a command of fedtl, and end with it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from fedtl.deploy.leash import LEASH
 from fedtl.failure import RunError
 
 STOP_WITHIN = 10.0
-"""Seconds that a program has to end by itself before it is killed."""
+"""Seconds until a program that was asked to end is killed."""
 
 LARGEST_LOG = 10 * 2**20
-"""Bytes of output after which a program that begins has a new file."""
+"""Bytes of output after which the next start of a program begins a new file."""
 
 DIE_WITH_PARENT = 1
 """Linux's ``PR_SET_PDEATHSIG``."""
 
 
 class Program:
-    """A program that was started, with its output in a file.
+    """A running program, with its output in a file.
 
-    It is in a session of its own, so that a Ctrl-C on the terminal ends it only through :meth:`stop`, and what it has
-    started ends with it. On Linux it is also told to end when this process is killed.
+    It has a session of its own: Ctrl-C on the terminal ends it only through :meth:`stop`, and whatever it started ends
+    with it. On Linux it also gets SIGTERM when this process is killed.
 
     Args:
         command: what to start.
-        output: the file.
-        leash: whether it is put on a :mod:`leash <fedtl.deploy.leash>`.
+        output: the file, which is appended to.
+        leash: whether to put it on a :mod:`leash <fedtl.deploy.leash>`.
     """
 
     def __init__(self, command: Command, output: Path, leash: bool = False) -> None:
@@ -61,7 +61,7 @@ class Program:
         return self._process.poll()
 
     def tell(self, word: str) -> None:
-        """Say something to a program on a leash; one that has ended does not hear it."""
+        """Write a line to a program on a leash, unless it has ended."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n".encode())
@@ -77,7 +77,7 @@ class Program:
         self._process.wait()
 
 
-# Loaded here, as little may be done between a fork and the program's start.
+# Loaded here, as a process must do little between fork and exec.
 _LIBC = ctypes.CDLL(None)
 
 
@@ -89,14 +89,14 @@ OF_THIS_PROCESS: dict[str, Any] = {
     "start_new_session": True,
     "preexec_fn": _die_with_parent if sys.platform == "linux" else None,
 }
-"""Options of a program that is this process's own to end, and no terminal's."""
+"""Options of ``Popen`` for a program that ends with this process, and not by signals of the terminal."""
 
 
 def run(command: Command, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a program to its end.
 
     Raises:
-        RunError: it takes too long.
+        RunError: it takes longer than ``timeout`` seconds.
     """
     try:
         return subprocess.run(
@@ -110,7 +110,7 @@ def wait_until(ready: Callable[[], bool], program: Program, timeout: float) -> N
     """Wait until a program is ready.
 
     Raises:
-        RunError: it ended before, or the time is over.
+        RunError: the program ended, or is not ready after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     while not ready():
@@ -123,15 +123,15 @@ def wait_until(ready: Callable[[], bool], program: Program, timeout: float) -> N
 
 @contextmanager
 def alone(file: Path, otherwise: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a file that one process at a time can hold; however it ends, the file is free then.
+    """Lock a file that one process at a time can lock; the system releases it however the process ends.
 
     Args:
-        file: made if need be.
-        otherwise: the error's words.
-        patience: seconds to wait for it.
+        file: created if it does not exist.
+        otherwise: the text of the error.
+        patience: seconds to wait for the lock.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process has the lock.
     """
     deadline = time.monotonic() + patience
     with file.open("a") as opened:

@@ -25,10 +25,10 @@ from fedtl.failure import RunError
 from fedtl.runs.history import load
 
 STOPS_WITHIN = 4.0
-"""Seconds that whoever stops a run waits for the server."""
+"""Seconds to wait for the server when a run is stopped."""
 
 LAST_LINES = 2.0
-"""Seconds that a run's last lines may take to come after its end."""
+"""Seconds that a run's last lines may arrive after its end."""
 
 APP = '''"""Nothing of fedtl is in here: server and clients run what is installed with them."""
 
@@ -40,17 +40,17 @@ client_app = clientapp.app
 
 
 def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | None, resume: bool) -> Order:
-    """What the server is to do; a run that is gone on with keeps its study's name and the server's data.
+    """The order to the server; a resumed run keeps its study's name and the server's data.
 
     Raises:
-        ConfigError: the folder's run was not a deployed one, or one of another server.
+        ConfigError: the folder's run is simulated, or of another server.
     """
     study = new_id(config.name)
     if resume:
-        found = load(folder).environment.get("study")
-        if not isinstance(found, str):
-            raise ConfigError(f"--resume: {folder} holds a simulated run; go on with it by fedtl run")
-        study = found
+        earlier = load(folder).environment.get("study")
+        if not isinstance(earlier, str):
+            raise ConfigError(f"--resume: {folder} holds a simulated run; continue it with fedtl run")
+        study = earlier
         before = Order.read(server, study)
         data = data or (Path(before.data) if before.data else None)
     where = None if data is None else str(data.resolve())
@@ -68,24 +68,27 @@ def check_runs(folder: ServerFolder) -> None:
 
 
 def alone(folder: ServerFolder, order: Order) -> AbstractContextManager[None]:
-    """Be the one process that starts and watches a study.
+    """Lock a study, so that one process at a time starts and watches it.
 
     Raises:
-        RunError: another one does, or no server runs here.
+        RunError: another process does, or no server runs here.
     """
     check_runs(folder)
     folder.studies.mkdir(exist_ok=True)
-    taken = f"the run in {order.run} is going on already, watched by another fedtl deploy run"
+    taken = f"the run in {order.run} is already in progress, watched by another fedtl deploy run"
     return process.alone(folder.studies / f"{order.study}.watched", taken)
 
 
 def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str:
-    """Start a run; gives Flower's number of it.
+    """Start a run.
 
-    An earlier run of the study may not have noticed yet that it, or its server, was stopped, and is waited for.
+    Waits for an earlier run of the study, which may not have noticed yet that it, or its server, was stopped.
+
+    Returns:
+        Flower's number of the run.
 
     Raises:
-        RunError: the study is going on, or Flower refuses.
+        RunError: the earlier run does not end, or Flower refuses the new one.
     """
     if order.goes_on(folder):
         say(f"an earlier run in {order.run} has not ended yet: waiting for it, at most {ENDS_WITHIN:g} s")
@@ -95,27 +98,27 @@ def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str
         command = flower.run(folder, write_app(folder), order.study)
         say(command.short)
         done = process.run(command)
-        told = told_as_json(done.stdout)
-        if not told.get("success"):
-            said = str(told.get("error-message", "")) or done.stderr or done.stdout
-            raise RunError(f"the run cannot be started: {' '.join(said.split())[-300:]}")
-    except BaseException:  # Ctrl-C too: Flower may have taken it, and nobody would watch it
+        result = told_as_json(done.stdout)
+        if not result.get("success"):
+            error = str(result.get("error-message", "")) or done.stderr or done.stdout
+            raise RunError(f"the run cannot be started: {' '.join(error.split())[-300:]}")
+    except BaseException:  # Ctrl-C too: Flower may have accepted the run, and nobody would watch it
         order.withdraw(folder)
         raise
-    say(f"the study is {order.study}: under this name clients keep what is theirs, in their folders' studies/")
-    return str(told["run-id"])
+    say(f"the study is {order.study}: under this name clients keep their models, in their folders' studies/")
+    return str(result["run-id"])
 
 
 def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], None]) -> None:
-    """Print a run's lines as they come, until its end.
+    """Print a run's output as it comes, until its end.
 
     Raises:
-        RunError: it failed, or the server is gone.
-        ConfigError: what was asked for cannot be done.
+        RunError: the run failed, or the server is gone.
+        ConfigError: the config does not fit the clients.
     """
     command = flower.logs(folder, number)
     with (folder.log / "run.log").open("a", encoding="utf-8") as kept:
-        shows = subprocess.Popen(
+        viewer = subprocess.Popen(
             command.words,
             env=command.whole_environment,
             stdout=subprocess.PIPE,
@@ -124,44 +127,44 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
             text=True,
             **process.OF_THIS_PROCESS,
         )
-        # Flower's stream goes on for a minute after some runs' end.
-        threading.Thread(target=_end_with, args=(shows, order, folder), daemon=True).start()
+        # Flower's stream may last a minute longer than the run.
+        threading.Thread(target=_end_with, args=(viewer, order, folder), daemon=True).start()
         try:
-            assert shows.stdout is not None
-            for line in shows.stdout:
+            assert viewer.stdout is not None
+            for line in viewer.stdout:
                 kept.write(line)
                 if line.startswith("fedtl: "):
                     say(line.removeprefix("fedtl: ").rstrip())
         finally:
-            shows.kill()  # it keeps nothing
-            shows.wait()
+            viewer.kill()  # it has nothing to save
+            viewer.wait()
     end = order.end(folder)
     if end is None:
         raise RunError(
             f"the run's output ended before the run did, as if the server had; see {folder.log} and fedtl deploy "
-            f"status {folder.path}; --resume goes on with it"
+            f"status {folder.path}; --resume continues it"
         )
     if "error" in end:
         raise (ConfigError if end.get("wrong") else RunError)(str(end["error"]))
 
 
-def _end_with(shows: subprocess.Popen[str], order: Order, folder: ServerFolder) -> None:
-    """End what shows a run's lines a little after the run."""
-    while shows.poll() is None and order.end(folder) is None:
+def _end_with(viewer: subprocess.Popen[str], order: Order, folder: ServerFolder) -> None:
+    """End the viewer of a run's output shortly after the run."""
+    while viewer.poll() is None and order.end(folder) is None:
         time.sleep(0.5)
     time.sleep(LAST_LINES)
-    shows.terminate()
+    viewer.terminate()
 
 
 def stop(folder: ServerFolder, number: str) -> bool:
-    """Stop a run; what is finished of it is on disk.
+    """Stop a run; its finished rounds are on disk.
 
     Returns:
-        Whether the server said that it does, which is not waited for any longer than ``STOPS_WITHIN``.
+        Whether the server confirmed it within ``STOPS_WITHIN``.
     """
     command = flower.stop(folder, number)
-    # Not of this process: it may reach the server after this process's end.
-    stops = subprocess.Popen(
+    # In a session of its own, as it may reach the server after the end of this process.
+    stopper = subprocess.Popen(
         command.words,
         env=command.whole_environment,
         stdin=subprocess.DEVNULL,
@@ -170,13 +173,13 @@ def stop(folder: ServerFolder, number: str) -> bool:
         start_new_session=True,
     )
     try:
-        return stops.wait(STOPS_WITHIN) == 0
+        return stopper.wait(STOPS_WITHIN) == 0
     except subprocess.TimeoutExpired:
         return False
 
 
 def write_app(folder: ServerFolder) -> Path:
-    """The app that Flower wants to be given: a name for what is installed."""
+    """The app that ``flwr run`` demands: it only names the installed fedtl."""
     app = folder.flower_home / "app"
     shutil.rmtree(app, ignore_errors=True)
     app.mkdir(parents=True)

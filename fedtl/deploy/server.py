@@ -1,4 +1,4 @@
-"""``fedtl deploy server``: a SuperLink that the clients' keys are registered with, until it is told to stop."""
+"""``fedtl deploy server``: a SuperLink with the clients' keys registered, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from fedtl.deploy.superlink import OPEN
 from fedtl.failure import RunError
 
 READY_WITHIN = 60.0
-"""Seconds that a SuperLink may take to begin."""
+"""Seconds that a SuperLink may take to start."""
 
 FREE_WITHIN = 5.0
-"""Seconds that an earlier server's ports may take to be free."""
+"""Seconds that an earlier server may take to release its ports."""
 
 NODES = "nodes.json"
+"""File with Flower's number of each registered client, by name."""
 
 EXPIRES_SOON = timedelta(days=30)
 
 KNOWN_ALREADY = "already"
-"""In what Flower says when a key is registered for a second time."""
+"""A word in Flower's error when a key is registered a second time."""
 
 
 def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
@@ -36,15 +37,15 @@ def serve(folder: ServerFolder, host: str, say: Callable[[str], None]) -> None:
 
     Args:
         folder: its folder.
-        host: the address that it listens at for clients; "0.0.0.0" for all of this machine's.
-        say: is told what happens.
+        host: the address at which it listens for clients; "0.0.0.0" for all addresses of this machine.
+        say: prints what happens.
 
     Raises:
-        RunError: it runs already, cannot begin, or ended by itself.
+        RunError: it already runs, cannot start, or ended by itself.
     """
     check_certificate(folder, say)
     folder.log.mkdir(exist_ok=True)
-    with alone(folder.log / "lock", f"the server of {folder.path} runs already, in another process"):
+    with alone(folder.log / "lock", f"the server of {folder.path} already runs, in another process"):
         _wait_for_ports(folder)
         flower.configure(folder)
         run_superlink(folder, host, say)
@@ -62,9 +63,9 @@ def run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) -
     try:
         wait_until(lambda: runs(folder), program, READY_WITHIN)
         admit(folder)
-        program.tell(OPEN)  # nobody is told that its key is unknown while it is not registered yet
-        near = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        wait_until(lambda: serves(near, folder), program, READY_WITHIN)
+        program.tell(OPEN)  # only now: a client that comes before its key is registered is refused as unknown
+        local = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        wait_until(lambda: serves(local, folder), program, READY_WITHIN)
         say(
             f"ready: {len(folder.admitted)} clients may connect to {folder.address}; "
             f"start a study with: fedtl deploy run CONFIG {folder.path}"
@@ -77,10 +78,10 @@ def run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) -
 
 
 def _wait_for_ports(folder: ServerFolder) -> None:
-    """Wait a moment for an earlier server's, which may have been killed just now.
+    """Wait until an earlier server, which may just have been killed, has released the ports.
 
     Raises:
-        RunError: they are somebody else's.
+        RunError: another program uses them.
     """
     deadline = time.monotonic() + FREE_WITHIN
     for port in (folder.port, folder.control_port):
@@ -93,10 +94,10 @@ def _wait_for_ports(folder: ServerFolder) -> None:
 
 
 def admit(folder: ServerFolder) -> None:
-    """Let the clients' keys in that Flower does not know yet, and those no longer that were revoked.
+    """Register the clients' keys that Flower does not know yet, and remove those that were revoked.
 
     Raises:
-        RunError: Flower refuses it.
+        RunError: Flower refuses a key.
     """
     numbers = node_numbers(folder)
     known = {str(node["node-id"]) for node in registered(folder)} if numbers else set()
@@ -109,12 +110,12 @@ def admit(folder: ServerFolder) -> None:
 
 def registered(folder: ServerFolder) -> list[dict[str, Any]]:
     """What Flower knows of each SuperNode whose key is registered."""
-    found: list[dict[str, Any]] = told_as_json(run(flower.nodes(folder)).stdout).get("nodes", [])
-    return found
+    nodes: list[dict[str, Any]] = told_as_json(run(flower.nodes(folder)).stdout).get("nodes", [])
+    return nodes
 
 
 def check_certificate(folder: ServerFolder, say: Callable[[str], None]) -> None:
-    """Refuse to serve with a certificate that no client would accept.
+    """Refuse an expired certificate, which no client would accept, and warn of one that expires soon.
 
     Raises:
         RunError: it has expired.
@@ -129,36 +130,36 @@ def check_certificate(folder: ServerFolder, say: Callable[[str], None]) -> None:
 
 
 def register(folder: ServerFolder, name: str) -> None:
-    """Let a client's key in; it may have been let in before. Flower's number of it is kept, for the status.
+    """Register a client's key, unless it is registered already, and keep Flower's number of it for the status.
 
     Raises:
-        RunError: Flower refuses it.
+        RunError: Flower refuses the key.
     """
     done = run(flower.register(folder, name))
-    told = told_as_json(done.stdout)
-    said = str(told.get("error-message", "")) or done.stderr
-    if told.get("success"):
-        keep_numbers(folder, node_numbers(folder) | {name: str(told["node-id"])})
-    elif KNOWN_ALREADY not in said.lower():
-        raise RunError(f"the key of {name} cannot be registered: {' '.join(said.split())[-300:]}")
+    result = told_as_json(done.stdout)
+    error = str(result.get("error-message", "")) or done.stderr
+    if result.get("success"):
+        keep_numbers(folder, node_numbers(folder) | {name: str(result["node-id"])})
+    elif KNOWN_ALREADY not in error.lower():
+        raise RunError(f"the key of {name} cannot be registered: {' '.join(error.split())[-300:]}")
 
 
 def told_as_json(text: str) -> dict[str, Any]:
-    """What Flower's command line prints, which may have warnings before it."""
+    """The JSON that Flower's command line prints, perhaps after warnings; empty if there is none."""
     start = text.find("{")
     try:
-        found: dict[str, Any] = json.loads(text[start:]) if start >= 0 else {}
+        result: dict[str, Any] = json.loads(text[start:]) if start >= 0 else {}
     except ValueError:
         return {}
-    return found
+    return result
 
 
 def revoke(folder: ServerFolder, name: str) -> None:
-    """Let a client in no longer: no study asks it for anything, and Flower refuses its key.
+    """Revoke a client's key: no study asks the client for anything any more, and Flower refuses the key.
 
     Raises:
         ConfigError: there is no such client.
-        RunError: Flower does not do it.
+        RunError: Flower does not remove the key.
     """
     if name not in folder.clients:
         raise ConfigError(f"{name!r} is no client of {folder.path}: {nearest(name, folder.clients)}")
@@ -169,30 +170,30 @@ def revoke(folder: ServerFolder, name: str) -> None:
 
 
 def shut_out(folder: ServerFolder, name: str) -> None:
-    """Tell the server that runs to refuse a client's key, if it does not yet.
+    """Remove a client's key from the running server, if it is registered.
 
     Raises:
-        RunError: Flower does not do it.
+        RunError: Flower does not remove the key.
     """
     numbers = node_numbers(folder)
     if name not in numbers:
         return
     done = run(flower.unregister(folder, numbers[name]))
-    told = told_as_json(done.stdout)
-    if not told.get("success"):
-        said = str(told.get("error-message", "")) or done.stderr
-        raise RunError(f"{name} cannot be shut out: {' '.join(said.split())[-300:]}")
+    result = told_as_json(done.stdout)
+    if not result.get("success"):
+        error = str(result.get("error-message", "")) or done.stderr
+        raise RunError(f"{name} cannot be shut out: {' '.join(error.split())[-300:]}")
     del numbers[name]
     keep_numbers(folder, numbers)
 
 
 def node_numbers(folder: ServerFolder) -> dict[str, str]:
-    """Flower's number of each client whose key it knows, by name."""
+    """Flower's number of each registered client, by name."""
     try:
-        found: dict[str, str] = json.loads((folder.flower_home / NODES).read_text(encoding="utf-8"))
+        numbers: dict[str, str] = json.loads((folder.flower_home / NODES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return found
+    return numbers
 
 
 def keep_numbers(folder: ServerFolder, numbers: Mapping[str, str]) -> None:
@@ -201,7 +202,7 @@ def keep_numbers(folder: ServerFolder, numbers: Mapping[str, str]) -> None:
 
 
 def runs(folder: ServerFolder) -> bool:
-    """Whether the server runs on this machine: whether it answers where runs are started."""
+    """Whether the server runs on this machine, that is, answers at the port by which runs are started."""
     return _speaks_tls("127.0.0.1", folder.control_port, "127.0.0.1", folder)
 
 
@@ -219,10 +220,16 @@ def _speaks_tls(host: str, port: int, name: str, folder: ServerFolder) -> bool:
 
 
 def handshake(host: str, port: int, authority: str, name: str | None = None) -> None:
-    """Connect, and check that the server has a certificate of this authority for its name, ``host`` if not given.
+    """Connect, and check that the server has a certificate of this authority for its name.
+
+    Args:
+        host: where to connect.
+        port: where to connect.
+        authority: the file with the authority's certificate.
+        name: the server's; ``host`` if None.
 
     Raises:
-        OSError: nobody answers; as ``ssl.SSLCertVerificationError``, not with such a certificate.
+        OSError: nobody answers, or, as ``ssl.SSLCertVerificationError``, the certificate is another one.
     """
     context = ssl.create_default_context(cafile=authority)
     context.set_alpn_protocols(["h2", "http/1.1"])

@@ -1,4 +1,4 @@
-"""A study's server, as Flower's SuperLink starts it: the run of a simulation, but for where its clients are."""
+"""The server of a study, started by Flower's SuperLink: it runs as in a simulation, with clients elsewhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from fedtl.server.scores import Coverage, marked
 from fedtl.strategies import strategy_type
 
 ENDS_WITHIN = 30.0
-"""Seconds that an earlier run of a study may take to notice that it was stopped, or that its server was."""
+"""Seconds that an earlier run of a study may take to notice that it, or its server, was stopped."""
 
 app = ServerApp()
 
@@ -54,23 +54,23 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that the run config names."""
     if leashed():
-        end_with_starter()  # not only when Flower notices, which may take it a minute
+        end_with_starter()  # Flower may take a minute to notice
     folder = read_server(os.environ[SERVER_FOLDER])
     study = str(context.run_config[STUDY])
     order = Order.read(folder, study)
     try:
         with order.alone(folder, ENDS_WITHIN):
-            order = Order.read(folder, study)  # as it is now
+            order = Order.read(folder, study)  # it may have changed while this run waited
             if order.withdrawn:
-                raise RunError("the run was taken back before it began")
+                raise RunError("the run was withdrawn before it began")
             _serve_to_the_end(order, folder, grid)
-    except RunError as error:  # the other run says itself how it ends
+    except RunError as error:  # how the run ended is not recorded: the other run records its own end
         say(str(error))
         raise SystemExit(1) from None
 
 
 def _serve_to_the_end(order: Order, folder: ServerFolder, grid: Grid) -> None:
-    """Run a study, and leave word of how it ended."""
+    """Run a study, and record how it ended."""
     try:
         serve(order, folder, grid)
     except (ConfigError, RunError) as error:
@@ -85,16 +85,16 @@ def _serve_to_the_end(order: Order, folder: ServerFolder, grid: Grid) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """What ``fedtl deploy run`` asks for; a file in the server's folder, which clients never see.
+    """The order of ``fedtl deploy run`` to the server: a file in the server's folder, which clients never see.
 
     Attributes:
         study: its name at the clients.
         experiment: the resolved config.
         run: the run's folder.
-        data: the server's own data; none if None.
-        resume: whether the run is gone on with.
+        data: the server's own data; None if there are none.
+        resume: whether the run is resumed.
         command: as it was typed.
-        withdrawn: whether it was taken back; what the study was remains known.
+        withdrawn: whether the order was withdrawn; the file then only says what the study is.
     """
 
     study: str
@@ -106,23 +106,23 @@ class Order:
     withdrawn: bool = False
 
     def write(self, folder: ServerFolder) -> None:
-        """Leave it for the server; how an earlier run of the study ended is forgotten."""
+        """Write the file, and delete the record of how an earlier run of the study ended."""
         folder.studies.mkdir(exist_ok=True)
         with record.writing(folder.studies):
             _end(folder, self.study).unlink(missing_ok=True)
             _replace(folder.studies / f"{self.study}.json", json.dumps(vars(self)))
 
     def alone(self, folder: ServerFolder, patience: float = 0.0) -> AbstractContextManager[None]:
-        """Hold the study, of which one run at a time may go on.
+        """Lock the study, of which one run at a time may be in progress.
 
         Raises:
-            RunError: another one does.
+            RunError: another run is.
         """
         file = folder.studies / f"{self.study}.lock"
-        return alone(file, f"the run in {self.run} is going on already: fedtl deploy status {folder.path}", patience)
+        return alone(file, f"the run in {self.run} is already in progress: fedtl deploy status {folder.path}", patience)
 
     def goes_on(self, folder: ServerFolder) -> bool:
-        """Whether a run of the study holds it."""
+        """Whether a run of the study is in progress."""
         try:
             with self.alone(folder):
                 return False
@@ -130,7 +130,7 @@ class Order:
             return True
 
     def withdraw(self, folder: ServerFolder) -> None:
-        """Take it back: nothing begins by it any more. A study that had begun before can still be gone on with."""
+        """Withdraw the order, so that no run starts by it. A study that had begun before can still be resumed."""
         if self.resume:
             replace(self, withdrawn=True).write(folder)
         else:
@@ -138,7 +138,7 @@ class Order:
 
     @classmethod
     def read(cls, folder: ServerFolder, study: str) -> Order:
-        """Take it up.
+        """Read the file.
 
         Raises:
             ConfigError: this server knows no such study.
@@ -149,16 +149,16 @@ class Order:
             raise ConfigError(f"{folder.path} knows no study {study!r}: it was another server's") from error
 
     def ended(self, folder: ServerFolder, how: Mapping[str, Any]) -> None:
-        """Say how the run ended: with an ``error`` or well."""
+        """Record how the run ended: with an ``error``, or empty if well."""
         _replace(_end(folder, self.study), json.dumps(how))
 
     def end(self, folder: ServerFolder) -> dict[str, Any] | None:
         """How the run ended; None if it has not."""
         try:
-            found: dict[str, Any] = json.loads(_end(folder, self.study).read_text(encoding="utf-8"))
+            end: dict[str, Any] = json.loads(_end(folder, self.study).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return found
+        return end
 
 
 def _end(folder: ServerFolder, study: str) -> Path:
@@ -175,14 +175,13 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     """Run a study on the clients of a SuperLink, to its end.
 
     Raises:
-        ConfigError: clients' data, the server's and the config do not go together.
+        ConfigError: the clients' data, the server's data and the config do not fit together.
         RunError: too few clients connected, or too many failed.
     """
     config = build(dict(order.experiment))
     clients = [Client(name, node_key(folder, name)) for name in folder.clients]
-    link = DeployedGrid(
-        grid, clients, Study(order.study, json.dumps(config.tables()), len(clients)), config.deploy, say
-    )
+    study = Study(order.study, json.dumps(config.tables()), len(clients))
+    deployed = DeployedGrid(grid, clients, study, config.deploy, say)
     expected = [i for i, name in enumerate(folder.clients) if name in folder.admitted]
     least = config.deploy.min_clients or 1
     own = read_own(order.data, server=True) if order.data else None
@@ -194,19 +193,19 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
                 "deploy.privacy: clients' sums for the normalisation would travel without noise; give the server a "
                 "frame.json with --data, or set data.normalise = 'none'"
             )
-    link.wait_for(expected, len(expected), least)
-    for client, why in link.describe(expected, "none" if frame else config.data.normalise).items():
+    deployed.wait_for(expected, len(expected), least)
+    for client, why in deployed.describe(expected, "none" if frame else config.data.normalise).items():
         say(f"{clients[client].name}: {why}")
-    if len(link.described) < least:
-        raise RunError(f"only {len(link.described)} of {len(clients)} clients said what they hold, {least} must")
-    doubt = doubtful_classes(link.described.values()) if frame is None else None
-    frame = frame or common_frame({clients[i].name: told for i, told in sorted(link.described.items())}, config)
-    link.frame = frame.to_json()
+    if len(deployed.described) < least:
+        raise RunError(f"only {len(deployed.described)} of {len(clients)} clients described their data, {least} must")
+    doubt = doubtful_classes(deployed.described.values()) if frame is None else None
+    frame = frame or common_frame({clients[i].name: each for i, each in sorted(deployed.described.items())}, config)
+    deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
     federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
-    link.fits = lambda name, told: _check_fits(name, told, frame, federation)
-    for i, told in sorted(link.described.items()):
-        link.fits(clients[i].name, told)
+    deployed.check_fits = lambda name, description: _check_fits(name, description, frame, federation)
+    for i, description in sorted(deployed.described.items()):
+        deployed.check_fits(clients[i].name, description)
     _check_public(config, federation)
     about = {
         "command": list(order.command),
@@ -218,27 +217,27 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
     place = Place(Path(order.run), resume=order.resume and begun(Path(order.run)))
     server = open_run(config, federation, place, Progress(folder.clients), about, elsewhere=True)
     try:
-        _prepare(server, link, frame)
+        _prepare(server, deployed, frame)
     except BaseException as error:
         server.recorder.__exit__(type(error), error, None)
         raise
-    server.run_on(link)
+    server.run_on(deployed)
 
 
-def _prepare(server: Server, link: DeployedGrid, frame: DataSchema) -> None:
-    """What a run on real clients needs besides a simulated one's parts."""
+def _prepare(server: Server, deployed: DeployedGrid, frame: DataSchema) -> None:
+    """Set up what a run on real clients needs in addition to a simulated run's parts."""
     config = server.config
     if config.deploy.privacy is not None and server.engine.task.rest:
         raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
     frame.write(server.recorder.folder / FRAME)
     server.strategy.min_clients = config.deploy.min_clients
-    link.expected = _expected(server)
-    link.came = lambda: let_sample_who_can(server, link.described)
-    link.came()
+    deployed.expected = _expected(server)
+    deployed.on_described = lambda: restrict_sampling(server, deployed.described)
+    deployed.on_described()
 
 
 def node_key(folder: ServerFolder, name: str) -> bytes:
-    """A client's public key as Flower's nodes have it; nobody's, if it was revoked."""
+    """A client's public key in Flower's format; empty if it was revoked."""
     if name not in folder.admitted:
         return b""
     key = load_ssh_public_key(folder.public_key(name).read_bytes())
@@ -246,7 +245,7 @@ def node_key(folder: ServerFolder, name: str) -> bytes:
 
 
 def _known_frame(order: Order) -> DataSchema | None:
-    """What a run that is gone on with was told of its samples, or what the server's data say of everybody's."""
+    """The data schema of a resumed run, or the one in the server's data; None if neither has one."""
     if order.resume and (Path(order.run) / FRAME).exists():
         return DataSchema.read(Path(order.run) / FRAME)
     if order.data and (Path(order.data) / FRAME).is_file():
@@ -254,83 +253,80 @@ def _known_frame(order: Order) -> DataSchema | None:
     return None
 
 
-def common_frame(told: Mapping[str, Described], config: Config) -> DataSchema:
-    """What the clients' descriptions have in common.
+def common_frame(descriptions: Mapping[str, Described], config: Config) -> DataSchema:
+    """The data schema that all clients' descriptions share.
 
     Args:
-        told: by client's name.
+        descriptions: by client's name.
         config: says how samples are normalised: by the statistics of all these clients' training samples.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: the clients' samples or labels differ in kind.
     """
-    (first, one), *others = told.items()
+    (first, one), *others = descriptions.items()
     for name, other in others:
         if (other.shape, other.dtype) != (one.shape, one.dtype):
             raise ConfigError(
                 f"a sample of {name} is {other.dtype} {list(other.shape)}, and one of {first} {one.dtype} "
                 f"{list(one.shape)}; all clients must have samples of one shape and type"
             )
-    numbers = {name: each.largest_label for name, each in told.items() if each.names is None}
+    numbers = {name: each.largest_label for name, each in descriptions.items() if each.names is None}
     largest = max((-1 if label is None else label for label in numbers.values()), default=-1)
-    labels = tuple(sorted({word for each in told.values() for word in each.names or ()}))
+    labels = tuple(sorted({word for each in descriptions.values() for word in each.names or ()}))
     if labels and largest >= 0:
-        words = next(name for name, each in told.items() if each.names is not None)
+        words = next(name for name, each in descriptions.items() if each.names is not None)
         number = max(numbers, key=lambda name: numbers[name] or 0)
         raise ConfigError(f"labels are words at {words} and numbers at {number}; all clients must use one kind")
     classes = len(labels) or largest + 1
     if not classes:
-        raise ConfigError(
-            "no client has a label, so nobody says which classes there are: give a frame.json with --data"
-        )
-    sums = [each.sums for each in told.values() if each.sums is not None]
+        raise ConfigError("no client has a label, so the classes are unknown: give a frame.json with --data")
+    sums = [each.sums for each in descriptions.values() if each.sums is not None]
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
     return DataSchema(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
 
 
-def doubtful_classes(told: Iterable[Described]) -> str | None:
-    """A note where the clients' labels are numbers that alone say how many classes there are, and leave some out.
+def doubtful_classes(descriptions: Iterable[Described]) -> str | None:
+    """A note if the classes are inferred from numeric labels, and the labels skip some.
 
     Raises:
         ConfigError: there would be many classes, and more than samples.
     """
-    told = list(told)
-    present = sorted({label for each in told for label in each.labels})
+    descriptions = list(descriptions)
+    present = sorted({label for each in descriptions for label in each.labels})
     if not present:
         return None
-    return check_classes(
-        "the clients' y", present, sum(each.train + each.unlabelled + each.test + each.validation for each in told)
-    )
+    samples = sum(each.train + each.unlabelled + each.test + each.validation for each in descriptions)
+    return check_classes("the clients' y", present, samples)
 
 
-def _check_fits(name: str, told: Described, frame: DataSchema, federation: Federation) -> None:
-    """Say at once what each client would fail with in every round."""
-    if (told.shape, told.dtype) != (frame.shape, frame.dtype):
+def _check_fits(name: str, data: Described, frame: DataSchema, federation: Federation) -> None:
+    """Refuse a client whose data would make every round fail."""
+    if (data.shape, data.dtype) != (frame.shape, frame.dtype):
         raise ConfigError(
-            f"a sample of {name} is {told.dtype} {list(told.shape)}; this study's are {frame.dtype} {list(frame.shape)}"
+            f"a sample of {name} is {data.dtype} {list(data.shape)}; this study's are {frame.dtype} {list(frame.shape)}"
         )
-    if told.largest_label is not None and told.largest_label >= frame.classes:
-        raise ConfigError(f"{name} has the label {told.largest_label}; this study has {frame.classes} classes from 0")
-    unknown = sorted(set(told.names or ()) - set(frame.labels)) if frame.labels else []
+    if data.largest_label is not None and data.largest_label >= frame.classes:
+        raise ConfigError(f"{name} has the label {data.largest_label}; this study has {frame.classes} classes from 0")
+    unknown = sorted(set(data.names or ()) - set(frame.labels)) if frame.labels else []
     if unknown:
         raise ConfigError(
             f"{name} has the label {unknown[0]!r}, which is none of this study's: {', '.join(frame.labels)}"
         )
-    if len(federation.public) and told.public != len(federation.public):
-        raise ConfigError(f"{name} has {told.public} public samples, and the server {len(federation.public)}")
+    if len(federation.public) and data.public != len(federation.public):
+        raise ConfigError(f"{name} has {data.public} public samples, and the server {len(federation.public)}")
 
 
 def _seen_by_server(own: Own | None, frame: DataSchema, config: Config, clients: int) -> Federation:
-    """The federation of which the server holds at most a test set and public samples."""
-    found = frame.without_samples(clients) if own is None else own.as_federation(frame, 0, clients)
+    """The federation as the server sees it, with at most a test set and public samples."""
+    federation = frame.without_samples(clients) if own is None else own.as_federation(frame, 0, clients)
     nobody, none = Shards.none(clients), np.arange(0)
-    if found.target is None and (config.data.target is not None or config.data.labelled_fraction < 1):
-        return replace(found, target=Domain(nobody, nobody, none))
-    return found
+    if federation.target is None and (config.data.target is not None or config.data.labelled_fraction < 1):
+        return replace(federation, target=Domain(nobody, nobody, none))
+    return federation
 
 
 def _check_public(config: Config, federation: Federation) -> None:
-    """Check that the server has the public samples that it learns from, or that clients tell it of."""
+    """Check that the server has public samples if it learns from them, or from statistics of them."""
     method = strategy_type(config.strategy.name)
     for stage in config.stages():
         for statistic in Objective(stage.objective, method.statistics(stage.strategy)).statistics:
@@ -342,7 +338,7 @@ def _check_public(config: Config, federation: Federation) -> None:
 
 
 def _expected(server: Server) -> tuple[Expected, ...]:
-    """What replies look like in each phase."""
+    """The form of the replies in each phase."""
     updates = client_updates(server.config, [engine.of(0).task for engine in server.engines])
     replies = []
     for engine, update in zip(server.engines, updates):
@@ -359,39 +355,40 @@ def _expected(server: Server) -> tuple[Expected, ...]:
     return tuple(replies)
 
 
-def let_sample_who_can(server: Server, told: Mapping[int, Described]) -> None:
-    """Let the strategy sample only those who hold what a phase trains on, as in a simulation; who is not known may.
+def restrict_sampling(server: Server, described: Mapping[int, Described]) -> None:
+    """Let the strategy sample only clients that have the samples a phase trains on, as in a simulation.
 
-    It also learns who holds test samples, and validation samples.
+    A client that has not described its data counts as having some of each kind. The strategy also learns which clients
+    have test samples, and which have validation samples.
     """
 
-    def sizes(held: str, unknown: int = 1) -> Shards:
-        # Whether it holds any is all that matters; a client that lies should not make room for what it says.
-        each = [min(getattr(told[i], held), 1) if i in told else unknown for i in range(server.federation.clients)]
+    def sizes(kind: str) -> Shards:
+        # 0 or 1: only whether there are any matters, and a client that lies must not make the server allocate memory.
+        each = [min(getattr(described[i], kind), 1) if i in described else 1 for i in range(server.federation.clients)]
         return Shards.from_sizes(np.zeros(sum(each), np.int64), np.array(each, np.int64))
 
-    held = server.federation
-    if held.target is not None:
-        held = replace(held, target=replace(held.target, train=sizes("unlabelled")))
-    held = replace(held, train=sizes("train"))
-    phases = zip(server.strategy.phases, server.engines)
-    found = [replace(phase, clients=eligible(held, engine.task.objective)) for phase, engine in phases]
-    for phase in found:
+    federation = server.federation
+    if federation.target is not None:
+        federation = replace(federation, target=replace(federation.target, train=sizes("unlabelled")))
+    federation = replace(federation, train=sizes("train"))
+    pairs = zip(server.strategy.phases, server.engines)
+    phases = [replace(phase, clients=eligible(federation, engine.task.objective)) for phase, engine in pairs]
+    for phase in phases:
         if phase.clients is not None and not len(phase.clients):
             raise ConfigError(
                 f"no client holds what the objective of the rounds {phase.first} to {phase.last} trains on"
             )
-    server.strategy.phases = tuple(found)
-    # Who has never been there may hold such samples too, of a kind that others hold.
+    server.strategy.phases = tuple(phases)
+    # A client that was never connected is assumed to have a kind of test samples that another one has.
     scored = {"clients": "test", "target-clients": "target_test", "validation-clients": "validation"}
     for data, kind in scored.items():
-        holds = sizes(kind).sizes
-        known = any(holds[i] for i in told)
-        server.strategy.tested[data] = np.flatnonzero(holds) if known else np.arange(0)
+        any_samples = sizes(kind).sizes
+        known = any(any_samples[i] for i in described)
+        server.strategy.tested[data] = np.flatnonzero(any_samples) if known else np.arange(0)
 
 
 class Progress:
-    """Prints a line for each round; why a client is missing the link has said."""
+    """Prints a line for each round; the grid has already said why a client is missing."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._rounds = names, 0
@@ -399,10 +396,10 @@ class Progress:
     def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
         """The run's parts are ready."""
         self._rounds = config.rounds
-        gone_on = f", going on with round {first_round}" if first_round > 1 else ""
+        resumed = f", resumed at round {first_round}" if first_round > 1 else ""
         if first_round > config.rounds:
-            gone_on = f", finished already with round {first_round - 1}"
-        say(f"{config.strategy.name}, {config.rounds} rounds{gone_on}, in {folder}")
+            resumed = f", already finished with round {first_round - 1}"
+        say(f"{config.strategy.name}, {config.rounds} rounds{resumed}, in {folder}")
         for note in about.get("notes", ()):
             say(note)
 
@@ -422,5 +419,5 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """Print a line for whoever started the run."""
+    """Print a line that ``fedtl deploy run`` shows."""
     print(f"fedtl: {text}", flush=True)

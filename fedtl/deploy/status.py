@@ -1,4 +1,4 @@
-"""``fedtl deploy status``: what stands where, on the server and at a client."""
+"""``fedtl deploy status``: the state of the server, or of a client, and of their studies."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fedtl.disk.tensors import DamagedError
 from fedtl.runs.checkpoint import last_round
 
 LONGEST = 120
-"""Letters of an error in a table."""
+"""Characters of an error that are shown in a table."""
 
 
 @dataclass(frozen=True)
 class StudyState:
-    """A study as a folder has it.
+    """A study as a folder shows it.
 
     Attributes:
         name: at the clients.
         folder: of its run.
-        round: the last finished one; 0 before it.
-        state: "finished", "ended: why", "running", "stopped", "damaged: why", or what a client knows of it.
+        round: the last finished one; 0 if there is none.
+        state: "finished", "ended: why", "running", "stopped", "damaged: why"; at a client "keeps memories" or "".
     """
 
     name: str
@@ -37,13 +37,13 @@ class StudyState:
 
 @dataclass(frozen=True)
 class ServerState:
-    """What runs on the server, and who is connected.
+    """Whether the server runs, and who is connected.
 
     Attributes:
-        runs: whether the SuperLink does.
-        expires: when the certificate does.
-        clients: of each that is registered its name, its state and since when.
-        studies: in the order of their names.
+        runs: whether the SuperLink runs.
+        expires: when the certificate expires.
+        clients: name, state and since when, of each registered client.
+        studies: sorted by name.
     """
 
     runs: bool
@@ -53,23 +53,23 @@ class ServerState:
 
 
 def of_server(folder: ServerFolder) -> ServerState:
-    """Look at the server of this machine."""
+    """The state of the server on this machine."""
     there = runs(folder)
     studies = []
     for file in sorted(folder.studies.glob("*.json")):
         if file.name.endswith(".end.json"):
             continue
         order = Order.read(folder, file.stem)
-        told = order.end(folder)
-        state = "finished" if told is not None else "running" if order.goes_on(folder) else "stopped"
-        if told and "error" in told:
-            state = f"ended: {told['error'][:LONGEST]}"
+        end = order.end(folder)
+        state = "finished" if end is not None else "running" if order.goes_on(folder) else "stopped"
+        if end and "error" in end:
+            state = f"ended: {end['error'][:LONGEST]}"
         studies.append(_study(order.study, Path(order.run), state))
     return ServerState(there, keys.expiry(folder.certificate), _clients(folder) if there else [], studies)
 
 
 def _study(name: str, folder: Path, state: str) -> StudyState:
-    """A study's row; one that is damaged does not hide the others."""
+    """A study's row; a damaged study has one too."""
     try:
         return StudyState(name, folder, last_round(folder), state)
     except DamagedError as error:
@@ -77,7 +77,7 @@ def _study(name: str, folder: Path, state: str) -> StudyState:
 
 
 def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
-    """Name, state and since when, of each client that is registered."""
+    """Name, state and since when, of each registered client."""
     name_of = {number: name for name, number in node_numbers(folder).items()}
     rows = []
     for node in registered(folder):
@@ -92,11 +92,11 @@ def _clients(folder: ServerFolder) -> list[tuple[str, str, str]]:
 
 @dataclass(frozen=True)
 class ClientState:
-    """What runs at a client, and of which studies it keeps something.
+    """Whether a client runs, and the studies that it keeps.
 
     Attributes:
-        runs: whether its process does.
-        studies: in the order of their names.
+        runs: whether its process runs.
+        studies: sorted by name.
     """
 
     runs: bool
@@ -104,15 +104,15 @@ class ClientState:
 
 
 def of_client(folder: ClientFolder) -> ClientState:
-    """Look at the client of this machine."""
+    """The state of a client on this machine."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(folder.socket))
             runs = True
         except OSError:
             runs = False
-    found = [
+    studies = [
         _study(each.name, each, "keeps memories" if any(each.glob("memories/*/*")) else "")
         for each in sorted(folder.studies.glob("*/"))
     ]
-    return ClientState(runs, found)
+    return ClientState(runs, studies)

@@ -1,6 +1,6 @@
-"""What a client is told with every message besides the round: which experiment this is, and its place in it.
+"""The part of each message that names the experiment and the client's place in it.
 
-It is told each time, as a client's processes may have been started anew since the last one.
+Every message has it, as the client's processes may have been restarted since the last one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ class Study:
     """An experiment among real clients.
 
     Attributes:
-        id: names it at the clients, who keep their memories of it under that name; a run that is gone on with
-            has the same.
+        id: its name at the clients, who keep their memories of it under that name; a resumed run has the same.
         experiment: the resolved config, as JSON.
-        clients: N.
-        client: whom this is told to.
-        frame: what all samples have in common, as JSON; empty before it is known.
+        clients: their number N.
+        client: the number of the receiver.
+        frame: the data schema, as JSON; empty before it is known.
     """
 
     id: str
@@ -40,14 +39,14 @@ class Study:
     frame: str = ""
 
     def to(self, client: int) -> Study:
-        """The same, told to another client."""
+        """The same for another client."""
         return replace(self, client=client)
 
     def record(self) -> ConfigRecord:
-        """As a part of a message, with a number that nobody else can guess.
+        """As a part of a message, with a number that nobody can guess.
 
-        Flower names a message by a hash of its content, and takes a reply to a message from whoever knows its name;
-        with that number only the client that received it does.
+        Flower identifies a message by a hash of its content, and accepts a reply from whoever knows that hash. With the
+        number, only the client that received the message does.
         """
         return ConfigRecord(
             {
@@ -62,34 +61,34 @@ class Study:
 
     @classmethod
     def of(cls, content: RecordDict) -> Study:
-        """What a message says.
+        """The study of a message.
 
         Raises:
-            ConfigError: it says nothing, or no study.
+            ConfigError: the message has none, or an invalid one.
         """
         record = content.get(m.STUDY)
         if not isinstance(record, ConfigRecord):
             raise ConfigError("the message names no study, so it is not from fedtl deploy run")
-        told: dict[str, Any] = dict(record)
+        entries: dict[str, Any] = dict(record)
         try:
-            found = cls(told[ID], told[EXPERIMENT], told[POPULATION], told[CLIENT], told[FRAME])
+            study = cls(entries[ID], entries[EXPERIMENT], entries[POPULATION], entries[CLIENT], entries[FRAME])
         except KeyError as error:
             raise ConfigError(f"the message does not say {error.args[0]!r}; the server has another version?") from error
-        words = (found.id, found.experiment, found.frame)
-        if not all(isinstance(word, str) for word in words) or not names_a_folder(found.id):
+        words = (study.id, study.experiment, study.frame)
+        if not all(isinstance(word, str) for word in words) or not names_a_folder(study.id):
             raise ConfigError("the message's study has no proper name")
-        if not isinstance(found.client, int) or not isinstance(found.clients, int):
+        if not isinstance(study.client, int) or not isinstance(study.clients, int):
             raise ConfigError("the message does not say which client it is for")
-        if not 0 <= found.client < found.clients:
-            raise ConfigError(f"the message is for client {found.client} of {found.clients}")
-        return found
+        if not 0 <= study.client < study.clients:
+            raise ConfigError(f"the message is for client {study.client} of {study.clients}")
+        return study
 
     @functools.cached_property
     def tables(self) -> dict[str, Any]:
-        """The experiment's tables, not looked at yet.
+        """The experiment's tables, not validated.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: the experiment is no table.
         """
         try:
             tables = json.loads(self.experiment)
@@ -101,7 +100,7 @@ class Study:
 
 
 def names_a_folder(word: str) -> bool:
-    """Whether a study's name leads nowhere else: it comes from another machine."""
+    """Whether a study's name is a safe name of a folder, as it comes from another machine."""
     return re.fullmatch(r"[\w-][\w.-]{0,99}", word) is not None
 
 

@@ -1,8 +1,7 @@
-"""What a client's reply may be: everything that the server uses of it is checked here, and nothing else is looked at.
+"""Validates clients' replies: everything that the server uses of a reply is checked here, and the rest is dropped.
 
-A client may be broken, or not the one that was meant to be let in. Its reply is taken apart, and a new one is made of
-the parts that are what they should be: so no entry that nobody asked for reaches a strategy, no number of another
-type, and no name of another client.
+A client may be broken or hostile. A new reply is built from the entries that are as expected, so that a strategy never
+sees an entry that it did not ask for, a number of another type, or another client's number.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from fedtl.config.schema import Deploy
 from fedtl.wire import messages as m
 
 LONGEST_TEXT = 300
-"""Letters of a client's own words that are recorded."""
+"""The most characters of a client's own text that are recorded."""
 
 HEADER = 512
-"""Bytes before an array's numbers, at most: ``numpy.save`` writes 128."""
+"""The most bytes before an array's numbers; ``numpy.save`` writes 128."""
 
 LARGEST_LOSS = 1e30
 
@@ -34,19 +33,18 @@ T = TypeVar("T")
 
 
 class Refused(Exception):  # noqa: N818
-    """A reply is not what it may be; the message is part of a sentence that says why."""
+    """A reply, or a part of it, is refused; the message says why."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the replies of a phase's clients look like.
+    """The form of the replies in a phase.
 
     Attributes:
-        sums: the uploads that are summed, by name: how clients count in each, ``"samples"`` or ``"uniform"``, and its
-            shape.
-        rows: the shapes of those that are not, by name.
-        terms: the objective's, by name.
-        statistics: how many numbers each of the statistics has that terms ask for.
+        sums: the uploads that are summed: by name the weighting, ``"samples"`` or ``"uniform"``, and the shape.
+        rows: the shapes of the uploads that are not summed, by name.
+        terms: the names of the objective's terms.
+        statistics: the sizes of the statistics that terms ask for.
     """
 
     sums: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -60,10 +58,10 @@ class ReplyValidator:
     """Checks the replies of one client.
 
     Attributes:
-        client: who was asked.
-        train, test, target_test: how many samples it said that it holds; an upload cannot weigh more.
-        settings: how far an update may go.
-        validation: how many validation samples it said that it holds.
+        client: its number.
+        train, test, target_test: how many samples it declared; an upload cannot weigh more.
+        settings: with the limit on the norm of an update.
+        validation: how many validation samples it declared.
     """
 
     client: int
@@ -74,28 +72,28 @@ class ReplyValidator:
     validation: int = 0
 
     def trained(self, reply: RecordDict, expected: Expected, w: NDArray[np.float32]) -> RecordDict:
-        """A reply to a train message, as a simulation's worker would have sent it: with the uploads' weighted sums.
+        """A checked reply to a train message, in the form of a simulation's worker: with weighted sums of the uploads.
 
         Args:
-            reply: what the client sent: its uploads, not multiplied by anything, in float32.
-            expected: what it should be.
-            w: the model that it received, of which the upload ``"w"`` is an update.
+            reply: what the client sent, with unweighted uploads in float32.
+            expected: the form that it should have.
+            w: the model that the client received; the upload ``"w"`` is an update of it.
 
         Raises:
-            Refused: something in it is not what it may be.
+            Refused: an entry is missing or not as expected.
         """
         metrics = _record(reply, m.METRICS, MetricRecord)
         self._is_its_own(metrics, m.CLIENTS)
         samples = _whole(metrics, m.SAMPLES, self.train, 1)
-        told: dict[str, Any] = {
+        entries: dict[str, Any] = {
             m.NODE: [0, 0],
             m.CLIENTS: [self.client],
             m.SAMPLES: [samples],
             m.STEPS: [_whole(metrics, m.STEPS, 2**40)],
         }
         for name in expected.terms:
-            told[m.LOSS + name] = [_number(metrics, m.LOSS + name)]
-        content = RecordDict({m.METRICS: MetricRecord(told)})
+            entries[m.LOSS + name] = [_number(metrics, m.LOSS + name)]
+        content = RecordDict({m.METRICS: MetricRecord(entries)})
         if sums := _tensors(reply, m.ARRAYS, {name: shape for name, (_, shape) in expected.sums.items()}):
             doubles = {name: tensor.astype(np.float64) for name, tensor in sums.items()}
             self._check_norms(doubles, w)
@@ -111,7 +109,7 @@ class ReplyValidator:
         return content
 
     def _check_norms(self, uploads: Mapping[str, NDArray[np.float64]], w: NDArray[np.float32]) -> None:
-        """Check that no upload is further than it may be: a model from the one that was received, others from 0."""
+        """Check the norm of each upload; of a model, that of the difference from the received one."""
         most = self.settings.max_norm * max(1.0, float(np.linalg.norm(w)))
         if self.settings.privacy is not None:
             most += self.settings.privacy.longest(len(w))
@@ -123,41 +121,41 @@ class ReplyValidator:
                 raise Refused(f"its {what} has norm {norm:.4g}, more than the {most:.4g} that deploy.max_norm allows")
 
     def scored(self, reply: RecordDict, models: Sequence[str]) -> RecordDict:
-        """A reply to an evaluate message, likewise.
+        """A checked reply to an evaluate message.
 
         Args:
             reply: what the client sent.
-            models: which ones it was asked to score, "global" and "personal".
+            models: those that it was asked to score, "global" and "personal".
 
         Raises:
-            Refused: something in it is not what it may be.
+            Refused: an entry is missing or not as expected.
         """
         metrics = _record(reply, m.METRICS, MetricRecord)
-        told: dict[str, Any] = {m.CLIENTS: [], m.SAMPLES: []}
+        entries: dict[str, Any] = {m.CLIENTS: [], m.SAMPLES: []}
         for domain, most in (("", self.test), (m.TARGET, self.target_test), (m.VALIDATION, self.validation)):
             if not metrics.get(f"{domain}{m.CLIENTS}"):
                 continue
             self._is_its_own(metrics, f"{domain}{m.CLIENTS}")
             samples = _whole(metrics, f"{domain}{m.SAMPLES}", most, 1)
-            told[f"{domain}{m.CLIENTS}"], told[f"{domain}{m.SAMPLES}"] = [self.client], [samples]
+            entries[f"{domain}{m.CLIENTS}"], entries[f"{domain}{m.SAMPLES}"] = [self.client], [samples]
             for model in models:
-                told[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
-                told[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
+                entries[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
+                entries[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
             if "personal" in models:
-                told[f"{domain}{m.WITHOUT}"] = [_whole(metrics, f"{domain}{m.WITHOUT}", 1)]
-        return RecordDict({m.METRICS: MetricRecord(told)})
+                entries[f"{domain}{m.WITHOUT}"] = [_whole(metrics, f"{domain}{m.WITHOUT}", 1)]
+        return RecordDict({m.METRICS: MetricRecord(entries)})
 
     def failed(self, reply: RecordDict) -> str | None:
-        """What a client says that raised; None if it did not.
+        """The error that a client reports; None if it reports none.
 
         Raises:
-            Refused: it says it of somebody else.
+            Refused: it reports an error of another client.
         """
         record = reply.get(m.FAILURES)
         if record is None:
             return None
         if not isinstance(record, ConfigRecord) or record.get(m.CLIENTS) != [self.client]:
-            raise Refused("it tells of the failure of another client")
+            raise Refused("it reports the failure of another client")
         messages = record.get("messages")
         return shortened(messages[0] if isinstance(messages, list) and messages else "it failed")
 
@@ -167,19 +165,19 @@ class ReplyValidator:
 
 
 def shortened(text: object) -> str:
-    """A client's own words as they can be recorded."""
+    """A client's own text as it can be recorded: one line of printable characters, cut to ``LONGEST_TEXT``."""
     words = " ".join(str(text).split())
     shown = "".join(letter if letter.isprintable() else "?" for letter in words)
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]} …"
 
 
 def decoded(array: Array, expected: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers of an array that was sent, of an expected shape.
+    """Decode an array of an expected shape and type.
 
-    Not by ``numpy.load``, which makes room for as many numbers as the header says before it reads them.
+    ``numpy.load`` would allocate as much memory as the header claims before it reads any number.
 
     Raises:
-        Refused: it has another size or type than it should, or is garbled.
+        Refused: the array has another shape or type, or is garbled.
     """
     data, size = array.data, math.prod(expected)
     if len(data) > size * dtype.itemsize + HEADER:
@@ -188,12 +186,12 @@ def decoded(array: Array, expected: tuple[int, ...], dtype: np.dtype[Any]) -> ND
     try:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError
-        shape, fortran_order, found = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
-    except Exception as error:  # the header is a Python expression, and its parser raises whatever it meets
+        shape, fortran_order, actual = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
+    except Exception as error:  # the header is a Python expression, and its parser may raise anything
         raise Refused("an array of it is garbled") from error
-    if shape != expected or found != dtype or (fortran_order and len(shape) > 1):
+    if shape != expected or actual != dtype or (fortran_order and len(shape) > 1):
         raise Refused(
-            f"an array of it has shape {list(shape)!r:.60} and type {found}, expected are {[*expected]} and {dtype}"
+            f"an array of it has shape {list(shape)!r:.60} and type {actual}, expected are {[*expected]} and {dtype}"
         )
     if len(data) - stream.tell() != size * dtype.itemsize:
         raise Refused(f"an array of it ends after {len(data) - stream.tell()} of {size * dtype.itemsize} bytes")
@@ -203,7 +201,7 @@ def decoded(array: Array, expected: tuple[int, ...], dtype: np.dtype[Any]) -> ND
 def _tensors(
     reply: RecordDict, key: str, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any] = FLOAT32
 ) -> dict[str, NDArray[Any]]:
-    """The named tensors of a reply, which must be those that are expected; none where none are."""
+    """The tensors of a reply by name, which must be exactly the expected ones."""
     if not shapes:
         if len(reply.array_records.get(key, ())):
             what = "a model" if key == m.ARRAYS else key
@@ -220,10 +218,10 @@ def _tensors(
 
 
 def _record(reply: RecordDict, key: str, kind: type[T]) -> T:
-    found = reply.get(key)
-    if not isinstance(found, kind):
+    record = reply.get(key)
+    if not isinstance(record, kind):
         raise Refused(f"it has no {key}")
-    return found
+    return record
 
 
 def _one(metrics: MetricRecord, key: str) -> int | float:
@@ -241,6 +239,6 @@ def _whole(metrics: MetricRecord, key: str, most: int, least: int = 0) -> int:
 
 
 def _number(metrics: MetricRecord, key: str) -> float:
-    """A loss; not a number where a client could not evaluate it, or has none that could be recorded."""
+    """A loss; NaN if it is not finite, or too large to be recorded."""
     value = float(_one(metrics, key))
     return value if abs(value) < LARGEST_LOSS else math.nan

@@ -1,4 +1,4 @@
-"""Between a client's processes: a message's content through a Unix socket, never pickled."""
+"""Messages between a client's processes, through a Unix socket and never pickled."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as Proto
 
 LARGEST = 2**32
-"""Bytes of one part, at most."""
+"""The most bytes of one part."""
 
 
 class Part(NamedTuple):
-    """What one process tells the other: a few words, and a content where there is one."""
+    """What one process sends to the other.
+
+    Attributes:
+        words: a small table that fits JSON.
+        content: of the message; None where there is none.
+    """
 
     words: dict[str, Any]
     content: RecordDict | None = None

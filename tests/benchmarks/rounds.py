@@ -34,15 +34,15 @@ FEDTL = str(Path(sys.executable).parent / "fedtl")
 # Between which marks a message is, and what it waits for there.
 STAGES = {
     "sent": "the server pushes it to the SuperLink",
-    "seen": "until the SuperNode looks (every 3 s when idle)",
+    "seen": "until the SuperNode polls (every 3 s when idle)",
     "fetched": "the SuperNode fetches it",
-    "started": "until the SuperExec has started flwr-clientapp (looks every 0.2 s)",
+    "started": "until the SuperExec has started flwr-clientapp (polls every 0.2 s)",
     "imported": "flwr-clientapp imports",
     "asked": "flwr-clientapp fetches it, and hands it to the client's own process",
     "answered": "the work itself",
-    "replying": "the reply reaches the SuperNode, and it looks (every 0.5 s)",
+    "replying": "the reply reaches the SuperNode, and it polls (every 0.5 s)",
     "replied": "the SuperNode pushes it to the SuperLink",
-    "received": "until the server looks (every 0.2 s), and fetches it",
+    "received": "until the server polls (every 0.2 s), and fetches it",
 }
 LINES = {
     "Receiving: ": "seen",

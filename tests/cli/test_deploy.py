@@ -326,7 +326,7 @@ def test_a_simulated_run_is_not_gone_on_with(fedtl: Fedtl) -> None:
     Path("x/config.toml").write_text(CONFIG)
     Path("x/environment.json").write_text("{}")
     said = fedtl.fails("run", "clinics.toml", "study", "--resume", "--out", "x")
-    assert said == "--resume: x holds a simulated run; go on with it by fedtl run"
+    assert said == "--resume: x holds a simulated run; continue it with fedtl run"
 
 
 def test_a_run_without_a_server(fedtl: Fedtl, here: Path) -> None:

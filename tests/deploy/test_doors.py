@@ -110,7 +110,7 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-socket = os.environ.get("FEDTL_DESK")
+socket = os.environ.get("FEDTL_AGENT")
 (Path({out}) / ("imported-by-" + (Path(socket).parent.name if socket else "flower"))).touch()
 app = ClientApp()
 
@@ -275,7 +275,7 @@ def foreign_code(found: Found) -> None:
     for name, text in FOREIGN.items():
         (app / name).write_text(text.replace("{out}", repr(str(out))))
     command = flower.supernode(read_client(deployment.folder / "m"), free_port(), found.folder)
-    environment = {key: value for key, value in command.environment.items() if key != "FEDTL_DESK"}
+    environment = {key: value for key, value in command.environment.items() if key != "FEDTL_AGENT"}
     plain = deployment.start_program(*command.words, environment=environment)
     plain.wait_for("SuperNode ID")
     server = deployment.server_folder

@@ -306,7 +306,7 @@ def test_ctrl_c_stops_the_study_and_says_how_to_go_on(found: Found) -> None:
 def test_a_killed_server_is_told_of_in_a_sentence(found: Found) -> None:
     assert found.codes["killed"] == 1
     assert "output ended before the run did" in found.said["killed"]
-    assert "--resume goes on with it" in found.said["killed"]
+    assert "--resume continues it" in found.said["killed"]
     assert "Traceback" not in found.said["killed"]
 
 
@@ -315,7 +315,7 @@ def test_it_goes_on_from_the_last_checkpoint(found: Found) -> None:
     assert isinstance(last, int)
     assert 2 <= last < 4
     assert found.codes["calm"] == 0
-    assert f"going on with round {last + 1}" in found.said["calm"]
+    assert f"resumed at round {last + 1}" in found.said["calm"]
     assert [line["round"] for line in rounds(found.calm)] == [1, 2, 3, 4]
 
 
@@ -339,7 +339,7 @@ def test_a_round_goes_on_without_killed_clients(found: Found) -> None:
     told = failures(second)
     assert told.keys() == {A, B}
     # Who notices first: Flower's server, the study's, or the client that is back already.
-    reasons = ("Error: Node Unavailable", "its connection was lost", "it was started anew meanwhile")
+    reasons = ("Error: Node Unavailable", "its connection was lost", "it was restarted meanwhile")
     assert all(reason.startswith(reasons) for reason in told.values())
     assert second["steps"] * 3 == first["steps"]
     assert np.isfinite(global_model(found.rough)).all()

@@ -162,7 +162,7 @@ def refused(message: Message) -> str:
 def test_an_upload_that_has_not_moved_is_an_error() -> None:
     """Flower's mod divides by the update's norm."""
     reply = clientapp.with_privacy(asked(privacy=PRIVACY), CONTEXT, uploads(3, -4))
-    assert reply.error.reason == "its update is 0, which Flower's clipping cannot do"
+    assert reply.error.reason == "its update is 0, which Flower's clipping cannot scale"
     assert reply.metadata.reply_to_message_id == "m1"
 
 

@@ -355,7 +355,7 @@ def normalised(kind: str) -> dict[str, Any]:
 
 def test_sums_are_told_for_the_experiments_own_normalisation(folder: ClientFolder) -> None:
     desk = desk_of(folder)
-    said = "the sums that it is asked for are not those that the experiment needs"
+    said = "the server asks for other sums than the experiment needs"
     for asked, needed in (("pixel", "dataset"), ("dataset", "pixel"), ("dataset", "none")):
         content = message(frame="", data=normalised(needed), **{STATISTICS_OF: asked})
         assert declined(desk, content, QUERY) == said
@@ -520,7 +520,7 @@ def test_a_second_process_with_the_folder_is_refused(folder: ClientFolder, monke
         for thread in threads:
             thread.join(60)
     assert inside == ["one", "one"]
-    assert said == [f"b takes part already, in another process with the folder {folder.path}"] * 2
+    assert said == [f"b already takes part, in another process with the folder {folder.path}"] * 2
 
 
 def test_a_connection_that_fails_does_not_end_the_answering(
@@ -598,7 +598,7 @@ def test_a_client_that_is_not_let_in_is_told_to_wait_first(
         refusals.one_more()
         clock[0] += 10
     (wait,) = said
-    assert wait.startswith(f"{folder.server} does not let b in yet, perhaps as it was connected until a moment ago")
+    assert wait.startswith(f"{folder.server} does not let b in yet, perhaps because it was connected until a moment")
     assert "key" not in wait
     for _ in range(9):
         clock[0] += 10

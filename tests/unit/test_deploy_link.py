@@ -407,7 +407,7 @@ def test_a_client_that_was_started_anew_has_forgotten_what_it_was_asked() -> Non
         return None
 
     both = Both(Honest(0), restarted, Honest(2))
-    assert both.outcome() == {0: "fine", 1: "it was started anew meanwhile", 2: "fine"}
+    assert both.outcome() == {0: "fine", 1: "it was restarted meanwhile", 2: "fine"}
     both.nodes[1].answer = Honest(1)
     assert both.outcome() == {0: "fine", 1: "fine", 2: "fine"}
 
@@ -454,7 +454,7 @@ def test_waiting_ends_with_its_time() -> None:
     both = Both()
     both.nodes[1].online = False
     both.link.wait_for(range(3), 3, 2)
-    assert both.said == ["waiting for south", "going on without south"]
+    assert both.said == ["waiting for south", "continuing without south"]
     with pytest.raises(RunError) as caught:
         both.link.wait_for([0, 1], 2, 2)
     assert str(caught.value) == (
@@ -755,8 +755,8 @@ def test_a_client_that_was_started_anew_is_asked_again_what_it_holds() -> None:
     """Its files may be others; what does not fit any longer is not asked for more."""
     both = Both()
     fits, came = list[str](), list[set[int]]()
-    both.link.fits = lambda name, told: fits.append(f"{name} {told.train}")
-    both.link.came = lambda: came.append(set(both.link.described))
+    both.link.check_fits = lambda name, told: fits.append(f"{name} {told.train}")
+    both.link.on_described = lambda: came.append(set(both.link.described))
     both.outcome()
     assert fits == ["north 5", "south 5", "west 5"]
     assert came == [{0, 1, 2}]
@@ -769,7 +769,7 @@ def test_a_client_that_was_started_anew_is_asked_again_what_it_holds() -> None:
     def refuse(name: str, told: Any) -> None:
         raise ConfigError(f"{name} has other samples")
 
-    both.link.fits = refuse
+    both.link.check_fits = refuse
     both.nodes[1].since = "9:10"
     assert both.outcome() == {0: "fine", 1: "south has other samples", 2: "fine"}
     assert (both.asked(TRAIN)[-2:], both.link.described.keys(), len(came)) == ([1000, 980], {0, 2}, 2)

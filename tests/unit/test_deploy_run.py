@@ -84,7 +84,8 @@ def test_a_run_that_goes_on_is_waited_for_a_while_only(
 ) -> None:
     asked = started(monkeypatch, success=True)
     monkeypatch.setattr(deployed, "ENDS_WITHIN", 0.0)
-    with order.alone(folder), pytest.raises(RunError, match=r"^the run in /r is going on already: fedtl deploy status"):
+    refused = r"^the run in /r is already in progress: fedtl deploy status"
+    with order.alone(folder), pytest.raises(RunError, match=refused):
         deployed.start(folder, order, print)
     assert asked == []
 
@@ -92,7 +93,7 @@ def test_a_run_that_goes_on_is_waited_for_a_while_only(
 def test_one_process_starts_and_watches_a_run(folder: ServerFolder, order: Order) -> None:
     with (
         deployed.alone(folder, order),
-        pytest.raises(RunError, match=r"^the run in /r is going on already, watched by another fedtl deploy run$"),
+        pytest.raises(RunError, match=r"^the run in /r is already in progress, watched by another fedtl deploy run$"),
         deployed.alone(folder, order),
     ):
         pytest.fail("two do")

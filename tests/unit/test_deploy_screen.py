@@ -469,7 +469,7 @@ def test_failures() -> None:
         MetricRecord({m.CLIENTS: [CLIENT]}),
     ):
         other = travelled(RecordDict({m.FAILURES: record}))
-        assert refused(lambda other=other: SCREEN.failed(other)) == "it tells of the failure of another client"
+        assert refused(lambda other=other: SCREEN.failed(other)) == "it reports the failure of another client"
     for messages in ([], "text", 3, [3.5]):
         told = RecordDict({m.FAILURES: ConfigRecord({m.CLIENTS: [CLIENT], "messages": messages})})
         assert SCREEN.failed(travelled(told)) == ("3.5" if messages == [3.5] else "it failed")

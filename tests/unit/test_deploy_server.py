@@ -159,7 +159,7 @@ def test_a_folder_has_one_server(folder: ServerFolder) -> None:
     folder.log.mkdir()
     with (
         alone(folder.log / "lock", "held"),
-        pytest.raises(RunError, match=rf"^the server of {folder.path} runs already, in another process$"),
+        pytest.raises(RunError, match=rf"^the server of {folder.path} already runs, in another process$"),
     ):
         servers.serve(folder, "127.0.0.1", print)
 

@@ -353,7 +353,7 @@ def batch_normed(classes: int) -> Any:
 def test_what_the_server_tells_of_a_study_that_cannot_begin(deploy: Callable[..., Deployment]) -> None:
     deployed = deploy(tables(deploy={"wait": 0.05, "min_clients": 3}))
     deployed.grid.nodes[2].answer = lambda *_: Error(0, "it is asleep")
-    with pytest.raises(RunError, match=r"^only 2 of 3 clients said what they hold, 3 must$"):
+    with pytest.raises(RunError, match=r"^only 2 of 3 clients described their data, 3 must$"):
         deployed.serve()
     deployed.grid.nodes[2].online = False
     with pytest.raises(RunError, match=r"^2 of 3 clients are connected after .* 3 must be; not there: west$"):
@@ -424,7 +424,7 @@ def test_no_room_is_made_for_the_samples_that_a_client_claims(tmp_path: Path) ->
     server = open_run(config, federate(config.data, 4), Place(tmp_path / "run"), Silent(), elsewhere=True)
     tracemalloc.start()
     try:
-        serverapp.let_sample_who_can(server, {0: replace(ONE, train=10**7)})
+        serverapp.restrict_sampling(server, {0: replace(ONE, train=10**7)})
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -472,7 +472,7 @@ def test_an_order_that_was_taken_back_begins_nothing(
     order.withdraw(deployed.folder)
     with pytest.raises(SystemExit):
         serverapp.main(deployed.grid, Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"}))
-    assert capsys.readouterr().out == "fedtl: the run was taken back before it began\n"
+    assert capsys.readouterr().out == "fedtl: the run was withdrawn before it began\n"
     assert deployed.grid.sent == []
     assert order.end(deployed.folder) is None
 
@@ -490,7 +490,7 @@ def test_a_study_has_one_server(
     context = Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"})
     with alone(deployed.folder.studies / "s.lock", "held"), pytest.raises(SystemExit):
         serverapp.main(deployed.grid, context)
-    assert "is going on already: fedtl deploy status" in capsys.readouterr().out
+    assert "is already in progress: fedtl deploy status" in capsys.readouterr().out
     assert order.end(deployed.folder) is None  # it is the other's to say
     assert deployed.grid.sent == []
     assert not deployed.run.exists()
@@ -503,8 +503,8 @@ def test_an_objective_that_nobody_can_train(tmp_path: Path) -> None:
     server = open_run(config, federate(config.data, 4), Place(tmp_path / "run"), Silent(), elsewhere=True)
     nothing = replace(ONE, train=0)
     with pytest.raises(ConfigError, match=r"^no client holds what the objective of the rounds 1 to 2 trains on$"):
-        serverapp.let_sample_who_can(server, dict.fromkeys(range(3), nothing))
-    serverapp.let_sample_who_can(server, {0: nothing, 1: replace(ONE, unlabelled=5)})  # who is not known may hold some
+        serverapp.restrict_sampling(server, dict.fromkeys(range(3), nothing))
+    serverapp.restrict_sampling(server, {0: nothing, 1: replace(ONE, unlabelled=5)})  # who is not known may hold some
     assert [phase.clients.tolist() for phase in server.strategy.phases if phase.clients is not None] == [[1, 2]]
 
 

@@ -31,7 +31,7 @@ from fedtl.clients.sgd import SGDSettings
 from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
 from fedtl.deploy.deployed_grid import Described
-from fedtl.deploy.serverapp import Progress, let_sample_who_can
+from fedtl.deploy.serverapp import Progress, restrict_sampling
 from fedtl.experiment import Place, open_run
 from fedtl.export.probe import Result
 from fedtl.grid.in_process import InProcessGrid
@@ -421,7 +421,7 @@ def test_a_deployments_server_knows_who_holds_test_samples(tmp_path: Path) -> No
     held = federate(config.data, 0)
     server = open_run(config, held, Place(tmp_path / "run"), Silent(), elsewhere=True)
     one = Described(5, 0, 5, 0, 0, (4,), "float32", 1, None)
-    let_sample_who_can(server, {0: one, 1: replace(one, test=0), 2: replace(one, validation=3)})
+    restrict_sampling(server, {0: one, 1: replace(one, test=0), 2: replace(one, validation=3)})
     # Who has never been there may hold some, of the kind that others hold.
     assert {data: who.tolist() for data, who in server.strategy.tested.items()} == {
         "clients": [0, 2, 3, 4],

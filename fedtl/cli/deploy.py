@@ -32,14 +32,14 @@ err = Console(stderr=True, highlight=False)
 INTERRUPTED = 130
 
 NOT_RUNNING = 3
-"""Exit code of a status that says so, as ``systemctl``'s."""
+"""Exit code of a status that finds nothing running, as for ``systemctl``."""
 
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", hidden=True)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print Flower's command, and run nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print Flower's command.")]
 
 
 def say(text: str) -> None:
-    """Print a line at once: who watches a service reads its log."""
+    """Print a line and flush it, as a service's output is read from its log."""
     out.print(text, markup=False, soft_wrap=True)
     sys.stdout.flush()
 
@@ -76,8 +76,8 @@ def init(
 ) -> None:
     """Make keys, certificates, and a folder for each participant.
 
-    DIR is a new folder; of what is in it, DIR/server goes to the server, DIR/NAME to each client, and DIR/authority
-    stays where it is, for fedtl deploy init DIR --renew.
+    DIR is a new folder. Copy DIR/server to the server and DIR/NAME to each client; DIR/authority stays where it is, for
+    fedtl deploy init DIR --renew.
     """
     from fedtl.choice import ConfigError
     from fedtl.deploy import folders
@@ -120,14 +120,14 @@ def server(
     from fedtl.deploy.folders import read_server
 
     flower.check_version()
-    found = read_server(folder)
+    server_folder = read_server(folder)
     if dry_run:
-        return say(str(flower.superlink(found, host)))
+        return say(str(flower.superlink(server_folder, host)))
     from fedtl.deploy.server import serve
 
     with ended_by_signals():
         try:
-            serve(found, host, say)
+            serve(server_folder, host, say)
         except KeyboardInterrupt:
             say("stopped")
 
@@ -145,23 +145,27 @@ def client(
         ),
     ],
     config: Annotated[
-        str | None, typer.Option("--config", help="Take part in this experiment alone, as it was agreed.")
+        str | None, typer.Option("--config", help="Take part only in this experiment, as agreed.")
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Of .csv files: the column with the class.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="The column with the class, in .csv files.")] = None,
     size: Annotated[int | None, typer.Option("--size", help="Resize images to this height and width.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey images, 3 for coloured ones.")] = None,
     test_share: Annotated[
         float,
-        typer.Option("--test-share", show_default=False, help="Share for testing, if data do not say it; 0.25."),
+        typer.Option(
+            "--test-share",
+            show_default=False,
+            help="Share for testing, if the data have no test set; 0.25 if not given.",
+        ),
     ] = 0.25,
     device: Annotated[
-        str, typer.Option("--device", show_default=False, help="auto, if not given, cpu or cuda.")
+        str, typer.Option("--device", show_default=False, help="auto, cpu or cuda; auto if not given.")
     ] = "auto",
     dry_run: DryRun = False,
 ) -> None:
     """Take part as one client, until Ctrl-C or SIGTERM.
 
-    DIR is the client's folder. Its data stay where they are, and what it remembers of studies in DIR/studies.
+    DIR is the client's folder. The data stay where they are; the client's memories of studies are in DIR/studies.
     """
     from fedtl.choice import ConfigError
     from fedtl.cli.signals import ended_by_signals
@@ -170,23 +174,23 @@ def client(
     from fedtl.deploy.folders import read_client
 
     flower.check_version()
-    found = read_client(folder)
+    client_folder = read_client(folder)
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device = {device!r}: give auto, cpu or cuda")
     if channels not in (None, 1, 3):
         raise ConfigError(f"--channels = {channels}: give 1 or 3")
     own = read_own(data, label=label, size=size, channels=channels, test_share=test_share)  # type: ignore[arg-type]
-    held = own.describe()
-    validation = f", {held['validation']} validation" if held["validation"] else ""
+    about = own.describe()
+    validation = f", {about['validation']} validation" if about["validation"] else ""
+    labels = f"labels {', '.join(about['names'])}" if about["names"] else f"labels to {about['largest_label']}"
     say(
-        f"{found.name}: {held['train']} training{validation} and {held['test']} test samples, {held['dtype']} "
-        f"{held['shape']}; "
-        f"{'labels ' + ', '.join(held['names']) if held['names'] else 'labels to ' + str(held['largest_label'])}"
+        f"{client_folder.name}: {about['train']} training{validation} and {about['test']} test samples, "
+        f"{about['dtype']} {about['shape']}; {labels}"
     )
     for note in own.notes:
         say(note)
     if dry_run:
-        return say(str(flower.supernode(found, 9094, found.flower_home / "bin")))
+        return say(str(flower.supernode(client_folder, 9094, client_folder.flower_home / "bin")))
     import torch
 
     from fedtl.config.read import read_config
@@ -197,11 +201,11 @@ def client(
         raise ConfigError("--device = 'cuda': no CUDA device is at hand here; use auto or cpu")
     where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     approved = read_config(config)[0] if config else None
-    if approved is not None:  # what is wrong is better said here than in the log
-        own.with_validation(approved.data.validation_share, approved.seed, found.client)
+    if approved is not None:  # an error is better shown here than in the log
+        own.with_validation(approved.data.validation_share, approved.seed, client_folder.client)
     with ended_by_signals():
         try:
-            take_part(found, ClientAgent(own, found, where, approved), say)
+            take_part(client_folder, ClientAgent(own, client_folder, where, approved), say)
         except KeyboardInterrupt:
             say("stopped")
 
@@ -211,15 +215,15 @@ def revoke(
     folder: DirArgument,
     name: Annotated[str, typer.Argument(metavar="CLIENT", hidden=True)],
 ) -> None:
-    """Let a client in no longer.
+    """Revoke a client's key, so that it cannot connect any more.
 
-    DIR is the server's folder, and CLIENT the client's name. Studies go on without it, as if it never came again.
+    DIR is the server's folder, and CLIENT the client's name. Studies continue without it.
     """
     from fedtl.deploy.folders import read_server
     from fedtl.deploy.server import revoke as revoked
 
     revoked(read_server(folder), name)
-    say(f"{name} is let in no longer")
+    say(f"{name} cannot connect any more")
 
 
 @deploy.command(name="run")
@@ -252,10 +256,10 @@ def run_study(
     from fedtl.deploy.folders import read_server
 
     flower.check_version()
-    found = read_server(folder)
+    server_folder = read_server(folder)
     read, notes = read_config(config, overrides or ())
     if dry_run:
-        return say(str(flower.run(found, found.flower_home / "app", "STUDY")))
+        return say(str(flower.run(server_folder, server_folder.flower_home / "app", "STUDY")))
     from fedtl.choice import ConfigError
     from fedtl.data.own.read import read_own
     from fedtl.deploy import run as runs
@@ -265,14 +269,14 @@ def run_study(
     from fedtl.runs.record import new_folder
     from fedtl.runs.resume import check_config, check_new
 
-    clients = len(found.clients)
+    clients = len(server_folder.clients)
     if (read.strategy.clients_per_round or 0) > clients:
         raise ConfigError(f"strategy.clients_per_round = {read.strategy.clients_per_round}: there are only {clients}")
     if (read.deploy.min_clients or 0) > clients:
         raise ConfigError(f"deploy.min_clients = {read.deploy.min_clients}: there are only {clients}")
     tell = (lambda _: None) if quiet else say
     if data is not None:
-        for note in read_own(str(data), server=True).notes:  # what is wrong is better said at once
+        for note in read_own(str(data), server=True).notes:  # errors and doubts are better shown at once
             tell(note)
     for note in notes:
         tell(note)
@@ -288,16 +292,18 @@ def run_study(
     if read.deploy.min_clients is not None and _max_failures_were_asked_for(config, read, overrides or ()):
         tell("max_failures has no effect: deploy.min_clients says how many clients must not fail")
     if place.folder is None:
-        runs.check_runs(found)  # else there would be a folder and no run
+        runs.check_runs(server_folder)  # otherwise there would be a folder without a run
     where = place.folder or new_folder(Path("results"), read)
-    order = runs.order_for(found, read, where, data, place.resume)
-    with ended_by_signals(), runs.alone(found, order):
+    order = runs.order_for(server_folder, read, where, data, place.resume)
+    with ended_by_signals(), runs.alone(server_folder, order):
         number = None
         try:
-            number = runs.start(found, order, tell)
-            runs.watch(found, order, number, tell)
+            number = runs.start(server_folder, order, tell)
+            runs.watch(server_folder, order, number, tell)
         except KeyboardInterrupt:
-            unheard = "" if number is None or runs.stop(found, number) else ", which the server has not confirmed yet"
+            unheard = (
+                "" if number is None or runs.stop(server_folder, number) else ", which the server has not confirmed yet"
+            )
             done = last_round(where)
             begun = (where / "config.toml").exists()
             early = "stopped in the first round" if begun else "stopped before the run began"
@@ -313,7 +319,7 @@ def run_study(
 
 
 def _max_failures_were_asked_for(config: str, read: Config, overrides: Sequence[str]) -> bool:
-    """Whether somebody set ``max_failures``; a run's own config gives every key, so a default in it says nothing."""
+    """Whether somebody set ``max_failures``; a run's own config has every key, so a default there means nothing."""
     from fedtl.config.read import is_run
 
     if any(text.partition("=")[0].strip() == "max_failures" for text in overrides):
@@ -324,7 +330,7 @@ def _max_failures_were_asked_for(config: str, read: Config, overrides: Sequence[
 
 @deploy.command()
 def status(folder: DirArgument) -> None:
-    """Show who is connected, and how far studies are; exit code 3 says that it does not run.
+    """Show who is connected, and how far studies are; the exit code is 3 if the server or client does not run.
 
     DIR is the server's folder, or a client's.
     """

@@ -421,11 +421,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, *texts: dict[str, Any]) -> list[str
 
 
 def test_a_client_that_is_let_in_no_longer(fedtl: Fedtl, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fedtl("revoke", "study", "a") == "a is let in no longer\n"
+    assert fedtl("revoke", "study", "a") == "a cannot connect any more\n"
     server = read_server(here / "study")
     assert (server.clients, server.admitted) == (("a", "b"), ("b",))
     assert not server.public_key("a").exists()
-    assert fedtl("revoke", "study", "a") == "a is let in no longer\n"
+    assert fedtl("revoke", "study", "a") == "a cannot connect any more\n"
     server.flower_home.mkdir(exist_ok=True)
     asked = answers(monkeypatch, {"success": True, "node-id": 77}, {"success": False, "error-message": "no"})
     server_module.register(server, "b")
@@ -435,7 +435,7 @@ def test_a_client_that_is_let_in_no_longer(fedtl: Fedtl, here: Path, monkeypatch
     assert read_server(here / "study").admitted == ()  # at the latest when the server is started again
     assert server_module.node_numbers(server) == {"b": "77"}
     asked = answers(monkeypatch, {"success": True})
-    assert fedtl("revoke", "study", "b") == "b is let in no longer\n"
+    assert fedtl("revoke", "study", "b") == "b cannot connect any more\n"
     assert server_module.node_numbers(server) == {}
     assert len(asked) == 1
     assert "supernode unregister 77" in asked[0]

@@ -224,7 +224,7 @@ def test_a_last_mini_batch_of_one_sample_is_no_failure(name: str) -> None:
 
 def test_cdans_model_ascends_through_the_entropy_weights_too() -> None:
     """With λ = 1 its gradient is minus that of the discriminator's loss, weights and all."""
-    (task,) = make_tasks(build(tables({"term": "cdan", "lam": 1.0})), federation(), "cpu")
+    (task,) = make_tasks(build(tables({"term": "cdan", "lam": 1.0})), federation())
     x, y = task.samples.batch(federation().train[0][:8])
     target, _ = task.samples.batch(federation().target.train[0][:8], "target")  # type: ignore[union-attr]
     model, judge = task.module.model, task.module.extras["cdan_discriminator"]  # type: ignore[union-attr, index]

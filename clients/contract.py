@@ -19,7 +19,7 @@ from fedtl.choice import ConfigError
 from fedtl.clients.settings import Settings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
-from fedtl.losses.view import Layers
+from fedtl.losses.context import Layers
 from fedtl.models.vector import Layout
 from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.optimizers.stepper import Stepper
@@ -86,9 +86,9 @@ class ClientUpdate(ABC, Generic[S]):
     """Local training of one client, or of a stacked cohort; SGD from the global model unless a subclass says otherwise.
 
     The tensors in a state belong to it, each in memory of its own, so a step may change them in place; none may be
-    called x, y, rest or weight. What is received and remembered may be shared, and is not changed in place; only
+    called x, y, buffers or mask. What is received and remembered may be shared, and is not changed in place; only
     ``received["w"]`` is the client's own copy. A step is a function of its state, its mini-batch and ``grad``: what it
-    kept on ``self`` would be the same for every client once the step is recorded, and is refused then. Only trainable
+    kept on ``self`` would be the same for every client once the step is traced, and is refused then. Only trainable
     parameters are seen here; batch-norm statistics follow the forward passes and are kept by the engine.
 
     Args:
@@ -150,7 +150,7 @@ class ClientUpdate(ABC, Generic[S]):
         return {}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
-        """Begin a round from the download and the client's memory; never recorded, so it may choose and gather."""
+        """Begin a round from the download and the client's memory; never traced, so it may choose and gather."""
         return {"w": received["w"], **self.optimizer.init(received["w"])}
 
     def loops(self) -> Sequence[Loop]:
@@ -190,7 +190,7 @@ class ClientUpdate(ABC, Generic[S]):
 
     @functools.cached_property
     def round_loops(self) -> tuple[Loop, ...]:
-        """The loops, made once: a recording belongs to a step."""
+        """The loops, made once: a trace belongs to a step."""
         return tuple(self.loops())
 
     @functools.cached_property

@@ -112,7 +112,7 @@ def load_object(path: str, key: str) -> Any:
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         what = "no such module" if module_name.startswith(missing) else f"it needs {missing!r}, which is not installed"
@@ -121,7 +121,7 @@ def load_object(path: str, key: str) -> Any:
         raise ConfigError(f"{key} = {shown(path)}: importing it failed: {cause(error)}") from error
     for part in attribute.split("."):
         try:
-            found = getattr(found, part)
+            target = getattr(target, part)
         except AttributeError:
             if module_name == MAIN:
                 raise ConfigError(
@@ -131,7 +131,7 @@ def load_object(path: str, key: str) -> Any:
             raise ConfigError(f"{key} = {shown(path)}: the module {module_name!r} has no {part!r}") from None
         except Exception as error:
             raise ConfigError(f"{key} = {shown(path)}: {part!r} cannot be had: {cause(error)}") from error
-    return found
+    return target
 
 
 def resolve(registry: Registry, name: object, key: str) -> Any:

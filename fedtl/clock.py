@@ -36,7 +36,7 @@ class Clock:
 
     def part(self, name: str) -> AbstractContextManager[None]:
         """In the ``with`` block time is that of the part ``name``; afterwards that of the part before."""
-        return _Part(self, name) if self._on else _NOTHING
+        return _TimedBlock(self, name) if self._on else _NOTHING
 
     def start(self) -> None:
         """Count from now on, from nothing."""
@@ -45,14 +45,14 @@ class Clock:
     def lap(self) -> dict[str, float]:
         """Each part's seconds since the start or the lap before; together they are all that passed."""
         self.turn_to(self._part)
-        found, self._seconds = self._seconds, {}
-        return found
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
     def stop(self) -> dict[str, float]:
         """Count no longer; as :meth:`lap`."""
-        found = self.lap()
+        seconds = self.lap()
         self._on = False
-        return found
+        return seconds
 
     def turn_to(self, name: str) -> str:
         """From now on time is that of another part; the name of the one before."""
@@ -64,7 +64,7 @@ class Clock:
         return before
 
 
-class _Part:
+class _TimedBlock:
     """A clock's part, for a ``with`` block: a third of the time of a generator's."""
 
     __slots__ = ("_before", "_clock", "_name")
@@ -110,8 +110,8 @@ class Headcount:
     def lap(self) -> dict[str, float]:
         """Each state's seconds, of all actors together, since the start or the lap before."""
         self._count()
-        found, self._seconds = self._seconds, {}
-        return found
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
     def _count(self) -> None:
         now = self._now()

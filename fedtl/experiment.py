@@ -220,8 +220,8 @@ def _open_record(
 def _idle_terms(tasks: Sequence[Task]) -> list[str]:
     """A line for each term that can do nothing to the model that it is asked for with."""
     models = [(model_of(task.on(task.samples).module.train()), task.objective.terms) for task in tasks]
-    found = ((term.key, term.idle(model)) for model, terms in models for term in terms)
-    return list(dict.fromkeys(f"the term {key!r} has no effect: {why}" for key, why in found if why))
+    idle = ((term.key, term.idle(model)) for model, terms in models for term in terms)
+    return list(dict.fromkeys(f"the term {key!r} has no effect: {why}" for key, why in idle if why))
 
 
 def _scoring_only(config: Config) -> Config:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
-from fedtl.losses.statistic import Statistic
+from fedtl.losses.aggregate import ClientAggregate
 from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.rounds import Rounds
 
@@ -46,7 +46,7 @@ class Strategy(Rounds):
         return {**state, "w": uploads.mean("w")}
 
     @classmethod
-    def statistics(cls, settings: Settings) -> tuple[Statistic, ...]:
+    def statistics(cls, settings: Settings) -> tuple[ClientAggregate, ...]:
         """What the method asks of the model's outputs besides uploads; see :meth:`Rounds.take_statistic`."""
         return ()
 

@@ -8,7 +8,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fedtl.clients.settings import Settings
 from fedtl.distill.ensemble import FromEnsemble, learn
-from fedtl.losses.statistic import Statistic
+from fedtl.losses.aggregate import ClientAggregate
 from fedtl.losses.terms.public import PublicLogits
 from fedtl.random import Purpose, derived_seed
 from fedtl.strategies.contract import Uploads, Vectors
@@ -59,7 +59,7 @@ class FedDF(FedAvg):
     settings: FedDFSettings
 
     @classmethod
-    def statistics(cls, settings: Settings) -> tuple[Statistic, ...]:
+    def statistics(cls, settings: Settings) -> tuple[ClientAggregate, ...]:
         """The clients' logits of public samples."""
         assert isinstance(settings, FedDFSettings)
         return (LOGITS,) if settings.distill_steps else ()

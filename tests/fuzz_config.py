@@ -75,27 +75,27 @@ def without(key: str) -> Tables:
 
 def bases() -> list[Tables]:
     """Valid configs: those that ship, and a small one for each of fedtl's parts."""
-    found = [load_tables(name) for name in shipped_configs()]
+    configs = [load_tables(name) for name in shipped_configs()]
     for method, options in METHODS.items():
         strategy = {"name": method, "batch_size": 8, "clients_per_round": 2, "local_steps": 2, **options}
         if method == "feddf":
             strategy |= {"distill_steps": 2}
-        found.append({**TINY, "data": FULL["data"], "strategy": strategy})
-    found += [
+        configs.append({**TINY, "data": FULL["data"], "strategy": strategy})
+    configs += [
         {**TINY, **FULL, "objective": [{"term": "cross_entropy"}, {"term": term, "name": "it", "weight": 0.1}]}
         for term in TERMS
     ]
     many = {**TINY["data"], "clients": 10, "samples": 600}
-    found += [
+    configs += [
         {**TINY, "data": {**many, "partition": {"name": partition}}}
         for partition in PARTITIONS
         if partition != "natural"
     ]
-    found += [{**TINY, "strategy": {**TINY["strategy"], "server": {"name": name}}} for name in SERVER_OPTIMIZERS]
-    found += [{**TINY, "model": {"name": name}} for name in ("logistic", "mlp", "cnn", "lenet5", "resnet18-gn")]
+    configs += [{**TINY, "strategy": {**TINY["strategy"], "server": {"name": name}}} for name in SERVER_OPTIMIZERS]
+    configs += [{**TINY, "model": {"name": name}} for name in ("logistic", "mlp", "cnn", "lenet5", "resnet18-gn")]
     phase = {"rounds": 1, "objective": [{"term": "cross_entropy"}]}
     later = {**phase, "name": "b", "strategy": {"lr": 0.01}, "restart": True}
-    found += [
+    configs += [
         {**without("rounds"), "phases": [phase, later]},
         {**TINY, "data": {"name": "synthetic", "clients": 3, "dimension": 5, "classes": 3, "sizes": 12}},
         {**without("model"), "strategy": {**METHODS["local"], "name": "local"}, "models": [{"name": "mlp"}] * 2},
@@ -107,7 +107,7 @@ def bases() -> list[Tables]:
         {**TINY, "objective": [{"term": "cross_entropy", "ramp": {"shape": "linear", "start": 0.1}}]},
         {**TINY, "evaluate": {"every": 1, "personal": "last", "clients": 2}},
     ]
-    return found
+    return configs
 
 
 class Date(NamedTuple):
@@ -379,20 +379,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
     parser.add_argument("--read-only", action="store_true", help="run none")
-    given = parser.parse_args()
+    options = parser.parse_args()
     all_of_them, counts = bases(), collections.Counter[str]()
-    for number in range(given.count) if given.only is None else [given.only]:
-        tables, overrides, changed = mutated(all_of_them, given.seed, number)
-        found = outcome_of(tables, overrides, changed, not given.read_only)
-        counts[found.kind] += 1
-        if not found.fine or given.only is not None:
+    for number in range(options.count) if options.only is None else [options.only]:
+        tables, overrides, changed = mutated(all_of_them, options.seed, number)
+        outcome = outcome_of(tables, overrides, changed, not options.read_only)
+        counts[outcome.kind] += 1
+        if not outcome.fine or options.only is not None:
             values = [repr(value_at(tables, path))[:60] for path in changed]
             where = (
                 "; ".join(f"{'.'.join(map(str, path))} = {value}" for path, value in zip(changed, values))
                 + f" {overrides}"[:200]
             )
-            told = found.text.strip() if given.only is not None else (found.text.strip().splitlines() or [""])[-1][:200]
-            print(f"{number}: {found.kind}: {where}: {told}", flush=True)
+            text = (
+                outcome.text.strip()
+                if options.only is not None
+                else (outcome.text.strip().splitlines() or [""])[-1][:200]
+            )
+            print(f"{number}: {outcome.kind}: {where}: {text}", flush=True)
     print(dict(sorted(counts.items())))
     sys.exit(any(not Outcome(kind).fine for kind in counts))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 
 class Gate(Term):
@@ -20,7 +20,7 @@ class Gate(Term):
 
     folder: str
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         folder, pid = Path(self.folder), os.getpid()
         (folder / str(pid)).touch()
         if (folder / "slow").exists():
@@ -28,4 +28,4 @@ class Gate(Term):
         while (folder / "hold").exists():
             (folder / f"{pid}-waits").touch()
             time.sleep(0.02)
-        return F.cross_entropy(view.logits, view.labels)
+        return F.cross_entropy(context.logits, context.labels)

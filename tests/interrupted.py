@@ -46,23 +46,23 @@ def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[s
 
 def contents(folder: Path) -> dict[str, Any]:
     """All that a run leaves but times: records, the final model and what clients remember, to the bit."""
-    found: dict[str, Any] = {}
+    snapshot: dict[str, Any] = {}
     for name in ("rounds.jsonl", "clients.jsonl"):
         lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-    last = len(found["rounds.jsonl"])
+        snapshot[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+    last = len(snapshot["rounds.jsonl"])
     store = MemoryStore(folder / "memories")
     # What a client remembers as of any round that is still to be found: the newest, and the one before.
     tables = MemoryStore(folder / "tables")
     for what, rows in (("client", store), ("row", tables)):
         for client in rows.clients():
             for before in (last, last + 1):
-                found[f"{what} {client} before {before}"] = bits(rows.load(client, before))
+                snapshot[f"{what} {client} before {before}"] = bits(rows.load(client, before))
     last_checkpoint = read_checkpoint(folder)
     assert last_checkpoint is not None
-    found["checkpoint"] = last_checkpoint.round, bits(last_checkpoint.state | {"w": last_checkpoint.w})
-    found["model"] = bits(load_file(folder / "model.safetensors"))
-    return found
+    snapshot["checkpoint"] = last_checkpoint.round, bits(last_checkpoint.state | {"w": last_checkpoint.w})
+    snapshot["model"] = bits(load_file(folder / "model.safetensors"))
+    return snapshot
 
 
 def bits(tensors: Mapping[str, Any]) -> dict[str, bytes]:

@@ -21,10 +21,10 @@ from fedtl.engine import Engine, OneByOne, Stacked, Task
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.task import Outcome, RoundContext
 from fedtl.losses.objective import Objective, read_objective
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 from fedtl.models.vector import Layout
 from fedtl.strategies import strategy_type
-from fedtl.wire.worker import Stage, Worker
+from fedtl.wire.worker import Worker, WorkerPhase
 
 
 def federation_of(
@@ -69,7 +69,7 @@ def engine_of(
 
 def worker_of(engine: Engine, update: ClientUpdate[Any], folder: Path | None = None) -> Worker:
     initial = engine.task.layout.flatten(engine.task.module)
-    return Worker([Stage(engine, update)], MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
+    return Worker([WorkerPhase(engine, update)], MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
 
 
 NO_LAYOUT = Layout((), 0, 0)
@@ -88,19 +88,19 @@ def train_cohort(
     clients: Sequence[int],
     memories: Sequence[Memory],
     round: int,
-    given: RoundContext | None = None,
+    context: RoundContext | None = None,
 ) -> list[Outcome]:
     """What comes of a cohort that receives one model."""
-    return engine.train(Assignment(update, Received({"w": w}), clients, memories, round, given or RoundContext()))
+    return engine.train(Assignment(update, Received({"w": w}), clients, memories, round, context or RoundContext()))
 
 
 # Every way to train, by name.
 EngineKind = Callable[[Task], Engine]
 ENGINES: dict[str, EngineKind] = {
     "one by one": OneByOne,
-    "one by one, recorded": functools.partial(OneByOne, recorded=True),
+    "one by one, traced": functools.partial(OneByOne, traced=True),
     "stacked": Stacked,
-    "stacked, recorded": functools.partial(Stacked, recorded=True),
+    "stacked, traced": functools.partial(Stacked, traced=True),
 }
 
 # The options that each registered method needs for a short test.
@@ -126,8 +126,8 @@ class Quadratic(nn.Module):
 
 
 class QuadraticTerm(Term):
-    def value(self, view: View) -> Tensor:
-        return view.mean(0.5 * view.logits.square().sum(1))
+    def value(self, context: TermContext) -> Tensor:
+        return context.mean(0.5 * context.logits.square().sum(1))
 
 
 def quadratic(targets: NDArray[np.float32], kind: Callable[[Task], Engine] = OneByOne) -> Engine:
@@ -137,5 +137,5 @@ def quadratic(targets: NDArray[np.float32], kind: Callable[[Task], Engine] = One
     one = np.ones((), np.float32)
     each = Shards.from_sizes(index, np.ones(clients, np.int64))
     none = Shards.from_sizes(index[:0], np.zeros(clients, np.int64))
-    held = Federation(targets, np.zeros(clients, np.int64), d, one, 0 * one, each, none, index[:0])
-    return engine_of(held, Quadratic(d), kind, [QuadraticTerm(term="quadratic")])
+    federation = Federation(targets, np.zeros(clients, np.int64), d, one, 0 * one, each, none, index[:0])
+    return engine_of(federation, Quadratic(d), kind, [QuadraticTerm(term="quadratic")])

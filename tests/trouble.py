@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 
 class Trouble(Term):
@@ -28,9 +28,9 @@ class Trouble(Term):
     once: str | None = None
     seconds: float = 0.0
 
-    def value(self, view: View) -> Tensor:
-        loss = F.cross_entropy(view.logits, view.labels)
-        if self.label not in (-1, int(view.labels[0])) or self.what == "nothing" or not self._mine():
+    def value(self, context: TermContext) -> Tensor:
+        loss = F.cross_entropy(context.logits, context.labels)
+        if self.label not in (-1, int(context.labels[0])) or self.what == "nothing" or not self._mine():
             return loss
         if self.what == "raise":
             raise ValueError(f"label {self.label} is not for me")

@@ -194,19 +194,19 @@ class Server:
                 first_round=self.first_round,
                 on_round=on_round,
             )
-        if trained and not self.config.models and self.choices[-1].recorded and self.resources.driver_device == "cpu":
+        if trained and not self.config.models and self.choices[-1].traced and self.resources.driver_device == "cpu":
             self._look_at_operations(trained)
 
     def _look_at_operations(self, clients: Sequence[int]) -> None:
-        """Record what recorded steps consist of: train one of the clients, or one stack of them, once more here."""
+        """Record what traced steps consist of: train one of the clients, or one stack of them, once more here."""
         task, cohort_of = self.engines[-1].task, MOST_ON_CPU if self.choices[-1].stacked else 1
         update = client_updates(self.config, [engine.task for engine in self.engines])[-1]
         cohort, after = clients[:cohort_of], self.config.rounds + 1
         memories = [self.store.load(client, after) for client in cohort]
         received = Received({**task.received, "w": self.whole(self.w)})
-        steps, found = operations(self.engines[-1], Assignment(update, received, cohort, memories, after))
+        steps, slowest = operations(self.engines[-1], Assignment(update, received, cohort, memories, after))
         if steps:
-            self.recorder.operations({"steps": steps, "operations": [asdict(each) for each in found]})
+            self.recorder.operations({"steps": steps, "operations": [asdict(each) for each in slowest]})
 
     def _tests(self) -> dict[str, NDArray[np.int64]]:
         """The server's own test sets, by the prefix of their scores."""
@@ -216,12 +216,12 @@ class Server:
 
     def score(self, round: int, arrays: ArrayRecord) -> MetricRecord:
         """The global model on the server's own test sets."""
-        vector, found = self.whole(arrays[m.VECTOR].numpy()), dict[str, float]()
+        vector, scores = self.whole(arrays[m.VECTOR].numpy()), dict[str, float]()
         for prefix, test in self._tests().items():
             score = self.engine.score(vector, test)
-            found[f"{prefix}accuracy"] = score.correct / score.samples
-            found[f"{prefix}loss"] = score.loss_sum / score.samples
-        return MetricRecord({**found})
+            scores[f"{prefix}accuracy"] = score.correct / score.samples
+            scores[f"{prefix}loss"] = score.loss_sum / score.samples
+        return MetricRecord({**scores})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.schema import Config
 from fedtl.engine.first_memory import after_one_step, first_download
-from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Task
+from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Task
 
 
 class KeptMemories:
@@ -51,8 +51,8 @@ def _sizes(task: Task, update: ClientUpdate[Any]) -> Mapping[str, int]:
     except Exception:  # its step needs real samples
         memory = update.first_memory(first_download(task))
     sizes = {name: vector.numel() for name, vector in memory.items()}
-    if sizes and task.rest:
-        sizes[REST] = task.rest
+    if sizes and task.buffers:
+        sizes[BUFFERS] = task.buffers
     if "w" in update.sums and task.sharing is not None and len(task.sharing.private):
         sizes[PRIVATE] = len(task.sharing.private)
     if "model:previous" in task.objective.needs:

@@ -40,7 +40,7 @@ from fedtl.server.rounds import Evaluation
 from fedtl.strategies import strategy_type
 from fedtl.strategies.contract import Strategy
 from fedtl.wire import messages as m
-from fedtl.wire.worker import Stage, Worker
+from fedtl.wire.worker import Worker, WorkerPhase
 
 FEDERATION = 1
 """Which of :func:`make_worker`'s arguments is the federation."""
@@ -77,7 +77,7 @@ class Assembly:
             check_single_samples(task, update, config.max_failures)
         asked = config.simulation
         return tuple(
-            choose_engine(asked.stacked, asked.recorded, task, update, device, sampled)
+            choose_engine(asked.stacked, asked.traced, task, update, device, sampled)
             for task, update in zip(tasks, self.updates)
         )
 
@@ -213,7 +213,7 @@ def worker_of(config: Config, engines: Sequence[Engine], store: MemoryStore) -> 
     """What answers clients' messages in this process, made of engines that are there."""
     task = engines[0].task
     updates = client_updates(config, [engine.task for engine in engines])
-    stages = [Stage(engine, update) for engine, update in zip(engines, updates)]
+    stages = [WorkerPhase(engine, update) for engine, update in zip(engines, updates)]
     return Worker(stages, store, task.layout.flatten(task.module))
 
 

@@ -55,10 +55,10 @@ def main() -> NoReturn:
         code = _code(error)
         if code is None:
             raise
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         if isinstance(error, MemoryError):
-            said = f"there is not enough memory for it{': ' * bool(said)}{said}"
-        printing.err.print(f"fedtl: {said}", markup=False, soft_wrap=True)
+            message = f"there is not enough memory for it{': ' * bool(message)}{message}"
+        printing.err.print(f"fedtl: {message}", markup=False, soft_wrap=True)
         sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -64,8 +64,8 @@ def distill(
     except KeyboardInterrupt:
         if watcher:
             watcher.close()
-        told = f"; {watcher.folder} keeps the scores so far" if watcher and watcher.scored else ""
-        printing.err.print(f"stopped before the end{told}", markup=False, soft_wrap=True)
+        hint = f"; {watcher.folder} keeps the scores so far" if watcher and watcher.scored else ""
+        printing.err.print(f"stopped before the end{hint}", markup=False, soft_wrap=True)
         raise typer.Exit(printing.INTERRUPTED) from None
     finally:
         if watcher:
@@ -153,10 +153,10 @@ class Watcher:
         self.scored: list[dict[str, Any]] = []
         self.bar: Progress | None = None
         self.phase = ""
-        self.told = ""
+        self.status = ""
         self.began = time.perf_counter()
         self.student: nn.Module
-        self.held: Federation
+        self.federation: Federation
         self.x: Samples
 
     def run(self) -> None:
@@ -178,21 +178,21 @@ class Watcher:
         cuda = asked.device == "cuda" or (asked.device == "auto" and torch.cuda.is_available())
         device = torch.device("cuda" if cuda else "cpu")
         state = load(asked.path).state_dict()
-        held = self.held = federate(asked.run.data, asked.run.seed)
-        if not len(held.server_test):
+        federation = self.federation = federate(asked.run.data, asked.run.seed)
+        if not len(federation.server_test):
             raise ConfigError(
                 f"{asked.path}: its config leaves the server no test set to score on; give the teacher's run "
                 "data.server_test_share"
             )
-        few = FewSamples.of(held)
-        teacher = build_model(asked.run.model, held.shape, held.classes, asked.run.seed, few)
+        few = FewSamples.of(federation)
+        teacher = build_model(asked.run.model, federation.shape, federation.classes, asked.run.seed, few)
         teacher.load_state_dict(state)
         # Its own seed, or a student of the teacher's size would begin as the teacher did.
-        self.student = build_model(asked.student, held.shape, held.classes, asked.seed + 1, few)
+        self.student = build_model(asked.student, federation.shape, federation.classes, asked.seed + 1, few)
         teacher, self.student = teacher.to(device), self.student.to(device)
         # On a CPU max-pooling is ten times as fast in this order, and convolutions keep it.
-        by_pixel = len(held.shape) == 3 and device.type == "cpu"
-        self.x = Samples(held, device, channels_last=by_pixel)
+        by_pixel = len(federation.shape) == 3 and device.type == "cpu"
+        self.x = Samples(federation, device, channels_last=by_pixel)
         threads = torch.get_num_threads()
         if device.type == "cpu":
             torch.set_num_threads(1)  # the order of sums, and so every bit, is then the same everywhere
@@ -201,19 +201,19 @@ class Watcher:
             job = Job(
                 teacher,
                 self.student,
-                held.shape,
-                held.classes,
+                federation.shape,
+                federation.classes,
                 asked.seed,
                 self._bounds(),
-                (self.x, held.train.order) if asked.method.name == "data" else None,
+                (self.x, federation.train.order) if asked.method.name == "data" else None,
                 self,
             )
             distil(asked.method, job)
         finally:
             torch.set_num_threads(threads)
         with writing(self.folder):
-            found = {name: tensor.detach().cpu().contiguous() for name, tensor in self.student.state_dict().items()}
-            save_file(found, self.folder / f"{STUDENT}.unfinished")
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.student.state_dict().items()}
+            save_file(tensors, self.folder / f"{STUDENT}.unfinished")
             (self.folder / f"{STUDENT}.unfinished").replace(self.folder / STUDENT)
 
     def _begin(self, teacher: nn.Module) -> None:
@@ -240,7 +240,7 @@ class Watcher:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=6),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[told]}", markup=False),
+                TextColumn("{task.fields[status]}", markup=False),
                 TimeRemainingColumn(),
                 console=self.console,
             )
@@ -255,10 +255,10 @@ class Watcher:
         import numpy as np
         import torch
 
-        if self.held.x.dtype != np.uint8:
+        if self.federation.x.dtype != np.uint8:
             return None
-        black = torch.tensor(self.held.shift)
-        return black, black + 255 * torch.tensor(self.held.scale)
+        black = torch.tensor(self.federation.shift)
+        return black, black + 255 * torch.tensor(self.federation.scale)
 
     def step(self, phase: str, done: int, of: int, losses: Mapping[str, Tensor]) -> None:
         """Move the bar on."""
@@ -266,7 +266,7 @@ class Watcher:
             return
         if phase != self.phase:
             self.phase = phase
-            self.bar.add_task(phase, total=of, told="")
+            self.bar.add_task(phase, total=of, status="")
         self.bar.update(self.bar.task_ids[-1], completed=done)
 
     def score(self, step: int, losses: Mapping[str, Tensor]) -> None:
@@ -274,7 +274,7 @@ class Watcher:
         values = {name: float(value.detach()) for name, value in losses.items()}
         self._write(step, {"student/server-test": self._score(self.student)}, values)
         if self.bar:
-            self.bar.update(self.bar.task_ids[-1], told=self.told)
+            self.bar.update(self.bar.task_ids[-1], status=self.status)
 
     def samples(self, x: Tensor, y: Tensor) -> None:
         """Draw the samples, where they are images."""
@@ -284,7 +284,7 @@ class Watcher:
         if x.ndim != 4:
             return
         pixels = self._pixels(x.detach().cpu().numpy())
-        names = self.held.label_names or tuple(str(label) for label in range(self.held.classes))
+        names = self.federation.label_names or tuple(str(label) for label in range(self.federation.classes))
         title = f"{self.asked.method.name}: what the teacher takes for each label"
         save(images(pixels, y.cpu().numpy(), title, names), self.folder / SAMPLES)
 
@@ -292,8 +292,8 @@ class Watcher:
         """Model inputs as grey or colour in 0..1; what was never bytes is stretched to that."""
         import numpy as np
 
-        if self.held.x.dtype == np.uint8:
-            return np.asarray(np.clip((x - self.held.shift) / self.held.scale / 255, 0, 1), np.float32)
+        if self.federation.x.dtype == np.uint8:
+            return np.asarray(np.clip((x - self.federation.shift) / self.federation.scale / 255, 0, 1), np.float32)
         return np.asarray((x - x.min()) / max(float(x.max() - x.min()), 1e-9), np.float32)
 
     def _score(self, model: nn.Module) -> dict[str, float]:
@@ -305,7 +305,7 @@ class Watcher:
         from fedtl.models.modes import in_evaluation
 
         correct, loss = 0, 0.0
-        test = self.held.server_test
+        test = self.federation.server_test
         with in_evaluation(model), torch.no_grad():
             for rows in np.array_split(test, -(-len(test) // 500)):
                 x, y = self.x.batch(rows)
@@ -321,7 +321,7 @@ class Watcher:
         with writing(self.folder), (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self.scored.append(line)
-        self.told = f"student {100 * scores['student/server-test']['accuracy']:.2f} %"
+        self.status = f"student {100 * scores['student/server-test']['accuracy']:.2f} %"
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -334,17 +334,19 @@ class Watcher:
         for column in ("accuracy in %", "last", "step", "best", "step"):
             table.add_column(column, justify="left" if column == "accuracy in %" else "right", no_wrap=True)
         for name in ("teacher/server-test", "student/server-test"):
-            found = [(line["step"], line["scores"][name]["accuracy"]) for line in self.scored if name in line["scores"]]
-            last, best = found[-1], max(found, key=lambda each: each[1])
+            points = [
+                (line["step"], line["scores"][name]["accuracy"]) for line in self.scored if name in line["scores"]
+            ]
+            last, best = points[-1], max(points, key=lambda each: each[1])
             table.add_row(name, f"{100 * last[1]:.2f}", str(last[0]), f"{100 * best[1]:.2f}", str(best[0]))
         return table
 
 
 def _free(folder: Path) -> Path:
-    again, found = 1, folder
-    while found.exists():
-        found, again = folder.with_name(f"{folder.name}.{again}"), again + 1
-    return found
+    again, free = 1, folder
+    while free.exists():
+        free, again = folder.with_name(f"{folder.name}.{again}"), again + 1
+    return free
 
 
 def _finite(value: Any) -> Any:

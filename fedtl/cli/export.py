@@ -69,9 +69,9 @@ def export(
     from fedtl.export.file import write_onnx, write_safetensors
     from fedtl.export.of_run import model_of_run
 
-    found = model_of_run(folder, client, personal)  # type: ignore[arg-type]
-    (write_onnx if kind == ONNX else write_safetensors)(found, file)
-    printing.out.print(f"{found.about}", markup=False, soft_wrap=True)
+    exported = model_of_run(folder, client, personal)  # type: ignore[arg-type]
+    (write_onnx if kind == ONNX else write_safetensors)(exported, file)
+    printing.out.print(f"{exported.about}", markup=False, soft_wrap=True)
     printing.out.print(f"{file}", markup=False, soft_wrap=True)
 
 
@@ -147,28 +147,30 @@ def predict(
     from fedtl.export.predict import open_model, predict, read_samples
 
     opened = open_model(model)
-    found = predict(opened, read_samples(data, opened.frame, label, resize))
-    found.write(output)
+    predictions = predict(opened, read_samples(data, opened.frame, label, resize))
+    predictions.write(output)
     printing.out.print(f"{opened.about}", markup=False, soft_wrap=True)
-    printing.print_whole(table(found))
-    n = len(found.probabilities)
-    told = f"{n} sample{'s' if n > 1 else ''}"
-    if found.accuracy is not None:
-        told += f", accuracy {100 * found.accuracy:.2f} %"
-    printing.out.print(told, markup=False)
+    printing.print_whole(table(predictions))
+    n = len(predictions.probabilities)
+    summary = f"{n} sample{'s' if n > 1 else ''}"
+    if predictions.accuracy is not None:
+        summary += f", accuracy {100 * predictions.accuracy:.2f} %"
+    printing.out.print(summary, markup=False)
     printing.out.print(f"{output}", markup=False, soft_wrap=True)
 
 
-def table(found: Predictions) -> Table:
+def table(predictions: Predictions) -> Table:
     """How often each class is said, those that are."""
     import numpy as np
 
-    counts = np.bincount(found.classes, minlength=len(found.labels))
+    counts = np.bincount(predictions.classes, minlength=len(predictions.labels))
     shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("predicted", "samples", "in %"):
         shown.add_column(column, justify="left" if column == "predicted" else "right", no_wrap=True)
     for place in np.flatnonzero(counts):
         shown.add_row(
-            Text(found.labels[place]), str(counts[place]), f"{100 * counts[place] / len(found.probabilities):.2f}"
+            Text(predictions.labels[place]),
+            str(counts[place]),
+            f"{100 * counts[place] / len(predictions.probabilities):.2f}",
         )
     return shown

@@ -66,5 +66,5 @@ def _headline(config: str) -> str:
 
     text = resources.files("fedtl.configs").joinpath(f"{config}.toml").read_text(encoding="utf-8")
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    said = " ".join(line for line in lines if line and not line.startswith(("fedtl ", "FEDTL_DATA=")))
-    return re.split(r"(?<=\.)(?<!al\.)\s", said, maxsplit=1)[0]
+    sentence = " ".join(line for line in lines if line and not line.startswith(("fedtl ", "FEDTL_DATA=")))
+    return re.split(r"(?<=\.)(?<!al\.)\s", sentence, maxsplit=1)[0]

@@ -106,18 +106,18 @@ def partition(
         check_empty(export)
     elif clients is not None:
         raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
-    held = federate(read.data, read.seed)
-    for note in held.notes:
+    federation = federate(read.data, read.seed)
+    for note in federation.notes:
         printing.out.print(note, markup=False, soft_wrap=True)
-    names = held.label_names or tuple(str(k) for k in range(held.classes))
+    names = federation.label_names or tuple(str(k) for k in range(federation.classes))
 
     def show(data: DataChoice, of: Federation | Domain, first: int, last: int, prefix: str = "") -> None:
         """What clients first..last-1 hold; ``prefix`` says of which domain."""
-        counts = held.label_counts(min(first + rows, last), target=of is held.target)
+        counts = federation.label_counts(min(first + rows, last), target=of is federation.target)
         table = Table(box=SIMPLE_HEAD, show_edge=False)
-        unlabelled = held.target if read.data.target is None else None
+        unlabelled = federation.target if read.data.target is None else None
         parts = {"train": of.train, "unlabelled": unlabelled.train if unlabelled else None}
-        parts |= {"validation": held.validation if of is held else None, "test": of.test}
+        parts |= {"validation": federation.validation if of is federation else None, "test": of.test}
         shown = {word: part for word, part in parts.items() if part is not None}
         for column in ("client", *shown, "labels (samples)"):
             table.add_column(column, justify="left" if column.startswith("labels") else "right")
@@ -136,16 +136,18 @@ def partition(
                 printing.out.print(f"{kind} samples: {each.sum()}, {each.min()} to {each.max()} a client")
         printing.out.print(f"test samples: {of.test.sizes.sum()} at the clients, {len(of.server_test)} at the server")
 
-    first = held.first_of_target
-    show(read.data, held, 0, first or held.clients)
-    if read.data.target is not None and held.target is not None:
+    first = federation.first_of_target
+    show(read.data, federation, 0, first or federation.clients)
+    if read.data.target is not None and federation.target is not None:
         printing.out.print()
-        show(read.data.target, held.target, first, held.clients, "target: ")
-    if len(held.public):
-        printing.out.print(f"public samples: {len(held.public)}")
-    printing.out.print(f"{pictures.save(pictures.partition(held), output)}", markup=False, soft_wrap=True)
+        show(read.data.target, federation.target, first, federation.clients, "target: ")
+    if len(federation.public):
+        printing.out.print(f"public samples: {len(federation.public)}")
+    printing.out.print(f"{pictures.save(pictures.partition(federation), output)}", markup=False, soft_wrap=True)
     if export is not None:
-        write(held, export, None if clients is None else [name.strip() for name in clients.split(",")])
+        write(federation, export, None if clients is None else [name.strip() for name in clients.split(",")])
         printing.out.print(
-            f"{export}: {held.clients} clients and the server, {decimal(size_of(export))}", markup=False, soft_wrap=True
+            f"{export}: {federation.clients} clients and the server, {decimal(size_of(export))}",
+            markup=False,
+            soft_wrap=True,
         )

@@ -53,7 +53,7 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
     A mean over fewer clients than should have been scored says so: ``84.29 (7 of 10 clients)``.
     """
 
-    def told(value: float) -> str:
+    def as_text(value: float) -> str:
         if math.isnan(value):
             return "-"
         return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.4f}"
@@ -67,11 +67,11 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
             rows.append(
                 (
                     "  " + name + (_which_personal(one, name) if name.startswith("personal") else ""),
-                    told(value),
+                    as_text(value),
                     str(one.coverage(name, round) or ""),
                     str(round),
-                    told(worst[name].value) if name.endswith("clients") else "",
-                    told(most.value),
+                    as_text(worst[name].value) if name.endswith("clients") else "",
+                    as_text(most.value),
                     str(one.coverage(name, most.round) or ""),
                     "-" if math.isnan(most.value) else str(most.round),
                 )
@@ -108,6 +108,6 @@ def add_numbers(table: Table, header: str, values: Sequence[str], marks: Sequenc
 
 def _which_personal(one: Run, name: str) -> str:
     scored = [record["scores"] for record in one.rounds if name in (record.get("scores") or {})]
-    found = scored[-1][name]
-    without = f", {found['clients_without']} without" if found.get("clients_without") else ""
-    return f" ({found.get('model')}{without})"
+    score = scored[-1][name]
+    without = f", {score['clients_without']} without" if score.get("clients_without") else ""
+    return f" ({score.get('model')}{without})"

@@ -101,13 +101,13 @@ def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
     """How much better a run is than its baselines; below 0, transfer did harm."""
     from fedtl.runs.baselines import SOURCE_ONLY, gains
 
-    found = gains(run, dict(others))
-    if not found:
+    rows = gains(run, dict(others))
+    if not rows:
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("score", "against", "gain in points of accuracy"):
         table.add_column(column, justify="right" if column.startswith("gain") else "left", no_wrap=True)
-    for gain in found:
+    for gain in rows:
         harm = ", negative transfer" if gain.value < 0 and gain.baseline == SOURCE_ONLY else ""
         over = "" if gain.clients is None else f" (over the {gain.clients} clients that both scored)"
         value = "-" if math.isnan(gain.value) else f"{100 * gain.value:+.2f}"

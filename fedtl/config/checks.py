@@ -25,7 +25,7 @@ def check_removed(config: Config, key: str) -> None:
         raise ConfigError(f"{key} is not a key here: {nearest(last, type(at).model_fields)}")
 
 
-def without_effect(config: Config, tables: Tables, given: set[str], resolved: bool) -> list[str]:
+def without_effect(config: Config, tables: Tables, overridden: set[str], resolved: bool) -> list[str]:
     """Lines for keys that were asked for and that the method or the grid does not use."""
 
     def asked(section: str, key: str) -> bool:
@@ -33,7 +33,7 @@ def without_effect(config: Config, tables: Tables, given: set[str], resolved: bo
             return False
         part: BaseModel = getattr(config, section)
         default = type(part).model_fields[key].default
-        return not resolved or f"{section}.{key}" in given or getattr(part, key) != default
+        return not resolved or f"{section}.{key}" in overridden or getattr(part, key) != default
 
     notes = []
     method = config.strategy.name

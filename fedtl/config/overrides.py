@@ -21,28 +21,28 @@ from fedtl.strategies import strategy_type
 def override(tables: Tables, overrides: Sequence[str]) -> list[str]:
     """Apply ``key=value`` overrides in place; see :func:`read_config`."""
     before = {section: _name(tables, section) for section in _REGISTRIES}
-    given: set[str] = set()
+    overridden: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
             raise ConfigError(f"{text!r} is no override: write key=value, as strategy.lr=0.1")
         _assign(tables, key, value.strip())
-        given.add(key)
+        overridden.add(key)
     notes = []
     for section, old in before.items():
         new = _name(tables, section)
         if old is not None and new is not None and new != old:
-            notes += _drop_leftovers(tables, section, old, new, given)
+            notes += _drop_leftovers(tables, section, old, new, overridden)
     return notes
 
 
-def _drop_leftovers(tables: Tables, section: str, old: str, new: str, given: set[str]) -> list[str]:
+def _drop_leftovers(tables: Tables, section: str, old: str, new: str, overridden: set[str]) -> list[str]:
     """Take from a section what only its old choice knew; what the new one knows too stays."""
     table = section_of(tables, section)
     assert table is not None
     known = _REGISTRIES[section](new, table)
-    left = [key for key in table if key != "name" and key not in known and f"{section}.{key}" not in given]
+    left = [key for key in table if key != "name" and key not in known and f"{section}.{key}" not in overridden]
     for key in left:
         del table[key]
     return [f"{section}.name={new}: dropped {', '.join(left)} of {old}"] if left else []

@@ -11,7 +11,7 @@ from typing import Any
 from fedtl.choice import ConfigError, nearest, shown, validate
 from fedtl.config.checks import check_removed, check_together, without_effect
 from fedtl.config.overrides import override
-from fedtl.config.schema import Config, Phase, Tables
+from fedtl.config.schema import Config, PhaseOptions, Tables
 from fedtl.data import read_data
 from fedtl.data.replay import Replay
 from fedtl.data.views.augment import Views
@@ -53,8 +53,8 @@ def read_config(
         key, _, value = text.partition("=")
         if value.strip() == "none":
             check_removed(config, key.strip())
-    given = {text.partition("=")[0].strip() for text in overrides}
-    return config, notes + without_effect(config, tables, given, resolved)
+    overridden = {text.partition("=")[0].strip() for text in overrides}
+    return config, notes + without_effect(config, tables, overridden, resolved)
 
 
 def is_run(source: str | Path) -> bool:
@@ -104,9 +104,9 @@ def build(tables: Tables) -> Config:
     return config
 
 
-def _read_phase(table: Tables, key: str) -> Phase:
+def _read_phase(table: Tables, key: str) -> PhaseOptions:
     rows = _rows(table.get("objective", []), f"{key}.objective", "[[phases.objective]] term = 'cross_entropy'")
-    return validate(Phase, {**table, "objective": read_objective(rows, f"{key}.objective")}, key)
+    return validate(PhaseOptions, {**table, "objective": read_objective(rows, f"{key}.objective")}, key)
 
 
 def _rows(value: object, key: str, example: str) -> list[Tables]:

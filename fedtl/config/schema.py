@@ -74,7 +74,7 @@ class Simulation(Options):
             cluster, at most one.
         stacked: whether a cohort's clients train stacked; "auto": on a GPU, and for tiny models on a CPU, where
             the model allows it.
-        recorded: whether training steps are recorded once and replayed; "auto": on a CPU, where the step can be.
+        traced: whether training steps are traced once and replayed; "auto": on a CPU, where the step can be.
         address: of a running Ray cluster's head, "host:port", or "auto" on one of its machines; if not given, the
             environment variable RAY_ADDRESS, else this machine alone. Every machine needs fedtl, and what the config
             names, installed in the same versions; where clients keep memories, it must see the run's folder.
@@ -86,7 +86,7 @@ class Simulation(Options):
     num_cpus: float = Field(1.0, ge=LEAST_OF_RAY, le=MOST_OF_RAY)
     num_gpus: Annotated[NonNegativeFloat, AfterValidator(_gpus_that_ray_shares)] | Literal["auto"] = "auto"
     stacked: bool | Literal["auto"] = "auto"
-    recorded: bool | Literal["auto"] = "auto"
+    traced: bool | Literal["auto"] = "auto"
     address: str | None = None
     patience: Seconds = 300.0
 
@@ -111,7 +111,7 @@ class Deploy(Options):
     privacy: Privacy | None = None
 
 
-class Phase(Options):
+class PhaseOptions(Options):
     """Some rounds in a row that have a local objective of their own.
 
     Attributes:
@@ -129,7 +129,7 @@ class Phase(Options):
     restart: bool = False
 
 
-class Stage(NamedTuple):
+class ResolvedPhase(NamedTuple):
     """A phase, read together with the rest of the config; ``key`` is its objective's place there."""
 
     key: str
@@ -167,7 +167,7 @@ class Config(Options):
     objective: tuple[SerializeAsAny[Term], ...] = ()
     views: Views | None = None
     replay: Replay | None = None
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[PhaseOptions, ...] = ()
     evaluate: Evaluate = Evaluate()
     simulation: Simulation = Simulation()
     deploy: Deploy = Deploy()
@@ -179,12 +179,12 @@ class Config(Options):
             raise ValueError("it names a folder, so give letters, digits, '_', '-' and '.' alone, not '.' first")
         return name
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[ResolvedPhase, ...]:
         """The phases; a config without any has one."""
         if not self.phases:
-            return (Stage("objective", self.rounds, self.strategy, self.objective, False),)
+            return (ResolvedPhase("objective", self.rounds, self.strategy, self.objective, False),)
         return tuple(
-            Stage(
+            ResolvedPhase(
                 f"phases[{i}].objective",
                 phase.rounds,
                 _strategy_of(self.strategy, phase, i),
@@ -200,16 +200,16 @@ class Config(Options):
 
     def tables(self) -> Tables:
         """The resolved config as plain tables; reading them gives an equal config."""
-        found = _without_none(self.model_dump(mode="json"))
-        assert isinstance(found, dict)
-        return found
+        dumped = _without_none(self.model_dump(mode="json"))
+        assert isinstance(dumped, dict)
+        return dumped
 
     def toml(self) -> str:
         """The resolved config as TOML."""
         return tomli_w.dumps(self.tables())
 
 
-def _strategy_of(strategy: Settings, phase: Phase, place: int) -> Settings:
+def _strategy_of(strategy: Settings, phase: PhaseOptions, place: int) -> Settings:
     """The method's options in a phase."""
     key = f"phases[{place}].strategy"
     for fixed in ("name", "private", "frozen"):

@@ -74,8 +74,8 @@ def read_domain(table: object, key: str) -> DataChoice:
     for name in unused:
         value = getattr(choice, name)
         if value != defaults.get(name, type(choice).model_fields[name].default):
-            said = f".name = {value.name!r}" if name == "partition" else f" = {value!r}"
-            raise ConfigError(f"{key}.{name}{said}: {_WHY_UNUSED[name]}; leave it out")
+            quoted = f".name = {value.name!r}" if name == "partition" else f" = {value!r}"
+            raise ConfigError(f"{key}.{name}{quoted}: {_WHY_UNUSED[name]}; leave it out")
     return choice
 
 
@@ -91,7 +91,7 @@ _WHY_UNUSED = {
 
 def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> DataChoice:
     from fedtl.data.settings import DataChoice
-    from fedtl.data.views.look import Look
+    from fedtl.data.views.transform import ImageTransform
 
     kind = part_type(DataChoice, DATASETS, table.get("name"), f"{key}.name")  # type: ignore[type-abstract]
     values = dict(table)  # parts are read here, so that their errors name the whole key
@@ -101,7 +101,7 @@ def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> Dat
         if values.get(part) is not None:
             values[part] = read_domain(values[part], f"{key}.{part}")
     if isinstance(values.get("look"), Mapping):
-        values["look"] = validate(Look, values["look"], f"{key}.look")
+        values["look"] = validate(ImageTransform, values["look"], f"{key}.look")
     try:
         return kind.model_validate(values, context=context)
     except ValidationError as error:

@@ -84,11 +84,11 @@ def _fitted(source: Dataset, other: Dataset, key: str) -> tuple[Dataset, Dataset
 def named(key: str, data: DataChoice) -> Iterator[None]:
     """Say ``key`` where an error says "data": data sets and partitions do not know whose table they stand in."""
 
-    def renamed(found: re.Match[str]) -> str:
-        field, value = found["field"], found["value"] or ""
+    def renamed(match: re.Match[str]) -> str:
+        field, value = match["field"], match["value"] or ""
         if field == "clients" and data.clients is None:  # then it is the number of [data]'s clients that does not suit
-            return f"{found[0]} for {key}" if value else found[0]
-        return f"{key}.{field}{value}" if field in type(data).model_fields else found[0]
+            return f"{match[0]} for {key}" if value else match[0]
+        return f"{key}.{field}{value}" if field in type(data).model_fields else match[0]
 
     try:
         yield

@@ -84,13 +84,13 @@ def _export_client(federation: Federation, client: int, folder: Path, unlabelled
     if target is None:
         _write(folder, TRAIN, x, train, y[train])
     else:
-        held, scored = target.train[client], target.test[client]
-        kept = np.isin(held, train)
+        samples, scored = target.train[client], target.test[client]
+        kept = np.isin(samples, train)
         if unlabelled and not kept.all():
-            _write(folder, TRAIN, x, held, np.where(kept, y[held], UNLABELLED))
+            _write(folder, TRAIN, x, samples, np.where(kept, y[samples], UNLABELLED))
         else:  # another domain's samples, or its own, which have all kept their labels
             _write(folder, TRAIN, x, train, y[train])
-            _write(folder, TARGET_TRAIN, x, held)
+            _write(folder, TARGET_TRAIN, x, samples)
         _write(folder, TARGET_TEST, x, scored, y[scored])
     _write(folder, TEST, x, test, y[test])
     validation = federation.validation_of(client)

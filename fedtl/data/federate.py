@@ -31,12 +31,12 @@ class Divided:
 
     Attributes:
         x: the samples as the clients see them.
-        held: who holds what, training and test together.
+        shards: who holds what, training and test together.
         train, test, server_test, validation: as in :class:`~fedtl.data.federation.Federation`.
     """
 
     x: Samples
-    held: Shards
+    shards: Shards
     train: Shards
     test: Shards
     server_test: NDArray[np.int64]
@@ -56,7 +56,7 @@ def federate(data: DataChoice, seed: int) -> Federation:
 def _federate(data: DataChoice, seed: int) -> Federation:
     dataset, target, public = load_all(data)
     source = divide(data, dataset, data.clients, seed)
-    scale, shift = normalisation(data, dataset, source.x, source.held.order)
+    scale, shift = normalisation(data, dataset, source.x, source.shards.order)
     train, test, validation, domain = source.train, source.test, source.validation, None
     if data.validation_share and validation is None:
         train, validation = split_validation(train, data.validation_share, seed)
@@ -137,16 +137,16 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
             )
     pool, server_test = split_server_test(data, dataset, seed)
     pool = draw_samples(data, pool, stream(seed, Purpose.SAMPLES, 0))
-    held = assign(data, dataset, pool, clients, seed)
-    x = data.partition.shift(dataset.x, held, seed)
-    others, validation = held, None
+    shards = assign(data, dataset, pool, clients, seed)
+    x = data.partition.shift(dataset.x, shards, seed)
+    others, validation = shards, None
     if dataset.validation is not None:
-        others, validation = split_held_out(held, dataset.validation, "validation")
+        others, validation = split_held_out(shards, dataset.validation, "validation")
     if dataset.held_out is None:
         train, test = split_clients(others, data.test_share, seed)
     else:
         train, test = split_held_out(others, dataset.held_out)
-    return Divided(x, held, train, test, server_test, validation)
+    return Divided(x, shards, train, test, server_test, validation)
 
 
 def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -220,21 +220,21 @@ def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], clients:
     return shards if everything else Shards(pool[shards.order], shards.offsets)
 
 
-def split_clients(held: Shards, share: float, seed: int) -> tuple[Shards, Shards]:
+def split_clients(shards: Shards, share: float, seed: int) -> tuple[Shards, Shards]:
     """Split each client's samples at random into train and test.
 
     A client with two samples or more has at least one of each (where ``share`` > 0); a single one is for training.
     """
-    sizes = held.sizes
+    sizes = shards.sizes
     tests = np.zeros_like(sizes)
     if share > 0:
         tests = np.minimum(np.maximum(np.rint(sizes * share).astype(np.int64), 1), sizes - 1)
     train, test = _empty(sizes - tests), _empty(tests)
-    draws = stream(seed, Purpose.CLIENT_TEST).random(len(held.order))
+    draws = stream(seed, Purpose.CLIENT_TEST).random(len(shards.order))
     for clients in _of_one_size(sizes):
         size, n_test = sizes[clients[0]], tests[clients[0]]
-        rows = _rows(held.offsets, clients, size)
-        mixed = held.order[np.take_along_axis(rows, np.argsort(draws[rows], axis=1, kind="stable"), axis=1)]
+        rows = _rows(shards.offsets, clients, size)
+        mixed = shards.order[np.take_along_axis(rows, np.argsort(draws[rows], axis=1, kind="stable"), axis=1)]
         test.order[_rows(test.offsets, clients, n_test)] = mixed[:, :n_test]
         train.order[_rows(train.offsets, clients, size - n_test)] = mixed[:, n_test:]
     return train, test
@@ -288,12 +288,12 @@ def _empty(sizes: NDArray[np.int64]) -> Shards:
     return Shards.from_sizes(np.empty(sizes.sum(), np.int64), sizes)
 
 
-def split_held_out(held: Shards, held_out: NDArray[np.bool_], kind: str = "test") -> tuple[Shards, Shards]:
+def split_held_out(shards: Shards, held_out: NDArray[np.bool_], kind: str = "test") -> tuple[Shards, Shards]:
     """Split each client's samples as the data say; those that are ``held_out``, of some ``kind``, are the second."""
-    client_of, is_test = held.client_of, held_out[held.order]
+    client_of, is_test = shards.client_of, held_out[shards.order]
 
     def part(chosen: NDArray[np.bool_]) -> Shards:
-        return Shards.from_sizes(held.order[chosen], np.bincount(client_of[chosen], minlength=len(held)))
+        return Shards.from_sizes(shards.order[chosen], np.bincount(client_of[chosen], minlength=len(shards)))
 
     train, test = part(~is_test), part(is_test)
     if (train.sizes == 0).any():

@@ -148,8 +148,8 @@ class Federation:
         """
         shown = self.clients if first is None else min(first, self.clients)
         counts = np.zeros(shown * self.classes, np.int64)
-        held = self.target if target else self
-        parts = [] if held is None else [held.train, held.test]
+        domain = self.target if target else self
+        parts = [] if domain is None else [domain.train, domain.test]
         if self.validation is not None and not target:
             parts.append(self.validation)
         for shards in parts:

@@ -88,11 +88,11 @@ class Samples:
         shape = self._x.shape[1:]
         if self.device.type != "cpu":
             return torch.empty(samples, *shape, dtype=dtype, device=self.device)
-        held = self._held.get(name)
-        if held is None or len(held) < samples:
+        buffer = self._held.get(name)
+        if buffer is None or len(buffer) < samples:
             with torch.inference_mode(False):  # training writes there too
-                held = self._held[name] = torch.empty(samples, *shape, dtype=dtype)
-        return held[:samples]
+                buffer = self._held[name] = torch.empty(samples, *shape, dtype=dtype)
+        return buffer[:samples]
 
 
 FEW = 16
@@ -117,8 +117,8 @@ class FewSamples:
     def of(cls, federation: Federation) -> FewSamples | None:
         """Of what clients train on, else of whatever there is; None of a federation without samples."""
         target = federation.target
-        held = [federation.train.order, *([target.train.order] if target is not None else [])]
-        for index in (*held, federation.public, federation.test.order, federation.server_test):
+        orders = [federation.train.order, *([target.train.order] if target is not None else [])]
+        for index in (*orders, federation.public, federation.test.order, federation.server_test):
             if len(index):
                 return cls(federation, *_both(federation, index[:FEW]))
         return None

@@ -89,7 +89,7 @@ class DataSchema:
             raise ConfigError(f"{where} is not JSON, as fedtl partition --export writes it") from error
         if not isinstance(table, dict):
             raise ConfigError(f"{where} is no table with shape, dtype, classes, labels, scale and shift")
-        read = validate(_Table, table, where)
+        read = validate(_SchemaTable, table, where)
         try:
             scale, shift = _numbers(read.scale, "scale"), _numbers(read.shift, "shift")
             return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift)
@@ -125,7 +125,7 @@ class DataSchema:
         return cls.from_json(text, str(path))
 
 
-class _Table(BaseModel):
+class _SchemaTable(BaseModel):
     """A frame as JSON has it; scale and shift are nested lists, or single numbers."""
 
     model_config = ConfigDict(extra="forbid")

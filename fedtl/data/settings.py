@@ -13,7 +13,7 @@ from fedtl.data.dataset import Dataset
 from fedtl.data.partitions import read_partition
 from fedtl.data.partitions.contract import Partition
 from fedtl.data.views.images import LARGEST_SIDE
-from fedtl.data.views.look import Look
+from fedtl.data.views.transform import ImageTransform
 
 
 class DataChoice(Choice):
@@ -79,7 +79,7 @@ class DataChoice(Choice):
     labelled_fraction: float = Field(1.0, ge=0, le=1)
     size: int | None = Field(None, gt=0, le=LARGEST_SIDE)
     channels: Literal[1, 3] | None = None
-    look: Look | None = None
+    look: ImageTransform | None = None
     target: SerializeAsAny[DataChoice] | None = None
     public: SerializeAsAny[DataChoice] | None = None
 

@@ -22,7 +22,7 @@ from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
 from fedtl.disk.tensors import DamagedError
 from fedtl.runs import record
-from fedtl.runs.checkpoint import Checkpoint, Mark, read_mark
+from fedtl.runs.checkpoint import Checkpoint, CheckpointHeader, read_header
 from fedtl.wire import messages as m
 from fedtl.wire.worker import Reply, Worker
 
@@ -207,10 +207,10 @@ class ClientAgent:
             recorder.checkpoint(Checkpoint(round, np.asarray(vector, np.float32), more, 0.0))
 
 
-def _last_mark(folder: Path) -> Mark | None:
+def _last_mark(folder: Path) -> CheckpointHeader | None:
     """The mark of the last global model that the client kept; None if damaged: the next message replaces it."""
     try:
-        return read_mark(folder)
+        return read_header(folder)
     except DamagedError as error:
         log.warning("%s %s: the next message replaces it", error.file, error.what)
         return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from fedtl.deploy import flower, wire
 from fedtl.deploy.agent import ClientAgent, Declined
 from fedtl.deploy.folders import ClientFolder
-from fedtl.deploy.process import Program, alone
+from fedtl.deploy.process import ChildProcess, alone
 from fedtl.deploy.server import handshake
 from fedtl.failure import RunError
 
@@ -60,7 +60,7 @@ def take_part(folder: ClientFolder, agent: ClientAgent, say: Callable[[str], Non
 def stay_connected(folder: ClientFolder, say: Callable[[str], None]) -> None:
     """Keep a SuperNode running, which receives the messages."""
     programs = write_programs(folder)
-    program: Program | None = None
+    program: ChildProcess | None = None
     refusals = Refusals(folder, say)
     try:
         find_server(folder, say)
@@ -68,7 +68,7 @@ def stay_connected(folder: ClientFolder, say: Callable[[str], None]) -> None:
             command = flower.supernode(folder, free_port(), programs)
             if program is None:
                 say(command.short)
-            program = Program(command, folder.log / "supernode.log")
+            program = ChildProcess(command, folder.log / "supernode.log")
             before = program.output.stat().st_size
             began, connected, presence = time.monotonic(), False, Presence(folder, say)
             while program.code is None:
@@ -258,9 +258,9 @@ def _reply(connection: Connection, agent: ClientAgent) -> None:
             return
         try:
             try:
-                reply = wire.Part({}, agent.answer(str(request.words.get("kind")), request.content))
+                reply = wire.SocketMessage({}, agent.answer(str(request.words.get("kind")), request.content))
             except Declined as error:
-                reply = wire.Part({"error": str(error)})
+                reply = wire.SocketMessage({"error": str(error)})
             wire.send(connection, reply)
         except (OSError, EOFError):
             log.warning("the SuperNode's process ended before it received its answer")

@@ -41,7 +41,7 @@ def answer(message: Message, context: Context) -> Message:
     words = {"kind": message.metadata.message_type}
     try:
         with Client(os.environ[SOCKET], "AF_UNIX") as agent:
-            wire.send(agent, wire.Part(words, message.content))
+            wire.send(agent, wire.SocketMessage(words, message.content))
             reply = wire.receive(agent)
     except (OSError, EOFError):
         return Message(Error(NO_ANSWER, "the client's own process ended; its log says why"), reply_to=message)

@@ -98,11 +98,11 @@ def _names(names: tuple[str, ...]) -> tuple[str, ...]:
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 
 
-class _Table(BaseModel):
+class _FolderTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ServerTable(_Table):
+class ServerTable(_FolderTable):
     """The content of ``server.toml``.
 
     Attributes:
@@ -124,7 +124,7 @@ class ServerTable(_Table):
         return self
 
 
-class ClientTable(_Table):
+class ClientTable(_FolderTable):
     """The content of ``client.toml``.
 
     Attributes:
@@ -138,7 +138,7 @@ class ClientTable(_Table):
     server: Annotated[str, AfterValidator(_server)]
 
 
-class _Folder(_Table):
+class _Folder(_FolderTable):
     """What the folders of the server and of a client share; ``path`` is absolute."""
 
     path: Path
@@ -388,11 +388,11 @@ def _fill(folder: Path, server: ServerTable, days: int) -> None:
         shutil.copy(ca, folder / name)
 
 
-def _write(file: Path, table: _Table) -> None:
+def _write(file: Path, table: _FolderTable) -> None:
     file.write_text(tomli_w.dumps(table.model_dump(mode="json")), encoding="utf-8")
 
 
-T = TypeVar("T", bound=_Table)
+T = TypeVar("T", bound=_FolderTable)
 
 
 def _read(file: Path, model: type[T]) -> T:

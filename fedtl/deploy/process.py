@@ -28,7 +28,7 @@ DIE_WITH_PARENT = 1
 """Linux's ``PR_SET_PDEATHSIG``."""
 
 
-class Program:
+class ChildProcess:
     """A running program, with its output in a file.
 
     It has a session of its own: Ctrl-C on the terminal ends it only through :meth:`stop`, and whatever it started ends
@@ -106,7 +106,7 @@ def run(command: Command, timeout: float = 60.0) -> subprocess.CompletedProcess[
         raise RunError(f"{' '.join(command.words[:3])} did not end within {timeout:g} s") from error
 
 
-def wait_until(ready: Callable[[], bool], program: Program, timeout: float) -> None:
+def wait_until(ready: Callable[[], bool], program: ChildProcess, timeout: float) -> None:
     """Wait until a program is ready.
 
     Raises:

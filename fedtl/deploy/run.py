@@ -19,7 +19,7 @@ from fedtl.config.schema import Config
 from fedtl.deploy import flower, process
 from fedtl.deploy.folders import ServerFolder
 from fedtl.deploy.server import runs, told_as_json
-from fedtl.deploy.serverapp import ENDS_WITHIN, Order
+from fedtl.deploy.serverapp import ENDS_WITHIN, RunRequest
 from fedtl.deploy.study import new_id
 from fedtl.failure import RunError
 from fedtl.runs.history import load
@@ -39,7 +39,7 @@ client_app = clientapp.app
 '''
 
 
-def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | None, resume: bool) -> Order:
+def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | None, resume: bool) -> RunRequest:
     """The order to the server; a resumed run keeps its study's name and the server's data.
 
     Raises:
@@ -51,10 +51,10 @@ def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | N
         if not isinstance(earlier, str):
             raise ConfigError(f"--resume: {folder} holds a simulated run; continue it with fedtl run")
         study = earlier
-        before = Order.read(server, study)
+        before = RunRequest.read(server, study)
         data = data or (Path(before.data) if before.data else None)
     where = None if data is None else str(data.resolve())
-    return Order(study, config.tables(), str(folder.resolve()), where, resume, sys.argv)
+    return RunRequest(study, config.tables(), str(folder.resolve()), where, resume, sys.argv)
 
 
 def check_runs(folder: ServerFolder) -> None:
@@ -67,7 +67,7 @@ def check_runs(folder: ServerFolder) -> None:
         raise RunError(f"no server runs on this machine for {folder.path}: start it with fedtl deploy server")
 
 
-def alone(folder: ServerFolder, order: Order) -> AbstractContextManager[None]:
+def alone(folder: ServerFolder, order: RunRequest) -> AbstractContextManager[None]:
     """Lock a study, so that one process at a time starts and watches it.
 
     Raises:
@@ -79,7 +79,7 @@ def alone(folder: ServerFolder, order: Order) -> AbstractContextManager[None]:
     return process.alone(folder.studies / f"{order.study}.watched", taken)
 
 
-def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str:
+def start(folder: ServerFolder, order: RunRequest, say: Callable[[str], None]) -> str:
     """Start a run.
 
     Waits for an earlier run of the study, which may not have noticed yet that it, or its server, was stopped.
@@ -109,7 +109,7 @@ def start(folder: ServerFolder, order: Order, say: Callable[[str], None]) -> str
     return str(result["run-id"])
 
 
-def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], None]) -> None:
+def watch(folder: ServerFolder, order: RunRequest, number: str, say: Callable[[str], None]) -> None:
     """Print a run's output as it comes, until its end.
 
     Raises:
@@ -148,7 +148,7 @@ def watch(folder: ServerFolder, order: Order, number: str, say: Callable[[str], 
         raise (ConfigError if end.get("wrong") else RunError)(str(end["error"]))
 
 
-def _end_with(viewer: subprocess.Popen[str], order: Order, folder: ServerFolder) -> None:
+def _end_with(viewer: subprocess.Popen[str], order: RunRequest, folder: ServerFolder) -> None:
     """End the viewer of a run's output shortly after the run."""
     while viewer.poll() is None and order.end(folder) is None:
         time.sleep(0.5)

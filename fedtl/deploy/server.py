@@ -13,7 +13,7 @@ from typing import Any
 from fedtl.choice import ConfigError, nearest
 from fedtl.deploy import flower, keys
 from fedtl.deploy.folders import ServerFolder
-from fedtl.deploy.process import Program, alone, run, wait_until
+from fedtl.deploy.process import ChildProcess, alone, run, wait_until
 from fedtl.deploy.superlink import OPEN
 from fedtl.failure import RunError
 
@@ -59,7 +59,7 @@ def run_superlink(folder: ServerFolder, host: str, say: Callable[[str], None]) -
     """
     command = flower.superlink(folder, host)
     say(command.short)
-    program = Program(command, folder.log / "superlink.log", leash=True)
+    program = ChildProcess(command, folder.log / "superlink.log", leash=True)
     try:
         wait_until(lambda: runs(folder), program, READY_WITHIN)
         admit(folder)

@@ -57,10 +57,10 @@ def main(grid: Grid, context: Context) -> None:
         end_with_starter()  # Flower may take a minute to notice
     folder = read_server(os.environ[SERVER_FOLDER])
     study = str(context.run_config[STUDY])
-    order = Order.read(folder, study)
+    order = RunRequest.read(folder, study)
     try:
         with order.alone(folder, ENDS_WITHIN):
-            order = Order.read(folder, study)  # it may have changed while this run waited
+            order = RunRequest.read(folder, study)  # it may have changed while this run waited
             if order.withdrawn:
                 raise RunError("the run was withdrawn before it began")
             _serve_to_the_end(order, folder, grid)
@@ -69,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
         raise SystemExit(1) from None
 
 
-def _serve_to_the_end(order: Order, folder: ServerFolder, grid: Grid) -> None:
+def _serve_to_the_end(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     """Run a study, and record how it ended."""
     try:
         serve(order, folder, grid)
@@ -84,7 +84,7 @@ def _serve_to_the_end(order: Order, folder: ServerFolder, grid: Grid) -> None:
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """The order of ``fedtl deploy run`` to the server: a file in the server's folder, which clients never see.
 
     Attributes:
@@ -137,7 +137,7 @@ class Order:
             (folder.studies / f"{self.study}.json").unlink(missing_ok=True)
 
     @classmethod
-    def read(cls, folder: ServerFolder, study: str) -> Order:
+    def read(cls, folder: ServerFolder, study: str) -> RunRequest:
         """Read the file.
 
         Raises:
@@ -171,7 +171,7 @@ def _replace(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
+def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     """Run a study on the clients of a SuperLink, to its end.
 
     Raises:
@@ -215,7 +215,7 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
         "names": list(folder.clients),
     }
     place = Place(Path(order.run), resume=order.resume and begun(Path(order.run)))
-    server = open_run(config, federation, place, Progress(folder.clients), about, elsewhere=True)
+    server = open_run(config, federation, place, RoundLines(folder.clients), about, elsewhere=True)
     try:
         _prepare(server, deployed, frame)
     except BaseException as error:
@@ -227,7 +227,7 @@ def serve(order: Order, folder: ServerFolder, grid: Grid) -> None:
 def _prepare(server: Server, deployed: DeployedGrid, frame: DataSchema) -> None:
     """Set up what a run on real clients needs in addition to a simulated run's parts."""
     config = server.config
-    if config.deploy.privacy is not None and server.engine.task.rest:
+    if config.deploy.privacy is not None and server.engine.task.buffers:
         raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
     frame.write(server.recorder.folder / FRAME)
     server.strategy.min_clients = config.deploy.min_clients
@@ -244,7 +244,7 @@ def node_key(folder: ServerFolder, name: str) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _known_frame(order: Order) -> DataSchema | None:
+def _known_frame(order: RunRequest) -> DataSchema | None:
     """The data schema of a resumed run, or the one in the server's data; None if neither has one."""
     if order.resume and (Path(order.run) / FRAME).exists():
         return DataSchema.read(Path(order.run) / FRAME)
@@ -387,7 +387,7 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
         server.strategy.tested[data] = np.flatnonzero(any_samples) if known else np.arange(0)
 
 
-class Progress:
+class RoundLines:
     """Prints a line for each round; the grid has already said why a client is missing."""
 
     def __init__(self, names: Sequence[str]) -> None:

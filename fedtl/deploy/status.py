@@ -10,7 +10,7 @@ from pathlib import Path
 from fedtl.deploy import keys
 from fedtl.deploy.folders import ClientFolder, ServerFolder
 from fedtl.deploy.server import node_numbers, registered, runs
-from fedtl.deploy.serverapp import Order
+from fedtl.deploy.serverapp import RunRequest
 from fedtl.disk.tensors import DamagedError
 from fedtl.runs.checkpoint import last_round
 
@@ -59,7 +59,7 @@ def of_server(folder: ServerFolder) -> ServerState:
     for file in sorted(folder.studies.glob("*.json")):
         if file.name.endswith(".end.json"):
             continue
-        order = Order.read(folder, file.stem)
+        order = RunRequest.read(folder, file.stem)
         end = order.end(folder)
         state = "finished" if end is not None else "running" if order.goes_on(folder) else "stopped"
         if end and "error" in end:

@@ -142,7 +142,7 @@ class ReplyValidator:
                 entries[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
                 entries[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
             if "personal" in models:
-                entries[f"{domain}{m.WITHOUT}"] = [_whole(metrics, f"{domain}{m.WITHOUT}", 1)]
+                entries[f"{domain}{m.NO_PERSONAL_MODEL}"] = [_whole(metrics, f"{domain}{m.NO_PERSONAL_MODEL}", 1)]
         return RecordDict({m.METRICS: MetricRecord(entries)})
 
     def failed(self, reply: RecordDict) -> str | None:

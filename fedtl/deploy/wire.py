@@ -14,7 +14,7 @@ LARGEST = 2**32
 """The most bytes of one part."""
 
 
-class Part(NamedTuple):
+class SocketMessage(NamedTuple):
     """What one process sends to the other.
 
     Attributes:
@@ -26,14 +26,14 @@ class Part(NamedTuple):
     content: RecordDict | None = None
 
 
-def send(connection: Connection, part: Part) -> None:
+def send(connection: Connection, part: SocketMessage) -> None:
     """Send a part."""
     connection.send_bytes(json.dumps({**part.words, "content": part.content is not None}).encode())
     if part.content is not None:
         connection.send_bytes(recorddict_to_proto(part.content).SerializeToString())
 
 
-def receive(connection: Connection) -> Part:
+def receive(connection: Connection) -> SocketMessage:
     """Wait for a part.
 
     Raises:
@@ -41,5 +41,5 @@ def receive(connection: Connection) -> Part:
     """
     words = json.loads(connection.recv_bytes(2**20))
     if not words.pop("content"):
-        return Part(words)
-    return Part(words, recorddict_from_proto(Proto.FromString(connection.recv_bytes(LARGEST))))
+        return SocketMessage(words)
+    return SocketMessage(words, recorddict_from_proto(Proto.FromString(connection.recv_bytes(LARGEST))))

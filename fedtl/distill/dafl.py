@@ -63,9 +63,9 @@ class DAFL(Method):
         log: Literal["natural", "log10"] = "log10" if self.losses == "authors" else "natural"
         for step in range(1, self.steps + 1):
             x = by_pixel(generates(torch.randn(self.batch_size, self.latent, generator=rng).to(job.device)))
-            features, said = features_and_logits(job.teacher, x)
-            parts = dafl_generator_losses(said, features, log=log, reduction=reduction)
-            kd = softened(job.student.train()(x.detach()), said.detach(), self.temperature)
+            features, logits = features_and_logits(job.teacher, x)
+            parts = dafl_generator_losses(logits, features, log=log, reduction=reduction)
+            kd = softened(job.student.train()(x.detach()), logits.detach(), self.temperature)
             by_generator.zero_grad()
             by_student.zero_grad()
             # One pass for both: their parameters are disjoint.
@@ -76,4 +76,4 @@ class DAFL(Method):
             job.watch.step("student", step, self.steps, losses)
             if last_or_every(step, self.every, self.steps):
                 job.watch.score(step, losses)
-        job.watch.samples(x.detach(), said.argmax(1))
+        job.watch.samples(x.detach(), logits.argmax(1))

@@ -54,8 +54,8 @@ def learn(
         for step, places in enumerate(order):
             if how.cosine:
                 optimizer.param_groups[0]["lr"] = how.lr * (1 + math.cos(math.pi * step / how.steps)) / 2
-            said = teacher[torch.from_numpy(places).to(teacher.device)]
-            loss = distillation(student(samples(places)), said, temperature=how.temperature)
+            logits = teacher[torch.from_numpy(places).to(teacher.device)]
+            loss = distillation(student(samples(places)), logits, temperature=how.temperature)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

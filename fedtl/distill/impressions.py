@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fedtl.choice import ConfigError
 from fedtl.distill.augment import jitter
-from fedtl.distill.method import Silent, Watch, by_pixel, frozen, generator
+from fedtl.distill.method import Observer, SilentObserver, by_pixel, frozen, generator
 from fedtl.losses.data_free import class_impression_objective, zskd_concentration
 from fedtl.models.head import head_name
 
@@ -35,7 +35,7 @@ def class_impressions(
     noise: float = 0.1,
     bounds: Bounds | None = None,
     chunk: int = 200,
-    watch: Watch | None = None,
+    watch: Observer | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs that a model takes for given classes.
 
@@ -74,7 +74,7 @@ def class_impressions(
         sure = logits.detach().softmax(1).gather(1, asked[:, None])[:, 0]
         return class_impression_objective(logits, asked), sure >= (goals[rows] if goals is not None else high)
 
-    search = _Search(steps, lr, augment, noise, bounds, watch or Silent())
+    search = _Search(steps, lr, augment, noise, bounds, watch or SilentObserver())
     return search.run(module, len(labels), shape, chunk, rng, device, objective), labels
 
 
@@ -92,7 +92,7 @@ def data_impressions(
     convention: str = "paper",
     bounds: Bounds | None = None,
     chunk: int = 200,
-    watch: Watch | None = None,
+    watch: Observer | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs for which a model's softened output is a soft target drawn for them.
 
@@ -141,7 +141,7 @@ def data_impressions(
     def objective(logits: Tensor, rows: Tensor) -> tuple[Tensor, None]:
         return F.cross_entropy(logits / temperature, targets[rows]), None
 
-    search = _Search(steps, lr, augment=False, noise=0.0, bounds=bounds, watch=watch or Silent())
+    search = _Search(steps, lr, augment=False, noise=0.0, bounds=bounds, watch=watch or SilentObserver())
     return search.run(module, len(targets), shape, chunk, generator(seed), device, objective), targets
 
 
@@ -158,7 +158,7 @@ class _Search:
     augment: bool
     noise: float
     bounds: Bounds | None
-    watch: Watch = field(default_factory=Silent)
+    watch: Observer = field(default_factory=SilentObserver)
 
     def run(
         self,
@@ -171,13 +171,15 @@ class _Search:
         objective: Objective,
     ) -> Tensor:
         """``[n, *shape]``."""
-        found = []
+        images = []
         with frozen(module):
             for start in range(0, n, chunk):
                 rows = torch.arange(start, min(start + chunk, n), device=device)
                 begun = start // chunk * self.steps
-                found.append(self._optimise(module, rows, shape, rng, objective, (begun, ceil(n / chunk) * self.steps)))
-        return torch.cat(found)
+                images.append(
+                    self._optimise(module, rows, shape, rng, objective, (begun, ceil(n / chunk) * self.steps))
+                )
+        return torch.cat(images)
 
     def _optimise(
         self,

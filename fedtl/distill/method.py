@@ -19,7 +19,7 @@ from fedtl.models.generators import seeded
 from fedtl.models.modes import in_evaluation
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Somebody who watches a distillation; the command line's progress bar is one."""
 
     def step(self, phase: str, done: int, of: int, losses: Mapping[str, Tensor]) -> None:
@@ -32,7 +32,7 @@ class Watch(Protocol):
         """Synthesised samples ``[n, *shape]`` and what the teacher is meant to see in them ``[n]``."""
 
 
-class Silent:
+class SilentObserver:
     """Watches nothing."""
 
     def step(self, phase: str, done: int, of: int, losses: Mapping[str, Tensor]) -> None:
@@ -67,7 +67,7 @@ class Job:
     seed: int = 0
     bounds: tuple[Tensor, Tensor] | None = None
     data: tuple[Samples, NDArray[np.int64]] | None = None
-    watch: Watch = field(default_factory=Silent)
+    watch: Observer = field(default_factory=SilentObserver)
 
     @property
     def device(self) -> torch.device:

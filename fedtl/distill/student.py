@@ -42,9 +42,9 @@ def fit(job: Job, method: Method, batches: Batches, *, temperature: float, hard:
     for step in range(1, method.steps + 1):
         x, y = batches(step)
         with torch.no_grad():
-            said = job.teacher(x)
+            targets = job.teacher(x)
         logits = job.student.train()(x)
-        losses = {"kd": softened(logits, said, temperature)}
+        losses = {"kd": softened(logits, targets, temperature)}
         total = losses["kd"]
         if hard and y is not None:
             losses["cross_entropy"] = F.cross_entropy(logits, y)

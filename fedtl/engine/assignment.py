@@ -11,7 +11,7 @@ from torch import Tensor
 from fedtl.clients.contract import ClientUpdate, Memory, Vectors
 from fedtl.engine.task import RoundContext
 
-NOTHING_GIVEN = RoundContext()
+NO_CONTEXT = RoundContext()
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Assignment:
     clients: Sequence[int]
     memories: Sequence[Memory]
     round: int
-    given: RoundContext = NOTHING_GIVEN
+    context: RoundContext = NO_CONTEXT
 
     @classmethod
     def of_model(

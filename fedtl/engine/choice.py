@@ -24,13 +24,13 @@ from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
 from fedtl.engine.plan import eligible
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
-from fedtl.engine.step_tracer import why_not_recorded
+from fedtl.engine.step_tracer import why_not_traced
 from fedtl.engine.task import Outcome, Task, Trained, reason
 from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
 from fedtl.models.vector import Layout
 
 STACK_BELOW = 20_000
-"""On a CPU, recorded stacks are faster for models of fewer parameters; ``results/benchmarks/stacked.md``."""
+"""On a CPU, traced stacks are faster for models of fewer parameters; ``results/benchmarks/stacked.md``."""
 
 STACK_FROM = 4
 """On a CPU, stacking is worth its recordings where so many of a round's clients share a stack."""
@@ -42,22 +42,22 @@ class EngineChoice:
 
     Attributes:
         stacked: whether clients train stacked.
-        recorded: whether steps are recorded.
+        traced: whether steps are traced.
         because: the reasons, in a few words.
     """
 
     stacked: bool
-    recorded: bool
+    traced: bool
     because: str
 
     @property
     def name(self) -> str:
         """What is chosen, in a few words."""
-        return f"{'stacked' if self.stacked else 'one by one'}, {'recorded' if self.recorded else 'not recorded'}"
+        return f"{'stacked' if self.stacked else 'one by one'}, {'traced' if self.traced else 'not traced'}"
 
     def make(self, task: Task) -> Engine:
         """The engine itself."""
-        return (Stacked if self.stacked else OneByOne)(task, self.recorded)
+        return (Stacked if self.stacked else OneByOne)(task, self.traced)
 
 
 Choices = tuple[EngineChoice, ...]
@@ -65,13 +65,13 @@ Choices = tuple[EngineChoice, ...]
 
 
 def choose_engine(
-    stacked: bool | str, recorded: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
+    stacked: bool | str, traced: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
 ) -> EngineChoice:
     """Choose an engine.
 
     Args:
         stacked: what the config asks for; "auto" decides by the rules of this module.
-        recorded: likewise.
+        traced: likewise.
         task: what is trained; on any device, it is only tried out.
         update: the method's local training.
         device: where clients train, ``"cpu"`` or ``"cuda"``.
@@ -82,32 +82,32 @@ def choose_engine(
             does not name what its ``finish`` keeps.
     """
     check_first_memory(task, update)
-    stack, because = _stacked(stacked, recorded, task, update, device, sampled)
-    if recorded is False:
-        return EngineChoice(stack, False, f"{because}; simulation.recorded = false")
-    if recorded == "auto" and device != "cpu":
-        return EngineChoice(stack, False, f"{because}; steps are recorded on a CPU only")
-    why_not = why_not_recorded(task, update, stack)
+    stack, because = _stacked(stacked, traced, task, update, device, sampled)
+    if traced is False:
+        return EngineChoice(stack, False, f"{because}; simulation.traced = false")
+    if traced == "auto" and device != "cpu":
+        return EngineChoice(stack, False, f"{because}; steps are traced on a CPU only")
+    why_not = why_not_traced(task, update, stack)
     if not why_not and stack and stacked == "auto" and device == "cpu" and company_shows(task, update):
         stack, because = False, "on a CPU a client's bits in a stack of this model would depend on its company"
-        why_not = why_not_recorded(task, update, stack)
-    if why_not and stack and stacked == "auto" and device == "cpu":  # there only recorded stacks are faster
-        stack, because = False, f"a stack's step cannot be recorded: {why_not}"
-        why_not = why_not_recorded(task, update, stack)
+        why_not = why_not_traced(task, update, stack)
+    if why_not and stack and stacked == "auto" and device == "cpu":  # there only traced stacks are faster
+        stack, because = False, f"a stack's step cannot be traced: {why_not}"
+        why_not = why_not_traced(task, update, stack)
     if why_not is None:
         return EngineChoice(stack, True, because)
-    if recorded is True:
-        raise ConfigError(f"simulation.recorded = true: this step cannot be recorded: {why_not}")
-    return EngineChoice(stack, False, f"{because}; the step cannot be recorded: {why_not}")
+    if traced is True:
+        raise ConfigError(f"simulation.traced = true: this step cannot be traced: {why_not}")
+    return EngineChoice(stack, False, f"{because}; the step cannot be traced: {why_not}")
 
 
 def _stacked(
-    stacked: bool | str, recorded: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
+    stacked: bool | str, traced: bool | str, task: Task, update: ClientUpdate[Any], device: str, sampled: int
 ) -> tuple[bool, str]:
     if stacked is False:
         return False, "simulation.stacked = false"
     if stacked == "auto" and device == "cpu":
-        against = _against_stacking_on_cpu(recorded, task, update, sampled)
+        against = _against_stacking_on_cpu(traced, task, update, sampled)
         if against:
             return False, f"on a CPU {against} faster one by one"
     federation = task.samples.federation
@@ -123,10 +123,10 @@ def _stacked(
     return False, f"this model cannot train stacked: {why_not}"
 
 
-def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpdate[Any], sampled: int) -> str | None:
+def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdate[Any], sampled: int) -> str | None:
     """What is faster one by one, in a few words; None if stacks are."""
-    if recorded is False:
-        return "steps that are not recorded are"
+    if traced is False:
+        return "steps that are not traced are"
     if task.layout.parameters >= STACK_BELOW:
         return f"models of {STACK_BELOW:,} parameters or more are"
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
@@ -145,13 +145,13 @@ def _against_stacking_on_cpu(recorded: bool | str, task: Task, update: ClientUpd
 
 
 def company_shows(task: Task, update: ClientUpdate[Any]) -> bool:
-    """Whether a client's recorded training gives other bits alone, and at other places in a stack, than in company.
+    """Whether a client's traced training gives other bits alone, and at other places in a stack, than in company.
 
     Matrix products of many clients are computed one by one, but by code that may depend on how many there are and on
     where in memory each begins; that shows where layers are narrow or mini-batches small. It is tried out on a few
     clients.
     """
-    engine = Stacked(replace(task, module=deepcopy(task.module)), recorded=True)
+    engine = Stacked(replace(task, module=deepcopy(task.module)), traced=True)
     received, short = {**task.received, "w": task.layout.flatten(task.module)}, update.shortened(8)
     budgets = [loop.budget for loop in short.round_loops] or [short.budget]
     for one in dict.fromkeys(client for budget in budgets for client in _unlike_clients(task, budget)):
@@ -203,14 +203,16 @@ def refusal(module: nn.Module, shape: tuple[int, ...], few: FewSamples | None = 
     # Two clients and two samples show whether vmap can map the model; in training mode, on copies.
     P = layout.parameters
     w = flat[:P].expand(2, -1).clone()
-    rest = {name: tensor.contiguous() for name, tensor in layout.rest_views(flat[P:].expand(2, -1).clone()).items()}
+    buffers = {
+        name: tensor.contiguous() for name, tensor in layout.buffer_views(flat[P:].expand(2, -1).clone()).items()
+    }
     x = (torch.zeros(4, *shape) if few is None else few.take(4)).view(2, 2, *shape).to(flat.device)
     training, own = module.training, generators_of(module)
     try:
         module.train()
         with kept_elsewhere():
             before = state_elsewhere(own)
-            vmap(lambda w, rest, x: functional_call(module, layout.views(w) | rest, (x,)))(w, rest, x)
+            vmap(lambda w, buffers, x: functional_call(module, layout.views(w) | buffers, (x,)))(w, buffers, x)
             if state_elsewhere(own) != before:
                 return (
                     "it draws random numbers from NumPy, from Python or from a generator of its own, which all "

@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, State, Vectors
 from fedtl.clock import Clock
 from fedtl.engine.assignment import Assignment
-from fedtl.engine.module import Local, forked_rng, seed_torch
+from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
 from fedtl.engine.plan import Plan, Where, make_plan, view_seeds
 from fedtl.engine.replay import Replays
 from fedtl.engine.step_tracer import StepTracer
-from fedtl.engine.task import PREVIOUS, PRIVATE, REST, Outcome, RoundContext, Score, Task
+from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Outcome, RoundContext, Score, Task
 from fedtl.losses.batch import Batch
-from fedtl.losses.view import Layers
+from fedtl.losses.context import Layers
 from fedtl.models.composite import model_of
 from fedtl.models.generators import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
 from fedtl.models.head import layer_outputs
@@ -59,21 +59,21 @@ class Engine(ABC):
 
     Args:
         task: what is trained.
-        recorded: whether steps are recorded and replayed, those that can be.
+        traced: whether steps are traced and replayed, those that can be.
     """
 
     stacks: ClassVar[bool]
     """Whether clients train stacked."""
 
-    def __init__(self, task: Task, recorded: bool = False) -> None:
+    def __init__(self, task: Task, traced: bool = False) -> None:
         self.task = task
         asked = "replay" in task.objective.needs
         self.replays = Replays(task, task.replay) if asked and task.replay is not None else None
         self.binding = Binding(task.module, task.layout)
-        self.local = Local(task.module, task.layout, task.objective, task.frozen)
+        self.local = ClientObjective(task.module, task.layout, task.objective, task.frozen)
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
         self.clock = Clock(settle=torch.cuda.synchronize if on_gpu else None)
-        self.recorder = StepTracer(task, self.local, self.stacks, self.clock) if recorded else None
+        self.tracer = StepTracer(task, self.local, self.stacks, self.clock) if traced else None
         self._generators = generators_of(task.module)
         self._sample_counts: dict[int, Tensor] = {}
         self._draws_when_scored: bool | None = None
@@ -90,22 +90,22 @@ class Engine(ABC):
     def share(self, clock: Clock) -> None:
         """Tell another's clock where the time goes."""
         self.clock = clock
-        if self.recorder is not None:
-            self.recorder.clock = clock
+        if self.tracer is not None:
+            self.tracer.clock = clock
 
     def train(self, assignment: Assignment) -> list[Outcome]:
         """Train a cohort; gives an outcome per client, in their order."""
         self.task.module.train()
         if self.replays:
-            self.replays.enter(assignment.received.model(0), assignment.round, assignment.given)
+            self.replays.enter(assignment.received.model(0), assignment.round, assignment.context)
         elsewhere = kept_elsewhere() if self._seeds_elsewhere else nullcontext()
         with forked_rng(self.task.samples.device), elsewhere:
             return self._train(assignment)
 
     @property
     def _seeds_elsewhere(self) -> bool:
-        """Whether a step may draw random numbers that are not torch's: not if all steps are recorded."""
-        return self.recorder is None or self.recorder.draws_elsewhere or bool(self._generators)
+        """Whether a step may draw random numbers that are not torch's: not if all steps are traced."""
+        return self.tracer is None or self.tracer.draws_elsewhere or bool(self._generators)
 
     def _seed(self, seed: int) -> None:
         """Let all random numbers depend on ``seed`` from now on."""
@@ -122,9 +122,9 @@ class Engine(ABC):
         if not update.personalises:
             return self._with_private(w, memory)
         personal = update.personal({**received, "w": w[:P]}, memory)
-        if not self.task.rest:
+        if not self.task.buffers:
             return personal
-        return torch.cat([personal, memory.get(REST, w[P:])])
+        return torch.cat([personal, memory.get(BUFFERS, w[P:])])
 
     def statistics(self, vector: Tensor, client: int) -> tuple[Tensor, ...]:
         """The sums that terms ask a client for, of the model ``vector`` ``[d]`` on its training samples."""
@@ -133,13 +133,13 @@ class Engine(ABC):
         if not asked:
             return ()
         federation = task.samples.federation
-        held = {
+        blocks = {
             "source": federation.train[client],
             "target": federation.target.train[client] if federation.target else federation.public[:0],
             "public": federation.public,
         }
         with self.clock.part(STATISTICS):
-            return tuple(each.collect(self._layers_of(vector, held[each.on], each.on == "source")) for each in asked)
+            return tuple(each.collect(self._layers_of(vector, blocks[each.on], each.on == "source")) for each in asked)
 
     def _layers_of(self, vector: Tensor, index: NDArray[np.int64], labelled: bool) -> Iterator[tuple[Layers, Tensor]]:
         """What the model ``vector`` makes of samples, and their labels (else zeros), some at a time."""
@@ -163,7 +163,7 @@ class Engine(ABC):
         P = self.task.layout.parameters
         self.task.module.eval()
         self.binding.to(vector[:P])
-        self.binding.rest.copy_(vector[P:])
+        self.binding.buffers.copy_(vector[P:])
 
     def score(
         self, vector: Tensor, index: NDArray[np.int64], own: str | None = None, answer: Answer | None = None
@@ -199,7 +199,7 @@ class Engine(ABC):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and labels ``[n, ...]`` of samples, some at a time.
 
-        A recorded forward pass goes through blocks of few sizes, the last filled up with copies of a sample,
+        A traced forward pass goes through blocks of few sizes, the last filled up with copies of a sample,
         which changes no other sample's logits, as a model in evaluation looks at each by itself.
         """
         samples, module, P = self.task.samples, self.task.module, self.task.layout.parameters
@@ -210,7 +210,7 @@ class Engine(ABC):
             filled = np.concatenate([part, part[: -len(part) % block]])
             with self.clock.part(DATA):
                 x, y = samples.batch(filled.reshape(-1, block))
-            forward = self.recorder.forward(x[0]) if self.recorder and own is None and answer is None else None
+            forward = self.tracer.forward(x[0]) if self.tracer and own is None and answer is None else None
             if forward is not None:
                 logits = forward.map(x, vector[P:], vector[:P])
             elif answer is not None:
@@ -228,33 +228,33 @@ class Engine(ABC):
         state: State,
         batches: Batch,
         losses: Tensor,
-        rest: Tensor,
-        given: Mapping[str, Tensor],
+        buffers: Tensor,
+        external: Mapping[str, Tensor],
         play: Callable[[State, Batch], State],
     ) -> tuple[State, int]:
-        """Train on mini-batches of one shape, recorded where that can be.
+        """Train on mini-batches of one shape, traced where that can be.
 
         Args:
             loop: of the method's local training.
             state: its vectors; they may be changed.
             batches: T mini-batches, each tensor with T as its first dimension.
-            losses: ``[terms]`` or ``[C, terms]`` float64; recorded steps add the terms' values to it.
-            rest: what moves by no gradient, ``[Q]`` or ``[C, Q]``; recorded steps change it.
-            given: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
-            play: one step through the module and autograd; adds to ``losses`` and changes ``rest`` itself.
+            losses: ``[terms]`` or ``[C, terms]`` float64; traced steps add the terms' values to it.
+            buffers: what moves by no gradient, ``[Q]`` or ``[C, Q]``; traced steps change it.
+            external: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
+            play: one step through the module and autograd; adds to ``losses`` and changes ``buffers`` itself.
 
         Returns:
-            The new state, and how often recorded steps evaluated the gradient.
+            The new state, and how often traced steps evaluated the gradient.
         """
         steps = len(batches.y)
-        ask = self.recorder is not None
+        ask = self.tracer is not None
         for t in range(steps):
             batch = batches.at(t)
-            program = self.recorder.program(loop, state, batch, given) if ask and self.recorder else None
+            program = self.tracer.program(loop, state, batch, external) if ask and self.tracer else None
             if program is not None:
                 inputs = [tensor[t:] for tensor in batches.tensors().values()]
                 with self.clock.part(STEPS):
-                    state = self.recorder.run(program, inputs, losses, rest, state, given)  # type: ignore[union-attr]
+                    state = self.tracer.run(program, inputs, losses, buffers, state, external)  # type: ignore[union-attr]
                 return state, (steps - t) * program.evaluations
             before = set(state)
             with self.clock.part(METHOD):  # the engine's gradient is a part of its own
@@ -301,8 +301,8 @@ class Engine(ABC):
             kept[name] = torch.stack(rows) if stacked else rows[0]
         return {**state, **kept}
 
-    def _probe(self, client: int, rest: Tensor) -> Callable[[Tensor], Tensor]:
-        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the numbers ``rest`` ``[Q]``."""
+    def _probe(self, client: int, buffers: Tensor) -> Callable[[Tensor], Tensor]:
+        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the numbers ``buffers`` ``[Q]``."""
 
         def loss(models: Tensor) -> Tensor:
             federation = self.task.samples.federation
@@ -311,7 +311,7 @@ class Engine(ABC):
                 raise ValueError("it holds no labelled samples on which models could be compared")
             flat = models.detach().reshape(-1, models.shape[-1])
             try:
-                scores = [self.score(torch.cat([model, rest]), index) for model in flat]
+                scores = [self.score(torch.cat([model, buffers]), index) for model in flat]
             finally:
                 self.task.module.train()
             means = [score.loss_sum / score.samples for score in scores]
@@ -329,53 +329,53 @@ class Engine(ABC):
             steps: which mini-batches, T of them.
             own: their samples ``[T, B]``.
         """
-        task, found = self.task, dict[str, Tensor]()
+        task, streams = self.task, dict[str, Tensor]()
         slices = slice(steps.start, steps.stop)
         for name, index in plan.more.items():
             if name == "public":
                 places = index[slices]
-                found["public"], _ = task.samples.batch(task.samples.federation.public[places], name)
-                found["public_at"] = torch.from_numpy(places).to(task.samples.device)
+                streams["public"], _ = task.samples.batch(task.samples.federation.public[places], name)
+                streams["public_at"] = torch.from_numpy(places).to(task.samples.device)
             elif name == "replay":
                 assert self.replays is not None
                 with self.clock.part(SYNTHESIS):
-                    found["replay"], found["replay_y"] = self.replays.batch(client, index[slices])
+                    streams["replay"], streams["replay_y"] = self.replays.batch(client, index[slices])
             elif task.objective.needs & {"target", "unlabelled"}:
-                found[name], _ = task.samples.batch(index[slices], name)
+                streams[name], _ = task.samples.batch(index[slices], name)
         if plan.views:
             seen = own if plan.views == "x" else plan.more[plan.views][slices]
             for which, name in enumerate(("view_a", "view_b")):
                 seeds = view_seeds(task.seed, round, client, plan.numbers(steps), which)
-                found[name] = task.samples.views(seen, seeds, name)
-        return found
+                streams[name] = task.samples.views(seen, seeds, name)
+        return streams
 
-    def _given(self, w: Tensor, memory: Memory, given: RoundContext) -> dict[str, Tensor]:
+    def _external(self, w: Tensor, memory: Memory, context: RoundContext) -> dict[str, Tensor]:
         """What terms ask for from outside, for one client: it received ``w`` ``[d]``, its private parts are in it."""
-        found = dict[str, Tensor]()
+        tensors = dict[str, Tensor]()
         for name in self.task.objective.outside:
             if name == "progress":
-                found[name] = torch.full((), given.progress, device=w.device)
+                tensors[name] = torch.full((), context.progress, device=w.device)
             elif name == "model:global":
-                found[name] = w
+                tensors[name] = w
             elif name == "model:previous":
-                found[name] = memory.get(PREVIOUS, w)
+                tensors[name] = memory.get(PREVIOUS, w)
             elif name == "model:phase":
-                found[name] = self._with_private(given.vectors.get(name, w), memory)
+                tensors[name] = self._with_private(context.vectors.get(name, w), memory)
             elif name == "model:initial":
-                found[name] = w if self.task.initial is None else self.task.initial
-            elif name in given.vectors:  # a statistic, from the second round on
-                found[name] = given.vectors[name]
-        return found
+                tensors[name] = w if self.task.initial is None else self.task.initial
+            elif name in context.vectors:  # a statistic, from the second round on
+                tensors[name] = context.vectors[name]
+        return tensors
 
     def _at_once(self, each: int) -> int:
         """How many mini-batches of ``each`` samples are gathered together."""
         of_one = 4 * math.prod(self.task.samples.federation.shape)
         return max(1, GATHER_BYTES[self.task.samples.device.type] // (of_one * each))
 
-    def _first_rest(self, update: ClientUpdate[Any], w: Tensor, memory: Memory) -> Tensor:
+    def _first_buffers(self, update: ClientUpdate[Any], w: Tensor, memory: Memory) -> Tensor:
         """Where the client's untrained part begins: with the model that its training begins with."""
         theirs = w[self.task.layout.parameters :]
-        return memory.get(REST, theirs) if update.goes_on else theirs
+        return memory.get(BUFFERS, theirs) if update.goes_on else theirs
 
     def _with_private(self, w: Tensor, memory: Memory) -> Tensor:
         """The model ``w`` ``[d]`` with the client's own private parts, where it has any."""
@@ -387,7 +387,12 @@ class Engine(ABC):
         return w
 
     def _ended(
-        self, update: ClientUpdate[Any], client: int, received: Vectors, finished: tuple[Vectors, Memory], rest: Tensor
+        self,
+        update: ClientUpdate[Any],
+        client: int,
+        received: Vectors,
+        finished: tuple[Vectors, Memory],
+        buffers: Tensor,
     ) -> tuple[Vectors, Memory, tuple[Tensor, ...]]:
         """What a client's training comes to.
 
@@ -396,21 +401,21 @@ class Engine(ABC):
             client: its id.
             received: what it received, ``"w"`` as ``[d]``.
             finished: what ``finish`` gave.
-            rest: its numbers that moved by no gradient, ``[Q]``.
+            buffers: its numbers that moved by no gradient, ``[Q]``.
 
         Returns:
             The uploads, the memory with what engines keep in it, and the statistics.
         """
         task, (uploads, kept) = self.task, finished
         check_uploads(update, uploads)
-        memory = {**kept, REST: rest.clone()} if kept and task.rest else kept
-        if "w" in update.sums and task.rest:
-            uploads = {**uploads, "w": torch.cat([uploads["w"], rest])}
+        memory = {**kept, BUFFERS: buffers.clone()} if kept and task.buffers else kept
+        if "w" in update.sums and task.buffers:
+            uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
         asks = task.objective.statistics
         local = uploads.get("w")
         if local is None and (asks or "model:previous" in task.objective.needs):
             own = update.personal({**received, "w": received["w"][: task.layout.parameters]}, kept)
-            local = torch.cat([own, rest]) if task.rest else own
+            local = torch.cat([own, buffers]) if task.buffers else own
         if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:
             memory = {**memory, PRIVATE: uploads["w"][task.sharing.private]}
         if "model:previous" in task.objective.needs and local is not None:

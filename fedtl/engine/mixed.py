@@ -27,7 +27,7 @@ class Mixed(Engine):
         self.engines = tuple(engines)
         first = self.engines[0]
         self.task, self.binding, self.local, self.replays = first.task, first.binding, first.local, first.replays
-        self.clock, self.recorder = first.clock, first.recorder
+        self.clock, self.tracer = first.clock, first.tracer
         self._updates: dict[tuple[ClientUpdate[Any], int], ClientUpdate[Any]] = {}
         for engine in self.engines[1:]:  # a profile is of all together
             engine.share(self.clock)

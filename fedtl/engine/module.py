@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedtl.losses.batch import Batch
+from fedtl.losses.context import Layers, TermContext
 from fedtl.losses.objective import Objective
-from fedtl.losses.view import Layers, View
 from fedtl.models.composite import Composite, model_of
 from fedtl.models.head import head_name, layer_outputs
 from fedtl.models.vector import Layout, Slot
 
 
-class Local(nn.Module):
+class ClientObjective(nn.Module):
     """What a client differentiates: the objective of a mini-batch, as a function of ``model.…``'s numbers.
 
     Args:
@@ -42,20 +42,20 @@ class Local(nn.Module):
         self._vector: list[Callable[[], Tensor]] = [lambda: flat([*module.parameters()])]
 
     def forward(
-        self, batch: Batch, given: Mapping[str, Tensor], parameters: Callable[[], Tensor]
+        self, batch: Batch, external: Mapping[str, Tensor], parameters: Callable[[], Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The objective of one client's mini-batch, and its terms' values.
 
         Args:
             batch: of one client.
-            given: tensors from outside, as :class:`~fedtl.losses.view.View` takes them.
+            external: tensors from outside, as :class:`~fedtl.losses.context.TermContext` takes them.
             parameters: gives the trainable parameters ``[P]``, attached to the gradient.
         """
         self._vector[0] = parameters
-        return self.objective(View(self, batch, given))
+        return self.objective(TermContext(self, batch, external))
 
     def run(self, x: Tensor) -> Layers:
-        """See :class:`~fedtl.losses.view.Net`."""
+        """See :class:`~fedtl.losses.context.Net`."""
         if not self.watches_input:
             return layer_outputs(self._inner[0], x, self._layers)
         self._refuse_changed(x)
@@ -77,25 +77,25 @@ class Local(nn.Module):
             )
 
     def run_under(self, vector: Tensor, x: Tensor) -> Layers:
-        """See :class:`~fedtl.losses.view.Net`."""
+        """See :class:`~fedtl.losses.context.Net`."""
         if self.watches_input:
             self._refuse_changed(x)
         P = self._layout.parameters
-        tensors = self._layout.views(vector[:P]) | self._layout.rest_views(vector[P:])
+        tensors = self._layout.views(vector[:P]) | self._layout.buffer_views(vector[P:])
         outputs = _Outputs(self.model, self._layers)
         with torch.no_grad(), self.evaluating():
             layers: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
         return layers
 
     def module(self, name: str) -> nn.Module:
-        """See :class:`~fedtl.losses.view.Net`."""
+        """See :class:`~fedtl.losses.context.Net`."""
         if name in self._frozen:
             return self._frozen[name]
         assert isinstance(self.model, Composite)
         return self.model.extras[name]
 
     def slots(self, part: str) -> dict[str, Slot]:
-        """See :class:`~fedtl.losses.view.Net`."""
+        """See :class:`~fedtl.losses.context.Net`."""
         own = "model." if isinstance(self.model, Composite) else ""
         if part == "head":
             prefix = f"{own}{head_name(model_of(self.model))}."
@@ -104,12 +104,12 @@ class Local(nn.Module):
         return {s.name.removeprefix(prefix): s for s in self._layout.slots if s.name.startswith(prefix)}
 
     def parameters_vector(self) -> Tensor:
-        """See :class:`~fedtl.losses.view.Net`."""
+        """See :class:`~fedtl.losses.context.Net`."""
         return self._vector[0]()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """See :class:`~fedtl.losses.view.Net`."""
+        """See :class:`~fedtl.losses.context.Net`."""
         training = self.model.training
         self.model.eval()
         try:

@@ -72,7 +72,7 @@ class OneByOne(Engine):
             self._seed(plans[0].seed)
         evaluations = 0
         w = received["w"] = self._with_private(received["w"], memory)
-        outside = self._given(w, memory, assignment.given)
+        outside = self._external(w, memory, assignment.context)
 
         def parameters() -> Tensor:
             return flat(binding.parameters)
@@ -88,26 +88,26 @@ class OneByOne(Engine):
                 evaluations += 1
                 return flat(gradients)
 
-        first_rest = self._first_rest(update, w, memory)
+        first_buffers = self._first_buffers(update, w, memory)
         own = of_method(memory) if memory else memory
         mine = {**received, "w": w[:P].clone()}
         with clock.part(METHOD):
             own = own or update.first_memory(mine)
-            state = update.start(mine, own, Probe(self._probe(client, first_rest)))
+            state = update.start(mine, own, Probe(self._probe(client, first_buffers)))
             if update.optimizer.asked:
-                state = self._with_optimizers(update, state, [memory], assignment.given.lr_factor)
+                state = self._with_optimizers(update, state, [memory], assignment.context.lr_factor)
             state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
-        rest = binding.rest
-        if task.rest:
-            rest.copy_(first_rest)
+        buffers = binding.buffers
+        if task.buffers:
+            buffers.copy_(first_buffers)
         for loop, plan in zip(update.round_loops, plans):
 
             def play(state: State, batch: Batch, loop: Loop = loop) -> State:
                 return loop.step(state, batch, grad)
 
             for batches in self._batches(plan, assignment.round, client):
-                state, recorded = self._steps(loop, state, batches, losses, rest, outside, play)
-                evaluations += recorded
+                state, traced = self._steps(loop, state, batches, losses, buffers, outside, play)
+                evaluations += traced
         of_loops = tuple(len(plan.sizes) for plan in plans)
         samples = plans[0].samples if plans else len(task.samples.federation.train[client])
         with clock.part(METHOD):
@@ -115,7 +115,7 @@ class OneByOne(Engine):
             if update.optimizer.keeps:
                 kept = {**kept, **remembered(state)}
             finished = uploads, kept
-        ended = self._ended(update, client, received, finished, rest)
+        ended = self._ended(update, client, received, finished, buffers)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 
     def _batches(self, plan: Plan, round: int, client: int) -> Iterator[Batch]:

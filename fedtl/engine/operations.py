@@ -1,4 +1,4 @@
-"""What recorded steps cost by operation, as torch's own profiler sees it."""
+"""What traced steps cost by operation, as torch's own profiler sees it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Operation:
 
 
 def operations(engine: Engine, assignment: Assignment) -> tuple[int, list[Operation]]:
-    """Train a cohort, and see what its recorded steps consist of; nothing is kept of the training.
+    """Train a cohort, and see what its traced steps consist of; nothing is kept of the training.
 
     Args:
         engine: trains on a CPU.
@@ -40,17 +40,17 @@ def operations(engine: Engine, assignment: Assignment) -> tuple[int, list[Operat
 
     Returns:
         How many mini-batches were trained on, all clients together, and the operations, the costliest first;
-        none where a client's training raised, or no step is recorded.
+        none where a client's training raised, or no step is traced.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would say on the terminal when it begins and ends
-    engine.train(assignment)  # records the steps, and fills the caches
+    engine.train(assignment)  # traces the steps, and fills the caches
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         outcomes = engine.train(assignment)
-    steps, found = 0, dict[str, Operation]()
+    steps, totals = 0, dict[str, Operation]()
 
     def add(name: str, microseconds: float) -> None:
-        so_far = found.get(name, Operation(name, 0, 0.0))
-        found[name] = Operation(name, so_far.calls + 1, so_far.seconds + microseconds / 1e6)
+        so_far = totals.get(name, Operation(name, 0, 0.0))
+        totals[name] = Operation(name, so_far.calls + 1, so_far.seconds + microseconds / 1e6)
 
     for event in seen.events() or ():
         if event.name == NAME:
@@ -61,4 +61,4 @@ def operations(engine: Engine, assignment: Assignment) -> tuple[int, list[Operat
         if not isinstance(outcome, Trained):
             return 0, []
         steps += outcome.steps
-    return steps, sorted(found.values(), key=lambda one: -one.seconds)
+    return steps, sorted(totals.values(), key=lambda one: -one.seconds)

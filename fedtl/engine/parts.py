@@ -4,15 +4,15 @@ DATA = "data"
 """The order of a client's samples, and gathering mini-batches."""
 
 STEPS = "steps"
-"""Recorded steps: forward, backward and the method's arithmetic in one."""
+"""Traced steps: forward, backward and the method's arithmetic in one."""
 
 GRADIENT = "gradient"
-"""Forward and backward, of steps that are played."""
+"""Forward and backward, of steps that run eagerly."""
 
 METHOD = "method"
-"""The method's own arithmetic, of steps that are played, and before the first step and after the last."""
+"""The method's own arithmetic, of steps that run eagerly, and before the first step and after the last."""
 
-RECORDING = "recording"
+TRACING = "tracing"
 """Writing down steps and forward passes, once for each shape."""
 
 FORWARD = "forward"

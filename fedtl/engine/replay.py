@@ -38,10 +38,10 @@ class Replays:
         self._of: tuple[int, Tensor] | None = None
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def enter(self, w: Tensor, round: int, given: RoundContext) -> None:
+    def enter(self, w: Tensor, round: int, context: RoundContext) -> None:
         """Go into a round, in which clients receive the model ``w`` ``[d]``."""
         self._made = self.how.made_in(round)
-        self._vector = w if self._made == round else given.vectors.get(REPLAYED)
+        self._vector = w if self._made == round else context.vectors.get(REPLAYED)
 
     def places(self, client: int) -> NDArray[np.int64]:
         """Which samples of its set a client replays; none in rounds without replay."""

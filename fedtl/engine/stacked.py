@@ -38,8 +38,8 @@ class Stacked(Engine):
 
     stacks: ClassVar[bool] = True
 
-    def __init__(self, task: Task, recorded: bool = False) -> None:
-        super().__init__(task, recorded)
+    def __init__(self, task: Task, traced: bool = False) -> None:
+        super().__init__(task, traced)
         self.local.watches_input = False  # under vmap; what depends on values there is refused by vmap itself
         self._counts_batch = counts_batch(task)
         self._on_cpu = task.samples.device.type == "cpu"
@@ -59,7 +59,7 @@ class Stacked(Engine):
                 # Views are made for each mini-batch as a whole.
                 exact = self._counts_batch or (plan.views == "x" and "views" in self.task.objective.trained)
                 widths.append(plan.sizes if exact else padded(loop.budget, plan.samples))
-                # On a CPU all of a stack end together, so that few kinds of stacks need a recording; between loops
+                # On a CPU all of a stack end together, so that few kinds of stacks need a trace; between loops
                 # they do everywhere.
                 together = self._on_cpu or len(plans) > 1
                 which += [*stack_of(loop.budget, plan.sizes, widths[-1])[not together :], *plan.kind]
@@ -86,11 +86,11 @@ class Stacked(Engine):
         own = [self._with_private(received.model(job.place), job.memory) for job in jobs]
         one_model = task.sharing is None and "w" in received.shared
         start = own[0][:P].expand(C, P).clone() if one_model else torch.stack([vector[:P] for vector in own])
-        first_rest = torch.stack([self._first_rest(update, vector, job.memory) for vector, job in zip(own, jobs)])
-        given = [self._given(vector, job.memory, assignment.given) for vector, job in zip(own, jobs)]
-        outside = {name: torch.stack([each[name] for each in given]) for name in given[0]}
+        first_buffers = torch.stack([self._first_buffers(update, vector, job.memory) for vector, job in zip(own, jobs)])
+        external = [self._external(vector, job.memory, assignment.context) for vector, job in zip(own, jobs)]
+        outside = {name: torch.stack([each[name] for each in external]) for name in external[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
-        rest = {name: tensor.contiguous() for name, tensor in task.layout.rest_views(first_rest).items()}
+        buffers = {name: tensor.contiguous() for name, tensor in task.layout.buffer_views(first_buffers).items()}
         mine = {"w": start, **received.stacked([job.place for job in jobs])}
         memory = self._stacked_memory(update, mine, jobs)
         losses = torch.zeros(C, len(task.objective.names), dtype=torch.float64, device=start.device)
@@ -100,7 +100,7 @@ class Stacked(Engine):
             with self.clock.part(GRADIENT):
                 active = len(at)
                 leaf = at.detach().requires_grad_()
-                statistics = {name: tensor[:active] for name, tensor in rest.items()}
+                statistics = {name: tensor[:active] for name, tensor in buffers.items()}
                 now = {name: tensor[:active] for name, tensor in outside.items()}
                 totals, values = self._mapped(leaf, statistics, batch, now)
                 (gradient,) = torch.autograd.grad(totals.sum(), leaf)
@@ -121,21 +121,21 @@ class Stacked(Engine):
                 kept = {**kept, **(remembered(state) if update.optimizer.keeps else {})}
             means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
             for row, job in enumerate(ending):
-                own_rest = flat([tensor[first + row] for tensor in rest.values()]) if rest else start[0, :0]
+                own_buffers = flat([tensor[first + row] for tensor in buffers.values()]) if buffers else start[0, :0]
                 # Copies: a row would keep the whole stack in memory.
                 finished = _row(uploads, row), _row(kept, row)
                 of_client = {**received.of(job.place), "w": own[first + row]}
-                sent, memory, sums = self._ended(update, job.client, of_client, finished, own_rest)
+                sent, memory, sums = self._ended(update, job.client, of_client, finished, own_buffers)
                 losses_of = tuple(means[row].tolist())
                 trained = Trained(job.client, self._samples(job), sent, memory, losses_of, job.steps, sums)
                 outcomes[job.place] = trained
 
         with self.clock.part(METHOD):
-            probes = [self._probe(job.client, at) for job, at in zip(jobs, first_rest)]
+            probes = [self._probe(job.client, at) for job, at in zip(jobs, first_buffers)]
             probe = Probe(lambda models: torch.stack([look(own) for look, own in zip(probes, models)]))
             state = update.start(mine, memory, probe)
             memories = [job.memory for job in jobs]
-            state = self._with_optimizers(update, state, memories, assignment.given.lr_factor)
+            state = self._with_optimizers(update, state, memories, assignment.context.lr_factor)
             state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
         active = C
         for number, loop in enumerate(update.round_loops):
@@ -144,18 +144,18 @@ class Stacked(Engine):
                     done, active = active, batches.y.shape[1]
                     leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
                     state = {name: vectors[:active] for name, vectors in state.items()}
-                moving = [tensor[:active].reshape(active, -1) for tensor in rest.values()]
+                moving = [tensor[:active].reshape(active, -1) for tensor in buffers.values()]
                 joined = torch.cat(moving, 1) if moving else start[:active, :0]
 
                 def play(state: State, batch: Batch, loop: Loop = loop) -> State:
                     return loop.step(state, batch, grad)
 
                 now = {name: tensor[:active] for name, tensor in outside.items()}
-                state, recorded = self._steps(loop, state, batches, losses[:active], joined, now, play)
-                if recorded:
-                    evaluations[:active] += recorded
-                    for name, tensor in task.layout.rest_views(joined).items():
-                        rest[name][:active].copy_(tensor)
+                state, traced = self._steps(loop, state, batches, losses[:active], joined, now, play)
+                if traced:
+                    evaluations[:active] += traced
+                    for name, tensor in task.layout.buffer_views(joined).items():
+                        buffers[name][:active].copy_(tensor)
         leave(state, 0, active)
         return outcomes
 
@@ -173,21 +173,21 @@ class Stacked(Engine):
         return {name: torch.stack([memory[name] for memory in own]) for name in own[0]}
 
     def _mapped(
-        self, w: Tensor, rest: dict[str, Tensor], batch: Batch, given: dict[str, Tensor]
+        self, w: Tensor, buffers: dict[str, Tensor], batch: Batch, external: dict[str, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The objective of one client, mapped over clients: ``[C, P] -> [C]``, and each term's values ``[C]``."""
         layout, local = self.task.layout, self.local
 
         def one(
-            w: Tensor, rest: dict[str, Tensor], tensors: dict[str, Tensor], given: dict[str, Tensor]
+            w: Tensor, buffers: dict[str, Tensor], tensors: dict[str, Tensor], external: dict[str, Tensor]
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
-            numbers = {f"model.{name}": tensor for name, tensor in (layout.views(w) | rest).items()}
-            found: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
-                local, numbers, (Batch.of(tensors, batch.labelled), given, lambda: w)
+            numbers = {f"model.{name}": tensor for name, tensor in (layout.views(w) | buffers).items()}
+            outcome: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
+                local, numbers, (Batch.of(tensors, batch.labelled), external, lambda: w)
             )
-            return found
+            return outcome
 
-        mapped: tuple[Tensor, tuple[Tensor, ...]] = vmap(one)(w, rest, batch.tensors(), given)
+        mapped: tuple[Tensor, tuple[Tensor, ...]] = vmap(one)(w, buffers, batch.tensors(), external)
         return mapped
 
     def _batches(self, jobs: list[_Job], loop: int, round: int) -> Iterator[Batch]:
@@ -215,9 +215,9 @@ class Stacked(Engine):
                     x, y = self.task.samples.batch(index)
                     if not plans[0].labelled:
                         y = torch.zeros_like(y)  # nobody is to see them
-                    weight = torch.from_numpy(real.astype(np.float32)).to(device) if padding else None
+                    mask = torch.from_numpy(real.astype(np.float32)).to(device) if padding else None
                     more = self._stacked_streams(jobs[:C], plans[:C], round, range(t, t + T), index)
-                yield Batch(x, y, weight, more, plans[0].labelled)
+                yield Batch(x, y, mask, more, plans[0].labelled)
                 t, left = t + T, left - T
 
     def _stacked_streams(
@@ -284,6 +284,6 @@ def padded(budget: Budget, n: int) -> NDArray[np.int64]:
 
 
 def _split(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    """Cut into full stacks and one of those that are left: few numbers, as each is a recording of its own."""
+    """Cut into full stacks and one of those that are left: few numbers, as each is a trace of its own."""
     for start in range(0, len(jobs), MOST_ON_CPU):
         yield jobs[start : start + MOST_ON_CPU]

@@ -1,4 +1,4 @@
-"""An engine's recorded steps: one program for each method's step and each shape of mini-batch."""
+"""An engine's traced steps: one program for each method's step and each shape of mini-batch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.func import functional_call, vmap
 from fedtl.clients.contract import ClientUpdate, Gradient, Loop, Probe, State
 from fedtl.clock import Clock
 from fedtl.data.samples import FewSamples, in_order
-from fedtl.engine.module import Local, forked_rng, seed_torch
-from fedtl.engine.parts import RECORDING
+from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
+from fedtl.engine.parts import TRACING
 from fedtl.engine.task import Task, reason
 from fedtl.losses.batch import Batch
 from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
 from fedtl.tracing.program import Function, Program, compile_function, compile_step
 from fedtl.tracing.simplify import simplify
-from fedtl.tracing.tape import UntraceableError, record
+from fedtl.tracing.tape import UntraceableError, trace
 
 MOST_SHAPES = 64
-"""Mini-batches of up to this many samples are recorded: each size is a program of its own."""
+"""Mini-batches of up to this many samples are traced: each size is a program of its own."""
 
 NOTHING: Mapping[str, Tensor] = {}
 
@@ -30,20 +30,20 @@ Step = Callable[[State, Batch, Gradient], State]
 
 
 class StepTracer:
-    """Records a method's step when it is first needed, and keeps it.
+    """Traces a method's step when it is first needed, and keeps it.
 
     Args:
         task: what is trained.
         local: the model and its objective, as the engine calls them.
         stacked: whether a step trains ``[C, P]`` vectors.
-        clock: is told while something is being recorded.
+        clock: told while something is being traced.
     """
 
-    def __init__(self, task: Task, local: Local, stacked: bool, clock: Clock | None = None) -> None:
+    def __init__(self, task: Task, local: ClientObjective, stacked: bool, clock: Clock | None = None) -> None:
         self.task, self.stacked, self._local = task, stacked, local
         self.clock = clock or Clock()
         self.programs: dict[tuple[Any, ...], Program | None] = {}
-        """The recorded steps, by what decides of which kind a step is; None for those that are played."""
+        """The traced steps, by what decides of which kind a step is; None for those that run eagerly."""
         self._forwards: dict[object, Function | None] = {}
         self.draws_elsewhere = False
         """Whether a step was seen to draw random numbers that are not torch's."""
@@ -58,11 +58,11 @@ class StepTracer:
     @property
     def replays_all(self) -> bool:
         """Whether every kind of step that was asked for so far is replayed, a round's first one perhaps excepted."""
-        played = {key[0] for key, program in self.programs.items() if program is None}
-        return not played - {key[0] for key, program in self.programs.items() if program is not None}
+        eager = {key[0] for key, program in self.programs.items() if program is None}
+        return not eager - {key[0] for key, program in self.programs.items() if program is not None}
 
-    def program(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
-        """The step from a state like this on a mini-batch like this; None where it is to be played.
+    def program(self, loop: Loop, state: State, batch: Batch, external: Mapping[str, Tensor]) -> Program | None:
+        """The step from a state like this on a mini-batch like this; None where it is to run eagerly.
 
         What decides is the shape of things alone, so that the same config gives the same bits.
         """
@@ -72,13 +72,18 @@ class StepTracer:
             *[vector.shape for vector in state.values()],
             batch.x.shape,
             batch.x.stride(),
-            batch.weight is None,
+            batch.mask is None,
         )
-        if batch.more or given or not batch.labelled:
-            key = (*key, batch.labelled, *((name, tensor.shape) for name, tensor in batch.more.items()), *sorted(given))
+        if batch.more or external or not batch.labelled:
+            key = (
+                *key,
+                batch.labelled,
+                *((name, tensor.shape) for name, tensor in batch.more.items()),
+                *sorted(external),
+            )
         if key not in self.programs:
-            with self.clock.part(RECORDING):
-                self.programs[key] = self._try(loop, state, batch, given)
+            with self.clock.part(TRACING):
+                self.programs[key] = self._try(loop, state, batch, external)
         return self.programs[key]
 
     def run(
@@ -86,39 +91,39 @@ class StepTracer:
         program: Program,
         inputs: Sequence[Tensor],
         losses: Tensor,
-        rest: Tensor,
+        buffers: Tensor,
         state: State,
-        given: Mapping[str, Tensor],
+        external: Mapping[str, Tensor],
     ) -> State:
-        """Replay a recorded step over mini-batches; see :meth:`Program.run`. Gives the new state."""
-        vectors = {**state, **_placeholders(given)}
-        program.run(inputs, losses, rest, vectors)
+        """Replay a traced step over mini-batches; see :meth:`Program.run`. Gives the new state."""
+        vectors = {**state, **_placeholders(external)}
+        program.run(inputs, losses, buffers, vectors)
         return {name: vectors[name] for name in state}
 
-    def _try(self, loop: Loop, state: State, batch: Batch, given: Mapping[str, Tensor]) -> Program | None:
+    def _try(self, loop: Loop, state: State, batch: Batch, external: Mapping[str, Tensor]) -> Program | None:
         if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != loop.budget.batch_size:
             return None
         try:
-            return self.record(loop.step, state, batch, given)
+            return self.trace(loop.step, state, batch, external)
         except Exception:
             # Whatever it is, playing the step shows it to the client that it concerns; the engine's choice has
-            # told the user why a model is not recorded.
+            # told the user why a model is not traced.
             return None
 
     def forward(self, x: Tensor) -> Function | None:
-        """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be recorded."""
+        """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be traced."""
         key = (x.shape, x.stride())
         if key not in self._forwards:
-            with self.clock.part(RECORDING):
+            with self.clock.part(TRACING):
                 self._forwards[key] = self._try_forward(x)
         return self._forwards[key]
 
     def _try_forward(self, x: Tensor) -> Function | None:
         module, layout = self.task.module, self.task.layout
 
-        def logits(x: Tensor, rest: Tensor, w: Tensor) -> Tensor:
-            given: Tensor = functional_call(module, layout.views(w) | layout.rest_views(rest), (x,))
-            return given
+        def logits(x: Tensor, buffers: Tensor, w: Tensor) -> Tensor:
+            output: Tensor = functional_call(module, layout.views(w) | layout.buffer_views(buffers), (x,))
+            return output
 
         training = module.training
         module.eval()
@@ -127,7 +132,7 @@ class StepTracer:
             # Not in inference mode, which hides what an operation is made of.
             with torch.inference_mode(False), torch.no_grad(), kept_elsewhere():
                 before = state_elsewhere(self._generators)
-                graph = record(logits, {"x": x.clone(), "rest": flat[P:].clone(), "w": flat[:P].clone()})
+                graph = trace(logits, {"x": x.clone(), "buffers": flat[P:].clone(), "w": flat[:P].clone()})
                 simplify(graph)
                 function = compile_function(graph)
                 if state_elsewhere(self._generators) != before:
@@ -141,8 +146,8 @@ class StepTracer:
         finally:
             module.train(training)
 
-    def record(self, step: Step, state: State, batch: Batch, given: Mapping[str, Tensor] = NOTHING) -> Program:
-        """Record a step.
+    def trace(self, step: Step, state: State, batch: Batch, external: Mapping[str, Tensor] = NOTHING) -> Program:
+        """Trace a step.
 
         Raises:
             UntraceableError: it cannot be.
@@ -150,15 +155,15 @@ class StepTracer:
         task = self.task
         lead = batch.y.shape[:-1]
         inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
-        rest = torch.zeros(*lead, task.rest, device=batch.x.device)
-        outside = {name: tensor.clone() for name, tensor in _placeholders(given).items()}
-        play = self._step(step, state, batch.labelled, given)
+        buffers = torch.zeros(*lead, task.buffers, device=batch.x.device)
+        outside = {name: tensor.clone() for name, tensor in _placeholders(external).items()}
+        play = self._step(step, state, batch.labelled, external)
 
-        def recorded(**tensors: Tensor) -> Any:
-            new, rest, values = play(**tensors)
+        def traced(**tensors: Tensor) -> Any:
+            new, buffers, values = play(**tensors)
             if set(new) != set(state):
                 raise UntraceableError("its state has other vectors after the step than before")
-            return [new[name] for name in state], [tensors[name] for name in outside], rest, values
+            return [new[name] for name in state], [tensors[name] for name in outside], buffers, values
 
         training = task.module.training
         with forked_rng(batch.x.device), kept_elsewhere():
@@ -166,64 +171,66 @@ class StepTracer:
             before = state_elsewhere(self._generators)
             try:
                 copies = {name: vector.clone() for name, vector in state.items()}
-                graph = record(recorded, {**inputs, "rest": rest, **copies, **outside})
+                graph = trace(traced, {**inputs, "buffers": buffers, **copies, **outside})
             finally:
                 task.module.train(training)
                 self.draws_elsewhere |= state_elsewhere(self._generators) != before
         if self.draws_elsewhere:
             raise UntraceableError(
                 "it draws random numbers from NumPy, from Python or from a generator of its own, so replayed it would "
-                "give other numbers than played"
+                "give other numbers than run eagerly"
             )
         simplify(graph)
         return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
 
-    def played(
-        self, step: Step, state: State, batch: Batch, rest: Tensor, given: Mapping[str, Tensor] = NOTHING
+    def eager(
+        self, step: Step, state: State, batch: Batch, buffers: Tensor, external: Mapping[str, Tensor] = NOTHING
     ) -> tuple[State, Tensor, Tensor]:
-        """What the step that would be recorded gives, run as it is; nothing given is changed.
+        """What the step that would be traced gives, run as it is; nothing given is changed.
 
         Returns:
             The new state, the new rest, and the terms' values, added up over the gradient's evaluations.
         """
-        inputs = {**batch.tensors(), "rest": rest.clone(), **_placeholders(given)}
+        inputs = {**batch.tensors(), "buffers": buffers.clone(), **_placeholders(external)}
         copies = {name: vector.clone() for name, vector in state.items()}
-        new, rest, values = self._step(step, state, batch.labelled, given)(**inputs, **copies)
+        new, buffers, values = self._step(step, state, batch.labelled, external)(**inputs, **copies)
         terms = len(self.task.objective.names)
-        sums = [sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=rest.device)) for term in range(terms)]
-        return new, rest, torch.stack(sums, -1)
+        sums = [
+            sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=buffers.device)) for term in range(terms)
+        ]
+        return new, buffers, torch.stack(sums, -1)
 
     def _step(
-        self, train: Step, state: State, labelled: bool, given: Mapping[str, Tensor]
+        self, train: Step, state: State, labelled: bool, external: Mapping[str, Tensor]
     ) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
         """One step from such a state as a function of tensors: the new state and rest, each evaluation's values."""
-        if clash := {*Batch._fields, "rest"} & set(state):
+        if clash := {*Batch._fields, "buffers"} & set(state):
             raise UntraceableError(f"a state may not be called {clash.pop()!r}")
-        layout, outside = self.task.layout, dict(zip(_placeholders(given), given))
+        layout, outside = self.task.layout, dict(zip(_placeholders(external), external))
 
-        def step(rest: Tensor, **tensors: Tensor) -> tuple[State, Tensor, list[Tensor]]:
+        def step(buffers: Tensor, **tensors: Tensor) -> tuple[State, Tensor, list[Tensor]]:
             values: list[Tensor] = []
             vectors = {name: tensors.pop(name) for name in state}
             known = {key: tensors.pop(name) for name, key in outside.items()}
 
             def grad(at: Tensor, batch: Batch) -> Tensor:
-                nonlocal rest
+                nonlocal buffers
                 leaves = {name: view.detach().requires_grad_() for name, view in layout.views(at).items()}
-                moving = {name: view.clone() for name, view in layout.rest_views(rest).items()}
+                moving = {name: view.clone() for name, view in layout.buffer_views(buffers).items()}
                 with torch.enable_grad():
-                    total, found = self._objective(leaves, moving, batch, known)
+                    total, terms = self._objective(leaves, moving, batch, known)
                     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-                values.extend(value.detach() for value in found)
+                values.extend(value.detach() for value in terms)
                 if self._moves:
-                    rest = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
+                    buffers = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
-            return train(vectors, Batch.of(tensors, labelled), grad), rest, values
+            return train(vectors, Batch.of(tensors, labelled), grad), buffers, values
 
         return step
 
     def _objective(
-        self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch, given: Mapping[str, Tensor]
+        self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch, external: Mapping[str, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The objective's total, summed over clients, and its terms' values."""
         integers = {name: buffer.clone() for name, buffer in self._integers.items()}
@@ -232,43 +239,43 @@ class StepTracer:
             leaves: Mapping[str, Tensor],
             moving: Mapping[str, Tensor],
             tensors: Mapping[str, Tensor],
-            given: Mapping[str, Tensor],
+            external: Mapping[str, Tensor],
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
             numbers = {f"model.{name}": tensor for name, tensor in (*leaves.items(), *moving.items())} | integers
 
             def parameters() -> Tensor:
                 return torch.cat([leaf.reshape(-1) for leaf in leaves.values()])
 
-            found: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
-                self._local, numbers, (Batch.of(tensors, batch.labelled), given, parameters)
+            outcome: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
+                self._local, numbers, (Batch.of(tensors, batch.labelled), external, parameters)
             )
-            return found
+            return outcome
 
         if not self.stacked:
-            return one(leaves, moving, batch.tensors(), given)
-        totals, values = vmap(one)(leaves, moving, batch.tensors(), given)
+            return one(leaves, moving, batch.tensors(), external)
+        totals, values = vmap(one)(leaves, moving, batch.tensors(), external)
         return totals.sum(), values
 
 
-def _placeholders(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors from outside, under the names that they have in a recorded step."""
-    return {f"given_{i}": tensor for i, tensor in enumerate(given.values())}
+def _placeholders(external: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors from outside, under the names that they have in a traced step."""
+    return {f"given_{i}": tensor for i, tensor in enumerate(external.values())}
 
 
-def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> str | None:
-    """Why a method's step cannot be recorded, in a few words; None if it can, and replays as it is played.
+def why_not_traced(task: Task, update: ClientUpdate[Any], stacked: bool) -> str | None:
+    """Why a method's step cannot be traced, in a few words; None if it can, and replays as it runs eagerly.
 
-    It is recorded twice, on other numbers, as what Python makes of numbers, clocks and counters is written
+    It is traced twice, on other numbers, as what Python makes of numbers, clocks and counters is written
     down as it was: the two have to be the same. What stays the same over a few steps cannot be told so.
     """
-    local = Local(task.module, task.layout, task.objective, task.frozen)
+    local = ClientObjective(task.module, task.layout, task.objective, task.frozen)
     local.watches_input = not stacked
-    recorder = StepTracer(task, local, stacked)
+    tracer = StepTracer(task, local, stacked)
     training = task.module.training
     task.module.train()
     try:
         with forked_rng(task.samples.device), kept_elsewhere():
-            first, second = (_checked(recorder, update, seed) for seed in range(2))
+            first, second = (_checked(tracer, update, seed) for seed in range(2))
         same = all(one.same(other) for one, other in zip(first, second, strict=True))
         return None if same else "it uses numbers that are no tensors of the step, and change"
     except Exception as error:
@@ -277,13 +284,13 @@ def why_not_recorded(task: Task, update: ClientUpdate[Any], stacked: bool) -> st
         task.module.train(training)
 
 
-def _checked(recorder: StepTracer, update: ClientUpdate[Any], seed: int) -> list[Program]:
-    """Record a step of each of the method's loops, and compare two steps replayed with the same played.
+def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[Program]:
+    """Trace a step of each of the method's loops, and compare two steps replayed with the same two run eagerly.
 
     Raises:
-        UntraceableError: it cannot be recorded, or they differ.
+        UntraceableError: it cannot be traced, or they differ.
     """
-    task, lead = recorder.task, (2,) if recorder.stacked else ()
+    task, lead = tracer.task, (2,) if tracer.stacked else ()
     flat, P = task.layout.flatten(task.module), task.layout.parameters
     # Batch-norm cannot train on one sample.
     size = min([8, *(max(loop.budget.batch_size or 8, 2) for loop in update.round_loops)])
@@ -317,38 +324,40 @@ def _checked(recorder: StepTracer, update: ClientUpdate[Any], seed: int) -> list
     batches = Batch(x, y, None, more, "source" in objective.trained or "target" not in more)
 
     w = (flat[:P] * (1 + 0.1 * torch.rand(P, generator=generator).to(flat.device))).expand(*lead, P)
-    given: dict[str, Tensor] = {}
+    external: dict[str, Tensor] = {}
     if objective.ramps:
-        given["progress"] = torch.full(lead, 0.5, device=flat.device)
+        external["progress"] = torch.full(lead, 0.5, device=flat.device)
     for need in sorted(need for need in objective.needs if need.startswith("model:")):
-        given[need] = (flat * (1 + 0.1 * torch.rand(len(flat), generator=generator).to(flat.device))).expand(*lead, -1)
+        external[need] = (flat * (1 + 0.1 * torch.rand(len(flat), generator=generator).to(flat.device))).expand(
+            *lead, -1
+        )
     received = {name: tensor.expand(*lead, *tensor.shape).clone() for name, tensor in task.received.items()}
     received["w"] = w.clone()
     probe = Probe(lambda models: models.new_zeros(models.shape[:-1]))
     state = update.start(received, update.first_memory(received), probe)
     state = {name: tensor.clone() for name, tensor in state.items()}
-    rest, programs = flat[P:].expand(*lead, -1), list[Program]()
+    buffers, programs = flat[P:].expand(*lead, -1), list[Program]()
     for loop in update.round_loops:
-        # One step is played before: a state may grow in it, and a model may make what it keeps.
-        state, rest, _ = recorder.played(loop.step, state, batches.at(0), rest, given)
-        program = recorder.record(loop.step, state, batches.at(0), given)
+        # One step runs eagerly before: a state may grow in it, and a model may make what it keeps.
+        state, buffers, _ = tracer.eager(loop.step, state, batches.at(0), buffers, external)
+        program = tracer.trace(loop.step, state, batches.at(0), external)
 
         losses = torch.zeros(*lead, len(task.objective.names), dtype=torch.float64, device=flat.device)
-        played, moved, values = state, rest, losses
+        eager, moved, values = state, buffers, losses
         replayed = {name: vector.clone() for name, vector in state.items()}
-        added, other_rest = losses.clone(), rest.clone()
+        added, other_buffers = losses.clone(), buffers.clone()
         seed_torch(0, flat.device)
         for step in range(2):
-            played, moved, added_here = recorder.played(loop.step, played, batches.at(step), moved, given)
+            eager, moved, added_here = tracer.eager(loop.step, eager, batches.at(step), moved, external)
             values = values + added_here
         seed_torch(0, flat.device)
-        replayed = recorder.run(program, list(batches.tensors().values()), added, other_rest, replayed, given)
-        vectors = [(state[name], played[name], replayed[name]) for name in state]
-        for before, new, other in [(losses, values, added), (rest, moved, other_rest), *vectors]:
+        replayed = tracer.run(program, list(batches.tensors().values()), added, other_buffers, replayed, external)
+        vectors = [(state[name], eager[name], replayed[name]) for name in state]
+        for before, new, other in [(losses, values, added), (buffers, moved, other_buffers), *vectors]:
             if not _close(before, new, other):
-                raise UntraceableError("replayed it gives other numbers than played")
+                raise UntraceableError("replayed it gives other numbers than run eagerly")
         programs.append(program)
-        state, rest = played, moved
+        state, buffers = eager, moved
     return programs
 
 

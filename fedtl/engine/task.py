@@ -16,7 +16,7 @@ from fedtl.models.sharing import Sharing
 from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import PREFIX
 
-REST = "not trained"
+BUFFERS = "not trained"
 """In a memory: the client's own numbers that move by no gradient (batch-norm statistics)."""
 
 PRIVATE = "private parts"
@@ -28,7 +28,7 @@ PREVIOUS = "previous model"
 REPLAYED = "model:replay"
 """In what is given: the model ``[d]`` that replayed samples are synthesised from, where it is not the received one."""
 
-OURS = frozenset({REST, PRIVATE, PREVIOUS})
+OURS = frozenset({BUFFERS, PRIVATE, PREVIOUS})
 """What engines keep in a memory besides the method's own vectors, and what optimisers remember."""
 
 
@@ -106,7 +106,7 @@ class Task:
         )
 
     @property
-    def rest(self) -> int:
+    def buffers(self) -> int:
         """Q, how many numbers of the model's vector move by no gradient."""
         return self.layout.size - self.layout.parameters
 

@@ -182,7 +182,7 @@ def rebuilt(
     return module.eval()
 
 
-def write_safetensors(found: Exported, file: Path) -> None:
+def write_safetensors(exported: Exported, file: Path) -> None:
     """Write a model as .safetensors: its ``state_dict``, and :class:`About` as metadata.
 
     Raises:
@@ -191,13 +191,13 @@ def write_safetensors(found: Exported, file: Path) -> None:
     from safetensors.torch import save
 
     # Clones, as tensors that share memory (tied weights) would be refused.
-    state = {name: tensor.detach().clone().contiguous() for name, tensor in found.module.state_dict().items()}
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in exported.module.state_dict().items()}
     with replacing(file) as unfinished:
         # Not save_file, which lets nobody else read the file.
-        unfinished.write_bytes(save(state, metadata={KEY: found.about.model_dump_json()}))
+        unfinished.write_bytes(save(state, metadata={KEY: exported.about.model_dump_json()}))
 
 
-def write_onnx(found: Exported, file: Path) -> None:
+def write_onnx(exported: Exported, file: Path) -> None:
     """Write a model as ONNX: "x" ``[batch, *shape]``, samples as they are stored, to "logits" ``[batch, classes]``.
 
     It is tried out first: torch's exporter may take for constant what depends on the samples or on their number.
@@ -207,8 +207,8 @@ def write_onnx(found: Exported, file: Path) -> None:
         RunError: the file cannot be written.
     """
     check_onnx()
-    name, network = found.about.model["name"], OnStored(found.module, found.frame).eval()
-    samples = _samples(network, found)
+    name, network = exported.about.model["name"], OnStored(exported.module, exported.frame).eval()
+    samples = _samples(network, exported)
     try:
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
@@ -225,10 +225,10 @@ def write_onnx(found: Exported, file: Path) -> None:
             f"the model {name!r} cannot be exported to ONNX: {_cause(error)}; .safetensors can"
         ) from error
     assert program is not None
-    program.model.metadata_props[KEY] = found.about.model_dump_json()
+    program.model.metadata_props[KEY] = exported.about.model_dump_json()
     with replacing(file) as unfinished:
         program.save(unfinished)
-        if why := _unlike(network, unfinished, found.frame, samples):
+        if why := _unlike(network, unfinished, exported.frame, samples):
             unfinished.unlink()
             raise ConfigError(f"the model {name!r} cannot be exported to ONNX: {why}; .safetensors can")
 
@@ -257,15 +257,15 @@ def import_onnx(package: str) -> Any:
         raise ConfigError(f'ONNX needs the package {error.name}: pip install "fedtl[onnx]"') from error
 
 
-def _samples(network: nn.Module, found: Exported) -> Tensor:
+def _samples(network: nn.Module, exported: Exported) -> Tensor:
     """Three samples as they are stored that the network takes, of the data where they are at hand, else made up.
 
     Raises:
         ConfigError: it takes none that can be made up.
     """
-    frame, size = found.frame, (3, *found.frame.shape)
-    if found.few is not None:
-        return found.few.stored[torch.arange(3) % len(found.few.stored)].to(getattr(torch, frame.dtype))
+    frame, size = exported.frame, (3, *exported.frame.shape)
+    if exported.few is not None:
+        return exported.few.stored[torch.arange(3) % len(exported.few.stored)].to(getattr(torch, frame.dtype))
     rng, words = np.random.default_rng(0), np.random.default_rng(1).integers(0, 2, size)
     any_number = rng.integers(0, 256, size, np.uint8) if frame.dtype == "uint8" else rng.standard_normal(size)
     error: Exception | None = None
@@ -280,7 +280,7 @@ def _samples(network: nn.Module, found: Exported) -> Tensor:
             return x
     assert error is not None
     raise ConfigError(
-        f"the model {found.about.model['name']!r} cannot be exported to ONNX here, as there are no samples to try it "
+        f"the model {exported.about.model['name']!r} cannot be exported to ONNX here, as there are no samples to try it "
         f"out on, and made-up ones it does not take: {_cause(error)}; .safetensors can"
     ) from error
 

@@ -29,7 +29,7 @@ from fedtl.failure import RunError
 from fedtl.losses.term import module_name
 from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
-from fedtl.runs.checkpoint import Checkpoint, read_checkpoint, read_mark
+from fedtl.runs.checkpoint import Checkpoint, read_checkpoint, read_header
 from fedtl.runs.history import load
 from fedtl.runs.record import EXTRAS
 from fedtl.runs.resume import MEMORIES, MODEL, TABLES, last_trained
@@ -67,27 +67,27 @@ def model_of_run(
     if personal is not None:
         tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
     names = run.environment.get("names")
-    told = [str(name) for name in names] if isinstance(names, list) else []
-    held = _RunFolder(folder, build(tables), told, str(run.environment.get("study", folder.name)))
-    held.of_one_client = "client" in run.environment
-    place = None if client is None else held.place(client)
-    choice, state, which = held.of_server() if place is None else held.of_client(place)
+    clients = [str(name) for name in names] if isinstance(names, list) else []
+    source = _RunFolder(folder, build(tables), clients, str(run.environment.get("study", folder.name)))
+    source.of_one_client = "client" in run.environment
+    place = None if client is None else source.place(client)
+    choice, state, which = source.of_server() if place is None else source.of_client(place)
     about = About(
         format=FORMAT,
         fedtl=__version__,
         which="global" if place is None else "personalised",
         client=place,
-        client_name=(held.names[place] or None) if held.names and place is not None else None,
+        client_name=(source.names[place] or None) if source.names and place is not None else None,
         personal=which,
-        experiment=held.config.name,
-        seed=held.config.seed,
-        method=held.config.strategy.name,
-        round=held.found.round,
+        experiment=source.config.name,
+        seed=source.config.seed,
+        method=source.config.strategy.name,
+        round=source.checkpoint.round,
         model=choice.model_dump(mode="json", exclude_none=True, exclude={"pretrained"}),
-        frame=json.loads(held.frame.to_json()),
+        frame=json.loads(source.frame.to_json()),
     )
-    few = FewSamples.of(held.federation)
-    return Exported(rebuilt(choice, held.frame, state, str(folder), few), held.frame, about, few)
+    few = FewSamples.of(source.federation)
+    return Exported(rebuilt(choice, source.frame, state, str(folder), few), source.frame, about, few)
 
 
 Model = tuple[ModelChoice, dict[str, Tensor], Personal | None]
@@ -117,15 +117,15 @@ class _RunFolder:
         else:
             self.federation = federate(config.data, config.seed)
             self.frame = DataSchema.of(self.federation)
-        self.found = _last_checkpoint(folder)
+        self.checkpoint = _last_checkpoint(folder)
 
     def place(self, client: int | str) -> int:
         """A client's id."""
         word = str(client)
         if word and word in self.names:
             return self.names.index(word)
-        told = [name for name in self.names if name]  # a client knows its own alone
-        known = nearest(word, told) if told else f"ids are 0 to {self.federation.clients - 1}"
+        recorded = [name for name in self.names if name]  # a client knows its own alone
+        known = nearest(word, recorded) if recorded else f"ids are 0 to {self.federation.clients - 1}"
         if not (word.isascii() and word.isdigit()):
             raise ConfigError(f"--client = {word!r}: {self.folder} knows no client of that name; {known}")
         place = int(word)
@@ -196,7 +196,7 @@ class _RunFolder:
             hint = f"; the folder holds those of {who}, the first is {there[0]}" if there else ""
             raise ConfigError(
                 f"--client = {client}: it has no memory in {self.store.folder}, or none up to round "
-                f"{self.found.round}, so no model of its own{hint}"
+                f"{self.checkpoint.round}, so no model of its own{hint}"
             )
         own = worker.own if which is Serving.PARTIAL else None
         choice = self.config.architectures()[client % len(self.config.architectures())].model
@@ -206,7 +206,7 @@ class _RunFolder:
 
     def _check_memory(self, client: int, assembly: Assembly) -> None:
         """Check that the client's memory is the one that the last checkpoint's round left."""
-        sizes, mark = assembly.kept_memories().sizes, read_mark(self.folder)
+        sizes, mark = assembly.kept_memories().sizes, read_header(self.folder)
         at_clients = self.deployed or mark is None  # where no record says who trained when
         last = {} if at_clients or mark is None else last_trained(self.folder, mark, sizes)
         self.store.verify({client: last.get(client, 0)}, self._until(client), sizes)
@@ -214,9 +214,9 @@ class _RunFolder:
     def _until(self, client: int) -> int:
         """The last round whose memory counts."""
         if not self.deployed:
-            return self.found.round  # what a client remembers of an unfinished one is not yet of the run
+            return self.checkpoint.round  # what a client remembers of an unfinished one is not yet of the run
         # A real client has trained in a round before it hears of the global model that comes of it.
-        return max(self.found.round, *self.store._versions(client), 0)
+        return max(self.checkpoint.round, *self.store._versions(client), 0)
 
     def _rebuilt(self, trains: bool) -> Config:
         """The config to build the run's parts from; the weights that it began with may be gone."""
@@ -233,10 +233,10 @@ class _RunFolder:
 
     def _resumed(self, assembly: Assembly) -> Strategy:
         """The method's server as it was when it last asked for scores."""
-        strategy, round = assembly.strategy, self.found.round
-        strategy.resume(self.found.w, self.found.state)
+        strategy, round = assembly.strategy, self.checkpoint.round
+        strategy.resume(self.checkpoint.w, self.checkpoint.state)
         if strategy.tables and not self.of_one_client:
-            mark, sizes = read_mark(self.folder), {name: table.width for name, table in strategy.tables.items()}
+            mark, sizes = read_header(self.folder), {name: table.width for name, table in strategy.tables.items()}
             rows = MemoryStore(self.folder / TABLES)
             trained = {} if mark is None else last_trained(self.folder, mark, lambda client, round: sizes)
             rows.verify(trained, round, lambda client, round: sizes)
@@ -247,10 +247,10 @@ class _RunFolder:
     def _download(self, strategy: Strategy, client: int) -> RecordDict:
         """What the client is sent when it is to be scored: in a client's own folder what it was sent last."""
         if not self.of_one_client:
-            return strategy.about_scoring([client], self.found.round)
-        kept = {name: vector for name, vector in self.found.state.items() if name.startswith(m.RECEIVED)}
-        received = {m.VECTOR: self.found.w} | {name.removeprefix(m.RECEIVED): kept[name] for name in kept}
-        about = ConfigRecord(strategy.how_to_score(self.found.round))
+            return strategy.about_scoring([client], self.checkpoint.round)
+        kept = {name: vector for name, vector in self.checkpoint.state.items() if name.startswith(m.RECEIVED)}
+        received = {m.VECTOR: self.checkpoint.w} | {name.removeprefix(m.RECEIVED): kept[name] for name in kept}
+        about = ConfigRecord(strategy.how_to_score(self.checkpoint.round))
         return RecordDict({m.CONFIG: about, m.ARRAYS: m.pack_all(received)})
 
     def _global(self, task: Task) -> Tensor:
@@ -262,7 +262,7 @@ class _RunFolder:
             if isinstance(module, Composite):
                 _load(module.extras, self.folder / EXTRAS)
             initial = task.layout.flatten(module).to(initial.device)
-        received = torch.tensor(self.found.w, device=initial.device)
+        received = torch.tensor(self.checkpoint.w, device=initial.device)
         if received.shape != task.sent(initial).shape:
             raise ConfigError(
                 f"{self.folder}: its checkpoint has {len(received)} numbers, and the model in its config.toml "

@@ -45,7 +45,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Given:
+class InputSamples:
     """Samples to say something of.
 
     Attributes:
@@ -64,12 +64,12 @@ class Predictions:
     """What a model says.
 
     Attributes:
-        given: of what.
+        samples: what was predicted.
         labels: the classes' names, or their numbers.
         probabilities: ``[n, classes]`` float32, of each class.
     """
 
-    given: Given
+    samples: InputSamples
     labels: tuple[str, ...]
     probabilities: NDArray[np.float32]
 
@@ -81,7 +81,7 @@ class Predictions:
     @property
     def accuracy(self) -> float | None:
         """The share of the samples whose class it says; None where the data do not say them."""
-        return None if self.given.y is None else float((self.classes == self.given.y).mean())
+        return None if self.samples.y is None else float((self.classes == self.samples.y).mean())
 
     def write(self, file: Path) -> None:
         """Write them as .csv: a row per sample with its name, the likeliest class, and each class's probability.
@@ -92,8 +92,8 @@ class Predictions:
         with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as opened:
             rows = csv.writer(opened, lineterminator="\n")
             rows.writerow(["sample", "label", *(f"p({label})" for label in self.labels)])
-            for name, said, row in zip(self.given.names, self.classes, self.probabilities):
-                rows.writerow([name, self.labels[said], *(f"{p:.7g}" for p in row)])
+            for name, chosen, row in zip(self.samples.names, self.classes, self.probabilities):
+                rows.writerow([name, self.labels[chosen], *(f"{p:.7g}" for p in row)])
 
 
 def open_model(path: str | Path) -> Model:
@@ -131,17 +131,17 @@ def _open_onnx(file: Path) -> Model:
     return Model(frame, about, logits)
 
 
-def predict(model: Model, given: Given) -> Predictions:
+def predict(model: Model, samples: InputSamples) -> Predictions:
     """Ask a model about samples, :data:`BLOCK` at a time."""
-    found = [np.empty((0, model.frame.classes), np.float32)]
-    for start in range(0, len(given.x), BLOCK):
-        said = torch.from_numpy(model.logits(given.x[start : start + BLOCK]))
-        found.append(said.softmax(1).numpy())
+    blocks = [np.empty((0, model.frame.classes), np.float32)]
+    for start in range(0, len(samples.x), BLOCK):
+        logits = torch.from_numpy(model.logits(samples.x[start : start + BLOCK]))
+        blocks.append(logits.softmax(1).numpy())
     labels = model.frame.labels or tuple(map(str, range(model.frame.classes)))
-    return Predictions(given, labels, np.concatenate(found))
+    return Predictions(samples, labels, np.concatenate(blocks))
 
 
-def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, resized: bool = False) -> Given:
+def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, resized: bool = False) -> InputSamples:
     """Read samples, and their classes where the data say them.
 
     - .npz: ``x`` [n, ...], and perhaps ``y`` [n], numbers or words.
@@ -175,7 +175,7 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
         part, labelled = _csv(place, label)
     else:
         raise ConfigError(f"{path}: give an .npz file, a .csv file, an image, or a folder of images")
-    return _given(part, labelled, frame)
+    return _input_samples(part, labelled, frame)
 
 
 def _npz(file: Path) -> tuple[Part, bool]:
@@ -193,13 +193,13 @@ def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
     return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
 
 
-def _images(place: Path, frame: DataSchema, resized: bool) -> Given:
+def _images(place: Path, frame: DataSchema, resized: bool) -> InputSamples:
     if not place.exists():
         raise ConfigError(f"{place}: there is no such file or folder")
-    found = list(own_images.files_in(place, False)) if place.is_dir() else [(place, "")]
-    if not found:
+    files = list(own_images.files_in(place, False)) if place.is_dir() else [(place, "")]
+    if not files:
         raise ConfigError(f"{place} holds no images, neither itself nor in a folder for each class")
-    kinds = {bool(kind) for _, kind in found}
+    kinds = {bool(kind) for _, kind in files}
     if len(kinds) > 1:
         raise ConfigError(f"{place} holds images itself and in folders of classes; give one of them at a time")
 
@@ -214,15 +214,17 @@ def _images(place: Path, frame: DataSchema, resized: bool) -> Given:
         return images
 
     like: list[tuple[Path, tuple[int, ...]]] = []
-    x = np.concatenate([own_images.read_image(file, change, like) for file, _ in found])
+    x = np.concatenate([own_images.read_image(file, change, like) for file, _ in files])
     labelled = True in kinds
-    part = Part(str(place), x, np.array([kind for _, kind in found]) if labelled else None)
+    part = Part(str(place), x, np.array([kind for _, kind in files]) if labelled else None)
     root = place if place.is_dir() else place.parent
-    return _given(part, labelled, frame, [file.relative_to(root).as_posix() for file, _ in found])
+    return _input_samples(part, labelled, frame, [file.relative_to(root).as_posix() for file, _ in files])
 
 
-def _given(part: Part, labelled: bool, frame: DataSchema, names: Sequence[str] | None = None) -> Given:
+def _input_samples(part: Part, labelled: bool, frame: DataSchema, names: Sequence[str] | None = None) -> InputSamples:
     """A part's samples and classes, seen to be what the frame says."""
     own = gathered(part.where, {TEST if labelled else PUBLIC: part}, server=True)
-    held = own.as_federation(frame, 0, 1)
-    return Given(names or [str(i) for i in range(len(held.x))], held.x, held.y if labelled else None)
+    federation = own.as_federation(frame, 0, 1)
+    return InputSamples(
+        names or [str(i) for i in range(len(federation.x))], federation.x, federation.y if labelled else None
+    )

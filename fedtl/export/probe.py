@@ -104,18 +104,18 @@ def fit_knn(features: Features, labels: Labels, classes: int, k: int = 20, tau: 
         k: how many vote.
         tau: the weights' temperature; None: each has one vote. Of equals the smallest label wins.
     """
-    known, told = _on_sphere(features), torch.from_numpy(labels)
+    known, answers = _on_sphere(features), torch.from_numpy(labels)
     k = min(k, len(known))
 
     def predict(x: Features) -> Labels:
-        found = [torch.empty(0, dtype=torch.int64)]
+        blocks = [torch.empty(0, dtype=torch.int64)]
         for block in torch.split(_on_sphere(x), BLOCK):
             near, which = (block @ known.T).topk(k, 1)
             # Relative to the nearest: only ratios count, and exp(1 / tau) may be more than a float holds.
             weight = torch.ones_like(near) if tau is None else ((near - near[:, :1]) / tau).exp()
-            votes = torch.zeros(len(block), classes).scatter_add_(1, told[which], weight)
-            found.append(votes.argmax(1))
-        return torch.cat(found).numpy()
+            votes = torch.zeros(len(block), classes).scatter_add_(1, answers[which], weight)
+            blocks.append(votes.argmax(1))
+        return torch.cat(blocks).numpy()
 
     return Fitted(predict, constant=len(np.unique(labels)) < 2)
 
@@ -218,13 +218,13 @@ class Result:
     @property
     def remark(self) -> str:
         """What else one should know; empty if nothing."""
-        said = []
+        remarks = []
         if self.constant:
             who = f"{self.constant} of {self.clients} clients train" if self.train == "own" else "the pool trains"
-            said.append(f"{who} on one class alone: the constant prediction")
+            remarks.append(f"{who} on one class alone: the constant prediction")
         if self.unconverged:
-            said.append(f"{self.unconverged} fits not converged" if self.train == "own" else "fit not converged")
-        return "; ".join(said)
+            remarks.append(f"{self.unconverged} fits not converged" if self.train == "own" else "fit not converged")
+        return "; ".join(remarks)
 
 
 def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", seed: int | None = None) -> list[Result]:
@@ -266,14 +266,14 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
             "data.server_test_share"
         )
     see = partial(features_of, model_on(run, config, federation), federation, device=_device(config.device))
-    held = _RunFolder(
+    source = _RunFolder(
         (see(train.order), federation.y[train.order], train),
         (see(federation.test.order), federation.y[federation.test.order], federation.test),
         (see(federation.server_test), federation.y[federation.server_test]),
         federation.classes,
     )
     drawn = config.seed if seed is None else seed
-    return [result for share in shares for result in _results(held, share, kind, drawn)]
+    return [result for share in shares for result in _results(source, share, kind, drawn)]
 
 
 def features_of(
@@ -293,13 +293,13 @@ def features_of(
     module = module.to(place)
     images = len(federation.shape) == 3 and any(isinstance(part, nn.Conv2d) for part in module.modules())
     samples = Samples(federation, place, channels_last=images and place.type == "cpu")
-    found = []
+    blocks = []
     with torch.no_grad():
         for first in range(0, len(rows), BLOCK):
             x, _ = samples.batch(rows[first : first + BLOCK])
             features, _ = features_and_logits(module, x)
-            found.append(features.float().cpu().numpy().copy())  # a view of the batch's memory is written over
-    return np.concatenate(found)
+            blocks.append(features.float().cpu().numpy().copy())  # a view of the batch's memory is written over
+    return np.concatenate(blocks)
 
 
 def _device(wanted: str) -> str:
@@ -316,11 +316,11 @@ class _RunFolder:
     classes: int
 
 
-def _results(held: _RunFolder, share: float, kind: Kind, seed: int) -> list[Result]:
-    x, y, train = held.train
-    tests_x, tests_y, test = held.test
+def _results(source: _RunFolder, share: float, kind: Kind, seed: int) -> list[Result]:
+    x, y, train = source.train
+    tests_x, tests_y, test = source.test
     fit: Callable[[Features, Labels], Fitted] = (
-        fit_linear if kind == "linear" else partial(fit_knn, classes=held.classes)
+        fit_linear if kind == "linear" else partial(fit_knn, classes=source.classes)
     )
     used = labelled(y, share, stream(seed, Purpose.PROBE_DRAW, 0))
     pooled = fit(x[used], y[used])
@@ -334,9 +334,11 @@ def _results(held: _RunFolder, share: float, kind: Kind, seed: int) -> list[Resu
         "unconverged": int(not pooled.converged),
     }
     results = []
-    if len(held.server_test[1]):
-        found = pooled.accuracy(*held.server_test)
-        results.append(Result(**about, test="server-test", accuracy=found, test_samples=len(held.server_test[1])))
+    if len(source.server_test[1]):
+        pooled_accuracy = pooled.accuracy(*source.server_test)
+        results.append(
+            Result(**about, test="server-test", accuracy=pooled_accuracy, test_samples=len(source.server_test[1]))
+        )
     if not len(tests_y):
         return results
 

@@ -41,7 +41,7 @@ def joins(address: str | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Connection:
+class ClusterConnection:
     """What :func:`connect` found.
 
     Attributes:
@@ -53,7 +53,7 @@ class Connection:
     started: bool
 
 
-def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str] | None = None) -> Connection:
+def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str] | None = None) -> ClusterConnection:
     """Make sure that this process is connected to a Ray.
 
     Args:
@@ -67,7 +67,7 @@ def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str]
         RunError: a Ray of our own cannot start.
     """
     if ray.is_initialized():
-        return Connection(ours=False, started=False)
+        return ClusterConnection(ours=False, started=False)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     at = _address(address)
     if at is not None and at != "auto":
@@ -88,7 +88,7 @@ def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str]
                 f"Ray cannot start on this machine: {_one_line(error)}; simulation.grid = 'in-process' needs none"
             ) from error
         raise ConfigError(f"simulation.address = {at!r}: Ray cannot join this cluster: {_one_line(error)}") from error
-    return Connection(ours=True, started=at is None)
+    return ClusterConnection(ours=True, started=at is None)
 
 
 @contextmanager
@@ -166,8 +166,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _address(given: str | None) -> str | None:
-    address = given or os.environ.get("RAY_ADDRESS") or None
+def _address(host: str | None) -> str | None:
+    address = host or os.environ.get("RAY_ADDRESS") or None
     return None if address == "local" else address
 
 

@@ -65,15 +65,15 @@ def cut(
     if not clients:
         return []
     shares = SHARES[0] if in_one_piece else _shares(seconds)
-    ends, given = list[int](), 0.0
+    ends, covered = list[int](), 0.0
     for share in shares:
-        aims = (given + share * (np.arange(actors) + 1) / actors) * done[-1]
+        aims = (covered + share * (np.arange(actors) + 1) / actors) * done[-1]
         # The client in whose work the aim lies belongs to whichever side it lies more on.
         places = np.searchsorted(done - each / 2, aims)
         # A piece that begins where the sum's tree has a large node comes back as few sums.
         even = 1 if len(shares) == 1 else _power_of_two(share * len(clients) / actors / 4)
         ends += [int(place) for place in (places + even // 2) // even * even]
-        given += share
+        covered += share
     ends[-1] = len(clients)
     cohorts, first = [], 0
     for end in ends:

@@ -22,19 +22,19 @@ def definitions(tables: Mapping[str, Any]) -> bytes | None:
     Raises:
         ConfigError: something cannot be pickled, as what it uses (an open file, a lock) is of this process.
     """
-    found: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
     for key, path in _names(tables, ""):
         outermost = path.partition(":")[2].split(".")[0]
         try:
-            found[outermost] = load_object(f"{MAIN}:{outermost}", key)
-            _pickled(found[outermost])
+            objects[outermost] = load_object(f"{MAIN}:{outermost}", key)
+            _pickled(objects[outermost])
         except ConfigError:
             continue  # a mere label: the config would not have been read otherwise
         except Exception as error:  # whatever an object's own __reduce__ raises
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"{key} = {path!r}: it cannot be sent to actors ({why}); put it in a .py file") from error
     # Together, so that a class and one that derives from it stay related.
-    return _pickled(found) if found else None
+    return _pickled(objects) if objects else None
 
 
 def with_definitions(make: Callable[..., T], defined: bytes | None) -> Callable[..., T]:

@@ -21,7 +21,7 @@ from fedtl.failure import RunError
 from fedtl.grid.cluster import Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
 from fedtl.grid.mailbox import Address, Letter, Mailbox
-from fedtl.grid.shared_folder import Mark
+from fedtl.grid.shared_folder import FolderMark
 from fedtl.grid.simulated import Order, SimulatedGrid
 from fedtl.grid.slots import ActorSlots, Begun, NoRoomError, WorkerStartError
 from fedtl.wire import messages as m
@@ -155,7 +155,7 @@ class RayGrid(SimulatedGrid):
         """Whether somebody has waited for the actors' processes."""
         joined = joins(address)
         self._connection = connect(address, actors * num_cpus, WORKER_ENVIRONMENT)
-        self._mark = Mark(shared) if shared else None
+        self._mark = FolderMark(shared) if shared else None
         self._mail = Mailbox.make(2)  # for this order's content and the one's before
         self._orders = 0
         self._parts = [ray.put(part) for part in parts]
@@ -211,15 +211,15 @@ class RayGrid(SimulatedGrid):
         actors, sent = len(self._seats.working), _Sent(order.content, self._mail, self._orders % 2)
         self._orders += 1
         waiting = cohorts[::-1]
-        while waiting or any(seat.given for seat in self._seats.working):
+        while waiting or any(seat.running for seat in self._seats.working):
             self._hand_out(order, sent, waiting)
-            pending = {asked: seat for seat in self._seats.working for asked in seat.given}
+            pending = {asked: seat for seat in self._seats.working for asked in seat.running}
             if not pending:
                 disturbed = True
                 self._seats.wait_for_one()
                 continue
             if self.headcount.on:
-                at_work = sum(bool(seat.given) for seat in self._seats.working)
+                at_work = sum(bool(seat.running) for seat in self._seats.working)
                 self.headcount.now(at_work, for_others=self.actors - at_work)
             starting = self._seats.starting
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -233,7 +233,7 @@ class RayGrid(SimulatedGrid):
                     self._seats.meet(starting[reference])
                     continue
                 seat = pending[reference]
-                if reference not in seat.given:
+                if reference not in seat.running:
                     continue  # its actor died while an earlier answer was read
                 try:
                     answer = ray.get(reference)
@@ -278,7 +278,7 @@ class RayGrid(SimulatedGrid):
         """Give cohorts to whoever has least to do, a few ahead."""
         while waiting and (seats := self._seats.working):
             seat = min(seats, key=lambda seat: seat.load)
-            if len(seat.given) >= AHEAD:
+            if len(seat.running) >= AHEAD:
                 return
             cohort = waiting.pop()
             has_mail = seat.begun is not None and seat.begun.has_mail
@@ -286,7 +286,7 @@ class RayGrid(SimulatedGrid):
             content, row = sent.to(has_mail, cohort)
             first = order.first + cohort.first
             asked = seat.actor.handle.remote(order.kind, content, cohort.clients, first, row, slot)
-            seat.given[asked], seat.slots[asked] = cohort, -1 if slot is None else slot
+            seat.running[asked], seat.slots[asked] = cohort, -1 if slot is None else slot
 
     def _again(self, lost: list[Cohort], waiting: list[Cohort], error: Exception) -> Iterator[Reply]:
         """Put a dead actor's cohorts back in the queue."""
@@ -304,7 +304,7 @@ class RayGrid(SimulatedGrid):
     def _give_up(self) -> None:
         """End what did not answer in time: it would answer into a later round."""
         for seat in self._seats.working:
-            if seat.given:
+            if seat.running:
                 self._seats.replace(seat)
         self.started = False  # new actors begin before the next order's time does
 

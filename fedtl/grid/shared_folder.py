@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 
-class Mark:
+class FolderMark:
     """A file with a name of its own in a folder; who finds it there sees the same folder.
 
     Args:

@@ -75,18 +75,18 @@ class ActorSlot:
     ready: Any
     mail: Mailbox | None
     begun: Begun | None = None
-    given: dict[Any, Cohort] = field(default_factory=dict)
+    running: dict[Any, Cohort] = field(default_factory=dict)
     slots: dict[Any, int] = field(default_factory=dict)
 
     @property
     def load(self) -> float:
         """How much work it has been given."""
-        return sum(cohort.work for cohort in self.given.values())
+        return sum(cohort.work for cohort in self.running.values())
 
     def taken(self, reference: Any) -> Cohort:
         """The cohort that was given under a reference, and is not any more."""
         self.slots.pop(reference, None)
-        return self.given.pop(reference)
+        return self.running.pop(reference)
 
 
 class ActorSlots:
@@ -228,7 +228,7 @@ class ActorSlots:
 
     def replace(self, seat: ActorSlot) -> list[Cohort]:
         """Put a new actor in a seat; the cohorts that the old one had not answered."""
-        lost, seat.given, seat.slots = list(seat.given.values()), {}, {}
+        lost, seat.running, seat.slots = list(seat.running.values()), {}, {}
         ray.kill(seat.actor)
         seat.begun = None
         seat.actor, seat.ready, seat.mail = self._make()

@@ -64,7 +64,7 @@ def gradient_reversal(x: Tensor, lam: float | Tensor) -> Tensor:
         x.
     """
     still = x.detach()
-    # The difference is 0 and has slope 1: plain operations, which vmap, grad and a recording all follow.
+    # The difference is 0 and has slope 1: plain operations, which vmap, grad and a trace all follow.
     return (x - still) * -lam + still
 
 

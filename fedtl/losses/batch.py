@@ -17,14 +17,14 @@ class Batch(NamedTuple):
     Attributes:
         x: model inputs ``[B, *shape]`` or ``[C, B, *shape]`` float32.
         y: labels ``[B]`` or ``[C, B]`` int64; zeros where the client has none.
-        weight: 1 for a sample and 0 for padding, ``[C, B]`` float32; None where all are samples.
+        mask: 1 for a sample and 0 for padding, ``[C, B]`` float32; None where all are samples.
         more: further streams by name, of sizes of their own: ``"target"``, ``"view_a"``, ...
         labelled: whether ``x`` are labelled source samples; else they are unlabelled ones of the target.
     """
 
     x: Tensor
     y: Tensor
-    weight: Tensor | None
+    mask: Tensor | None
     more: Mapping[str, Tensor] = NO_STREAMS
     labelled: bool = True
 
@@ -32,18 +32,18 @@ class Batch(NamedTuple):
     def of(cls, tensors: Mapping[str, Tensor], labelled: bool) -> Batch:
         """The batch whose :meth:`tensors` these are."""
         more = {name: tensor for name, tensor in tensors.items() if name not in cls._fields}
-        return cls(tensors["x"], tensors["y"], tensors.get("weight"), more, labelled)
+        return cls(tensors["x"], tensors["y"], tensors.get("mask"), more, labelled)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of its tensors by name, as a recorded step names them."""
-        weight = {} if self.weight is None else {"weight": self.weight}
-        return {"x": self.x, "y": self.y, **weight, **self.more}
+        """All of its tensors by name, as a traced step names them."""
+        mask = {} if self.mask is None else {"mask": self.mask}
+        return {"x": self.x, "y": self.y, **mask, **self.more}
 
     def at(self, step: int) -> Batch:
         """Mini-batch ``step`` of T."""
-        weight = None if self.weight is None else self.weight[step]
+        mask = None if self.mask is None else self.mask[step]
         more = {name: tensor[step] for name, tensor in self.more.items()} if self.more else NO_STREAMS
-        return Batch(self.x[step], self.y[step], weight, more, self.labelled)
+        return Batch(self.x[step], self.y[step], mask, more, self.labelled)
 
 
 @dataclass(frozen=True)

@@ -238,8 +238,8 @@ def _statistic(d2: Tensor, n: int, statistic: str, over: Over) -> Tensor:
         values = d2[i, j]
     else:
         values = d2.flatten() if over == "all" else d2[:n, :n].flatten()
-    found = values.mean() if statistic == "mean" else values.median(-1).values
-    return torch.where(found > torch.finfo(d2.dtype).tiny ** 0.5, found, 1)
+    bandwidth = values.mean() if statistic == "mean" else values.median(-1).values
+    return torch.where(bandwidth > torch.finfo(d2.dtype).tiny ** 0.5, bandwidth, 1)
 
 
 def _numbers(option: str, values: Sequence[float], like: Tensor) -> Tensor:

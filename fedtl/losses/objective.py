@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError, Registry, part_type, validate
-from fedtl.losses.statistic import Statistic
+from fedtl.losses.aggregate import ClientAggregate
+from fedtl.losses.context import TermContext
 from fedtl.losses.term import Term, module_name
-from fedtl.losses.view import View
 
 TERMS: Registry = {
     "adabn": "fedtl.losses.terms.unlabelled:AdaBN",
@@ -113,7 +113,7 @@ class Objective:
         whole_batches: whether a term that trains looks at a mini-batch as a whole, so that padding would count.
     """
 
-    def __init__(self, terms: Sequence[Term], statistics: Sequence[Statistic] = ()) -> None:
+    def __init__(self, terms: Sequence[Term], statistics: Sequence[ClientAggregate] = ()) -> None:
         self.terms = tuple(terms)
         self.names = tuple(term.key for term in terms)
         self._needs = [needs_of(term) for term in self.terms]
@@ -123,7 +123,7 @@ class Objective:
         own = [module_name(term, part) for term in terms if term.weight and (part := term.personal_module())]
         self.personal = own[0] if own else None
         asked = [s for term in self.terms if (s := term.statistic()) is not None]
-        self.statistics: tuple[Statistic, ...] = (*asked, *statistics)
+        self.statistics: tuple[ClientAggregate, ...] = (*asked, *statistics)
         self.whole_batches = any(term.weight and not term.per_sample for term in self.terms)
         self.ramps = "progress" in self.needs or any(term.ramp for term in self.terms)
         self._trains = [(i, term) for i, term in enumerate(self.terms) if term.weight]
@@ -144,7 +144,7 @@ class Objective:
         have = {*samples, *ALWAYS}
         return any(term.weight and not (needs & SAMPLES) - have for term, needs in zip(self.terms, self._needs))
 
-    def __call__(self, view: View) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def __call__(self, context: TermContext) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Evaluate on one client's mini-batch.
 
         Terms whose needs the client cannot meet (a source's loss at one that holds target data alone) are left
@@ -154,32 +154,32 @@ class Objective:
             The objective (a scalar to differentiate), and each term's value without its weight.
         """
         total: Tensor | None = None
-        found: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
         for i, term in self._trains:
-            if self._met(i, view):
-                value = found[i] = term.value(view)
+            if self._met(i, context):
+                value = values[i] = term.value(context)
                 weighed = value if term.weight == 1 else term.weight * value
                 if term.ramp:
-                    weighed = term.ramp.at(view.progress) * weighed
+                    weighed = term.ramp.at(context.progress) * weighed
                 total = weighed if total is None else total + weighed
         if total is None:
-            if not any(self._has_samples(i, view) for i, _ in self._trains):
+            if not any(self._has_samples(i, context) for i, _ in self._trains):
                 raise ValueError("the objective has no term that this client's data can train")
-            total = 0 * view.w.sum()  # what it waits for comes with the next round
+            total = 0 * context.w.sum()  # what it waits for comes with the next round
         for i, term in self._measured:
-            if self._met(i, view) and (term.per_sample or view.weight is None):
-                with view.observing():
-                    found[i] = term.value(view)
-        if len(found) == len(self.terms):
-            return total, tuple(found[i] for i in range(len(found)))
+            if self._met(i, context) and (term.per_sample or context.mask is None):
+                with context.observing():
+                    values[i] = term.value(context)
+        if len(values) == len(self.terms):
+            return total, tuple(values[i] for i in range(len(values)))
         missing = torch.full_like(total.detach(), torch.nan)
-        return total, tuple(found.get(i, missing) for i in range(len(self.terms)))
+        return total, tuple(values.get(i, missing) for i in range(len(self.terms)))
 
-    def _met(self, i: int, view: View) -> bool:
-        return self._has_samples(i, view) and all(map(view.has, self._given[i]))
+    def _met(self, i: int, context: TermContext) -> bool:
+        return self._has_samples(i, context) and all(map(context.has, self._given[i]))
 
-    def _has_samples(self, i: int, view: View) -> bool:
-        return all(map(view.has, self._samples[i]))
+    def _has_samples(self, i: int, context: TermContext) -> bool:
+        return all(map(context.has, self._samples[i]))
 
 
 def check_needs(terms: Sequence[Term], key: str, missing: Callable[[Term, str], str | None]) -> None:

@@ -75,14 +75,14 @@ def invariant_spreading(
     if variant == "authors":
         views = torch.cat([features, augmented])
         log_p = _without_self(views @ views.detach().mT / tau).log_softmax(1)  # row: who is to be recognised
-        found = log_p.roll(-n, 1).diagonal().sum()
+        likelihood = log_p.roll(-n, 1).diagonal().sum()
         partner = torch.eye(2 * n, dtype=log_p.dtype, device=log_p.device).roll(n, 1)
         own = torch.eye(2 * n, dtype=log_p.dtype, device=log_p.device)
-        return -(found + (_log_complement(log_p) * (1 - partner - own)).sum()) / (2 * n)
-    found = (augmented @ features.mT / tau).log_softmax(1).diagonal().sum()
+        return -(likelihood + (_log_complement(log_p) * (1 - partner - own)).sum()) / (2 * n)
+    likelihood = (augmented @ features.mT / tau).log_softmax(1).diagonal().sum()
     log_p = (features @ features.mT / tau).log_softmax(1)  # row j, column i: log P(i|x_j)
     others = 1 - torch.eye(n, dtype=log_p.dtype, device=log_p.device)
-    return -found - (_log_complement(log_p) * others).sum()
+    return -likelihood - (_log_complement(log_p) * others).sum()
 
 
 def vicreg(

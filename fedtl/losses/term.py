@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from fedtl.choice import Options
+from fedtl.losses.aggregate import ClientAggregate
 from fedtl.losses.batch import Batch, Sizes
-from fedtl.losses.statistic import Statistic
-from fedtl.losses.view import View
+from fedtl.losses.context import TermContext
 
-__all__ = ["Batch", "Ramp", "Sizes", "Statistic", "Term", "View"]
+__all__ = ["Batch", "ClientAggregate", "Ramp", "Sizes", "Term", "TermContext"]
 
 
 class Ramp(Options):
@@ -101,7 +101,7 @@ class Term(Options):
         """Modules that never train nor travel (a teacher out of a file)."""
         return {}
 
-    def statistic(self) -> Statistic | None:
+    def statistic(self) -> ClientAggregate | None:
         """What clients send the server besides models, for this term's use in the next round."""
         return None
 
@@ -115,13 +115,13 @@ class Term(Options):
         own = kind.modules is not Term.modules or kind.frozen is not Term.frozen
         return own or self.statistic() is not None
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The term's value, a scalar tensor, not yet multiplied by ``weight``."""
         raise NotImplementedError
 
-    def module(self, view: View, name: str) -> nn.Module:
+    def module(self, context: TermContext, name: str) -> nn.Module:
         """One of the term's own modules, trained or frozen."""
-        return view.module(module_name(self, name))
+        return context.module(module_name(self, name))
 
 
 def module_name(term: Term, name: str) -> str:

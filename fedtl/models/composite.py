@@ -42,6 +42,6 @@ def layer_sizes(model: nn.Module, x: Tensor, layers: frozenset[str]) -> dict[str
         layers: by name.
     """
     with seeded(0, generators_of(model)), in_evaluation(model), torch.no_grad():
-        found = layer_outputs(model, x, layers - {"logits", "probabilities"})
-    sizes = {name: output.shape[1] for name, output in found.items()}
+        outputs = layer_outputs(model, x, layers - {"logits", "probabilities"})
+    sizes = {name: output.shape[1] for name, output in outputs.items()}
     return {**sizes, "probabilities": sizes["logits"]}

@@ -58,17 +58,17 @@ def layer_outputs(module: nn.Module, x: Tensor, layers: Collection[str] = ()) ->
         return {"logits": module(x)}
     caught: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     hooks = []
-    for layer, found in caught.items():
+    for layer, calls in caught.items():
         if layer == "features":
 
-            def receives(_: nn.Module, inputs: tuple[Any, ...], found: list[Tensor] = found) -> None:
-                found.append(inputs[0])
+            def receives(_: nn.Module, inputs: tuple[Any, ...], calls: list[Tensor] = calls) -> None:
+                calls.append(inputs[0])
 
             hooks.append(module.get_submodule(head_name(module)).register_forward_pre_hook(receives))
         else:
 
-            def gives(_: nn.Module, inputs: Any, output: Tensor, found: list[Tensor] = found) -> None:
-                found.append(output)
+            def gives(_: nn.Module, inputs: Any, output: Tensor, calls: list[Tensor] = calls) -> None:
+                calls.append(output)
 
             hooks.append(submodule(module, layer).register_forward_hook(gives))
     try:
@@ -76,13 +76,13 @@ def layer_outputs(module: nn.Module, x: Tensor, layers: Collection[str] = ()) ->
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, found in caught.items():
-        if len(found) != 1:
+    for layer, calls in caught.items():
+        if len(calls) != 1:
             what = f"its head {head_name(module)!r}" if layer == "features" else f"its layer {layer!r}"
             raise ConfigError(
-                f"the model {type(module).__name__} calls {what} {len(found)} times in a forward pass, not once"
+                f"the model {type(module).__name__} calls {what} {len(calls)} times in a forward pass, not once"
             )
-    return {"logits": logits} | {layer: found[0].flatten(1) for layer, found in caught.items()}
+    return {"logits": logits} | {layer: calls[0].flatten(1) for layer, calls in caught.items()}
 
 
 def submodule(module: nn.Module, name: str) -> nn.Module:
@@ -116,11 +116,11 @@ def features_and_logits(
         ConfigError: the module has no head, or calls it other than once.
     """
     if parameters is None:
-        found = layer_outputs(module, x, ("features",))
-        return found["features"], found["logits"]
+        outputs = layer_outputs(module, x, ("features",))
+        return outputs["features"], outputs["logits"]
     names = {f"module.{name}": tensor for name, tensor in parameters.items()}
-    given: tuple[Tensor, Tensor] = functional_call(_FeaturesAndLogits(module), names, (x,))
-    return given
+    pair: tuple[Tensor, Tensor] = functional_call(_FeaturesAndLogits(module), names, (x,))
+    return pair
 
 
 class _FeaturesAndLogits(nn.Module):

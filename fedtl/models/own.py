@@ -34,14 +34,14 @@ class OwnModelChoice(ModelChoice):
         parameters = _signature(self.name, self._maker())
         if parameters is None:
             return
-        given = self.model_extra or {}
+        extra = self.model_extra or {}
         options = {
             word: parameter
             for word, parameter in parameters.items()
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and word not in FROM_DATA
         }
         takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
-        for word in given:
+        for word in extra:
             if word in FROM_DATA:
                 raise ConfigError(f"model.{word} is not a key here: the data say it")
             if word not in options and not takes_any:
@@ -51,7 +51,7 @@ class OwnModelChoice(ModelChoice):
                 raise ConfigError(
                     f"model.name = {self.name!r}: its argument {word!r} cannot be given by name, as a config does"
                 )
-            if word in options and parameter.default is parameter.empty and word not in given:
+            if word in options and parameter.default is parameter.empty and word not in extra:
                 raise ConfigError(f"model.{word} is missing: {self.name!r} needs it")
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -69,13 +69,13 @@ class OwnModelChoice(ModelChoice):
 
     def _maker(self) -> Callable[..., Any]:
         # Found again at each use: a choice travels between processes, and a user's class may not pickle.
-        found = load_own(self.name)
-        if not callable(found):
+        loaded = load_own(self.name)
+        if not callable(loaded):
             raise ConfigError(
                 f"model.name = {self.name!r}: it should be a torch.nn.Module class or a function, "
-                f"not a {type(found).__name__}"
+                f"not a {type(loaded).__name__}"
             )
-        maker: Callable[..., Any] = found
+        maker: Callable[..., Any] = loaded
         return maker
 
 

@@ -38,11 +38,11 @@ def read_weights(source: str, key: str) -> dict[str, Tensor]:
         why = f"this folder holds no {RUNS_MODEL}" if path.is_dir() else "there is no such file"
         raise ConfigError(f"{key} = {source!r}: {why}; give the folder of a finished run, or a .safetensors file")
     try:
-        found: dict[str, Tensor] = load_file(file)
+        tensors: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"{key} = {source!r}: it cannot be read as safetensors: {why}") from error
-    return found
+    return tensors
 
 
 def begin_with(module: nn.Module, name: str, source: str) -> None:

@@ -59,12 +59,12 @@ class Layout:
             if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.momentum is None:
                 raise ConfigError(f"model: the layer {name!r} has momentum=None; give it a number, as 0.1")
         trained: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        rest: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
-        rest += [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
+        buffers: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
+        buffers += [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
         if not trained:
             raise ConfigError("model: it has no parameter that trains; is all of it in strategy.frozen?")
         slots, start = [], 0
-        for name, tensor in trained + rest:
+        for name, tensor in trained + buffers:
             if tensor.dtype != torch.float32:
                 raise ConfigError(f"model: {name!r} is {tensor.dtype}; only float32 models are trained")
             slots.append(Slot(name, tensor.shape, start, start + tensor.numel()))
@@ -101,10 +101,10 @@ class Layout:
         lead = w.shape[:-1]
         return {s.name: w[..., s.start : s.stop].view(lead + s.shape) for s in self.slots if s.stop <= self.parameters}
 
-    def rest_views(self, rest: Tensor) -> dict[str, Tensor]:
-        """What moves by no gradient, by name; shares memory with ``rest`` ``[..., Q]``."""
-        lead, P = rest.shape[:-1], self.parameters
-        return {s.name: rest[..., s.start - P : s.stop - P].view(lead + s.shape) for s in self.slots if s.stop > P}
+    def buffer_views(self, buffers: Tensor) -> dict[str, Tensor]:
+        """What moves by no gradient, by name; shares memory with ``buffers`` ``[..., Q]``."""
+        lead, P = buffers.shape[:-1], self.parameters
+        return {s.name: buffers[..., s.start - P : s.stop - P].view(lead + s.shape) for s in self.slots if s.stop > P}
 
     def flatten(self, module: nn.Module) -> Tensor:
         """A copy of a module's state as one vector ``[d]``, on the module's device."""
@@ -114,7 +114,7 @@ class Layout:
     def load(self, module: nn.Module, vector: Tensor) -> None:
         """Copy ``vector`` ``[d]`` into the module's own tensors."""
         named, P = _named(module), self.parameters
-        views = self.views(vector[:P]) | self.rest_views(vector[P:])
+        views = self.views(vector[:P]) | self.buffer_views(vector[P:])
         with torch.no_grad():
             for slot in self.slots:
                 named[slot.name].copy_(views[slot.name])
@@ -131,11 +131,11 @@ class Binding:
         named = _named(module)
         self._moved = [(named[s.name], s) for s in layout.slots if s.stop <= layout.parameters]
         self.parameters = [tensor for tensor, _ in self._moved]
-        self.rest = torch.empty(layout.size - layout.parameters, device=self.parameters[0].device)
+        self.buffers = torch.empty(layout.size - layout.parameters, device=self.parameters[0].device)
         """The Q numbers that move by no gradient; the module's own, changed by its forward passes."""
         for slot in layout.slots[len(self._moved) :]:
             start, stop = slot.start - layout.parameters, slot.stop - layout.parameters
-            view = self.rest[start:stop].view(slot.shape)
+            view = self.buffers[start:stop].view(slot.shape)
             view.copy_(named[slot.name].detach())
             named[slot.name].data = view
         self._at = 0

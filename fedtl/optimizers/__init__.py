@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules, written once for clients and server.
 
 An optimiser is a chain of gradient transformations (:mod:`~fedtl.optimizers.chain`): pure functions of tensors, for
-one vector or for a stack of them, so that a step can be recorded.
+one vector or for a stack of them, so that a step can be traced.
 """
 
 from __future__ import annotations

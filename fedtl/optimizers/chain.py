@@ -15,7 +15,7 @@ class Transform:
 
     Vectors are ``[P]`` or ``[C, P]``, and arithmetic is elementwise with separate products and sums, so that a stack
     of C gives the same bits as C vectors one by one. Nothing is changed in place, and nothing that differs between
-    steps is a Python number, so a step can be recorded once and replayed.
+    steps is a Python number, so a step can be traced once and replayed.
     """
 
     def init(self, w: Tensor) -> State:

@@ -25,7 +25,7 @@ class Stepper:
 
     Plain SGD at a constant rate is one operation in place; everything else is a chain, whose tensors lie in the state
     under names of their own for each vector. Where the rate changes from round to round, or from part to part of the
-    model, it is a tensor in the state as well, so that a recorded step serves every rate.
+    model, it is a tensor in the state as well, so that a traced step serves every rate.
 
     Args:
         settings: the options.

@@ -47,8 +47,8 @@ def exact_sqrt(v: Tensor) -> Tensor:
 class Rate(Transform):
     """g ← η g.
 
-    A state with the name :data:`RATE` decides η; a recorded step then serves every rate. In a state without it η is
-    ``lr``, and a recorded step has it as a constant, which is faster.
+    A state with the name :data:`RATE` decides η; a traced step then serves every rate. In a state without it η is
+    ``lr``, and a traced step has it as a constant, which is faster.
     """
 
     lr: float

@@ -183,14 +183,14 @@ def label_of(score: str) -> str:
 
 def _recorded(runs: Sequence[Run], name: str, metric: str, statistic: str) -> float:
     """A statistic of the rounds that the rows show, averaged over the runs; NaN unless each run recorded it."""
-    found = []
+    rows = []
     for run in runs:
         shown = run.clients[-1]["round"]
         scores = next((record.get("scores") or {} for record in run.rounds if record["round"] == shown), {})
         score = scores.get(name, {}).get(metric)
         value = score.get(statistic) if isinstance(score, dict) else None
-        found.append(float("nan") if value is None else float(value))
-    return float(np.mean(found))
+        rows.append(float("nan") if value is None else float(value))
+    return float(np.mean(rows))
 
 
 def _mark(marker: str, x: Sequence[float] = (), y: Sequence[float] = (), label: str = "") -> Line2D:

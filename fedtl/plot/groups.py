@@ -110,15 +110,15 @@ def _lacking(counts: Counts) -> Iterable[tuple[int, Coverage]]:
 
 def parts_of(coverages: Iterable[Coverage]) -> str:
     """Over which parts of the clients several means are, as ``"7 to 9 of 10 clients"``; empty if there is none."""
-    found = list(coverages)
-    if not found:
+    parts = list(coverages)
+    if not parts:
         return ""
 
     def span(numbers: Iterable[int]) -> str:
         low, *_, high = sorted([*numbers] * 2)
         return f"{low}" if low == high else f"{low} to {high}"
 
-    return f"{span(c.scored for c in found)} of {span(c.of for c in found)} clients"
+    return f"{span(c.scored for c in parts)} of {span(c.of for c in parts)} clients"
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -137,17 +137,17 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds") -> Figure:
     rows = -(-len(names) // columns)
     figure = _figure(5.9 if columns == 1 else 4.0 * columns + 1.0, 3.2 * rows + 0.8)
     lines = {
-        (index, name): found
+        (index, name): curve
         for name in names
         for index, group in enumerate(groups)
-        if (found := term_line(group, name, axis))
+        if (curve := term_line(group, name, axis))
     }
-    factor, label = _x_axis(axis, max((float(found.x.max()) for found in lines.values()), default=0.0))
+    factor, label = _x_axis(axis, max((float(curve.x.max()) for curve in lines.values()), default=0.0))
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
-        for (index, of), found in lines.items():
+        for (index, of), curve in lines.items():
             if of == name:
-                _draw_line(axes, found, factor, index, groups[index].label)
+                _draw_line(axes, curve, factor, index, groups[index].label)
         axes.set_title(f"{name}\nin local training", loc="left")
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
@@ -196,16 +196,16 @@ def _draw_panels(
         The groups' legend entries, and what a reader must know and cannot see.
     """
     lines = {
-        (index, name): found
+        (index, name): curve
         for name in panels
         for index, group in enumerate(groups)
-        if (found := line(group, name, metric, statistic, axis))
+        if (curve := line(group, name, metric, statistic, axis))
     }
-    factor, label = _x_axis(axis, max((float(found.x.max()) for found in lines.values()), default=0.0))
+    factor, label = _x_axis(axis, max((float(curve.x.max()) for curve in lines.values()), default=0.0))
     for place, name in zip(axes, panels):
-        for (index, of), found in lines.items():
+        for (index, of), curve in lines.items():
             if of == name:
-                _draw_line(place, found, factor, index, groups[index].label)
+                _draw_line(place, curve, factor, index, groups[index].label)
         place.set_title(_title(name, statistic), loc="left")
         place.set_xlabel(label)
         if axis == "rounds":
@@ -224,30 +224,30 @@ def _draw_panels(
     return _group_handles(groups, lines), notes
 
 
-def _draw_line(axes: Axes, found: Line, factor: float, index: int, label: str) -> None:
+def _draw_line(axes: Axes, curve: Line, factor: float, index: int, label: str) -> None:
     style = look(index)
-    x = found.x * factor
-    if found.runs > 1:
-        axes.fill_between(x, found.low, found.high, color=style.colour, alpha=0.18, linewidth=0)
+    x = curve.x * factor
+    if curve.runs > 1:
+        axes.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
     # About eight marks a line, not at the same rounds for all, so that lines that coincide can be told apart.
     first, step = index % max(1, len(x) // 8), max(1, len(x) // 8)
     marked = np.arange(first, len(x), step)
     axes.plot(
         x,
-        found.mean,
+        curve.mean,
         color=style.colour,
         linestyle=style.dash,
         marker=style.marker,
-        markevery=marked[~found.fewer[marked]].tolist() if found.fewer.any() else (first, step),
+        markevery=marked[~curve.fewer[marked]].tolist() if curve.fewer.any() else (first, step),
         label=label,
     )
     # Hollow where the mean is over fewer clients: those that have a mark, and all if they are few.
-    hollow = np.flatnonzero(found.fewer)
+    hollow = np.flatnonzero(curve.fewer)
     if len(hollow):
-        at = hollow if len(hollow) <= 8 else np.union1d(hollow[:: len(hollow) // 8], marked[found.fewer[marked]])
+        at = hollow if len(hollow) <= 8 else np.union1d(hollow[:: len(hollow) // 8], marked[curve.fewer[marked]])
         axes.plot(
             x[at],
-            found.mean[at],
+            curve.mean[at],
             color=style.colour,
             linestyle="",
             marker=style.marker,
@@ -275,22 +275,22 @@ def _title(name: str, statistic: str) -> str:
 
 def _notes(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) -> list[str]:
     notes = []
-    counts = sorted({found.runs for found in lines.values()})
+    counts = sorted({curve.runs for curve in lines.values()})
     if counts[-1] > 1:
         number = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         seeds = all(len({run.seed for run in group.runs}) == len(group.runs) for group in groups)
         notes.append(f"lines: mean of {number} {'seeds' if seeds else 'runs'}, bands: lowest to highest")
-    parted = {groups[index].label: (found.runs, len(groups[index].runs)) for (index, _), found in lines.items()}
+    parted = {groups[index].label: (curve.runs, len(groups[index].runs)) for (index, _), curve in lines.items()}
     notes += [f"{label}: {there} of {of} runs have such a score" for label, (there, of) in parted.items() if there < of]
-    slow = dict.fromkeys(groups[index].label for (index, _), found in lines.items() if found.stops_early)
+    slow = dict.fromkeys(groups[index].label for (index, _), curve in lines.items() if curve.stops_early)
     if slow:
         notes.append(f"only as far as all seeds are: {', '.join(slow)}")
     absent = [group.label for index, group in enumerate(groups) if all(index != at for at, _ in lines)]
     if absent:
         notes.append(f"no such score yet: {', '.join(absent)}")
-    if any(found.lacking for found in lines.values()):
+    if any(curve.lacking for curve in lines.values()):
         notes.append("hollow marks: means over fewer clients than were asked")
-    drawn = {groups[index].label: found.drawn_from for (index, _), found in lines.items() if found.drawn_from}
+    drawn = {groups[index].label: curve.drawn_from for (index, _), curve in lines.items() if curve.drawn_from}
     notes += [f"{label}: each point is over clients drawn anew, of {of}" for label, of in drawn.items()]
     return notes
 
@@ -300,9 +300,9 @@ def _group_handles(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) 
     handles = []
     for index, each in enumerate(groups):
         style = look(index)
-        own = [found for (at, _), found in lines.items() if at == index]
-        over = parts_of(coverage for found in own for coverage in found.lacking)
-        in_part = "" if all(found.fewer.all() for found in own) else "in part "
+        own = [curve for (at, _), curve in lines.items() if at == index]
+        over = parts_of(coverage for curve in own for coverage in curve.lacking)
+        in_part = "" if all(curve.fewer.all() for curve in own) else "in part "
         label = f"{each.label} ({in_part}{over})" if over else each.label
         handles.append(Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label))
     return handles

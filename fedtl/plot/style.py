@@ -49,7 +49,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     """How one method is drawn, alike in every panel."""
 
     colour: str
@@ -57,9 +57,9 @@ class Look(NamedTuple):
     marker: str
 
 
-def look(index: int) -> Look:
+def look(index: int) -> LineStyle:
     """The look of the ``index``-th method; numbers of colours, dashes and markers share no divisor for long."""
-    return Look(COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
+    return LineStyle(COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
 
 
 def byte_unit(largest: float) -> tuple[float, str]:

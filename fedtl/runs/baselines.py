@@ -49,12 +49,12 @@ def baselines(config: Config) -> dict[str, Config]:
     known = strategy_type(LOCAL).settings_type.model_fields
     alone = {key: value for key, value in strategy.items() if key in known} | {"name": LOCAL}
     alone.pop("private", None)  # all of the model is
-    found = {}
+    scores = {}
     if config.phases or any(not _supervised(term) for term in config.objective):
-        found[SOURCE_ONLY] = build({**tables, "objective": rows})
+        scores[SOURCE_ONLY] = build({**tables, "objective": rows})
     if config.strategy.name != LOCAL:
-        found[LOCAL_ONLY] = build({**tables, "objective": rows, "strategy": alone})
-    return found
+        scores[LOCAL_ONLY] = build({**tables, "objective": rows, "strategy": alone})
+    return scores
 
 
 def _supervised(term: Term) -> bool:
@@ -83,7 +83,7 @@ class Gain(NamedTuple):
 
 def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
     """The run's last scores on test data against its baselines', each on the same data."""
-    own, found = run.last(), []
+    own, rows = run.last(), []
     for name, other in others.items():
         theirs = other.last()
         for score, point in own.items():
@@ -98,8 +98,8 @@ def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
             if here.keys() != there.keys():
                 both = sorted(here.keys() & there.keys())
                 value, clients = _mean(here, both) - _mean(there, both), len(both)
-            found.append(Gain(name, score, same[0], value, clients))
-    return found
+            rows.append(Gain(name, score, same[0], value, clients))
+    return rows
 
 
 def _by_client(run: Run, score: str) -> dict[int, tuple[float, float]]:

@@ -48,7 +48,7 @@ class Extent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mark:
+class CheckpointHeader:
     """What a checkpoint's JSON says.
 
     Attributes:
@@ -68,7 +68,7 @@ class Mark:
 
 def write_checkpoint(
     folder: Path, checkpoint: Checkpoint, config: str | None, records: Mapping[str, Extent], durable: bool = False
-) -> Mark:
+) -> CheckpointHeader:
     """Write where a run stands, in place of what stood there before.
 
     Args:
@@ -80,7 +80,9 @@ def write_checkpoint(
     """
     place = folder / CHECKPOINT
     place.mkdir(exist_ok=True)
-    mark = Mark(checkpoint.round, f"{checkpoint.round}.safetensors", checkpoint.elapsed, config, dict(records))
+    mark = CheckpointHeader(
+        checkpoint.round, f"{checkpoint.round}.safetensors", checkpoint.elapsed, config, dict(records)
+    )
     unfinished = place / f"{mark.tensors}.unfinished"
     tensors = {"w": checkpoint.w, **{f"state.{k}": v for k, v in checkpoint.state.items()}}
     save_tensors(unfinished, tensors, mark.tensors)
@@ -89,7 +91,7 @@ def write_checkpoint(
     return mark
 
 
-def write_mark(file: Path, mark: Mark, durable: bool = False) -> None:
+def write_mark(file: Path, mark: CheckpointHeader, durable: bool = False) -> None:
     """Write a checkpoint's JSON, with a checksum of what it says."""
     table: dict[str, Any] = {"round": mark.round, "tensors": mark.tensors, "elapsed": mark.elapsed}
     if mark.config is not None:
@@ -106,14 +108,14 @@ def tidy(folder: Path, needed: Collection[str] = ()) -> None:
     place = folder / CHECKPOINT
     named = set(needed)
     for name in () if needed else (LATEST, SETTLED):
-        mark = read_mark(folder, name)
+        mark = read_header(folder, name)
         named |= {mark.tensors} if mark else set()
     for old in place.glob("*.safetensors"):
         if old.name not in named:
             old.unlink(missing_ok=True)
 
 
-def read_mark(folder: Path, name: str = LATEST) -> Mark | None:
+def read_header(folder: Path, name: str = LATEST) -> CheckpointHeader | None:
     """What a checkpoint's JSON says; None if there is none yet.
 
     Raises:
@@ -135,7 +137,7 @@ def read_mark(folder: Path, name: str = LATEST) -> Mark | None:
         if written is not None and written != _checksum(table):
             raise DamagedError(file, "is damaged, as what it says does not match its checksum")
         records = table.get("records")
-        return Mark(
+        return CheckpointHeader(
             int(table["round"]),
             str(table["tensors"]),
             float(table["elapsed"]),
@@ -148,7 +150,7 @@ def read_mark(folder: Path, name: str = LATEST) -> Mark | None:
         raise DamagedError(file, "does not say where the run stands") from error
 
 
-def load_checkpoint(folder: Path, mark: Mark, numbers: int | None = None) -> Checkpoint:
+def load_checkpoint(folder: Path, mark: CheckpointHeader, numbers: int | None = None) -> Checkpoint:
     """The checkpoint that a mark names.
 
     Args:
@@ -178,11 +180,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         DamagedError: it is not what was written.
     """
-    while (mark := read_mark(folder)) is not None:
+    while (mark := read_header(folder)) is not None:
         try:
             return load_checkpoint(folder, mark)
         except DamagedError:
-            if read_mark(folder) == mark:  # else a run that goes on has just replaced it
+            if read_header(folder) == mark:  # else a run that goes on has just replaced it
                 raise
     return None
 
@@ -193,7 +195,7 @@ def last_round(folder: Path) -> int:
     Raises:
         DamagedError: its checkpoint does not say.
     """
-    mark = read_mark(folder)
+    mark = read_header(folder)
     return mark.round if mark else 0
 
 

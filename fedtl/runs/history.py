@@ -109,9 +109,9 @@ class Run:
     def objective(self) -> str:
         """What clients trained on besides cross-entropy, in a few words: ``"mmd + dann"``, ``"… then adda"``."""
         phases = [phase.get("objective") or [] for phase in self.config.get("phases") or [self.config]]
-        told = [" + ".join(str(row.get("name") or row["term"]) for row in rows) for rows in phases]
-        told = [text.removeprefix("cross_entropy").removeprefix(" + ") for text in told]
-        return " then ".join(text or "cross_entropy" for text in told) if len(told) > 1 else told[0]
+        names = [" + ".join(str(row.get("name") or row["term"]) for row in rows) for rows in phases]
+        names = [text.removeprefix("cross_entropy").removeprefix(" + ") for text in names]
+        return " then ".join(text or "cross_entropy" for text in names) if len(names) > 1 else names[0]
 
     @property
     def label(self) -> str:
@@ -149,7 +149,7 @@ class Run:
         Raises:
             ConfigError: rounds are scored, but with no such metric or statistic.
         """
-        found: dict[str, list[Point]] = {}
+        by_name: dict[str, list[Point]] = {}
         known: set[str] = set()
         for record in self.rounds:
             for name, score in (record.get("scores") or {}).items():
@@ -161,18 +161,18 @@ class Run:
                     if statistic not in value:
                         raise ConfigError(f"{self.path}: {name} has no {statistic!r}: {nearest(statistic, value)}")
                     value = value[statistic]
-                found.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
-        if known and not found:
+                by_name.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
+        if known and not by_name:
             raise ConfigError(f"{self.path}: no score has a metric {metric!r}: {nearest(metric, known)}")
-        return {name: _series(points) for name, points in found.items()}
+        return {name: _series(points) for name, points in by_name.items()}
 
     def terms(self) -> dict[str, Series]:
         """Each term of the objective over the rounds, without its weight: the clients' weighted mean in training."""
-        found: dict[str, list[Point]] = {}
+        by_name: dict[str, list[Point]] = {}
         for record in self.rounds:
             for name, value in (record.get("train") or {}).items():
-                found.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
-        return {name: _series(points) for name, points in found.items()}
+                by_name.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
+        return {name: _series(points) for name, points in by_name.items()}
 
     def scored(self) -> dict[str, Counts]:
         """For each score over clients, how many it is a mean over, of how many who hold test samples and were asked.
@@ -184,16 +184,16 @@ class Run:
 
     def trained(self) -> Counts:
         """How many clients the terms' values in training are means over, of how many who were sampled."""
-        found = {}
+        rounds = {}
         for record in self.rounds:
             if "clients" not in record:  # as in a round 0
                 continue
             asked, trained = set(record["clients"]), record.get("trained")
             if trained is None:  # of a version that did not say
-                told = record.get("failures") or []
-                trained = len(asked - {each["client"] for each in told if not _in_scoring(each)})
-            found[int(record["round"])] = Coverage(int(trained), len(asked))
-        return _counts(found)
+                failures = record.get("failures") or []
+                trained = len(asked - {each["client"] for each in failures if not _in_scoring(each)})
+            rounds[int(record["round"])] = Coverage(int(trained), len(asked))
+        return _counts(rounds)
 
     def coverage(self, score: str, round: int | None = None) -> Coverage | None:
         """Over which part of the clients a score is: printed, the mark that its mean needs.
@@ -205,8 +205,8 @@ class Run:
         Returns:
             None where it is no mean over clients, or where that is not known.
         """
-        found = self._coverages.get(score, {})
-        return found.get(max(found, default=0) if round is None else round)
+        by_round = self._coverages.get(score, {})
+        return by_round.get(max(by_round, default=0) if round is None else round)
 
     def missing(self) -> dict[str, list[int]]:
         """For each score over clients, who is missing from it in the last scored round."""
@@ -215,13 +215,13 @@ class Run:
     @cached_property
     def _coverages(self) -> dict[str, dict[int, Coverage]]:
         """By score and round."""
-        found: dict[str, dict[int, Coverage]] = {}
+        coverages: dict[str, dict[int, Coverage]] = {}
         for record in self.rounds:
             for name, row in (record.get("scores") or {}).items():
                 coverage = Coverage.of_row(row) or self._counted(name, record["round"])
                 if coverage is not None:
-                    found.setdefault(name, {})[int(record["round"])] = coverage
-        return found
+                    coverages.setdefault(name, {})[int(record["round"])] = coverage
+        return coverages
 
     def _counted(self, score: str, round: int) -> Coverage | None:
         """The coverage of a round whose record does not say it; None where nothing does."""
@@ -239,12 +239,12 @@ class Run:
     @cached_property
     def _scored(self) -> dict[str, dict[int, _Scored]]:
         """Who was scored, by score and round."""
-        found: dict[str, dict[int, _Scored]] = {}
+        scored: dict[str, dict[int, _Scored]] = {}
         for record in self.clients:
             for one in (record, *(record.get(kind) or {} for kind in FURTHER)):
                 for name in one.get("scores") or {}:
-                    found.setdefault(name, {})[record["round"]] = _Scored(one["clients"], one.get(MISSING))
-        return found
+                    scored.setdefault(name, {})[record["round"]] = _Scored(one["clients"], one.get(MISSING))
+        return scored
 
     @cached_property
     def _ever_scored(self) -> dict[str, set[int]]:
@@ -286,11 +286,11 @@ class Run:
         other, the value is NaN.
         """
         sign = -1.0 if metric in SMALLER_IS_BETTER else 1.0
-        found = {}
+        best_points = {}
         for name, (rounds, values) in self.scores(metric, statistic).items():
             at = int(np.argmax(np.where(np.isnan(values), -np.inf, sign * values)))
-            found[name] = Point(int(rounds[at]), float(values[at]))
-        return found
+            best_points[name] = Point(int(rounds[at]), float(values[at]))
+        return best_points
 
     def costs(self, axis: Axis = "rounds") -> Series:
         """What the run had cost at the end of each round.
@@ -317,11 +317,11 @@ class Run:
         scores = {
             name: score for record in self._last_clients() for name, score in (record.get("scores") or {}).items()
         }
-        found = {name: _numbers(score[metric]) for name, score in scores.items() if metric in score}
+        columns = {name: _numbers(score[metric]) for name, score in scores.items() if metric in score}
         known = {key for score in scores.values() for key in score}
-        if known and not found:
+        if known and not columns:
             raise ConfigError(f"{self.path}: no client has a score {metric!r}: {nearest(metric, known)}")
-        return found
+        return columns
 
     def table(self, to: TableKind | None = None) -> Any:
         """One row per round; columns such as ``round``, ``train/cross_entropy``, ``personal/clients/accuracy/mean``.
@@ -353,23 +353,23 @@ class Run:
             columns["client"] = _column(everybody)
         for record in records:
             scores = record.get("scores") or {}
-            found: dict[str, NDArray[Any]] = {"client": _column(record["clients"])}
+            table: dict[str, NDArray[Any]] = {"client": _column(record["clients"])}
             if "samples" in record:
                 data = {name.partition("/")[2] for name in scores} - {"clients"}
-                found[f"{data.pop()}/samples" if data else "samples"] = _column(record["samples"])
+                table[f"{data.pop()}/samples" if data else "samples"] = _column(record["samples"])
             for name, score in scores.items():
-                found |= {f"{name}/{metric}": _numbers(values) for metric, values in score.items()}
-            sizes = {name: len(column) for name, column in found.items()}
+                table |= {f"{name}/{metric}": _numbers(values) for metric, values in score.items()}
+            sizes = {name: len(column) for name, column in table.items()}
             if len(set(sizes.values())) > 1:
                 raise ConfigError(
                     f"{self.path / 'clients.jsonl'}: round {record['round']} has lists of unequal length: {sizes}"
                 )
-            for name, column in found.items():
+            for name, column in table.items():
                 if len(column) == len(everybody):
                     columns[name] = column
                 else:  # clients that hold nothing of this domain, or could not be scored
                     columns[name] = np.full(len(everybody), np.nan)
-                    columns[name][np.searchsorted(everybody, found["client"])] = column
+                    columns[name][np.searchsorted(everybody, table["client"])] = column
             columns["client"] = _column(everybody)
         return _to_table(columns, to)
 
@@ -396,14 +396,14 @@ class Run:
         Raises:
             ConfigError: no profile was made, or a file is broken.
         """
-        found = self.profiled
+        rounds = self.profiled
         if not self.rounds:
             raise ConfigError(f"{self.path} holds no profile yet: no round is finished")
-        if not found:
+        if not rounds:
             raise ConfigError(f"{self.path} holds no profile: add --profile to fedtl run")
-        found = found[1:] or found
-        profile = _mean([{"steps": record["steps"], **record["profile"]} for record in found])
-        profile["rounds"] = [record["round"] for record in found]
+        rounds = rounds[1:] or rounds
+        profile = _mean([{"steps": record["steps"], **record["profile"]} for record in rounds])
+        profile["rounds"] = [record["round"] for record in rounds]
         if operations := _read_json(self.path / "operations.json"):
             profile["operations"] = operations
         return profile
@@ -505,18 +505,18 @@ def _read_lines(file: Path) -> list[Record]:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    found: dict[int, Record] = {}
+    records: dict[int, Record] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            found[int(record["round"])] = record
+            records[int(record["round"])] = record
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):  # no newline behind it: still being written, or cut off by a crash
                 break
             raise ConfigError(f"{file}, line {number} is not a round's record: {_reason(error)}") from error
-    return [found[key] for key in sorted(found)]
+    return [records[key] for key in sorted(records)]
 
 
 def _reason(error: Exception) -> str:
@@ -529,7 +529,7 @@ def over_same_clients(runs: Iterable[Run]) -> bool:
     for run in runs:
         for name, each in run._scored.items():
             sets.setdefault(name.partition("/")[2], set()).add(frozenset(each[max(each)].clients))
-    return all(len(found) == 1 for found in sets.values())
+    return all(len(clients) == 1 for clients in sets.values())
 
 
 def _in_scoring(failure: Record) -> bool:
@@ -537,10 +537,10 @@ def _in_scoring(failure: Record) -> bool:
     return str(failure["message"]).startswith("scoring: ")
 
 
-def _counts(found: Mapping[int, Coverage]) -> Counts:
-    rounds = sorted(found)
-    clients, of = ([getattr(found[round], key) for round in rounds] for key in ("scored", "of"))
-    drawn = found[rounds[-1]].drawn_from if rounds else None
+def _counts(coverages: Mapping[int, Coverage]) -> Counts:
+    rounds = sorted(coverages)
+    clients, of = ([getattr(coverages[round], key) for round in rounds] for key in ("scored", "of"))
+    drawn = coverages[rounds[-1]].drawn_from if rounds else None
     return Counts(np.array(rounds, np.int64), np.array(clients, np.int64), np.array(of, np.int64), drawn)
 
 
@@ -566,15 +566,15 @@ def _series(points: list[Point]) -> Series:
     return Series(np.array([point.round for point in points], np.int64), _numbers(point.value for point in points))
 
 
-def _mean(found: list[Record]) -> Record:
+def _mean(records: list[Record]) -> Record:
     """The means of numbers, nested alike; what one of them lacks is zero there."""
     mean: Record = {}
-    for key in dict.fromkeys(key for each in found for key in each):
-        values = [each[key] for each in found if key in each]
+    for key in dict.fromkeys(key for each in records for key in each):
+        values = [each[key] for each in records if key in each]
         if isinstance(values[0], Mapping):
-            mean[key] = _mean([*values, *[{}] * (len(found) - len(values))])
+            mean[key] = _mean([*values, *[{}] * (len(records) - len(values))])
         else:
-            mean[key] = sum(values) / len(found)
+            mean[key] = sum(values) / len(records)
     return mean
 
 

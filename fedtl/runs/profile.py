@@ -54,8 +54,8 @@ def of_round(
     """
     waiting = dict(actors)
     busy = sum(sum(seconds.values()) for seconds in workers.values())
-    given = waiting.pop(Headcount.AT_WORK, 0.0)
+    at_work = waiting.pop(Headcount.AT_WORK, 0.0)
     return {
-        "actors": {kind: dict(seconds) for kind, seconds in workers.items()} | {MESSAGES: given - busy} | waiting,
+        "actors": {kind: dict(seconds) for kind, seconds in workers.items()} | {MESSAGES: at_work - busy} | waiting,
         "server": dict(server),
     }

@@ -19,10 +19,10 @@ from fedtl.server import report
 MOST_OPERATIONS = 8
 
 WORKERS = {
-    parts.STEPS: "steps (recorded: forward, backward and method in one)",
+    parts.STEPS: "steps (traced: forward, backward and method in one)",
     parts.GRADIENT: "forward and backward",
     parts.METHOD: "method's arithmetic",
-    parts.RECORDING: "recording steps and forward passes",
+    parts.TRACING: "tracing steps and forward passes",
     parts.FORWARD: "forward passes, compared with labels",
     parts.DATA: "data: order and mini-batches",
     parts.SYNTHESIS: "synthesis of replayed samples",
@@ -56,9 +56,9 @@ def tables(run: Run) -> list[Table]:
         ConfigError: none was made.
     """
     profile = run.profile()
-    found = [_of_actors(profile), _of_server(profile["server"])]
+    parts = [_of_actors(profile), _of_server(profile["server"])]
     seen = profile.get("operations")
-    return [*found, _of_operations(seen["operations"], seen["steps"])] if seen else found
+    return [*parts, _of_operations(seen["operations"], seen["steps"])] if seen else parts
 
 
 def _of_actors(profile: Mapping[str, Any]) -> Table:
@@ -85,7 +85,7 @@ def _of_server(server: Mapping[str, Any]) -> Table:
 
 
 def _of_operations(operations: Sequence[Mapping[str, Any]], steps: int) -> Table:
-    table = _table("a recorded step's operations, slowed by torch's profiler", "calls", "µs", "%")
+    table = _table("a traced step's operations, slowed by torch's profiler", "calls", "µs", "%")
     whole = sum(each["seconds"] for each in operations)
     rest = operations[MOST_OPERATIONS:]
     others = {key: sum(each[key] for each in rest) for key in ("calls", "seconds")} | {"name": f"{len(rest)} others"}

@@ -52,7 +52,7 @@ class ProgressBar(Progress):
             BarColumn(bar_width=6, table_column=Column(no_wrap=True)),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             # Where the terminal is too narrow, this one takes a second line.
-            TextColumn("{task.fields[told]}", markup=False, table_column=Column()),
+            TextColumn("{task.fields[status]}", markup=False, table_column=Column()),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
         )
@@ -76,7 +76,7 @@ class ProgressBar(Progress):
             self._console.print(note, markup=False, soft_wrap=True)
         self._bar.start()
         self._task = self._bar.add_task(
-            config.strategy.name, total=config.rounds, completed=first_round - 1, told="starting"
+            config.strategy.name, total=config.rounds, completed=first_round - 1, status="starting"
         )
 
     def round(self, report: Round) -> None:
@@ -98,7 +98,7 @@ class ProgressBar(Progress):
         if report.trained is not None:
             loss = _marked(loss, Coverage(report.trained, len(report.clients)))
         rate = self._clients / max(self._busy, 1e-9)
-        self._bar.update(self._task, completed=report.round, told=f"{loss}  {self._accuracy}  {rate:.0f} clients/s")
+        self._bar.update(self._task, completed=report.round, status=f"{loss}  {self._accuracy}  {rate:.0f} clients/s")
 
     def close(self) -> None:
         """Leave the terminal as it was."""

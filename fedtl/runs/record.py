@@ -32,10 +32,10 @@ from fedtl.runs.checkpoint import (
     LATEST,
     SETTLED,
     Checkpoint,
+    CheckpointHeader,
     Extent,
-    Mark,
     Vector,
-    read_mark,
+    read_header,
     tidy,
     write_checkpoint,
     write_mark,
@@ -89,7 +89,7 @@ class Recorder:
             for name in RECORDS:
                 (self.folder / name).touch()
 
-    def resume(self, config: Config, environment: Mapping[str, Any], mark: Mark | None) -> None:
+    def resume(self, config: Config, environment: Mapping[str, Any], mark: CheckpointHeader | None) -> None:
         """Go back to a checkpoint: cut off what was written after it; to the beginning if there is none."""
         self.elapsed = mark.elapsed if mark else 0.0
         with writing(self.folder):
@@ -104,7 +104,7 @@ class Recorder:
                 self._settle(settled)
         self.settled = () if settled is None else (settled.round,)
 
-    def _settled_before(self, mark: Mark | None) -> Mark | None:
+    def _settled_before(self, mark: CheckpointHeader | None) -> CheckpointHeader | None:
         """The checkpoint that the disk has for sure, of no later round than the one that the run goes on from."""
         settled = self._mark(SETTLED)
         if mark is None or settled is None or settled.round > mark.round:
@@ -128,9 +128,9 @@ class Recorder:
         for name, mark in stale.items():
             write_mark(place / name, replace(mark, config=new))
 
-    def _mark(self, name: str) -> Mark | None:
+    def _mark(self, name: str) -> CheckpointHeader | None:
         try:
-            return read_mark(self.folder, name)
+            return read_header(self.folder, name)
         except DamagedError:
             return None
 
@@ -178,10 +178,10 @@ class Recorder:
         with writing(self.folder):
             self._replace_tensors(name, dict(tensors))
 
-    def operations(self, found: Mapping[str, Any]) -> None:
+    def operations(self, profile: Mapping[str, Any]) -> None:
         """Write what recorded steps consist of."""
         with writing(self.folder):
-            self._replace(OPERATIONS, _json(found))
+            self._replace(OPERATIONS, _json(profile))
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write where the run stands, in place of what stood there before."""
@@ -212,7 +212,7 @@ class Recorder:
         """Whether clients' memories or the server's rows lie in the folder, in files of their own."""
         return self.memories.exists() or (self.folder / TABLES).exists()
 
-    def _settle(self, mark: Mark) -> None:
+    def _settle(self, mark: CheckpointHeader) -> None:
         """Wait until the disk has the run up to a checkpoint, and then say so."""
         if self._keeps_rows:
             durable.settle_all(self.folder)

@@ -19,7 +19,16 @@ from fedtl.disk.memories import MemoryStore, Sizes
 from fedtl.disk.tensors import DamagedError, unreadable
 from fedtl.losses.objective import Objective
 from fedtl.optimizers.settings import OptimizerSettings
-from fedtl.runs.checkpoint import CHECKPOINT, LATEST, SETTLED, Checkpoint, Extent, Mark, load_checkpoint, read_mark
+from fedtl.runs.checkpoint import (
+    CHECKPOINT,
+    LATEST,
+    SETTLED,
+    Checkpoint,
+    CheckpointHeader,
+    Extent,
+    load_checkpoint,
+    read_header,
+)
 
 BY_ROUND_ALONE = ("constant", "exponential", "step")
 """Schedules that do not look at how many rounds there are."""
@@ -42,7 +51,7 @@ class Remaining:
     """
 
     checkpoint: Checkpoint | None
-    mark: Mark | None
+    mark: CheckpointHeader | None
     notes: tuple[str, ...] = ()
 
 
@@ -75,8 +84,8 @@ def _config_of(folder: Path) -> Config | None:
 def _started(folder: Path) -> tuple[float, str]:
     """When a run was begun or gone on with, in seconds since 1970; its name decides where nobody can tell."""
     try:
-        said = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["started"]
-        return datetime.fromisoformat(said).timestamp(), folder.name
+        started = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["started"]
+        return datetime.fromisoformat(started).timestamp(), folder.name
     except (OSError, ValueError, KeyError, TypeError):
         return (folder / CONFIG).stat().st_mtime, folder.name
 
@@ -134,13 +143,13 @@ def _rounds_of(schedule: object) -> bool:
     return isinstance(schedule, Mapping) and schedule.get("rounds") is not None
 
 
-def check_config(folder: Path, config: Config, given: bool) -> tuple[str, ...]:
+def check_config(folder: Path, config: Config, named: bool) -> tuple[str, ...]:
     """Check that a run's folder is one of this experiment, as it was begun.
 
     Args:
         folder: the run's.
         config: what is to be gone on with.
-        given: whether the config came from elsewhere than this folder, and so can replace a damaged one.
+        named: whether the config came from elsewhere than this folder, and so can replace a damaged one.
 
     Returns:
         Notes of what is written anew.
@@ -158,7 +167,7 @@ def check_config(folder: Path, config: Config, given: bool) -> tuple[str, ...]:
     except (OSError, ValueError):
         tables, intact = {}, False
     if not intact:
-        if given and written == digest(config.tables()):
+        if named and written == digest(config.tables()):
             return (f"{file} is not what the run began with: written anew",)
         raise DamagedError(file, "is missing" if not file.exists() else "is not what the run was begun with")
     try:
@@ -178,7 +187,7 @@ def _digest_of_run(folder: Path) -> str | None:
     """What the last whole checkpoint says of the config."""
     for name in (LATEST, SETTLED):
         try:
-            mark = read_mark(folder, name)
+            mark = read_header(folder, name)
         except DamagedError:
             continue
         if mark is not None:
@@ -220,7 +229,7 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | N
     damage: DamagedError | None = None
     for name in (LATEST, SETTLED):
         try:
-            mark = read_mark(folder, name)
+            mark = read_header(folder, name)
             if mark is None:
                 continue
             checkpoint = load_checkpoint(folder, mark, numbers)
@@ -240,7 +249,7 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | N
     return Remaining(None, None)
 
 
-def _notes(damage: DamagedError | None, mark: Mark) -> tuple[str, ...]:
+def _notes(damage: DamagedError | None, mark: CheckpointHeader) -> tuple[str, ...]:
     if damage is None:
         return ()
     return (
@@ -256,7 +265,7 @@ def _check_nothing_finished(folder: Path) -> None:
         raise DamagedError(folder / CHECKPOINT / LATEST, f"is missing, though {ROUNDS} has finished rounds")
 
 
-def check_records(folder: Path, mark: Mark) -> None:
+def check_records(folder: Path, mark: CheckpointHeader) -> None:
     """Check that the record files hold all rounds up to a checkpoint's, as they were written.
 
     Raises:
@@ -286,7 +295,7 @@ def check_records(folder: Path, mark: Mark) -> None:
             raise DamagedError(file, f"is not what was written up to round {mark.round}")
 
 
-def last_trained(folder: Path, mark: Mark, sizes: Sizes) -> dict[int, int]:
+def last_trained(folder: Path, mark: CheckpointHeader, sizes: Sizes) -> dict[int, int]:
     """For each client that keeps a memory, the last round up to a checkpoint's in which it trained.
 
     Raises:
@@ -334,7 +343,7 @@ def lines(file: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def cut(folder: Path, mark: Mark | None) -> dict[str, Extent]:
+def cut(folder: Path, mark: CheckpointHeader | None) -> dict[str, Extent]:
     """Cut off what was recorded after a checkpoint; gives what is left of each record file."""
     extents = {}
     for name in RECORDS:

@@ -94,7 +94,7 @@ def content_of(
         context: what terms ask for.
     """
     content = RecordDict({m.CONFIG: ConfigRecord({**config})})
-    for key, vectors in ((m.ARRAYS, shared), (m.EACH, each), (m.GIVEN, context)):
+    for key, vectors in ((m.ARRAYS, shared), (m.EACH, each), (m.CONTEXT, context)):
         if vectors:
             content[key] = m.pack_all(vectors)
     return content

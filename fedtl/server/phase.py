@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
-from fedtl.losses.statistic import Statistic
+from fedtl.losses.aggregate import ClientAggregate
 from fedtl.optimizers.settings import OptimizerSettings
 
 
@@ -31,7 +31,7 @@ class Phase:
     first: int
     last: int
     clients: NDArray[np.int64] | None = None
-    statistics: tuple[Statistic, ...] = ()
+    statistics: tuple[ClientAggregate, ...] = ()
     keeps_start: bool = False
     restart: NDArray[np.float32] | None = None
     replay: Replay | None = None

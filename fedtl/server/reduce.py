@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl.clients.contract import Weighting
-from fedtl.losses.statistic import Statistic
+from fedtl.losses.aggregate import ClientAggregate
 from fedtl.server.exchange import Vectors
 from fedtl.wire import messages as m
 from fedtl.wire.tree_sum import Node, TreeSum
@@ -116,7 +116,7 @@ def split_buffers(sums: Vectors, weights: Mapping[str, int], parameters: int | N
 
 
 def merged_statistics(
-    statistics: Sequence[Statistic], reduced: Reduced, context: Mapping[str, NDArray[np.float32]]
+    statistics: Sequence[ClientAggregate], reduced: Reduced, context: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
     """What clients are sent of their statistics in the next round; what nobody had samples for stays as it was.
 

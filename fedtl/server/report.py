@@ -65,7 +65,7 @@ class Round:
 
     def add_bytes_down(self, content: RecordDict, clients: int) -> None:
         """Count what a train message carries to so many clients."""
-        shared = {**m.unpack_all(content, m.ARRAYS), **m.unpack_all(content, m.GIVEN)}
+        shared = {**m.unpack_all(content, m.ARRAYS), **m.unpack_all(content, m.CONTEXT)}
         down = {name: clients * vector.nbytes for name, vector in shared.items()}
         down |= {name: rows.nbytes for name, rows in m.unpack_all(content, m.EACH).items()}
         self.bytes_down = sum(down.values())

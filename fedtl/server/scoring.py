@@ -87,7 +87,7 @@ class Asked:
         personalises = self.personal is not Serving.NONE
         if personalises:
             scores.personal = self.personal.value
-        scores.without = [client for client, without in zip(clients, columns.get(m.WITHOUT, ())) if without]
+        scores.without = [client for client, without in zip(clients, columns.get(m.NO_PERSONAL_MODEL, ())) if without]
         for model, is_asked in (("global", self.scores_global), ("personal", personalises)):
             if correct := columns.get(f"{model}/correct"):
                 scores.accuracy[model] = [right / n for right, n in zip(correct, samples)]

@@ -1,4 +1,4 @@
-"""A recorded step as a loop over mini-batches: TorchScript source, run by TorchScript's interpreter.
+"""A traced step as a loop over mini-batches: TorchScript source, run by TorchScript's interpreter.
 
 The interpreter was chosen by measurement: per operation it costs a third of a microsecond where Python costs
 one to two, it starts in milliseconds, and it runs whatever aten has. What makes the loop short, beyond the
@@ -38,7 +38,7 @@ IN_PLACE = {
 }
 """What may write its result over its first argument, if nobody needs that any more.
 
-Random numbers are drawn in the order of the memory that they are written to: dropout's are the played step's.
+Random numbers are drawn in the order of the memory that they are written to: dropout's are the eager step's.
 """
 
 
@@ -48,7 +48,7 @@ NAME = "steps"
 
 @dataclass(frozen=True)
 class Program:
-    """A recorded step, compiled.
+    """A traced step, compiled.
 
     Attributes:
         source: the TorchScript function, to read.
@@ -66,13 +66,13 @@ class Program:
         """Whether another program does the same with the same constants."""
         return self.source == other.source and all(map(torch.equal, self._constants, other._constants))
 
-    def run(self, inputs: Sequence[Tensor], losses: Tensor, rest: Tensor, state: dict[str, Tensor]) -> None:
+    def run(self, inputs: Sequence[Tensor], losses: Tensor, buffers: Tensor, state: dict[str, Tensor]) -> None:
         """Train on T mini-batches, one after another.
 
         Args:
             inputs: what a step is given, with the steps as their first dimension: x ``[T, B, ...]``, y ``[T, B]``.
             losses: ``[terms]`` or ``[C, terms]`` float64; each term's values are added to it.
-            rest: what moves by no gradient ``[Q]``; changed in place.
+            buffers: what moves by no gradient ``[Q]``; changed in place.
             state: the method's vectors; changed in place, or new ones where two lie in the same memory.
         """
         taken = set[int]()
@@ -82,12 +82,12 @@ class Program:
                 state[name] = vector.clone(memory_format=torch.contiguous_format)
             taken.add(memory)
         vectors = [state[name] for name in self.state]
-        _interpret(self._function, *inputs, losses, rest, *vectors, *self._constants)
+        _interpret(self._function, *inputs, losses, buffers, *vectors, *self._constants)
 
 
 @dataclass(frozen=True)
 class Function:
-    """A recorded function of one input, compiled to run over many.
+    """A traced function of one input, compiled to run over many.
 
     Attributes:
         source: the TorchScript function, to read.
@@ -97,14 +97,14 @@ class Function:
     _function: Any = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
-    def map(self, x: Tensor, rest: Tensor, w: Tensor) -> Tensor:
+    def map(self, x: Tensor, buffers: Tensor, w: Tensor) -> Tensor:
         """What the function gives for each of the blocks ``x`` ``[T, B, ...]``, one after another: ``[T * B, ...]``."""
-        given: Tensor = _interpret(self._function, x, rest, w, *self._constants)
-        return given
+        output: Tensor = _interpret(self._function, x, buffers, w, *self._constants)
+        return output
 
 
 def compile_function(graph: fx.Graph) -> Function:
-    """Turn a recorded function of "x", "rest" and "w" into one that maps over blocks; its output is one tensor.
+    """Turn a traced function of "x", "rest" and "w" into one that maps over blocks; its output is one tensor.
 
     Raises:
         UntraceableError: an operation that TorchScript does not know.
@@ -115,7 +115,7 @@ def compile_function(graph: fx.Graph) -> Function:
 
 
 def compile_step(graph: fx.Graph, inputs: Sequence[str], state: Sequence[str], terms: int) -> Program:
-    """Turn a recorded step into a program.
+    """Turn a traced step into a program.
 
     Args:
         graph: its placeholders are ``inputs``, "rest" and ``state``; its output is the new state's vectors in
@@ -173,12 +173,12 @@ class _Lowering:
             str(node.target): node.meta["constant"] for node in self.placeholders.values() if "constant" in node.meta
         }
         (outputs,) = self.nodes[-1].args
-        self.given: Node | None = None
+        self.output: Node | None = None
         if gives:  # a function: it changes nothing
-            (self.given,) = outputs
-            outputs = [self.placeholders[name] for name in (*state, "rest")]
+            (self.output,) = outputs
+            outputs = [self.placeholders[name] for name in (*state, "buffers")]
         self.new_state: list[Node] = outputs[: len(state)]
-        self.new_rest: Node = outputs[len(state)]
+        self.new_buffers: Node = outputs[len(state)]
         self.values: list[Node] = outputs[len(state) + 1 :]
         self.vector_shapes = {self.placeholders[name].meta["shape"] for name in state}
 
@@ -191,7 +191,7 @@ class _Lowering:
         self.names: dict[Node, str] = {node: node.name for node in self.placeholders.values()}
         self.taken = {node.name for node in self.nodes}
         self.losses = self._unused("losses")
-        lasting = [self.placeholders[name] for name in (*state, "rest", *self.constants)]
+        lasting = [self.placeholders[name] for name in (*state, "buffers", *self.constants)]
         self.lasting: dict[Node, Any] = {node: self._memory(node) for node in lasting}
         """Nodes whose variable is the same memory in every step, and how it lies: views of them are made once."""
 
@@ -219,21 +219,21 @@ class _Lowering:
                 return (log_p, y) if labels is y and plain and _is_log_softmax(log_p) else None
             case aten.mul.Tensor, (total, float() as scale) if total.target is aten.sum.dim_IntList:
                 # The same for each of a stack's clients: what vmap makes of it.
-                chain, found = (aten.neg.default, aten.squeeze.dims, aten.gather.default), total.args[0]
+                chain, node = (aten.neg.default, aten.squeeze.dims, aten.gather.default), total.args[0]
                 for target in chain:
-                    if found.target is not target:
+                    if node.target is not target:
                         return None
-                    gather, found = found, found.args[0]
+                    gather, node = node, node.args[0]
                 column, batch = gather.args[2], y.meta["shape"][-1]
                 picks = column.target is aten.unsqueeze.default and column.args == (y, 2) and gather.args[1] in (2, -1)
                 mean = total.args[1] == [1] and abs(scale * batch - 1) < 1e-12
-                return (found, y) if picks and mean and _is_log_softmax(found) else None
+                return (node, y) if picks and mean and _is_log_softmax(node) else None
         return None
 
     def _outputs(self) -> list[Node]:
         waiting = [log_p for pair in self.deferred if pair for log_p in pair[:1]]
         now = [value for value, pair in zip(self.values, self.deferred) if not pair]
-        return [*self.new_state, self.new_rest, *waiting, *now, *([self.given] if self.given else [])]
+        return [*self.new_state, self.new_buffers, *waiting, *now, *([self.output] if self.output else [])]
 
     def _linear(self, node: Node) -> dict[Node, float] | None:
         """What a vector is a linear combination of, one operation deep."""
@@ -258,7 +258,7 @@ class _Lowering:
 
     def _combinations(self) -> dict[Node, _Combination]:
         outputs = set(self._outputs())
-        linear = {node: found for node in self.nodes if (found := self._linear(node)) is not None}
+        linear = {node: combination for node in self.nodes if (combination := self._linear(node)) is not None}
         # One that is used twice, or by something else, is a vector of its own; the others are only steps to it.
         own = {n for n in linear if n in outputs or len(n.users) != 1 or not all(u in linear for u in n.users)}
 
@@ -315,11 +315,11 @@ class _Lowering:
 
     def _reads(self, node: Node) -> list[Node]:
         """What computing a node looks at."""
-        found = self.combinations.get(node)
-        if found is None:
+        combination = self.combinations.get(node)
+        if combination is None:
             return list(node.all_input_nodes)
-        reads = list(found.vectors)
-        for gradient in found.gradients:
+        reads = list(combination.vectors)
+        for gradient in combination.gradients:
             for part in gradient.args[0]:
                 core = _core(part)
                 reads += core.all_input_nodes if _is_product(core) else [core]
@@ -348,16 +348,16 @@ class _Lowering:
                     self._call(node)
         tail = self._values()
         self._carry_over()
-        losses = [] if self.given else [self.losses]
-        rest = [*losses, *(self.names[self.placeholders[name]] for name in ("rest", *self.state, *self.constants))]
+        losses = [] if self.output else [self.losses]
+        others = [*losses, *(self.names[self.placeholders[name]] for name in ("buffers", *self.state, *self.constants))]
         lots = [self._unused(f"{name}_s") for name in self.inputs]
         many = ", ".join(f"{name}: Tensor" for name in lots)
-        head = [f"def {NAME}({many}, {', '.join(f'{name}: Tensor' for name in rest)}):"]
+        head = [f"def {NAME}({many}, {', '.join(f'{name}: Tensor' for name in others)}):"]
         first = [f"    {name} = {text}" for text, name in self.hoisted.items()]
-        if self.given:
+        if self.output:
             given = self._unused("given")
             self.kept.append(given)
-            self.loop.append(f"{given}.append({self.names[self.given]})")
+            self.loop.append(f"{given}.append({self.names[self.output]})")
             tail.append(f"return torch.cat({given})")
         lists = [f"    {name}: List[Tensor] = []" for name in self.kept]
         streams = ", ".join(f"{name}.unbind(0)" for name in lots)
@@ -415,12 +415,12 @@ class _Lowering:
             and value.meta.get("dtype") == taker.meta["dtype"]
         )
 
-    def _combine(self, found: _Combination) -> None:
-        node, vectors = found.node, dict(found.vectors)
+    def _combine(self, combination: _Combination) -> None:
+        node, vectors = combination.node, dict(combination.vectors)
         here = self.place[node]
         products = {
             _root(read)
-            for gradient in found.gradients
+            for gradient in combination.gradients
             for part in gradient.args[0]
             for read in ([_core(part)] if not _is_product(_core(part)) else _core(part).all_input_nodes)
         }
@@ -454,7 +454,7 @@ class _Lowering:
             self.loop.append(f"{name} = {text}")
         self.names[node] = name
         self.loop += [f"{name}.add_({self.names[v]}, alpha={c!r})" for v, c in vectors.items()]
-        for gradient, c in found.gradients.items():
+        for gradient, c in combination.gradients.items():
             start = 0
             for part in gradient.args[0]:
                 stop = start + part.meta["shape"][-1]
@@ -507,8 +507,10 @@ class _Lowering:
 
         What lies in a vector that is written over meanwhile is copied first: two vectors may change places.
         """
-        targets = [self.names[self.placeholders[name]] for name in (*self.state, "rest")]
-        moves = [(to, value) for to, value in zip(targets, [*self.new_state, self.new_rest]) if self.names[value] != to]
+        targets = [self.names[self.placeholders[name]] for name in (*self.state, "buffers")]
+        moves = [
+            (to, value) for to, value in zip(targets, [*self.new_state, self.new_buffers]) if self.names[value] != to
+        ]
         written, copies = {to for to, _ in moves}, []
         for to, value in moves:
             name = self.names[value]
@@ -529,7 +531,7 @@ class _Lowering:
             return f"{self.names[node.args[0]]}[{node.args[1]}]"
         library, _, name = node.target._schema.name.partition("::")
         if node.target in VIEW:
-            name = "reshape"  # a recorded view may meet memory in another order
+            name = "reshape"  # a traced view may meet memory in another order
         arguments = [self._literal(argument) for argument in node.args]
         arguments += [f"{key}={self._literal(value)}" for key, value in node.kwargs.items()]
         return f"torch.ops.{library}.{operation or name}({', '.join(arguments)})"

@@ -1,4 +1,4 @@
-"""Make a recorded graph shorter: the same function in fewer, cheaper operations.
+"""Make a traced graph shorter: the same function in fewer, cheaper operations.
 
 Each pass keeps what the graph computes, up to float32 rounding; what it leaves out would have been computed
 and thrown away, or is arithmetic that two operations did where one does.
@@ -211,10 +211,10 @@ def softmax_minus_one_hot(graph: fx.Graph) -> None:
     """
     for backward in _calls(graph, aten._log_softmax_backward_data.default):
         incoming, log_p, dim, dtype = backward.args
-        found = _picked(incoming, log_p)
-        if found is None or dtype != torch.float32 or dim % len(log_p.meta["shape"]) != len(log_p.meta["shape"]) - 1:
+        picked = _picked(incoming, log_p)
+        if picked is None or dtype != torch.float32 or dim % len(log_p.meta["shape"]) != len(log_p.meta["shape"]) - 1:
             continue
-        labels, number = found
+        labels, number = picked
         shape = (*labels.meta["shape"], 1)
         with graph.inserting_before(backward):
             p = _new(graph, log_p, aten.exp.default, (log_p,))

@@ -55,14 +55,14 @@ class UntraceableError(Exception):
     """A function that cannot be written down as a fixed list of operations; says why in a few words."""
 
 
-def record(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> fx.Graph:
+def trace(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> fx.Graph:
     """Run ``function(**inputs)`` once and write down its operations, its gradients' too.
 
     Changes in place become new values, so that each name in the graph stands for one value for ever.
 
     Args:
         function: of tensors; gives tensors in lists, tuples and dicts.
-        inputs: what it is tried on, by name; their shapes, order in memory and device hold for the recording.
+        inputs: what it is tried on, by name; their shapes, order in memory and device hold for the trace.
             They may be changed.
 
     Returns:
@@ -78,8 +78,8 @@ def record(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> fx.Gra
     for name, tensor in inputs.items():
         tape.note(tensor, tape.graph.placeholder(name))
     with tape:
-        given = function(**inputs)
-    flat, _ = tree_flatten(given)
+        output = function(**inputs)
+    flat, _ = tree_flatten(output)
     tape.graph.output([tape.node(tensor) for tensor in flat])
     return tape.graph
 
@@ -225,12 +225,12 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return tensor
         if _memory(tensor) in self._turned:
             raise UntraceableError("it changes a tensor's shape and its values in place")
-        given = args
+        values = args
         if func in FUNCTIONAL:  # whose defaults need not be the same
-            given += tuple(a.default_value for a in func._schema.arguments[len(args) :] if not a.kwarg_only)
+            values += tuple(a.default_value for a in func._schema.arguments[len(args) :] if not a.kwarg_only)
         if functional is aten.zeros_like.default:
-            given, kwargs = args[:1], {}
-        node = self.graph.call_function(functional, self._nodes(given), self._nodes(kwargs))
+            values, kwargs = args[:1], {}
+        node = self.graph.call_function(functional, self._nodes(values), self._nodes(kwargs))
         if any(_promotes(tensor, other) for other in args[1:]):
             _describe(node, tensor)
             node = self.graph.call_function(aten._to_copy.default, (node,), {"dtype": tensor.dtype})
@@ -246,19 +246,19 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 func, args = aten.slice.Tensor, (base, *(dim or [0]), place * size, (place + 1) * size)
             base = args[0]
             if func in RESHAPES:
-                back, given = aten.view.default, (node, list(base.shape))
+                back, arguments = aten.view.default, (node, list(base.shape))
             elif func is aten.permute.default:
                 dims = [dim % base.dim() for dim in args[1]]
-                back, given = func, (node, [dims.index(dim) for dim in range(len(dims))])
+                back, arguments = func, (node, [dims.index(dim) for dim in range(len(dims))])
             elif func in TRANSPOSES:
-                back, given = func, (node, *args[1:])
+                back, arguments = func, (node, *args[1:])
             elif func in PARTS:
                 whole = self._in_order(base) if func is aten.as_strided.default else self.node(base)
-                back, given = PARTS[func], (whole, node, *args[1:])
+                back, arguments = PARTS[func], (whole, node, *args[1:])
             else:
                 raise UntraceableError(f"it changes in place what {func} gave")
             _describe(node, tensor)
-            node = self.graph.call_function(back, given)
+            node = self.graph.call_function(back, arguments)
             tensor = base
         memory = _memory(tensor)
         self._changes[memory] = self._changes.get(memory, 0) + 1

@@ -18,7 +18,7 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 ARRAYS, CONFIG, METRICS, FAILURES = "arrays", "config", "metrics", "failures"
-GIVEN, STATISTICS, EACH, ROWS = "given", "statistics", "each", "rows"
+CONTEXT, STATISTICS, EACH, ROWS = "given", "statistics", "each", "rows"
 STUDY = "study"  # what a real client is told besides; see fedtl.deploy.study
 VECTOR = "w"
 
@@ -34,14 +34,14 @@ SCORE_GLOBAL = "fedtl-score-global"
 SCORE_PERSONAL = "fedtl-score-personal"
 
 RECEIVED = "received:"  # in a client's own checkpoint: before the names of a download besides the model
-STATISTIC = "statistic:"  # in GIVEN: before a statistic's name
-REPLAYED = "model:replay"  # in GIVEN: the global model that replayed samples are made of
-PHASE_START = "model:phase"  # in GIVEN: the global model that the phase began with
-OF_TERMS = (STATISTIC, PHASE_START, REPLAYED)  # how the names in GIVEN begin
+STATISTIC = "statistic:"  # in CONTEXT: before a statistic's name
+REPLAYED = "model:replay"  # in CONTEXT: the global model that replayed samples are made of
+PHASE_START = "model:phase"  # in CONTEXT: the global model that the phase began with
+OF_TERMS = (STATISTIC, PHASE_START, REPLAYED)  # how the names in CONTEXT begin
 
 STATISTICS_SUM = ""  # the statistics' name among the sums of a round, where no upload has it
 CLIENTS, SAMPLES, STEPS = "clients", "num-examples", "steps"
-WITHOUT = "without"  # 1 where a client had no personalised model of its own
+NO_PERSONAL_MODEL = "without"  # 1 where a client had no personalised model of its own
 NODE = "node"  # of the sum's tree: (level, place)
 LOSS = "loss/"
 PARTS = "statistics-sizes"  # how many numbers each statistic has
@@ -124,8 +124,8 @@ def pack_all(vectors: Mapping[str, NDArray[np.floating]]) -> ArrayRecord:
 
 def unpack(content: RecordDict, which: str = ARRAYS) -> NDArray[np.floating] | None:
     """The vector of a message's content, or None where it has none; it may be read-only."""
-    found = unpack_all(content, which)
-    return found.get(VECTOR)
+    tensors = unpack_all(content, which)
+    return tensors.get(VECTOR)
 
 
 def unpack_all(content: RecordDict, which: str) -> dict[str, NDArray[np.floating]]:

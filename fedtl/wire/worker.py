@@ -44,7 +44,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Stage:
+class WorkerPhase:
     """What clients do in one of a run's phases: an engine, and the method's local training."""
 
     engine: Engine
@@ -54,8 +54,8 @@ class Stage:
     def eligible(self) -> NDArray[np.bool_] | None:
         """Which clients hold what the objective trains on; None if all do."""
         federation = self.engine.task.samples.federation
-        found = eligible(federation, self.engine.task.objective)
-        return None if found is None else np.isin(np.arange(federation.clients), found)
+        clients = eligible(federation, self.engine.task.objective)
+        return None if clients is None else np.isin(np.arange(federation.clients), clients)
 
     @functools.cached_property
     def scoring(self) -> ClientUpdate[Any]:
@@ -73,7 +73,7 @@ class Worker:
             clients begin with that have none of their own yet.
     """
 
-    def __init__(self, stages: Sequence[Stage], store: MemoryStore, initial: Tensor) -> None:
+    def __init__(self, stages: Sequence[WorkerPhase], store: MemoryStore, initial: Tensor) -> None:
         self.stages, self.store = tuple(stages), store
         self.stage = self.stages[0]
         self.own = part_of_terms([stage.engine for stage in self.stages])
@@ -133,12 +133,12 @@ class Worker:
         received, round = self._received(content, len(clients)), _round(content)
         weighting = m.config_of(content).get(m.SUM_UPLOADS)
         plain: list[Reply] = []
-        given, sums = self._given(content), self.update.sums
+        context, sums = self._context(content), self.update.sums
         tree, sizes, outcomes = TreeSum(), list[int](), list[Trained | Failed]()
         for places in self._pieces(len(clients)):
             piece = [clients[place] for place in places]
             own = received.at(places)
-            assignment = Assignment(self.update, own, piece, self._memories(piece, round), round, given)
+            assignment = Assignment(self.update, own, piece, self._memories(piece, round), round, context)
             for outcome in map(self._checked, self.engine.train(assignment)):
                 if isinstance(outcome, Failed):
                     if weighting is None:
@@ -246,7 +246,7 @@ class Worker:
         for some in self._pieces(len(tested)):
             places = [tested[place] for place in some]
             piece, own_part = [clients[place] for place in places], received.at(places)
-            made = self._served(own_part, piece, round, personal, self._given(content))
+            made = self._served(own_part, piece, round, personal, self._context(content))
             for place, (client, model) in enumerate(zip(piece, made)):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
@@ -266,7 +266,7 @@ class Worker:
                     rows[f"{domain}{m.CLIENTS}"].append(client)
                     rows[f"{domain}{m.SAMPLES}"].append(len(domains[domain][client]))
                     if personal is not Serving.NONE:
-                        rows.setdefault(f"{domain}{m.WITHOUT}", []).append(int(without))
+                        rows.setdefault(f"{domain}{m.NO_PERSONAL_MODEL}", []).append(int(without))
                     for name, score in scores.items():
                         rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
                         rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
@@ -321,13 +321,13 @@ class Worker:
             which: of their own models.
         """
         self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
-        return self._served(self._received(content, len(clients)), clients, round, which, self._given(content))
+        return self._served(self._received(content, len(clients)), clients, round, which, self._context(content))
 
     def _served(
-        self, received: Received, clients: Sequence[int], round: int, which: Serving, given: RoundContext
+        self, received: Received, clients: Sequence[int], round: int, which: Serving, context: RoundContext
     ) -> list[Tensor | Failed | None]:
         memories = self._memories(clients, round + 1)
-        cohort = Assignment(self.update, received, clients, memories, round + 1, given)
+        cohort = Assignment(self.update, received, clients, memories, round + 1, context)
         return served(self.engine, which, cohort, self.stage.scoring, self.stage.eligible, self._checked)
 
     def _pieces(self, clients: int) -> Iterator[range]:
@@ -366,9 +366,9 @@ class Worker:
         arrays = m.unpack_all(content, which)
         return {name: torch.tensor(array, dtype=torch.float32, device=device) for name, array in arrays.items()}
 
-    def _given(self, content: RecordDict) -> RoundContext:
+    def _context(self, content: RecordDict) -> RoundContext:
         progress = float(m.config_of(content).get(m.PROGRESS, 0.0))  # type: ignore[arg-type]
-        vectors = self._tensors(content, m.GIVEN)
+        vectors = self._tensors(content, m.CONTEXT)
         for name in {m.PHASE_START, m.REPLAYED} & vectors.keys():
             vectors[name] = self.engine.task.whole(vectors[name], self.initial)
         return RoundContext(progress, vectors, float(m.config_of(content).get(m.LR_FACTOR, 1.0)))  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ def federation(clients: int, samples: int = SAMPLES) -> Federation:
     return Federation(x, y, CLASSES, scale, shift, train, none, order[:0])
 
 
-def bare_worker(pipe: Connection, held: Federation, model: dict[str, Any]) -> None:
+def bare_worker(pipe: Connection, data: Federation, model: dict[str, Any]) -> None:
     """One process of the bare loop: train the clients it is sent, send back the sum of their vectors."""
     torch.set_num_threads(1)
     module = build_model(read_model(model), SHAPE, CLASSES, 0)
@@ -66,8 +66,8 @@ def bare_worker(pipe: Connection, held: Federation, model: dict[str, Any]) -> No
         p.data = vector[start : start + p.numel()].view(p.shape)
         p.grad = gradient[start : start + p.numel()].view(p.shape)
         start += p.numel()
-    x, y = torch.from_numpy(held.x), torch.from_numpy(held.y)
-    scale, shift = torch.from_numpy(held.scale), torch.from_numpy(held.shift)
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    scale, shift = torch.from_numpy(data.scale), torch.from_numpy(data.shift)
     while True:
         message = pipe.recv()
         if message is None:
@@ -76,7 +76,7 @@ def bare_worker(pipe: Connection, held: Federation, model: dict[str, Any]) -> No
         w, total = torch.from_numpy(w), torch.zeros(len(vector), dtype=torch.float64)
         for client in clients:
             vector.copy_(w)
-            own = held.train[client]
+            own = data.train[client]
             order = torch.from_numpy(own[np.random.default_rng([seed, client]).permutation(len(own))])
             xs, ys = x[order].to(torch.float32).mul_(scale).add_(shift), y[order]
             for bx, by in zip(xs.split(BATCH), ys.split(BATCH)):
@@ -90,12 +90,12 @@ def bare_worker(pipe: Connection, held: Federation, model: dict[str, Any]) -> No
 class BareLoop:
     """FedAvg without anything else."""
 
-    def __init__(self, held: Federation, model: dict[str, Any], processes: int) -> None:
+    def __init__(self, data: Federation, model: dict[str, Any], processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         pairs = [context.Pipe() for _ in range(processes)]
         self.pipes = [ours for ours, _ in pairs]
         self.processes = [
-            context.Process(target=bare_worker, args=(theirs, held, model), daemon=True) for _, theirs in pairs
+            context.Process(target=bare_worker, args=(theirs, data, model), daemon=True) for _, theirs in pairs
         ]
         for process in self.processes:
             process.start()
@@ -121,7 +121,7 @@ class BareLoop:
 class Ours:
     """The same through messages, strategy and RayGrid."""
 
-    def __init__(self, held: Federation, model: dict[str, Any], actors: int, sampled: int, memories: Path) -> None:
+    def __init__(self, data: Federation, model: dict[str, Any], actors: int, sampled: int, memories: Path) -> None:
         tables = {
             "name": "overhead",
             "rounds": 10**6,
@@ -134,9 +134,9 @@ class Ours:
         module = build_model(config.model, SHAPE, CLASSES, 0)
         layout = Layout.of(module)
         self.w = layout.flatten(module).numpy()
-        self.grid = RayGrid(make_worker, (tables, held, str(memories), "cpu"), held.clients, actors=actors)
+        self.grid = RayGrid(make_worker, (tables, data, str(memories), "cpu"), data.clients, actors=actors)
         self.grid.processes()
-        self.strategy = make_strategy(config, held.clients, layout.parameters)
+        self.strategy = make_strategy(config, data.clients, layout.parameters)
 
     def rounds(self, first: int, last: int) -> list[float]:
         """Seconds of each round; ``num_rounds`` beyond ``last`` keeps the last one unscored."""
@@ -157,12 +157,12 @@ class Ours:
 
 
 def against_the_bare_loop(rounds: int, actors: int) -> None:
-    held, sampled = federation(100), 20
+    data, sampled = federation(100), 20
     steps = sampled * SAMPLES // BATCH
     print(f"\n{'model':10}{'bare, steps/s':>16}{'RayGrid, steps/s':>18}{'ratio (median of pairs)':>26}   of all pairs")
     for name, model in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
-            bare, ours = BareLoop(held, model, actors), Ours(held, model, actors, sampled, Path(folder))
+            bare, ours = BareLoop(data, model, actors), Ours(data, model, actors, sampled, Path(folder))
             bare.round(0, sampled, 100)
             ours.rounds(1, 1)
             pairs = [(bare.round(r, sampled, 100), ours.rounds(r, r)[0]) for r in range(2, rounds + 2)]
@@ -187,15 +187,15 @@ def nothing_to_compute(actors: int) -> None:
 
 def populations(actors: int) -> None:
     """50 clients a round out of 100, and out of 10,000."""
-    found = {}
+    results = {}
     for clients in (100, 10_000):
         with tempfile.TemporaryDirectory() as folder:
             ours = Ours(federation(clients), MODELS["mlp"], actors, 50, Path(folder))
             seconds = ours.rounds(1, 12)[2:]
             memory = sum(resident(pid) for pid in [os.getpid(), *ours.grid.processes()])
             ours.grid.close()
-        found[clients] = (statistics.median(seconds), memory)
-    (t1, m1), (t2, m2) = found.values()
+        results[clients] = (statistics.median(seconds), memory)
+    (t1, m1), (t2, m2) = results.values()
     print(
         f"\n50 clients a round (mlp), of 100: {t1:.3f} s, {m1:.0f} MiB; of 10,000: {t2:.3f} s, {m2:.0f} MiB; "
         f"ratios {t2 / t1:.2f} and {m2 / m1:.2f}"

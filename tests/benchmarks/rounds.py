@@ -199,14 +199,14 @@ class Deployment:
         clients = ["--clients", ",".join(self.names)]
         ports = ["--port", port, "--control-port", control]
         self._fedtl("deploy", "init", made, *clients, "--server", "127.0.0.1", *ports)
-        said = self._begin("server", FEDTL, "deploy", "server", made / "server", "--host", "127.0.0.1")
-        wait_for("ready: ", said)
+        output = self._begin("server", FEDTL, "deploy", "server", made / "server", "--host", "127.0.0.1")
+        wait_for("ready: ", output)
         for i, name in enumerate(self.names):
             self.followers.append(Follower(made / name / "log" / "supernode.log", name))
             self.followers[-1].start()
             module = [sys.executable, "-m", "tests.benchmarks.rounds", "--as-client"]
-            said = self._begin(name, *module, made / name, "--data", parts / str(i))
-            wait_for("connected to", said)
+            output = self._begin(name, *module, made / name, "--data", parts / str(i))
+            wait_for("connected to", output)
             program = made / name / "flower" / "bin" / "flwr-clientapp"
             program.write_text(CLIENTAPP.format(python=shlex.quote(sys.executable)))
 
@@ -226,35 +226,35 @@ class Deployment:
             time.sleep(0.1)
             own = {"client": follower.name_, "node": follower.node}
             mine = [each for each in marks if any(each.get(key) == value for key, value in own.items())]
-            found: list[tuple[str, float]] = []
+            timeline: list[tuple[str, float]] = []
             kind = ""
             for each in sorted([*mine, *follower.marks], key=lambda each: float(each["time"])):
                 kind = each.get("kind", kind)
                 if each["mark"] == "begin":
-                    found = []
-                found.append((each["mark"], each["time"]))
+                    timeline = []
+                timeline.append((each["mark"], each["time"]))
                 if each["mark"] == "received":
-                    yield f"{follower.name_} {kind}", found
+                    yield f"{follower.name_} {kind}", timeline
 
     def _fedtl(self, *words: object) -> None:
         subprocess.run([FEDTL, *map(str, words)], check=True, stdout=subprocess.DEVNULL, env=self.environment)
 
     def _begin(self, name: str, *words: object) -> Path:
-        said = self.folder / f"{name}.txt"
-        with said.open("wb") as file:
+        output = self.folder / f"{name}.txt"
+        with output.open("wb") as file:
             self.programs.append(
                 subprocess.Popen(
                     [*map(str, words)], stdout=file, stderr=subprocess.STDOUT, env=self.environment, cwd=self.folder
                 )
             )
-        return said
+        return output
 
 
-def wait_for(word: str, said: Path, seconds: float = 120) -> None:
+def wait_for(word: str, output: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while word not in said.read_text():
+    while word not in output.read_text():
         if time.monotonic() > deadline:
-            raise SystemExit(f"not within {seconds:g} s: {word}\n{said.read_text()}")
+            raise SystemExit(f"not within {seconds:g} s: {word}\n{output.read_text()}")
         time.sleep(0.1)
 
 
@@ -264,13 +264,13 @@ def free_ports() -> tuple[int, int]:
     return free_port(), free_port()
 
 
-def stages(found: list[tuple[str, float]]) -> dict[str, float]:
+def stages(timeline: list[tuple[str, float]]) -> dict[str, float]:
     """Seconds of each stage, which add up to the whole.
 
     A process may start while its message is still being fetched, and a reply may be there before its sender says so: a
     stage begins when what comes before it is over.
     """
-    at = dict(found)
+    at = dict(timeline)
     if set(STAGES) - set(at):
         return {}
     at["replied"] = min(at["replied"], at["received"])
@@ -284,9 +284,9 @@ def measure(clients: int, hidden: str, rounds: int) -> None:
         deployed.run(f"model.hidden=[{sizes}]", f"rounds={rounds}", "evaluate.every=1")
         met: set[str] = set()
         seconds: dict[str, list[dict[str, float]]] = {"train": [], "evaluate": []}
-        for whose, found in deployed.messages():
+        for whose, timeline in deployed.messages():
             kind = whose.split()[1]
-            if whose in met and kind in seconds and (parts := stages(found)):
+            if whose in met and kind in seconds and (parts := stages(timeline)):
                 seconds[kind].append(parts)
             met.add(whose)
         lines = [json.loads(line) for line in (deployed.last / "rounds.jsonl").read_text().splitlines()]
@@ -333,13 +333,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[3, 1])
     parser.add_argument("--hidden", nargs="+", default=["64", "3000x3000"], help="sizes of the MLP's hidden layers")
     parser.add_argument("--repeats", type=int, default=5, help="of the imports")
-    given = parser.parse_args()
+    options = parser.parse_args()
     from fedtl.cli.signals import ended_by_signals
 
     with ended_by_signals():
-        imports(given.repeats)
-        for hidden, clients in itertools.product(given.hidden, given.clients):
-            measure(clients, hidden, given.rounds)
+        imports(options.repeats)
+        for hidden, clients in itertools.product(options.hidden, options.clients):
+            measure(clients, hidden, options.rounds)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def empty_rounds(clients: int, hidden: int, actors: int, rounds: int) -> dict[st
     config = build(tables)
     module = build_model(config.model, SHAPE, CLASSES, 0)
     layout = Layout.of(module)
-    found: list[tuple[float, float]] = []
+    times: list[tuple[float, float]] = []
 
     class Done(Exception):
         pass
@@ -94,19 +94,19 @@ def empty_rounds(clients: int, hidden: int, actors: int, rounds: int) -> dict[st
     def on_round(report: Any, w: Any) -> None:
         nonlocal before
         now = time.process_time()
-        found.append((report.seconds, now - before))
+        times.append((report.seconds, now - before))
         before = now
         if report.round == rounds + 3:
             raise Done
 
     with tempfile.TemporaryDirectory() as folder:
-        held = one_sample_each(2 * clients)
-        grid = RayGrid(make_worker, (tables, held, folder, "cpu"), held.clients, actors=actors)
-        strategy = make_strategy(config, held.clients, layout.parameters)
+        federation = one_sample_each(2 * clients)
+        grid = RayGrid(make_worker, (tables, federation, folder, "cpu"), federation.clients, actors=actors)
+        strategy = make_strategy(config, federation.clients, layout.parameters)
         with contextlib.suppress(Done):
             strategy.start(grid, m.pack(layout.flatten(module).numpy()), 10**6, on_round=on_round)
         grid.close()
-    whole, driver = (1000 * statistics.median(column) for column in zip(*found[3:]))
+    whole, driver = (1000 * statistics.median(column) for column in zip(*times[3:]))
     return {"parameters": layout.size, "round": whole, "driver": driver}
 
 
@@ -118,10 +118,10 @@ def tree(root: int) -> list[int]:
             with contextlib.suppress(OSError):
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 below.setdefault(parent, []).append(int(entry.name))
-    found = [root]
-    for process in found:
-        found += below.get(process, [])
-    return found
+    pids = [root]
+    for process in pids:
+        pids += below.get(process, [])
+    return pids
 
 
 def pss(process: int) -> float:
@@ -165,12 +165,12 @@ def watch(*words: str) -> Watched:
 def populations(repeats: int) -> None:
     """The same rounds out of ever more clients, in turn."""
     sizes = (10_000, 100_000, 1_000_000)
-    found: dict[int, list[Watched]] = {size: [] for size in sizes}
+    results: dict[int, list[Watched]] = {size: [] for size in sizes}
     for _ in range(repeats):
         for size in sizes:
-            found[size].append(watch("million", f"data.clients={size}", "rounds=30"))
+            results[size].append(watch("million", f"data.clients={size}", "rounds=30"))
     print(f"\n{'clients':>10}{'first round begins after, s':>30}{'round, s':>10}{'peak of all processes, MiB':>28}")
-    for size, runs in found.items():
+    for size, runs in results.items():
         rounds = [second for run in runs for second in run.rounds[1:]]
         start, peak = min(run.start for run in runs), max(run.peak for run in runs)
         print(f"{size:10,}{start:30.1f}{statistics.median(rounds):10.3f}{peak:28,.0f}")
@@ -221,14 +221,14 @@ def memories(clients: int = 100_000, parameters: int = 7850, again: int = 5000) 
 def start(repeats: int) -> None:
     """From the command to the first round."""
     print(f"\n{'quickstart':12}{'first round begins after, s':>30}{'peak, MiB':>11}")
-    found: dict[str, list[Watched]] = {"in-process": [], "ray": []}
+    results: dict[str, list[Watched]] = {"in-process": [], "ray": []}
     for _ in range(repeats):
-        for grid, runs in found.items():
+        for grid, runs in results.items():
             runs.append(watch("quickstart", "rounds=1", f"simulation.grid={grid}"))
-    for grid, runs in found.items():
+    for grid, runs in results.items():
         seconds = sorted(run.start for run in runs)
-        told = f"{seconds[0]:.2f} (median {statistics.median(seconds):.2f})"
-        print(f"{grid:12}{told:>30}{max(run.peak for run in runs):11,.0f}")
+        cell = f"{seconds[0]:.2f} (median {statistics.median(seconds):.2f})"
+        print(f"{grid:12}{cell:>30}{max(run.peak for run in runs):11,.0f}")
 
 
 PARTS: dict[str, Callable[[int], None]] = {

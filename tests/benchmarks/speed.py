@@ -92,10 +92,10 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     def add(run: Run) -> None:
         runs.append(run)
         console.print(report.line(run))
-        found["runs"] = [as_json(run) for run in runs]
-        write(options.out, found)
+        results["runs"] = [as_json(run) for run in runs]
+        write(options.out, results)
 
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "about": describe() | {"command": shlex.join(["python", "-m", "tests.benchmarks.speed", *sys.argv[1:]])},
         "work": {
             "rounds": {model: options.rounds or ROUNDS[model] for model in options.models},
@@ -105,9 +105,9 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         },
         "absent": absent,
     }
-    if found["about"]["load_before"] > BUSY:
+    if results["about"]["load_before"] > BUSY:
         console.print(
-            f"load average {found['about']['load_before']}: others are at work here, so the numbers say little"
+            f"load average {results['about']['load_before']}: others are at work here, so the numbers say little"
         )
     with tempfile.TemporaryDirectory(prefix="fedtl-speed-") as place:
         plan = Plan(Path(place) / "data.npz", warm_up=options.warm_up, lr=options.lr)
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 first = repeat % max(len(present), 1)
                 for contestant in present[first:] + present[:first]:
                     add(race(contestant, model, repeat, options.rounds or ROUNDS[model], plan, chosen))
-    return found
+    return results
 
 
 def wide_console() -> Console:
@@ -130,10 +130,10 @@ def wide_console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True, width=max(Console().width, 150))
 
 
-def write(folder: Path, found: dict[str, Any]) -> None:
+def write(folder: Path, results: dict[str, Any]) -> None:
     """All numbers so far."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1)
+    text = json.dumps(results, indent=1)
     (folder / "speed.json").write_text(text + "\n")
 
 
@@ -142,15 +142,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that it started goes on
     began = time.monotonic()
     if options.redraw:
-        found = json.loads((options.out / "speed.json").read_text())
+        results = json.loads((options.out / "speed.json").read_text())
     else:
-        found = measure(options, console)
-        found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-        write(options.out, found)
-    runs = [Run(**table) for table in found["runs"]]
-    report.show(console, found, runs)
-    (options.out / "speed.md").write_text(report.markdown(found, runs))
-    report.draw(options.out / "speed.png", found, runs)
+        results = measure(options, console)
+        results["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
+        write(options.out, results)
+    runs = [Run(**table) for table in results["runs"]]
+    report.show(console, results, runs)
+    (options.out / "speed.md").write_text(report.markdown(results, runs))
+    report.draw(options.out / "speed.png", results, runs)
     console.print(f"{options.out / 'speed.md'}, speed.png, speed.json")
     return 0 if any(run.failure is None for run in runs) else 1
 

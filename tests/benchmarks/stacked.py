@@ -69,12 +69,12 @@ def timed(engine: Engine, update: ClientUpdate[Any], w: torch.Tensor, round: int
 
 def measure(shape: tuple[int, ...], model: dict[str, Any], method: dict[str, Any], repeats: int) -> tuple[Any, ...]:
     """Parameters, milliseconds a client one by one, and stacked over one by one: median, least, most."""
-    held = federation(shape)
+    data = federation(shape)
     engines = []
     for kind in (OneByOne, Stacked):
         module = build_model(read_model(model), shape, 10, 0)
-        samples = Samples(held, torch.device("cpu"))
-        engines.append(kind(Task(module, Layout.of(module), Objective(read_objective([])), samples, 0), recorded=True))
+        samples = Samples(data, torch.device("cpu"))
+        engines.append(kind(Task(module, Layout.of(module), Objective(read_objective([])), samples, 0), traced=True))
     settings = read_strategy(method)
     update = strategy_type(settings.name).client_update(settings)
     w = engines[0].task.layout.flatten(engines[0].task.module)

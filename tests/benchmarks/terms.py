@@ -64,7 +64,7 @@ class Contestant:
     def __init__(self, model: Mapping[str, Any], term: str | None) -> None:
         read = build(config(model, term))
         (task,) = make_tasks(read, federate(read.data, 0))
-        self.engine = OneByOne(task, recorded=True)
+        self.engine = OneByOne(task, traced=True)
         self.w = task.layout.flatten(task.module)
         self.update = update_of("fedavg", lr=0.01, local_steps=STEPS, batch_size=BATCH)
         self.seconds()  # records the step

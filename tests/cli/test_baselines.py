@@ -59,10 +59,10 @@ def test_they_stand_beside_the_run_and_show_the_gain(tmp_path: Path) -> None:
         assert other.config["objective"] == [run.config["objective"][0]]
         assert other.config["data"] == run.config["data"]
         assert len(other.rounds) == 2
-    found = {(gain.baseline, gain.score): gain for gain in gains(run, others)}
-    gain = found["source-only", "global/target-clients"]
+    gain_by_score = {(gain.baseline, gain.score): gain for gain in gains(run, others)}
+    gain = gain_by_score["source-only", "global/target-clients"]
     assert gain.value == pytest.approx(run.last()[gain.score].value - others["source-only"].last()[gain.score].value)
-    assert found["local-only", "global/target-clients"].against == "personal/target-clients"
+    assert gain_by_score["local-only", "global/target-clients"].against == "personal/target-clients"
     assert f"{100 * gain.value:+.2f}" in done.output
     again = CliRunner().invoke(app, ["run", str(tmp_path / "run"), "--baselines", "--resume"])
     assert again.exit_code == 0
@@ -79,10 +79,10 @@ def test_what_they_are_and_what_they_cannot_be() -> None:
     assert baselines(build({**base, "rounds": 3})) == {}
     avg = {**base, "strategy": {"name": "fedavg", "lr": 0.1, "private": ["head"], "momentum": 0.5}}
     phases = [{"rounds": 2, "objective": [{"term": "l2"}]}, {"rounds": 3}]
-    found = baselines(build({**avg, "phases": phases}))
-    assert {name: config.rounds for name, config in found.items()} == {"source-only": 5, "local-only": 5}
-    assert [term.key for term in found["source-only"].objective] == ["l2", "cross_entropy"]
-    alone = json.loads(json.dumps(found["local-only"].tables()))["strategy"]
+    configs = baselines(build({**avg, "phases": phases}))
+    assert {name: config.rounds for name, config in configs.items()} == {"source-only": 5, "local-only": 5}
+    assert [term.key for term in configs["source-only"].objective] == ["l2", "cross_entropy"]
+    alone = json.loads(json.dumps(configs["local-only"].tables()))["strategy"]
     assert (alone["name"], alone["lr"], alone["momentum"]) == ("local", 0.1, 0.5)
     with pytest.raises(ConfigError, match=r"^--baselines: they train on labels; raise data\.labelled_fraction above 0"):
         baselines(

@@ -80,11 +80,11 @@ class Fedtl:
 
     def fails(self, *words: object, code: int = 2) -> str:
         """One sentence on stderr."""
-        said = self(*words, width=40)
-        assert said.code == code
-        assert said.err.startswith("fedtl: ")
-        assert said.err.count("\n") == 1
-        return said.err
+        result = self(*words, width=40)
+        assert result.code == code
+        assert result.err.startswith("fedtl: ")
+        assert result.err.count("\n") == 1
+        return result.err
 
 
 @pytest.fixture
@@ -106,13 +106,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_run(fedtl: Fedtl) -> None:
-    said = fedtl("run", "tiny.toml", "--out", "a")
-    assert (said.code, said.err) == (0, "")
-    assert "tiny: pfedme, logistic" in said.out
-    assert "2/2" in said.out
+    result = fedtl("run", "tiny.toml", "--out", "a")
+    assert (result.code, result.err) == (0, "")
+    assert "tiny: pfedme, logistic" in result.out
+    assert "2/2" in result.out
     for row in ("pfedme, seed 0", "global/clients", "personal/clients (fresh)", "global/server-test"):
-        assert row in said.out
-    assert said.out.endswith("\na\n")
+        assert row in result.out
+    assert result.out.endswith("\na\n")
     assert {file.name for file in Path("a").iterdir()} >= {
         "config.toml",
         "environment.json",
@@ -125,8 +125,8 @@ def test_run(fedtl: Fedtl) -> None:
 
 
 def test_run_without_out(fedtl: Fedtl) -> None:
-    said = fedtl("run", "tiny.toml", "-q", "rounds=1", "seed=3")
-    folder = Path(said.out.strip())
+    result = fedtl("run", "tiny.toml", "-q", "rounds=1", "seed=3")
+    folder = Path(result.out.strip())
     assert folder.parent == Path("results/tiny")
     assert folder.name.endswith("-3")
     assert load(folder).seed == 3
@@ -134,16 +134,16 @@ def test_run_without_out(fedtl: Fedtl) -> None:
 
 def test_quiet_prints_the_folder_alone_on_one_line(fedtl: Fedtl) -> None:
     name = "a-folder/with-[bold]a-rather-long-name-for-a-terminal-of-forty-columns"
-    said = fedtl("run", "tiny.toml", "rounds=1", "simulation.actors=1", "--quiet", "--out", name, width=40)
-    assert said == Said(0, f"{name}\n", "")
+    result = fedtl("run", "tiny.toml", "rounds=1", "simulation.actors=1", "--quiet", "--out", name, width=40)
+    assert result == Said(0, f"{name}\n", "")
 
 
 def test_profile(fedtl: Fedtl) -> None:
-    told = fedtl("run", "tiny.toml", "--out", "run", "--profile").out
+    output = fedtl("run", "tiny.toml", "--out", "run", "--profile").out
     again = fedtl("profile", "run").out
-    for part in ("the server's", "waiting for the server", "record and checkpoint", "a recorded step's operations"):
+    for part in ("the server's", "waiting for the server", "record and checkpoint", "a traced step's operations"):
         assert part in again
-    assert told.endswith(f"{again}run\n")
+    assert output.endswith(f"{again}run\n")
     fedtl("run", "tiny.toml", "--out", "run", "--profile", "--resume")  # no round is left: nothing to add, no error
     assert fedtl("run", "tiny.toml", "--out", "quiet", "--profile", "-q").out == "quiet\n"
     assert "the server's" in fedtl("profile", "quiet").out
@@ -152,12 +152,12 @@ def test_profile(fedtl: Fedtl) -> None:
 
 
 def test_notes_are_printed(fedtl: Fedtl) -> None:
-    said = fedtl("run", "tiny.toml", "rounds=1", "strategy.name=fedavg", "evaluate.personal=last", "--out", "a")
-    assert "strategy.name=fedavg: dropped lam, inner_steps, inner_lr of pfedme\n" in said.out
-    assert "evaluate.personal has no effect" in said.out
+    result = fedtl("run", "tiny.toml", "rounds=1", "strategy.name=fedavg", "evaluate.personal=last", "--out", "a")
+    assert "strategy.name=fedavg: dropped lam, inner_steps, inner_lr of pfedme\n" in result.out
+    assert "evaluate.personal has no effect" in result.out
     privacy = [f"deploy.privacy.{key}" for key in ("clipping_norm=1", "epsilon=1", "delta=1e-5")]
-    said = fedtl("run", "tiny.toml", "rounds=1", *privacy, "--out", "b")
-    assert "deploy.privacy has no effect: a simulation adds no noise" in said.out
+    result = fedtl("run", "tiny.toml", "rounds=1", *privacy, "--out", "b")
+    assert "deploy.privacy has no effect: a simulation adds no noise" in result.out
 
 
 def test_an_existing_run_is_not_overwritten(fedtl: Fedtl, finished: Path) -> None:
@@ -188,14 +188,14 @@ def test_resume(fedtl: Fedtl) -> None:
 
 def test_resume_the_newest_of_a_config(fedtl: Fedtl) -> None:
     fedtl("run", "tiny.toml", "-q")
-    said = fedtl("run", "tiny.toml", "rounds=3", "--resume", "-q")
-    assert said.code == 0
-    assert rounds(said.out.strip())[-1]["round"] == 3
+    result = fedtl("run", "tiny.toml", "rounds=3", "--resume", "-q")
+    assert result.code == 0
+    assert rounds(result.out.strip())[-1]["round"] == 3
 
 
 def test_nothing_to_resume_begins(fedtl: Fedtl) -> None:
-    said = fedtl("run", "tiny.toml", "--out", "a", "--resume").out
-    assert "no run of this config has begun yet in a, so one begins" in said
+    output = fedtl("run", "tiny.toml", "--out", "a", "--resume").out
+    assert "no run of this config has begun yet in a, so one begins" in output
     assert len(load("a").rounds) == 2
     assert "begins" not in fedtl("run", "tiny.toml", "--out", "a", "--resume").out
 
@@ -224,10 +224,10 @@ def test_a_model_that_does_not_fit_the_labels(fedtl: Fedtl) -> None:
 
 @pytest.mark.parametrize("words", [["run"], ["run", "tiny.toml", "--bogus"], ["bogus"], ["partition", "x", "--rows=a"]])
 def test_a_bad_command_line(fedtl: Fedtl, words: list[str]) -> None:
-    said = fedtl(*words)
-    assert said.code == 2
-    assert "Traceback" not in said.err
-    assert said.err
+    result = fedtl(*words)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert result.err
 
 
 # plot
@@ -236,18 +236,18 @@ def test_a_bad_command_line(fedtl: Fedtl, words: list[str]) -> None:
 @pytest.mark.parametrize("kind", ["compare", "convergence", "clients"])
 def test_plot(fedtl: Fedtl, finished: Path, kind: str) -> None:
     for name in ("x.png", "new/x.svg"):
-        said = fedtl("plot", finished, "-o", name, "--kind", kind, "-q")
-        assert said == Said(0, f"{name}\n", "")
+        result = fedtl("plot", finished, "-o", name, "--kind", kind, "-q")
+        assert result == Said(0, f"{name}\n", "")
     assert Path("x.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in Path("new/x.svg").read_text(encoding="utf-8")
 
 
 def test_plot_prints_the_scores(fedtl: Fedtl, finished: Path) -> None:
-    said = fedtl("plot", finished, finished, "--metric", "loss", "--axis", "bytes")
-    assert said.code == 0
-    assert said.out.startswith("loss; ")
-    assert said.out.count("pfedme, seed 0") == 2
-    assert f"{load(finished).last('loss')['global/clients'].value:.4f}" in said.out
+    result = fedtl("plot", finished, finished, "--metric", "loss", "--axis", "bytes")
+    assert result.code == 0
+    assert result.out.startswith("loss; ")
+    assert result.out.count("pfedme, seed 0") == 2
+    assert f"{load(finished).last('loss')['global/clients'].value:.4f}" in result.out
     assert Path("convergence.png").is_file()
 
 
@@ -264,8 +264,8 @@ def test_plot_errors(fedtl: Fedtl, finished: Path) -> None:
         ([finished, "--metric", "f1"], "'f1'"),
         ([finished, "--score", "global/moon"], "global/moon"),
     ]
-    for words, said in wrong:
-        assert said in fedtl.fails("plot", *words)
+    for words, message in wrong:
+        assert message in fedtl.fails("plot", *words)
     assert fedtl("plot").code == 2
 
 
@@ -279,11 +279,11 @@ def test_a_run_without_a_scored_round_has_a_row(finished: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("width", [30, 80, 200])
 def test_no_score_is_cut_off(fedtl: Fedtl, finished: Path, width: int) -> None:
-    said = fedtl("plot", finished, "-o", "x.png", width=width)
-    assert "…" not in said.out
+    result = fedtl("plot", finished, "-o", "x.png", width=width)
+    assert "…" not in result.out
     best = load(finished).best()
     for name, (round, value) in load(finished).last().items():
-        (row,) = [line for line in said.out.splitlines() if line.strip().startswith(name)]
+        (row,) = [line for line in result.out.splitlines() if line.strip().startswith(name)]
         assert row.split()[-1] == str(best[name].round)
         assert f"{100 * value:.2f}" in row
         assert str(round) in row
@@ -294,11 +294,11 @@ def test_no_score_is_cut_off(fedtl: Fedtl, finished: Path, width: int) -> None:
 
 
 def test_partition(fedtl: Fedtl) -> None:
-    said = fedtl("partition", "tiny.toml", "data.clients=6", "--rows", 3, "-o", "p.svg")
-    assert (said.code, said.err) == (0, "")
-    assert "digits, 6 clients, iid" in said.out
-    assert "and 3 more clients" in said.out
-    assert said.out.endswith("\np.svg\n")
+    result = fedtl("partition", "tiny.toml", "data.clients=6", "--rows", 3, "-o", "p.svg")
+    assert (result.code, result.err) == (0, "")
+    assert "digits, 6 clients, iid" in result.out
+    assert "and 3 more clients" in result.out
+    assert result.out.endswith("\np.svg\n")
     assert "<svg" in Path("p.svg").read_text(encoding="utf-8")
     assert fedtl("partition", "tiny.toml").code == 0
     assert Path("partition.png").read_bytes().startswith(b"\x89PNG")
@@ -324,20 +324,20 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_list(fedtl: Fedtl, kind: str) -> None:
-    said = fedtl("list", kind, width=200)
-    assert said.code == 0
-    told = dict(line.split(maxsplit=1) for line in said.out.splitlines())  # no description: no such pair
-    assert set(told) >= set(KINDS[kind])
-    assert all(len(text.strip()) > 10 for text in told.values())
-    assert "``" not in said.out
+    result = fedtl("list", kind, width=200)
+    assert result.code == 0
+    descriptions = dict(line.split(maxsplit=1) for line in result.out.splitlines())  # no description: no such pair
+    assert set(descriptions) >= set(KINDS[kind])
+    assert all(len(text.strip()) > 10 for text in descriptions.values())
+    assert "``" not in result.out
 
 
 def test_list_all(fedtl: Fedtl) -> None:
-    said = fedtl("list")
+    result = fedtl("list")
     for kind, names in KINDS.items():
-        assert f"{kind}\n" in said.out
+        assert f"{kind}\n" in result.out
         for name in names:
-            assert f"\n{name} " in said.out
+            assert f"\n{name} " in result.out
 
 
 def test_list_of_no_kind(fedtl: Fedtl) -> None:
@@ -353,10 +353,10 @@ def test_help_explains_the_arguments(fedtl: Fedtl) -> None:
         "partition": "KEY=VALUE",
         "list": "KIND is",
     }.items():
-        said = fedtl(command, "--help")
-        assert said.code == 0
-        assert words in said.out
-        assert "\\" not in said.out
+        result = fedtl(command, "--help")
+        assert result.code == 0
+        assert words in result.out
+        assert "\\" not in result.out
     assert "..." not in fedtl("--help").out.partition("Commands:")[2]
 
 
@@ -477,8 +477,8 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(
     assert process.returncode == 130
     done = int(json.loads((here / "a b" / "checkpoint" / "checkpoint.json").read_text())["round"])
     assert err == f"stopped after round {done}; to go on: fedtl run 'a b' --resume\n"
-    said = fedtl("run", "a b", f"rounds={done + 2}", "--resume", "-q")
-    assert said == Said(0, "a b\n", "")
+    result = fedtl("run", "a b", f"rounds={done + 2}", "--resume", "-q")
+    assert result == Said(0, "a b\n", "")
     assert [line["round"] for line in rounds("a b")] == list(range(1, done + 3))
 
 

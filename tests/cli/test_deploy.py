@@ -25,7 +25,7 @@ from fedtl.deploy import run as runs_module
 from fedtl.deploy import server as server_module
 from fedtl.deploy.flower import Command
 from fedtl.deploy.folders import read_client, read_server
-from fedtl.deploy.serverapp import Order
+from fedtl.deploy.serverapp import RunRequest
 from fedtl.failure import RunError
 
 CONFIG = """
@@ -68,10 +68,10 @@ class Fedtl:
 
     def fails(self, *words: object, code: int = 2) -> str:
         """One sentence on stderr."""
-        said = self(*words, code=code, width=40)
-        assert said.startswith("fedtl: ")
-        assert said.count("\n") == 1
-        return said.removeprefix("fedtl: ").rstrip("\n")
+        message = self(*words, code=code, width=40)
+        assert message.startswith("fedtl: ")
+        assert message.count("\n") == 1
+        return message.removeprefix("fedtl: ").rstrip("\n")
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def free_port() -> int:
 
 
 def test_help_lists_the_commands(fedtl: Fedtl) -> None:
-    said = fedtl("--help")
+    output = fedtl("--help")
     for name in COMMANDS:
-        assert re.search(rf"^  {name}  +\S", said, re.MULTILINE)
+        assert re.search(rf"^  {name}  +\S", output, re.MULTILINE)
 
 
 OPTIONS = {
@@ -136,11 +136,11 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command(name: str, fedtl: Fedtl) -> None:
-    said = fedtl(name, "--help", width=100)
-    assert "DIR" in said
+    output = fedtl(name, "--help", width=100)
+    assert "DIR" in output
     for option in OPTIONS[name]:
-        assert re.search(rf"^ +(-\w, )?{option}\b|, {option}\b", said, re.MULTILINE), option
-    listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", said, re.MULTILINE))
+        assert re.search(rf"^ +(-\w, )?{option}\b|, {option}\b", output, re.MULTILINE), option
+    listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", output, re.MULTILINE))
     assert listed <= {*OPTIONS[name], "--help", "--resume", "--renew"}
 
 
@@ -181,9 +181,9 @@ def test_another_flower_is_refused(
 
 
 def test_the_server_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl("server", "study", "--dry-run", "--host", "10.0.0.1")
+    output = fedtl("server", "study", "--dry-run", "--host", "10.0.0.1")
     server = read_server(here / "study")
-    assert said.count("\n") == 1
+    assert output.count("\n") == 1
     for words in (
         f"--ssl-certfile {server.certificate}",
         f"--ssl-keyfile {server.key}",
@@ -193,32 +193,32 @@ def test_the_server_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
         f"FLWR_HOME={server.flower_home}",
         "FLWR_TELEMETRY_ENABLED=0",
     ):
-        assert words in said
-    assert "--insecure" not in said
+        assert words in output
+    assert "--insecure" not in output
     assert not server.log.exists()
 
 
 def test_the_client_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()
+    lines = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()
     client = read_client(here / "study" / "b")
-    assert said[0] == "b: 6 training and 4 test samples, float32 [4]; labels to 2"
-    assert len(said) == 2
+    assert lines[0] == "b: 6 training and 4 test samples, float32 [4]; labels to 2"
+    assert len(lines) == 2
     for words in (
         f"flower-supernode --root-certificates {client.ca} --superlink {client.server}",
         f"--auth-supernode-private-key {client.key}",
         f"PATH={client.flower_home}/bin:",
         "$PATH",
     ):
-        assert words in said[1]
-    assert "--insecure" not in said[1]
+        assert words in lines[1]
+    assert "--insecure" not in lines[1]
     assert not client.log.exists()
     assert not client.flower_home.exists()
 
 
 def test_a_client_says_how_many_validation_samples_it_brings(fedtl: Fedtl) -> None:
     np.savez("data/validation.npz", x=np.zeros((2, 4), np.float32), y=[0, 1])
-    said = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()
-    assert said[0] == "b: 6 training, 2 validation and 4 test samples, float32 [4]; labels to 2"
+    lines = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()
+    assert lines[0] == "b: 6 training, 2 validation and 4 test samples, float32 [4]; labels to 2"
 
 
 def test_a_client_that_agrees_to_more_than_its_samples_allow_is_told_at_once(fedtl: Fedtl) -> None:
@@ -231,10 +231,10 @@ def test_a_client_that_agrees_to_more_than_its_samples_allow_is_told_at_once(fed
 
 
 def test_the_run_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl("run", "clinics.toml", "study", "rounds=3", "--dry-run")
+    output = fedtl("run", "clinics.toml", "study", "rounds=3", "--dry-run")
     app = here / "study" / "server" / "flower" / "app"
-    assert f"flwr run {app} fedtl --run-config" in said
-    assert said.count("\n") == 1
+    assert f"flwr run {app} fedtl --run-config" in output
+    assert output.count("\n") == 1
     assert not app.exists()
     assert not Path("results").exists()
 
@@ -243,8 +243,8 @@ def test_the_run_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
 
 
 def test_init_says_what_goes_where(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl("init", "new", "--clients", "x, y,,", "--server", "fed.example.org", "--port", 7001).splitlines()
-    assert said == [
+    lines = fedtl("init", "new", "--clients", "x, y,,", "--server", "fed.example.org", "--port", 7001).splitlines()
+    assert lines == [
         "new/server: for the server, which runs: fedtl deploy server server",
         "new/x: for x, who runs: fedtl deploy client x --data PATH",
         "new/y: for y, who runs: fedtl deploy client y --data PATH",
@@ -255,18 +255,18 @@ def test_init_says_what_goes_where(fedtl: Fedtl, here: Path) -> None:
 
 def test_renewal(fedtl: Fedtl, here: Path) -> None:
     before = {path: path.read_bytes() for path in Path("study").rglob("*") if path.is_file()}
-    said = fedtl("init", "study", "--renew", "--days", 5)
-    assert said.splitlines() == [
+    output = fedtl("init", "study", "--renew", "--days", 5)
+    assert output.splitlines() == [
         "study/server: a new certificate, for 5 days",
         "copy server.pem and server.key to the server, and start it again",
     ]
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"server.pem", "server.key"}
-    said = fedtl("init", "study", "--renew", "--server", "10.1.2.3").splitlines()
-    assert said[2] == 'and set server = "10.1.2.3:PORT" in each client\'s client.toml'
+    output = fedtl("init", "study", "--renew", "--server", "10.1.2.3").splitlines()
+    assert output[2] == 'and set server = "10.1.2.3:PORT" in each client\'s client.toml'
     assert read_server("study").host == "10.1.2.3"
-    said = fedtl.fails("init", "study", "--renew", "--clients", "c")
-    assert said == "--clients: the clients of a deployment stay as they are; leave it out with --renew"
+    output = fedtl.fails("init", "study", "--renew", "--clients", "c")
+    assert output == "--clients: the clients of a deployment stay as they are; leave it out with --renew"
 
 
 @pytest.mark.parametrize(
@@ -309,29 +309,29 @@ def test_renewal(fedtl: Fedtl, here: Path) -> None:
     ids=lambda words: "_".join(words)[:60] if isinstance(words, list) else "",
 )
 def test_what_is_wrong_is_one_sentence(words: list[str], sentence: str, fedtl: Fedtl, here: Path) -> None:
-    said = fedtl.fails(*words)
-    assert said.startswith(sentence.format(here))
+    message = fedtl.fails(*words)
+    assert message.startswith(sentence.format(here))
     assert not Path("new").exists()
 
 
 def test_an_occupied_folder(fedtl: Fedtl) -> None:
     Path("x").mkdir()
     Path("x/config.toml").write_text(CONFIG)
-    said = fedtl.fails("run", "clinics.toml", "study", "--out", "x")
-    assert said == "x holds a run already: add --resume to go on with it, or choose another --out"
+    message = fedtl.fails("run", "clinics.toml", "study", "--out", "x")
+    assert message == "x holds a run already: add --resume to go on with it, or choose another --out"
 
 
 def test_a_simulated_run_is_not_gone_on_with(fedtl: Fedtl) -> None:
     Path("x").mkdir()
     Path("x/config.toml").write_text(CONFIG)
     Path("x/environment.json").write_text("{}")
-    said = fedtl.fails("run", "clinics.toml", "study", "--resume", "--out", "x")
-    assert said == "--resume: x holds a simulated run; continue it with fedtl run"
+    message = fedtl.fails("run", "clinics.toml", "study", "--resume", "--out", "x")
+    assert message == "--resume: x holds a simulated run; continue it with fedtl run"
 
 
 def test_a_run_without_a_server(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl.fails("run", "clinics.toml", "study", "-q", code=1)
-    assert said == (f"no server runs on this machine for {here}/study/server: start it with fedtl deploy server")
+    message = fedtl.fails("run", "clinics.toml", "study", "-q", code=1)
+    assert message == (f"no server runs on this machine for {here}/study/server: start it with fedtl deploy server")
     assert not Path("results").exists()
     assert not (here / "study" / "server" / "studies").exists()
 
@@ -347,8 +347,8 @@ def test_options_that_are_missing_or_wrong(fedtl: Fedtl) -> None:
 
 
 def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
-    said = fedtl("status", "study", code=3)
-    assert re.fullmatch(r"the server does not run; its certificate is valid until \d{4}-\d\d-\d\d\n", said)
+    output = fedtl("status", "study", code=3)
+    assert re.fullmatch(r"the server does not run; its certificate is valid until \d{4}-\d\d-\d\d\n", output)
     server = read_server(here / "study")
     experiment = build(
         {
@@ -361,7 +361,7 @@ def test_status_of_a_server_that_does_not_run(fedtl: Fedtl, here: Path) -> None:
     ).tables()
     ends: dict[str, Any] = {"one": {}, "two": {"error": "too few [bold]clients", "wrong": False}, "three": None}
     for name, end in ends.items():
-        order = Order(name, experiment, f"/r/{name}", None, False, [])
+        order = RunRequest(name, experiment, f"/r/{name}", None, False, [])
         order.write(server)
         if end is not None:
             order.ended(server, end)
@@ -430,8 +430,8 @@ def test_a_client_that_is_let_in_no_longer(fedtl: Fedtl, here: Path, monkeypatch
     asked = answers(monkeypatch, {"success": True, "node-id": 77}, {"success": False, "error-message": "no"})
     server_module.register(server, "b")
     assert server_module.node_numbers(server) == {"b": "77"}
-    said = fedtl.fails("revoke", "study", "b", code=1)
-    assert said == "b cannot be shut out: no"
+    message = fedtl.fails("revoke", "study", "b", code=1)
+    assert message == "b cannot be shut out: no"
     assert read_server(here / "study").admitted == ()  # at the latest when the server is started again
     assert server_module.node_numbers(server) == {"b": "77"}
     asked = answers(monkeypatch, {"success": True})
@@ -452,9 +452,9 @@ def test_what_has_no_effect_is_said(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatc
     alone, more = ["deploy.min_clients=1"], ["max_failures=0.2"]
     note = "max_failures has no effect: deploy.min_clients says how many clients must not fail"
     monkeypatch.setattr(runs_module, "alone", lambda *_: nullcontext())
-    for words, said in ((alone, False), (more, False), (alone + more, True)):
+    for words, expected in ((alone, False), (more, False), (alone + more, True)):
         fedtl("run", "clinics.toml", "study", *words, code=1)
-        assert (note in fedtl.out) == said
+        assert (note in fedtl.out) == expected
     asked = Path("clinics.toml").read_text().replace("rounds", "max_failures = 0.5\nrounds")
     Path("asked.toml").write_text(asked)
     fedtl("run", "asked.toml", "study", *alone, code=1)
@@ -462,7 +462,7 @@ def test_what_has_no_effect_is_said(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatc
     # A run's own config gives every key.
     config = read_config("clinics.toml")[0]
     Path("run").mkdir()
-    for text, words, said in (
+    for text, words, expected in (
         (config.toml(), [], False),
         (config.toml(), ["max_failures=0.5"], True),
         (config.model_copy(update={"max_failures": 0.4}).toml(), [], True),
@@ -470,7 +470,7 @@ def test_what_has_no_effect_is_said(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatc
     ):
         Path("run/config.toml").write_text(text)
         fedtl("run", "run", "study", *alone, *words, "--out", "other", code=1)
-        assert (note in fedtl.out) == said
+        assert (note in fedtl.out) == expected
 
 
 def test_arguments_are_in_the_usage(fedtl: Fedtl) -> None:

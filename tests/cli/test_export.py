@@ -47,7 +47,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> fedtl.Run:
     return fedtl.run(VECTORS, out=tmp_path_factory.mktemp("vectors") / "run")
 
 
-def held(run: fedtl.Run) -> Federation:
+def federation(run: fedtl.Run) -> Federation:
     config = build(dict(run.config))
     return federate(config.data, config.seed)
 
@@ -64,39 +64,39 @@ def probabilities(file: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 def check_alike(one: dict[str, np.ndarray[Any, Any]], other: dict[str, np.ndarray[Any, Any]]) -> None:
     assert one.keys() == other.keys()
-    for name, found in one.items():
-        np.testing.assert_allclose(found, other[name], atol=1e-6)
+    for name, values in one.items():
+        np.testing.assert_allclose(values, other[name], atol=1e-6)
 
 
-def percent(told: str) -> float:
-    found = re.search(r"samples?, accuracy ([0-9.]+) %", told)
-    assert found, told
-    return float(found[1])
+def percent(output: str) -> float:
+    match = re.search(r"samples?, accuracy ([0-9.]+) %", output)
+    assert match, output
+    return float(match[1])
 
 
 def test_export_then_predict_gives_the_recorded_accuracy(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
-    told = fedtl_("export", finished.path)
-    assert told == (
+    output = fedtl_("export", finished.path)
+    assert output == (
         "quickstart, pfedme, round 2: global model, mlp, uint8 1 x 8 x 8 to 10 classes\nmodel.safetensors\n"
     )
-    data = held(finished)
+    data = federation(finished)
     test = data.server_test
     np.savez(tmp_path / "test.npz", x=data.x[test], y=data.y[test])
-    told = fedtl_("predict", "model.safetensors", "test.npz")
-    assert percent(told) == round(100 * finished.last()["global/server-test"].value, 2)
-    assert told.endswith("predictions.csv\n")
+    output = fedtl_("predict", "model.safetensors", "test.npz")
+    assert percent(output) == round(100 * finished.last()["global/server-test"].value, 2)
+    assert output.endswith("predictions.csv\n")
 
     header, *lines = rows(tmp_path / "predictions.csv")
     assert header == ["sample", "label", *(f"p({label})" for label in range(10))]
     assert [line[0] for line in lines] == [str(i) for i in range(len(test))]
     p = np.array([line[2:] for line in lines], np.float64)
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
-    said = [int(line[1]) for line in lines]
-    assert said == p.argmax(1).tolist()
-    assert np.mean(said == data.y[test]) == finished.last()["global/server-test"].value
-    for label in set(said):
-        count = said.count(label)
-        assert re.search(rf"^{label} +{count} +{100 * count / len(said):.2f}$", told, re.MULTILINE)
+    predictions = [int(line[1]) for line in lines]
+    assert predictions == p.argmax(1).tolist()
+    assert np.mean(predictions == data.y[test]) == finished.last()["global/server-test"].value
+    for label in set(predictions):
+        count = predictions.count(label)
+        assert re.search(rf"^{label} +{count} +{100 * count / len(predictions):.2f}$", output, re.MULTILINE)
 
     # A logit is known up to a number that all classes of a sample share, from the model's own tensors.
     tensors = load_file(finished.path / "model.safetensors")
@@ -112,22 +112,22 @@ def test_export_then_predict_gives_the_recorded_accuracy(fedtl_: Said, finished:
 
 def test_without_labels_nothing_is_scored(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
     fedtl_("export", finished.path, "-o", "some/where/m.safetensors")
-    np.savez(tmp_path / "x.npz", x=held(finished).x[:7, 0])  # [n, height, width] has one channel
-    told = fedtl_("predict", "some/where/m.safetensors", "x.npz", "-o", "p.csv")
-    assert told.endswith("\n7 samples\np.csv\n")
+    np.savez(tmp_path / "x.npz", x=federation(finished).x[:7, 0])  # [n, height, width] has one channel
+    output = fedtl_("predict", "some/where/m.safetensors", "x.npz", "-o", "p.csv")
+    assert output.endswith("\n7 samples\np.csv\n")
     assert len(rows(tmp_path / "p.csv")) == 8
 
 
 @pytest.mark.parametrize("client", [0, 3])
 def test_a_clients_own_model(fedtl_: Said, finished: fedtl.Run, tmp_path: Path, client: int) -> None:
-    told = fedtl_("export", finished.path, "--client", client, "-o", "own.safetensors")
-    assert told.startswith(f"quickstart, pfedme, round 2: client {client}'s personalised model (fresh), mlp")
-    data = held(finished)
+    output = fedtl_("export", finished.path, "--client", client, "-o", "own.safetensors")
+    assert output.startswith(f"quickstart, pfedme, round 2: client {client}'s personalised model (fresh), mlp")
+    data = federation(finished)
     np.savez(tmp_path / "own.npz", x=data.x[data.test[client]], y=data.y[data.test[client]])
     score = finished.client_scores()["personal/clients"][client]
     assert percent(fedtl_("predict", "own.safetensors", "own.npz")) == round(100 * score, 2)
-    told = fedtl_("export", finished.path, "--client", client, "--personal", "last", "-o", "own.safetensors")
-    assert f"client {client}'s personalised model (last), mlp" in told
+    output = fedtl_("export", finished.path, "--client", client, "--personal", "last", "-o", "own.safetensors")
+    assert f"client {client}'s personalised model (last), mlp" in output
 
 
 def test_onnx_says_the_same(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_onnx_says_the_same(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -
     about = fedtl_("export", finished.path).splitlines()[0]
     assert fedtl_("export", finished.path, "--onnx") == f"{about}\nmodel.onnx\n"
     assert fedtl_("export", finished.path, "-o", "by-suffix.onnx") == f"{about}\nby-suffix.onnx\n"
-    data = held(finished)
+    data = federation(finished)
     np.savez(tmp_path / "all.npz", x=data.x, y=data.y)  # more than one block of them
     assert len(data.x) > 1000
     one, *others = (fedtl_("predict", f"{m}", "all.npz", "-o", f"{m}.csv") for m in ("model.safetensors", "model.onnx"))
@@ -147,7 +147,7 @@ def test_onnx_says_the_same(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -
 
 def test_images(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
     fedtl_("export", finished.path)
-    data = held(finished)
+    data = federation(finished)
     few = data.server_test[:30]
     np.savez(tmp_path / "few.npz", x=data.x[few], y=data.y[few])
     expected = fedtl_("predict", "model.safetensors", "few.npz", "-o", "expected.csv")
@@ -155,10 +155,10 @@ def test_images(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
         folder = tmp_path / "images" / str(data.y[row])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(data.x[row, 0]).save(folder / f"{place:02}.png")
-    told = fedtl_("predict", "model.safetensors", "images", "-o", "found.csv")
-    assert told.replace("found.csv", "") == expected.replace("expected.csv", "")
-    found = probabilities(tmp_path / "found.csv")
-    check_alike(found, {f"{int(i):02}.png": p for i, p in probabilities(tmp_path / "expected.csv").items()})
+    output = fedtl_("predict", "model.safetensors", "images", "-o", "found.csv")
+    assert output.replace("found.csv", "") == expected.replace("expected.csv", "")
+    predictions = probabilities(tmp_path / "found.csv")
+    check_alike(predictions, {f"{int(i):02}.png": p for i, p in probabilities(tmp_path / "expected.csv").items()})
     assert {row[0] for row in rows(tmp_path / "found.csv")[1:]} == {
         f"{data.y[row]}/{place:02}.png" for place, row in enumerate(few)
     }
@@ -168,13 +168,13 @@ def test_images(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
     for file in (tmp_path / "images").glob("*/*.png"):
         shutil.copy(file, flat)
     assert fedtl_("predict", "model.safetensors", "flat").endswith("\n30 samples\npredictions.csv\n")
-    check_alike(probabilities(tmp_path / "predictions.csv"), found)
+    check_alike(probabilities(tmp_path / "predictions.csv"), predictions)
     shutil.copy(flat / "00.png", tmp_path / "images")
     assert "holds images itself and in folders of classes" in fedtl_("predict", "model.safetensors", "images", code=2)
 
     one = next(flat.iterdir())
     assert fedtl_("predict", "model.safetensors", one).endswith("\n1 sample\npredictions.csv\n")
-    check_alike(probabilities(tmp_path / "predictions.csv"), {one.name: found[one.name]})
+    check_alike(probabilities(tmp_path / "predictions.csv"), {one.name: predictions[one.name]})
 
     grey = np.asarray(Image.open(one))
     Image.fromarray(np.stack([grey.repeat(2, 0).repeat(2, 1)] * 3, -1)).save(tmp_path / "large.png")
@@ -203,7 +203,7 @@ def write_csv(file: Path, x: np.ndarray[Any, Any], label: str | None, y: np.ndar
 
 def test_tables(fedtl_: Said, vectors: fedtl.Run, tmp_path: Path) -> None:
     fedtl_("export", vectors.path)
-    data = held(vectors)
+    data = federation(vectors)
     test = data.server_test
     for label in (None, "label", "kind"):
         write_csv(tmp_path / f"{label}.csv", data.x[test], label, data.y[test])
@@ -226,7 +226,7 @@ def test_data_that_the_model_does_not_take(fedtl_: Said, finished: fedtl.Run, tm
     def error(*words: object) -> str:
         return fedtl_("predict", "model.safetensors", *words, code=2)
 
-    x = held(finished).x[:3]
+    x = federation(finished).x[:3]
     np.savez(tmp_path / "shape.npz", x=np.zeros((3, 1, 9, 9), np.uint8))
     assert "shape.npz: a sample is uint8 [1, 9, 9], but uint8 [1, 8, 8] in this experiment" in error("shape.npz")
     np.savez(tmp_path / "dtype.npz", x=x.astype(np.float32))
@@ -275,7 +275,7 @@ def test_an_onnx_file_that_is_none(fedtl_: Said, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("-o", "m.pt"), "--output = 'm.pt': give a name that ends in .safetensors or .onnx"),
         (
@@ -286,8 +286,8 @@ def test_an_onnx_file_that_is_none(fedtl_: Said, tmp_path: Path) -> None:
         (("--client", 0, "--personal", "lst"), "evaluate.personal = 'lst': should be 'fresh' or 'last'"),
     ],
 )
-def test_wrong_arguments(fedtl_: Said, finished: fedtl.Run, words: tuple[object, ...], said: str) -> None:
-    assert fedtl_("export", finished.path, *words, code=2) == f"fedtl: {said}\n"
+def test_wrong_arguments(fedtl_: Said, finished: fedtl.Run, words: tuple[object, ...], message: str) -> None:
+    assert fedtl_("export", finished.path, *words, code=2) == f"fedtl: {message}\n"
 
 
 def test_a_run_keeps_its_own_file(

@@ -44,7 +44,7 @@ class Said:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Said:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Said:
     monkeypatch.chdir(tmp_path)
     return Said(monkeypatch, capsys)
 
@@ -71,36 +71,36 @@ def client(path: Path) -> Path:
     return path
 
 
-def test_of_a_clients_studies_the_newest(said: Said) -> None:
+def test_of_a_clients_studies_the_newest(command: Said) -> None:
     folder = client(Path("a"))
-    assert said(folder, "--client", "a", code=2) == "fedtl: a keeps nothing of any study yet\n"
+    assert command(folder, "--client", "a", code=2) == "fedtl: a keeps nothing of any study yet\n"
     only = study(folder / "studies" / "hospitals-f00", OLD)
-    assert said(folder, "--client", "a") == ""
-    assert said.taken == [only]
+    assert command(folder, "--client", "a") == ""
+    assert command.taken == [only]
     newer = study(folder / "studies" / "hospitals-0ff", NEW)
     os.utime(only / "config.toml")
-    assert said(folder, "--client", "a") == f"the newest of 2 runs: {newer}\n"
-    assert said.taken == [newer]
+    assert command(folder, "--client", "a") == f"the newest of 2 runs: {newer}\n"
+    assert command.taken == [newer]
     study(folder / "studies" / "hospitals-aaa", "2026-12-01T00:00:00+0100", model=False)  # it has just begun
-    assert said(folder, "--client", "a") == f"the newest of 3 runs: {newer}\n"
-    assert said.taken == [newer]
-    said(only, "--client", "a")
-    assert said.taken == [only]
+    assert command(folder, "--client", "a") == f"the newest of 3 runs: {newer}\n"
+    assert command.taken == [newer]
+    command(only, "--client", "a")
+    assert command.taken == [only]
 
 
-def test_runs_that_a_pattern_names(said: Said) -> None:
+def test_runs_that_a_pattern_names(command: Said) -> None:
     old, new = study(Path("2-pfedme"), OLD), study(Path("1-pfedme"), NEW)
     unknown = study(Path("3-pfedme"), None)
     for runs in ([old, new], [new, old], [new, unknown]):
-        assert said(*runs) == f"the newest of 2 runs: {new}\n"
-        assert said.taken == [new]
+        assert command(*runs) == f"the newest of 2 runs: {new}\n"
+        assert command.taken == [new]
 
 
 @pytest.mark.parametrize("other", [{"name": "clinics"}, {"method": "fedavg"}])
-def test_runs_of_different_experiments_are_named(other: dict[str, str], said: Said) -> None:
+def test_runs_of_different_experiments_are_named(other: dict[str, str], command: Said) -> None:
     folder = client(Path("a"))
     one, two = study(folder / "studies" / "x", OLD), study(folder / "studies" / "y", NEW, **other)  # type: ignore[arg-type]
     for words in ([folder], [one, two]):
         sentence = f"fedtl: 2 runs of different experiments or methods: give one of {one}, {two}\n"
-        assert said(*words, code=2) == sentence
-        assert said.taken == []
+        assert command(*words, code=2) == sentence
+        assert command.taken == []

@@ -8,9 +8,9 @@ from fedtl.cli import commands, printing
 from fedtl.config import read
 
 
-@pytest.mark.parametrize(("text", "said"), [("Unable to allocate\n16 TiB", ": Unable to allocate 16 TiB"), ("", "")])
+@pytest.mark.parametrize(("text", "reason"), [("Unable to allocate\n16 TiB", ": Unable to allocate 16 TiB"), ("", "")])
 def test_what_does_not_fit_into_memory_is_a_sentence(
-    text: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def read_config(*arguments: object) -> None:
         raise MemoryError(text)
@@ -20,4 +20,4 @@ def test_what_does_not_fit_into_memory_is_a_sentence(
     with pytest.raises(SystemExit) as ended:
         commands.main()
     assert ended.value.code == printing.RUN_ERROR
-    assert capsys.readouterr().err == f"fedtl: there is not enough memory for it{said}\n"
+    assert capsys.readouterr().err == f"fedtl: there is not enough memory for it{reason}\n"

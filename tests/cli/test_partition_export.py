@@ -24,9 +24,9 @@ def fedtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_files_beside_the_table_and_the_picture(fedtl: Said, tmp_path: Path) -> None:
     alone = fedtl("partition", *SMALL)
-    said = fedtl("partition", *SMALL, "--export", "out [1]")
-    last = said.splitlines()[-1]
-    assert said == f"{alone}{last}\n"
+    output = fedtl("partition", *SMALL, "--export", "out [1]")
+    last = output.splitlines()[-1]
+    assert output == f"{alone}{last}\n"
     folder = tmp_path / "out [1]"
     written = sum(file.stat().st_size for file in folder.rglob("*.*"))
     size = f"{written / 1000:.1f} kB" if written < 1e6 else f"{written / 1e6:.1f} MB"
@@ -44,39 +44,39 @@ def test_files_beside_the_table_and_the_picture(fedtl: Said, tmp_path: Path) -> 
 def test_what_holds_something_is_refused_before_anything_is_made(fedtl: Said, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    said = fedtl("partition", *SMALL, "--export", "out", code=2)
-    assert said == "fedtl: out holds something already: give a new folder, or an empty one\n"
+    message = fedtl("partition", *SMALL, "--export", "out", code=2)
+    assert message == "fedtl: out holds something already: give a new folder, or an empty one\n"
     assert fedtl("partition", *SMALL, "--export", "out/mine", code=2).startswith("fedtl: out/mine is a file")
     assert not (tmp_path / "partition.png").exists()
 
 
 def test_what_cannot_be_written_is_a_failure(fedtl: Said, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = fedtl("partition", *SMALL, "--export", "file/out", code=1)
-    assert said == "fedtl: file/out/0 cannot be written: Not a directory\n"
+    message = fedtl("partition", *SMALL, "--export", "file/out", code=1)
+    assert message == "fedtl: file/out/0 cannot be written: Not a directory\n"
 
 
 def test_folders_with_the_clients_names(fedtl: Said, tmp_path: Path) -> None:
     fedtl("partition", *SMALL, "--export", "out", "--names", "a, b,c")
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["a", "b", "c", "server"]
-    said = fedtl("partition", *SMALL, "--names", "a,b,c", code=2)
-    assert said == "fedtl: --names = 'a,b,c': they name the folders of --export; add that, or leave them out\n"
+    message = fedtl("partition", *SMALL, "--names", "a,b,c", code=2)
+    assert message == "fedtl: --names = 'a,b,c': they name the folders of --export; add that, or leave them out\n"
 
 
 def test_validation_samples_have_a_column_and_a_file(fedtl: Said, tmp_path: Path) -> None:
     share = [*SMALL, "data.validation_share=0.25"]
-    before, said = fedtl("partition", *SMALL).splitlines(), fedtl("partition", *share, "--export", "out").splitlines()
+    before, lines = fedtl("partition", *SMALL).splitlines(), fedtl("partition", *share, "--export", "out").splitlines()
     config, _ = read_config(share[0], share[1:])
-    held = federate(config.data, config.seed)
-    assert held.validation is not None
+    federation = federate(config.data, config.seed)
+    assert federation.validation is not None
     assert before[1].split()[:3] == ["client", "train", "test"]
-    assert said[1].split()[:4] == ["client", "train", "validation", "test"]
-    rows = [line.split()[:4] for line in said]  # labels may need more lines than one
+    assert lines[1].split()[:4] == ["client", "train", "validation", "test"]
+    rows = [line.split()[:4] for line in lines]  # labels may need more lines than one
     for client in range(3):
-        sizes = [held.train.sizes[client], held.validation.sizes[client], held.test.sizes[client]]
+        sizes = [federation.train.sizes[client], federation.validation.sizes[client], federation.test.sizes[client]]
         assert [str(client), *map(str, sizes)] in rows
-    each = held.validation.sizes
-    assert f"validation samples: {each.sum()}, {each.min()} to {each.max()} a client" in said
+    each = federation.validation.sizes
+    assert f"validation samples: {each.sum()}, {each.min()} to {each.max()} a client" in lines
     with np.load(tmp_path / "out" / "1" / "validation.npz") as file:
-        assert np.array_equal(file["x"], held.x[held.validation_of(1)])
-        assert np.array_equal(file["y"], held.y[held.validation_of(1)])
+        assert np.array_equal(file["x"], federation.x[federation.validation_of(1)])
+        assert np.array_equal(file["y"], federation.y[federation.validation_of(1)])

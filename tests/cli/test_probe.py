@@ -45,19 +45,19 @@ def lines(file: Path) -> list[dict[str, object]]:
 
 
 def test_table_and_file(fedtl: Said, finished: Path) -> None:
-    told = fedtl("probe", finished, "--labels", 0.1, "--labels", 1)
+    output = fedtl("probe", finished, "--labels", 0.1, "--labels", 1)
     written = lines(finished / "probe.jsonl")
-    assert told.endswith(f"{finished / 'probe.jsonl'}\n")
+    assert output.endswith(f"{finished / 'probe.jsonl'}\n")
     assert [(line["share"], line["train"], line["test"]) for line in written] == [
         (share, *what)
         for share in (0.1, 1.0)
         for what in (("pooled", "server-test"), ("pooled", "clients"), ("own", "clients"))
     ]
     for line in written:
-        row = next(row for row in told.splitlines() if row.startswith(str(line["name"])))
+        row = next(row for row in output.splitlines() if row.startswith(str(line["name"])))
         assert f" {100 * float(str(line['accuracy'])):.2f} " in row
         assert row.endswith(f" {line['train_samples']}")
-    assert "linear probe on global-model features, 10 % of labels: pooled -> server test" in told
+    assert "linear probe on global-model features, 10 % of labels: pooled -> server test" in output
     # Two rounds of pFedMe hardly train a network; its features with all labels are worth more.
     trained = load(finished).last()["global/server-test"].value
     assert written[3]["accuracy"] > max(0.85, trained)  # type: ignore[operator]
@@ -89,7 +89,7 @@ def test_a_run_with_few_labels_is_probed_with_all(fedtl: Said, finished: Path, t
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--labels", 0), "--labels = 0: give a share of the training labels, above 0 and at most 1"),
         (("--labels", 1.5), "--labels = 1.5: give a share of the training labels, above 0 and at most 1"),
@@ -97,8 +97,8 @@ def test_a_run_with_few_labels_is_probed_with_all(fedtl: Said, finished: Path, t
         (("--kind", "liner"), "--kind = 'liner': did you mean 'linear'?"),
     ],
 )
-def test_wrong_arguments(fedtl: Said, finished: Path, words: tuple[object, ...], said: str) -> None:
-    assert fedtl("probe", finished, *words, code=2) == f"fedtl: {said}\n"
+def test_wrong_arguments(fedtl: Said, finished: Path, words: tuple[object, ...], message: str) -> None:
+    assert fedtl("probe", finished, *words, code=2) == f"fedtl: {message}\n"
 
 
 def test_no_run(fedtl: Said, tmp_path: Path, finished: Path) -> None:

@@ -19,7 +19,7 @@ from fedtl.disk import durable
 from fedtl.disk.memories import MemoryStore
 from fedtl.export.of_run import model_of_run
 from fedtl.failure import OutputError
-from fedtl.runs.checkpoint import SETTLED, read_checkpoint, read_mark, write_mark
+from fedtl.runs.checkpoint import SETTLED, read_checkpoint, read_header, write_mark
 from fedtl.runs.record import Recorder
 from fedtl.runs.resume import digest
 from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
@@ -226,11 +226,13 @@ def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As :func:`killed`, but the disk has had the second round, and its memories, for sure."""
     folder = tmp_path_factory.mktemp("settled") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable.Settler, "due", property(lambda self: read_mark(folder) and read_mark(folder).round == 2))
+        patch.setattr(
+            durable.Settler, "due", property(lambda self: read_header(folder) and read_header(folder).round == 2)
+        )
         with pytest.raises(Killed):
             stop_at(patch, Recorder, "checkpoint", LAST, after=True)
             fedtl.run(tables(), out=folder)
-    mark = read_mark(folder, SETTLED)
+    mark = read_header(folder, SETTLED)
     assert mark is not None
     assert mark.round == 2
     return folder
@@ -323,7 +325,7 @@ def test_a_config_in_another_versions_words(killed: Path, uninterrupted: Callabl
     shutil.copytree(killed, folder)
     config = folder / "config.toml"
     config.write_text("".join(line for line in config.read_text().splitlines(True) if "weight_decay" not in line))
-    mark = read_mark(folder)
+    mark = read_header(folder)
     assert mark is not None
     write_mark(folder / "checkpoint/checkpoint.json", replace(mark, config=digest(tomllib.loads(config.read_text()))))
     for method in ("_describe", "round"):

@@ -15,7 +15,7 @@ from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate, Gradient, Memory, State
 from fedtl.clients.sgd import SGD
 from fedtl.data.federation import Federation
-from fedtl.engine import REST, Engine, Failed, OneByOne, Trained, choose_engine, refusal
+from fedtl.engine import BUFFERS, Engine, Failed, OneByOne, Trained, choose_engine, refusal
 from fedtl.losses.batch import Batch
 from fedtl.models import MODELS, build_model, read_model
 from fedtl.strategies import STRATEGIES
@@ -57,13 +57,13 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
     return w, outcomes
 
 
-def assert_agree(held: Federation, module_of: object, method: str, **options: object) -> None:
-    w1, one = several_rounds(engine_of(held, module_of()), method, **options)  # type: ignore[operator]
+def assert_agree(federation: Federation, module_of: object, method: str, **options: object) -> None:
+    w1, one = several_rounds(engine_of(federation, module_of()), method, **options)  # type: ignore[operator]
     for name, kind in ENGINES.items():
-        engine = engine_of(held, module_of(), kind)  # type: ignore[operator]
+        engine = engine_of(federation, module_of(), kind)  # type: ignore[operator]
         w2, other = several_rounds(engine, method, **options)
-        assert (engine.recorder is not None) == ("recorded" in name)
-        assert engine.recorder is None or engine.recorder.replays_all, "a step was played, not replayed"
+        assert (engine.tracer is not None) == ("traced" in name)
+        assert engine.tracer is None or engine.tracer.replays_all, "a step ran eagerly"
         torch.testing.assert_close(w1, w2, rtol=1e-4, atol=2e-6)
         for a, b in zip(one, other):
             assert (a.client, a.samples, a.steps) == (b.client, b.samples, b.steps)
@@ -81,8 +81,10 @@ def test_methods_agree(method: str, budget: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn"}))
 def test_models_agree(name: str) -> None:
-    held = federation_of(SIZES, shape=IMAGES, classes=4)
-    assert_agree(held, lambda: build_model(read_model({"name": name}), IMAGES, 4, seed=1), "pfedme", local_steps=2)
+    federation = federation_of(SIZES, shape=IMAGES, classes=4)
+    assert_agree(
+        federation, lambda: build_model(read_model({"name": name}), IMAGES, 4, seed=1), "pfedme", local_steps=2
+    )
 
 
 def test_a_resnet_agrees() -> None:
@@ -90,10 +92,10 @@ def test_a_resnet_agrees() -> None:
 
     What it is made of is recorded in stacks elsewhere.
     """
-    held = federation_of([2, 3], shape=(1, 8, 8), classes=4)
+    federation = federation_of([2, 3], shape=(1, 8, 8), classes=4)
     uploads = []
-    for kind in (ENGINES[name] for name in ("one by one", "one by one, recorded", "stacked")):
-        engine = engine_of(held, build_model(read_model({"name": "resnet18-gn"}), (1, 8, 8), 4, seed=1), kind)
+    for kind in (ENGINES[name] for name in ("one by one", "one by one, traced", "stacked")):
+        engine = engine_of(federation, build_model(read_model({"name": "resnet18-gn"}), (1, 8, 8), 4, seed=1), kind)
         w = engine.task.layout.flatten(engine.task.module)
         outcomes = train_cohort(engine, update_of("fedavg", lr=0.01), w, [0, 1], [{}, {}], 1)
         uploads.append(torch.stack([outcome.uploads.get("w") for outcome in outcomes]))  # type: ignore[union-attr,misc]
@@ -120,58 +122,58 @@ def batch_norm_net() -> nn.Module:
 
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
-    held = federation_of([22, 24, 22, 30, 22])  # no mini-batch of one, which batch-norm refuses
-    assert_agree(held, batch_norm_net, method, local_epochs=1)
-    engine = engine_of(held, batch_norm_net())
+    federation = federation_of([22, 24, 22, 30, 22])  # no mini-batch of one, which batch-norm refuses
+    assert_agree(federation, batch_norm_net, method, local_epochs=1)
+    engine = engine_of(federation, batch_norm_net())
     layout = engine.task.layout
     assert (layout.parameters, layout.size) == (6 * 8 + 8 + 16 + 27, 6 * 8 + 8 + 16 + 27 + 16)
     before = layout.flatten(engine.task.module)[layout.parameters :].clone()
     _, outcomes = several_rounds(engine, method, local_epochs=1)
     for outcome in outcomes:
-        rest = (
+        buffers = (
             outcome.uploads.get("w")[layout.parameters :]
             if outcome.uploads.get("w") is not None
-            else outcome.memory[REST]
+            else outcome.memory[BUFFERS]
         )
-        assert not torch.equal(rest, before)
-        assert REST in outcome.memory or not outcome.memory
+        assert not torch.equal(buffers, before)
+        assert BUFFERS in outcome.memory or not outcome.memory
 
 
 def test_objective_with_several_terms_agrees() -> None:
     rows = [{"term": "cross_entropy", "label_smoothing": 0.1}, {"term": "l2", "weight": 0.01}]
-    held, found = federation_of(SIZES), []
+    federation, results = federation_of(SIZES), []
     for kind in ENGINES.values():
-        engine = engine_of(held, small_module(), kind, rows)
-        found.append(several_rounds(engine, "fedavg", local_epochs=1))
-    for other in found[1:]:
-        torch.testing.assert_close(found[0][0], other[0], rtol=1e-4, atol=2e-6)
-        np.testing.assert_allclose(found[0][1][0].losses, other[1][0].losses, rtol=1e-4)
-    assert len(found[0][1][0].losses) == 2
+        engine = engine_of(federation, small_module(), kind, rows)
+        results.append(several_rounds(engine, "fedavg", local_epochs=1))
+    for other in results[1:]:
+        torch.testing.assert_close(results[0][0], other[0], rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(results[0][1][0].losses, other[1][0].losses, rtol=1e-4)
+    assert len(results[0][1][0].losses) == 2
 
 
 def test_features_reach_a_term_under_both_engines() -> None:
-    from fedtl.losses.term import Term, View
+    from fedtl.losses.term import Term, TermContext
 
     class SmallFeatures(Term):
         needs = frozenset({"features"})
 
-        def value(self, view: View) -> torch.Tensor:
-            assert view.features.shape[-1] == 5
-            return view.mean(view.features.square().sum(1))
+        def value(self, context: TermContext) -> torch.Tensor:
+            assert context.features.shape[-1] == 5
+            return context.mean(context.features.square().sum(1))
 
-    held, found = federation_of(SIZES), []
+    federation, vectors = federation_of(SIZES), []
     for kind in ENGINES.values():
-        engine = engine_of(held, small_module(), kind, [SmallFeatures(term="small")])
-        found.append(several_rounds(engine, "fedavg", local_epochs=1)[0])
-    for other in found[1:]:
-        torch.testing.assert_close(found[0], other, rtol=1e-4, atol=2e-6)
+        engine = engine_of(federation, small_module(), kind, [SmallFeatures(term="small")])
+        vectors.append(several_rounds(engine, "fedavg", local_epochs=1)[0])
+    for other in vectors[1:]:
+        torch.testing.assert_close(vectors[0], other, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> None:
     """To the bit one by one. In a stack of narrow matrices that is the processor's affair: see below."""
-    held = federation_of(SIZES)
-    engine = engine_of(held, small_module(), kind)
+    federation = federation_of(SIZES)
+    engine = engine_of(federation, small_module(), kind)
     w = engine.task.layout.flatten(engine.task.module)
     update = update_of("pfedme", **METHODS["pfedme"], batch_size=10)
     together = train_cohort(engine, update, w, [0, 1, 2, 3], [{}] * 4, 5)
@@ -187,9 +189,9 @@ def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> Non
 
 def nine_alike(hidden: int) -> tuple[Engine, ClientUpdate[Any]]:
     """Clients whom the rules would stack, of a model so wide."""
-    held = federation_of([30] * 9, shape=(1, 8, 8), classes=10)
+    federation = federation_of([30] * 9, shape=(1, 8, 8), classes=10)
     module = build_model(read_model({"name": "mlp", "hidden": [hidden]}), (1, 8, 8), 10, 0)
-    return engine_of(held, module), update_of("fedavg", lr=0.1, batch_size=10)
+    return engine_of(federation, module), update_of("fedavg", lr=0.1, batch_size=10)
 
 
 @pytest.mark.parametrize("hidden", [3, 8, 16, 32])
@@ -230,7 +232,7 @@ class OfItsPlace(SGD):
 def test_clients_whose_bits_depend_on_their_company_are_not_stacked(kind: type[SGD]) -> None:
     plain, update = nine_alike(32)
     chosen = choose_engine("auto", "auto", plain.task, kind(update.settings, NO_LAYOUT), "cpu", 9)
-    assert (chosen.stacked, chosen.recorded) == (False, True)
+    assert (chosen.stacked, chosen.traced) == (False, True)
     assert "would depend on its company" in chosen.because
     assert choose_engine(
         True, "auto", plain.task, kind(update.settings, NO_LAYOUT), "cpu", 9
@@ -245,10 +247,10 @@ def test_a_client_that_raises_fails_alone(kind: EngineKind) -> None:
                 raise RuntimeError("cannot learn a 2")
             return super().step(state, batch, grad)
 
-    held = federation_of([10, 10, 10, 10])
+    federation = federation_of([10, 10, 10, 10])
     for client in range(4):
-        held.y[held.train[client]] = 2 if client == 2 else 1
-    engine = engine_of(held, small_module(), kind)
+        federation.y[federation.train[client]] = 2 if client == 2 else 1
+    engine = engine_of(federation, small_module(), kind)
     w = engine.task.layout.flatten(engine.task.module)
     outcomes = train_cohort(engine, Raises(update_of("fedavg", lr=0.1).settings, NO_LAYOUT), w, range(4), [{}] * 4, 1)
     assert [type(o) for o in outcomes] == [Trained, Trained, Failed, Trained]
@@ -317,22 +319,22 @@ def test_the_choice_of_an_engine(
     # Whether it does is the processor's matter; here the rules are tested.
     monkeypatch.setattr("fedtl.engine.choice.company_shows", lambda task, update: False)
     task = engine_of(federation_of(SIZES), module()).task
-    found = choose_engine(*asked, task, update_of("fedavg", lr=0.1, momentum=0.9), device, 40)
-    assert (found.stacked, found.recorded) == chosen
-    assert because in found.because
+    choice = choose_engine(*asked, task, update_of("fedavg", lr=0.1, momentum=0.9), device, 40)
+    assert (choice.stacked, choice.traced) == chosen
+    assert because in choice.because
 
 
 def test_what_is_asked_for_and_cannot_be_is_an_error() -> None:
     update = update_of("fedavg", lr=0.1)
     with pytest.raises(ConfigError, match=r"simulation\.stacked = true: .*dropout"):
         choose_engine(True, "auto", engine_of(federation_of(SIZES), Dropout()).task, update, "cpu", 40)
-    with pytest.raises(ConfigError, match=r"simulation\.recorded = true: .*depends on a tensor's values"):
+    with pytest.raises(ConfigError, match=r"simulation\.traced = true: .*depends on a tensor's values"):
         choose_engine("auto", True, engine_of(federation_of(SIZES), Branches()).task, update, "cpu", 40)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_dropout_is_the_same_again_one_by_one(recorded: bool) -> None:
-    kind = functools.partial(OneByOne, recorded=recorded)
+    kind = functools.partial(OneByOne, traced=recorded)
 
     def uploads() -> list[torch.Tensor]:
         with torch.random.fork_rng():
@@ -347,16 +349,16 @@ def test_dropout_is_the_same_again_one_by_one(recorded: bool) -> None:
     torch.manual_seed(2)
     for a, b in zip(first, uploads()):
         assert torch.equal(a, b)
-    held = torch.get_rng_state()
+    state = torch.get_rng_state()
     uploads()
-    assert torch.equal(held, torch.get_rng_state())
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_a_gpu_gives_the_cpus_numbers(method: str, kind: EngineKind) -> None:
-    held = federation_of(SIZES)
-    cpu = several_rounds(engine_of(held, small_module(), OneByOne), method, local_epochs=1)[0]
-    gpu = several_rounds(engine_of(held, small_module(), kind, device="cuda"), method, local_epochs=1)[0]
+    federation = federation_of(SIZES)
+    cpu = several_rounds(engine_of(federation, small_module(), OneByOne), method, local_epochs=1)[0]
+    gpu = several_rounds(engine_of(federation, small_module(), kind, device="cuda"), method, local_epochs=1)[0]
     torch.testing.assert_close(cpu, gpu.cpu(), rtol=1e-3, atol=1e-5)

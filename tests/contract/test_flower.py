@@ -80,8 +80,8 @@ def context(**run_config: str) -> Context:
 
 
 def test_run_config() -> None:
-    found = app.config_of(context(config="quickstart", overrides="rounds=3 name='my-run'  data.clients=30"))
-    assert (found.rounds, found.name, found.data.clients) == (3, "my-run", 30)
+    config = app.config_of(context(config="quickstart", overrides="rounds=3 name='my-run'  data.clients=30"))
+    assert (config.rounds, config.name, config.data.clients) == (3, "my-run", 30)
     assert app.config_of(context()).name == "quickstart"
     with pytest.raises(ConfigError, match=r"strategy\.lrr is not a key"):
         app.config_of(context(overrides="strategy.lrr=3"))
@@ -99,8 +99,8 @@ def test_pyproject_names_the_apps() -> None:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
 
-    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     for key, kind in (("serverapp", ServerApp), ("clientapp", ClientApp)):
-        module, name = found["components"][key].split(":")
+        module, name = table["components"][key].split(":")
         assert isinstance(getattr(import_module(module), name), kind)
-    assert app.config_of(context(**found["config"])).name == "quickstart"
+    assert app.config_of(context(**table["config"])).name == "quickstart"

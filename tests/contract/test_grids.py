@@ -32,7 +32,7 @@ from fedtl.wire import messages as m
 from tests.methods import OPEN_METHODS
 from tests.parts import train_cohort
 
-PLAIN = EngineChoice(stacked=False, recorded=False, because="a test")
+PLAIN = EngineChoice(stacked=False, traced=False, because="a test")
 
 CLIENTS, SAMPLED, ROUNDS = 10, 6, 3
 TIMES = {"seconds", "seconds_scoring", "elapsed"}
@@ -384,7 +384,7 @@ class TestFlowersStrategies:
     @pytest.mark.ray
     def test_on_ray(self, tmp_path: Path, ray_session: None) -> None:
         config, _ = read_config(tables("fedavg", "ray"))
-        found = []
+        vectors = []
         for make in (lambda: in_process(config, tmp_path), None):
             options = {"num_rounds": 2}
             if make:
@@ -392,8 +392,8 @@ class TestFlowersStrategies:
             else:
                 with ray_grid(config, tmp_path, actors=2) as grid:
                     result = recorded("FedMedian").start(grid, m.pack(initial(config)), **options)
-            found.append(result.arrays[m.VECTOR].numpy())
-        np.testing.assert_array_equal(*found)
+            vectors.append(result.arrays[m.VECTOR].numpy())
+        np.testing.assert_array_equal(*vectors)
 
     def test_pushed_messages_can_be_pulled(self, tmp_path: Path) -> None:
         from flwr.app import Message, MessageType, RecordDict

@@ -58,18 +58,18 @@ def test_each_trains_as_among_its_own_kind(phases: bool, tmp_path: Path) -> None
 def test_the_consensus_is_the_mean_over_all_kinds(tmp_path: Path) -> None:
     run = fedtl.run(tables(), out=tmp_path)
     config = build(tables())
-    held = federate(config.data, 0)
-    x = torch.from_numpy(held.x[held.public] * held.scale + held.shift)
+    federation = federate(config.data, 0)
+    x = torch.from_numpy(federation.x[federation.public] * federation.scale + federation.shift)
     logits = []
-    kinds = [make_tasks(own, held)[0] for own in config.architectures()]
+    kinds = [make_tasks(own, federation)[0] for own in config.architectures()]
     for client, vector in enumerate(models_in(run)):
         task = kinds[client % len(MODELS)]
         task.layout.load(task.module, vector)
         logits.append(task.module.eval()(x).detach().double().numpy())
     checkpoint = read_checkpoint(run.path)
     assert checkpoint is not None
-    found = checkpoint.state["statistic:consensus"].reshape(PUBLIC, 10)
-    np.testing.assert_allclose(found, np.mean(logits, 0), rtol=1e-4, atol=1e-5)
+    consensus = checkpoint.state["statistic:consensus"].reshape(PUBLIC, 10)
+    np.testing.assert_allclose(consensus, np.mean(logits, 0), rtol=1e-4, atol=1e-5)
     assert set(run.last()) == {"personal/clients"}
     assert run.rounds[-1]["bytes_up"] == CLIENTS * (1 + PUBLIC * 10) * 4
 
@@ -77,7 +77,7 @@ def test_the_consensus_is_the_mean_over_all_kinds(tmp_path: Path) -> None:
 RAY = ["simulation.grid=ray", "simulation.actors=2"]
 
 
-@pytest.mark.parametrize("change", [[], pytest.param(RAY, marks=pytest.mark.ray), ["simulation.recorded=false"]])
+@pytest.mark.parametrize("change", [[], pytest.param(RAY, marks=pytest.mark.ray), ["simulation.traced=false"]])
 def test_the_same_on_any_grid_and_after_an_interruption(
     change: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_same_on_any_grid_and_after_an_interruption(
     whole = fedtl.run(tables(**some), out=tmp_path / "a")
     fedtl.run(tables(**some), ["rounds=2", *change], out=tmp_path / "b")
     again = fedtl.run(tables(**some), change, out=tmp_path / "b", resume=True)
-    exact = "simulation.recorded=false" not in change
+    exact = "simulation.traced=false" not in change
     assert whole.rounds[0]["scores"]["personal/clients"]["clients_without"] == 2  # scored with what they begin with
     for a, b in zip(whole.clients, again.clients):
         if exact:

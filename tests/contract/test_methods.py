@@ -78,18 +78,18 @@ def rounds_by_hand(method: str, targets: np.ndarray[Any, Any], options: dict[str
     engine = quadratic(targets)
     grid = InProcessGrid(worker_of(engine, kind.client_update(settings, engine.task.layout)), len(targets))
     strategy = kind(settings, seed=0, clients=len(targets))
-    found: list[np.ndarray[Any, Any]] = []
-    strategy.start(grid, m.pack(np.zeros(targets.shape[1], np.float32)), n, on_round=lambda _, w: found.append(w))
-    return found[-1]
+    models: list[np.ndarray[Any, Any]] = []
+    strategy.start(grid, m.pack(np.zeros(targets.shape[1], np.float32)), n, on_round=lambda _, w: models.append(w))
+    return models[-1]
 
 
 def test_fedavg_of_one_full_batch_step_is_gradient_descent() -> None:
     targets = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
-    found = rounds_by_hand("fedavg", targets, {"lr": 0.3, "local_steps": 1, "batch_size": 0}, 4)
+    model = rounds_by_hand("fedavg", targets, {"lr": 0.3, "local_steps": 1, "batch_size": 0}, 4)
     w = np.zeros(6)
     for _ in range(4):
         w = w - 0.3 * (w - targets.mean(0))  # the gradient of mean_i ½‖w - a_i‖²
-    np.testing.assert_allclose(found, w, atol=1e-6)
+    np.testing.assert_allclose(model, w, atol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.0])
@@ -98,35 +98,35 @@ def test_pfedme_server_step_on_quadratics(beta: float) -> None:
     targets = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     lam, eta = 2.0, 0.1
     options = {"lr": eta, "lam": lam, "inner_lr": 0.1, "inner_steps": 300, "local_steps": 1, "beta": beta}
-    found = rounds_by_hand("pfedme", targets, options, 3)
+    model = rounds_by_hand("pfedme", targets, options, 3)
     w = np.zeros(6)
     for _ in range(3):
         mean = (w - eta * lam / (1 + lam) * (w - targets)).mean(0)
         w = (1 - beta) * w + beta * mean
-    np.testing.assert_allclose(found, w, atol=1e-6)
+    np.testing.assert_allclose(model, w, atol=1e-6)
 
 
 def test_means_are_weighted_by_samples_or_not() -> None:
-    held = federation_of([5, 20, 40])
+    federation = federation_of([5, 20, 40])
     for weighting, weights in {"samples": [5, 20, 40], "uniform": [1, 1, 1]}.items():
-        engine = engine_of(held, small_module())
+        engine = engine_of(federation, small_module())
         w = engine.task.layout.flatten(engine.task.module)
         kind = strategy_type("fedavg")
         settings = read_strategy({"name": "fedavg", "lr": 0.1, "weighting": weighting})
         worker = worker_of(engine, kind.client_update(settings, engine.task.layout))
         outcomes = train_cohort(engine, worker.update, w, [0, 1, 2], [{}] * 3, 1)
         expected = np.average([o.uploads.get("w").numpy() for o in outcomes], axis=0, weights=weights)  # type: ignore[union-attr]
-        found: list[Any] = []
+        models: list[Any] = []
         strategy = kind(settings, seed=0, clients=3)
-        strategy.start(InProcessGrid(worker, 3), m.pack(w.numpy()), 1, on_round=lambda _, v, f=found: f.append(v))
-        np.testing.assert_allclose(found[0], expected, rtol=1e-6, atol=1e-7)
+        strategy.start(InProcessGrid(worker, 3), m.pack(w.numpy()), 1, on_round=lambda _, v, f=models: f.append(v))
+        np.testing.assert_allclose(models[0], expected, rtol=1e-6, atol=1e-7)
 
 
 def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
     """β = 2 would otherwise make a variance negative."""
     settings = read_strategy({"name": "pfedme", **METHODS["pfedme"], "beta": 2.0})
     strategy = strategy_type("pfedme")(settings, seed=0, clients=2, parameters=3, evaluation=Evaluation(clients=0))
-    held = federation_of([6, 6])
+    federation = federation_of([6, 6])
 
     class Fixed(InProcessGrid):
         def carry_out(self, order, timeout):  # type: ignore[no-untyped-def]
@@ -137,13 +137,13 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
                     reply.content[m.ARRAYS] = m.pack(np.array([2.0, 2, 2, 0.4, 0.4]) * 2)
                 yield reply
 
-    engine = engine_of(held, small_module())
+    engine = engine_of(federation, small_module())
     worker = worker_of(engine, strategy.client_update(settings, engine.task.layout))
     worker.initial = engine.task.layout.flatten(engine.task.module)
-    found: list[Any] = []
+    models: list[Any] = []
     arrays = m.pack(np.ones(5, np.float32))
-    strategy.start(Fixed(worker, 2), arrays, 1, on_round=lambda _, w: found.append(w))
-    np.testing.assert_allclose(found[0], [3.0, 3, 3, 0.4, 0.4], rtol=1e-6)
+    strategy.start(Fixed(worker, 2), arrays, 1, on_round=lambda _, w: models.append(w))
+    np.testing.assert_allclose(models[0], [3.0, 3, 3, 0.4, 0.4], rtol=1e-6)
 
 
 def test_last_personal_models_are_counted_where_there_are_none(tmp_path: Path) -> None:

@@ -29,15 +29,15 @@ def divide(partition: Partition, n: int, classes: int, clients: int, seed: int) 
 )
 def test_every_sample_goes_to_exactly_one_client_or_the_error_says_why(name, clients, per_client, classes, seed):
     n = clients * per_client
-    found: Shards | ConfigError
+    result: Shards | ConfigError
     try:
-        found = divide(read_partition(name), n, classes, clients, seed)
+        result = divide(read_partition(name), n, classes, clients, seed)
     except ConfigError as error:
-        found = error
-    if isinstance(found, ConfigError):
-        assert str(found).startswith("data.")
+        result = error
+    if isinstance(result, ConfigError):
+        assert str(result).startswith("data.")
         return
-    shards = found
+    shards = result
     assert len(shards) == clients
     assert np.array_equal(np.sort(shards.order), np.arange(n))
     assert shards.sizes.min() >= 1

@@ -129,21 +129,21 @@ def test_the_servers_moments_are_those_of_all_source_samples(tmp_path: Path) -> 
     """With nothing learnt, every client's features are the initial model's: the moments have a closed form."""
     config = remote(strategy={"name": "fedavg", "lr": 1e-12, "local_steps": 1, "batch_size": 8})
     fedtl.run({**config, "rounds": 1}, out=tmp_path / "run")
-    found = read_checkpoint(tmp_path / "run")
-    assert found is not None
+    checkpoint = read_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
     federation = federate(build(config).data, 2)
     task = make_tasks(build(config), federation)[0]
     x, _ = task.samples.batch(federation.train.order)
     features = features_and_logits(task.module, x)[0].detach()
     mean, covariance = mean_and_covariance(features)
-    vector = torch.tensor(found.state["statistic:remote_coral"])
+    vector = torch.tensor(checkpoint.state["statistic:remote_coral"])
     assert vector[0] == len(x)
     torch.testing.assert_close(vector[1:17], mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(vector[17:].view(16, 16), covariance, rtol=1e-3, atol=1e-4)
     assert float(coral_to_moments(features, vector[1:17], vector[17:].view(16, 16))) < 1e-9
     squashed = features.sigmoid().double()
     central = [squashed.mean(0), *(((squashed - squashed.mean(0)) ** k).mean(0) for k in range(2, 6))]
-    cmd = torch.tensor(found.state["statistic:remote_cmd"])[1:].view(5, 16)
+    cmd = torch.tensor(checkpoint.state["statistic:remote_cmd"])[1:].view(5, 16)
     torch.testing.assert_close(cmd, torch.stack(central).float(), rtol=1e-3, atol=1e-6)
 
 

@@ -40,7 +40,7 @@ def config(recorded: bool | str = True, **other: Any) -> dict[str, Any]:
         "strategy": {"name": "pfedme", "clients_per_round": 4, "local_steps": 3, "batch_size": 8, "lr": 0.05}
         | {"lam": 15.0, "inner_steps": 2, "inner_lr": 0.05},
         "evaluate": {"every": 2},
-        "simulation": {"grid": "in-process", "stacked": False, "recorded": recorded},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": recorded},
         **other,
     }
 
@@ -71,14 +71,14 @@ def test_in_one_process(recorded: bool, tmp_path: Path) -> None:
     plain = fedtl.run(config(recorded), out=tmp_path / "b")
     for record in run.rounds:
         actors, server = record["profile"]["actors"], record["profile"]["server"]
-        assert set(actors["training"]) - {parts.RECORDING} == (RECORDED if recorded else PLAYED)
+        assert set(actors["training"]) - {parts.TRACING} == (RECORDED if recorded else PLAYED)
         assert ("scoring" in actors) == ("scores" in record)
         assert ("scoring" in server) == ("scores" in record)
         assert min(total({"": value}) for value in actors.values()) >= 0
         # The worker's own account is within this process's.
         assert total(actors["training"]) + total(actors.get("scoring", {})) <= server["waiting for clients"]
     assert 0 < whole(run, "actors") <= whole(run, "server")
-    assert any(parts.RECORDING in record["profile"]["actors"]["training"] for record in run.rounds) == recorded
+    assert any(parts.TRACING in record["profile"]["actors"]["training"] for record in run.rounds) == recorded
 
     profile = run.profile()
     assert profile["rounds"] == [2, 3]
@@ -86,7 +86,7 @@ def test_in_one_process(recorded: bool, tmp_path: Path) -> None:
     assert ("operations" in profile) == recorded
     text = printed(run)
     assert "mean of rounds 2 to 3" in text
-    assert ("steps (recorded: forward, backward and method in one)" in text) == recorded
+    assert ("steps (traced: forward, backward and method in one)" in text) == recorded
     assert ("forward and backward  " in text) == (not recorded)
 
     # Nothing else has changed.
@@ -107,7 +107,7 @@ def test_on_ray(tmp_path: Path) -> None:
     fedtl.run(config(), out=tmp_path / "b")
     for record in run.rounds:
         actors, server = record["profile"]["actors"], record["profile"]["server"]
-        assert set(actors["training"]) - {parts.RECORDING} == RECORDED
+        assert set(actors["training"]) - {parts.TRACING} == RECORDED
         assert "messages" in actors  # what two processes' clocks leave of each other's time, so perhaps nothing
         assert server["waiting for clients"] > 0
     # Two actors, counted from when they have begun: within twice the time of the server.
@@ -120,15 +120,15 @@ def test_on_ray(tmp_path: Path) -> None:
 
 def test_what_recorded_steps_consist_of(tmp_path: Path) -> None:
     run = fedtl.run(config(), out=tmp_path / "a", profile=True)
-    found = run.profile()["operations"]
-    assert found["steps"] == 3
-    calls = {each["name"]: each["calls"] for each in found["operations"]}
+    section = run.profile()["operations"]
+    assert section["steps"] == 3
+    calls = {each["name"]: each["calls"] for each in section["operations"]}
     # 3 mini-batches, each with 2 inner steps of pFedMe, of a model of 2 layers.
     assert calls["addmm"] == 3 * 2 * 2
     assert calls[INTERPRETER] == 1
-    costs = [each["seconds"] for each in found["operations"]]
+    costs = [each["seconds"] for each in section["operations"]]
     assert costs == sorted(costs, reverse=True)
-    assert "a recorded step's operations" in printed(run)
+    assert "a traced step's operations" in printed(run)
 
 
 def test_a_run_goes_on_without_it_and_with_it(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_worker_tells_its_parts_only_where_it_is_asked(kind: str, tmp_path: Pa
     profiled = worker.handle("train", RecordDict({m.CONFIG: ConfigRecord({**asked, m.PROFILE: True})}), [0, 1, 2])
     contents = [reply.content for reply in profiled if isinstance(reply.content, RecordDict)]
     assert [m.PROFILE in content for content in contents] == [False] * (len(contents) - 1) + [True]
-    expected = {parts.STEPS if "recorded" in kind else parts.GRADIENT, parts.METHOD, parts.DATA, parts.SUMS}
+    expected = {parts.STEPS if "traced" in kind else parts.GRADIENT, parts.METHOD, parts.DATA, parts.SUMS}
     assert expected <= set(m.seconds_of(contents[-1]))
     del contents[-1][m.PROFILE]
     assert [m.metrics_of(c) for c in contents] == [m.metrics_of(r.content) for r in plain]  # type: ignore[arg-type]

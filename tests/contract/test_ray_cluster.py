@@ -55,7 +55,7 @@ def tables(gate: Path, rounds: int, **simulation: Any) -> dict[str, Any]:
         "objective": [{"term": "tests.gate:Gate", "folder": str(gate)}],
         "evaluate": {"every": rounds},
         # Neither of the two would see who trains, and stacks of other clients round otherwise.
-        "simulation": {"grid": "in-process", "stacked": False, "recorded": False, **simulation},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False, **simulation},
     }
 
 
@@ -87,26 +87,26 @@ class Driver:
         file = folder.with_suffix(".toml")
         simulation = {**config["simulation"], "grid": "ray", "address": address}
         file.write_text(tomli_w.dumps({**config, "simulation": simulation}))
-        self._told = folder.with_suffix(".txt")
-        with self._told.open("w") as told:
+        self._output_file = folder.with_suffix(".txt")
+        with self._output_file.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from fedtl.cli import main; main()", "run", str(file), "--out", str(folder)],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=told,
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
 
-    def told(self) -> str:
+    def output(self) -> str:
         """All that it has printed, in one line."""
-        return " ".join(self._told.read_text().split())
+        return " ".join(self._output_file.read_text().split())
 
     def until(self, what: Callable[[], Any]) -> None:
         """Wait for something that happens while it runs."""
         until = time.monotonic() + PATIENCE
         while not what():
-            assert self.process.poll() is None, f"the run ended early: {self.told()}"
-            assert time.monotonic() < until, f"waited in vain: {self.told()}"
+            assert self.process.poll() is None, f"the run ended early: {self.output()}"
+            assert time.monotonic() < until, f"waited in vain: {self.output()}"
             time.sleep(0.05)
 
     def ends(self) -> int:
@@ -188,10 +188,10 @@ def test_nodes_that_come_and_go_change_no_bit(
     run.until(lambda: rounds(run.folder) > before + 1)  # a node that is lost is survived
 
     cluster.remove_node(added, allow_graceful=False)
-    run.until(lambda: "waiting for a Ray actor to begin: each asks for 1 CPU" in run.told())
+    run.until(lambda: "waiting for a Ray actor to begin: each asks for 1 CPU" in run.output())
     cluster.add_node(num_cpus=1, **SMALL)
     (gate / "slow").unlink()
-    assert run.ends() == 0, run.told()
+    assert run.ends() == 0, run.output()
     assert_same_run(tmp_path / "here", run.folder)
 
 
@@ -206,8 +206,8 @@ def test_more_actors_than_fit_are_no_hang(
     fedtl.run(config, out=tmp_path / "here")
     cluster.add_node(num_cpus=1, **SMALL)
     run = drive(config)
-    assert run.ends() == 0, run.told()
-    assert "going on with 1 of 3 Ray actors; the others begin when there is room: each asks for 1 CPU" in run.told()
+    assert run.ends() == 0, run.output()
+    assert "going on with 1 of 3 Ray actors; the others begin when there is room: each asks for 1 CPU" in run.output()
     assert_same_run(tmp_path / "here", run.folder)
 
 

@@ -71,8 +71,8 @@ class Choice(ModelChoice):
 class Scaled(Term):
     scale: float = 1.0
 
-    def value(self, view):
-        return self.scale * F.cross_entropy(view.logits, view.labels)
+    def value(self, context):
+        return self.scale * F.cross_entropy(context.logits, context.labels)
 
 class Mine(FedAvg):
     pass
@@ -103,7 +103,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tables(grid: str, **parts: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "name": "notebook",
         "rounds": 2,
         "device": "cpu",
@@ -112,7 +112,7 @@ def tables(grid: str, **parts: Any) -> dict[str, Any]:
         "strategy": {"name": "fedavg", "lr": 0.1, "clients_per_round": 3},
         "simulation": {"grid": grid, **({"actors": 2} if grid == "ray" else {})},
     }
-    return found | parts
+    return defaults | parts
 
 
 @pytest.mark.usefixtures("ray_session", "notebook")
@@ -134,8 +134,8 @@ def test_what_cannot_be_sent_by_value_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_another_process_than_the_notebooks_is_told_so() -> None:
-    said = r"^model.name = '__main__:NetOfANotebook': the notebook or script that defined it is not this process"
-    with pytest.raises(ConfigError, match=said + r".*put it in a \.py file"):
+    message = r"^model.name = '__main__:NetOfANotebook': the notebook or script that defined it is not this process"
+    with pytest.raises(ConfigError, match=message + r".*put it in a \.py file"):
         load_object("__main__:NetOfANotebook", "model.name")
 
 

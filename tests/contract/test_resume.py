@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_what_is_compared(uninterrupted: Callable[..., dict[str, Any]]) -> None:
-    found = uninterrupted()
-    assert [line["round"] for line in found["rounds.jsonl"]] == list(range(1, ROUNDS + 1))
-    assert [line["round"] for line in found["clients.jsonl"]] == [2, 4, 6]
-    assert len({tuple(line["clients"]) for line in found["rounds.jsonl"]}) > 1
-    assert any(key.startswith("client ") and value for key, value in found.items())
+    snapshot = uninterrupted()
+    assert [line["round"] for line in snapshot["rounds.jsonl"]] == list(range(1, ROUNDS + 1))
+    assert [line["round"] for line in snapshot["clients.jsonl"]] == [2, 4, 6]
+    assert len({tuple(line["clients"]) for line in snapshot["rounds.jsonl"]}) > 1
+    assert any(key.startswith("client ") and value for key, value in snapshot.items())
     assert set(uninterrupted("momentum")["checkpoint"][1]) == {"w", "m"}
     assert set(uninterrupted("adam")["checkpoint"][1]) == {"w", "m", "v"}
 
@@ -86,8 +86,8 @@ def test_killed_again_and_again(method: str, uninterrupted: Callable[..., dict[s
             process.kill()
             process.communicate()
             kills += 1
-            found = read_checkpoint(folder)
-            interrupted.add(found.round if found else 0)
+            checkpoint = read_checkpoint(folder)
+            interrupted.add(checkpoint.round if checkpoint else 0)
         else:
             assert process.returncode == 0, errors
             break

@@ -16,11 +16,11 @@ from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.choice import company_shows
-from fedtl.engine.module import Local
+from fedtl.engine.module import ClientObjective
 from fedtl.engine.task import Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objective
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 from fedtl.models import build_model
 from fedtl.models.head import features_and_logits
 from tests.parts import ENGINES, train_cohort, update_of
@@ -94,9 +94,9 @@ def upload_of(outcome: Outcome) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", TERMS)
 def test_every_engine_trains_the_same(name: str) -> None:
-    found = {kind: trained(make, with_term(name)) for kind, make in ENGINES.items()}
-    reference = found["one by one"]
-    for kind, outcomes in found.items():
+    results = {kind: trained(make, with_term(name)) for kind, make in ENGINES.items()}
+    reference = results["one by one"]
+    for kind, outcomes in results.items():
         for a, b in zip(reference, outcomes):
             tell = functools.partial("{}: {}".format, kind)
             torch.testing.assert_close(upload_of(b), upload_of(a), rtol=1e-3, atol=2e-5, msg=tell)
@@ -189,9 +189,9 @@ class Peeps(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"unlabelled"})
 
-    def value(self, view: View) -> torch.Tensor:
-        assert not view.stream("unlabelled").logits.isnan().any()
-        return torch.nn.functional.cross_entropy(view.logits, view.labels)
+    def value(self, context: TermContext) -> torch.Tensor:
+        assert not context.stream("unlabelled").logits.isnan().any()
+        return torch.nn.functional.cross_entropy(context.logits, context.labels)
 
 
 def test_labels_of_unlabelled_samples_reach_no_term() -> None:
@@ -212,9 +212,9 @@ def test_a_last_mini_batch_of_one_sample_is_no_failure(name: str) -> None:
     config["strategy"] = {"name": "fedavg", "lr": 0.05, "local_epochs": 1, "batch_size": 8}
     config["data"] = {**DATA, "samples": 132, "clients": 3}
     read = build(config)
-    held = federate(read.data, 0)
-    assert set(held.train.sizes % 8) & {1}
-    (task,) = make_tasks(read, held)
+    federation = federate(read.data, 0)
+    assert set(federation.train.sizes % 8) & {1}
+    (task,) = make_tasks(read, federation)
     update = update_of("fedavg", lr=0.05, local_epochs=1, batch_size=8)
     outcomes = train_cohort(
         ENGINES["one by one"](task), update, task.layout.flatten(task.module), range(3), [{}] * 3, 1
@@ -230,15 +230,19 @@ def test_cdans_model_ascends_through_the_entropy_weights_too() -> None:
     model, judge = task.module.model, task.module.extras["cdan_discriminator"]  # type: ignore[union-attr, index]
     parameters = [*model.parameters()]  # type: ignore[operator]
     batch = Batch(x, y, None, {"target": target})
-    total, _ = Local(task.module, task.layout, task.objective)(batch, {"progress": torch.tensor(0.5)}, lambda: None)
-    found = torch.autograd.grad(total, parameters)
+    total, _ = ClientObjective(task.module, task.layout, task.objective)(
+        batch, {"progress": torch.tensor(0.5)}, lambda: None
+    )
+    gradients = torch.autograd.grad(total, parameters)
     plain = torch.zeros(())
     for stream, label in ((x, 0.0), (target, 1.0)):
         features, logits = features_and_logits(model, stream)  # type: ignore[arg-type]
         p = logits.softmax(1)
-        said = judge((features[:, :, None] * p[:, None]).flatten(1))[:, 0]  # type: ignore[operator]
+        domain_logits = judge((features[:, :, None] * p[:, None]).flatten(1))[:, 0]  # type: ignore[operator]
         weight = 1 + torch.exp((p * p.log()).sum(1))
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(said, torch.full((8,), label), reduction="none")
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            domain_logits, torch.full((8,), label), reduction="none"
+        )
         plain = plain + (weight * loss).mean()
-    for a, b in zip(found, torch.autograd.grad(plain, parameters)):
+    for a, b in zip(gradients, torch.autograd.grad(plain, parameters)):
         torch.testing.assert_close(a, -b, rtol=1e-4, atol=1e-6)

@@ -222,15 +222,15 @@ def _all_pids() -> list[int]:
 
 
 def _ancestors(pid: int) -> list[int]:
-    found = []
+    pids = []
     while pid > 1:
         try:
             stat = (Path("/proc") / str(pid) / "stat").read_text()
         except OSError:
             break
         pid = int(stat.rpartition(")")[2].split()[1])
-        found.append(pid)
-    return found
+        pids.append(pid)
+    return pids
 
 
 # Experiments, and what runs leave.

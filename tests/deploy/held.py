@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 
 class Held(Term):
@@ -17,12 +17,12 @@ class Held(Term):
 
     folder: str
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         folder, pid = Path(self.folder), os.getpid()
         while (folder / f"hold-{pid}").exists():
             (folder / f"waits-{pid}").touch()
             time.sleep(0.02)
-        return F.cross_entropy(view.logits, view.labels)
+        return F.cross_entropy(context.logits, context.labels)
 
 
 def hold(folder: Path, pid: int) -> None:

@@ -61,7 +61,7 @@ UPDATES = {
 """What it sends in the first round, the second, and so on, made of what it received."""
 
 
-def told(message: Message, context: Context) -> Message:
+def description(message: Message, context: Context) -> Message:
     from fedtl.data.own.read import read_own  # and with it torch, which need not be there for every message
     from fedtl.deploy.agent import DESCRIPTION, NAME
 
@@ -92,7 +92,7 @@ def scored(message: Message, context: Context) -> Message:
 
 
 app = ClientApp()
-app.query()(told)
+app.query()(description)
 app.train()(trained)
 app.evaluate()(scored)
 

@@ -44,11 +44,11 @@ class Program:
     def __init__(self, name: str, process: subprocess.Popen[bytes], output: Path) -> None:
         self.name, self.process, self.output = name, process, output
 
-    def said(self) -> str:
+    def text(self) -> str:
         return self.output.read_text(encoding="utf-8", errors="replace")
 
     def lines(self, word: str) -> list[str]:
-        return [line for line in self.said().splitlines() if word in line]
+        return [line for line in self.text().splitlines() if word in line]
 
     def stop(self) -> int:
         """End it as a service manager does, and give its exit code."""
@@ -136,10 +136,10 @@ class Hosts:
 def wait_until(ready: Callable[[], object], seconds: float, what: str, programs: Sequence[Program] = ()) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
-        told = "".join(f"\n--- {each.name}\n{each.said()}" for each in programs)
+        outputs = "".join(f"\n--- {each.name}\n{each.text()}" for each in programs)
         for each in programs:
-            assert each.process.poll() is None, f"{each.name} ended before: {what}{told}"
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}{told}"
+            assert each.process.poll() is None, f"{each.name} ended before: {what}{outputs}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}{outputs}"
         time.sleep(0.2)
 
 

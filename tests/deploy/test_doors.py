@@ -132,16 +132,16 @@ def main(grid, context):
     while len(nodes := list(grid.get_node_ids())) < 3:
         time.sleep(0.2)
     replies = grid.send_and_receive([Message(RecordDict(), node, "query") for node in nodes], timeout=200)
-    said = [reply.error.reason if reply.has_error() else "" for reply in replies]
+    reasons = [reply.error.reason if reply.has_error() else "" for reply in replies]
     unfinished = Path({out}) / "unfinished"
-    unfinished.write_text(json.dumps(said))
+    unfinished.write_text(json.dumps(reasons))
     unfinished.replace(Path({out}) / "replies.json")
 """,
 }
 
 
 @dataclass
-class Found:
+class Results:
     """What the tests look at."""
 
     folder: Path
@@ -150,7 +150,7 @@ class Found:
     hostile: Path
     wanted: Path
     """A simulation in which the hostile client fails in every round."""
-    said: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     replies: list[str] = field(default_factory=list)
     imported: set[str] = field(default_factory=set)
@@ -162,7 +162,7 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
     """All attempts, on one server with two honest clients."""
     folder = tmp_path_factory.mktemp("doors")
     configs = {
@@ -171,23 +171,23 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     }
     data = export(configs["hostile"], folder / "data")
     deployment = Deployment(folder / "study", NAMES, data)
-    found = Found(folder, deployment, folder / "disguised-run", folder / "hostile-run", folder / "wanted")
+    results = Results(folder, deployment, folder / "disguised-run", folder / "hostile-run", folder / "wanted")
     try:
         expired = with_expired_certificate(deployment)
         server = deployment.server()
         for name in "ab":
             deployment.client(name).wait_for("connected to")
         intruder = unregistered(deployment)
-        found.refused |= knocks(deployment.server_folder)
-        disguised_client(found, configs["disguised"])
+        results.refused |= knocks(deployment.server_folder)
+        disguised_client(results, configs["disguised"])
         intruder.wait_for("does not let a in:")
         intruder.signal(signal.SIGTERM)
-        found.codes["intruder"], found.said["intruder"] = intruder.end(), intruder.text
-        strangers_at_clients(found, expired)
-        foreign_code(found)
-        hostile_client(found, configs["hostile"])
-        found.refused["server"] = server.process.poll()
-        yield found
+        results.codes["intruder"], results.outputs["intruder"] = intruder.end(), intruder.text
+        strangers_at_clients(results, expired)
+        foreign_code(results)
+        hostile_client(results, configs["hostile"])
+        results.refused["server"] = server.process.poll()
+        yield results
     finally:
         deployment.close()
 
@@ -230,34 +230,34 @@ def unregistered(deployment: Deployment) -> Running:
     return deployment.client("a", folder=folder)
 
 
-def disguised_client(found: Found, config: Path) -> None:
+def disguised_client(results: Results, config: Path) -> None:
     """Somebody who is let in by the key of m, with the folder of a."""
-    deployment = found.deployment
-    folder = copied(deployment.folder / "a", found.folder / "disguised")
+    deployment = results.deployment
+    folder = copied(deployment.folder / "a", results.folder / "disguised")
     shutil.copy(deployment.folder / "m" / "client.key", folder)
     be_impatient(folder)
     client = deployment.client("m", folder=folder)
     client.wait_for("connected to")
-    run = deployment.run(config, found.disguised, "--data", deployment.data / "server")
-    found.codes["disguised"], found.said["disguised"] = run.end(), run.text
+    run = deployment.run(config, results.disguised, "--data", deployment.data / "server")
+    results.codes["disguised"], results.outputs["disguised"] = run.end(), run.text
     client.signal(signal.SIGTERM)
     assert client.end() == 0, client.text
 
 
-def strangers_at_clients(found: Found, expired: Running) -> None:
+def strangers_at_clients(results: Results, expired: Running) -> None:
     """Servers that clients should not talk to; and one that should not begin."""
-    deployment = found.deployment
-    outdated = found.folder / "expired"
+    deployment = results.deployment
+    outdated = results.folder / "expired"
     refusing = deployment.start("deploy", "server", outdated / "server")
-    found.codes["expired server"], found.said["expired server"] = refusing.end(), refusing.text
+    results.codes["expired server"], results.outputs["expired server"] = refusing.end(), refusing.text
     server = folders.read_server(outdated)
     until(lambda: expired.process.poll() is not None or answers(server), "the SuperLink")
-    folders.create(found.folder / "other", "a", "localhost")
-    untrusting = copied(deployment.folder / "a", found.folder / "untrusting")
-    shutil.copy(found.folder / "other" / "a" / "ca.pem", untrusting)
+    folders.create(results.folder / "other", "a", "localhost")
+    untrusting = copied(deployment.folder / "a", results.folder / "untrusting")
+    shutil.copy(results.folder / "other" / "a" / "ca.pem", untrusting)
     for what, folder in (("expired", outdated / "a"), ("wrong authority", untrusting)):
         client = deployment.client("a", folder=folder)
-        found.codes[what], found.said[what] = client.end(), client.text
+        results.codes[what], results.outputs[what] = client.end(), client.text
     expired.kill()
 
 
@@ -266,15 +266,15 @@ def answers(server: ServerFolder) -> bool:
         return probe.connect_ex(("127.0.0.1", server.port)) == 0
 
 
-def foreign_code(found: Found) -> None:
+def foreign_code(results: Results) -> None:
     """Whoever rules the server sends an app to all: to fedtl's clients, and to Flower's own SuperNode."""
-    deployment, out = found.deployment, found.folder / "out"
+    deployment, out = results.deployment, results.folder / "out"
     out.mkdir()
-    app = found.folder / "app"
+    app = results.folder / "app"
     app.mkdir()
     for name, text in FOREIGN.items():
         (app / name).write_text(text.replace("{out}", repr(str(out))))
-    command = flower.supernode(read_client(deployment.folder / "m"), free_port(), found.folder)
+    command = flower.supernode(read_client(deployment.folder / "m"), free_port(), results.folder)
     environment = {key: value for key, value in command.environment.items() if key != "FEDTL_AGENT"}
     plain = deployment.start_program(*command.words, environment=environment)
     plain.wait_for("SuperNode ID")
@@ -283,16 +283,16 @@ def foreign_code(found: Found) -> None:
     started = deployment.start_program(*words, environment=environment)
     assert started.end() == 0, started.text
     until((out / "replies.json").exists, "the replies to a foreign app")
-    found.replies = json.loads((out / "replies.json").read_text())
-    found.imported = {file.name for file in out.glob("imported-*")}
+    results.replies = json.loads((out / "replies.json").read_text())
+    results.imported = {file.name for file in out.glob("imported-*")}
     plain.signal(signal.SIGTERM)
     plain.end()
 
 
-def hostile_client(found: Found, config: Path) -> None:
+def hostile_client(results: Results, config: Path) -> None:
     """Somebody who is let in by the key of m, and sends what they like."""
-    deployment, folder = found.deployment, read_client(found.deployment.folder / "m")
-    programs = found.folder / "programs"
+    deployment, folder = results.deployment, read_client(results.deployment.folder / "m")
+    programs = results.folder / "programs"
     programs.mkdir()
     program = programs / "flwr-clientapp"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tests.deploy.hostile "$@"\n')
@@ -302,18 +302,18 @@ def hostile_client(found: Found, config: Path) -> None:
     environment = {
         **command.environment,
         hostile.DATA: str(deployment.data / str(M)),
-        hostile.MEMORY: str(found.folder / "asked"),
-        hostile.TRAP: str(found.trap),
+        hostile.MEMORY: str(results.folder / "asked"),
+        hostile.TRAP: str(results.trap),
     }
     node = deployment.start_program(programs / command.words[0], *command.words[1:], environment=environment)
     node.wait_for("SuperNode ID")
-    run = deployment.run(config, found.hostile, "--data", deployment.data / "server")
-    found.codes["hostile"], found.said["hostile"] = run.end(), run.text
+    run = deployment.run(config, results.hostile, "--data", deployment.data / "server")
+    results.codes["hostile"], results.outputs["hostile"] = run.end(), run.text
 
     read, _ = read_config(config, ["simulation.grid=in-process"])
     federation = federate(read.data, read.seed)
-    worker = make_worker(read.tables(), federation, str(found.wanted / "memories"), "cpu")
-    open_run(read, federation, Place(found.wanted), Silent()).rounds(WithoutM(worker, len(NAMES)))
+    worker = make_worker(read.tables(), federation, str(results.wanted / "memories"), "cpu")
+    open_run(read, federation, Place(results.wanted), Silent()).rounds(WithoutM(worker, len(NAMES)))
 
 
 class WithoutM(InProcessGrid):
@@ -341,57 +341,57 @@ def knocks(server: ServerFolder) -> dict[str, object]:
         tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
         tls.sendall((1000).to_bytes(3) + b"\0\0\0\0\0\1" + bytes(10))  # ten of a thousand bytes of a DATA frame
     credentials = grpc.ssl_channel_credentials(server.ca.read_bytes())
-    found: dict[str, object] = {}
+    replies: dict[str, object] = {}
     options = [("grpc.max_send_message_length", -1)]
     with grpc.secure_channel(f"localhost:{server.port}", credentials, options) as channel:
         call = channel.unary_unary("/flwr.proto.Fleet/PullMessages")
         for name, message in (("oversized", bytes(LARGEST_MESSAGE + 1)), ("unauthenticated", b"")):
             with pytest.raises(grpc.RpcError) as caught:
                 call(message, timeout=100)
-            found[name] = caught.value.code()  # type: ignore[attr-defined]
+            replies[name] = caught.value.code()  # type: ignore[attr-defined]
     with socket.create_connection(address) as plain, context.wrap_socket(plain, server_hostname="localhost") as tls:
-        found["still"] = tls.selected_alpn_protocol()
-    return found
+        replies["still"] = tls.selected_alpn_protocol()
+    return replies
 
 
 # Who is let in.
 
 
-def test_an_unregistered_key_does_not_get_in(found: Found) -> None:
-    assert "does not let a in: its key is not registered there" in found.said["intruder"]
-    assert "connected to" not in found.said["intruder"]
-    assert found.codes["intruder"] == 0
+def test_an_unregistered_key_does_not_get_in(results: Results) -> None:
+    assert "does not let a in: its key is not registered there" in results.outputs["intruder"]
+    assert "connected to" not in results.outputs["intruder"]
+    assert results.codes["intruder"] == 0
     # It used a's name all along, and a took part in everything.
-    for line in [*rounds(found.disguised), *rounds(found.hostile)]:
+    for line in [*rounds(results.disguised), *rounds(results.hostile)]:
         assert 0 not in failures(line)
 
 
-def test_the_key_says_who_somebody_is(found: Found) -> None:
-    assert found.codes["disguised"] == 0
-    (line,) = rounds(found.disguised)
+def test_the_key_says_who_somebody_is(results: Results) -> None:
+    assert results.codes["disguised"] == 0
+    (line,) = rounds(results.disguised)
     assert line["clients"] == [0, 1, 2]
     assert {*failures(line)} == {M}
     assert "it is client 0 by its folder, not client 2" in failures(line)[M]
 
 
-def test_a_server_with_an_expired_certificate_does_not_begin(found: Found) -> None:
-    assert found.codes["expired server"] == 1
-    (line,) = found.said["expired server"].splitlines()
+def test_a_server_with_an_expired_certificate_does_not_begin(results: Results) -> None:
+    assert results.codes["expired server"] == 1
+    (line,) = results.outputs["expired server"].splitlines()
     assert "the server's certificate expired on" in line
     assert "fedtl deploy init DIR --renew" in line
 
 
-def test_a_client_does_not_talk_to_a_server_with_an_expired_certificate(found: Found) -> None:
-    assert found.codes["expired"] == 1
-    assert found.said["expired"].splitlines()[-1].endswith("vouches for: certificate has expired")
-    assert "Traceback" not in found.said["expired"]
+def test_a_client_does_not_talk_to_a_server_with_an_expired_certificate(results: Results) -> None:
+    assert results.codes["expired"] == 1
+    assert results.outputs["expired"].splitlines()[-1].endswith("vouches for: certificate has expired")
+    assert "Traceback" not in results.outputs["expired"]
 
 
-def test_a_client_does_not_talk_to_a_server_of_another_authority(found: Found) -> None:
-    assert found.codes["wrong authority"] == 1
-    last = found.said["wrong authority"].splitlines()[-1]
-    assert f"is not the server that {found.folder / 'untrusting' / 'ca.pem'} vouches for" in last
-    assert "Traceback" not in found.said["wrong authority"]
+def test_a_client_does_not_talk_to_a_server_of_another_authority(results: Results) -> None:
+    assert results.codes["wrong authority"] == 1
+    last = results.outputs["wrong authority"].splitlines()[-1]
+    assert f"is not the server that {results.folder / 'untrusting' / 'ca.pem'} vouches for" in last
+    assert "Traceback" not in results.outputs["wrong authority"]
 
 
 # What they send.
@@ -407,44 +407,44 @@ REASONS = {
 }
 
 
-def test_somebody_who_claims_anothers_name_is_refused(found: Found) -> None:
-    assert failures(rounds(found.hostile)[0]) == {M: "it has the key of m, and says that it is a"}
+def test_somebody_who_claims_anothers_name_is_refused(results: Results) -> None:
+    assert failures(rounds(results.hostile)[0]) == {M: "it has the key of m, and says that it is a"}
 
 
 @pytest.mark.parametrize("update", hostile.UPDATES)
-def test_an_update_that_is_none_is_refused_with_its_reason(found: Found, update: str) -> None:
-    line = rounds(found.hostile)[1 + [*hostile.UPDATES].index(update)]
+def test_an_update_that_is_none_is_refused_with_its_reason(results: Results, update: str) -> None:
+    line = rounds(results.hostile)[1 + [*hostile.UPDATES].index(update)]
     (reason,) = {each["message"] for each in line["failures"] if not each["message"].startswith("scoring: ")}
     assert reason.startswith(REASONS[update])
     assert {*failures(line)} == {M}
 
 
-def test_scores_of_samples_that_nobody_has_are_refused(found: Found) -> None:
-    last = rounds(found.hostile)[-1]
+def test_scores_of_samples_that_nobody_has_are_refused(results: Results) -> None:
+    last = rounds(results.hostile)[-1]
     (scoring,) = [each for each in last["failures"] if each["message"].startswith("scoring: ")]
     assert scoring["client"] == M
     assert "'num-examples' is 1000000, and may be a whole number from " in scoring["message"]
-    (scored,) = rounds(found.hostile, "clients.jsonl")
+    (scored,) = rounds(results.hostile, "clients.jsonl")
     assert scored["clients"] == [0, 1]
 
 
-def test_the_model_is_what_it_would_be_without_them(found: Found) -> None:
-    assert found.codes["hostile"] == 0
-    np.testing.assert_allclose(global_model(found.hostile), global_model(found.wanted), rtol=1e-6, atol=1e-7)
+def test_the_model_is_what_it_would_be_without_them(results: Results) -> None:
+    assert results.codes["hostile"] == 0
+    np.testing.assert_allclose(global_model(results.hostile), global_model(results.wanted), rtol=1e-6, atol=1e-7)
 
 
-def test_nothing_is_unpickled(found: Found) -> None:
-    assert not found.trap.exists()
+def test_nothing_is_unpickled(results: Results) -> None:
+    assert not results.trap.exists()
 
 
-def test_clients_do_not_run_code_that_the_server_sends(found: Found) -> None:
+def test_clients_do_not_run_code_that_the_server_sends(results: Results) -> None:
     # Flower's own SuperNode does: the app would have run.
-    assert found.imported == {"imported-by-flower"}
-    assert sorted(found.replies) == ["", *["ConfigError at the client; its log says more"] * 2]
+    assert results.imported == {"imported-by-flower"}
+    assert sorted(results.replies) == ["", *["ConfigError at the client; its log says more"] * 2]
 
 
-def test_the_server_bears_what_is_no_message(found: Found) -> None:
-    assert found.refused == {
+def test_the_server_bears_what_is_no_message(results: Results) -> None:
+    assert results.refused == {
         "oversized": grpc.StatusCode.RESOURCE_EXHAUSTED,
         "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
         "still": "h2",

@@ -131,10 +131,10 @@ def studied(name: str, deployment: Deployment, config: Path, folder: Path) -> Pa
 
 
 def test_every_round_was_of_all_clients(pair: Pair) -> None:
-    found = rounds(pair.deployed)
-    assert [line["round"] for line in found] == [*range(1, STUDIES[pair.name][0] + 1)]
-    assert [line["clients"] for line in found] == [[0, 1, 2]] * len(found)
-    assert not any(map(failures, found))
+    lines = rounds(pair.deployed)
+    assert [line["round"] for line in lines] == [*range(1, STUDIES[pair.name][0] + 1)]
+    assert [line["clients"] for line in lines] == [[0, 1, 2]] * len(lines)
+    assert not any(map(failures, lines))
 
 
 def test_the_final_model_is_the_simulations(pair: Pair) -> None:
@@ -159,8 +159,8 @@ def test_what_clients_keep_is_what_simulated_ones_keep(pair: Pair) -> None:
 def test_the_server_holds_no_clients_memory(pair: Pair) -> None:
     assert not [*pair.deployed.rglob("memories/*/*")]
     for name in "abc":
-        held = {file.stem.partition("-")[0] for file in (pair.clients / name).rglob("memories/*/*")}
-        assert held <= {str("abc".index(name))}
+        clients = {file.stem.partition("-")[0] for file in (pair.clients / name).rglob("memories/*/*")}
+        assert clients <= {str("abc".index(name))}
 
 
 def test_the_records_are_the_simulations(pair: Pair) -> None:

@@ -89,14 +89,14 @@ LATE = 30.0
 
 
 @dataclass
-class Found:
+class Results:
     """What the tests look at, as it was when it happened."""
 
     deployment: Deployment
     calm: Path
     rough: Path
     simulated: Path
-    said: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     left: dict[str, object] = field(default_factory=dict)
     again: int = 0
@@ -117,25 +117,25 @@ class Story:
         self.config = write_config(folder / "faults.toml", CONFIG, gates=self.gates)
         data = export(self.config, folder / "data")
         self.deployment = Deployment(folder / "study", NAMES, data)
-        self.found = Found(self.deployment, folder / "calm", folder / "rough", folder / "simulated")
+        self.results = Results(self.deployment, folder / "calm", folder / "rough", folder / "simulated")
         self.server: Running
         self.clients: dict[str, Running] = {}
 
-    def tell(self) -> Found:
+    def tell(self) -> Results:
         self.before_the_server()
         self.interrupted_and_gone_on_with()
         self.killed_clients()
         self.too_few_clients()
         self.hanging_client()
         self.stopped()
-        simulated(self.config, self.found.simulated, CALM)
-        return self.found
+        simulated(self.config, self.results.simulated, CALM)
+        return self.results
 
     def run(self, name: str, *words: object) -> Running:
         data = ["--data", self.deployment.data / "server"]  # it says how samples are normalised
-        return self.deployment.run(self.config, getattr(self.found, name), *data, *words)
+        return self.deployment.run(self.config, getattr(self.results, name), *data, *words)
 
-    def held(self, *names: str) -> None:
+    def wait_for_training(self, *names: str) -> None:
         """Wait until clients are in the middle of their training."""
         for name in names:
             pid = self.clients[name].pid
@@ -161,44 +161,44 @@ class Story:
         self.server = self.deployment.server()
         for name, client in self.clients.items():
             client.wait_for("connected to")
-            self.found.said[f"early {name}"] = client.text
+            self.results.outputs[f"early {name}"] = client.text
 
     # One study that is interrupted twice while nothing else is wrong.
 
     def interrupted_and_gone_on_with(self) -> None:
-        found, deployment = self.found, self.deployment
+        results, deployment = self.results, self.deployment
         first = self.run("calm", CALM)
-        until(lambda: rounds(found.calm), "a first round")
+        until(lambda: rounds(results.calm), "a first round")
         self.hold("c")
-        self.held("c")
+        self.wait_for_training("c")
         first.signal(signal.SIGINT)
-        found.codes["SIGINT"], found.said["SIGINT"] = first.end(), first.text
+        results.codes["SIGINT"], results.outputs["SIGINT"] = first.end(), first.text
 
         self.release("c")  # it is still in the round that was stopped, and its reply is nobody's
         second = self.run("calm", CALM, "--resume")
-        until(lambda: len(rounds(found.calm)) >= 2, "a second round")
+        until(lambda: len(rounds(results.calm)) >= 2, "a second round")
         self.hold("c")
-        self.held("c")
+        self.wait_for_training("c")
         of_server = {*deployment.children(self.server.pid)}
         self.server.kill()  # alone
         until(lambda: not of_server & deployment.processes().keys(), "the end of what the server had started")
-        found.codes["killed"], found.said["killed"] = second.end(), second.text
-        found.left["rounds of the killed server"] = len(rounds(found.calm))
+        results.codes["killed"], results.outputs["killed"] = second.end(), second.text
+        results.left["rounds of the killed server"] = len(rounds(results.calm))
         self.release("c")
         self.server, restarted = deployment.server(), time.time()
         # A SuperNode tries less and less often, and one that was not heard of for too long begins anew.
         until(lambda: deployment.heard_from_all(restarted), "a sign of life of all clients")
         third = self.run("calm", CALM, "--resume")
-        found.codes["calm"], found.said["calm"] = third.end(), third.text
+        results.codes["calm"], results.outputs["calm"] = third.end(), third.text
 
     # One study in which much is.
 
     def killed_clients(self) -> None:
-        found, deployment = self.found, self.deployment
+        results, deployment = self.results, self.deployment
         assert self.run("rough", "rounds=1").end() == 0
         self.hold(*NAMES)
         run = self.run("rough", "--resume", "rounds=4")
-        self.held(*NAMES)
+        self.wait_for_training(*NAMES)
         (node,) = deployment.children(self.clients["a"].pid, "flower-supernode")
         of_b = {*deployment.children(self.clients["b"].pid)}
         os.kill(node, signal.SIGKILL)
@@ -211,17 +211,17 @@ class Story:
         self.hold("a", "b")
         for name in "ab":
             self.clients[name].wait_for("connected to")
-            found.said[name] = self.clients[name].text
-        self.held("c")
+            results.outputs[name] = self.clients[name].text
+        self.wait_for_training("c")
         self.release("c")
-        self.held("a", "b")
-        found.w, found.again = global_model(found.rough), len(rounds(found.rough)) + 1
+        self.wait_for_training("a", "b")
+        results.w, results.again = global_model(results.rough), len(rounds(results.rough)) + 1
         for client, name in enumerate("ab"):
-            found.before[client] = self.kept(name)
+            results.before[client] = self.kept(name)
         self.release("a", "b")
         assert run.end() == 0, run.text
         for client, name in enumerate("ab"):
-            found.after[client] = self.kept(name, found.again)
+            results.after[client] = self.kept(name, results.again)
 
     def kept(self, name: str, round: int | None = None) -> dict[str, NDArray[np.float32]]:
         """What a client remembers of a round of the second study, or of its last one."""
@@ -230,40 +230,40 @@ class Story:
 
     def versions(self, name: str) -> dict[int, Path]:
         """What a client remembers of the second study, by round."""
-        files = studied(self.deployment.folder / name, self.found.rough).glob("memories/*/*.safetensors")
+        files = studied(self.deployment.folder / name, self.results.rough).glob("memories/*/*.safetensors")
         return {int(file.stem.partition("-")[2]): file for file in files}
 
     def too_few_clients(self) -> None:
-        found = self.found
+        results = self.results
         self.clients["c"].signal(signal.SIGTERM)
         assert self.clients["c"].end() == 0
         run = self.run("rough", "--resume", "rounds=5", "deploy.min_clients=3", "deploy.wait=3")
-        found.codes["too few"], found.said["too few"] = run.end(), run.text
+        results.codes["too few"], results.outputs["too few"] = run.end(), run.text
         self.clients["c"] = self.deployment.client("c", "--config", self.config)
         self.clients["c"].wait_for("connected to")
 
     def hanging_client(self) -> None:
-        found = self.found
+        results = self.results
         self.hold("c")
         run = self.run("rough", "--resume", "rounds=6", f"deploy.round_timeout={LATE}")
-        self.held("c")
+        self.wait_for_training("c")
         os.kill(self.clients["c"].pid, signal.SIGSTOP)
         try:
-            until(lambda: len(rounds(found.rough)) >= 5, "a fifth round")
+            until(lambda: len(rounds(results.rough)) >= 5, "a fifth round")
         finally:
             os.kill(self.clients["c"].pid, signal.SIGCONT)
         self.release("c")
         assert run.end() == 0, run.text
-        found.said["hanging"] = run.text
+        results.outputs["hanging"] = run.text
 
     def stopped(self) -> None:
-        found, deployment = self.found, self.deployment
+        results, deployment = self.results, self.deployment
         for name, each in [("server", self.server), *self.clients.items()]:
             each.signal(signal.SIGTERM)
-            found.codes[f"SIGTERM to {name}"], found.said[f"SIGTERM to {name}"] = each.end(), each.text
-        found.left["processes"] = deployment.processes()
+            results.codes[f"SIGTERM to {name}"], results.outputs[f"SIGTERM to {name}"] = each.end(), each.text
+        results.left["processes"] = deployment.processes()
         folder = deployment.server_folder
-        found.left["ports"] = [port for port in (folder.port, folder.control_port) if not is_free(port)]
+        results.left["ports"] = [port for port in (folder.port, folder.control_port) if not is_free(port)]
 
 
 def is_free(port: int) -> bool:
@@ -277,7 +277,7 @@ def is_free(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
     story = Story(tmp_path_factory.mktemp("faults"))
     try:
         yield story.tell()
@@ -288,43 +288,43 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
 # Clients that come first.
 
 
-def test_a_client_that_comes_before_its_server_waits(found: Found) -> None:
+def test_a_client_that_comes_before_its_server_waits(results: Results) -> None:
     for name in NAMES:
-        assert f"is not ready yet (Connection refused): {name} waits for it" in found.said[f"early {name}"]
-        assert "does not let" not in found.said[f"early {name}"]
+        assert f"is not ready yet (Connection refused): {name} waits for it" in results.outputs[f"early {name}"]
+        assert "does not let" not in results.outputs[f"early {name}"]
 
 
 # Interrupted studies.
 
 
-def test_ctrl_c_stops_the_study_and_says_how_to_go_on(found: Found) -> None:
-    assert found.codes["SIGINT"] == 130
-    assert found.said["SIGINT"].rstrip().endswith(f"; to go on: add --resume --out {found.calm}")
-    assert "Traceback" not in found.said["SIGINT"]
+def test_ctrl_c_stops_the_study_and_says_how_to_go_on(results: Results) -> None:
+    assert results.codes["SIGINT"] == 130
+    assert results.outputs["SIGINT"].rstrip().endswith(f"; to go on: add --resume --out {results.calm}")
+    assert "Traceback" not in results.outputs["SIGINT"]
 
 
-def test_a_killed_server_is_told_of_in_a_sentence(found: Found) -> None:
-    assert found.codes["killed"] == 1
-    assert "output ended before the run did" in found.said["killed"]
-    assert "--resume continues it" in found.said["killed"]
-    assert "Traceback" not in found.said["killed"]
+def test_a_killed_server_is_told_of_in_a_sentence(results: Results) -> None:
+    assert results.codes["killed"] == 1
+    assert "output ended before the run did" in results.outputs["killed"]
+    assert "--resume continues it" in results.outputs["killed"]
+    assert "Traceback" not in results.outputs["killed"]
 
 
-def test_it_goes_on_from_the_last_checkpoint(found: Found) -> None:
-    last = found.left["rounds of the killed server"]
+def test_it_goes_on_from_the_last_checkpoint(results: Results) -> None:
+    last = results.left["rounds of the killed server"]
     assert isinstance(last, int)
     assert 2 <= last < 4
-    assert found.codes["calm"] == 0
-    assert f"resumed at round {last + 1}" in found.said["calm"]
-    assert [line["round"] for line in rounds(found.calm)] == [1, 2, 3, 4]
+    assert results.codes["calm"] == 0
+    assert f"resumed at round {last + 1}" in results.outputs["calm"]
+    assert [line["round"] for line in rounds(results.calm)] == [1, 2, 3, 4]
 
 
-def test_stops_leave_no_trace_in_the_model(found: Found) -> None:
-    assert not any(map(failures, rounds(found.calm)))
-    np.testing.assert_allclose(model(found.calm), model(found.simulated), rtol=1e-6, atol=1e-7)
+def test_stops_leave_no_trace_in_the_model(results: Results) -> None:
+    assert not any(map(failures, rounds(results.calm)))
+    np.testing.assert_allclose(model(results.calm), model(results.simulated), rtol=1e-6, atol=1e-7)
     for client, name in enumerate(NAMES):
-        kept = studied(found.deployment.folder / name, found.calm)
-        here, there = memory(kept, client, 4), memory(found.simulated, client, 4)
+        kept = studied(results.deployment.folder / name, results.calm)
+        here, there = memory(kept, client, 4), memory(results.simulated, client, 4)
         assert here.keys() == there.keys() == {"theta", PRIVATE}
         for key, vector in here.items():
             np.testing.assert_allclose(vector, there[key], rtol=1e-6, atol=1e-7)
@@ -333,58 +333,58 @@ def test_stops_leave_no_trace_in_the_model(found: Found) -> None:
 # Killed clients.
 
 
-def test_a_round_goes_on_without_killed_clients(found: Found) -> None:
-    first, second = rounds(found.rough)[:2]
+def test_a_round_goes_on_without_killed_clients(results: Results) -> None:
+    first, second = rounds(results.rough)[:2]
     assert not failures(first)
-    told = failures(second)
-    assert told.keys() == {A, B}
+    messages = failures(second)
+    assert messages.keys() == {A, B}
     # Who notices first: Flower's server, the study's, or the client that is back already.
     reasons = ("Error: Node Unavailable", "its connection was lost", "it was restarted meanwhile")
-    assert all(reason.startswith(reasons) for reason in told.values())
+    assert all(reason.startswith(reasons) for reason in messages.values())
     assert second["steps"] * 3 == first["steps"]
-    assert np.isfinite(global_model(found.rough)).all()
+    assert np.isfinite(global_model(results.rough)).all()
 
 
-def test_a_killed_supernode_is_started_again(found: Found) -> None:
-    assert found.said["a"].count("the SuperNode ended with exit code -9") == 1
-    assert found.said["a"].count("connected to") == 2
-    again = rounds(found.rough)[found.again - 1]
+def test_a_killed_supernode_is_started_again(results: Results) -> None:
+    assert results.outputs["a"].count("the SuperNode ended with exit code -9") == 1
+    assert results.outputs["a"].count("connected to") == 2
+    again = rounds(results.rough)[results.again - 1]
     assert not failures(again)  # whether the server noticed that it was gone depends on who looks first
 
 
-def test_killed_clients_go_on_with_their_own_memory(found: Found) -> None:
+def test_killed_clients_go_on_with_their_own_memory(results: Results) -> None:
     """Their next round is the one of a simulated client that has what they kept."""
-    config, _ = read_config(found.rough)
+    config, _ = read_config(results.rough)
     content = RecordDict(
         {
-            m.ARRAYS: m.pack(found.w),
-            m.CONFIG: ConfigRecord({m.ROUND: found.again, m.PHASE: 0, m.PROGRESS: 0.0, m.SUM_UPLOADS: "uniform"}),
+            m.ARRAYS: m.pack(results.w),
+            m.CONFIG: ConfigRecord({m.ROUND: results.again, m.PHASE: 0, m.PROGRESS: 0.0, m.SUM_UPLOADS: "uniform"}),
         }
     )
-    data, frame = found.deployment.data, DataSchema.read(found.deployment.data / "server" / FRAME)
+    data, frame = results.deployment.data, DataSchema.read(results.deployment.data / "server" / FRAME)
     for client in (A, B):
         federation = read_own(str(data / str(client))).as_federation(frame, client, 3)
-        here = found.after[client]
-        assert found.before[client].keys() == {"theta", PRIVATE}
+        here = results.after[client]
+        assert results.before[client].keys() == {"theta", PRIVATE}
         for remembers in (True, False):
-            there = trained(found, config.tables(), federation, content, client, remembers)
+            there = trained(results, config.tables(), federation, content, client, remembers)
             equal = all(np.allclose(vector, there[key], rtol=1e-5, atol=1e-6) for key, vector in here.items())
             assert equal is remembers
 
 
 def trained(
-    found: Found, tables: dict[str, Any], federation: Any, content: RecordDict, client: int, remembers: bool
+    results: Results, tables: dict[str, Any], federation: Any, content: RecordDict, client: int, remembers: bool
 ) -> dict[str, NDArray[np.float32]]:
     """What a client in this process keeps of the round."""
-    folder = found.rough.with_name(f"again-{client}-{remembers}") / "memories"
+    folder = results.rough.with_name(f"again-{client}-{remembers}") / "memories"
     folder.parent.mkdir()
     worker = make_worker(tables, federation, str(folder), "cpu")
     if remembers:
         import torch
 
-        worker.store.save(client, 0, {key: torch.tensor(vector) for key, vector in found.before[client].items()})
+        worker.store.save(client, 0, {key: torch.tensor(vector) for key, vector in results.before[client].items()})
     worker.handle(MessageType.TRAIN, content, (client,))
-    kept = memory(folder.parent, client, found.again)
+    kept = memory(folder.parent, client, results.again)
     shutil.rmtree(folder.parent)
     return kept
 
@@ -392,36 +392,39 @@ def trained(
 # Clients that are not there.
 
 
-def test_a_study_with_too_few_clients_waits_and_then_says_so(found: Found) -> None:
-    assert found.codes["too few"] == 1
-    assert "2 of 3 clients are connected after deploy.wait = 3 s, and 3 must be; not there: c" in found.said["too few"]
-    assert "Traceback" not in found.said["too few"]
+def test_a_study_with_too_few_clients_waits_and_then_says_so(results: Results) -> None:
+    assert results.codes["too few"] == 1
+    assert (
+        "2 of 3 clients are connected after deploy.wait = 3 s, and 3 must be; not there: c"
+        in results.outputs["too few"]
+    )
+    assert "Traceback" not in results.outputs["too few"]
 
 
-def test_a_hanging_client_is_left_behind_after_the_timeout(found: Found) -> None:
-    fifth, sixth = rounds(found.rough)[4:]
+def test_a_hanging_client_is_left_behind_after_the_timeout(results: Results) -> None:
+    fifth, sixth = rounds(results.rough)[4:]
     assert failures(fifth) == {C: f"it did not answer within {LATE:g} s"}
     assert fifth["steps"] * 3 == sixth["steps"] * 2
 
 
-def test_one_that_hung_is_back_and_its_late_reply_does_no_harm(found: Found) -> None:
-    *_, sixth = rounds(found.rough)
+def test_one_that_hung_is_back_and_its_late_reply_does_no_harm(results: Results) -> None:
+    *_, sixth = rounds(results.rough)
     assert (sixth["round"], failures(sixth)) == (6, {})
-    assert np.isfinite(model(found.rough)).all()
-    assert "Traceback" not in found.said["hanging"]
+    assert np.isfinite(model(results.rough)).all()
+    assert "Traceback" not in results.outputs["hanging"]
 
 
 # The end.
 
 
-def test_sigterm_ends_server_and_clients_well(found: Found) -> None:
-    codes = {what: code for what, code in found.codes.items() if what.startswith("SIGTERM")}
+def test_sigterm_ends_server_and_clients_well(results: Results) -> None:
+    codes = {what: code for what, code in results.codes.items() if what.startswith("SIGTERM")}
     assert codes == {f"SIGTERM to {name}": 0 for name in ("server", *NAMES)}
     for what in codes:
-        assert found.said[what].endswith("stopped\n")
-        assert "Traceback" not in found.said[what]
+        assert results.outputs[what].endswith("stopped\n")
+        assert "Traceback" not in results.outputs[what]
 
 
-def test_nothing_of_them_is_left(found: Found) -> None:
-    assert found.left["processes"] == {}
-    assert found.left["ports"] == []
+def test_nothing_of_them_is_left(results: Results) -> None:
+    assert results.left["processes"] == {}
+    assert results.left["ports"] == []

@@ -51,7 +51,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def told(what: Callable[..., object], *arguments: Any, error: type[Exception] = ConfigError, **named: Any) -> str:
+def message_of(what: Callable[..., object], *arguments: Any, error: type[Exception] = ConfigError, **named: Any) -> str:
     with pytest.raises(error) as caught:
         what(*arguments, **named)
     text = str(caught.value)
@@ -98,11 +98,11 @@ def test_a_private_key_is_nobody_elses_from_its_first_byte(tmp_path: Path, monke
     opened = os.open
 
     def watched(file: Path, flags: int, bits: int = 0o777, **where: Any) -> int:
-        found = opened(file, flags, bits, **where)
+        descriptor = opened(file, flags, bits, **where)
         if ".key" in Path(file).name:
-            about = os.fstat(found)
+            about = os.fstat(descriptor)
             seen.append((stat.S_IMODE(about.st_mode), about.st_size))
-        return found
+        return descriptor
 
     monkeypatch.setattr(os, "open", watched)
     before = os.umask(0)
@@ -229,10 +229,10 @@ def test_ssh_keygen_derives_the_public_key_from_the_private_one(made: Path) -> N
 
 def test_a_file_that_is_no_certificate_has_no_expiry(made: Path, tmp_path: Path) -> None:
     key = made / "server" / "server.key"
-    assert told(keys.expiry, key) == f"{key} holds no certificate as PEM"
-    assert told(keys.expiry, tmp_path / "x") == f"{tmp_path / 'x'} cannot be read: No such file or directory"
+    assert message_of(keys.expiry, key) == f"{key} holds no certificate as PEM"
+    assert message_of(keys.expiry, tmp_path / "x") == f"{tmp_path / 'x'} cannot be read: No such file or directory"
     certificate = made / "server" / "server.pem"
-    assert told(keys.read_pair, certificate, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    assert message_of(keys.read_pair, certificate, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
 
 
 # TLS.
@@ -360,29 +360,29 @@ def test_a_certificate_does_not_outlive_its_authority(study: Path) -> None:
     assert keys.expiry(study / "server" / "server.pem") == keys.expiry(ca)
     past = datetime(2020, 1, 2, tzinfo=UTC)
     keys.new_authority(not_before=past - timedelta(days=9), not_after=past).write(ca, ca.with_name("ca.key"))
-    assert told(renew, study) == (
+    assert message_of(renew, study) == (
         f"{ca} expired on 2020-01-02: make a new deployment, with new folders for its clients"
     )
 
 
 def test_renewal_needs_the_authority(study: Path) -> None:
     server = study / "server"
-    assert told(renew, server) == (
+    assert message_of(renew, server) == (
         f"{server} has no folder 'authority': certificates are made where the deployment was"
     )
     ca = study / "authority" / "ca.key"
     shutil.copy(server / "server.key", ca)
-    assert told(renew, study) == (
+    assert message_of(renew, study) == (
         f"{ca} is not the key of {ca.with_name('ca.pem')}: they were made together, so copy both"
     )
     ca.write_text("nothing")
-    assert told(renew, study) == f"{ca} holds no private key as PEM without a passphrase"
+    assert message_of(renew, study) == f"{ca} holds no private key as PEM without a passphrase"
     ca.chmod(0o640)
-    assert "chmod 600" in told(renew, study)
+    assert "chmod 600" in message_of(renew, study)
     ca.unlink()
-    assert told(renew, study).startswith(f"{ca} is missing: ")
+    assert message_of(renew, study).startswith(f"{ca} is missing: ")
     for days in (0, 3651):
-        assert told(renew, study, days=days).startswith(f"days = {days}: give 1 to 3650")
+        assert message_of(renew, study, days=days).startswith(f"days = {days}: give 1 to 3650")
 
 
 # What cannot be made.
@@ -402,7 +402,7 @@ def test_renewal_needs_the_authority(study: Path) -> None:
     ],
 )
 def test_names_of_clients(tmp_path: Path, clients: list[str], sentence: str) -> None:
-    text = told(create, tmp_path / "study", clients, "localhost")
+    text = message_of(create, tmp_path / "study", clients, "localhost")
     assert text.startswith("clients = (")
     assert sentence in text
     assert listing(tmp_path) == set()
@@ -429,7 +429,7 @@ def test_names_of_clients(tmp_path: Path, clients: list[str], sentence: str) -> 
     ],
 )
 def test_hosts_that_are_none(tmp_path: Path, host: str) -> None:
-    text = told(create, tmp_path / "study", ["a"], host)
+    text = message_of(create, tmp_path / "study", ["a"], host)
     assert text.startswith("host = ")
     assert "give the DNS name or the IP address by which clients reach the server, without scheme and port" in text
     assert listing(tmp_path) == set()
@@ -443,12 +443,12 @@ def test_hosts_that_are_some(tmp_path: Path, host: str) -> None:
 
 def test_ports_and_days(tmp_path: Path) -> None:
     path = tmp_path / "study"
-    assert told(create, path, ["a"], "b", port=0) == "port = 0: should be greater than or equal to 1"
-    assert told(create, path, ["a"], "b", control_port=65536) == (
+    assert message_of(create, path, ["a"], "b", port=0) == "port = 0: should be greater than or equal to 1"
+    assert message_of(create, path, ["a"], "b", control_port=65536) == (
         "control_port = 65536: should be less than or equal to 65535"
     )
-    assert told(create, path, ["a"], "b", port=9093) == "port and control_port are both 9093: give two"
-    assert told(create, path, ["a"], "b", days=-1) == (
+    assert message_of(create, path, ["a"], "b", port=9093) == "port and control_port are both 9093: give two"
+    assert message_of(create, path, ["a"], "b", days=-1) == (
         "days = -1: give 1 to 3650, as for so long the authority itself is valid"
     )
     assert listing(tmp_path) == set()
@@ -460,7 +460,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "full", tmp_path / "file"):
         sentence = f"{path} exists already: give a folder that does not, or an empty one"
-        assert told(create, path, ["a"], "localhost") == sentence
+        assert message_of(create, path, ["a"], "localhost") == sentence
     assert listing(tmp_path) == {"full", "full/mine", "file"}
 
 
@@ -486,7 +486,7 @@ def test_half_a_deployment_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(keys, "write_client_key", fails_at_the_second)
     if exists:
         (tmp_path / "study").mkdir()
-    text = told(create, tmp_path / "study", ["a", "b"], "localhost", error=RunError)
+    text = message_of(create, tmp_path / "study", ["a", "b"], "localhost", error=RunError)
     assert text.endswith("b/client.key cannot be written: No space left on device")
     assert reached == ["a", "b"]
     assert listing(tmp_path) == ({"study"} if exists else set())
@@ -500,15 +500,15 @@ def test_folders_that_are_others(study: Path, tmp_path: Path) -> None:
     for read in (read_server, read_client, renew):
         for path, what in ((nowhere, "does not exist"), (file, "is no folder")):
             sentence = f"{path} {what}: give a folder that `fedtl deploy init` made"
-            assert told(read, path) == sentence
-    assert told(read_server, study / "north") == f"{study / 'north'} is a client's folder: give the server's"
-    assert told(read_client, study / "server") == f"{study / 'server'} is the server's folder: give a client's"
-    assert told(read_client, study) == (
+            assert message_of(read, path) == sentence
+    assert message_of(read_server, study / "north") == f"{study / 'north'} is a client's folder: give the server's"
+    assert message_of(read_client, study / "server") == f"{study / 'server'} is the server's folder: give a client's"
+    assert message_of(read_client, study) == (
         f"{study} holds the folders of clients: give one of South-2, a.b_c, north, as {study / 'South-2'}"
     )
     authority = study / "authority"
-    assert told(read_server, authority) == f"{authority} has no server.toml, so it is no server's folder"
-    assert told(read_client, authority) == f"{authority} has no client.toml, so it is no client's folder"
+    assert message_of(read_server, authority) == f"{authority} has no server.toml, so it is no server's folder"
+    assert message_of(read_client, authority) == f"{authority} has no client.toml, so it is no client's folder"
 
 
 @pytest.mark.parametrize("name", ["server.toml", "ca.pem", "server.pem", "server.key", "clients/a.b_c.pub"])
@@ -516,7 +516,7 @@ def test_a_server_without_one_of_its_files(study: Path, name: str) -> None:
     file = study / "server" / name
     file.unlink()
     sentence = f"{file} is missing: copy the whole folder that `fedtl deploy init` made"
-    assert told(read_server, study) == sentence
+    assert message_of(read_server, study) == sentence
 
 
 @pytest.mark.parametrize("name", ["ca.pem", "client.key"])
@@ -524,7 +524,7 @@ def test_a_client_without_one_of_its_files(study: Path, name: str) -> None:
     file = study / "north" / name
     file.unlink()
     sentence = f"{file} is missing: copy the whole folder that `fedtl deploy init` made"
-    assert told(read_client, study / "north") == sentence
+    assert message_of(read_client, study / "north") == sentence
 
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o620])
@@ -532,7 +532,7 @@ def test_keys_that_others_may_read(study: Path, bits: int) -> None:
     for key, read in ((study / "server" / "server.key", read_server), (study / "north" / "client.key", read_client)):
         key.chmod(bits)
         sentence = f"{key} is a private key that others may read: chmod 600 {key}"
-        assert told(read, key.parent) == sentence
+        assert message_of(read, key.parent) == sentence
         key.chmod(0o400)
         read(key.parent)
 
@@ -540,7 +540,7 @@ def test_keys_that_others_may_read(study: Path, bits: int) -> None:
 def test_a_certificate_with_anothers_key(study: Path, tmp_path: Path) -> None:
     create(tmp_path / "other", ["a"], "localhost")
     key = Path(shutil.copy(tmp_path / "other" / "server" / "server.key", study / "server"))
-    assert told(read_server, study) == (
+    assert message_of(read_server, study) == (
         f"{key} is not the key of {key.with_suffix('.pem')}: they were made together, so copy both"
     )
 
@@ -570,7 +570,7 @@ def test_a_server_toml_with_a_mistake(study: Path, old: str, new: str, sentence:
         old, new = f"\n{old}", f"\n{new}"
     changed(file, old, new)
     for read in (read_server, renew):
-        assert told(read, study).startswith(f"{file}: {sentence}")
+        assert message_of(read, study).startswith(f"{file}: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -593,14 +593,14 @@ def test_a_server_toml_with_a_mistake(study: Path, old: str, new: str, sentence:
 def test_a_client_toml_with_a_mistake(study: Path, old: str, new: str, sentence: str) -> None:
     file = study / "north" / "client.toml"
     changed(file, old, new)
-    assert told(read_client, study / "north").startswith(f"{file}: {sentence}")
+    assert message_of(read_client, study / "north").startswith(f"{file}: {sentence}")
 
 
 def test_a_toml_that_is_none(study: Path) -> None:
     file = study / "north" / "client.toml"
     for content in (b"name = ", b"\xff\xfe"):
         file.write_bytes(content)
-        assert told(read_client, study / "north").startswith(f"{file} is not TOML: ")
+        assert message_of(read_client, study / "north").startswith(f"{file} is not TOML: ")
 
 
 # Sockets.
@@ -651,11 +651,11 @@ def test_a_folder_for_sockets_that_others_may_enter(deep: Path, temporary: Path)
     folder = client.socket.parent
     sentence = f"{folder} must be a folder that is yours alone (mode 700): remove it"
     folder.chmod(0o755)
-    assert told(lambda: client.socket) == sentence
+    assert message_of(lambda: client.socket) == sentence
     folder.rmdir()
     (temporary / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(temporary / "elsewhere")
-    assert told(lambda: client.socket) == sentence
+    assert message_of(lambda: client.socket) == sentence
     folder.unlink()
     assert mode(client.socket.parent) == 0o700
 
@@ -663,7 +663,7 @@ def test_a_folder_for_sockets_that_others_may_enter(deep: Path, temporary: Path)
 def test_a_temporary_folder_that_is_too_deep_as_well(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     client = read_client(deep / "north")
-    assert told(lambda: client.socket).endswith(
+    assert message_of(lambda: client.socket).endswith(
         "/worker.sock is too long for a Unix socket: set TMPDIR to a shorter path"
     )
 
@@ -695,8 +695,8 @@ for call, path in {(*calls, ("read_client", str(study)))!r}:
     except folders.ConfigError as error:
         print(error)
 """
-    *found, unreachable = tool(sys.executable, "-c", script).splitlines()
-    assert found == [
+    *messages, unreachable = tool(sys.executable, "-c", script).splitlines()
+    assert messages == [
         f"{folder} cannot be read: it is another user's" for folder in ["server", "server", "north", "authority"]
     ]
     assert unreachable == f"{study} cannot be read: Permission denied"
@@ -713,4 +713,4 @@ def test_a_key_that_was_revoked_need_not_be_there(study: Path) -> None:
     assert (again.clients, again.admitted) == (NAMES, NAMES[1:])
     read_client(study / "north")  # the client's own folder is as it was
     server.public_key("a.b_c").unlink()
-    assert "a.b_c" in told(read_server, study / "server")
+    assert "a.b_c" in message_of(read_server, study / "server")

@@ -130,10 +130,10 @@ def test_cut_for_a_while_and_cut_for_long(hosts: Hosts, connected: dict[str, Pro
 
 def failures(line: dict[str, Any]) -> dict[int, list[str]]:
     """What is recorded of a round's failures, by client."""
-    found: dict[int, list[str]] = {}
+    messages: dict[int, list[str]] = {}
     for each in line["failures"]:
-        found.setdefault(each["client"], []).append(each["message"])
-    return found
+        messages.setdefault(each["client"], []).append(each["message"])
+    return messages
 
 
 def took_part(rounds: list[dict[str, Any]], *clients: int) -> list[int]:

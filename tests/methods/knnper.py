@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Memory, State
 from fedtl.clients.settings import Settings
-from fedtl.losses.view import Layers
+from fedtl.losses.context import Layers
 from fedtl.strategies.contract import Strategy, Vectors
 
 

@@ -24,16 +24,16 @@ REFERENCE = json.loads((Path(__file__).parent / "transfer_losses.json").read_tex
 AUTHORS: Any = {"log": "log10", "reduction": "mean"}
 
 
-def given(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+def tensor(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.tensor(REFERENCE["inputs"][name], dtype=dtype)
 
 
 def check(case: str, loss: Callable[..., Tensor]) -> None:
     """Value and gradients as in the case, by autograd, by func.grad, and under vmap."""
-    found = REFERENCE["cases"][case]
-    names, outputs = found["inputs"], found["outputs"]
-    tolerance = {"rtol": found["rtol"], "atol": found["atol"]}
-    inputs = tuple(given(name) for name in names)
+    reference = REFERENCE["cases"][case]
+    names, outputs = reference["inputs"], reference["outputs"]
+    tolerance = {"rtol": reference["rtol"], "atol": reference["atol"]}
+    inputs = tuple(tensor(name) for name in names)
     torch.testing.assert_close(loss(*inputs), torch.tensor(outputs["loss"], dtype=torch.float64), **tolerance)
     stacked = tuple(torch.stack([each, each.flip(0)]) for each in inputs)
     torch.testing.assert_close(torch.func.vmap(loss)(*stacked)[0], loss(*inputs))
@@ -69,7 +69,7 @@ def test_datafree_class_balance() -> None:
 
 
 def test_dafl_as_in_the_paper() -> None:
-    logits, features = given("logits_t"), given("g_feat")
+    logits, features = tensor("logits_t"), tensor("g_feat")
     paper, authors = dafl_generator_losses(logits, features), dafl_generator_losses(logits, features, **AUTHORS)
     torch.testing.assert_close(paper.one_hot, authors.one_hot)
     torch.testing.assert_close(paper.activation, authors.activation * features.shape[1])
@@ -87,11 +87,11 @@ def test_dafl_as_in_the_paper() -> None:
 
 
 def test_zskd_concentration() -> None:
-    found = REFERENCE["cases"]["zskd.concentration"]
-    expected = torch.tensor(found["outputs"]["concentration"], dtype=torch.float64)
-    normalised = torch.tensor(found["outputs"]["normalised"], dtype=torch.float64)
-    tolerance = {"rtol": found["rtol"], "atol": found["atol"]}
-    w, k = given("W"), expected.shape[1]
+    reference = REFERENCE["cases"]["zskd.concentration"]
+    expected = torch.tensor(reference["outputs"]["concentration"], dtype=torch.float64)
+    normalised = torch.tensor(reference["outputs"]["normalised"], dtype=torch.float64)
+    tolerance = {"rtol": reference["rtol"], "atol": reference["atol"]}
+    w, k = tensor("W"), expected.shape[1]
     for beta, rows in ((1.0, expected[:k]), (0.1, expected[k:])):
         authors = zskd_concentration(w, beta=beta, classes="columns", convention="authors")
         torch.testing.assert_close(authors, rows, **tolerance)
@@ -103,15 +103,17 @@ def test_zskd_concentration() -> None:
 
 
 def test_fedgen_diversity() -> None:
-    found = REFERENCE["cases"]["fedgen.diversity"]
-    assert found["inputs"] == ["noise", "gen"]
+    reference = REFERENCE["cases"]["fedgen.diversity"]
+    assert reference["inputs"] == ["noise", "gen"]
     check("fedgen.diversity", fedgen_diversity)
-    images = given("gen").reshape(8, 1, 2, 3)
-    torch.testing.assert_close(fedgen_diversity(given("noise"), images), fedgen_diversity(given("noise"), given("gen")))
+    images = tensor("gen").reshape(8, 1, 2, 3)
+    torch.testing.assert_close(
+        fedgen_diversity(tensor("noise"), images), fedgen_diversity(tensor("noise"), tensor("gen"))
+    )
 
 
 def test_class_impressions() -> None:
-    logits, labels = given("logits_s"), torch.tensor(REFERENCE["inputs"]["y_s"])
+    logits, labels = tensor("logits_s"), torch.tensor(REFERENCE["inputs"]["y_s"])
     by_hand = -sum(logits[i, label] for i, label in enumerate(labels)) / len(labels)
     torch.testing.assert_close(class_impression_objective(logits, labels), by_hand)
     softmax = class_impression_objective(logits, labels, activation="softmax")

@@ -28,7 +28,7 @@ from fedtl.models.vector import Layout
 from fedtl.server.scoring import Evaluation
 from fedtl.strategies.contract import Strategy
 from fedtl.wire import messages as m
-from fedtl.wire.worker import Stage, Worker
+from fedtl.wire.worker import Worker, WorkerPhase
 from tests.methods import fedamp, fedrep, ifca, knnper, pfedhn, scaffold
 from tests.parts import ENGINES, EngineKind
 
@@ -96,7 +96,9 @@ class Study:
         )
         object.__setattr__(task, "received", received)
         self.store = MemoryStore(path)
-        self.worker = Worker([Stage(kind(task), method.client_update(settings, self.layout))], self.store, self.initial)
+        self.worker = Worker(
+            [WorkerPhase(kind(task), method.client_update(settings, self.layout))], self.store, self.initial
+        )
 
     def rounds(self, number: int | None = None) -> list[tuple[np.ndarray[Any, Any], dict[str, Any]]]:
         """After each round the global model, and the server's state."""

@@ -23,7 +23,7 @@ ROUNDS = [RNG.normal(size=12).astype(np.float32) for _ in range(4)]  # the mean 
 
 def flower(strategy: Any) -> list[np.ndarray[Any, Any]]:
     """What Flower's strategy makes of the same means."""
-    w, found = np.zeros(12, np.float32), []
+    w, models = np.zeros(12, np.float32), []
     for round, mean in enumerate(ROUNDS, 1):
         arrays = ArrayRecord({"w": _array(w)})
         if isinstance(strategy, FedAvgM):
@@ -34,19 +34,19 @@ def flower(strategy: Any) -> list[np.ndarray[Any, Any]]:
         asked = Message(RecordDict(), 2, "train")
         new, _ = strategy.aggregate_train(round, [Message(content, reply_to=asked)])
         w = new["w"].numpy().astype(np.float32)
-        found.append(w)
-    return found
+        models.append(w)
+    return models
 
 
 def ours(server: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
     settings = read_strategy({"name": "fedavg", "lr": 0.1, "server": server})
     strategy = FedAvg(settings, seed=0, clients=1)
-    state, found = {"w": torch.zeros(12)}, []
+    state, models = {"w": torch.zeros(12)}, []
     for round, mean in enumerate(ROUNDS, 1):
         uploads = Uploads({"w": torch.tensor(mean).double()}, {"w": 1}, {}, [0], [1])
         state = strategy.update(state, uploads, round)
-        found.append(state["w"].numpy())
-    return found
+        models.append(state["w"].numpy())
+    return models
 
 
 def _array(vector: np.ndarray[Any, Any]) -> Any:
@@ -88,10 +88,10 @@ def test_flowers_numbers(theirs: Callable[[], Any], server: dict[str, Any]) -> N
 
 def test_adam_of_the_paper_by_hand() -> None:
     """Algorithm 2 of Reddi et al.: v begins at τ², and nothing corrects for bias."""
-    found = ours({"name": "adam", "lr": 0.2, "beta1": 0.9, "beta2": 0.95, "tau": 0.01})
+    models = ours({"name": "adam", "lr": 0.2, "beta1": 0.9, "beta2": 0.95, "tau": 0.01})
     w = m = np.zeros(12)
     v = np.full(12, 0.01**2)
-    for mean, mine in zip(ROUNDS, found):
+    for mean, mine in zip(ROUNDS, models):
         delta = mean - w
         m = 0.9 * m + 0.1 * delta
         v = 0.95 * v + 0.05 * delta**2

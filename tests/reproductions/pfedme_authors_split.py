@@ -26,11 +26,11 @@ USERS = 20
 
 def sizes_of(total: int, rng: np.random.Generator) -> list[int]:
     """Twenty sizes that shrink with what is left."""
-    found = []
+    sizes = []
     for _ in range(USERS - 1):
-        found.append(int(rng.integers(total // (USERS + 1), max(total // 2, total // (USERS + 1) + 1))))
-        total -= found[-1]
-    return [*found, total]
+        sizes.append(int(rng.integers(total // (USERS + 1), max(total // 2, total // (USERS + 1) + 1))))
+        total -= sizes[-1]
+    return [*sizes, total]
 
 
 def write_clients(folder: Path, seed: int) -> list[int]:
@@ -39,7 +39,7 @@ def write_clients(folder: Path, seed: int) -> list[int]:
     rng = np.random.default_rng(seed)
     of_label = [np.flatnonzero(mnist.y == label) for label in range(10)]
     drawn = [sizes_of(len(of_label[0]), rng), sizes_of(len(of_label[1]), rng)]
-    used, held = [0] * 10, []
+    used, sizes = [0] * 10, []
     for user in range(USERS):
         own = []
         for j in range(2):
@@ -50,8 +50,8 @@ def write_clients(folder: Path, seed: int) -> list[int]:
         index = np.concatenate(own) if own else np.empty(0, np.int64)
         if len(index) >= 8:  # the script would crash on fewer
             np.savez(folder / f"user{user:02d}.npz", x=mnist.x[index], y=mnist.y[index])
-            held.append(len(index))
-    return held
+            sizes.append(len(index))
+    return sizes
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = ["| experiment | method | score | last round | best round |", "| --- | --- | --- | --- | --- |"]
     with tempfile.TemporaryDirectory() as data:
-        held = write_clients(Path(data), seed=1)
+        sizes = write_clients(Path(data), seed=1)
         for name in ("mnist-logistic", "mnist-mlp"):
             for method in ("fedavg", "pfedme"):
                 tables = load_tables(f"pfedme/{name}")
@@ -76,7 +76,7 @@ def main() -> None:
                     f"| {name} | {method} | {score} | {100 * value:.2f} | {100 * best[score].value:.2f} |"
                     for score, (_, value) in run.last().items()
                 ]
-                text = f"Samples of the {len(held)} users: {held}.\n\n" + "\n".join(lines) + "\n"
+                text = f"Samples of the {len(sizes)} users: {sizes}.\n\n" + "\n".join(lines) + "\n"
                 (options.out / "authors-split.md").write_text(text)
                 print(lines[-1], flush=True)
 

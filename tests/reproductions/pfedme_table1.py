@@ -54,7 +54,7 @@ def finished(folder: Path, experiment: str) -> bool:
     )
 
 
-def table(found: list[fedtl.Run]) -> str:
+def table(results: list[fedtl.Run]) -> str:
     """Markdown: for each experiment the paper's number, ours in the last round (mean ± std), and our best."""
     lines = [
         "| experiment | score | paper | ours, last round | ours, best round | seeds | seconds a run |",
@@ -62,7 +62,7 @@ def table(found: list[fedtl.Run]) -> str:
     ]
     for experiment, paper in PAPER.items():
         for (method, score), theirs in zip(SCORES, paper):
-            mine = [r for r in found if r.method == method and r.name == f"pfedme-{experiment}"]
+            mine = [r for r in results if r.method == method and r.name == f"pfedme-{experiment}"]
             last = [100 * r.last()[score].value for r in mine]
             best = [100 * r.best()[score].value for r in mine]
             seconds = statistics.mean(r.rounds[-1]["elapsed"] for r in mine)
@@ -85,11 +85,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/pfedme-table1"))
     parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
-    found = list(runs(options.out, options.seeds, options.only_finished))
-    text = table(found)
+    results = list(runs(options.out, options.seeds, options.only_finished))
+    text = table(results)
     (options.out / "table.md").write_text(text)
     for experiment in PAPER:
-        chosen = [r for r in found if r.name == f"pfedme-{experiment}"]
+        chosen = [r for r in results if r.name == f"pfedme-{experiment}"]
         plot.save(plot.compare(chosen), options.out / f"{experiment}.png")
     print(text)
 

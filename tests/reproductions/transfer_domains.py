@@ -51,9 +51,9 @@ def runs(raw: Path, seeds: int, methods: Sequence[str], only_finished: bool) -> 
                     yield fedtl.run(f"transfer/{direction}-{method}", overrides, out=folder, resume=begun)
 
 
-def of(found: Sequence[fedtl.Run], direction: str, method: str) -> list[fedtl.Run]:
+def of(results: Sequence[fedtl.Run], direction: str, method: str) -> list[fedtl.Run]:
     """One config's runs, a seed each."""
-    return [run for run in found if run.name == f"{direction}-{method}"]
+    return [run for run in results if run.name == f"{direction}-{method}"]
 
 
 def last(run: fedtl.Run, score: str) -> float:
@@ -61,16 +61,16 @@ def last(run: fedtl.Run, score: str) -> float:
     return 100 * run.last()[SCORES[score]].value
 
 
-def table(found: Sequence[fedtl.Run], direction: str) -> str:
+def table(results: Sequence[fedtl.Run], direction: str) -> str:
     """Markdown: a row per method."""
     lines = [
         f"| {DIRECTIONS[direction]} | target test | over source only | each seed | target clients | source test "
         "| published |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    bare = {run.seed: last(run, "target") for run in of(found, direction, "source-only")}
+    bare = {run.seed: last(run, "target") for run in of(results, direction, "source-only")}
     for method, (name, published) in METHODS.items():
-        mine = of(found, direction, method)
+        mine = of(results, direction, method)
         if not mine:
             continue
         target = [last(run, "target") for run in mine]
@@ -93,12 +93,12 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def write_runs(found: Sequence[fedtl.Run], path: Path) -> None:
+def write_runs(results: Sequence[fedtl.Run], path: Path) -> None:
     """A line per run with what it scored after its last round, as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["config", "seed", "rounds", *SCORES.values()])
-        for run in found:
+        for run in results:
             scores = [f"{last(run, score) / 100:.4f}" for score in SCORES]
             lines.writerow([f"transfer/{run.name}", run.seed, run.rounds[-1]["round"], *scores])
 
@@ -121,15 +121,15 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
     parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
-    found = list(runs(options.raw, options.seeds, options.methods, options.only_finished))
-    if not found:
+    results = list(runs(options.raw, options.seeds, options.methods, options.only_finished))
+    if not results:
         parser.error(f"no run below {options.raw} is finished")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_runs(found, options.out / "runs.csv")
-    text = "\n".join(table(found, direction) for direction in DIRECTIONS)
+    write_runs(results, options.out / "runs.csv")
+    text = "\n".join(table(results, direction) for direction in DIRECTIONS)
     write_tables(text, options.out / "README.md")
     for direction in DIRECTIONS:
-        chosen = [run for method in METHODS for run in of(found, direction, method)]
+        chosen = [run for method in METHODS for run in of(results, direction, method)]
         if chosen:
             figure = plot.convergence(chosen, score=[SCORES["target"], SCORES["source"]])
             plot.save(figure, options.out / f"{direction}.png")

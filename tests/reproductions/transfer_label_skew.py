@@ -90,7 +90,7 @@ def late(run: fedtl.Run, score: str) -> float | None:
     return None if curve is None else 100 * float(curve.values[-5:].mean())
 
 
-def table(found: Sequence[fedtl.Run], setting: str) -> str:
+def table(results: Sequence[fedtl.Run], setting: str) -> str:
     """Markdown: a row per method."""
     lines = [
         f"| {SETTINGS[setting][0]} | global model, server's test | global model, clients' test "
@@ -98,7 +98,7 @@ def table(found: Sequence[fedtl.Run], setting: str) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for method, (name, _) in METHODS.items():
-        mine = [run for run in found if run.name == f"{setting}-{method}"]
+        mine = [run for run in results if run.name == f"{setting}-{method}"]
         if not mine:
             continue
         scores = [[value for run in mine if (value := late(run, score)) is not None] for score in SCORES]
@@ -109,15 +109,15 @@ def table(found: Sequence[fedtl.Run], setting: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_runs(found: Sequence[fedtl.Run], path: Path) -> None:
+def write_runs(results: Sequence[fedtl.Run], path: Path) -> None:
     """A line per run, as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["config", "seed", "rounds", *SCORES])
-        for run in found:
+        for run in results:
             values = [late(run, score) for score in SCORES]
-            told = ["" if value is None else f"{value / 100:.4f}" for value in values]
-            lines.writerow([run.name, run.seed, run.rounds[-1]["round"], *told])
+            cells = ["" if value is None else f"{value / 100:.4f}" for value in values]
+            lines.writerow([run.name, run.seed, run.rounds[-1]["round"], *cells])
 
 
 def main() -> None:
@@ -128,14 +128,14 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
     parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
-    found = list(runs(options.raw, options.seeds, options.only_finished))
-    if not found:
+    results = list(runs(options.raw, options.seeds, options.only_finished))
+    if not results:
         parser.error(f"no run below {options.raw} is finished")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_runs(found, options.out / "runs.csv")
-    text = "\n".join(table(found, setting) for setting in SETTINGS)
+    write_runs(results, options.out / "runs.csv")
+    text = "\n".join(table(results, setting) for setting in SETTINGS)
     write_tables(text, options.out / "README.md", "Two classes a client, on MNIST")
-    few = [run for run in found if run.name.startswith("label-skew-few-")]
+    few = [run for run in results if run.name.startswith("label-skew-few-")]
     if few:
         plot.save(plot.convergence(few, score=SCORES[0]), options.out / "few.png")
     print(text)

@@ -78,34 +78,34 @@ def run(name: str, seed: int, raw: Path) -> fedtl.Run:
     return fedtl.run(config, [f"seed={seed}", *overrides], out=folder, resume=begun)
 
 
-def rows_of(name: str, found: fedtl.Run) -> list[Row]:
+def rows_of(name: str, run: fedtl.Run) -> list[Row]:
     """A run's accuracies, a row each."""
-    about: Row = {"seed": found.seed, "seconds": round(found.rounds[-1]["elapsed"])}
+    about: Row = {"seed": run.seed, "seconds": round(run.rounds[-1]["elapsed"])}
     if name.startswith("supervised"):
-        share = found.config["data"]["labelled_fraction"]
+        share = run.config["data"]["labelled_fraction"]
         scores = {"server test": "global/server-test", "clients": "global/clients"}
-        last, best = found.last(), found.best()
+        last, best = run.last(), run.best()
         return [
             about
             | {"method": "supervised", "share": share, "test": test}
-            | {"accuracy": last[score].value, "best": best[score].value, "labels": labels_of(found)}
+            | {"accuracy": last[score].value, "best": best[score].value, "labels": labels_of(run)}
             for test, score in scores.items()
         ]
     rows = []
     for kind in ("linear", "knn"):
-        for result in probe(found, SHARES, kind):
+        for result in probe(run, SHARES, kind):
             test = "own" if result.train == "own" else result.test.replace("-", " ")
             row = {"method": f"{name} {kind}", "share": result.share, "test": test, "accuracy": result.accuracy}
             rows.append(about | row | {"labels": result.train_samples, "remark": result.remark})
     return rows
 
 
-def labels_of(found: fedtl.Run) -> int:
+def labels_of(run: fedtl.Run) -> int:
     """How many labels a supervised run trains with."""
     from fedtl.config.read import build
     from fedtl.data.federate import federate
 
-    config = build(dict(found.config))
+    config = build(dict(run.config))
     return len(federate(config.data, config.seed).train.order)
 
 
@@ -141,8 +141,8 @@ def table(rows: Sequence[Row]) -> str:
         for method, name in NAMES.items():
             cells = []
             for test in TESTS:
-                found = [row["accuracy"] for row in chosen(rows, method, share, test)]
-                cells.append(spread(found) if found else "")
+                accuracies = [row["accuracy"] for row in chosen(rows, method, share, test)]
+                cells.append(spread(accuracies) if accuracies else "")
             server = chosen(rows, method, share, "server test")
             if not server:
                 continue
@@ -159,9 +159,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["test"] == "server test":
             seconds.setdefault(row["method"].split()[0], []).append(row["seconds"])
-    told = ", ".join(f"{name} {statistics.mean(each):.0f}" for name, each in seconds.items())
+    durations = ", ".join(f"{name} {statistics.mean(each):.0f}" for name, each in seconds.items())
     parts.append(f"Supervised FedAvg's best scored round, which nobody would know to choose: {'; '.join(best)}.")
-    parts.append(f"Seconds a run, on shared cores: {told}.")
+    parts.append(f"Seconds a run, on shared cores: {durations}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -41,8 +41,8 @@ def train(
 @EACH_ENGINE
 def test_pfedme_theta_is_the_prox_for_many_inner_steps(kind: EngineKind) -> None:
     lam = 2.0
-    found = train(quadratic(A, kind), "pfedme", lr=0.1, lam=lam, inner_steps=400, inner_lr=0.1, local_steps=1)
-    for a, client in zip(A, found):
+    outcomes = train(quadratic(A, kind), "pfedme", lr=0.1, lam=lam, inner_steps=400, inner_lr=0.1, local_steps=1)
+    for a, client in zip(A, outcomes):
         prox = (a + lam * W.numpy()) / (1 + lam)
         np.testing.assert_allclose(client.memory["theta"], prox, atol=1e-6)
         # The Moreau envelope's gradient is λ(w - prox), which for this f is λ/(1 + λ) (w - a).
@@ -55,7 +55,7 @@ def test_pfedme_theta_is_the_prox_for_many_inner_steps(kind: EngineKind) -> None
 @pytest.mark.parametrize("start", ["previous", "w"])
 def test_pfedme_follows_algorithm_1_step_by_step(kind: EngineKind, start: str) -> None:
     lam, eta, inner_lr, K, R = 3.0, 0.07, 0.05, 2, 3
-    found = train(
+    outcomes = train(
         quadratic(A, kind),
         "pfedme",
         lr=eta,
@@ -65,7 +65,7 @@ def test_pfedme_follows_algorithm_1_step_by_step(kind: EngineKind, start: str) -
         local_steps=R,
         inner_start=start,
     )
-    for a, client in zip(A.astype(np.float64), found):
+    for a, client in zip(A.astype(np.float64), outcomes):
         w = W.numpy().astype(np.float64)
         theta = w.copy()
         for _ in range(R):
@@ -81,8 +81,8 @@ def test_pfedme_follows_algorithm_1_step_by_step(kind: EngineKind, start: str) -
 @EACH_ENGINE
 def test_pfedme_options_of_the_authors_code(kind: EngineKind) -> None:
     options = {"lr": 0.1, "lam": 2.0, "inner_steps": 1, "inner_lr": 0.1, "local_steps": 1}
-    found = train(quadratic(A, kind), "pfedme", **options, weight_decay=0.5, personal_model="local")
-    for a, client in zip(A, found):
+    outcomes = train(quadratic(A, kind), "pfedme", **options, weight_decay=0.5, personal_model="local")
+    for a, client in zip(A, outcomes):
         theta = W - 0.1 * ((W - torch.tensor(a)) + 0.5 * W)
         w = W - 0.1 * 2.0 * (W - theta)
         np.testing.assert_allclose(client.uploads.get("w"), w, atol=1e-6)
@@ -126,10 +126,10 @@ def test_fedprox_converges_to_the_prox(kind: EngineKind) -> None:
 
 @EACH_ENGINE
 def test_fedprox_without_mu_is_fedavg_bit_for_bit(kind: EngineKind) -> None:
-    held = federation_of([23, 40, 9])
+    federation = federation_of([23, 40, 9])
     uploads = {}
     for name, options in {"fedavg": {}, "fedprox": {"mu": 0.0}}.items():
-        engine = engine_of(held, small_module(), kind)
+        engine = engine_of(federation, small_module(), kind)
         w = engine.task.layout.flatten(engine.task.module)
         update = update_of(name, lr=0.1, local_epochs=2, batch_size=10, **options)
         uploads[name] = [o.uploads.get("w") for o in train_cohort(engine, update, w, [0, 1, 2], [{}] * 3, 1)]  # type: ignore[union-attr]
@@ -157,8 +157,8 @@ def test_finetune_trains_like_fedavg_and_scores_after_k_steps(kind: EngineKind) 
     )
     update = update_of("fedavg-finetune", **options, finetune_steps=3, finetune_lr=0.25)
     scoring = update.for_scoring()
-    found = train_cohort(engine, scoring, W, range(len(A)), [{}] * len(A), 1)
-    for a, client in zip(A, found):
+    outcomes = train_cohort(engine, scoring, W, range(len(A)), [{}] * len(A), 1)
+    for a, client in zip(A, outcomes):
         assert isinstance(client, Trained)
         assert client.steps == 3
         expected = torch.tensor(a) + 0.75**3 * (W - torch.tensor(a))

@@ -16,14 +16,14 @@ from tests.parts import METHODS
 
 
 def tables(**changes: Any) -> Tables:
-    found: Tables = {
+    defaults: Tables = {
         "name": "t",
         "rounds": 2,
         "data": {"name": "digits", "clients": 10, "partition": {"name": "iid"}},
         "model": {"name": "logistic"},
         "strategy": {"name": "fedavg", "lr": 0.1},
     }
-    return found | changes
+    return defaults | changes
 
 
 # Sources.
@@ -45,9 +45,11 @@ def test_reads_a_file_a_run_folder_and_tables_alike(tmp_path: Path) -> None:
 
 
 def test_tables_are_left_as_they_were() -> None:
-    given = tables()
-    read_config(given, ["data.partition.name=dirichlet", "data.partition.alpha=1", "strategy.lr=none", "strategy.lr=1"])
-    assert given == tables()
+    source = tables()
+    read_config(
+        source, ["data.partition.name=dirichlet", "data.partition.alpha=1", "strategy.lr=none", "strategy.lr=1"]
+    )
+    assert source == tables()
 
 
 def test_a_folder_that_is_no_run_does_not_hide_a_config_that_ships(
@@ -78,11 +80,11 @@ def test_a_folder_that_is_no_run_does_not_hide_a_config_that_ships(
     ],
 )
 def test_override(text: str, path: Sequence[str], value: object) -> None:
-    found: Any = read_config(tables(), [text])[0]
+    setting: Any = read_config(tables(), [text])[0]
     for part in path:
-        found = getattr(found, part)
-    assert found == value
-    assert type(found) is type(value)
+        setting = getattr(setting, part)
+    assert setting == value
+    assert type(setting) is type(value)
 
 
 def test_override_with_a_list_and_a_table() -> None:
@@ -94,22 +96,22 @@ def test_override_with_a_list_and_a_table() -> None:
 
 
 def test_none_removes_a_key() -> None:
-    given = tables(strategy={"name": "fedavg", "lr": 0.1, "local_steps": 3, "clients_per_round": 4})
+    source = tables(strategy={"name": "fedavg", "lr": 0.1, "local_steps": 3, "clients_per_round": 4})
     config, _ = read_config(
-        given, ["strategy.local_steps=none", "strategy.clients_per_round=none", "strategy.batch_size=none"]
+        source, ["strategy.local_steps=none", "strategy.clients_per_round=none", "strategy.batch_size=none"]
     )
     assert (config.strategy.local_steps, config.strategy.local_epochs) == (None, 1)
     assert (config.strategy.clients_per_round, config.strategy.batch_size) == (None, 20)
 
 
 def test_a_partition_given_by_its_bare_name_can_be_overridden() -> None:
-    given = tables(data={"name": "digits", "clients": 10, "partition": "iid"})
+    source = tables(data={"name": "digits", "clients": 10, "partition": "iid"})
     for overrides in (
         ["data.partition.name=dirichlet", "data.partition.alpha=2"],
         ["data.partition=dirichlet", "data.partition.alpha=2"],
     ):
-        found = read_config(given, overrides)[0].data.partition.model_dump()
-        assert (found["name"], found["alpha"]) == ("dirichlet", 2)
+        partition = read_config(source, overrides)[0].data.partition.model_dump()
+        assert (partition["name"], partition["alpha"]) == ("dirichlet", 2)
 
 
 # Another choice drops the old one's own keys.
@@ -127,24 +129,24 @@ def test_a_partition_given_by_its_bare_name_can_be_overridden() -> None:
 def test_another_name_drops_the_old_ones_own_keys(
     section: str, old: Mapping[str, Any], new: str, dropped: list[str], kept: list[str]
 ) -> None:
-    given = tables()
-    at = given["data"] if section == "data.partition" else given
+    source = tables()
+    at = source["data"] if section == "data.partition" else source
     at[section.rpartition(".")[2]] = dict(old)
-    config, notes = read_config(given, [f"{section}.name={new}"])
+    config, notes = read_config(source, [f"{section}.name={new}"])
     assert len(notes) == 1
     assert notes[0].startswith(f"{section}.name={new}: dropped ")
     assert notes[0].endswith(f" of {old['name']}")
     assert "\n" not in notes[0]
-    found: Any = config
+    settings: Any = config
     for part in section.split("."):
-        found = getattr(found, part)
-    assert found.name == new
+        settings = getattr(settings, part)
+    assert settings.name == new
     for key in dropped:
         assert key in notes[0]
-        assert key not in type(found).model_fields
+        assert key not in type(settings).model_fields
     for key in kept:
         assert key not in notes[0].replace("inner_lr", "")
-        assert getattr(found, key) == old[key]
+        assert getattr(settings, key) == old[key]
 
 
 def test_the_same_name_drops_nothing() -> None:
@@ -163,23 +165,23 @@ def test_what_an_override_gives_itself_is_not_dropped_in_silence() -> None:
 def test_a_note_where_no_client_has_a_model_of_its_own(where: str) -> None:
     note = "evaluate.personal has no effect: fedavg gives clients no model of their own"
     if where == "tables":
-        found = read_config(tables(evaluate={"personal": "fresh"}))
+        result = read_config(tables(evaluate={"personal": "fresh"}))
     else:
-        found = read_config(tables(), ["evaluate.personal=last"])
-    assert found[1] == [note]
+        result = read_config(tables(), ["evaluate.personal=last"])
+    assert result[1] == [note]
     assert read_config(tables(evaluate={"every": 2}))[1] == []
     assert read_config("quickstart", ["evaluate.personal=last"])[1] == []
 
 
 def test_a_note_where_there_are_no_actors() -> None:
-    found = read_config(tables(simulation={"grid": "in-process", "actors": 2}), ["simulation.num_cpus=1"])
-    assert found[1] == ["simulation.actors, simulation.num_cpus have no effect: the grid is 'in-process'"]
+    result = read_config(tables(simulation={"grid": "in-process", "actors": 2}), ["simulation.num_cpus=1"])
+    assert result[1] == ["simulation.actors, simulation.num_cpus have no effect: the grid is 'in-process'"]
     assert read_config(tables(simulation={"grid": "in-process"}))[1] == []
     assert read_config(tables(simulation={"grid": "ray", "actors": 2}))[1] == []
-    found = read_config(tables(), ["simulation.grid=in-process", "simulation.address=auto"])
-    assert found[1] == ["simulation.address has no effect: the grid is 'in-process'"]
-    found = read_config(tables(simulation={"grid": "flower", "actors": 2, "num_cpus": 1}))
-    assert found[1] == ["simulation.actors has no effect: the grid is 'flower'"]
+    result = read_config(tables(), ["simulation.grid=in-process", "simulation.address=auto"])
+    assert result[1] == ["simulation.address has no effect: the grid is 'in-process'"]
+    result = read_config(tables(simulation={"grid": "flower", "actors": 2, "num_cpus": 1}))
+    assert result[1] == ["simulation.actors has no effect: the grid is 'flower'"]
 
 
 def test_a_resolved_config_asks_only_for_what_is_no_default(tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ QUICK: Tables = {
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "phrases"),
     [
         (["sead=1"], ["sead", "did you mean 'seed'?"]),
         (["strategy.lrr=1"], ["strategy.lrr", "did you mean 'lr'?"]),
@@ -334,12 +336,12 @@ QUICK: Tables = {
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
-def test_an_error_is_one_line_that_says_what_would_be_right(overrides: list[str], said: list[str]) -> None:
-    complains(said, QUICK, overrides)
+def test_an_error_is_one_line_that_says_what_would_be_right(overrides: list[str], phrases: list[str]) -> None:
+    complains(phrases, QUICK, overrides)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("source", "phrases"),
     [
         ({}, ["[data] is missing", "data.name"]),
         ({k: v for k, v in tables().items() if k != "data"}, ["[data] is missing", "data.name"]),
@@ -352,8 +354,8 @@ def test_an_error_is_one_line_that_says_what_would_be_right(overrides: list[str]
         (tables(objectives=[]), ["objectives", "did you mean 'objective'?"]),
     ],
 )
-def test_an_error_in_tables(given: Tables, said: list[str]) -> None:
-    complains(said, given)
+def test_an_error_in_tables(source: Tables, phrases: list[str]) -> None:
+    complains(phrases, source)
 
 
 def test_a_key_of_an_inner_partition(tmp_path: Path) -> None:
@@ -382,12 +384,12 @@ def test_an_import_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     complains(["strategy.name", "'no_such_package'"], QUICK, ["strategy.name=needy_method_of_mine:Method"])
 
 
-def complains(said: Sequence[str], source: str | Path | Tables | Config, overrides: Sequence[str] = ()) -> None:
+def complains(phrases: Sequence[str], source: str | Path | Tables | Config, overrides: Sequence[str] = ()) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(source, overrides)
     message = str(caught.value)
     assert "\n" not in message
-    for words in said:
+    for words in phrases:
         assert words in message
 
 
@@ -417,7 +419,7 @@ def test_privacy_goes_with_methods_that_upload_one_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "phrase"),
     [
         (
             {"strategy": {"name": "local", "lr": 0.1}},
@@ -451,10 +453,10 @@ def test_privacy_goes_with_methods_that_upload_one_model() -> None:
     ],
     ids=["local", "prototype", "remote_coral", "feddf", "in a later phase"],
 )
-def test_privacy_of_what_noise_would_not_reach(change: dict[str, Any], said: str) -> None:
-    given = {key: value for key, value in tables(**change).items() if value is not None}
-    build(given)
-    complains(["deploy.privacy: ", said], {**given, "deploy": {"privacy": PRIVACY}})
+def test_privacy_of_what_noise_would_not_reach(change: dict[str, Any], phrase: str) -> None:
+    source = {key: value for key, value in tables(**change).items() if value is not None}
+    build(source)
+    complains(["deploy.privacy: ", phrase], {**source, "deploy": {"privacy": PRIVACY}})
 
 
 def test_privacy_where_messages_have_more_than_one_model() -> None:
@@ -462,15 +464,15 @@ def test_privacy_where_messages_have_more_than_one_model() -> None:
         {"rounds": 1, "objective": [{"term": "cross_entropy"}]},
         {"rounds": 1, "objective": [{"term": "adda", "shared": False}]},
     ]
-    given = tables(phases=phases, data={"name": "digits", "clients": 3, **LOOKS})
-    del given["rounds"]
-    build(given)
-    said = ["deploy.privacy: the term 'adda' needs", "has messages with one model only"]
-    complains(said, {**given, "deploy": {"privacy": PRIVACY}})
+    source = tables(phases=phases, data={"name": "digits", "clients": 3, **LOOKS})
+    del source["rounds"]
+    build(source)
+    phrases = ["deploy.privacy: the term 'adda' needs", "has messages with one model only"]
+    complains(phrases, {**source, "deploy": {"privacy": PRIVACY}})
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "phrase"),
     [
         ("clipping_norm", -1.0, "greater than 0"),
         ("sensitivity", 0.0, "greater than 0"),
@@ -479,14 +481,14 @@ def test_privacy_where_messages_have_more_than_one_model() -> None:
         ("delta", 1.0, "less than 1"),
     ],
 )
-def test_a_wrong_number_for_privacy(key: str, value: float, said: str) -> None:
-    complains([f"deploy.privacy.{key} = {value:g}", said], tables(deploy={"privacy": {**PRIVACY, key: value}}))
+def test_a_wrong_number_for_privacy(key: str, value: float, phrase: str) -> None:
+    complains([f"deploy.privacy.{key} = {value:g}", phrase], tables(deploy={"privacy": {**PRIVACY, key: value}}))
 
 
 def test_privacy_without_a_number() -> None:
     for key in PRIVACY.keys() - {"sensitivity"}:
-        given = {name: value for name, value in PRIVACY.items() if name != key}
-        complains([f"deploy.privacy.{key} is missing"], tables(deploy={"privacy": given}))
+        privacy = {name: value for name, value in PRIVACY.items() if name != key}
+        complains([f"deploy.privacy.{key} is missing"], tables(deploy={"privacy": privacy}))
     for key in PRIVACY:
         with pytest.raises(ConfigError):
             build(tables(deploy={"privacy": {**PRIVACY, key: -1.0}}))

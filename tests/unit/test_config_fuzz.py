@@ -16,8 +16,8 @@ SEED, COUNT = 7, 150
 def test_mutated_configs_are_read_or_refused_in_a_sentence() -> None:
     all_of_them = bases()
     for number in range(COUNT):
-        found = outcome_of(*mutated(all_of_them, SEED, number), run=False)
-        assert found.fine, f"python -m tests.fuzz_config --seed {SEED} --only {number}: {found}"
+        outcome = outcome_of(*mutated(all_of_them, SEED, number), run=False)
+        assert outcome.fine, f"python -m tests.fuzz_config --seed {SEED} --only {number}: {outcome}"
 
 
 def test_a_mutation_is_made_by_its_numbers_alone() -> None:
@@ -54,14 +54,14 @@ def refused(override: str, **tables: Any) -> str:
 )
 def test_true_is_no_number(key: str) -> None:
     domains = {**TINY["data"], "look": {}, "target": {"name": "digits"}}
-    said = refused(f"{key}=true", data=domains, replay={})
-    assert said == f"{key} = True: should be a number, not true or false"
+    message = refused(f"{key}=true", data=domains, replay={})
+    assert message == f"{key} = True: should be a number, not true or false"
 
 
 def test_true_is_no_number_in_a_list_or_a_row() -> None:
     assert refused("model.hidden=[8, true]") == "model.hidden = [8, True]: should be a number, not true or false"
-    said = refused("objective=[{term='cross_entropy', ramp={end=true}}]")
-    assert said == "objective[0].ramp.end = True: should be a number, not true or false"
+    message = refused("objective=[{term='cross_entropy', ramp={end=true}}]")
+    assert message == "objective[0].ramp.end = True: should be a number, not true or false"
 
 
 def test_whole_numbers_end() -> None:
@@ -106,11 +106,11 @@ def test_a_server_optimizer_that_is_no_table(value: str) -> None:
 def test_a_dotted_path_of_the_wrong_kind(key: str, path: str, why: str | None) -> None:
     if key == "model.name" and path.endswith(":function"):
         return  # it may return a module; whether it does is seen when it is called
-    said = refused(f"{key}={path}")
+    message = refused(f"{key}={path}")
     name = key if key.endswith(".name") else f"{key}.name"
-    assert said.startswith(f"{name} = {path!r}: ")
+    assert message.startswith(f"{name} = {path!r}: ")
     if why is not None:
-        assert said.endswith(why)
+        assert message.endswith(why)
 
 
 def test_a_sentence_is_no_longer_than_a_sentence() -> None:

@@ -27,10 +27,10 @@ def columns(*values: Any) -> NDArray[np.float32]:
 
 
 def next_after(value: float, steps: int = 1) -> np.float32:
-    found = F32(value)
+    result = F32(value)
     for _ in range(steps):
-        found = np.nextafter(found, F32(np.inf))
-    return found
+        result = np.nextafter(result, F32(np.inf))
+    return result
 
 
 @pytest.mark.parametrize("value", [0, 1.5, 1.57, 14.62, -0.1, 1000.1, 1.7e9, 1e-30, 1e-42, 1e30, -3e38])
@@ -102,8 +102,8 @@ def save(file: Path, **arrays: Any) -> str:
 def simulated(tmp_path: Path, x: NDArray[Any], kind: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     path = save(tmp_path / "all.npz", x=x, y=np.arange(len(x)) % 2)
     table = {"name": "npz", "path": path, "clients": 4, "partition": "iid", "server_test_share": 0}
-    found = federate(read_data({**table, "normalise": kind}), 0)
-    return found.scale, found.shift
+    federation = federate(read_data({**table, "normalise": kind}), 0)
+    return federation.scale, federation.shift
 
 
 def deployed(tmp_path: Path, parts: list[NDArray[Any]], kind: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -20,7 +20,7 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.partitions.rotated import rotate
 from fedtl.data.sets.digits import Digits
 from fedtl.data.views.images import resize, with_channels
-from fedtl.data.views.look import Look
+from fedtl.data.views.transform import ImageTransform
 
 needs_data = pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_DATA is not set")
 
@@ -33,9 +33,9 @@ def digits(seed: int = 0, **options: Any) -> Federation:
     return federate(read_data({"name": "digits", "clients": 10, **options}), seed)
 
 
-def target_of(found: Federation) -> Domain:
-    assert found.target is not None
-    return found.target
+def target_of(federation: Federation) -> Domain:
+    assert federation.target is not None
+    return federation.target
 
 
 def covers(domain: Federation | Domain, first: int, n: int) -> bool:
@@ -57,36 +57,36 @@ def save(path: Path, x: np.ndarray, classes: int = 10) -> dict[str, Any]:
 
 
 def test_the_same_clients_hold_both_domains():
-    found, alone = digits(target=INVERTED), digits()
-    target = target_of(found)
-    assert found.clients == len(target.train) == len(target.test) == 10
-    assert covers(found, 0, N)
+    federation, alone = digits(target=INVERTED), digits()
+    target = target_of(federation)
+    assert federation.clients == len(target.train) == len(target.test) == 10
+    assert covers(federation, 0, N)
     assert covers(target, N, N)
-    assert np.array_equal(found.x[N:], 255 - DIGITS.x)
-    assert np.array_equal(found.y[N:], DIGITS.y)
+    assert np.array_equal(federation.x[N:], 255 - DIGITS.x)
+    assert np.array_equal(federation.y[N:], DIGITS.y)
     assert target.train.sizes.min() > 0
     assert target.test.sizes.min() > 0
-    for a, b in ((found.train, alone.train), (found.test, alone.test)):
+    for a, b in ((federation.train, alone.train), (federation.test, alone.test)):
         assert same(a, b)  # the source is as it would be alone
-    assert np.array_equal(found.x[:N], alone.x)
-    assert np.array_equal(found.scale, alone.scale)
-    assert np.array_equal(found.shift, alone.shift)
+    assert np.array_equal(federation.x[:N], alone.x)
+    assert np.array_equal(federation.scale, alone.scale)
+    assert np.array_equal(federation.shift, alone.shift)
 
 
 def test_further_clients_hold_the_target_and_nothing_else():
     choice = read_data({"name": "digits", "clients": 10, "target": {**INVERTED, "clients": 4, "partition": "shards"}})
     assert choice.holders == 14
-    found = federate(choice, 0)
-    target = target_of(found)
-    assert found.clients == len(found.test) == len(target.train) == len(target.test) == 14
-    for mine, theirs in ((found.train, target.train), (found.test, target.test)):
+    federation = federate(choice, 0)
+    target = target_of(federation)
+    assert federation.clients == len(federation.test) == len(target.train) == len(target.test) == 14
+    for mine, theirs in ((federation.train, target.train), (federation.test, target.test)):
         assert (mine.sizes[:10] > 0).all()
         assert (mine.sizes[10:] == 0).all()
         assert (theirs.sizes[:10] == 0).all()
         assert (theirs.sizes[10:] > 0).all()
-    assert covers(found, 0, N)
+    assert covers(federation, 0, N)
     assert covers(target, N, N)
-    assert same(Shards(found.train.order, found.train.offsets[:11]), digits().train)
+    assert same(Shards(federation.train.order, federation.train.offsets[:11]), digits().train)
 
 
 def test_holders():
@@ -106,17 +106,17 @@ def test_a_target_is_divided_by_its_own_options():
 
 
 def test_of_two_looks_of_one_data_set_an_image_is_test_data_of_both_or_of_neither():
-    found = digits(target=INVERTED, partition="shards")
-    assert np.array_equal(target_of(found).server_test - N, found.server_test)
+    federation = digits(target=INVERTED, partition="shards")
+    assert np.array_equal(target_of(federation).server_test - N, federation.server_test)
     alike = digits(target=INVERTED)
     assert same(target_of(alike).test.moved(-N), alike.test)
 
 
 def test_a_target_of_owners_goes_to_as_many_clients():
     watch = {"name": "watch"}
-    found = federate(read_data({**watch, "target": watch}), 0)
-    target, n = target_of(found), len(found.x) // 2
-    assert found.clients == len(target.train) == 10
+    federation = federate(read_data({**watch, "target": watch}), 0)
+    target, n = target_of(federation), len(federation.x) // 2
+    assert federation.clients == len(target.train) == 10
     assert covers(target, n, n)
     further = federate(read_data({**watch, "target": {**watch, "clients": 10}}), 0)
     assert further.clients == 20
@@ -139,14 +139,14 @@ def test_same_seed_same_bits_and_another_seed_others():
 
 
 def test_label_counts_of_the_target():
-    found = digits(target={**INVERTED, "clients": 4})
-    counts = found.label_counts(target=True)
+    federation = digits(target={**INVERTED, "clients": 4})
+    counts = federation.label_counts(target=True)
     assert counts.shape == (14, 10)
     assert (counts[:10] == 0).all()
-    rest = np.bincount(DIGITS.y) - np.bincount(found.y[target_of(found).server_test])
+    rest = np.bincount(DIGITS.y) - np.bincount(federation.y[target_of(federation).server_test])
     assert np.array_equal(counts.sum(axis=0), rest)
-    assert np.array_equal(found.label_counts(12, target=True), counts[:12])
-    assert (found.label_counts()[10:] == 0).all()
+    assert np.array_equal(federation.label_counts(12, target=True), counts[:12])
+    assert (federation.label_counts()[10:] == 0).all()
     assert digits().label_counts(target=True).sum() == 0
 
 
@@ -161,13 +161,13 @@ def test_who_is_the_first_to_hold_a_target():
 def test_the_picture_shows_the_target_below(further):
     from fedtl import plot
 
-    found = digits(target={**INVERTED, "clients": further})
-    figure = plot.partition(found)
+    federation = digits(target={**INVERTED, "clients": further})
+    figure = plot.partition(federation)
     assert len(figure.axes) == 4
     heights = [[bar.get_height() for bar in axes.patches] for axes in (figure.axes[1], figure.axes[3])]
     first = 10 if further else 0
-    assert heights[0] == found.label_counts()[:10].sum(axis=1).tolist()
-    assert heights[1] == found.label_counts(target=True)[first:].sum(axis=1).tolist()
+    assert heights[0] == federation.label_counts()[:10].sum(axis=1).tolist()
+    assert heights[1] == federation.label_counts(target=True)[first:].sum(axis=1).tolist()
     assert figure.axes[1].get_title("left") == "Who holds what: 10 clients"
     title = "Who holds the target: 4 clients" if further else "What they hold of the target"
     assert figure.axes[3].get_title("left") == title
@@ -175,19 +175,21 @@ def test_the_picture_shows_the_target_below(further):
     assert few.axes[3].get_title("left") == "What they hold without labels"
     low, high = figure.axes[2].get_xlim()
     assert (low, high) == pytest.approx((first - 0.7, first + len(heights[1]) - 0.3))
-    first_two = plot.partition(found, max_clients=2)
+    first_two = plot.partition(federation, max_clients=2)
     assert [len(axes.patches) for axes in (first_two.axes[1], first_two.axes[3])] == [2, 2]
 
 
 def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
     from fedtl.cli import plot
 
-    def told(*overrides: str) -> list[str]:
+    def lines(*overrides: str) -> list[str]:
         plot.partition("quickstart", ["data.name=digits", "data.clients=12", *overrides], tmp_path / "p.svg", rows=2)
         return capsys.readouterr().out.splitlines()
 
-    alone = told()
-    note, *further = told("data.target=digits", "data.target.clients=3", "data.public=digits", "data.public.samples=50")
+    alone = lines()
+    note, *further = lines(
+        "data.target=digits", "data.target.clients=3", "data.public=digits", "data.public.samples=50"
+    )
     assert note == "data.public has no effect: no term needs public data"
     assert further[: len(alone) - 1] == alone[:-1]  # the last line is the picture's
     assert "target: digits, 3 clients, iid" in further
@@ -198,7 +200,7 @@ def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
     assert further.count("and 1 more clients") == 1
     assert "training samples: 1078, 359 to 360 a client" in further
     assert "public samples: 50" in further
-    few = told("data.labelled_fraction=0.1", "data.partition=iid")
+    few = lines("data.labelled_fraction=0.1", "data.partition=iid")
     assert any(line.split() == ["client", "train", "unlabelled", "test", "labels", "(samples)"] for line in few)
     assert [line.split()[:4] for line in few if line.strip().startswith("0 ")] == [["0", "9", "90", "30"]]
     assert "training samples: 108, 9 to 9 a client" in few
@@ -209,17 +211,17 @@ def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
 
 
 def test_a_client_keeps_the_labels_of_a_part_and_holds_all_without():
-    found, whole = digits(labelled_fraction=0.1), digits()
-    target = target_of(found)
+    part, whole = digits(labelled_fraction=0.1), digits()
+    target = target_of(part)
     assert same(target.train, whole.train)
-    assert same(found.test, whole.test)
-    assert len(found.x) == N
+    assert same(part.test, whole.test)
+    assert len(part.x) == N
     assert target.test.sizes.tolist() == [0] * 10
     assert len(target.server_test) == 0
-    assert found.train.sizes.tolist() == np.rint(whole.train.sizes * 0.1).tolist()
+    assert part.train.sizes.tolist() == np.rint(whole.train.sizes * 0.1).tolist()
     for client in range(10):
         mine = whole.train[client]
-        assert np.array_equal(found.train[client], mine[np.isin(mine, found.train[client])])  # a part, in order
+        assert np.array_equal(part.train[client], mine[np.isin(mine, part.train[client])])  # a part, in order
 
 
 def test_all_labels_change_nothing_and_none_leave_none():
@@ -244,23 +246,23 @@ def test_a_part_is_stratified_and_nobody_is_left_without(clients, classes, fract
     sizes = rng.integers(1, 40, clients)
     train = Shards.from_sizes(rng.permutation(sizes.sum()), sizes)
     labels = rng.integers(0, classes, len(train.order))
-    found = split_labelled(train, labels, fraction, seed)
+    shards = split_labelled(train, labels, fraction, seed)
     take = np.maximum(np.rint(sizes * fraction), 1).astype(int)
-    assert found.sizes.tolist() == take.tolist()
+    assert shards.sizes.tolist() == take.tolist()
     for client in range(clients):
-        assert set(found[client]) <= set(train[client])
+        assert set(shards[client]) <= set(train[client])
         fair = np.bincount(labels[train[client]], minlength=classes) * take[client] / sizes[client]
-        assert (abs(np.bincount(labels[found[client]], minlength=classes) - fair) < 1).all()
+        assert (abs(np.bincount(labels[shards[client]], minlength=classes) - fair) < 1).all()
 
 
 def test_every_sample_is_as_likely_to_keep_its_label_and_labels_are_rounded_up_independently():
     clients, each = 4000, 8  # two of each of four labels at every client, of which two samples keep theirs
     train = Shards.from_sizes(np.arange(clients * each), np.full(clients, each))
     labels = np.tile(np.repeat(np.arange(4), 2), clients)
-    found = split_labelled(train, labels, 0.25, 3)
-    times = np.bincount(found.order % each, minlength=each)
+    shards = split_labelled(train, labels, 0.25, 3)
+    times = np.bincount(shards.order % each, minlength=each)
     assert abs(times - clients / 4).max() < 5 * np.sqrt(clients * 3 / 16)
-    pairs = np.sort(labels[found.order].reshape(clients, 2), axis=1)
+    pairs = np.sort(labels[shards.order].reshape(clients, 2), axis=1)
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     assert len(kinds) == 6  # any two of the four, none twice
     assert abs(counts - clients / 6).max() < 5 * np.sqrt(clients * 5 / 36)
@@ -276,22 +278,22 @@ def test_which_labels_stay_is_the_seeds():
 
 
 def test_public_samples_are_the_training_pools_and_have_no_labels():
-    found, alone = digits(public=INVERTED), digits()
-    assert np.array_equal(found.public, np.arange(N, len(found.x)))
+    federation, alone = digits(public=INVERTED), digits()
+    assert np.array_equal(federation.public, np.arange(N, len(federation.x)))
     pool = np.setdiff1d(np.arange(N), alone.server_test)
-    assert np.array_equal(found.x[found.public], 255 - DIGITS.x[pool])
-    assert (found.y[found.public] == 0).all()
-    assert same(found.train, alone.train)
-    assert np.array_equal(found.scale, alone.scale)
+    assert np.array_equal(federation.x[federation.public], 255 - DIGITS.x[pool])
+    assert (federation.y[federation.public] == 0).all()
+    assert same(federation.train, alone.train)
+    assert np.array_equal(federation.scale, alone.scale)
 
 
 def test_so_many_public_samples(tmp_path):
     other = save(tmp_path / "other.npz", np.arange(50 * 12 * 12, dtype=np.uint8).reshape(50, 12, 12), classes=25)
     del other["partition"]
-    found = digits(public={**other, "samples": 7, "server_test_share": 0}, target=INVERTED)
-    assert found.public.tolist() == list(range(2 * N, 2 * N + 7))
-    assert found.x.shape == (2 * N + 7, 1, 8, 8)
-    assert found.classes == 10  # the other's 25 mean nothing
+    federation = digits(public={**other, "samples": 7, "server_test_share": 0}, target=INVERTED)
+    assert federation.public.tolist() == list(range(2 * N, 2 * N + 7))
+    assert federation.x.shape == (2 * N + 7, 1, 8, 8)
+    assert federation.classes == 10  # the other's 25 mean nothing
 
 
 def test_public_samples_are_nobodys_test_data(tmp_path):
@@ -299,24 +301,24 @@ def test_public_samples_are_nobodys_test_data(tmp_path):
     x, user = np.broadcast_to(rows[:, None, None], (12, 8, 8)), rows % 3
     test = {"x_test": x[8:], "y_test": rows[8:], "user_test": user[8:]}
     np.savez(tmp_path / "a.npz", x=x[:8], y=rows[:8], user=user[:8], **test)
-    found = digits(public={"name": "npz", "path": str(tmp_path / "a.npz")})
-    assert found.x[found.public, 0, 0, 0].tolist() == list(range(8))
+    federation = digits(public={"name": "npz", "path": str(tmp_path / "a.npz")})
+    assert federation.x[federation.public, 0, 0, 0].tolist() == list(range(8))
     every = digits(public={"name": "npz", "path": str(tmp_path / "a.npz"), "pool": "all"})
     assert len(every.public) == 12
 
 
 def test_coloured_public_samples_make_all_coloured():
-    found = digits(public={"name": "digits", "look": {"photographs": True}}, target=INVERTED)
-    assert found.shape == (3, 8, 8)
-    assert np.array_equal(found.x[:N], np.repeat(DIGITS.x, 3, axis=1))
-    assert np.array_equal(found.x[N : 2 * N, 2], 255 - DIGITS.x[:, 0])
+    federation = digits(public={"name": "digits", "look": {"photographs": True}}, target=INVERTED)
+    assert federation.shape == (3, 8, 8)
+    assert np.array_equal(federation.x[:N], np.repeat(DIGITS.x, 3, axis=1))
+    assert np.array_equal(federation.x[N : 2 * N, 2], 255 - DIGITS.x[:, 0])
 
 
 def test_only_so_many_samples_are_divided():
-    found = digits(samples=300, server_test_share=0.1)
-    rows = np.concatenate([found.train.order, found.test.order])
+    federation = digits(samples=300, server_test_share=0.1)
+    rows = np.concatenate([federation.train.order, federation.test.order])
     assert len(np.unique(rows)) == len(rows) == 300
-    assert not np.isin(rows, found.server_test).any()
+    assert not np.isin(rows, federation.server_test).any()
 
 
 # --- images ---
@@ -328,9 +330,9 @@ def test_images_are_resized_as_torch_does_it(size):
 
     x = np.random.default_rng(0).integers(0, 256, (5, 3, 28, 28)).astype(np.uint8)
     expected = torch.nn.functional.interpolate(torch.tensor(x).double(), size, mode="bilinear", antialias=True).numpy()
-    found = resize(x, *size)
-    assert found.dtype == np.uint8
-    assert abs(found - expected).max() < 0.51  # rounded once
+    resized = resize(x, *size)
+    assert resized.dtype == np.uint8
+    assert abs(resized - expected).max() < 0.51  # rounded once
     floats = resize(x.astype(np.float32), *size)
     assert floats.dtype == np.float32
     assert np.allclose(floats, expected, atol=0.02)
@@ -355,12 +357,12 @@ def test_channels_are_converted_as_pillow_does_it():
 
 
 def test_options_change_the_images_and_their_statistics():
-    found = digits(size=12, channels=3, look={"invert": True, "rotate": 30.0})
+    federation = digits(size=12, channels=3, look={"invert": True, "rotate": 30.0})
     expected = rotate(255 - resize(DIGITS.x, 12, 12), 30.0)
-    assert np.array_equal(found.x, np.repeat(expected, 3, axis=1))
-    mean, std = channel_statistics(found.x)
-    assert np.allclose(found.scale, 1 / (255 * std))
-    assert np.allclose(found.shift, -mean / std)
+    assert np.array_equal(federation.x, np.repeat(expected, 3, axis=1))
+    mean, std = channel_statistics(federation.x)
+    assert np.allclose(federation.scale, 1 / (255 * std))
+    assert np.allclose(federation.shift, -mean / std)
 
 
 def test_statistics_leave_the_official_test_set_out(tmp_path):
@@ -369,21 +371,21 @@ def test_statistics_leave_the_official_test_set_out(tmp_path):
         tmp_path / "a.npz", x=x, y=np.arange(30) % 3, x_test=np.zeros((9, 6, 6), np.uint8), y_test=np.arange(9) % 3
     )
     table = {"name": "npz", "path": str(tmp_path / "a.npz"), "partition": "iid", "clients": 3}
-    found = federate(read_data({**table, "look": {"invert": True}}), 0)
-    assert 1 / (255 * found.scale.item()) == pytest.approx(x.std() / 255, rel=1e-4)
-    assert -found.shift.item() / found.scale.item() == pytest.approx(255 - x.mean(), rel=1e-4)
+    federation = federate(read_data({**table, "look": {"invert": True}}), 0)
+    assert 1 / (255 * federation.scale.item()) == pytest.approx(x.std() / 255, rel=1e-4)
+    assert -federation.shift.item() / federation.scale.item() == pytest.approx(255 - x.mean(), rel=1e-4)
 
 
 def test_photographs():
     images = np.zeros((400, 1, 28, 28), np.uint8)
     images[:, :, 10:18, 10:18] = 255
-    look = Look(photographs=True)
-    found = look.apply(images)
-    assert found.shape == (400, 3, 28, 28)
-    assert found.dtype == np.uint8
+    look = ImageTransform(photographs=True)
+    output = look.apply(images)
+    assert output.shape == (400, 3, 28, 28)
+    assert output.dtype == np.uint8
     background = look.apply(np.zeros_like(images))  # of a black image the patch itself is left
-    assert np.array_equal(found, np.where(images == 255, 255 - background, background))
-    assert np.array_equal(look.apply(images[:7]), found[:7])  # a sample's patch is its own
+    assert np.array_equal(output, np.where(images == 255, 255 - background, background))
+    assert np.array_equal(look.apply(images[:7]), output[:7])  # a sample's patch is its own
     assert len(np.unique(background.reshape(400, -1), axis=0)) == 400
     assert not np.array_equal(background[:, 0], background[:, 2])
 
@@ -391,41 +393,41 @@ def test_photographs():
 def test_a_patch_is_a_piece_of_a_photograph():
     from sklearn.datasets import load_sample_images
 
-    patch = Look(photographs=True).apply(np.zeros((1, 1, 8, 8), np.uint8))[0].transpose(1, 2, 0)
+    patch = ImageTransform(photographs=True).apply(np.zeros((1, 1, 8, 8), np.uint8))[0].transpose(1, 2, 0)
     windows = (np.lib.stride_tricks.sliding_window_view(photo[..., 0], (8, 8)) for photo in load_sample_images().images)
     assert any((view == patch[..., 0]).all(axis=(2, 3)).any() for view in windows)
 
 
 def test_the_looks_of_a_target_come_after_it_has_the_sources_size():
-    found = digits(size=16, target={"name": "digits", "look": {"photographs": True}})
-    assert found.shape == (3, 16, 16)
-    assert np.array_equal(found.x[:N], np.repeat(resize(DIGITS.x, 16, 16), 3, axis=1))
-    assert np.array_equal(found.x[N:], Look(photographs=True).apply(resize(DIGITS.x, 16, 16)))
+    federation = digits(size=16, target={"name": "digits", "look": {"photographs": True}})
+    assert federation.shape == (3, 16, 16)
+    assert np.array_equal(federation.x[:N], np.repeat(resize(DIGITS.x, 16, 16), 3, axis=1))
+    assert np.array_equal(federation.x[N:], ImageTransform(photographs=True).apply(resize(DIGITS.x, 16, 16)))
 
 
 def test_a_grey_target_of_a_coloured_source_and_another_size(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (60, 3, 10, 6)).astype(np.uint8)
     source = save(tmp_path / "a.npz", x)
-    found = federate(read_data({**source, "clients": 2, "target": "digits"}), 0)
-    assert np.array_equal(found.x[:60], x)
-    assert np.array_equal(found.x[60:], np.repeat(resize(DIGITS.x, 10, 6), 3, axis=1))
+    federation = federate(read_data({**source, "clients": 2, "target": "digits"}), 0)
+    assert np.array_equal(federation.x[:60], x)
+    assert np.array_equal(federation.x[60:], np.repeat(resize(DIGITS.x, 10, 6), 3, axis=1))
 
 
 @needs_data
 @pytest.mark.data
 def test_mnist_and_usps():
     target = {"name": "usps", "partition": {"name": "dirichlet", "alpha": 0.5}, "clients": 5}
-    found = federate(read_data({"name": "mnist", "clients": 20, "target": target}), 0)
+    federation = federate(read_data({"name": "mnist", "clients": 20, "target": target}), 0)
     usps = read_data({"name": "usps", "clients": 1}).load()
-    other = target_of(found)
-    assert found.x.shape == (70_000 + len(usps.x), 1, 28, 28)
-    assert found.clients == 25
-    assert covers(found, 0, 70_000)
+    other = target_of(federation)
+    assert federation.x.shape == (70_000 + len(usps.x), 1, 28, 28)
+    assert federation.clients == 25
+    assert covers(federation, 0, 70_000)
     assert covers(other, 70_000, len(usps.x))
-    assert np.array_equal(other.server_test, np.arange(70_000 + (usps.official_test or 0), len(found.x)))
-    assert np.array_equal(found.y[70_000:], usps.y)
-    assert found.x[70_000:].mean() == pytest.approx(usps.x.mean(), rel=0.01)
-    assert found.scale.item() == pytest.approx(1 / (255 * 0.3081), rel=1e-3)
+    assert np.array_equal(other.server_test, np.arange(70_000 + (usps.official_test or 0), len(federation.x)))
+    assert np.array_equal(federation.y[70_000:], usps.y)
+    assert federation.x[70_000:].mean() == pytest.approx(usps.x.mean(), rel=0.01)
+    assert federation.scale.item() == pytest.approx(1 / (255 * 0.3081), rel=1e-3)
 
 
 # --- reading ---
@@ -449,7 +451,7 @@ WHOLE = {
 def test_a_choice_reads_back_equal_from_its_own_dump():
     choice = read_data(WHOLE)
     assert choice.target is not None
-    assert choice.target.look == Look(invert=True, photographs=True)
+    assert choice.target.look == ImageTransform(invert=True, photographs=True)
     for dump in (
         choice.model_dump(),
         choice.model_dump(mode="json"),
@@ -471,20 +473,22 @@ def config(*overrides: str, **data: Any) -> Any:
 
 
 def test_overrides():
-    found, _ = config(
+    settings, _ = config(
         "data.target.name=usps", "data.target.partition.name=dirichlet", "data.target.partition.alpha=0.1"
     )
-    assert (found.data.target.name, found.data.target.partition.alpha) == ("usps", 0.1)
-    assert read_config(found)[0] == found
-    found, _ = config("data.target=digits", "data.target.look.invert=true", "data.public=usps", "data.public.samples=7")
-    assert found.data.target.look.invert
-    assert (found.data.public.name, found.data.public.samples) == ("usps", 7)
+    assert (settings.data.target.name, settings.data.target.partition.alpha) == ("usps", 0.1)
+    assert read_config(settings)[0] == settings
+    settings, _ = config(
+        "data.target=digits", "data.target.look.invert=true", "data.public=usps", "data.public.samples=7"
+    )
+    assert settings.data.target.look.invert
+    assert (settings.data.public.name, settings.data.public.samples) == ("usps", 7)
     assert config("data.target=none", target=INVERTED)[0].data.target is None
     target = {"name": "usps", "root": "here", "partition": {"name": "dirichlet", "alpha": 0.1}}
-    found, notes = config("data.target.name=digits", "data.target.partition.name=iid", target=target)
+    settings, notes = config("data.target.name=digits", "data.target.partition.name=iid", target=target)
     assert "data.target.name=digits: dropped root of usps" in notes
     assert "data.target.partition.name=iid: dropped alpha of dirichlet" in notes
-    assert found.data.target == config(target="digits")[0].data.target
+    assert settings.data.target == config(target="digits")[0].data.target
 
 
 def test_further_clients_may_be_sampled_too():
@@ -625,9 +629,11 @@ def test_images_of_two_channels_or_of_numbers_cannot_be_changed_in_every_way(tmp
         return str(caught.value)
 
     two = save(tmp_path / "two.npz", x.astype(np.uint8))
-    said = "only images with 1 or 3 channels"
-    assert error(two, channels=3) == f"data.channels = 3: {said} have others, but a sample has 2"
-    assert error(two, look={"photographs": True}).startswith(f"data.look.photographs = true: {said} can be changed so")
+    reason = "only images with 1 or 3 channels"
+    assert error(two, channels=3) == f"data.channels = 3: {reason} have others, but a sample has 2"
+    assert error(two, look={"photographs": True}).startswith(
+        f"data.look.photographs = true: {reason} can be changed so"
+    )
     numbers = save(tmp_path / "numbers.npz", x.astype(np.float32))
     assert error(numbers, look={"invert": True}) == (
         "data.look.invert = true: only bytes can be changed so, but images are float32"
@@ -637,7 +643,7 @@ def test_images_of_two_channels_or_of_numbers_cannot_be_changed_in_every_way(tmp
         "or 3 channels, or of the same shape"
     )
     with pytest.raises(ConfigError) as caught:
-        Look(photographs=True).apply(np.zeros((1, 1, 500, 500), np.uint8))
+        ImageTransform(photographs=True).apply(np.zeros((1, 1, 500, 500), np.uint8))
     assert str(caught.value) == ("data.look.photographs = true: an image is 500 x 500, but the photographs 427 x 640")
     missing = {"name": "npz", "path": str(tmp_path / "data.clients.npz"), "partition": "iid"}
     assert error(two, target=missing) == (

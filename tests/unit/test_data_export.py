@@ -64,11 +64,11 @@ def batch(federation: Federation, places: NDArray[np.int64]) -> tuple[NDArray[An
 
 def check_same(mine: Federation, at: NDArray[np.int64], theirs: Federation, place: NDArray[np.int64]) -> None:
     """Both hold the same samples, with the same labels, in the same order."""
-    found, expected = batch(mine, at), batch(theirs, place)
-    assert np.array_equal(found[0], expected[0])
-    assert found[0].dtype == expected[0].dtype == np.float32
-    assert np.array_equal(found[1], expected[1])
-    assert found[2:] == expected[2:]
+    actual, expected = batch(mine, at), batch(theirs, place)
+    assert np.array_equal(actual[0], expected[0])
+    assert actual[0].dtype == expected[0].dtype == np.float32
+    assert np.array_equal(actual[1], expected[1])
+    assert actual[2:] == expected[2:]
 
 
 def check_same_inputs(mine: Federation, at: NDArray[np.int64], theirs: Federation, place: NDArray[np.int64]) -> None:
@@ -137,11 +137,11 @@ def test_what_is_empty_is_left_out(tmp_path: Path) -> None:
 def test_the_server_is_told_of_no_sample(tmp_path: Path) -> None:
     whole = federation_of({})
     export(whole, tmp_path)
-    told = json.loads((tmp_path / "server" / "frame.json").read_text(encoding="utf-8"))
-    assert (told["shape"], told["dtype"], told["classes"]) == ([1, 8, 8], "uint8", 10)
-    assert told["labels"] == [str(digit) for digit in range(10)]
-    assert np.float32(told["scale"]).tobytes() == whole.scale.tobytes()
-    assert set(told) == {"shape", "dtype", "classes", "labels", "scale", "shift"}
+    schema = json.loads((tmp_path / "server" / "frame.json").read_text(encoding="utf-8"))
+    assert (schema["shape"], schema["dtype"], schema["classes"]) == ([1, 8, 8], "uint8", 10)
+    assert schema["labels"] == [str(digit) for digit in range(10)]
+    assert np.float32(schema["scale"]).tobytes() == whole.scale.tobytes()
+    assert set(schema) == {"shape", "dtype", "classes", "labels", "scale", "shift"}
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,11 @@ def test_no_value_is_a_traceback_or_nonsense(file: Path, kind: str, key: str) ->
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             try:
-                found = federated(data)
+                federation = federated(data)
             except ConfigError as error:
                 assert "\n" not in str(error)  # noqa: PT017
                 continue
-            assert np.isfinite(found.x[:100] * found.scale + found.shift).all(), value
+            assert np.isfinite(federation.x[:100] * federation.scale + federation.shift).all(), value
 
 
 def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,16 +103,16 @@ def test_what_no_memory_holds_is_an_error_before_it_is_made(file: Path, monkeypa
     x = np.zeros((100, 4, 1, 1), np.float32)
     np.savez(file.with_name("many.npz"), x=x, y=np.arange(100) % 2)
     path = str(file.with_name("many.npz"))
-    said = f"that takes 25.0 GiB of memory, {there}"
-    assert sentence({"name": "npz", "path": path, "size": 4096}) == f"data.size = 4096: {said}"
+    message = f"that takes 25.0 GiB of memory, {there}"
+    assert sentence({"name": "npz", "path": path, "size": 4096}) == f"data.size = 4096: {message}"
     target = {"name": "npz", "path": path, "size": 4096}
     assert sentence({"name": "npz", "path": path, "clients": 2, "partition": "iid", "target": target}) == (
-        f"data.target.size = 4096: {said}"
+        f"data.target.size = 4096: {message}"
     )
     folder = file.parent / "own"
     folder.mkdir()
     np.savez(folder / "train.npz", x=x, y=np.arange(100) % 2)
-    for size, end in ((4096, said), (4097, "size = 4097: should be less than or equal to 4096")):
+    for size, end in ((4096, message), (4097, "size = 4097: should be less than or equal to 4096")):
         with pytest.raises(ConfigError) as caught:
             read_own(str(folder), size=size)
         assert str(caught.value).endswith(end)

@@ -43,33 +43,33 @@ def toy(**options: Any) -> Federation:
     return federate(Toy(**options), seed)
 
 
-def held(shards: Shards) -> set[int]:
+def indices_of(shards: Shards) -> set[int]:
     return set(shards.order.tolist())
 
 
 def test_train_test_and_server_test_are_disjoint_and_cover_everything():
-    found = toy()
-    parts = [held(found.train), held(found.test), set(found.server_test.tolist())]
+    federation = toy()
+    parts = [indices_of(federation.train), indices_of(federation.test), set(federation.server_test.tolist())]
     assert sum(map(len, parts)) == 1000
     assert set.union(*parts) == set(range(1000))
-    assert found.clients == 10
-    assert found.label_names == ("a", "b", "c", "d")
+    assert federation.clients == 10
+    assert federation.label_names == ("a", "b", "c", "d")
 
 
 def test_shares():
-    found = toy()
-    assert len(found.server_test) == 200
-    assert set(found.train.sizes) == {60}
-    assert set(found.test.sizes) == {20}
+    federation = toy()
+    assert len(federation.server_test) == 200
+    assert set(federation.train.sizes) == {60}
+    assert set(federation.test.sizes) == {20}
     assert toy(test_share=0).test.sizes.sum() == 0
     assert len(toy(server_test_share=0.5).server_test) == 500
 
 
 def test_the_server_test_set_is_stratified_and_drawn():
-    found = toy()
-    drawn = np.bincount(found.y[found.server_test])
+    federation = toy()
+    drawn = np.bincount(federation.y[federation.server_test])
     assert abs(drawn - 0.2 * np.bincount(LABELS)).max() <= 1
-    assert not np.array_equal(found.server_test, toy(seed=1).server_test)
+    assert not np.array_equal(federation.server_test, toy(seed=1).server_test)
 
 
 @given(n=st.integers(0, 300), share=st.floats(0, 0.99), seed=st.integers(0, 1000))
@@ -84,21 +84,21 @@ def test_stratified_takes_the_share_of_all_and_of_each_label(n, share, seed):
 @settings(max_examples=40, deadline=None)
 @given(clients=st.integers(1, 1000), share=st.floats(0, 0.999), seed=st.integers(0, 1000))
 def test_whoever_has_two_samples_has_one_to_train_and_one_to_test_with(clients, share, seed):
-    found = toy(clients=clients, test_share=share, pool="all", seed=seed)
-    sizes = found.train.sizes + found.test.sizes
-    assert found.train.sizes.min() >= 1
-    assert (found.test.sizes[sizes == 1] == 0).all()
+    federation = toy(clients=clients, test_share=share, pool="all", seed=seed)
+    sizes = federation.train.sizes + federation.test.sizes
+    assert federation.train.sizes.min() >= 1
+    assert (federation.test.sizes[sizes == 1] == 0).all()
     if share > 0:
-        assert (found.test.sizes[sizes > 1] >= 1).all()
+        assert (federation.test.sizes[sizes > 1] >= 1).all()
     else:
-        assert found.test.sizes.sum() == 0
-    inner = (found.test.sizes > 1) & (found.train.sizes > 1)
-    assert (abs(found.test.sizes - share * sizes)[inner] <= 0.5 + 1e-9).all()
+        assert federation.test.sizes.sum() == 0
+    inner = (federation.test.sizes > 1) & (federation.train.sizes > 1)
+    assert (abs(federation.test.sizes - share * sizes)[inner] <= 0.5 + 1e-9).all()
 
 
 def test_a_clients_samples_are_split_at_random():
     first, other = (toy(pool="all", partition="natural", users=10, seed=seed) for seed in (0, 1))
-    assert held(first.test) != held(other.test)
+    assert indices_of(first.test) != indices_of(other.test)
     for i in range(10):
         assert {*first.train[i], *first.test[i]} == set(range(i, 1000, 10))  # the owner's, whatever the seed
     assert 350 < np.mean(first.test.order) < 650
@@ -122,15 +122,15 @@ def test_same_seed_same_bits():
 
 
 def test_the_official_test_set_is_the_servers():
-    found = toy(official=800)
-    assert np.array_equal(found.server_test, np.arange(800, 1000))
-    assert held(found.train) | held(found.test) == set(range(800))
+    federation = toy(official=800)
+    assert np.array_equal(federation.server_test, np.arange(800, 1000))
+    assert indices_of(federation.train) | indices_of(federation.test) == set(range(800))
 
 
 def test_pool_all_divides_the_official_test_set_too():
-    found = toy(official=800, pool="all")
-    assert len(found.server_test) == 0
-    assert held(found.train) | held(found.test) == set(range(1000))
+    federation = toy(official=800, pool="all")
+    assert len(federation.server_test) == 0
+    assert indices_of(federation.train) | indices_of(federation.test) == set(range(1000))
     some = toy(official=800, pool="all", server_test_share=0.1)
     assert len(some.server_test) == 100
     assert some.server_test.min() < 800 <= some.server_test.max()
@@ -139,41 +139,41 @@ def test_pool_all_divides_the_official_test_set_too():
 
 def test_no_server_test_set():
     assert len(toy(server_test_share=0).server_test) == 0
-    found = toy(official=800, server_test_share=0)
-    assert len(found.server_test) == 0
-    assert max(held(found.train) | held(found.test)) < 800
+    federation = toy(official=800, server_test_share=0)
+    assert len(federation.server_test) == 0
+    assert max(indices_of(federation.train) | indices_of(federation.test)) < 800
 
 
 def test_clients_own_test_data_stay_theirs():
-    found = toy(held_out=True, partition="natural", users=10)
-    assert held(found.test) == set(range(700, 1000))
-    assert len(found.server_test) == 0
-    assert all((found.test[i] % 10 == i).all() for i in range(10))
+    federation = toy(held_out=True, partition="natural", users=10)
+    assert indices_of(federation.test) == set(range(700, 1000))
+    assert len(federation.server_test) == 0
+    assert all((federation.test[i] % 10 == i).all() for i in range(10))
     drawn = toy(held_out=True, partition="natural", users=10, server_test_share=0.1)
     assert len(drawn.server_test) == 70
-    assert held(drawn.test) == set(range(700, 1000))
+    assert indices_of(drawn.test) == set(range(700, 1000))
 
 
 def test_inputs_are_normalised_per_channel():
-    found = toy()
-    x = found.x * found.scale + found.shift
-    assert found.scale.dtype == found.shift.dtype == x.dtype == np.float32
+    federation = toy()
+    x = federation.x * federation.scale + federation.shift
+    assert federation.scale.dtype == federation.shift.dtype == x.dtype == np.float32
     assert x.mean(axis=(0, 2, 3)) == pytest.approx(0, abs=1e-4)
     assert x.std(axis=(0, 2, 3)) == pytest.approx(1, abs=1e-4)
 
 
 def test_inputs_are_normalised_per_pixel_of_the_pool():
-    found = toy(normalise="pixel")
-    rows = np.concatenate([found.train.order, found.test.order])
+    federation = toy(normalise="pixel")
+    rows = np.concatenate([federation.train.order, federation.test.order])
     pool = IMAGES[rows].astype(np.float64)
     expected = (pool - pool.mean(axis=0)) / (pool.std(axis=0) + 0.001)
-    assert np.allclose(found.x[rows] * found.scale + found.shift, expected, atol=1e-5)
-    assert found.scale.shape == (2, 3, 3)
+    assert np.allclose(federation.x[rows] * federation.scale + federation.shift, expected, atol=1e-5)
+    assert federation.scale.shape == (2, 3, 3)
 
 
 def test_inputs_are_only_divided_by_255():
-    found = toy(normalise="none")
-    assert np.allclose(found.x * found.scale + found.shift, IMAGES / 255, atol=1e-7)
+    federation = toy(normalise="none")
+    assert np.allclose(federation.x * federation.scale + federation.shift, IMAGES / 255, atol=1e-7)
 
 
 def test_channel_statistics_agree_with_numpy_beyond_a_chunk():
@@ -185,18 +185,18 @@ def test_channel_statistics_agree_with_numpy_beyond_a_chunk():
 
 
 def test_clients_see_shifted_samples_and_the_server_does_not():
-    found = toy(partition={"name": "rotated", "angles": [180]}, official=800)
-    assert np.array_equal(found.x[:800], np.rot90(IMAGES[:800], 2, axes=(2, 3)))
-    assert np.array_equal(found.x[800:], IMAGES[800:])
+    federation = toy(partition={"name": "rotated", "angles": [180]}, official=800)
+    assert np.array_equal(federation.x[:800], np.rot90(IMAGES[:800], 2, axes=(2, 3)))
+    assert np.array_equal(federation.x[800:], IMAGES[800:])
 
 
 def test_label_counts():
-    found = toy(partition="pathological", pool="all")
-    counts = found.label_counts()
+    federation = toy(partition="pathological", pool="all")
+    counts = federation.label_counts()
     assert counts.shape == (10, 4)
     assert counts.sum(axis=0).tolist() == np.bincount(LABELS).tolist()
     assert ((counts > 0).sum(axis=1) == 2).all()
-    assert counts.sum(axis=1).tolist() == (found.train.sizes + found.test.sizes).tolist()
+    assert counts.sum(axis=1).tolist() == (federation.train.sizes + federation.test.sizes).tolist()
 
 
 class Lossy(IID):

@@ -67,8 +67,8 @@ def own_sentence(folder: Path) -> str:
 )
 def test_what_can_only_mean_whole_numbers(tmp_path: Path, y: NDArray[Any]) -> None:
     file = save(tmp_path / "train.npz", y)
-    found = simulated(file)
-    assert (found.y.tolist(), found.classes, found.notes) == (YES.astype(int).tolist(), 2, ())
+    federation = simulated(file)
+    assert (federation.y.tolist(), federation.classes, federation.notes) == (YES.astype(int).tolist(), 2, ())
     own = read_own(str(tmp_path))
     assert (own.y.tolist(), own.names, own.notes) == (YES.astype(int).tolist(), None, ())
 
@@ -76,9 +76,9 @@ def test_what_can_only_mean_whole_numbers(tmp_path: Path, y: NDArray[Any]) -> No
 @pytest.mark.parametrize("y", [np.where(YES, "yes", "no"), np.where(YES, b"yes", b"no")], ids=["str", "bytes"])
 def test_words_are_numbered_in_their_order(tmp_path: Path, y: NDArray[Any]) -> None:
     file = save(tmp_path / "train.npz", y)
-    for found in (simulated(file), simulated(file, classes=2)):
-        assert (found.y.tolist(), found.classes) == (YES.astype(int).tolist(), 2)
-        assert (found.label_names, found.notes) == (("no", "yes"), ())
+    for federation in (simulated(file), simulated(file, classes=2)):
+        assert (federation.y.tolist(), federation.classes) == (YES.astype(int).tolist(), 2)
+        assert (federation.label_names, federation.notes) == (("no", "yes"), ())
     own = read_own(str(tmp_path))
     assert (own.y.tolist(), own.names) == (YES.astype(int).tolist(), ("no", "yes"))
     assert sentence(file, classes=5) == (f"data.classes = 5: the labels in {file} are 2 different words; leave it out")
@@ -87,9 +87,9 @@ def test_words_are_numbered_in_their_order(tmp_path: Path, y: NDArray[Any]) -> N
 def test_words_of_several_files_are_numbered_together(tmp_path: Path) -> None:
     save(tmp_path / "0.npz", np.array(["cat", "dog"]))
     save(tmp_path / "1.npz", np.array(["ant", "dog"]))
-    found = federate(read_data({"name": "npz", "path": str(tmp_path), "test_share": 0, "server_test_share": 0}), 0)
-    assert found.label_names == ("ant", "cat", "dog")
-    assert [found.y[part].tolist() for part in (found.train[0], found.train[1])] == [[1, 2], [0, 2]]
+    federation = federate(read_data({"name": "npz", "path": str(tmp_path), "test_share": 0, "server_test_share": 0}), 0)
+    assert federation.label_names == ("ant", "cat", "dog")
+    assert [federation.y[part].tolist() for part in (federation.train[0], federation.train[1])] == [[1, 2], [0, 2]]
     save(tmp_path / "1.npz", np.array([0, 1]))
     with pytest.raises(ConfigError, match=r"1\.npz: its labels are whole numbers, but words in .*0\.npz"):
         federate(read_data({"name": "npz", "path": str(tmp_path)}), 0)
@@ -99,7 +99,7 @@ ONE_HOT = np.eye(3, dtype=np.int64)[np.arange(N) % 3]
 
 
 @pytest.mark.parametrize(
-    ("y", "said"),
+    ("y", "expected"),
     [
         (ONE_HOT, "is one-hot, shape [40, 3]: save y.argmax(1)"),
         (ONE_HOT.astype(bool), "is one-hot, shape [40, 3]: save y.argmax(1)"),
@@ -119,9 +119,9 @@ ONE_HOT = np.eye(3, dtype=np.int64)[np.arange(N) % 3]
         ),
     ],
 )
-def test_what_are_no_labels_is_one_sentence(tmp_path: Path, y: NDArray[Any], said: str) -> None:
+def test_what_are_no_labels_is_one_sentence(tmp_path: Path, y: NDArray[Any], expected: str) -> None:
     file = save(tmp_path / "train.npz", y)
-    begin = f"{file}: y{'' if said.startswith(':') else ' '}{said}"
+    begin = f"{file}: y{'' if expected.startswith(':') else ' '}{expected}"
     assert sentence(file).startswith(begin)
     assert own_sentence(tmp_path).startswith(begin)
 
@@ -138,9 +138,9 @@ def test_plus_and_minus_one(tmp_path: Path) -> None:
 
 def test_classes_without_a_sample_are_a_note(tmp_path: Path) -> None:
     file = save(tmp_path / "a.npz", YES + 1)
-    found = simulated(file)
-    assert found.classes == 3
-    assert found.notes == (
+    federation = simulated(file)
+    assert federation.classes == 3
+    assert federation.notes == (
         f"{file}: y: only 2 of 3 classes have a sample (the labels 1, 2); if there are no others, save y - 1, or "
         "words, y.astype(str), which are numbered in their order",
     )
@@ -173,13 +173,13 @@ def test_many_classes_need_as_many_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize("largest", [100_000, 20240101, 2_000_000_000, 2**40, 2**63])
 def test_dates_and_ids_are_no_classes(tmp_path: Path, largest: int) -> None:
     file = save(tmp_path / "train.npz", np.where(YES, np.uint64(largest), np.uint64(3)))
-    said = (
+    expected = (
         f"{file}: y has the label {largest}; labels are 0, 1, 2, ..., and 100,000 classes are the most; if these "
         "numbers are names, save them as words, y.astype(str), which are numbered in their order"
     )
-    assert sentence(file) == said
-    assert sentence(file, classes=100_000) == said
-    assert own_sentence(tmp_path) == said
+    assert sentence(file) == expected
+    assert sentence(file, classes=100_000) == expected
+    assert own_sentence(tmp_path) == expected
     with pytest.raises(ConfigError, match=r"data\.classes = \d+: should be (less than or equal to|no larger than)"):
         simulated(file, classes=largest + 1)
 
@@ -191,7 +191,7 @@ def test_tables_labels_have_the_same_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("y", "said"),
+    ("y", "expected"),
     [
         ("np.array(['a', 'b'], object)", ("a", "b")),
         ("np.array([1, 0], object)", None),
@@ -203,17 +203,17 @@ def test_tables_labels_have_the_same_bound(tmp_path: Path) -> None:
     ],
 )
 def test_labels_that_a_function_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, y: str, said: str | tuple[str, str] | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, y: str, expected: str | tuple[str, str] | None
 ) -> None:
     name = f"labels_{abs(hash((str(tmp_path), y)))}"
     (tmp_path / f"{name}.py").write_text(f"import numpy as np\ndef load():\n    return dict(x=[[1], [2]], y={y})\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    if isinstance(said, str):
-        assert own_sentence(Path(f"{name}:load")).endswith(said)
+    if isinstance(expected, str):
+        assert own_sentence(Path(f"{name}:load")).endswith(expected)
         return
     own = read_own(f"{name}:load")
-    assert (own.names, own.y.tolist()) == (said, [1, 0] if said is None else [0, 1])
+    assert (own.names, own.y.tolist()) == (expected, [1, 0] if expected is None else [0, 1])
 
 
 ONE = Described(10, 0, 5, 0, 0, (3,), "float32", 2, None, (0, 1, 2))
@@ -240,12 +240,12 @@ def test_a_target_has_the_same_classes_in_the_same_order(tmp_path: Path) -> None
         "data.target: the class 'dog' is number 0 there, but 1 in [data]; both need the same classes in the same order"
     )
     same = "a class is taken to be the one of the same number"
-    found = simulated(source, target=target(np.where(YES, "dog", "ant")))
-    assert found.notes == (f"data.target: its class 0 is 'ant', but 'cat' in [data]; {same}",)
+    federation = simulated(source, target=target(np.where(YES, "dog", "ant")))
+    assert federation.notes == (f"data.target: its class 0 is 'ant', but 'cat' in [data]; {same}",)
     assert simulated(source, target=target(YES)).notes == (f"data.target: its classes have no names; {same}",)
     numbers = save(tmp_path / "numbers.npz", YES)
-    found = simulated(numbers, target=target(np.where(YES, "dog", "ant")))
-    assert found.notes == (f"data.target: its classes have names, but not those of [data]; {same}",)
+    federation = simulated(numbers, target=target(np.where(YES, "dog", "ant")))
+    assert federation.notes == (f"data.target: its classes have names, but not those of [data]; {same}",)
 
 
 def test_notes_are_printed_recorded_and_explain_errors(
@@ -261,7 +261,7 @@ def test_notes_are_printed_recorded_and_explain_errors(
         "data": {"name": "npz", "path": str(file), "clients": 2, "partition": "iid"},
         "model": {"name": "logistic"},
         "strategy": {"name": "fedavg", "lr": 0.1},
-        "simulation": {"grid": "in-process", "recorded": False},
+        "simulation": {"grid": "in-process", "traced": False},
     }
     watcher = ProgressBar(Console(width=500))
     done = fedtl.run(tables, out=tmp_path / "run", listener=watcher)

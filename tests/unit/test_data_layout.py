@@ -35,11 +35,11 @@ def test_channels_last_are_refused(tmp_path: Path, dtype: Any, shape: tuple[int,
     images = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(dtype)
     file = save(tmp_path, images)
     seen = f"x looks like [n, height, width, channels] = [n, {', '.join(map(str, shape))}]"
-    said = f"{file}: {seen}; transpose it to [n, channels, height, width], by x.transpose(0, 3, 1, 2)"
+    message = f"{file}: {seen}; transpose it to [n, channels, height, width], by x.transpose(0, 3, 1, 2)"
     for read in (lambda: notes(file), lambda: notes(file, size=8), lambda: read_own(str(tmp_path))):
         with pytest.raises(ConfigError) as caught:
             read()
-        assert str(caught.value) == said
+        assert str(caught.value) == message
     save(tmp_path, images.transpose(0, 3, 1, 2))
     assert [note for note in notes(file, normalise="none") if "looks like" in note] == []
     assert read_own(str(tmp_path)).x.shape == (20, shape[2], *shape[:2])
@@ -122,8 +122,8 @@ def test_whole_numbers_may_be_token_ids(tmp_path: Path, dtype: Any) -> None:
 
 def test_bytes_in_rows_may_be_token_ids(tmp_path: Path) -> None:
     file = save(tmp_path, TOKENS.astype(np.uint8))
-    for found in (notes(file), notes(file, normalise="none"), read_own(str(tmp_path)).notes):
-        (note,) = found
+    for all_notes in (notes(file), notes(file, normalise="none"), read_own(str(tmp_path)).notes):
+        (note,) = all_notes
         assert note.startswith(f"{file}: x holds bytes, which are divided by 255 as those of images are; if these are")
 
 
@@ -169,10 +169,10 @@ def test_numbers_that_float32_does_not_tell_apart(tmp_path: Path, low: float, hi
 def test_many_files_say_it_once(tmp_path: Path) -> None:
     for i in range(5):
         np.savez(tmp_path / f"{i}.npz", x=np.full((6, 2), 2**24 + 1 + 2 * i), y=np.arange(6) % 2)
-    found = federate(read_data({"name": "npz", "path": str(tmp_path)}), 0).notes
-    assert len(found) == 3
-    assert found[0].startswith(f"{tmp_path / '0.npz'}: x: 12 whole numbers beyond 2**24")
-    assert found[1] == f"{tmp_path}: the like is true of 4 other arrays"
+    all_notes = federate(read_data({"name": "npz", "path": str(tmp_path)}), 0).notes
+    assert len(all_notes) == 3
+    assert all_notes[0].startswith(f"{tmp_path / '0.npz'}: x: 12 whole numbers beyond 2**24")
+    assert all_notes[1] == f"{tmp_path}: the like is true of 4 other arrays"
 
 
 def test_a_targets_notes_name_it(tmp_path: Path) -> None:

@@ -107,10 +107,10 @@ def test_other_numbers_become_float32(tmp_path: Path) -> None:
 
 def test_a_client_without_tests_is_not_scored(tmp_path: Path) -> None:
     save(tmp_path / "train.npz", x=X, y=Y)
-    found = read_own(str(tmp_path)).as_federation(frame_of((1, 5, 4)), 2, 5)
-    assert found.train.sizes.tolist() == [0, 0, 6, 0, 0]
-    assert found.test.sizes.tolist() == [0] * 5
-    assert found.target is None
+    federation = read_own(str(tmp_path)).as_federation(frame_of((1, 5, 4)), 2, 5)
+    assert federation.train.sizes.tolist() == [0, 0, 6, 0, 0]
+    assert federation.test.sizes.tolist() == [0] * 5
+    assert federation.target is None
 
 
 def test_all_parts_of_a_folder(tmp_path: Path) -> None:
@@ -118,30 +118,36 @@ def test_all_parts_of_a_folder(tmp_path: Path) -> None:
     for i, name in enumerate(names):
         save(tmp_path / f"{name}.npz", x=X[: i + 1] + i, y=Y[: i + 1])
     own = read_own(str(tmp_path))
-    told = own.describe()
-    assert [told[key] for key in ("train", "test", "unlabelled", "target_test", "public")] == [1, 2, 3, 4, 5]
-    found = own.as_federation(frame_of((1, 5, 4)), 1, 2)
-    assert found.target is not None
-    parts = (found.train[1], found.test[1], found.target.train[1], found.target.test[1], found.public)
+    description = own.describe()
+    assert [description[key] for key in ("train", "test", "unlabelled", "target_test", "public")] == [1, 2, 3, 4, 5]
+    federation = own.as_federation(frame_of((1, 5, 4)), 1, 2)
+    assert federation.target is not None
+    parts = (
+        federation.train[1],
+        federation.test[1],
+        federation.target.train[1],
+        federation.target.test[1],
+        federation.public,
+    )
     for i, part in enumerate(parts):
-        assert np.array_equal(found.x[part][:, 0], X[: i + 1] + i)
+        assert np.array_equal(federation.x[part][:, 0], X[: i + 1] + i)
     for part in (parts[0], parts[1], parts[3]):
-        assert found.y[part].tolist() == Y[: len(part)].tolist()
+        assert federation.y[part].tolist() == Y[: len(part)].tolist()
     for part in (parts[2], parts[4]):
-        assert (found.y[part] == 0).all()  # labels that stand there are not read
+        assert (federation.y[part] == 0).all()  # labels that stand there are not read
 
 
 def test_training_samples_without_a_label_are_the_unlabelled_ones(tmp_path: Path) -> None:
     save(tmp_path / "train.npz", x=X, y=[-1, 2, -1, 0, 1, -1])
     own = read_own(str(tmp_path))
     assert (own.describe()["train"], own.describe()["unlabelled"]) == (3, 6)
-    found = own.as_federation(frame_of((1, 5, 4)), 0, 2)
-    assert found.target is not None
-    assert found.train[0].tolist() == [1, 3, 4]
-    assert found.y[found.train[0]].tolist() == [2, 0, 1]
-    assert found.target.train[0].tolist() == [0, 1, 2, 3, 4, 5]
-    assert len(found.target.test.order) == 0
-    assert found.y.min() == 0
+    federation = own.as_federation(frame_of((1, 5, 4)), 0, 2)
+    assert federation.target is not None
+    assert federation.train[0].tolist() == [1, 3, 4]
+    assert federation.y[federation.train[0]].tolist() == [2, 0, 1]
+    assert federation.target.train[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(federation.target.test.order) == 0
+    assert federation.y.min() == 0
 
 
 def test_words_are_the_experiments_classes(tmp_path: Path) -> None:
@@ -151,9 +157,9 @@ def test_words_are_the_experiments_classes(tmp_path: Path) -> None:
     assert own.names == ("cat", "dog", "ox")
     assert own.describe()["names"] == ["cat", "dog", "ox"]
     assert own.describe()["largest_label"] is None
-    found = own.as_federation(frame_of((1, 5, 4), classes=4, labels=("ox", "emu", "dog", "cat")), 0, 1)
-    assert found.y[found.train[0]].tolist() == [0, 3, 3, 0, 0]
-    assert found.y[found.test[0]].tolist() == [2, 3]
+    federation = own.as_federation(frame_of((1, 5, 4), classes=4, labels=("ox", "emu", "dog", "cat")), 0, 1)
+    assert federation.y[federation.train[0]].tolist() == [0, 3, 3, 0, 0]
+    assert federation.y[federation.test[0]].tolist() == [2, 3]
     assert refused(own, frame_of((1, 5, 4), labels=("ox", "dog", "emu"))) == (
         f"{tmp_path} has the label 'cat', which is none of this experiment's: ox, dog, emu"
     )
@@ -164,14 +170,14 @@ def test_words_are_the_experiments_classes(tmp_path: Path) -> None:
 
 def test_words_that_are_whole_numbers(tmp_path: Path) -> None:
     save(tmp_path / "train.npz", x=X, y=Y.astype(str))
-    found = read_own(str(tmp_path)).as_federation(frame_of((1, 5, 4)), 0, 1)
-    assert found.y.tolist() == Y.tolist()
+    federation = read_own(str(tmp_path)).as_federation(frame_of((1, 5, 4)), 0, 1)
+    assert federation.y.tolist() == Y.tolist()
     named = read_own(str(tmp_path)).as_federation(frame_of((1, 5, 4), labels="210"), 0, 1)
     assert named.y.tolist() == (2 - Y).tolist()  # by their names
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"x": X, "y": Y[:5]}, ": y has shape [5]; the 6 samples of its x need [6]"),
         ({"x": X[:0], "y": Y[:0]}, ": x is empty, shape [0, 5, 4]; leave out what holds no sample"),
@@ -201,9 +207,9 @@ def test_words_that_are_whole_numbers(tmp_path: Path) -> None:
         ({"x": X}, " has no array 'y'; save it with numpy.savez(path, x=..., y=...)"),
     ],
 )
-def test_a_wrong_file_is_named(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
+def test_a_wrong_file_is_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     file = save(tmp_path / "train.npz", **arrays)
-    assert sentence(tmp_path).startswith(f"{file}{said}")
+    assert sentence(tmp_path).startswith(f"{file}{message}")
 
 
 def test_files_that_are_no_archives(tmp_path: Path) -> None:
@@ -297,13 +303,13 @@ def test_the_servers_data(tmp_path: Path) -> None:
     save(tmp_path / "public.npz", x=X[:2])
     own = read_own(str(tmp_path), server=True)
     assert own.describe()["train"] == 0
-    found = own.as_federation(frame_of((1, 5, 4)), 0, 4)
-    assert found.target is not None
-    assert np.array_equal(found.x[found.server_test][:, 0], X[:3])
-    assert np.array_equal(found.x[found.target.server_test][:, 0], X[3:])
-    assert np.array_equal(found.x[found.public][:, 0], X[:2])
-    assert found.y[found.target.server_test].tolist() == Y[3:].tolist()
-    for shards in (found.train, found.test, found.target.train, found.target.test):
+    federation = own.as_federation(frame_of((1, 5, 4)), 0, 4)
+    assert federation.target is not None
+    assert np.array_equal(federation.x[federation.server_test][:, 0], X[:3])
+    assert np.array_equal(federation.x[federation.target.server_test][:, 0], X[3:])
+    assert np.array_equal(federation.x[federation.public][:, 0], X[:2])
+    assert federation.y[federation.target.server_test].tolist() == Y[3:].tolist()
+    for shards in (federation.train, federation.test, federation.target.train, federation.target.test):
         assert shards.sizes.tolist() == [0] * 4
 
 
@@ -315,8 +321,8 @@ def test_a_server_without_samples(tmp_path: Path) -> None:
     frame.write(tmp_path / "frame.json")
     own = read_own(str(tmp_path), server=True)
     assert own.describe() | {"shape": [1, 5, 4], "dtype": "uint8", "test": 0, "largest_label": -1} == own.describe()
-    found = own.as_federation(DataSchema.read(tmp_path / "frame.json"), 0, 3)
-    assert (len(found.server_test), len(found.public), found.shape) == (0, 0, (1, 5, 4))
+    federation = own.as_federation(DataSchema.read(tmp_path / "frame.json"), 0, 3)
+    assert (len(federation.server_test), len(federation.public), federation.shape) == (0, 0, (1, 5, 4))
 
 
 # --- images ---
@@ -491,7 +497,7 @@ def test_a_share_of_one_table_is_for_testing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a,labl\n1,0\n", " has no column 'label': did you mean 'labl'?"),
         ("a,b\n1,0\n", " has no column 'label': known: a, b"),
@@ -520,24 +526,24 @@ def test_a_share_of_one_table_is_for_testing(tmp_path: Path) -> None:
         ("label,a\n\xff,1\n", " is not a .csv file in UTF-8: "),
     ],
 )
-def test_a_wrong_table_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_table_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "train.csv"
     file.write_bytes(text.encode("latin-1"))
-    assert sentence(tmp_path).startswith(f"{file}{said}")
+    assert sentence(tmp_path).startswith(f"{file}{message}")
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "message"),
     [
         ("label,a,c", "it has the column 'c', which is not in"),
         ("label,a", "it has no column 'b', which is in"),
         ("label,b,a", "its columns stand in another order than in"),
     ],
 )
-def test_tables_must_have_the_same_columns(tmp_path: Path, header: str, said: str) -> None:
+def test_tables_must_have_the_same_columns(tmp_path: Path, header: str, message: str) -> None:
     (tmp_path / "train.csv").write_text("a,label,b\n1,0,2\n")
     (tmp_path / "test.csv").write_text(f"{header}\n{','.join('0' for _ in header.split(','))}\n")
-    assert sentence(tmp_path) == f"{tmp_path / 'test.csv'}: {said} {tmp_path / 'train.csv'}"
+    assert sentence(tmp_path) == f"{tmp_path / 'test.csv'}: {message} {tmp_path / 'train.csv'}"
 
 
 # --- a function ---
@@ -569,7 +575,7 @@ def test_what_a_function_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("return dict(x=[[1]], y=[0, 1])", ": y has shape [2]; the 1 samples of its x need [1]"),
         (
@@ -586,9 +592,9 @@ def test_what_a_function_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("raise RuntimeError('no\\n disk')", ": it failed: RuntimeError: no disk"),
     ],
 )
-def test_a_wrong_function_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
+def test_a_wrong_function_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str) -> None:
     path = call(tmp_path, monkeypatch, code)
-    assert sentence(path).endswith(said)
+    assert sentence(path).endswith(message)
     assert path in sentence(path)
 
 
@@ -622,7 +628,7 @@ def test_a_frame_survives_json_to_the_bit(tmp_path: Path, options: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"scale": [1, 2]}, ": scale has shape [2], which does not fit a sample of shape [1, 8, 8]"),
         ({"shift": [[[[1]]]]}, ": shift has shape [1, 1, 1, 1], which does not fit a sample of shape [1, 8, 8]"),
@@ -640,27 +646,27 @@ def test_a_frame_survives_json_to_the_bit(tmp_path: Path, options: dict[str, Any
         ({"clases": 3}, ".clases is not a key here: did you mean 'classes'?"),
     ],
 )
-def test_a_frame_that_is_none(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_a_frame_that_is_none(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     file = tmp_path / "frame.json"
     table = json.loads(DataSchema.of(federate(read_data({"name": "digits", "clients": 2}), 0)).to_json())
     file.write_text(json.dumps(table | change))
     with pytest.raises(ConfigError) as caught:
         DataSchema.read(file)
-    assert str(caught.value) == f"{file}{said}"
+    assert str(caught.value) == f"{file}{message}"
 
 
 def test_a_frame_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     file = tmp_path / "frame.json"
-    said = []
+    messages = []
     for content in (None, b"{", b"\xff\xfe", b"[1]"):
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(ConfigError) as caught:
             DataSchema.read(file)
-        said.append(str(caught.value))
+        messages.append(str(caught.value))
     garbled = f"{file} is not JSON, as fedtl partition --export writes it"
     table = f"{file} is no table with shape, dtype, classes, labels, scale and shift"
-    assert said == [f"{file} cannot be read: No such file or directory", garbled, garbled, table]
+    assert messages == [f"{file} cannot be read: No such file or directory", garbled, garbled, table]
     with pytest.raises(RunError, match="cannot be written: No such file or directory"):
         frame_of((1,)).write(tmp_path / "no" / "frame.json")
 
@@ -670,15 +676,15 @@ def test_a_frame_that_cannot_be_read_or_written(tmp_path: Path) -> None:
 
 def owns(tmp_path: Path, x: NDArray[Any], pieces: int) -> list[Own]:
     """So many clients who share these samples, each with tests and a target that do not count."""
-    found = []
+    clients = []
     for i, part in enumerate(np.array_split(np.arange(len(x)), [1, *range(7, len(x), len(x) // pieces)])):
         folder = tmp_path / str(i)
         y = np.zeros(len(part), np.int64)
         y[::3] = 0 if i % 2 else -1
         save(folder / "train.npz", x=x[part], y=y)
         save(folder / "test.npz", x=255 - x[:5], y=np.zeros(5, np.int64))
-        found.append(read_own(str(folder)))
-    return found
+        clients.append(read_own(str(folder)))
+    return clients
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 3, 6, 5)).astype(np.uint8) // np.uint8([[[1]], [[2]], [[9]]])

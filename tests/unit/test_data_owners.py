@@ -58,7 +58,7 @@ MISSING = ("", "  ", "nan", "None", "NaT", "<NA>")
 
 
 @pytest.mark.parametrize(
-    ("user", "said"),
+    ("user", "message"),
     [
         (with_gap(WHO / 1, np.nan), "no owner but nan"),
         (with_gap(WHO / 1, np.inf), "no owner but inf"),
@@ -72,10 +72,10 @@ MISSING = ("", "  ", "nan", "None", "NaT", "<NA>")
     ],
 )
 @pytest.mark.parametrize("key", ["user", "user_test"])
-def test_samples_without_an_owner_are_named(tmp_path: Path, user: NDArray[Any], said: str, key: str) -> None:
+def test_samples_without_an_owner_are_named(tmp_path: Path, user: NDArray[Any], message: str, key: str) -> None:
     full = np.where(np.isin(np.arange(N), [4, 7]), user[0], user)
     begin = f"{tmp_path / 'a.npz'}: {key}: 2 samples, the first at 4, have "
-    text = f"{begin}{said}; give each one, or leave these samples out"
+    text = f"{begin}{message}; give each one, or leave these samples out"
     assert sentence(tmp_path, **({"user": full} | {key: user})) == text
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_owner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "user_test", "said"),
+    ("user", "user_test", "message"),
     [
         (WHO, WHO.astype(str), "user_test holds words, but user numbers; save both alike"),
         (DATES, WHO, "user_test holds numbers, but user dates; save both alike"),
@@ -101,8 +101,8 @@ def test_what_is_no_owner(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_both_arrays_must_mean_the_same(tmp_path: Path, user: Any, user_test: Any, said: str) -> None:
-    assert sentence(tmp_path, user=user, user_test=user_test) == f"{tmp_path / 'a.npz'}: {said}"
+def test_both_arrays_must_mean_the_same(tmp_path: Path, user: Any, user_test: Any, message: str) -> None:
+    assert sentence(tmp_path, user=user, user_test=user_test) == f"{tmp_path / 'a.npz'}: {message}"
     Npz(path=file_of(tmp_path, user=user, user_test=user)).load()
 
 

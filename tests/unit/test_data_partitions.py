@@ -42,10 +42,10 @@ def test_totals_are_split_without_loss(total, parts, seed):
 
 
 def test_iid_gives_equal_sizes_and_like_labels():
-    found = counts(IID(), 7)
-    assert set(found.sum(axis=1)) == {857, 858}
-    assert abs(found / found.sum(axis=1, keepdims=True) - 0.1).max() < 0.05
-    assert (found.std(axis=0) > 0).all()  # drawn, not dealt out label by label
+    label_counts = counts(IID(), 7)
+    assert set(label_counts.sum(axis=1)) == {857, 858}
+    assert abs(label_counts / label_counts.sum(axis=1, keepdims=True) - 0.1).max() < 0.05
+    assert (label_counts.std(axis=0) > 0).all()  # drawn, not dealt out label by label
 
 
 def test_iid_divides_a_million_clients():
@@ -90,12 +90,12 @@ def test_pathological_gives_exactly_k_classes_and_spreads_them_evenly(clients, k
         with pytest.raises(ConfigError, match=r"^data\.partition\.classes_per_client"):
             counts(Pathological(classes_per_client=k), clients, seed=seed)
         return
-    found = counts(Pathological(classes_per_client=k), clients, seed=seed)
-    assert ((found > 0).sum(axis=1) == k).all()
-    holders = (found > 0).sum(axis=0)
+    label_counts = counts(Pathological(classes_per_client=k), clients, seed=seed)
+    assert ((label_counts > 0).sum(axis=1) == k).all()
+    holders = (label_counts > 0).sum(axis=0)
     assert holders.max() - holders.min() <= 1
-    for held in found.T:
-        assert np.ptp(held[held > 0]) <= 1
+    for column in label_counts.T:
+        assert np.ptp(column[column > 0]) <= 1
 
 
 def test_pathological_classes_are_drawn():
@@ -103,8 +103,8 @@ def test_pathological_classes_are_drawn():
 
 
 def test_pathological_copes_with_labels_that_do_not_occur():
-    found = counts(Pathological(classes_per_client=2), 6, labels=LABELS[(LABELS != 0) & (LABELS != 4)])
-    assert ((found > 0).sum(axis=1) == 2).all()
+    label_counts = counts(Pathological(classes_per_client=2), 6, labels=LABELS[(LABELS != 0) & (LABELS != 4)])
+    assert ((label_counts > 0).sum(axis=1) == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_pathological_errors(partition, clients, message):
 
 
 def test_shards_are_blocks_of_the_sorted_samples():
-    found = counts(LabelShards(), 100)
-    assert (found.sum(axis=1) == 60).all()
-    assert set(np.unique(found)) == {0, 30, 60}  # 20 shards of 30 in each label, none straddles two
-    assert ((found > 0).sum(axis=1) <= 2).all()
-    assert ((found > 0).sum(axis=1) == 1).any()
+    label_counts = counts(LabelShards(), 100)
+    assert (label_counts.sum(axis=1) == 60).all()
+    assert set(np.unique(label_counts)) == {0, 30, 60}  # 20 shards of 30 in each label, none straddles two
+    assert ((label_counts > 0).sum(axis=1) <= 2).all()
+    assert ((label_counts > 0).sum(axis=1) == 1).any()
 
 
 def test_quantity_differs_in_size_only():
-    found = counts(Quantity(alpha=1.0, min_size=100), 10)
-    sizes = found.sum(axis=1)
+    label_counts = counts(Quantity(alpha=1.0, min_size=100), 10)
+    sizes = label_counts.sum(axis=1)
     assert sizes.min() >= 100
     assert sizes.max() > 2 * sizes.min()
-    assert abs(found / sizes[:, None] - 0.1).max() < 0.1
+    assert abs(label_counts / sizes[:, None] - 0.1).max() < 0.1
     assert abs(counts(Quantity(alpha=1e8), 10).sum(axis=1) - 600).max() <= 1
 
 
@@ -158,11 +158,11 @@ def test_natural_errors(owner, clients, message):
 
 @pytest.mark.parametrize("clients", [10, 20, 25, 100])
 def test_pfedme_clients_hold_neighbouring_labels(clients):
-    found = counts(PFedMe(), clients)
-    for i, row in enumerate(found):
+    label_counts = counts(PFedMe(), clients)
+    for i, row in enumerate(label_counts):
         assert set(np.flatnonzero(row)) == {i % 10, (i + 1) % 10}
-    assert found.sum() == 6000
-    assert found[found > 0].min() >= 5
+    assert label_counts.sum() == 6000
+    assert label_counts[label_counts > 0].min() >= 5
 
 
 def test_pfedme_sizes_are_log_normal_and_by_default_about_the_papers():
@@ -172,22 +172,22 @@ def test_pfedme_sizes_are_log_normal_and_by_default_about_the_papers():
     assert 1165 * 0.8 < sizes.min(axis=1).mean() < 1165 * 1.3
     assert 3834 * 0.9 < sizes.max(axis=1).mean() < 3834 * 1.3
     assert np.ptp(counts(PFedMe(spread=0.0), 20, labels).sum(axis=1)) <= 2
-    held = counts(PFedMe(spread=0.5, min_size=1), 400, labels)[:, 0]
-    assert np.log(held[held > 0]).std() == pytest.approx(0.5, rel=0.2)
+    column = counts(PFedMe(spread=0.5, min_size=1), 400, labels)[:, 0]
+    assert np.log(column[column > 0]).std() == pytest.approx(0.5, rel=0.2)
 
 
 def test_pfedme_sizes_of_the_authors_law():
     labels = np.repeat(np.arange(10), 7000)
     for seed in range(20):
-        found = counts(PFedMe(sizes="authors"), 20, labels, seed)
+        label_counts = counts(PFedMe(sizes="authors"), 20, labels, seed)
         for label in range(10):
-            held = found[:, label][found[:, label] > 0]  # by ascending client, as they draw
+            sizes = label_counts[:, label][label_counts[:, label] > 0]  # by ascending client, as they draw
             left = 7000
-            assert len(held) == 4
-            for part in held[:-1]:
+            assert len(sizes) == 4
+            for part in sizes[:-1]:
                 assert left // 5 <= part < left // 2
                 left -= part
-            assert held[-1] == left
+            assert sizes[-1] == left
 
 
 @pytest.mark.parametrize(
@@ -279,8 +279,8 @@ def test_noise_on_other_numbers_is_in_their_own_units():
 
 def test_shifts_stack_on_any_partition():
     partition = Noisy(sigma=0.1, base=Rotated(angles=(90,), base=Pathological(classes_per_client=3)))
-    found = counts(partition, 10)
-    assert ((found > 0).sum(axis=1) == 3).all()
+    label_counts = counts(partition, 10)
+    assert ((label_counts > 0).sum(axis=1) == 3).all()
     x = np.random.default_rng(0).integers(0, 256, (len(LABELS), 1, 4, 4)).astype(np.uint8)
     shards = partition.assign(LABELS, None, 10, np.random.default_rng(0))
     seen = partition.shift(x, shards, 0)

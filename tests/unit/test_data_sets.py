@@ -39,10 +39,10 @@ def test_digits():
 
 
 def test_digits_federate():
-    found = federate(Digits(clients=20), 0)
-    assert found.clients == 20
-    assert found.shape == (1, 8, 8)
-    x = found.x * found.scale + found.shift
+    federation = federate(Digits(clients=20), 0)
+    assert federation.clients == 20
+    assert federation.shape == (1, 8, 8)
+    x = federation.x * federation.scale + federation.shift
     assert x.mean() == pytest.approx(0, abs=1e-5)
     assert x.std() == pytest.approx(1, abs=1e-5)
 
@@ -113,9 +113,9 @@ def test_synthetic_is_deterministic_and_natural():
     assert np.array_equal(first.x, again.x)
     assert np.array_equal(first.y, again.y)
     assert first.x.shape != other.x.shape
-    found = federate(Synthetic(clients=15, pool="all"), 0)
-    assert found.clients == 15
-    assert np.array_equal(found.x * found.scale + found.shift, found.x)
+    federation = federate(Synthetic(clients=15, pool="all"), 0)
+    assert federation.clients == 15
+    assert np.array_equal(federation.x * federation.scale + federation.shift, federation.x)
 
 
 def test_synthetic_of_one_size_follows_the_same_law():
@@ -163,9 +163,9 @@ def test_watch():
     assert np.array_equal(np.unique(data.owner), np.arange(10))
     assert np.array_equal(np.unique(data.y), np.arange(7))
     assert data.label_names[0] == "PEN"
-    found = federate(Watch(), 0)
-    assert found.clients == 10
-    x = found.x * found.scale + found.shift
+    federation = federate(Watch(), 0)
+    assert federation.clients == 10
+    x = federation.x * federation.scale + federation.shift
     assert x.std(axis=(0, 2)) == pytest.approx(1, abs=1e-3)
 
 
@@ -220,11 +220,11 @@ def test_npz_folder_keeps_each_clients_own_test_data(tmp_path):
     for i in range(3):
         own = arrays(5, x_test=np.full((2, 3), float(i)), y_test=np.array([0, 1]))
         np.savez(tmp_path / f"{i}.npz", **own)
-    found = federate(Npz(path=str(tmp_path)), 0)
-    assert found.train.sizes.tolist() == [5, 5, 5]
-    assert found.test.sizes.tolist() == [2, 2, 2]
-    assert all((found.x[found.test[i]] == i).all() for i in range(3))
-    assert len(found.server_test) == 0
+    federation = federate(Npz(path=str(tmp_path)), 0)
+    assert federation.train.sizes.tolist() == [5, 5, 5]
+    assert federation.test.sizes.tolist() == [2, 2, 2]
+    assert all((federation.x[federation.test[i]] == i).all() for i in range(3))
+    assert len(federation.server_test) == 0
 
 
 def test_npz_file_with_users_by_name(tmp_path):

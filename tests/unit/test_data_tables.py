@@ -80,7 +80,7 @@ def test_byte_order_marks(tmp_path: Path, encoding: str, separator: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding", "said"),
+    ("text", "encoding", "message"),
     [
         (GOOD, "utf-16-le", " begins like UTF-16 without a byte order mark, or UTF-32; save it as UTF-8"),
         (GOOD, "utf-32", " begins like UTF-16 without a byte order mark, or UTF-32; save it as UTF-8"),
@@ -88,16 +88,16 @@ def test_byte_order_marks(tmp_path: Path, encoding: str, separator: str) -> None
         ("\ufeff" + GOOD + "x", "utf-16-le", ": line 6 has 1 cells, but the header 3"),
     ],
 )
-def test_other_encodings(tmp_path: Path, text: str, encoding: str, said: str) -> None:
-    assert sentence(tmp_path, text, encoding).startswith(said)
+def test_other_encodings(tmp_path: Path, text: str, encoding: str, message: str) -> None:
+    assert sentence(tmp_path, text, encoding).startswith(message)
 
 
 @pytest.mark.parametrize("cell", ["5,1", "-5,1", "1,234", ",5", "5,1e3"])
 def test_decimal_commas_are_named(tmp_path: Path, cell: str) -> None:
-    said = f": line 3, column 'x1': {cell!r} is no number; write a decimal point in place of the comma, in all lines"
-    assert sentence(tmp_path, f"x1;x2;label\n5;3;a\n{cell};3;a\n") == said
-    assert sentence(tmp_path, f'x1,x2,label\n5,3,a\n"{cell}",3,a\n') == said
-    assert sentence(tmp_path, f"x1\tx2\tlabel\n5\t3\ta\n{cell}\t3\ta\n") == said
+    message = f": line 3, column 'x1': {cell!r} is no number; write a decimal point in place of the comma, in all lines"
+    assert sentence(tmp_path, f"x1;x2;label\n5;3;a\n{cell};3;a\n") == message
+    assert sentence(tmp_path, f'x1,x2,label\n5,3,a\n"{cell}",3,a\n') == message
+    assert sentence(tmp_path, f"x1\tx2\tlabel\n5\t3\ta\n{cell}\t3\ta\n") == message
 
 
 def test_decimal_commas_between_commas(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_decimal_commas_between_commas(tmp_path: Path) -> None:
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("row", ["5.1,3.5,a", "1,2,0", "0,0,1", "a,5,3"])
 def test_a_missing_header_is_named(tmp_path: Path, separator: str, row: str) -> None:
-    said = sentence(tmp_path, f"{row}\n{row}\n".replace(",", separator))
-    assert said.startswith(": the first line holds values, as ")
-    assert said.endswith(", where the columns' names are expected; write a line such as a,b,label before it")
+    message = sentence(tmp_path, f"{row}\n{row}\n".replace(",", separator))
+    assert message.startswith(": the first line holds values, as ")
+    assert message.endswith(", where the columns' names are expected; write a line such as a,b,label before it")
 
 
 def test_a_header_is_no_sample(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_header_is_no_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             ",x1,label\n0,5.1,a\n",
@@ -141,5 +141,5 @@ def test_a_header_is_no_sample(tmp_path: Path) -> None:
         ("x1,label\nNA,a\n", ": line 2, column 'x1': 'NA' is no number"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
-    assert sentence(tmp_path, text) == said
+def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    assert sentence(tmp_path, text) == message

@@ -103,9 +103,9 @@ def test_without_privacy_every_bit_stays() -> None:
 def test_an_update_is_clipped(upload: tuple[float, float], clipped: tuple[float, float]) -> None:
     """Of an update of norm 10, a fifth is left by C = 2; one of norm 1.25 stays."""
     reply = clientapp.with_privacy(asked(privacy=PRIVACY), CONTEXT, uploads(*upload))
-    found = uploaded(reply)
-    assert found.dtype == np.float32
-    assert found == pytest.approx(np.array(clipped), abs=1e-6)
+    vector = uploaded(reply)
+    assert vector.dtype == np.float32
+    assert vector == pytest.approx(np.array(clipped), abs=1e-6)
     assert m.metrics_of(reply.content) == {m.SAMPLES: [4]}
     assert reply.metadata.reply_to_message_id == "m1"
 
@@ -145,8 +145,10 @@ def test_an_error_stays_one() -> None:
 
 def test_a_failure_stays_one() -> None:
     """A client that fails in training says so in a reply without a model; Flower's mod expects one."""
-    told = RecordDict({m.METRICS: MetricRecord({m.CLIENTS: []}), m.FAILURES: m.pack_failures([(0, "ValueError")])})
-    reply = clientapp.with_privacy(asked(privacy=PRIVACY), CONTEXT, lambda message, _: Message(told, reply_to=message))
+    content = RecordDict({m.METRICS: MetricRecord({m.CLIENTS: []}), m.FAILURES: m.pack_failures([(0, "ValueError")])})
+    reply = clientapp.with_privacy(
+        asked(privacy=PRIVACY), CONTEXT, lambda message, _: Message(content, reply_to=message)
+    )
     assert reply.metadata.reply_to_message_id == "m1"
     assert not reply.has_error()
     assert m.unpack_failures(reply.content) == [(0, "ValueError")]
@@ -242,9 +244,9 @@ def test_a_part_goes_through_a_socket(socket: Path) -> None:
     big = RecordDict({"a": ArrayRecord({"w": Array(np.arange(2**21, dtype=np.float32))})})
     with desk(socket, echo), Client(str(socket), "AF_UNIX") as connection:
         for part in (
-            wire.Part({"kind": "train", "n": [1, {"a": None}]}, everything()),
-            wire.Part({"error": "no"}),
-            wire.Part({}, big),
+            wire.SocketMessage({"kind": "train", "n": [1, {"a": None}]}, everything()),
+            wire.SocketMessage({"error": "no"}),
+            wire.SocketMessage({}, big),
         ):
             wire.send(connection, part)
             assert wire.receive(connection) == part
@@ -267,12 +269,12 @@ def test_the_answer_is_the_processes_own(socket: Path) -> None:
 
     def answer(connection: Connection) -> None:
         heard.append(wire.receive(connection))
-        wire.send(connection, wire.Part({}, everything()))
+        wire.send(connection, wire.SocketMessage({}, everything()))
 
     message = asked()
     with desk(socket, answer):
         reply = clientapp.answer(message, CONTEXT)
-    assert heard == [wire.Part({"kind": "train"}, message.content)]
+    assert heard == [wire.SocketMessage({"kind": "train"}, message.content)]
     assert reply.content == everything()
     assert reply.metadata.reply_to_message_id == "m1"
 
@@ -280,7 +282,7 @@ def test_the_answer_is_the_processes_own(socket: Path) -> None:
 def test_a_refusal_is_an_error(socket: Path) -> None:
     def declines(connection: Connection) -> None:
         wire.receive(connection)
-        wire.send(connection, wire.Part({"error": "it does not agree"}))
+        wire.send(connection, wire.SocketMessage({"error": "it does not agree"}))
 
     with desk(socket, declines):
         reply = clientapp.answer(asked(), CONTEXT)
@@ -288,7 +290,7 @@ def test_a_refusal_is_an_error(socket: Path) -> None:
 
 
 def test_a_process_that_is_gone_is_an_error(socket: Path) -> None:
-    said = "the client's own process ended; its log says why"
-    assert clientapp.answer(asked(), CONTEXT).error.reason == said
+    reason = "the client's own process ended; its log says why"
+    assert clientapp.answer(asked(), CONTEXT).error.reason == reason
     with desk(socket, lambda connection: connection.close()):
-        assert clientapp.answer(asked(), CONTEXT).error.reason == said
+        assert clientapp.answer(asked(), CONTEXT).error.reason == reason

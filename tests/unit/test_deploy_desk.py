@@ -33,7 +33,7 @@ from fedtl.deploy.agent import DESCRIPTION, NAME, STATISTICS_OF, SUMS, ClientAge
 from fedtl.deploy.folders import ClientFolder, read_client
 from fedtl.deploy.study import Study
 from fedtl.failure import RunError
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 from fedtl.runs.checkpoint import last_round, read_checkpoint
 from fedtl.wire import messages as m
 
@@ -48,7 +48,7 @@ TABLES: dict[str, Any] = {
     "data": {"name": "digits", "clients": CLIENTS},
     "model": {"name": "logistic"},
     "strategy": {"name": "fedavg", "lr": 0.5, "local_steps": 1, "batch_size": TRAIN_SAMPLES},
-    "simulation": {"recorded": False},
+    "simulation": {"traced": False},
 }
 FRAME = DataSchema((FEATURES,), "float32", CLASSES, (), np.ones(1, np.float32), np.zeros(1, np.float32))
 PARAMETERS = CLASSES * FEATURES + CLASSES
@@ -60,11 +60,11 @@ class Tells(Term):
     what: str = "raise"
     seconds: float = Field(0.0, ge=0)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         if self.what == "raise":
             raise ValueError(SECRET)
         time.sleep(self.seconds)
-        return view.logits.square().mean()
+        return context.logits.square().mean()
 
 
 TELLS = "tests.unit.test_deploy_desk:Tells"
@@ -107,8 +107,11 @@ def message(
     changes = {key: config.pop(key) for key in [*config] if key in {*TABLES, "objective", "seed", "deploy"}}
     experiment = build(TABLES | changes).tables() if resolved else TABLES | changes
     text = frame if isinstance(frame, str) else frame.to_json()
-    told = {m.ROUND: 1, m.SUM_UPLOADS: "uniform", m.SCORE_PERSONAL: "none", **config}
-    content = {m.STUDY: Study(id, json.dumps(experiment), CLIENTS, client, text).record(), m.CONFIG: ConfigRecord(told)}
+    settings = {m.ROUND: 1, m.SUM_UPLOADS: "uniform", m.SCORE_PERSONAL: "none", **config}
+    content = {
+        m.STUDY: Study(id, json.dumps(experiment), CLIENTS, client, text).record(),
+        m.CONFIG: ConfigRecord(settings),
+    }
     vector = np.zeros(PARAMETERS, np.float32) if w is None else np.asarray(w, np.float32)
     return RecordDict({**content, m.ARRAYS: ArrayRecord({m.VECTOR: Array(vector)})})
 
@@ -168,12 +171,12 @@ def test_what_it_says_of_its_data(folder: ClientFolder) -> None:
     }
     for kind in ("dataset", "pixel"):
         reply = desk_of(folder).answer(QUERY, message(frame="", data=normalised(kind), **{STATISTICS_OF: kind}))
-        found = m.unpack_all(reply, SUMS)
+        sums = m.unpack_all(reply, SUMS)
         with np.load(folder.path / "data" / "train.npz") as file:
             x = file["x"].astype(np.float64)
-        assert found["count"].tolist() == [float(TRAIN_SAMPLES)]
-        assert found["total"] == pytest.approx(x.sum(0))
-        assert found["square"] == pytest.approx(((x - x.mean(0)) ** 2).sum(0))
+        assert sums["count"].tolist() == [float(TRAIN_SAMPLES)]
+        assert sums["total"] == pytest.approx(x.sum(0))
+        assert sums["square"] == pytest.approx(((x - x.mean(0)) ** 2).sum(0))
     assert set(desk_of(folder).answer(QUERY, message(frame="", **{STATISTICS_OF: "everything"}))) == {DESCRIPTION}
 
 
@@ -191,9 +194,9 @@ def test_messages_for_others(folder: ClientFolder) -> None:
 
 def test_an_experiment_that_cannot_be_run_here(folder: ClientFolder, caplog: pytest.LogCaptureFixture) -> None:
     desk = desk_of(folder)
-    said = "the experiment cannot be run at the client; its log says why"
+    refusal = "the experiment cannot be run at the client; its log says why"
     logging.getLogger("fedtl.client").propagate = True
-    assert declined(desk, message(strategy={"name": "fedavgg"}, resolved=False)) == said
+    assert declined(desk, message(strategy={"name": "fedavgg"}, resolved=False)) == refusal
     assert "strategy.name = 'fedavgg' is unknown: did you mean 'fedavg'?" in caplog.text
     content = message()
     content[m.STUDY]["experiment"] = "{"  # type: ignore[index, call-overload]
@@ -209,15 +212,15 @@ def test_data_that_do_not_go_with_the_others(folder: ClientFolder, caplog: pytes
     logging.getLogger("fedtl.client").propagate = True
     for frame, reason in ((narrow, "a sample is float32 [4], but float32 [2]"), (few, "has the label 2")):
         caplog.clear()
-        said = declined(desk, message(frame=frame))
-        assert said == "its data do not go with the experiment; its log says why"
+        refusal = declined(desk, message(frame=frame))
+        assert refusal == "its data do not go with the experiment; its log says why"
         assert reason in caplog.text
         assert str(folder.path / "data") in caplog.text
 
 
 def test_it_takes_part_in_what_it_agreed_to_alone(folder: ClientFolder) -> None:
     desk = desk_of(folder, approved=build(TABLES))
-    said = "this experiment is not the one that the client agreed to"
+    refusal = "this experiment is not the one that the client agreed to"
     for change in (
         {"strategy": {**TABLES["strategy"], "lr": 0.4}},
         {"strategy": {**TABLES["strategy"], "name": "pfedme", "lam": 15.0, "inner_steps": 1, "inner_lr": 0.1}},
@@ -226,7 +229,7 @@ def test_it_takes_part_in_what_it_agreed_to_alone(folder: ClientFolder) -> None:
         {"seed": 1},
         {"name": "other"},
     ):
-        assert declined(desk, message(**change)) == said, change
+        assert declined(desk, message(**change)) == refusal, change
     assert not folder.studies.exists()
     assert uploaded(desk.answer(TRAIN, message(rounds=4))).shape == (PARAMETERS,)
     assert uploaded(desk.answer(TRAIN, message())).shape == (PARAMETERS,)
@@ -236,14 +239,14 @@ def test_an_agreement_on_privacy_is_one(folder: ClientFolder) -> None:
     privacy = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
     agreed = build(TABLES | {"deploy": {"privacy": privacy}})
     desk = desk_of(folder, approved=agreed)
-    said = "this experiment is not the one that the client agreed to"
-    assert declined(desk, message()) == said
+    refusal = "this experiment is not the one that the client agreed to"
+    assert declined(desk, message()) == refusal
     for deploy, fine in (({"privacy": {**privacy, "epsilon": 2.0}}, False), ({"privacy": privacy, "wait": 5.0}, True)):
         content = message(deploy=deploy)
         if fine:
             assert uploaded(desk.answer(TRAIN, content)).shape == (PARAMETERS,)
         else:
-            assert declined(desk, content) == said
+            assert declined(desk, content) == refusal
 
 
 def test_more_rounds_than_agreed_are_declined_in_whichever_way_they_come(folder: ClientFolder) -> None:
@@ -262,16 +265,16 @@ def test_what_an_error_quotes_does_not_travel(folder: ClientFolder, caplog: pyte
     reply = desk.answer(TRAIN, content)
     assert m.unpack_failures(reply) == [(PLACE, "ValueError at the client; its log says more")]
     assert set(reply) == {m.METRICS, m.FAILURES}
-    told = wire.recorddict_to_proto(reply).SerializeToString()
-    assert b"Anna" not in told
-    assert b"secret" not in told
+    payload = wire.recorddict_to_proto(reply).SerializeToString()
+    assert b"Anna" not in payload
+    assert b"secret" not in payload
     assert SECRET in caplog.text
 
 
 def test_a_message_that_is_garbled_is_declined_by_type_alone(folder: ClientFolder) -> None:
     desk = desk_of(folder)
-    found = m.unpack_failures(desk.answer(TRAIN, message(np.zeros(3))))
-    assert found == [(PLACE, "RuntimeError at the client; its log says more")]
+    failures = m.unpack_failures(desk.answer(TRAIN, message(np.zeros(3))))
+    assert failures == [(PLACE, "RuntimeError at the client; its log says more")]
     assert declined(desk, message(**{m.PHASE: 7})) == "IndexError at the client; its log says more"
     assert uploaded(desk.answer(TRAIN, message())).shape == (PARAMETERS,)
 
@@ -288,9 +291,9 @@ CODE = {
 
 
 @pytest.mark.parametrize("kind", [TRAIN, EVALUATE, QUERY])
-@pytest.mark.parametrize(("change", "said"), CODE.values(), ids=CODE)
+@pytest.mark.parametrize(("change", "entry"), CODE.values(), ids=CODE)
 def test_a_server_cannot_have_code_run_or_files_read(
-    change: dict[str, Any], said: str, kind: str, folder: ClientFolder, tmp_path: Path
+    change: dict[str, Any], entry: str, kind: str, folder: ClientFolder, tmp_path: Path
 ) -> None:
     """``model.name`` may be any function that is installed; one that makes no module has been called by then."""
     file = tmp_path / "made by the server"
@@ -299,7 +302,7 @@ def test_a_server_cannot_have_code_run_or_files_read(
     content[m.STUDY]["experiment"] = text  # type: ignore[index, call-overload]
     with pytest.raises(Declined) as caught:
         desk_of(folder).answer(kind, content)
-    assert str(caught.value).startswith(f"the experiment names code or files of the client's machine ({said}")
+    assert str(caught.value).startswith(f"the experiment names code or files of the client's machine ({entry}")
     assert not file.exists()
     assert not folder.studies.exists()
 
@@ -341,8 +344,8 @@ def test_where_an_experiment_is_simulated_is_no_code() -> None:
 
 def test_an_agreement_is_asked_for_before_anything_is_told(folder: ClientFolder) -> None:
     desk = desk_of(folder, approved=build(TABLES))
-    said = "this experiment is not the one that the client agreed to"
-    assert declined(desk, message(frame="", seed=1), QUERY) == said
+    refusal = "this experiment is not the one that the client agreed to"
+    assert declined(desk, message(frame="", seed=1), QUERY) == refusal
     assert set(desk.answer(QUERY, message(frame=""))) == {DESCRIPTION}
 
 
@@ -355,10 +358,10 @@ def normalised(kind: str) -> dict[str, Any]:
 
 def test_sums_are_told_for_the_experiments_own_normalisation(folder: ClientFolder) -> None:
     desk = desk_of(folder)
-    said = "the server asks for other sums than the experiment needs"
+    refusal = "the server asks for other sums than the experiment needs"
     for asked, needed in (("pixel", "dataset"), ("dataset", "pixel"), ("dataset", "none")):
         content = message(frame="", data=normalised(needed), **{STATISTICS_OF: asked})
-        assert declined(desk, content, QUERY) == said
+        assert declined(desk, content, QUERY) == refusal
 
 
 NO_SUMS = "it gives no sums of its samples with deploy.privacy, or of fewer than 10: give the server a frame.json"
@@ -370,8 +373,8 @@ def test_sums_travel_without_noise_so_not_with_privacy(folder: ClientFolder) -> 
     with pytest.raises(Declined) as caught:
         desk_of(folder).answer(QUERY, content)
     assert str(caught.value) == NO_SUMS
-    told = message(frame="", deploy={"privacy": privacy}, **{STATISTICS_OF: "none"})
-    assert set(desk_of(folder).answer(QUERY, told)) == {DESCRIPTION}
+    query = message(frame="", deploy={"privacy": privacy}, **{STATISTICS_OF: "none"})
+    assert set(desk_of(folder).answer(QUERY, query)) == {DESCRIPTION}
 
 
 @pytest.mark.parametrize(("samples", "tells"), [(1, False), (9, False), (10, True)])
@@ -407,10 +410,10 @@ def test_a_new_process_remembers_the_rounds_before(folder: ClientFolder) -> None
     here = m.metrics_of(one.answer(EVALUATE, message(w, **config)))
     there = m.metrics_of(other.answer(EVALUATE, message(w, **config)))
     assert dict(here) == dict(there)
-    assert there[m.WITHOUT] == [0]
+    assert there[m.NO_PERSONAL_MODEL] == [0]
     shutil.rmtree(folder.studies)
     forgot = m.metrics_of(desk_of(folder).answer(EVALUATE, message(w, **config)))
-    assert forgot[m.WITHOUT] == [1]
+    assert forgot[m.NO_PERSONAL_MODEL] == [1]
     assert forgot["personal/loss_sum"] != here["personal/loss_sum"]
     assert forgot["global/loss_sum"] == here["global/loss_sum"]
 
@@ -427,14 +430,14 @@ def test_two_studies_by_turns_keep_apart(folder: ClientFolder) -> None:
 def test_the_last_global_model_is_kept(folder: ClientFolder) -> None:
     desk, study = desk_of(folder), folder.studies / "clinics-1"
     desk.answer(TRAIN, message(**{m.ROUND: 3}))
-    found = read_checkpoint(study)
-    assert found is not None
-    assert (found.round, found.w.tolist()) == (2, [0.0] * PARAMETERS)
+    checkpoint = read_checkpoint(study)
+    assert checkpoint is not None
+    assert (checkpoint.round, checkpoint.w.tolist()) == (2, [0.0] * PARAMETERS)
     w = np.arange(PARAMETERS, dtype=np.float32)
     desk.answer(EVALUATE, message(w, **{m.ROUND: 3}))
-    found = read_checkpoint(study)
-    assert found is not None
-    assert (found.round, found.w.tolist()) == (3, w.tolist())
+    checkpoint = read_checkpoint(study)
+    assert checkpoint is not None
+    assert (checkpoint.round, checkpoint.w.tolist()) == (3, w.tolist())
     assert DataSchema.read(study / "frame.json").to_json() == FRAME.to_json()
     about = json.loads((study / "environment.json").read_text())
     assert (about["client"], about["names"]) == ("b", ["", "b", ""])
@@ -479,16 +482,16 @@ def test_the_socket_is_for_its_owner(listening: ClientFolder) -> None:
 def test_a_message_is_answered_at_the_socket(listening: ClientFolder) -> None:
     for _ in range(2):
         with Client(str(listening.socket), "AF_UNIX") as connection:
-            wire.send(connection, wire.Part({"kind": TRAIN}, message()))
+            wire.send(connection, wire.SocketMessage({"kind": TRAIN}, message()))
             reply = wire.receive(connection)
         assert reply.words == {}
         assert reply.content is not None
         assert uploaded(reply.content).shape == (PARAMETERS,)
     with Client(str(listening.socket), "AF_UNIX") as connection:
-        wire.send(connection, wire.Part({"kind": TRAIN}, message(client=0)))
-        assert wire.receive(connection) == wire.Part({"error": "it is client 1 by its folder, not client 0"})
+        wire.send(connection, wire.SocketMessage({"kind": TRAIN}, message(client=0)))
+        assert wire.receive(connection) == wire.SocketMessage({"error": "it is client 1 by its folder, not client 0"})
     with Client(str(listening.socket), "AF_UNIX") as connection:  # nothing to answer
-        wire.send(connection, wire.Part({"kind": TRAIN}))
+        wire.send(connection, wire.SocketMessage({"kind": TRAIN}))
         with pytest.raises(EOFError):
             wire.receive(connection)
 
@@ -496,7 +499,7 @@ def test_a_message_is_answered_at_the_socket(listening: ClientFolder) -> None:
 def test_a_second_process_with_the_folder_is_refused(folder: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that start at once: one goes on, and the other has one sentence for it."""
     at_once, refused = threading.Barrier(2), threading.Event()
-    inside, said = list[str](), list[str]()
+    inside, lines = list[str](), list[str]()
 
     def connects(*_: Any) -> None:
         inside.append("one")
@@ -505,9 +508,9 @@ def test_a_second_process_with_the_folder_is_refused(folder: ClientFolder, monke
     def starts() -> None:
         at_once.wait(60)
         try:
-            clients.take_part(folder, desk_of(folder), said.append)
+            clients.take_part(folder, desk_of(folder), lines.append)
         except RunError as error:
-            said.append(str(error))
+            lines.append(str(error))
             refused.set()
 
     monkeypatch.setattr(clients, "keep_log", lambda _: None)
@@ -520,7 +523,7 @@ def test_a_second_process_with_the_folder_is_refused(folder: ClientFolder, monke
         for thread in threads:
             thread.join(60)
     assert inside == ["one", "one"]
-    assert said == [f"b already takes part, in another process with the folder {folder.path}"] * 2
+    assert lines == [f"b already takes part, in another process with the folder {folder.path}"] * 2
 
 
 def test_a_connection_that_fails_does_not_end_the_answering(
@@ -534,17 +537,17 @@ def test_a_connection_that_fails_does_not_end_the_answering(
             self.results: list[Any] = [OSError(24, "Too many open files"), here, SystemExit]
 
         def accept(self) -> Any:
-            found = self.results.pop(0)
-            if found is SystemExit or isinstance(found, OSError):
-                raise found
-            return found
+            result = self.results.pop(0)
+            if result is SystemExit or isinstance(result, OSError):
+                raise result
+            return result
 
     listens = Listens()
     monkeypatch.setattr(clients, "PAUSE", 0)
     with pytest.raises(SystemExit):
         clients.answer_all(listens, desk_of(folder), threading.Event())  # type: ignore[arg-type]
-    wire.send(listens.there, wire.Part({"kind": TRAIN}, message(client=0)))
-    assert wire.receive(listens.there) == wire.Part({"error": "it is client 1 by its folder, not client 0"})
+    wire.send(listens.there, wire.SocketMessage({"kind": TRAIN}, message(client=0)))
+    assert wire.receive(listens.there) == wire.SocketMessage({"error": "it is client 1 by its folder, not client 0"})
 
 
 @pytest.mark.parametrize("meets", [OSError("listener is closed"), AttributeError("'NoneType' has no 'accept'")])
@@ -582,7 +585,7 @@ def test_what_is_no_message_is_a_line_of_the_log(
             connection.send_bytes(b"no RecordDict either")
             pytest.fail(f"answered {connection.recv_bytes()!r}")
     with Client(str(listening.socket), "AF_UNIX") as connection:  # the next one is answered
-        wire.send(connection, wire.Part({"kind": TRAIN}, message(client=0)))
+        wire.send(connection, wire.SocketMessage({"kind": TRAIN}, message(client=0)))
         assert wire.receive(connection).words["error"].startswith("it is client 1")
     assert raised == []
     assert "is no message" in caplog.text
@@ -591,25 +594,25 @@ def test_what_is_no_message_is_a_line_of_the_log(
 def test_a_client_that_is_not_let_in_is_told_to_wait_first(
     folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, said = [0.0], list[str]()
+    clock, lines = [0.0], list[str]()
     monkeypatch.setattr(clients.time, "monotonic", lambda: clock[0])
-    refusals = clients.Refusals(folder, said.append)
+    refusals = clients.Refusals(folder, lines.append)
     for _ in range(9):
         refusals.one_more()
         clock[0] += 10
-    (wait,) = said
+    (wait,) = lines
     assert wait.startswith(f"{folder.server} does not let b in yet, perhaps because it was connected until a moment")
     assert "key" not in wait
     for _ in range(9):
         clock[0] += 10
         refusals.one_more()
-    assert said[1:] == [f"{folder.server} does not let b in: its key is not registered there; trying again"]
+    assert lines[1:] == [f"{folder.server} does not let b in: its key is not registered there; trying again"]
 
 
 def test_a_client_says_when_its_server_goes_away_and_when_it_is_back(
     folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, said, asked = [0.0], list[str](), [0]
+    clock, lines, asked = [0.0], list[str](), [0]
     answers = [True, False, True, False, False, False, True, True]  # one alone may be a hiccup
 
     def reach(_: ClientFolder) -> None:
@@ -619,14 +622,14 @@ def test_a_client_says_when_its_server_goes_away_and_when_it_is_back(
 
     monkeypatch.setattr(clients, "reach", reach)
     monkeypatch.setattr(clients.time, "monotonic", lambda: clock[0])
-    presence = clients.Presence(folder, said.append)
+    presence = clients.Presence(folder, lines.append)
     for _ in range(100):
         if answers:
             clock[0] += 1.0
             presence.look()
     assert not answers
     assert asked == [8]
-    assert said == [
+    assert lines == [
         f"{folder.server} does not answer any more (Connection refused): b waits for it",
         f"{folder.server} answers again",
     ]

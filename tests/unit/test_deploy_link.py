@@ -119,10 +119,10 @@ class PretendedGrid(Grid):
             if sent is None:
                 continue
             node = next(node for node in self.nodes if node.id == sent.node)
-            found = node.answer(sent.kind, sent.content) if node.online else None
-            if found is not None:
+            reply = node.answer(sent.kind, sent.content) if node.online else None
+            if reply is not None:
                 del self._pushed[name]
-                content = travelled(found) if isinstance(found, RecordDict) else found
+                content = travelled(reply) if isinstance(reply, RecordDict) else reply
                 replies.append(Message(content, reply_to=sent.message))
         return replies
 
@@ -152,14 +152,14 @@ class Honest:
     def __call__(self, kind: str, content: RecordDict) -> RecordDict | Error | None:
         if kind == QUERY:
             return self.description()
-        told: dict[str, Any] = {m.CLIENTS: [self.number], m.SAMPLES: [self.number + 1]}
+        metrics: dict[str, Any] = {m.CLIENTS: [self.number], m.SAMPLES: [self.number + 1]}
         if kind == EVALUATE:
-            told |= {"global/correct": [1], "global/loss_sum": [2.5], **self.scored}
-            return RecordDict({m.METRICS: MetricRecord(told)})
-        told |= {m.STEPS: [3], m.LOSS + "cross_entropy": [0.5], **self.trained}
+            metrics |= {"global/correct": [1], "global/loss_sum": [2.5], **self.scored}
+            return RecordDict({m.METRICS: MetricRecord(metrics)})
+        metrics |= {m.STEPS: [3], m.LOSS + "cross_entropy": [0.5], **self.trained}
         w = np.asarray(m.unpack(content), np.float32)
         upload = ArrayRecord({m.VECTOR: Array(w + np.float32(self.number + 1))})
-        return RecordDict({m.METRICS: MetricRecord(told), m.ARRAYS: upload})
+        return RecordDict({m.METRICS: MetricRecord(metrics), m.ARRAYS: upload})
 
     def description(self) -> RecordDict:
         about = {
@@ -182,18 +182,18 @@ class Both:
         answers = answers or tuple(map(Honest, range(3)))
         # Flower's numbers of nodes, and the order in which it tells them, have nothing to do with clients'.
         nodes = [Node(1000 - 10 * i, f"key {i}".encode(), answer) for i, answer in enumerate(answers)]
-        self.nodes, self.grid, self.said = nodes, PretendedGrid(*reversed(nodes)), list[str]()
+        self.nodes, self.grid, self.lines = nodes, PretendedGrid(*reversed(nodes)), list[str]()
         clients = [Client(name, f"key {i}".encode()) for i, name in enumerate(NAMES[: len(answers)])]
         study = Study("study-1", '{"name": "x"}', len(clients))
-        self.link = DeployedGrid(self.grid, clients, study, Deploy(**{"wait": 0.05, **settings}), self.said.append)
+        self.link = DeployedGrid(self.grid, clients, study, Deploy(**{"wait": 0.05, **settings}), self.lines.append)
         self.link.frame = "the frame"
         self.link.expected = (Expected({"w": ("samples", (2,))}, {}, ("cross_entropy",), ()),)
 
     def ask(self, kind: str = TRAIN, clients: Sequence[int] | None = None, **config: Any) -> list[Message]:
         wanted = range(len(self.nodes)) if clients is None else clients
         own = {m.SUM_UPLOADS: "samples"} if kind == TRAIN else {m.SCORE_GLOBAL: True}
-        told = {m.ROUND: 1, m.PHASE: 0, **own, **config}
-        content = RecordDict({m.CONFIG: ConfigRecord(told), m.ARRAYS: m.pack(W)})
+        settings = {m.ROUND: 1, m.PHASE: 0, **own, **config}
+        content = RecordDict({m.CONFIG: ConfigRecord(settings), m.ARRAYS: m.pack(W)})
         return self.link.send_and_receive(m.Broadcast(kind, content, wanted))
 
     def outcome(self, *arguments: Any, **config: Any) -> dict[int, str]:
@@ -254,8 +254,8 @@ def test_each_client_gets_a_message_of_its_own() -> None:
 def test_two_contents_reach_those_that_they_are_addressed_to() -> None:
     both = Both()
     both.link.expected = (replace(both.link.expected[0], sums={"w": ("uniform", (2,))}),)
-    told = ConfigRecord({m.ROUND: 1, m.PHASE: 0, m.SUM_UPLOADS: "uniform"})
-    contents = [RecordDict({m.CONFIG: told, m.ARRAYS: m.pack(w)}) for w in (W, W + np.float32(0.25))]
+    config = ConfigRecord({m.ROUND: 1, m.PHASE: 0, m.SUM_UPLOADS: "uniform"})
+    contents = [RecordDict({m.CONFIG: config, m.ARRAYS: m.pack(w)}) for w in (W, W + np.float32(0.25))]
     replies = both.link.send_and_receive([Message(contents[client == 1], client, TRAIN) for client in range(3)])
     totals = [m.unpack(reply.content) for reply in replies]
     assert [np.asarray(total).tolist() for total in totals] == [
@@ -279,7 +279,7 @@ def test_who_says_that_it_is_another_client_is_refused() -> None:
         1: "it has the key of south, and says that it is north",
         2: "it answers for [0], and is client 2",
     }
-    assert both.said == [
+    assert both.lines == [
         "south: it has the key of south, and says that it is north",
         "west: it answers for [0], and is client 2",
     ]
@@ -307,8 +307,8 @@ def test_errors_say_what_happened() -> None:
         return Honest(1).description() if kind == QUERY else Error(0, "no\nmore \x1b[2J" + 300 * "x")
 
     def failed(kind: str, content: RecordDict) -> RecordDict:
-        told = RecordDict({m.FAILURES: m.pack_failures([(2, "RuntimeError at the client")])})
-        return Honest(2).description() if kind == QUERY else told
+        reply = RecordDict({m.FAILURES: m.pack_failures([(2, "RuntimeError at the client")])})
+        return Honest(2).description() if kind == QUERY else reply
 
     both = Both(Honest(0), broken, failed)
     for kind in (TRAIN, EVALUATE):
@@ -316,7 +316,7 @@ def test_errors_say_what_happened() -> None:
         assert (outcome[0], outcome[2]) == ("fine", "RuntimeError at the client")
         assert outcome[1].startswith("no more ?[2Jxxx")
         assert len(outcome[1]) == 302
-    assert both.said[1:] == ["west: RuntimeError at the client"]  # said once
+    assert both.lines[1:] == ["west: RuntimeError at the client"]  # said once
 
 
 def test_a_strategy_goes_on_without_who_is_refused() -> None:
@@ -371,7 +371,7 @@ def test_who_is_not_connected_is_not_asked() -> None:
     assert both.asked(TRAIN) == [1000, 980]
     both.nodes[1].online = True
     assert both.outcome() == {0: "fine", 1: "fine", 2: "fine"}
-    assert both.said == ["south: it is not connected", "south is connected again"]
+    assert both.lines == ["south: it is not connected", "south is connected again"]
 
 
 def test_clients_are_described_once_and_a_late_one_when_it_comes() -> None:
@@ -447,14 +447,14 @@ def test_waiting_ends_when_enough_are_there() -> None:
     both.grid.looked = come
     both.link.wait_for(range(3), 3, 1)
     assert next(looks) == 6
-    assert both.said == ["waiting for north, west"]
+    assert both.lines == ["waiting for north, west"]
 
 
 def test_waiting_ends_with_its_time() -> None:
     both = Both()
     both.nodes[1].online = False
     both.link.wait_for(range(3), 3, 2)
-    assert both.said == ["waiting for south", "continuing without south"]
+    assert both.lines == ["waiting for south", "continuing without south"]
     with pytest.raises(RunError) as caught:
         both.link.wait_for([0, 1], 2, 2)
     assert str(caught.value) == (
@@ -539,8 +539,8 @@ def test_descriptions_that_are_wrong(change: dict[str, Any], sentence: str) -> N
     ids=lambda text: text[:12],
 )
 def test_descriptions_that_are_none(text: str, kind: str) -> None:
-    told = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: text})})
-    assert Both(Honest(0), lambda *_: told).link.describe([1]) == {1: GARBLED.format(kind)}
+    reply = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: text})})
+    assert Both(Honest(0), lambda *_: reply).link.describe([1]) == {1: GARBLED.format(kind)}
 
 
 def test_a_reply_that_describes_nothing() -> None:
@@ -576,8 +576,8 @@ def sums(count: Any, total: Any, square: Any, dtype: str = "float64") -> Answer:
     def answer(kind: str, content: RecordDict) -> RecordDict:
         reply = Honest(0).description()
         assert m.config_of(content) == {STATISTICS_OF: "dataset"}
-        given = {"count": [count], "total": total, "square": square}
-        reply[SUMS] = ArrayRecord({key: Array(np.array(value, dtype)) for key, value in given.items()})
+        arrays = {"count": [count], "total": total, "square": square}
+        reply[SUMS] = ArrayRecord({key: Array(np.array(value, dtype)) for key, value in arrays.items()})
         return reply
 
     return answer
@@ -586,9 +586,9 @@ def sums(count: Any, total: Any, square: Any, dtype: str = "float64") -> Answer:
 def test_sums_for_the_normalisation() -> None:
     link = Both(sums(20, [30], [90])).link
     assert link.describe([0], "dataset") == {}
-    told = link.described[0].sums
-    assert told is not None
-    count, total, square = told
+    statistics = link.described[0].sums
+    assert statistics is not None
+    count, total, square = statistics
     assert (count, total.tolist(), square.tolist()) == (20, [[[30.0]]], [[[90.0]]])
     for answer, sentence in (
         (sums(20, [np.nan], [90]), IMPOSSIBLE),
@@ -618,8 +618,8 @@ def test_sums_of_another_version_are_refused() -> None:
 @pytest.mark.parametrize("count", [-20, 0, 0.5, 5, 1e18, np.nan, np.inf])
 def test_sums_of_a_number_of_samples_that_is_not_its_own(count: float) -> None:
     """The description says 5 samples of 4 numbers each in one channel."""
-    said = f"its sums for the normalisation are over {count:g} numbers, not over its training samples"
-    assert Both(sums(count, [30], [90])).link.describe([0], "dataset") == {0: said}
+    message = f"its sums for the normalisation are over {count:g} numbers, not over its training samples"
+    assert Both(sums(count, [30], [90])).link.describe([0], "dataset") == {0: message}
 
 
 @pytest.mark.parametrize(
@@ -634,8 +634,8 @@ def test_sums_of_a_number_of_samples_that_is_not_its_own(count: float) -> None:
     ],
 )
 def test_sums_that_no_bytes_have(total: float, square: float, possible: bool) -> None:
-    found = Both(sums(20, [total], [square])).link.describe([0], "dataset")
-    assert found == ({} if possible else {0: IMPOSSIBLE})
+    errors = Both(sums(20, [total], [square])).link.describe([0], "dataset")
+    assert errors == ({} if possible else {0: IMPOSSIBLE})
 
 
 # What Flower's grid or a client can do to a round that must go on.
@@ -755,7 +755,7 @@ def test_a_client_that_was_started_anew_is_asked_again_what_it_holds() -> None:
     """Its files may be others; what does not fit any longer is not asked for more."""
     both = Both()
     fits, came = list[str](), list[set[int]]()
-    both.link.check_fits = lambda name, told: fits.append(f"{name} {told.train}")
+    both.link.check_fits = lambda name, description: fits.append(f"{name} {description.train}")
     both.link.on_described = lambda: came.append(set(both.link.described))
     both.outcome()
     assert fits == ["north 5", "south 5", "west 5"]
@@ -766,7 +766,7 @@ def test_a_client_that_was_started_anew_is_asked_again_what_it_holds() -> None:
     assert both.asked(QUERY) == [1000, 990, 980, 990]
     assert (fits[3:], len(came), both.link.described[1].train) == (["south 4"], 2, 4)
 
-    def refuse(name: str, told: Any) -> None:
+    def refuse(name: str, description: Any) -> None:
         raise ConfigError(f"{name} has other samples")
 
     both.link.check_fits = refuse
@@ -780,7 +780,7 @@ def test_a_client_that_was_started_anew_is_asked_again_what_it_holds() -> None:
     [
         {m.SAMPLES: [0], "global/correct": [0]},
         {"personal/correct": [0], "personal/loss_sum": [1.0]},
-        {m.WITHOUT: [1]},
+        {m.NO_PERSONAL_MODEL: [1]},
         {"target/clients": [1], "target/num-examples": [0]},
         {m.CLIENTS: []},
     ],

@@ -15,7 +15,7 @@ from flwr.supercore.http_logging import get_uvicorn_log_config
 
 from fedtl.deploy import process, superlink
 from fedtl.deploy.flower import Command
-from fedtl.deploy.process import Program, alone
+from fedtl.deploy.process import ChildProcess, alone
 from fedtl.failure import RunError
 
 # One at a time.
@@ -76,7 +76,7 @@ def test_a_log_that_is_long_is_put_aside_when_a_program_begins(tmp_path: Path, m
     log = tmp_path / "log" / "a.log"
 
     def runs(text: str) -> None:
-        program = Program(Command([sys.executable, "-c", f"print({text!r}, end='')"], {}), log)
+        program = ChildProcess(Command([sys.executable, "-c", f"print({text!r}, end='')"], {}), log)
         ends = time.monotonic() + 60
         while program.code is None and time.monotonic() < ends:
             time.sleep(0.01)

@@ -17,7 +17,7 @@ from fedtl.deploy import run as deployed
 from fedtl.deploy.client import free_port
 from fedtl.deploy.flower import Command
 from fedtl.deploy.folders import ServerFolder, read_server
-from fedtl.deploy.serverapp import Order
+from fedtl.deploy.serverapp import RunRequest
 from fedtl.failure import RunError
 
 
@@ -25,16 +25,16 @@ from fedtl.failure import RunError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerFolder:
     """A server's, as if it ran."""
     folders.create(tmp_path / "study", ["a", "b"], "localhost", port=free_port(), control_port=free_port())
-    found = read_server(tmp_path / "study")
-    found.studies.mkdir()
-    found.log.mkdir()
+    server_folder = read_server(tmp_path / "study")
+    server_folder.studies.mkdir()
+    server_folder.log.mkdir()
     monkeypatch.setattr(deployed, "runs", lambda _: True)
-    return found
+    return server_folder
 
 
 @pytest.fixture
-def order() -> Order:
-    return Order("s", {}, "/r", None, False, [])
+def order() -> RunRequest:
+    return RunRequest("s", {}, "/r", None, False, [])
 
 
 def started(monkeypatch: pytest.MonkeyPatch, **answer: Any) -> list[str]:
@@ -53,10 +53,10 @@ def started(monkeypatch: pytest.MonkeyPatch, **answer: Any) -> list[str]:
 
 
 def test_an_earlier_run_that_has_not_ended_yet_is_waited_for(
-    folder: ServerFolder, order: Order, monkeypatch: pytest.MonkeyPatch
+    folder: ServerFolder, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its server was stopped, and it takes a while to notice."""
-    asked, said, may_end = started(monkeypatch, success=True, **{"run-id": 7}), list[str](), threading.Event()
+    asked, lines, may_end = started(monkeypatch, success=True, **{"run-id": 7}), list[str](), threading.Event()
     holds = threading.Event()
 
     def earlier() -> None:
@@ -66,7 +66,7 @@ def test_an_earlier_run_that_has_not_ended_yet_is_waited_for(
         assert asked == []
 
     def say(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         may_end.set()
 
     thread = threading.Thread(target=earlier)
@@ -74,13 +74,13 @@ def test_an_earlier_run_that_has_not_ended_yet_is_waited_for(
     assert holds.wait(60)
     assert deployed.start(folder, order, say) == "7"
     thread.join(60)
-    assert said[0] == "an earlier run in /r has not ended yet: waiting for it, at most 30 s"
+    assert lines[0] == "an earlier run in /r has not ended yet: waiting for it, at most 30 s"
     assert len(asked) == 1
-    assert Order.read(folder, "s") == order
+    assert RunRequest.read(folder, "s") == order
 
 
 def test_a_run_that_goes_on_is_waited_for_a_while_only(
-    folder: ServerFolder, order: Order, monkeypatch: pytest.MonkeyPatch
+    folder: ServerFolder, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = started(monkeypatch, success=True)
     monkeypatch.setattr(deployed, "ENDS_WITHIN", 0.0)
@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_is_waited_for_a_while_only(
     assert asked == []
 
 
-def test_one_process_starts_and_watches_a_run(folder: ServerFolder, order: Order) -> None:
+def test_one_process_starts_and_watches_a_run(folder: ServerFolder, order: RunRequest) -> None:
     with (
         deployed.alone(folder, order),
         pytest.raises(RunError, match=r"^the run in /r is already in progress, watched by another fedtl deploy run$"),
@@ -110,11 +110,11 @@ def test_a_run_that_is_not_started_is_taken_back(
     met: BaseException | None, resume: bool, folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By Ctrl-C while Flower takes it, or as Flower refuses it; and a study that there was is known afterwards."""
-    order = Order("s", {}, "/r", "/data", resume, [])
+    order = RunRequest("s", {}, "/r", "/data", resume, [])
     seen = list[bool]()
 
     def run(command: Command) -> subprocess.CompletedProcess[str]:
-        seen.append(Order.read(folder, "s").withdrawn)
+        seen.append(RunRequest.read(folder, "s").withdrawn)
         if met is not None:
             raise met
         return subprocess.CompletedProcess([], 0, json.dumps({"success": False, "error-message": "no"}), "")
@@ -124,7 +124,7 @@ def test_a_run_that_is_not_started_is_taken_back(
         deployed.start(folder, order, print)
     assert seen == [False]
     if resume:
-        assert Order.read(folder, "s").withdrawn
+        assert RunRequest.read(folder, "s").withdrawn
     else:
         assert not (folder.studies / "s.json").exists()
 
@@ -156,7 +156,7 @@ def test_a_run_is_stopped_whether_or_not_the_server_answers(
 
 
 def test_watching_ends_when_what_shows_the_lines_does_not_want_to(
-    folder: ServerFolder, order: Order, monkeypatch: pytest.MonkeyPatch
+    folder: ServerFolder, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('fedtl: here', flush=True); time.sleep(600)"
     monkeypatch.setattr(flower, "logs", lambda *_: Command([sys.executable, "-c", code]))

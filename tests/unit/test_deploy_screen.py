@@ -54,7 +54,7 @@ def header(descr: object = "<f4", shape: object = (SIZE,), fortran: object = Fal
 
 def trained(**metrics: Any) -> RecordDict:
     """A good reply to a train message, but for these metrics; a None takes one away."""
-    told = {
+    values = {
         m.NODE: [0, 0],
         m.CLIENTS: [CLIENT],
         m.SAMPLES: [3],
@@ -64,13 +64,13 @@ def trained(**metrics: Any) -> RecordDict:
         m.PARTS: [*STATISTICS],
         **metrics,
     }
-    record = MetricRecord({key: value for key, value in told.items() if value is not None})
+    record = MetricRecord({key: value for key, value in values.items() if value is not None})
     arrays = {m.ARRAYS: plain(UPLOAD, "float32"), m.STATISTICS: plain([2, 0.5, 1, 1.5], "float64")}
     return RecordDict({m.METRICS: record, **arrays})
 
 
 def scored(**metrics: Any) -> RecordDict:
-    told = {
+    values = {
         m.CLIENTS: [CLIENT],
         m.SAMPLES: [9],
         "global/correct": [6],
@@ -81,7 +81,7 @@ def scored(**metrics: Any) -> RecordDict:
         "target/global/loss_sum": [8.0],
         **metrics,
     }
-    return RecordDict({m.METRICS: MetricRecord({key: value for key, value in told.items() if value is not None})})
+    return RecordDict({m.METRICS: MetricRecord({key: value for key, value in values.items() if value is not None})})
 
 
 def travelled(content: RecordDict) -> RecordDict:
@@ -147,25 +147,25 @@ def test_what_nobody_asked_for_is_dropped() -> None:
 
 
 def test_validation_samples_are_scored_by_those_who_said_that_they_hold_some() -> None:
-    told = {m.VALIDATION + m.CLIENTS: [CLIENT], m.VALIDATION + m.SAMPLES: [3]}
-    told |= {m.VALIDATION + "global/correct": [2], m.VALIDATION + "global/loss_sum": [1.5]}
+    metrics = {m.VALIDATION + m.CLIENTS: [CLIENT], m.VALIDATION + m.SAMPLES: [3]}
+    metrics |= {m.VALIDATION + "global/correct": [2], m.VALIDATION + "global/loss_sum": [1.5]}
     screen = replace(SCREEN, validation=3)
-    assert dict(m.metrics_of(screen.scored(travelled(scored(**told)), ["global"]))) == {
+    assert dict(m.metrics_of(screen.scored(travelled(scored(**metrics)), ["global"]))) == {
         **m.metrics_of(scored()),
-        **told,
+        **metrics,
     }
-    assert refused(lambda: screen.scored(scored(**told | {m.VALIDATION + m.SAMPLES: [4]}), ["global"])) == (
+    assert refused(lambda: screen.scored(scored(**metrics | {m.VALIDATION + m.SAMPLES: [4]}), ["global"])) == (
         "'validation/num-examples' is 4, and may be a whole number from 1 to 3"
     )
-    assert refused(lambda: SCREEN.scored(scored(**told), ["global"])) == (
+    assert refused(lambda: SCREEN.scored(scored(**metrics), ["global"])) == (
         "'validation/num-examples' is 3, and may be a whole number from 1 to 0"
     )
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_such() -> None:
     for value in (float("nan"), float("inf"), -1e31):
-        told = m.metrics_of(checked(travelled(trained(**{m.LOSS + "l2": [value]}))))
-        assert np.isnan(m.floats(told, m.LOSS + "l2")[0])
+        metrics = m.metrics_of(checked(travelled(trained(**{m.LOSS + "l2": [value]}))))
+        assert np.isnan(m.floats(metrics, m.LOSS + "l2")[0])
         assert np.isnan(m.floats(m.metrics_of(scores(scored(**{"global/loss_sum": [value]}))), "global/loss_sum"))
 
 
@@ -270,29 +270,29 @@ def test_metrics_that_are_none(record: Any) -> None:
 
 
 def test_scores_are_of_the_models_that_were_asked_for() -> None:
-    personal = {"personal/correct": [2], "personal/loss_sum": [3.5], m.WITHOUT: [0]}
+    personal = {"personal/correct": [2], "personal/loss_sum": [3.5], m.NO_PERSONAL_MODEL: [0]}
     target = {f"target/{key}": value for key, value in personal.items()}
-    told = m.metrics_of(scores(travelled(scored(**personal, **target))))
-    assert dict(told) == dict(m.metrics_of(scored()))
-    told = m.metrics_of(scores(travelled(scored(**personal, **target)), "personal"))
-    given = {m.CLIENTS: [CLIENT], m.SAMPLES: [9], "target/clients": [CLIENT], "target/num-examples": [4]}
-    assert dict(told) == {**given, **personal, **target}
+    metrics = m.metrics_of(scores(travelled(scored(**personal, **target))))
+    assert dict(metrics) == dict(m.metrics_of(scored()))
+    metrics = m.metrics_of(scores(travelled(scored(**personal, **target)), "personal"))
+    counts = {m.CLIENTS: [CLIENT], m.SAMPLES: [9], "target/clients": [CLIENT], "target/num-examples": [4]}
+    assert dict(metrics) == {**counts, **personal, **target}
     both = travelled(scored(**personal, **target))
     assert dict(m.metrics_of(scores(both, "global", "personal"))) == dict(m.metrics_of(both))
     for change, sentence in (
         ({"personal/correct": None}, "it does not say 'personal/correct' as one number"),
         ({"target/personal/loss_sum": None}, "it does not say 'target/personal/loss_sum' as one number"),
-        ({m.WITHOUT: [2]}, "'without' is 2, and may be a whole number from 0 to 1"),
-        ({m.WITHOUT: None}, "it does not say 'without' as one number"),
+        ({m.NO_PERSONAL_MODEL: [2]}, "'without' is 2, and may be a whole number from 0 to 1"),
+        ({m.NO_PERSONAL_MODEL: None}, "it does not say 'without' as one number"),
     ):
         reply = scored(**{**personal, **target, **change})
         assert refused(lambda reply=reply: scores(reply, "global", "personal")) == sentence
 
 
 def test_a_client_without_test_samples_scores_nothing() -> None:
-    told = m.metrics_of(scores(travelled(scored(**{m.CLIENTS: [], m.SAMPLES: []})), "global"))
-    assert (told[m.CLIENTS], told[m.SAMPLES], told["target/clients"]) == ([], [], [CLIENT])
-    assert not {"global/correct", "global/loss_sum"} & set(told)
+    metrics = m.metrics_of(scores(travelled(scored(**{m.CLIENTS: [], m.SAMPLES: []})), "global"))
+    assert (metrics[m.CLIENTS], metrics[m.SAMPLES], metrics["target/clients"]) == ([], [], [CLIENT])
+    assert not {"global/correct", "global/loss_sum"} & set(metrics)
 
 
 # Arrays.
@@ -346,8 +346,8 @@ GARBLED = "an array of it is garbled"
     ],
 )
 def test_garbled_arrays(data: bytes, sentence: str | None) -> None:
-    said = refused_array(raw(data))
-    assert said == sentence if sentence else said.startswith("an array of it has ")
+    message = refused_array(raw(data))
+    assert message == sentence if sentence else message.startswith("an array of it has ")
 
 
 @pytest.mark.parametrize(
@@ -368,11 +368,11 @@ def test_no_room_is_made_for_what_a_header_claims() -> None:
     assert len(data) < 100
     tracemalloc.start()
     try:
-        said = refused_array(raw(data))
+        message = refused_array(raw(data))
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert said == f"an array of it has shape [{2**60}] and type float32, expected are [5] and float32"
+    assert message == f"an array of it has shape [{2**60}] and type float32, expected are [5] and float32"
     assert most < 2**20
 
 
@@ -389,8 +389,8 @@ class Leaves:
 def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
     file = tmp_path / "here"
     payload = pickle.dumps(Leaves(file))
-    said = refused_array(raw(npy(header(descr="|O"), payload)))
-    assert said == "an array of it has shape [5] and type object, expected are [5] and float32"
+    message = refused_array(raw(npy(header(descr="|O"), payload)))
+    assert message == "an array of it has shape [5] and type object, expected are [5] and float32"
     assert refused_array(raw(payload)) == GARBLED
     assert not file.exists()
     pickle.loads(payload)
@@ -459,8 +459,8 @@ def test_an_update_may_have_the_norm_of_the_bound_and_no_more() -> None:
 
 def test_failures() -> None:
     assert SCREEN.failed(trained()) is None
-    told = RecordDict({m.FAILURES: m.pack_failures([(CLIENT, "ValueError: x")])})
-    assert SCREEN.failed(travelled(told)) == "ValueError: x"
+    reply = RecordDict({m.FAILURES: m.pack_failures([(CLIENT, "ValueError: x")])})
+    assert SCREEN.failed(travelled(reply)) == "ValueError: x"
     for record in (
         m.pack_failures([(1, "x")]),
         m.pack_failures([(CLIENT, "x"), (1, "x")]),
@@ -471,8 +471,8 @@ def test_failures() -> None:
         other = travelled(RecordDict({m.FAILURES: record}))
         assert refused(lambda other=other: SCREEN.failed(other)) == "it reports the failure of another client"
     for messages in ([], "text", 3, [3.5]):
-        told = RecordDict({m.FAILURES: ConfigRecord({m.CLIENTS: [CLIENT], "messages": messages})})
-        assert SCREEN.failed(travelled(told)) == ("3.5" if messages == [3.5] else "it failed")
+        reply = RecordDict({m.FAILURES: ConfigRecord({m.CLIENTS: [CLIENT], "messages": messages})})
+        assert SCREEN.failed(travelled(reply)) == ("3.5" if messages == [3.5] else "it failed")
 
 
 def test_words_are_shortened_to_one_line_that_can_be_printed() -> None:
@@ -482,11 +482,11 @@ def test_words_are_shortened_to_one_line_that_can_be_printed() -> None:
     assert shortened(None) == "None"
     assert shortened("x" * 300) == "x" * 300
     assert shortened("x" * 301) == "x" * 300 + " …"
-    told = RecordDict({m.FAILURES: m.pack_failures([(CLIENT, "no\n\x1b" * 10**5)])})
-    found = SCREEN.failed(told)
-    assert found is not None
-    assert len(found) == 302
-    assert found.isprintable()
+    reply = RecordDict({m.FAILURES: m.pack_failures([(CLIENT, "no\n\x1b" * 10**5)])})
+    message = SCREEN.failed(reply)
+    assert message is not None
+    assert len(message) == 302
+    assert message.isprintable()
 
 
 def test_decoded_gives_the_numbers() -> None:
@@ -591,7 +591,7 @@ def test_whatever_scores_come_are_refused_or_clean(data: bytes) -> None:
 )
 def test_whatever_header_an_array_has(text: str, payload: bytes) -> None:
     try:
-        found = decoded(Array("float32", (SIZE,), SType.NUMPY, npy(text, payload)), (SIZE,), np.dtype(np.float32))
+        array = decoded(Array("float32", (SIZE,), SType.NUMPY, npy(text, payload)), (SIZE,), np.dtype(np.float32))
     except Refused:
         return
-    assert found.tobytes() == payload
+    assert array.tobytes() == payload

@@ -22,7 +22,7 @@ from fedtl.deploy import server as servers
 from fedtl.deploy.client import free_port
 from fedtl.deploy.flower import Command
 from fedtl.deploy.folders import ServerFolder, read_server
-from fedtl.deploy.process import Program, alone
+from fedtl.deploy.process import ChildProcess, alone
 from fedtl.failure import RunError
 
 
@@ -253,7 +253,7 @@ def test_nothing_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_word_to_a_program_that_has_ended_is_not_heard(tmp_path: Path) -> None:
-    program = Program(Command([sys.executable, "-c", ""]), tmp_path / "log", leash=True)
+    program = ChildProcess(Command([sys.executable, "-c", ""]), tmp_path / "log", leash=True)
     until(lambda: program.code is not None)
     program.tell("hello")
     program.stop()

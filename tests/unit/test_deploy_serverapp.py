@@ -34,7 +34,7 @@ from fedtl.deploy.agent import ClientAgent, Declined
 from fedtl.deploy.deployed_grid import Described
 from fedtl.deploy.folders import ServerFolder, read_client, read_server
 from fedtl.deploy.process import alone
-from fedtl.deploy.serverapp import Order, common_frame
+from fedtl.deploy.serverapp import RunRequest, common_frame
 from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.wire import messages as m
@@ -53,7 +53,7 @@ def tables(**more: Any) -> dict[str, Any]:
         "rounds": 2,
         "device": "cpu",
         "model": {"name": "mlp", "hidden": [8]},
-        "simulation": {"grid": "in-process", "recorded": False},
+        "simulation": {"grid": "in-process", "traced": False},
         "strategy": {"name": "fedavg", **SGD},
         **more,
         "data": {**data, **more.get("data", {})},
@@ -157,7 +157,7 @@ class Deployment:
     def serve(self, data: bool = True, resume: bool = False, **changes: Any) -> None:
         experiment = build({**self.config, **changes}).tables()
         where = str(self.path / "data" / "server") if data else None
-        order = Order("study-1", experiment, str(self.run), where, resume, ["fedtl", "deploy", "run"])
+        order = RunRequest("study-1", experiment, str(self.run), where, resume, ["fedtl", "deploy", "run"])
         serverapp.serve(order, self.folder, self.grid)
 
 
@@ -167,9 +167,9 @@ def deploy(made: Path, tmp_path: Path) -> Callable[..., Deployment]:
         read = build(config)
         shutil.copytree(made, tmp_path / "deployment")
         export(federate(read.data, read.seed), tmp_path / "data", NAMES)
-        found = Deployment(config, tmp_path, read_server(tmp_path / "deployment"), PretendedGrid())
-        found.begin_clients()
-        return found
+        deployment = Deployment(config, tmp_path, read_server(tmp_path / "deployment"), PretendedGrid())
+        deployment.begin_clients()
+        return deployment
 
     return begin
 
@@ -266,13 +266,13 @@ def test_a_run_that_is_gone_on_with_by_new_processes(deploy: Callable[..., Deplo
 
 def test_a_client_that_is_away_in_a_round_is_a_failure_there(deploy: Callable[..., Deployment]) -> None:
     def away(answer: Answer) -> Answer:
-        def found(kind: str, content: RecordDict) -> Any:
+        def handler(kind: str, content: RecordDict) -> Any:
             north = deployed.grid.nodes[0]
             if kind == "train":
                 north.online = m.config_of(content)[m.ROUND] != 1  # from the second message of round 1 on
             return answer(kind, content)
 
-        return found
+        return handler
 
     deployed = deploy(tables(evaluate={"every": 2}))
     deployed.begin_clients(away)
@@ -299,7 +299,7 @@ def test_noise_travels_as_an_upload_does(deploy: Callable[..., Deployment], tmp_
     deployed = deploy(config)
 
     def noised(answer: Answer) -> Answer:
-        def found(kind: str, content: RecordDict) -> RecordDict | Error | None:
+        def handler(kind: str, content: RecordDict) -> RecordDict | Error | None:
             message = Message(content, 70, kind)
             message.metadata.__dict__["_message_id"] = "m"
             context = Context(1, 70, {}, RecordDict(), {})
@@ -312,7 +312,7 @@ def test_noise_travels_as_an_upload_does(deploy: Callable[..., Deployment], tmp_
             reply = clientapp.with_privacy(message, context, proceed)
             return reply.error if reply.has_error() else reply.content
 
-        return found
+        return handler
 
     deployed.begin_clients(noised)
     deployed.serve()
@@ -437,9 +437,9 @@ def test_no_room_is_made_for_the_samples_that_a_client_claims(tmp_path: Path) ->
 
 def test_an_order_and_how_it_ended(made: Path, tmp_path: Path) -> None:
     folder = read_server(shutil.copytree(made, tmp_path / "deployment"))
-    order = Order("study-1", tables(), "/run", None, False, ["fedtl"])
+    order = RunRequest("study-1", tables(), "/run", None, False, ["fedtl"])
     order.write(folder)
-    assert Order.read(folder, "study-1") == order
+    assert RunRequest.read(folder, "study-1") == order
     assert order.end(folder) is None
     order.ended(folder, {"error": "é", "wrong": True})
     assert order.end(folder) == {"error": "é", "wrong": True}
@@ -452,13 +452,13 @@ def test_an_order_and_how_it_ended(made: Path, tmp_path: Path) -> None:
 
 def test_an_order_to_go_on_that_is_taken_back_leaves_the_study_known(made: Path, tmp_path: Path) -> None:
     folder = read_server(shutil.copytree(made, tmp_path / "deployment"))
-    order = Order("study-1", tables(), "/run", "/data", True, ["fedtl"])
+    order = RunRequest("study-1", tables(), "/run", "/data", True, ["fedtl"])
     order.write(folder)
     order.withdraw(folder)
-    found = Order.read(folder, "study-1")
-    assert (found.withdrawn, found.run, found.data) == (True, "/run", "/data")
+    stored_order = RunRequest.read(folder, "study-1")
+    assert (stored_order.withdrawn, stored_order.run, stored_order.data) == (True, "/run", "/data")
     order.write(folder)
-    assert Order.read(folder, "study-1") == order
+    assert RunRequest.read(folder, "study-1") == order
 
 
 def test_an_order_that_was_taken_back_begins_nothing(
@@ -467,7 +467,7 @@ def test_an_order_that_was_taken_back_begins_nothing(
     """Flower may have taken the run just before."""
     deployed = deploy(tables(rounds=1))
     monkeypatch.setenv(serverapp.SERVER_FOLDER, str(deployed.folder.path))
-    order = Order("s", build(deployed.config).tables(), str(deployed.run), None, True, ["fedtl"])
+    order = RunRequest("s", build(deployed.config).tables(), str(deployed.run), None, True, ["fedtl"])
     order.write(deployed.folder)
     order.withdraw(deployed.folder)
     with pytest.raises(SystemExit):
@@ -485,7 +485,7 @@ def test_a_study_has_one_server(
     monkeypatch.setenv(serverapp.SERVER_FOLDER, str(deployed.folder.path))
     monkeypatch.setattr(serverapp, "ENDS_WITHIN", 0.0)
     experiment = build(deployed.config).tables()
-    order = Order("s", experiment, str(deployed.run), str(deployed.path / "data" / "server"), False, ["fedtl"])
+    order = RunRequest("s", experiment, str(deployed.run), str(deployed.path / "data" / "server"), False, ["fedtl"])
     order.write(deployed.folder)
     context = Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"})
     with alone(deployed.folder.studies / "s.lock", "held"), pytest.raises(SystemExit):
@@ -515,16 +515,16 @@ def test_flower_starts_the_order_that_the_run_names(
     monkeypatch.setenv(serverapp.SERVER_FOLDER, str(deployed.folder.path))
     where = str(deployed.path / "data" / "server")
     for run, code in (("run", None), ("run", 1)):  # the second time the folder is taken
-        order = Order("s", build(deployed.config).tables(), str(deployed.path / run), where, False, ["fedtl"])
+        order = RunRequest("s", build(deployed.config).tables(), str(deployed.path / run), where, False, ["fedtl"])
         order.write(deployed.folder)
         context = Context(1, 1, {}, RecordDict(), {serverapp.STUDY: "s"})
         if code is None:
             serverapp.main(deployed.grid, context)
             assert order.end(deployed.folder) == {}
-            said = capsys.readouterr().out.splitlines()
-            assert said[0] == f"fedtl: fedavg, 1 rounds, in {deployed.run}"
-            assert said[1].startswith("fedtl: round 1/1: ")
-            assert "3 of 3 clients; global/clients" in said[1]
+            lines = capsys.readouterr().out.splitlines()
+            assert lines[0] == f"fedtl: fedavg, 1 rounds, in {deployed.run}"
+            assert lines[1].startswith("fedtl: round 1/1: ")
+            assert "3 of 3 clients; global/clients" in lines[1]
         else:
             with pytest.raises(SystemExit):
                 serverapp.main(deployed.grid, context)

@@ -34,44 +34,46 @@ BRIEF: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def held() -> Federation:
+def federation() -> Federation:
     return federate(read_data({"name": "digits", "clients": 2, "test_share": 0.0}), 0)
 
 
 @pytest.fixture(scope="module")
-def samples(held: Federation) -> Samples:
-    return Samples(held, torch.device("cpu"))
+def samples(federation: Federation) -> Samples:
+    return Samples(federation, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def bounds(held: Federation) -> tuple[Tensor, Tensor]:
-    black = torch.tensor(held.shift)
-    return black, black + 255 * torch.tensor(held.scale)
+def bounds(federation: Federation) -> tuple[Tensor, Tensor]:
+    black = torch.tensor(federation.shift)
+    return black, black + 255 * torch.tensor(federation.scale)
 
 
 @pytest.fixture(scope="module")
-def teacher(held: Federation, samples: Samples) -> nn.Module:
+def teacher(federation: Federation, samples: Samples) -> nn.Module:
     """A small network at about 97 %."""
-    module = build_model(read_model({"name": "cnn", "hidden": [32]}), held.shape, held.classes, 0)
+    module = build_model(read_model({"name": "cnn", "hidden": [32]}), federation.shape, federation.classes, 0)
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     rng = np.random.default_rng(0)
     for _ in range(250):
-        x, y = samples.batch(rng.choice(held.train.order, 64))
+        x, y = samples.batch(rng.choice(federation.train.order, 64))
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(x), y).backward()
         optimizer.step()
-    assert accuracy(module, held, samples) > 0.95
+    assert accuracy(module, federation, samples) > 0.95
     return module.eval()
 
 
-def accuracy(module: nn.Module, held: Federation, samples: Samples) -> float:
-    x, y = samples.batch(held.server_test)
+def accuracy(module: nn.Module, federation: Federation, samples: Samples) -> float:
+    x, y = samples.batch(federation.server_test)
     with torch.no_grad():
         return float((module.eval()(x).argmax(1) == y).float().mean())
 
 
-def student_of(held: Federation, seed: int = 1) -> nn.Module:
-    return build_model(read_model({"name": "cnn", "channels": [8, 16], "hidden": [32]}), held.shape, held.classes, seed)
+def student_of(federation: Federation, seed: int = 1) -> nn.Module:
+    return build_model(
+        read_model({"name": "cnn", "channels": [8, 16], "hidden": [32]}), federation.shape, federation.classes, seed
+    )
 
 
 class Notes:
@@ -94,16 +96,16 @@ class Notes:
         self.drawn = x, y
 
 
-def job_of(teacher: nn.Module, held: Federation, samples: Samples, bounds: Any, name: str, seed: int = 0) -> Job:
-    data = (samples, held.train.order) if name == "data" else None
-    return Job(teacher, student_of(held), held.shape, held.classes, seed, bounds, data, Notes())
+def job_of(teacher: nn.Module, federation: Federation, samples: Samples, bounds: Any, name: str, seed: int = 0) -> Job:
+    data = (samples, federation.train.order) if name == "data" else None
+    return Job(teacher, student_of(federation), federation.shape, federation.classes, seed, bounds, data, Notes())
 
 
 # Samples
 
 
-def test_class_impressions_are_what_was_asked_for(teacher: nn.Module, held: Federation, bounds: Any) -> None:
-    x, y = class_impressions(teacher, 10, 12, held.shape, steps=150, seed=3, bounds=bounds, chunk=50)
+def test_class_impressions_are_what_was_asked_for(teacher: nn.Module, federation: Federation, bounds: Any) -> None:
+    x, y = class_impressions(teacher, 10, 12, federation.shape, steps=150, seed=3, bounds=bounds, chunk=50)
     assert (x.shape, x.dtype) == ((120, 1, 8, 8), torch.float32)
     assert y.tolist() == [label for label in range(10) for _ in range(12)]
     sure = teacher(x).detach().softmax(1)
@@ -114,29 +116,31 @@ def test_class_impressions_are_what_was_asked_for(teacher: nn.Module, held: Fede
     assert bool((x <= bounds[1]).all())
     assert float(x[:12].std(0).mean()) > 0.1  # the twelve differ
 
-    asked, labels = class_impressions(teacher, [7, 2], 3, held.shape, steps=100, augment=False, confidence=(0.9, 0.9))
+    asked, labels = class_impressions(
+        teacher, [7, 2], 3, federation.shape, steps=100, augment=False, confidence=(0.9, 0.9)
+    )
     assert labels.tolist() == [7, 7, 7, 2, 2, 2]
     assert bool((teacher(asked).softmax(1)[range(6), labels] >= 0.9).all())
 
 
-def test_data_impressions_are_what_was_asked_for(teacher: nn.Module, held: Federation, bounds: Any) -> None:
+def test_data_impressions_are_what_was_asked_for(teacher: nn.Module, federation: Federation, bounds: Any) -> None:
     # Without bounds: between black and white so small a network's logits are too close to each other for T = 20.
-    x, targets = data_impressions(teacher, 12, held.shape, steps=150, lr=0.1, seed=3, betas=(1.0, 0.1))
+    x, targets = data_impressions(teacher, 12, federation.shape, steps=150, lr=0.1, seed=3, betas=(1.0, 0.1))
     assert (x.shape, targets.shape) == ((120, 1, 8, 8), (120, 10))
     torch.testing.assert_close(targets.sum(1), torch.ones(120))
     # First ten classes of six targets with β = 1, then as many with β = 0.1, which have one large entry.
     wide, narrow = targets[:60].max(1).values.mean(), targets[60:].max(1).values.mean()
     assert wide < 0.6 < narrow
     with torch.no_grad():
-        said, of_noise = ((teacher(each) / 20).softmax(1) for each in (x, torch.rand(120, 1, 8, 8)))
-    assert float((said - targets).abs().mean()) < 0.5 * float((of_noise - targets).abs().mean())
-    assert float((said.argmax(1) == targets.argmax(1)).float().mean()) > 0.9
-    x, _ = data_impressions(teacher, 2, held.shape, steps=20, lr=1.0, bounds=bounds)
+        predictions, of_noise = ((teacher(each) / 20).softmax(1) for each in (x, torch.rand(120, 1, 8, 8)))
+    assert float((predictions - targets).abs().mean()) < 0.5 * float((of_noise - targets).abs().mean())
+    assert float((predictions.argmax(1) == targets.argmax(1)).float().mean()) > 0.9
+    x, _ = data_impressions(teacher, 2, federation.shape, steps=20, lr=1.0, bounds=bounds)
     assert bool(((x >= bounds[0]) & (x <= bounds[1])).all())
 
 
-def test_soft_targets_have_the_dirichlets_mean(teacher: nn.Module, held: Federation) -> None:
-    _, targets = data_impressions(teacher, 2000, held.shape, steps=1, betas=(1.0,), chunk=2000)
+def test_soft_targets_have_the_dirichlets_mean(teacher: nn.Module, federation: Federation) -> None:
+    _, targets = data_impressions(teacher, 2000, federation.shape, steps=1, betas=(1.0,), chunk=2000)
     alpha = zskd_concentration(teacher.head.weight.detach().double(), beta=1.0)  # type: ignore[union-attr]
     mean = (alpha / alpha.sum(1, keepdim=True)).float()
     torch.testing.assert_close(targets.view(10, 2000, 10).mean(1), mean, atol=0.02, rtol=0)
@@ -144,22 +148,22 @@ def test_soft_targets_have_the_dirichlets_mean(teacher: nn.Module, held: Federat
 
 @pytest.mark.parametrize("make", [class_impressions, data_impressions], ids=lambda make: make.__name__)
 def test_synthesis_depends_on_its_seed_alone_and_changes_nothing(
-    make: Any, teacher: nn.Module, held: Federation
+    make: Any, teacher: nn.Module, federation: Federation
 ) -> None:
     module = copy.deepcopy(teacher).train()
     state, mode = torch.get_rng_state(), [part.training for part in module.modules()]
     words = (10, 3) if make is class_impressions else (3,)
 
-    def found(seed: int) -> Tensor:
-        x, _ = make(module, *words, held.shape, 10, seed=seed)
+    def synthesise(seed: int) -> Tensor:
+        x, _ = make(module, *words, federation.shape, 10, seed=seed)
         return x
 
-    first = found(0)
+    first = synthesise(0)
     torch.manual_seed(5)
-    assert torch.equal(first, found(0))
-    assert not torch.equal(first, found(1))
+    assert torch.equal(first, synthesise(0))
+    assert not torch.equal(first, synthesise(1))
     torch.set_rng_state(state)
-    found(0)
+    synthesise(0)
     assert torch.equal(torch.get_rng_state(), state)
     assert [part.training for part in module.modules()] == mode
     assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
@@ -167,7 +171,7 @@ def test_synthesis_depends_on_its_seed_alone_and_changes_nothing(
         assert torch.equal(tensor, teacher.state_dict()[name])
 
 
-def test_synthesis_takes_any_shape(held: Federation) -> None:
+def test_synthesis_takes_any_shape(federation: Federation) -> None:
     module = build_model(read_model({"name": "mlp", "hidden": [16]}), (7,), 3, 0)
     x, y = class_impressions(module, 3, 4, (7,), steps=100, confidence=(0.6, 0.6))
     assert x.shape == (12, 7)
@@ -220,12 +224,14 @@ def test_generator_makes_normalised_images_of_any_size(shape: tuple[int, int, in
 
 def test_softened_is_hintons() -> None:
     torch.manual_seed(0)
-    student, said = torch.randn(8, 5, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
-    p, q = (said / 4).softmax(1), (student / 4).softmax(1)
-    torch.testing.assert_close(softened(student, said, 4.0), 16 * (p * (p / q).log()).sum(1).mean())
+    student, teacher = torch.randn(8, 5, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
+    p, q = (teacher / 4).softmax(1), (student / 4).softmax(1)
+    torch.testing.assert_close(softened(student, teacher, 4.0), 16 * (p * (p / q).log()).sum(1).mean())
     # At a high temperature, half the squared difference of the centred logits over k (their section 2.1).
-    centred = (student - student.mean(1, keepdim=True)) - (said - said.mean(1, keepdim=True))
-    torch.testing.assert_close(softened(student, said, 1e4), 0.5 * centred.square().mean(1).mean(), rtol=1e-3, atol=0)
+    centred = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
+    torch.testing.assert_close(
+        softened(student, teacher, 1e4), 0.5 * centred.square().mean(1).mean(), rtol=1e-3, atol=0
+    )
 
 
 def test_frozen_gives_everything_back() -> None:
@@ -272,12 +278,12 @@ def test_images() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_student_learns(name: str, teacher: nn.Module, held: Federation, samples: Samples, bounds: Any) -> None:
+def test_a_student_learns(name: str, teacher: nn.Module, federation: Federation, samples: Samples, bounds: Any) -> None:
     state, before = torch.get_rng_state(), copy.deepcopy(teacher.state_dict())
     method = read_method({"name": name, "every": 150, **BRIEF[name]})
-    job = job_of(teacher, held, samples, bounds, name)
+    job = job_of(teacher, federation, samples, bounds, name)
     student = distil(method, job)
-    assert accuracy(student, held, samples) > (0.9 if name == "data" else 0.5)
+    assert accuracy(student, federation, samples) > (0.9 if name == "data" else 0.5)
     assert student is job.student
     assert torch.equal(torch.get_rng_state(), state)
     for tensor_name, tensor in teacher.state_dict().items():
@@ -302,23 +308,28 @@ def test_a_student_learns(name: str, teacher: nn.Module, held: Federation, sampl
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_seed_decides_everything(
-    name: str, teacher: nn.Module, held: Federation, samples: Samples, bounds: Any
+    name: str, teacher: nn.Module, federation: Federation, samples: Samples, bounds: Any
 ) -> None:
     few = {"per_class": 2, "sample_steps": 2} if "per_class" in BRIEF[name] else {}
     method = read_method({"name": name, **BRIEF[name], **few, "steps": 3})
-    found = []
+    states = []
     for seed in (0, 0, 1):
-        torch.manual_seed(len(found))
-        found.append(distil(method, job_of(teacher, held, samples, bounds, name, seed)).state_dict())
-    first, again, other = found
+        torch.manual_seed(len(states))
+        states.append(distil(method, job_of(teacher, federation, samples, bounds, name, seed)).state_dict())
+    first, again, other = states
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_dafl_in_the_papers_own_convention(teacher: nn.Module, held: Federation, samples: Samples, bounds: Any) -> None:
+def test_dafl_in_the_papers_own_convention(
+    teacher: nn.Module, federation: Federation, samples: Samples, bounds: Any
+) -> None:
     options = {**BRIEF["dafl"], "steps": 3}
     students = [
-        distil(read_method({"name": "dafl", "losses": kind, **options}), job_of(teacher, held, samples, bounds, "dafl"))
+        distil(
+            read_method({"name": "dafl", "losses": kind, **options}),
+            job_of(teacher, federation, samples, bounds, "dafl"),
+        )
         for kind in ("authors", "datafree", "paper")
     ]
     heads = [student.state_dict()["head.weight"] for student in students]

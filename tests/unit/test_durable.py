@@ -16,7 +16,7 @@ from fedtl.data.federate import federate
 from fedtl.disk.durable import put, settle
 from fedtl.disk.memories import MemoryStore
 from fedtl.experiment import Place, open_run
-from fedtl.runs.checkpoint import last_round, read_mark
+from fedtl.runs.checkpoint import last_round, read_header
 from fedtl.runs.record import Recorder
 from fedtl.server.report import Round
 
@@ -27,7 +27,7 @@ TABLES: dict[str, Any] = {
     "data": {"name": "digits", "clients": 2, "samples": 60},
     "model": {"name": "logistic"},
     "strategy": {"name": "fedavg", "lr": 0.1},
-    "simulation": {"grid": "in-process", "recorded": False},
+    "simulation": {"grid": "in-process", "traced": False},
 }
 
 
@@ -110,7 +110,7 @@ def test_a_finished_round(durable: bool, disk: Disk, tmp_path: Path) -> None:
     assert disk.has_all(5) == durable
     assert disk.has(tmp_path / "run" / "rounds.jsonl") == durable
     assert bool(disk.waited) == durable
-    recorder.resume(config, {}, read_mark(recorder.folder))
+    recorder.resume(config, {}, read_header(recorder.folder))
     # Once more the description; a simulated run, which has not waited before, now says what the disk has.
     assert disk.has_all(7 if durable else 8) == durable
     assert last_round(tmp_path / "run") == 1
@@ -119,6 +119,6 @@ def test_a_finished_round(durable: bool, disk: Disk, tmp_path: Path) -> None:
 @pytest.mark.parametrize("deployed", [False, True])
 def test_the_server_of_real_clients_waits_for_the_disk(deployed: bool, tmp_path: Path) -> None:
     config = build(TABLES)
-    held = federate(config.data, config.seed)
-    server = open_run(config, held, Place(tmp_path / "run"), Silent(), elsewhere=deployed)
+    federation = federate(config.data, config.seed)
+    server = open_run(config, federation, Place(tmp_path / "run"), Silent(), elsewhere=deployed)
     assert server.recorder.durable == deployed

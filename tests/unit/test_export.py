@@ -27,7 +27,7 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.export.file import KEY, About, Exported, OnStored, load_exported, write_onnx, write_safetensors
 from fedtl.export.of_run import model_of_run
 from fedtl.export.predict import Model, predict, read_samples
-from fedtl.losses.term import View
+from fedtl.losses.term import TermContext
 from fedtl.losses.terms.teaching import Mutual
 from fedtl.models import build_model, read_model
 from fedtl.runs.checkpoint import Checkpoint, read_checkpoint
@@ -70,15 +70,15 @@ def data_of(run: fedtl.Run) -> Federation:
     return federate(config.data, config.seed)
 
 
-def accuracy(module: nn.Module, frame: DataSchema, held: Federation, rows: NDArray[np.int64]) -> float:
-    x = torch.from_numpy(held.x[rows]).float() * torch.tensor(frame.scale) + torch.tensor(frame.shift)
+def accuracy(module: nn.Module, frame: DataSchema, federation: Federation, rows: NDArray[np.int64]) -> float:
+    x = torch.from_numpy(federation.x[rows]).float() * torch.tensor(frame.scale) + torch.tensor(frame.shift)
     assert not module.training
     with torch.no_grad():
-        return float((module(x).argmax(1).numpy() == held.y[rows]).mean())
+        return float((module(x).argmax(1).numpy() == federation.y[rows]).mean())
 
 
-def through_file(found: Exported, folder: Path) -> tuple[nn.Module, DataSchema, About]:
-    write_safetensors(found, folder / "exported.safetensors")
+def through_file(exported: Exported, folder: Path) -> tuple[nn.Module, DataSchema, About]:
+    write_safetensors(exported, folder / "exported.safetensors")
     return load_exported(folder / "exported.safetensors")
 
 
@@ -89,12 +89,12 @@ def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def check_clients(run: fedtl.Run, folder: Path, which: str, clients: Sequence[int] = range(CLIENTS)) -> None:
     """Each client's exported model has the accuracy that the record says, and they are not all one model."""
-    held, recorded = data_of(run), run.client_scores()["personal/clients"]
+    federation, recorded = data_of(run), run.client_scores()["personal/clients"]
     vectors = []
     for client in clients:
         module, frame, about = through_file(model_of_run(run.path, client), folder)
         assert (about.which, about.client, about.personal, about.round) == ("personalised", client, which, ROUNDS)
-        assert accuracy(module, frame, held, held.test[client]) == recorded[client]
+        assert accuracy(module, frame, federation, federation.test[client]) == recorded[client]
         vectors.append(torch.cat([tensor.double().flatten() for tensor in module.state_dict().values()]))
     assert not any(torch.equal(vectors[0], other) for other in vectors[1:])
     assert len({*recorded}) > 1
@@ -113,9 +113,9 @@ def pfedme(tmp_path_factory: pytest.TempPathFactory) -> fedtl.Run:
 )
 def test_the_global_model_is_the_recorded_one(model: dict[str, Any], strategy: dict[str, Any], tmp_path: Path) -> None:
     run = fedtl.run(tables({"name": "fedavg", **SGD, **strategy}, model=model), out=tmp_path / "run")
-    held = data_of(run)
+    federation = data_of(run)
     module, frame, about = through_file(model_of_run(run.path), tmp_path)
-    assert accuracy(module, frame, held, held.server_test) == run.last()["global/server-test"].value
+    assert accuracy(module, frame, federation, federation.server_test) == run.last()["global/server-test"].value
     assert (about.which, about.client, about.method, about.round) == ("global", None, "fedavg", ROUNDS)
     written = run.state_dict()
     assert module.state_dict().keys() == written.keys()
@@ -131,14 +131,14 @@ def test_a_run_that_goes_on_has_the_model_of_its_checkpoint(tmp_path: Path) -> N
     fedtl.run({**config, "rounds": 4}, out=long.path, resume=True)
     # A crash after the last checkpoint, before the final model is written, leaves the one of two rounds.
     shutil.copy(short.path / "model.safetensors", long.path / "model.safetensors")
-    found = model_of_run(long.path)
-    held = data_of(long)
-    assert found.about.round == 4
+    exported = model_of_run(long.path)
+    federation = data_of(long)
+    assert exported.about.round == 4
     assert (
-        accuracy(found.module, found.frame, held, held.server_test)
+        accuracy(exported.module, exported.frame, federation, federation.server_test)
         == fedtl.load(long.path).last()["global/server-test"].value
     )
-    assert not torch.equal(found.module.state_dict()["head.weight"], short.state_dict()["head.weight"])
+    assert not torch.equal(exported.module.state_dict()["head.weight"], short.state_dict()["head.weight"])
     shutil.rmtree(long.path / "checkpoint")
     with pytest.raises(ConfigError, match=r"holds no checkpoint \(yet\)"):
         model_of_run(long.path)
@@ -150,9 +150,9 @@ def test_weights_that_a_run_began_with_may_be_gone(tmp_path: Path) -> None:
     strategy = {"name": "fedavg", **SGD, "frozen": ["features"]}
     run = fedtl.run(tables(strategy, model=model), out=tmp_path / "run")
     shutil.rmtree(first.path)
-    found = model_of_run(run.path)
-    assert equal(found.module.state_dict(), run.state_dict())
-    assert found.about.model == {"name": "mlp", "hidden": [16]}
+    exported = model_of_run(run.path)
+    assert equal(exported.module.state_dict(), run.state_dict())
+    assert exported.about.model == {"name": "mlp", "hidden": [16]}
 
 
 def test_personalised_models_out_of_memories_are_the_recorded_ones(pfedme: fedtl.Run, tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_a_terms_own_module(tmp_path: Path) -> None:
     run = fedtl.run(tables({"name": "fedavg", **SGD}, objective=objective), out=tmp_path / "run")
     check_clients(run, tmp_path, "kept")
     assert model_of_run(run.path, 0).about.model == {"name": "mlp", "hidden": [7]}
-    found, held = model_of_run(run.path), data_of(run)
-    assert found.about.model == {"name": "mlp", "hidden": [16]}
+    exported, federation = model_of_run(run.path), data_of(run)
+    assert exported.about.model == {"name": "mlp", "hidden": [16]}
     recorded = run.last()["global/server-test"].value
-    assert accuracy(found.module, found.frame, held, held.server_test) == recorded
+    assert accuracy(exported.module, exported.frame, federation, federation.server_test) == recorded
 
 
 class Unnamed(Mutual):
@@ -222,8 +222,8 @@ class Unnamed(Mutual):
     def modules(self, sizes: Any) -> dict[str, nn.Module]:
         return {"buddy": super().modules(sizes)["peer"]}
 
-    def module(self, view: View, name: str) -> nn.Module:
-        return super().module(view, "buddy")
+    def module(self, context: TermContext, name: str) -> nn.Module:
+        return super().module(context, "buddy")
 
 
 def test_a_term_that_does_not_tell_its_network(tmp_path: Path) -> None:
@@ -278,9 +278,9 @@ def deployed(pfedme: fedtl.Run, tmp_path: Path) -> Path:
 def test_a_deployed_run_needs_no_data(pfedme: fedtl.Run, deployed: Path) -> None:
     assert equal(model_of_run(deployed).module.state_dict(), model_of_run(pfedme.path).module.state_dict())
     for client in ("bob", 1, "1"):
-        found = model_of_run(deployed, client)
-        assert equal(found.module.state_dict(), model_of_run(pfedme.path, 1).module.state_dict())
-        assert (found.about.client, found.about.client_name) == (1, "bob")
+        exported = model_of_run(deployed, client)
+        assert equal(exported.module.state_dict(), model_of_run(pfedme.path, 1).module.state_dict())
+        assert (exported.about.client, exported.about.client_name) == (1, "bob")
     with pytest.raises(ConfigError, match="knows no client of that name; did you mean 'bob'"):
         model_of_run(deployed, "bobb")
     with pytest.raises(ConfigError, match="--client = 5: there is no such client"):
@@ -294,9 +294,9 @@ def test_a_deployed_clients_folder(pfedme: fedtl.Run, deployed: Path) -> None:
             file.unlink()
     (deployed / "rounds.jsonl").unlink()
     (deployed / "environment.json").write_text(json.dumps({"names": ["", "", "", "dee", ""]}))
-    found = read_checkpoint(deployed)
-    assert found is not None
-    Recorder(deployed).checkpoint(Checkpoint(ROUNDS - 1, 0 * found.w, {}, 0.0))
+    checkpoint = read_checkpoint(deployed)
+    assert checkpoint is not None
+    Recorder(deployed).checkpoint(Checkpoint(ROUNDS - 1, 0 * checkpoint.w, {}, 0.0))
     own = model_of_run(deployed, "dee")
     assert (own.about.client, own.about.client_name) == (3, "dee")
     assert equal(own.module.state_dict(), model_of_run(pfedme.path, 3).module.state_dict())
@@ -313,29 +313,29 @@ def test_a_deployed_run_makes_no_fresh_model(deployed: Path) -> None:
 
 
 def test_the_file_says_what_it_is(pfedme: fedtl.Run, tmp_path: Path) -> None:
-    found = model_of_run(pfedme.path, 1)
-    write_safetensors(found, tmp_path / "m.safetensors")
+    exported = model_of_run(pfedme.path, 1)
+    write_safetensors(exported, tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         (text,) = file.metadata().values()
-    said = json.loads(text)
-    assert (said["format"], said["fedtl"], said["which"], said["client"]) == (1, fedtl.__version__, "personalised", 1)
-    assert (said["method"], said["round"], said["model"]) == ("pfedme", ROUNDS, {"name": "mlp", "hidden": [16]})
-    assert DataSchema.from_json(json.dumps(said["frame"])).to_json() == DataSchema.of(data_of(pfedme)).to_json()
+    meta = json.loads(text)
+    assert (meta["format"], meta["fedtl"], meta["which"], meta["client"]) == (1, fedtl.__version__, "personalised", 1)
+    assert (meta["method"], meta["round"], meta["model"]) == ("pfedme", ROUNDS, {"name": "mlp", "hidden": [16]})
+    assert DataSchema.from_json(json.dumps(meta["frame"])).to_json() == DataSchema.of(data_of(pfedme)).to_json()
     _, frame, about = fedtl.load_exported(tmp_path / "m.safetensors")
-    assert about == found.about
-    assert frame.to_json() == found.frame.to_json()
+    assert about == exported.about
+    assert frame.to_json() == exported.frame.to_json()
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def rewritten(found: Exported, file: Path, change: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Path:
-    write_safetensors(found, file)
-    metadata = {KEY: json.dumps({**json.loads(found.about.model_dump_json()), **change})}
+def rewritten(exported: Exported, file: Path, change: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Path:
+    write_safetensors(exported, file)
+    metadata = {KEY: json.dumps({**json.loads(exported.about.model_dump_json()), **change})}
     save_file(load_file(file) if tensors is None else tensors, file, metadata)
     return file
 
 
 def test_what_is_no_exported_model(pfedme: fedtl.Run, tmp_path: Path) -> None:
-    found, file = model_of_run(pfedme.path), tmp_path / "m.safetensors"
+    exported, file = model_of_run(pfedme.path), tmp_path / "m.safetensors"
     with pytest.raises(ConfigError, match="there is no such file; fedtl export RUN -o nothing"):
         load_exported(tmp_path / "nothing")
     file.write_bytes(b"nonsense")
@@ -344,18 +344,18 @@ def test_what_is_no_exported_model(pfedme: fedtl.Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is no exported model.*; fedtl export makes one"):
         load_exported(pfedme.path / "model.safetensors")
     with pytest.raises(ConfigError, match="has format 2, and this fedtl reads 1"):
-        load_exported(rewritten(found, file, {"format": 2}))
+        load_exported(rewritten(exported, file, {"format": 2}))
     with pytest.raises(ConfigError, match=r"metadata\.which = 'other'"):
-        load_exported(rewritten(found, file, {"which": "other"}))
+        load_exported(rewritten(exported, file, {"which": "other"}))
     with pytest.raises(ConfigError, match="frame: shape is"):
-        load_exported(rewritten(found, file, {"frame": {**found.about.frame, "shape": []}}))
-    state = dict(found.module.state_dict())
+        load_exported(rewritten(exported, file, {"frame": {**exported.about.frame, "shape": []}}))
+    state = dict(exported.module.state_dict())
     with pytest.raises(ConfigError, match=r"it has no tensor 'head\.bias', so it is no MLP"):
-        load_exported(rewritten(found, file, {}, {n: t for n, t in state.items() if n != "head.bias"}))
+        load_exported(rewritten(exported, file, {}, {n: t for n, t in state.items() if n != "head.bias"}))
     with pytest.raises(ConfigError, match="has no place for its tensor 'more'"):
-        load_exported(rewritten(found, file, {}, {**state, "more": torch.zeros(1)}))
+        load_exported(rewritten(exported, file, {}, {**state, "more": torch.zeros(1)}))
     with pytest.raises(ConfigError, match="give the model the options that it was trained with"):
-        load_exported(rewritten(found, file, {"model": {"name": "mlp", "hidden": [15]}}))
+        load_exported(rewritten(exported, file, {"model": {"name": "mlp", "hidden": [15]}}))
 
 
 def untrained(model: dict[str, Any], dtype: str, shape: tuple[int, ...] = SHAPE) -> Exported:
@@ -394,20 +394,22 @@ def stored(rng: np.random.Generator, n: int, frame: DataSchema) -> NDArray[Any]:
 def test_onnx_gives_the_modules_logits(model: dict[str, Any], dtype: str, tmp_path: Path) -> None:
     import onnxruntime
 
-    found = untrained(model, dtype)
-    write_onnx(found, tmp_path / "m.onnx")
+    exported = untrained(model, dtype)
+    write_onnx(exported, tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     (x,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (x.name, x.shape[1:], x.type) == ("x", list(SHAPE), f"tensor({'float' if dtype == 'float32' else dtype})")
     assert (logits.name, logits.shape[1:]) == ("logits", [10])
-    assert json.loads(session.get_modelmeta().custom_metadata_map[KEY]) == json.loads(found.about.model_dump_json())
+    assert json.loads(session.get_modelmeta().custom_metadata_map[KEY]) == json.loads(exported.about.model_dump_json())
     rng = np.random.default_rng(1)
     for n in (1, 2, 33):
-        raw = stored(rng, n, found.frame)
-        inputs = raw.astype(np.float64) * found.frame.scale + found.frame.shift
+        raw = stored(rng, n, exported.frame)
+        inputs = raw.astype(np.float64) * exported.frame.scale + exported.frame.shift
         with torch.no_grad():
-            expected = found.module(torch.from_numpy(inputs).float()).numpy()
-            np.testing.assert_allclose(OnStored(found.module, found.frame)(torch.from_numpy(raw)), expected, atol=1e-5)
+            expected = exported.module(torch.from_numpy(inputs).float()).numpy()
+            np.testing.assert_allclose(
+                OnStored(exported.module, exported.frame)(torch.from_numpy(raw)), expected, atol=1e-5
+            )
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(session.run(None, {"x": raw})[0], expected, rtol=0, atol=1e-5)
 
@@ -426,9 +428,9 @@ class Shifting(nn.Module):
 
 @needs_onnx
 def test_a_model_that_cannot_be_exported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = untrained({"name": f"{__name__}:Shifting"}, "float32")
+    exported = untrained({"name": f"{__name__}:Shifting"}, "float32")
     with pytest.raises(ConfigError, match=r"Shifting' cannot be exported to ONNX: .*; \.safetensors can$"):
-        write_onnx(found, tmp_path / "m.onnx")
+        write_onnx(exported, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
@@ -468,16 +470,16 @@ def test_predictions_go_by_names_and_in_blocks(tmp_path: Path) -> None:
         return np.stack([-cow, 9 * -np.sign(block[:, 1]), cow], 1).astype(np.float32)
 
     frame = named_frame()
-    given = read_samples(tmp_path / "data.npz", frame)
-    found = predict(Model(frame, untrained({"name": "mlp"}, "uint8").about, logits), given)
+    samples = read_samples(tmp_path / "data.npz", frame)
+    predictions = predict(Model(frame, untrained({"name": "mlp"}, "uint8").about, logits), samples)
     assert [len(block) for block in seen] == [500, 500, 1]
     assert np.array_equal(np.concatenate(seen), x)
-    assert found.accuracy == (x[:, 1] > 0).mean()
-    found.write(tmp_path / "p.csv")
+    assert predictions.accuracy == (x[:, 1] > 0).mean()
+    predictions.write(tmp_path / "p.csv")
     header, *lines = (tmp_path / "p.csv").read_text().splitlines()
     assert header == "sample,label,p(ant),p(bee),p(cow)"
-    said = [line.split(",")[1] for line in lines]
-    assert said == ["bee" if b < 0 else "cow" if a > 0 else "ant" for a, b in x.tolist()]
+    labels = [line.split(",")[1] for line in lines]
+    assert labels == ["bee" if b < 0 else "cow" if a > 0 else "ant" for a, b in x.tolist()]
     odds = np.exp([-1, -9, 1]) / np.exp([-1, -9, 1]).sum()
     cells = next(line.split(",") for line in lines if line.split(",")[1] == "cow")
     np.testing.assert_allclose(np.array(cells[2:], np.float64), odds, rtol=1e-5)
@@ -488,6 +490,6 @@ def test_a_class_that_the_model_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has the label 'dog', which is none of this experiment's: ant, bee, cow"):
         read_samples(tmp_path / "data.csv", named_frame(), "kind")
     (tmp_path / "data.csv").write_text("a,kind,b\n1,ant,2\n3,cow,4\n")
-    given = read_samples(tmp_path / "data.csv", named_frame(), "kind")
-    assert given.y is not None
-    assert (given.x.tolist(), given.y.tolist(), given.names) == ([[1, 2], [3, 4]], [0, 2], ["0", "1"])
+    samples = read_samples(tmp_path / "data.csv", named_frame(), "kind")
+    assert samples.y is not None
+    assert (samples.x.tolist(), samples.y.tolist(), samples.names) == ([[1, 2], [3, 4]], [0, 2], ["0", "1"])

@@ -95,7 +95,7 @@ class AfterAStep(Names):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (Forgets, "Forgets.finish keeps 'own', and its first_memory gives nothing"),
         (More, "(here 'control')"),
@@ -104,11 +104,11 @@ class AfterAStep(Names):
     ],
 )
 @pytest.mark.parametrize("stacked", [True, False])
-def test_a_method_of_ones_own_that_breaks_this_is_refused(kind: type[SGD], said: str, stacked: bool) -> None:
+def test_a_method_of_ones_own_that_breaks_this_is_refused(kind: type[SGD], message: str, stacked: bool) -> None:
     task = engine_of(federation_of([20, 20]), small_module(inputs=6)).task
     parameters = task.layout.parameters
     with pytest.raises(ConfigError) as refused:
         choose_engine(stacked, False, task, kind(SGDSettings(name="mine", lr=0.1), task.layout), "cpu", 2)
-    assert said.replace("[48]", f"[{parameters}]") in str(refused.value)
+    assert message.replace("[48]", f"[{parameters}]") in str(refused.value)
     assert "\n" not in str(refused.value)
     choose_engine(stacked, False, task, Names(SGDSettings(name="mine", lr=0.1), task.layout), "cpu", 2)

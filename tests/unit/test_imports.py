@@ -77,15 +77,15 @@ def statements(tree: ast.AST, everywhere: bool) -> Iterator[ast.Import | ast.Imp
 
 def imported(module: str, everywhere: bool = True) -> set[str]:
     """The modules of fedtl that a module names in its imports, as deep as they go."""
-    found = set()
+    names = set()
     for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8")), everywhere):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         else:
             assert not node.level, f"{module}: a relative import"
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else str(node.module) for name in whole}
-    return {name for name in found if name.split(".")[0] == "fedtl"} - {module}
+            names |= {name if name in MODULES else str(node.module) for name in whole}
+    return {name for name in names if name.split(".")[0] == "fedtl"} - {module}
 
 
 @pytest.mark.parametrize("module", MODULES)

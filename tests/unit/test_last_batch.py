@@ -69,11 +69,11 @@ def test_padding_adds_no_mini_batch_and_makes_none_smaller(last: Any, size: int)
 @pytest.mark.parametrize("last", LAST)
 @pytest.mark.parametrize("budget", [{"local_epochs": 2}, {"local_steps": 5}])
 def test_engines_agree(last: str, budget: dict[str, int]) -> None:
-    held = federation_of([7, 23, 41, 20, 39])
+    federation = federation_of([7, 23, 41, 20, 39])
     update = update_of("pfedme", **{**METHODS["pfedme"], "batch_size": 10, "last_batch": last, **budget})
     uploads = []
     for kind in ENGINES.values():
-        engine = engine_of(held, small_module(), kind)
+        engine = engine_of(federation, small_module(), kind)
         outcomes = train_cohort(
             engine, update, engine.task.layout.flatten(engine.task.module), [*range(5)], [{}] * 5, 1
         )
@@ -83,7 +83,9 @@ def test_engines_agree(last: str, budget: dict[str, int]) -> None:
         np.testing.assert_allclose(uploads[0], other, rtol=1e-4, atol=1e-5)
 
 
-def said(sizes: list[int], module: nn.Module, shape: tuple[int, ...] = (6,), failures: float = 0.0, **o: Any) -> str:
+def error_of(
+    sizes: list[int], module: nn.Module, shape: tuple[int, ...] = (6,), failures: float = 0.0, **o: Any
+) -> str:
     task = engine_of(federation_of(sizes, shape=shape), module).task
     try:
         check_single_samples(task, update_of("fedavg", **{"lr": 0.1, "batch_size": 20, **o}), failures)
@@ -93,39 +95,39 @@ def said(sizes: list[int], module: nn.Module, shape: tuple[int, ...] = (6,), fai
 
 
 def test_who_cannot_train_is_named_before_the_first_round_with_size_and_remedy() -> None:
-    text = said([21, 41, 20], BatchNorm((6,), 3))
+    text = error_of([21, 41, 20], BatchNorm((6,), 3))
     for part in ("client 0 (21 training samples), client 1 (41", "strategy.batch_size = 20", 'last_batch = "drop"'):
         assert part in text
     assert "client 2" not in text
     assert "\n" not in text
-    assert said([21, 41, 20], BatchNorm((6,), 3), last_batch="drop") == ""
-    assert said([21, 41, 20], BatchNorm((6,), 3), last_batch="merge") == ""
-    assert said([21, 41, 20], BatchNorm((6,), 3), batch_size=18) == ""
-    assert "batch_size to 2 or more" in said([5, 6], BatchNorm((6,), 3), batch_size=1)
-    assert "two training samples or more" in said([1, 20], BatchNorm((6,), 3), last_batch="drop")
+    assert error_of([21, 41, 20], BatchNorm((6,), 3), last_batch="drop") == ""
+    assert error_of([21, 41, 20], BatchNorm((6,), 3), last_batch="merge") == ""
+    assert error_of([21, 41, 20], BatchNorm((6,), 3), batch_size=18) == ""
+    assert "batch_size to 2 or more" in error_of([5, 6], BatchNorm((6,), 3), batch_size=1)
+    assert "two training samples or more" in error_of([1, 20], BatchNorm((6,), 3), last_batch="drop")
     # Of three mini-batches an epoch has, two steps take the first ones alone.
-    assert said([41], BatchNorm((6,), 3), local_steps=2) == ""
-    assert said([41], BatchNorm((6,), 3), local_steps=3) != ""
+    assert error_of([41], BatchNorm((6,), 3), local_steps=2) == ""
+    assert error_of([41], BatchNorm((6,), 3), local_steps=3) != ""
 
 
 def test_whether_one_sample_is_too_few_is_tried_out() -> None:
-    assert said([21], small_module()) == ""
-    assert said([21], ImageNorm(3, kernel=1), (1, 3, 3)) == ""
-    assert "more than 1 value per channel" in said([21], ImageNorm(3, kernel=3), (1, 3, 3))
+    assert error_of([21], small_module()) == ""
+    assert error_of([21], ImageNorm(3, kernel=1), (1, 3, 3)) == ""
+    assert "more than 1 value per channel" in error_of([21], ImageNorm(3, kernel=3), (1, 3, 3))
 
 
 @pytest.mark.parametrize(
     ("how", "why"), [("squeezed", "its output has shape [3], not [1, 3]"), ("standardised", "its output is not finite")]
 )
 def test_a_model_that_raises_nothing_may_fail_on_one_sample_too(how: str, why: str) -> None:
-    text = said([1, 20], OfOne((6,), 3, how), last_batch="drop")
+    text = error_of([1, 20], OfOne((6,), 3, how), last_batch="drop")
     assert f"which this model cannot train on ({why}): take a model that trains on a single sample, or give" in text
     assert "batch-norm" not in text
-    assert "without batch-norm" in said([1, 20], BatchNorm((6,), 3), last_batch="drop")
+    assert "without batch-norm" in error_of([1, 20], BatchNorm((6,), 3), last_batch="drop")
 
 
 def test_fewer_than_max_failures_are_told_of_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert said([21, 20, 20], BatchNorm((6,), 3), failures=0.5) == ""
+        assert error_of([21, 20, 20], BatchNorm((6,), 3), failures=0.5) == ""
     assert "client 0 (21 training samples)" in caplog.text
     assert "left out of every round" in caplog.text

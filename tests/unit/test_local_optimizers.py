@@ -41,8 +41,8 @@ def rounds(
     update = update_of(name, engine.task.layout, **options)
     w, memories, seen = engine.task.layout.flatten(engine.task.module), [{}, {}, {}], []
     for round in range(1, rounds + 1):
-        given = RoundContext(lr_factor=factors[round - 1] if factors else 1.0)
-        assignment = Assignment(update, Received({"w": w}), [0, 1, 2], memories, round, given)
+        context = RoundContext(lr_factor=factors[round - 1] if factors else 1.0)
+        assignment = Assignment(update, Received({"w": w}), [0, 1, 2], memories, round, context)
         outcomes = engine.train(assignment)
         assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr]
@@ -94,19 +94,19 @@ def test_a_schedules_factor_is_of_its_round(kind: EngineKind) -> None:
     torch.testing.assert_close(w, by_torch("adam", 2, 3, False, factors, lr=0.05), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [kind for name, kind in ENGINES.items() if "recorded" in name])
+@pytest.mark.parametrize("kind", [kind for name, kind in ENGINES.items() if "traced" in name])
 def test_another_factor_needs_no_new_recording(kind: EngineKind) -> None:
     engine = engine_of(federation_of([12, 12]), small_module(), kind)
-    assert engine.recorder is not None
+    assert engine.tracer is not None
     update = update_of(
         "fedavg", engine.task.layout, lr=0.05, batch_size=4, schedule={"name": "exponential", "gamma": 0.5}
     )
     w, seen = engine.task.layout.flatten(engine.task.module), []
     for factor in (1.0, 0.5):
         engine.train(Assignment(update, Received({"w": w}), [0, 1], [{}, {}], 1, RoundContext(lr_factor=factor)))
-        seen.append({key: id(program) for key, program in engine.recorder.programs.items()})
+        seen.append({key: id(program) for key, program in engine.tracer.programs.items()})
     assert seen[0] == seen[1]
-    assert None not in engine.recorder.programs.values()
+    assert None not in engine.tracer.programs.values()
 
 
 @EACH_ENGINE

@@ -46,7 +46,7 @@ from fedtl.losses import (
     proximal,
     vicreg,
 )
-from fedtl.tracing.tape import record
+from fedtl.tracing.tape import trace
 from tests.unit.test_recording import evaluate
 
 
@@ -129,11 +129,11 @@ CASES: dict[str, Case] = {
 }
 
 
-def given(case: Case, seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    found = [numbers(seed + 7 * i, *shape, dtype=dtype) for i, shape in enumerate(case.shapes)]
+def inputs_of(case: Case, seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    inputs = [numbers(seed + 7 * i, *shape, dtype=dtype) for i, shape in enumerate(case.shapes)]
     if case.labels:
-        found.append(torch.randint(case.classes, (case.labels,), generator=torch.Generator().manual_seed(seed)))
-    return found
+        inputs.append(torch.randint(case.classes, (case.labels,), generator=torch.Generator().manual_seed(seed)))
+    return inputs
 
 
 def differentiated(case: Case) -> Callable[..., tuple[Tensor, ...]]:
@@ -174,7 +174,7 @@ def rounding(case: Case, inputs: Sequence[Tensor], exact: Sequence[Tensor]) -> l
 def test_mapped_over_clients_each_has_its_own_value_and_gradients(name: str, dtype: torch.dtype) -> None:
     """Mapped, by functional and by plain autograd, in both precisions: what double precision gives."""
     case = CASES[name]
-    clients = [given(case, seed, dtype) for seed in (1, 100, 200)]
+    clients = [inputs_of(case, seed, dtype) for seed in (1, 100, 200)]
     stacked = [torch.stack(inputs) for inputs in zip(*clients)]
     mapped = [vmap(case.loss)(*stacked), *vmap(differentiated(case))(*stacked)]
     for i, inputs in enumerate(clients):
@@ -187,8 +187,8 @@ def test_mapped_over_clients_each_has_its_own_value_and_gradients(name: str, dty
         wanted = leaves[: len(case.shapes)]
         slopes = torch.autograd.grad(value, wanted, allow_unused=True)
         plain = [torch.zeros_like(x) if slope is None else slope for x, slope in zip(wanted, slopes)]
-        for found in ([each[i] for each in mapped], value_and_gradients(case, inputs), [value.detach(), *plain]):
-            for each, right, limit in zip(found, exact, limits, strict=True):
+        for results in ([each[i] for each in mapped], value_and_gradients(case, inputs), [value.detach(), *plain]):
+            for each, right, limit in zip(results, exact, limits, strict=True):
                 assert each.dtype == dtype
                 rtol = torch.finfo(dtype).eps * 16
                 torch.testing.assert_close(each.double(), right, rtol=rtol, atol=limit)
@@ -201,14 +201,14 @@ REVERSED = {"gradient_reversal", "invariant_spreading authors"}
 @pytest.mark.parametrize("name", sorted(CASES.keys() - CONSTANT_PARTS - REVERSED))
 def test_gradients_are_the_slopes(name: str) -> None:
     case = CASES[name]
-    inputs = [x.requires_grad_() if x.is_floating_point() else x for x in given(case, 5)]
+    inputs = [x.requires_grad_() if x.is_floating_point() else x for x in inputs_of(case, 5)]
     assert torch.autograd.gradcheck(case.loss, inputs)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_recording_of_the_mapped_gradient_holds_for_other_numbers(name: str) -> None:
     case = CASES[name]
-    first, second = ([torch.stack(x) for x in zip(given(case, s), given(case, s + 50))] for s in (1, 300))
+    first, second = ([torch.stack(x) for x in zip(inputs_of(case, s), inputs_of(case, s + 50))] for s in (1, 300))
 
     def function(**inputs: Tensor) -> Any:
         leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs.values()]
@@ -220,7 +220,7 @@ def test_a_recording_of_the_mapped_gradient_holds_for_other_numbers(name: str) -
     def named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return {f"x{i}": x for i, x in enumerate(tensors)}
 
-    graph = record(function, named(first))
+    graph = trace(function, named(first))
     values, gradients = function(**named(second))
     torch.testing.assert_close(evaluate(graph, named(second)), [values, *gradients])
 
@@ -233,7 +233,7 @@ def test_a_recording_of_the_mapped_gradient_holds_for_other_numbers(name: str) -
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_finite_at_the_edges(name: str, kind: str, dtype: torch.dtype) -> None:
     case = CASES[name]
-    inputs = given(case, 9, dtype)
+    inputs = inputs_of(case, 9, dtype)
     floats = range(len(case.shapes))
     if kind == "zeros":
         inputs = [torch.zeros_like(x) for x in inputs]
@@ -259,7 +259,7 @@ def test_values_and_gradients_are_finite_at_the_edges(name: str, kind: str, dtyp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_equal_domains_are_at_distance_0(dtype: torch.dtype) -> None:
     x, labels, logits = numbers(1, 6, 4, dtype=dtype), torch.arange(6) % 3, numbers(2, 6, 3, dtype=dtype)
-    found = [
+    values = [
         mmd(x, x),
         mmd(x, x, bandwidths=[(2 * gamma) ** -0.5 for gamma in (0.001, 1, 1000)]),
         mmd(x, x, kernel="linear"),
@@ -274,7 +274,7 @@ def test_equal_domains_are_at_distance_0(dtype: torch.dtype) -> None:
         l2_sp(x, x, 1),
         prototype(x, x, torch.arange(6)),
     ]
-    for value in found:
+    for value in values:
         assert value.item() == pytest.approx(0, abs=2e-5 if dtype == torch.float32 else 1e-12)
 
 

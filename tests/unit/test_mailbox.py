@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 LARGE = np.arange(WORTH, dtype=np.float64)
 
 
-def answer(address: Address, letter: object, told: object) -> None:
+def answer(address: Address, letter: object, connection: object) -> None:
     """In another process: read what was sent, and lay an answer into the second slot."""
     box = Mailbox.open(address)
     assert box is not None
     words, vector = box.get(letter, copy=False)  # type: ignore[arg-type]
     assert not vector.flags.writeable
-    told.send(box.put({"words": words, "twice": 2 * vector, "half": vector[: WORTH // 2].astype(np.float32)}, 1))  # type: ignore[attr-defined]
+    connection.send(box.put({"words": words, "twice": 2 * vector, "half": vector[: WORTH // 2].astype(np.float32)}, 1))  # type: ignore[attr-defined]
 
 
 def test_two_processes_exchange_arrays() -> None:
@@ -38,13 +38,13 @@ def test_two_processes_exchange_arrays() -> None:
     assert here.poll(60)
     reply = here.recv()
     process.join(60)
-    found = box.get(reply, copy=True)
-    assert found["words"] == "hello"
-    np.testing.assert_array_equal(found["twice"], 2 * LARGE)
-    np.testing.assert_array_equal(found["half"], LARGE[: WORTH // 2].astype(np.float32))
+    content = box.get(reply, copy=True)
+    assert content["words"] == "hello"
+    np.testing.assert_array_equal(content["twice"], 2 * LARGE)
+    np.testing.assert_array_equal(content["half"], LARGE[: WORTH // 2].astype(np.float32))
     box.put(("again", 0 * LARGE), 1)
-    np.testing.assert_array_equal(found["twice"], 2 * LARGE)  # a copy, which a later letter does not change
-    found["twice"][0] = 1  # and which may be changed
+    np.testing.assert_array_equal(content["twice"], 2 * LARGE)  # a copy, which a later letter does not change
+    content["twice"][0] = 1  # and which may be changed
 
 
 def test_slots_are_apart() -> None:

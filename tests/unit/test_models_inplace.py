@@ -25,10 +25,10 @@ PAIRS = [
     ("ReLUFirst", "PlainReLUFirst"),
 ]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "several gradients": ("pfedme", {"recorded": False}),
-    "recorded": ("pfedme", {"recorded": "auto", "stacked": False}),
-    "stacked": ("pfedme", {"recorded": False, "stacked": True}),
-    "a teacher": ("fedavg", {"recorded": False}),
+    "several gradients": ("pfedme", {"traced": False}),
+    "recorded": ("pfedme", {"traced": "auto", "stacked": False}),
+    "stacked": ("pfedme", {"traced": False, "stacked": True}),
+    "a teacher": ("fedavg", {"traced": False}),
 }
 UNLIKE = {("Where", "stacked"), ("Where", "recorded"), ("ByData", "stacked")}
 
@@ -65,10 +65,10 @@ def result(data: str, folder: Path, model: str, kind: str) -> tuple[list[np.ndar
 def test_it_trains_as_one_that_does_not(model: str, like: str, kind: str, data: str, tmp_path: Path) -> None:
     if (model, kind) in UNLIKE:
         pytest.skip("a branch on values is neither mapped nor recorded, and .data is not mapped")
-    found, expected = result(data, tmp_path / "a", model, kind), result(data, tmp_path / "b", like, kind)
-    for one, other in zip(found[0], expected[0]):
+    actual, expected = result(data, tmp_path / "a", model, kind), result(data, tmp_path / "b", like, kind)
+    for one, other in zip(actual[0], expected[0]):
         np.testing.assert_array_equal(one, other)
-    assert found[1] == expected[1]
+    assert actual[1] == expected[1]
 
 
 def test_a_model_that_leaves_its_input_alone_is_not_given_copies() -> None:
@@ -82,8 +82,8 @@ def test_a_model_that_leaves_its_input_alone_is_not_given_copies() -> None:
 
 
 def test_one_that_no_trial_finds_is_refused_where_the_same_samples_are_looked_at_again() -> None:
-    held = federation_of([30] * 4, shape=(5,), classes=2)
-    engine = engine_of(held, odd_models.Rarely((5,), 2), OneByOne)
+    federation = federation_of([30] * 4, shape=(5,), classes=2)
+    engine = engine_of(federation, odd_models.Rarely((5,), 2), OneByOne)
     w = engine.task.layout.flatten(engine.task.module)
     several = train_cohort(
         engine, update_of("pfedme", **METHODS["pfedme"], batch_size=10), w, [0, 1, 2, 3], [{}] * 4, 1

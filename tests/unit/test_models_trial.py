@@ -50,9 +50,9 @@ def test_lazy_layers_begin_with_what_the_seed_s_generator_draws_next() -> None:
         with seeded(seed):
             expected = Lazy(2)
             expected(torch.zeros(2, 5))
-        found = built("Lazy", seed=seed).state_dict()
+        state = built("Lazy", seed=seed).state_dict()
         for name, tensor in expected.state_dict().items():
-            assert torch.equal(found[name], tensor)
+            assert torch.equal(state[name], tensor)
     one, other = (built("Lazy", seed=seed).state_dict()["inner.weight"] for seed in (0, 1))
     assert not torch.equal(one, other)
 
@@ -103,5 +103,5 @@ def test_a_process_tries_the_same_model_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_trial_leaves_the_model_s_numbers_as_they_are() -> None:
     with seeded(0):
         expected = Keeps((5,), 2, "buffer").state_dict()
-    found = built("Keeps", what="buffer").state_dict()
-    assert torch.equal(found["head.weight"], expected["head.weight"])
+    state = built("Keeps", what="buffer").state_dict()
+    assert torch.equal(state["head.weight"], expected["head.weight"])

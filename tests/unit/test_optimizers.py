@@ -16,7 +16,7 @@ from fedtl.choice import Choice, ConfigError, resolve, validate
 from fedtl.clients.contract import ClientUpdate, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.engine import Engine, Trained
-from fedtl.engine.step_tracer import why_not_recorded
+from fedtl.engine.step_tracer import why_not_traced
 from fedtl.losses.term import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
@@ -54,12 +54,12 @@ OUTSIDE = {"name", "keep"}
 
 def cases(registry: Any) -> list[Any]:
     """Each optimiser with its defaults, with each option alone, and with all options that go together."""
-    found = []
+    params = []
     for name in registry:
         options = sorted(resolve(registry, name, "name").model_fields.keys() - OUTSIDE)
-        found.append(pytest.param(name, None, id=f"{name}"))
-        found += [pytest.param(name, option, id=f"{name}-{option}") for option in options]
-    return found
+        params.append(pytest.param(name, None, id=f"{name}"))
+        params += [pytest.param(name, option, id=f"{name}-{option}") for option in options]
+    return params
 
 
 def optimizer(name: str, **options: Any) -> Optimizer:
@@ -78,11 +78,11 @@ def gradients(steps: int, *shape: int, dtype: torch.dtype = torch.float64) -> li
 
 
 def path(chain: Chain, w: Tensor, grads: list[Tensor]) -> list[Tensor]:
-    state, found = chain.init(w), []
+    state, weights = chain.init(w), []
     for g in grads:
         w, state = chain.step(g, state, w)
-        found.append(w)
-    return found
+        weights.append(w)
+    return weights
 
 
 # Against other code.
@@ -123,8 +123,8 @@ def peer(chosen: Optimizer, w: Tensor) -> torch.optim.Optimizer:
     options = chosen.model_dump(exclude=OUTSIDE | {"lr"})
     if "initial_accumulator" in options:
         options["initial_accumulator_value"] = options.pop("initial_accumulator")
-    found: torch.optim.Optimizer = PEERS[chosen.name]([w], lr=chosen.rate(LR), **options)
-    return found
+    optimizer: torch.optim.Optimizer = PEERS[chosen.name]([w], lr=chosen.rate(LR), **options)
+    return optimizer
 
 
 @pytest.mark.parametrize(("name", "option"), cases(OPTIMIZERS))
@@ -263,7 +263,7 @@ def uploads(engine: Engine, update: Moves, w: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("name", "option"), cases(OPTIMIZERS))
 def test_a_step_can_be_recorded(name: str, option: str | None, stacked: bool) -> None:
     engine = engine_of(federation_of([8, 8, 8]), small_module(), ENGINES["stacked" if stacked else "one by one"])
-    assert why_not_recorded(engine.task, moves(name, option), stacked) is None
+    assert why_not_traced(engine.task, moves(name, option), stacked) is None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ENGINES if kind != "one by one"])
@@ -279,10 +279,10 @@ def test_every_engine_moves_alike_and_another_rate_needs_no_new_recording(name: 
         plain, ours = (uploads(engine, update, w) for engine in engines)
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
         ends.append(ours[0])
-        recordings.append(dict(engines[1].recorder.programs) if engines[1].recorder else {})
+        recordings.append(dict(engines[1].tracer.programs) if engines[1].tracer else {})
     assert float((ends[1] - w).norm()) < 0.5 * float((ends[0] - w).norm())
     assert recordings[0] == recordings[1]
-    assert bool(recordings[0]) == kind.endswith("recorded")
+    assert bool(recordings[0]) == kind.endswith("traced")
     assert None not in recordings[0].values()
 
 

@@ -70,8 +70,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["direct", "sdist"])
 def wheel(dist: Path, request: pytest.FixtureRequest) -> Path:
-    (found,) = (dist / request.param).glob("*.whl")
-    return found
+    (file,) = (dist / request.param).glob("*.whl")
+    return file
 
 
 def test_wheel_has_every_file_of_every_package(dist: Path, wheel: Path) -> None:

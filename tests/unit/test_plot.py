@@ -99,9 +99,9 @@ def ys(line: Line2D) -> NDArray[np.float64]:
 def points(axes: Axes) -> list[NDArray[np.float64]]:
     """The values of each row of clients."""
     return [
-        np.sort(np.asarray(found.get_offsets())[:, 0])
-        for found in axes.collections
-        if isinstance(found, PathCollection)
+        np.sort(np.asarray(collection.get_offsets())[:, 0])
+        for collection in axes.collections
+        if isinstance(collection, PathCollection)
     ]
 
 
@@ -136,7 +136,7 @@ def test_one_line_per_method_is_the_mean_of_its_seeds(make_run: MakeRun) -> None
 
 def test_the_band_reaches_from_the_lowest_to_the_highest_seed(make_run: MakeRun) -> None:
     figure = plot.convergence([make_run(seed=seed) for seed in (0, 3, 1)])
-    bands = [found for found in figure.axes[0].collections if isinstance(found, PolyCollection)]
+    bands = [collection for collection in figure.axes[0].collections if isinstance(collection, PolyCollection)]
     assert len(bands) == 1
     corners = {(float(x), round(float(y), 9)) for x, y in np.asarray(bands[0].get_paths()[0].vertices)}
     each = expected("pfedme", [0, 3, 1], "global")
@@ -254,7 +254,7 @@ def test_unknown_metric(make_run: MakeRun) -> None:
 
 def test_labels_say_what_differs(make_run: MakeRun) -> None:
     def labels(*runs: Run) -> list[str]:
-        return [found.label for found in group(runs)]
+        return [run_group.label for run_group in group(runs)]
 
     assert labels(make_run("fedavg"), make_run("pkg.mod:Mine")) == ["fedavg", "Mine"]
     assert labels(make_run(name="a"), make_run(name="b")) == ["a", "b"]
@@ -270,7 +270,7 @@ def test_labels_say_what_differs(make_run: MakeRun) -> None:
 def test_seeds_are_gathered_and_a_folder_counts_once(make_run: MakeRun) -> None:
     first, second = make_run(seed=0), make_run(seed=1)
     groups = group([first, make_run("fedavg"), second, load(first.path)])
-    assert [[run.seed for run in found.runs] for found in groups] == [[0, 1], [0]]
+    assert [[run.seed for run in run_group.runs] for run_group in groups] == [[0, 1], [0]]
 
 
 def test_repeated_seeds_are_not_called_seeds(make_run: MakeRun) -> None:
@@ -383,15 +383,15 @@ def federation() -> Federation:
 
 
 def bubbles(figure: Figure) -> dict[tuple[int, int], float]:
-    found = next(item for item in figure.axes[0].collections if isinstance(item, PathCollection))
-    places = np.asarray(found.get_offsets())
-    return {(int(x), int(y)): float(area) for (x, y), area in zip(places, found.get_sizes())}
+    collection = next(item for item in figure.axes[0].collections if isinstance(item, PathCollection))
+    places = np.asarray(collection.get_offsets())
+    return {(int(x), int(y)): float(area) for (x, y), area in zip(places, collection.get_sizes())}
 
 
 def test_bubbles_have_areas_proportional_to_training_and_test_samples(federation: Federation) -> None:
-    found = bubbles(plot.partition(federation))
-    unit = found[0, 1]
-    assert {place: pytest.approx(area / unit) for place, area in found.items()} == {
+    areas = bubbles(plot.partition(federation))
+    unit = areas[0, 1]
+    assert {place: pytest.approx(area / unit) for place, area in areas.items()} == {
         (0, 0): 3,
         (0, 1): 1,
         (1, 1): 3,

@@ -32,8 +32,10 @@ def integrated(privacy: Privacy) -> float:
     # There is an excess on one side of where the two are equal.
     equal = privacy.distance / 2 - privacy.epsilon * privacy.deviation**2 / privacy.distance
     least = min(equal, 0.0) - 20 * privacy.deviation
-    found: float = quad(excess, least, equal, points=[0.0] if equal > 0 else None, epsabs=0, epsrel=1e-9, limit=500)[0]
-    return found
+    integral: float = quad(excess, least, equal, points=[0.0] if equal > 0 else None, epsabs=0, epsrel=1e-9, limit=500)[
+        0
+    ]
+    return integral
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.9, 1.0, 5.0, 10.0, 20.0, 200.0])
@@ -72,9 +74,9 @@ def test_the_deviation_by_hand() -> None:
 
 
 def test_what_is_printed() -> None:
-    said = str(Privacy(clipping_norm=1.0, epsilon=20.0, delta=1e-5))
-    assert said.startswith("noise of standard deviation 0.4845 on each number of an upload; ")
-    assert said.endswith("has epsilon = 20 and delta = 0.0015, for its upload")
+    text = str(Privacy(clipping_norm=1.0, epsilon=20.0, delta=1e-5))
+    assert text.startswith("noise of standard deviation 0.4845 on each number of an upload; ")
+    assert text.endswith("has epsilon = 20 and delta = 0.0015, for its upload")
 
 
 # The server's bound on updates.

@@ -60,15 +60,15 @@ def test_knn_by_hand() -> None:
     y = np.array([0, 1, 1, 2])
     ask = 4 * np.array([[math.cos(math.radians(20)), math.sin(math.radians(20))]], np.float32)
 
-    def said(k: int, tau: float | None) -> int:
+    def predict(k: int, tau: float | None) -> int:
         return int(fit_knn(x, y, 3, k, tau).predict(ask)[0])
 
     # cos 20° = 0.940, cos 40° = 0.766: exp(0.940 / τ) > 2 exp(0.766 / τ) where τ < 0.174 / ln 2 = 0.2507.
-    assert said(1, None) == 0
-    assert said(3, None) == said(20, None) == 1
-    assert said(3, 0.245) == said(4, 0.245) == 0
-    assert said(3, 0.256) == said(4, 0.256) == 1
-    assert said(3, 1e-6) == 0  # exp(1 / tau) is no float32
+    assert predict(1, None) == 0
+    assert predict(3, None) == predict(20, None) == 1
+    assert predict(3, 0.245) == predict(4, 0.245) == 0
+    assert predict(3, 0.256) == predict(4, 0.256) == 1
+    assert predict(3, 1e-6) == 0  # exp(1 / tau) is no float32
     assert int(fit_knn(x[[3, 0]], y[[3, 0]], 3, 2, None).predict(ask)[0]) == 0  # one vote each: the smallest label
 
 
@@ -103,10 +103,10 @@ def test_clients(kind: str) -> None:
         Shards.from_sizes(np.arange(8), np.array([6, 2, 0])),
         Shards.from_sizes(np.arange(7), np.array([3, 2, 2])),
     )
-    held = _RunFolder((directions[y], y, train), (directions[v], v, test), (directions[v[:1]], v[:1]), 3)
-    found = _results(held, 1.0, kind, 0)  # type: ignore[arg-type]
-    server, pooled, own = found
-    assert [(each.train, each.test) for each in found] == [
+    run_folder = _RunFolder((directions[y], y, train), (directions[v], v, test), (directions[v[:1]], v[:1]), 3)
+    results = _results(run_folder, 1.0, kind, 0)  # type: ignore[arg-type]
+    server, pooled, own = results
+    assert [(each.train, each.test) for each in results] == [
         ("pooled", "server-test"),
         ("pooled", "clients"),
         ("own", "clients"),
@@ -119,9 +119,9 @@ def test_clients(kind: str) -> None:
     assert (own.train_samples, own.test_samples, own.clients, own.constant) == (8, 5, 2, 1)
     assert own.remark == "1 of 2 clients train on one class alone: the constant prediction"
     assert server.remark == pooled.remark == ""
-    few = _results(held, 0.01, kind, 0)  # type: ignore[arg-type]
+    few = _results(run_folder, 0.01, kind, 0)  # type: ignore[arg-type]
     assert [each.train_samples for each in few] == [3, 3, 4]
-    assert few == _results(held, 0.01, kind, 0)  # type: ignore[arg-type]
+    assert few == _results(run_folder, 0.01, kind, 0)  # type: ignore[arg-type]
 
 
 def test_names() -> None:
@@ -136,16 +136,16 @@ def test_names() -> None:
 def test_features_are_what_the_head_receives(n: int) -> None:
     federation, module = federation_of([700, 500]), small_module().eval()
     rows = np.random.default_rng(0).integers(len(federation.x), size=n)
-    found = features_of(module, federation, rows)
+    features = features_of(module, federation, rows)
     with torch.no_grad():
         wanted = module[:-1](torch.from_numpy(federation.x[rows]))  # type: ignore[index]
-    assert len(found) == n
+    assert len(features) == n
     if n:
-        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(features, wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_features_of_a_head_alone_are_the_inputs() -> None:
     federation = federation_of([1200])
     rows = federation.train.order
-    found = features_of(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), federation, rows)
-    assert np.array_equal(found, federation.x[rows])
+    features = features_of(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), federation, rows)
+    assert np.array_equal(features, federation.x[rows])

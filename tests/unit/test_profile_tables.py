@@ -50,8 +50,8 @@ def test_all_parts_of_actors_and_of_the_server_are_in_a_row() -> None:
     waiting = seconds([report.MESSAGES, Headcount.FOR_OTHERS, Headcount.FOR_SERVER, NEW])
     server = seconds([*OF_SERVER, NEW])
     of_actors, of_server = profile_tables.tables(Profiled({"actors": {**actors, **waiting}, "server": server}))
-    found = rows(of_actors)
-    top = {name: value for name, value in found.items() if not name.startswith("  ")}
+    times = rows(of_actors)
+    top = {name: value for name, value in times.items() if not name.startswith("  ")}
     whole = sum(sum(each.values()) for each in actors.values()) + sum(waiting.values())
     assert sum(top.values()) == pytest.approx(1000 * whole)
     below: dict[str, float] = {}

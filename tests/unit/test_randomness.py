@@ -14,7 +14,7 @@ import torch
 import fedtl
 from fedtl.choice import ConfigError
 from fedtl.engine import OneByOne, Trained, refusal
-from fedtl.engine.step_tracer import why_not_recorded
+from fedtl.engine.step_tracer import why_not_traced
 from fedtl.models import build_model, read_model
 from fedtl.models.generators import seeded, state
 from tests import odd_models
@@ -67,8 +67,8 @@ def test_a_run_has_the_same_bits_again_and_after_a_resume(model: str, method: st
 
 @pytest.mark.parametrize("model", DRAWING)
 def test_a_client_s_numbers_do_not_depend_on_who_trained_before(model: str) -> None:
-    held = federation_of([30] * 3, shape=(5,), classes=2)
-    engine = engine_of(held, getattr(odd_models, model)((5,), 2), OneByOne)
+    federation = federation_of([30] * 3, shape=(5,), classes=2)
+    engine = engine_of(federation, getattr(odd_models, model)((5,), 2), OneByOne)
     w, update = engine.task.layout.flatten(engine.task.module), update_of("fedavg", lr=0.1, batch_size=10)
     together = train_cohort(engine, update, w, [0, 1, 2], [{}] * 3, 1)
     (alone,) = train_cohort(engine, update, w, [2], [{}], 1)
@@ -82,15 +82,15 @@ def test_a_client_s_numbers_do_not_depend_on_who_trained_before(model: str) -> N
 @pytest.mark.parametrize("model", DRAWING)
 def test_such_a_model_is_not_recorded_with_frozen_numbers(model: str) -> None:
     """Though Python's branch is the same in nearly all recordings, and they in themselves alike."""
-    held = federation_of([30] * 3, shape=(5,), classes=2)
-    task = engine_of(held, getattr(odd_models, model)((5,), 2)).task
-    said = why_not_recorded(task, update_of("fedavg", lr=0.1, batch_size=10), stacked=False)
-    assert "draws random numbers from NumPy" in (said or "")
-    recorded = engine_of(held, getattr(odd_models, model)((5,), 2), lambda task: OneByOne(task, recorded=True))
+    federation = federation_of([30] * 3, shape=(5,), classes=2)
+    task = engine_of(federation, getattr(odd_models, model)((5,), 2)).task
+    reason = why_not_traced(task, update_of("fedavg", lr=0.1, batch_size=10), stacked=False)
+    assert "draws random numbers from NumPy" in (reason or "")
+    recorded = engine_of(federation, getattr(odd_models, model)((5,), 2), lambda task: OneByOne(task, traced=True))
     w, update = recorded.task.layout.flatten(recorded.task.module), update_of("fedavg", lr=0.1, batch_size=10)
     train_cohort(recorded, update, w, [0], [{}], 1)
-    assert recorded.recorder is not None
-    assert not recorded.recorder.replays_all
+    assert recorded.tracer is not None
+    assert not recorded.tracer.replays_all
 
 
 @pytest.mark.parametrize("model", ["NumPyNoise", "PythonBranch"])

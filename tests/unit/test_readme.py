@@ -80,12 +80,12 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    text, found = page.read_text(encoding="utf-8"), []
+    text, code_blocks = page.read_text(encoding="utf-8"), []
     for block in re.finditer(r"```(\w+)\n(.*?)```", text, re.DOTALL):
         paragraph = text[: block.start()].rstrip().rpartition("\n\n")[2]
         saved = re.findall(r"[Ss]ave (?:it|this) as `([\w.]+)`", paragraph)
-        found.append(Block(block[1], block[2], saved[-1] if saved else None))
-    return found
+        code_blocks.append(Block(block[1], block[2], saved[-1] if saved else None))
+    return code_blocks
 
 
 def block(language: str, containing: str) -> str:
@@ -103,7 +103,7 @@ def inline(page: Path) -> list[str]:
 
 def table(page: Path, header: str) -> list[str]:
     """The first cells of the page's tables whose first column has this header."""
-    found, inside = list[str](), False
+    cells, inside = list[str](), False
     for line in page.read_text(encoding="utf-8").splitlines():
         first = line.split("|")[1].strip() if line.startswith("|") else None
         if first == header:
@@ -111,8 +111,8 @@ def table(page: Path, header: str) -> list[str]:
         elif first is None:
             inside = False
         elif inside and not first.startswith("---"):
-            found.append(first)
-    return found
+            cells.append(first)
+    return cells
 
 
 def names(cells: list[str]) -> list[str]:
@@ -143,12 +143,12 @@ def test_its_method_is_ditto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     update = Ditto(DittoSettings(name="ditto", lr=0.1, lam=0.5, local_steps=2), NO_LAYOUT)
     w = torch.full((4,), 2.0)
     for kind in ENGINES.values():
-        for target, found in zip(targets, train_cohort(quadratic(targets, kind), update, w, range(3), [{}] * 3, 1)):
-            assert isinstance(found, Trained)
+        for target, outcome in zip(targets, train_cohort(quadratic(targets, kind), update, w, range(3), [{}] * 3, 1)):
+            assert isinstance(outcome, Trained)
             v = np.full(4, 2.0)
             for _ in range(2):
                 v = v - 0.1 * ((v - target) + 0.5 * (v - 2.0))
-            np.testing.assert_allclose(found.memory["v"], v, atol=1e-6)
+            np.testing.assert_allclose(outcome.memory["v"], v, atol=1e-6)
 
 
 def test_its_term_trains_like_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,17 +162,17 @@ def test_its_term_trains_like_those_that_ship(tmp_path: Path, monkeypatch: pytes
         "strategy": {"name": "fedavg", "lr": 0.05, "local_steps": 3},
         "objective": [{"term": "cross_entropy"}, {"term": "mine:MeanGap", "name": "gap", "power": 1.5}],
     }
-    found = []
+    gaps = []
     for stacked in (True, False):
-        where = {"grid": "in-process", "stacked": stacked, "recorded": True}
-        found.append(fedtl.run({**config, "simulation": where}, out=tmp_path / f"{stacked}").terms()["gap"].values)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
-    assert (found[0] > 0).all()
+        where = {"grid": "in-process", "stacked": stacked, "traced": True}
+        gaps.append(fedtl.run({**config, "simulation": where}, out=tmp_path / f"{stacked}").terms()["gap"].values)
+    np.testing.assert_allclose(gaps[0], gaps[1], rtol=1e-4)
+    assert (gaps[0] > 0).all()
 
 
 def test_the_second_example_of_a_method_is_the_tests_scaffold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = blocks(ROOT / "docs" / "own-method.md")
-    (tmp_path / "scaffold_of_docs.py").write_text(next(text for _, text, file in found if file == "scaffold.py"))
+    code_blocks = blocks(ROOT / "docs" / "own-method.md")
+    (tmp_path / "scaffold_of_docs.py").write_text(next(text for _, text, file in code_blocks if file == "scaffold.py"))
     monkeypatch.syspath_prepend(tmp_path)
     overrides = ["rounds=3", "data.clients=6", "strategy.clients_per_round=3", "simulation.grid=in-process"]
     theirs, ours = (
@@ -347,10 +347,10 @@ def test_what_is_not_run_stands_somewhere() -> None:
 def test_a_table_has_the_registrys_rows(
     page: str, header: str, registry: Mapping[str, str], others: tuple[str, ...]
 ) -> None:
-    found = names(table(ROOT / "docs" / page, header))
+    entries = names(table(ROOT / "docs" / page, header))
     for name in registry:
-        assert name in found, f"docs/{page}: the table {header} lacks a line that begins with | `{name}` |"
-    for name in found:
+        assert name in entries, f"docs/{page}: the table {header} lacks a line that begins with | `{name}` |"
+    for name in entries:
         assert name in registry or name in others, f"docs/{page}: `{name}` stands in no registry; take its line out"
 
 
@@ -380,8 +380,8 @@ def test_the_record_has_what_its_page_says(tmp_path: Path) -> None:
     for path in run.path.iterdir():
         assert path.name + "/" * path.is_dir() in files, f"docs/records.md: no line for `{path.name}`"
     lines = map(json.loads, (run.path / "rounds.jsonl").read_text().splitlines())
-    found = {key for line in lines for key in line}
-    assert found == set(keys), "docs/records.md: the keys of a round's record are others"
+    recorded_keys = {key for line in lines for key in line}
+    assert recorded_keys == set(keys), "docs/records.md: the keys of a round's record are others"
 
 
 @each_page
@@ -389,8 +389,8 @@ def test_objects_that_are_named_exist(page: Path) -> None:
     for code in inline(page):
         if re.fullmatch(r"fedtl(\.\w+)+", code):
             module, _, name = code.rpartition(".")
-            found = importlib.import_module(module)
-            assert hasattr(found, name) or importlib.import_module(code), code
+            parent_module = importlib.import_module(module)
+            assert hasattr(parent_module, name) or importlib.import_module(code), code
 
 
 # Links and paths.
@@ -407,16 +407,18 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
         assert not path.startswith("/"), target
-        found = page.parent / path if path else page
-        assert found.exists(), f"{id_of(page)}: {target}"
-        assert not anchor or anchor in anchors(found), f"{id_of(page)}: {target}"
+        destination = page.parent / path if path else page
+        assert destination.exists(), f"{id_of(page)}: {target}"
+        assert not anchor or anchor in anchors(destination), f"{id_of(page)}: {target}"
     for code in inline(page):
         placeholder = re.search(r"/(x\.py|[A-Z]+\.\w+)$", code)
         if re.fullmatch(r"(fedtl|strategies|clients|configs|tests|docs)/[\w./-]*", code) and not placeholder:
             assert (ROOT / code).exists(), f"{id_of(page)}: {code}"
     for name, target in re.findall(r"`(\w+)` in \[[^\]]+\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        found = page.parent / target
-        assert found.is_dir() or name in found.read_text(encoding="utf-8"), f"{id_of(page)}: {name} is not in {target}"
+        destination = page.parent / target
+        assert destination.is_dir() or name in destination.read_text(encoding="utf-8"), (
+            f"{id_of(page)}: {name} is not in {target}"
+        )
 
 
 def test_the_index_names_every_page() -> None:

@@ -19,7 +19,7 @@ from fedtl.config.read import read_config
 from fedtl.config.schema import Config
 from fedtl.disk import tensors
 from fedtl.runs import record
-from fedtl.runs.checkpoint import Checkpoint, last_round, read_checkpoint, read_mark
+from fedtl.runs.checkpoint import Checkpoint, last_round, read_checkpoint, read_header
 from fedtl.runs.record import OutputError, Recorder
 from fedtl.runs.resume import alike, same_experiment
 from fedtl.server.report import Round
@@ -125,9 +125,9 @@ def test_the_last_round_of_a_folder(tmp_path: Path) -> None:
     recorder.checkpoint(Checkpoint(4, np.zeros(2, np.float32), {}, 1.5))
     assert last_round(recorder.folder) == 4
     recorder.checkpoint(Checkpoint(3, np.ones(2, np.float32), {}, 0.0))
-    found = read_checkpoint(recorder.folder)
-    assert found is not None
-    assert (found.round, found.w.tolist()) == (3, [1.0, 1.0])
+    checkpoint = read_checkpoint(recorder.folder)
+    assert checkpoint is not None
+    assert (checkpoint.round, checkpoint.w.tolist()) == (3, [1.0, 1.0])
     assert len(list((recorder.folder / "checkpoint").glob("*.safetensors"))) == 1
 
 
@@ -144,15 +144,20 @@ def test_the_model_loads_under_its_modules_names(tmp_path: Path) -> None:
 
 
 def test_environment(tmp_path: Path) -> None:
-    found = fedtl.run(tables(), out=tmp_path / "run").environment
+    environment = fedtl.run(tables(), out=tmp_path / "run").environment
     known = {"command", "started", "python", "platform", "cores", "versions", "commit", "device", "gpu", "grid"}
-    assert found.keys() == known | {"actors", "engine", "engine_because", "clients", "parameters", "notes"}
-    assert {"fedtl", "flwr", "torch", "numpy"} <= {name for name, version in found["versions"].items() if version}
-    assert (found["device"], found["gpu"], found["grid"], found["actors"]) == ("cpu", None, "in-process", None)
-    assert (found["clients"], found["parameters"]) == (4, 650)
+    assert environment.keys() == known | {"actors", "engine", "engine_because", "clients", "parameters", "notes"}
+    assert {"fedtl", "flwr", "torch", "numpy"} <= {name for name, version in environment["versions"].items() if version}
+    assert (environment["device"], environment["gpu"], environment["grid"], environment["actors"]) == (
+        "cpu",
+        None,
+        "in-process",
+        None,
+    )
+    assert (environment["clients"], environment["parameters"]) == (4, 650)
     # Which of the two depends on whether this processor keeps bits in a stack.
-    assert found["engine"] in ("stacked, recorded", "one by one, recorded")
-    assert found["engine_because"]
+    assert environment["engine"] in ("stacked, traced", "one by one, traced")
+    assert environment["engine_because"]
 
 
 def test_a_round_is_readable_at_once(recorder: Recorder) -> None:
@@ -188,11 +193,11 @@ def test_checkpoint(recorder: Recorder) -> None:
     assert read_checkpoint(recorder.folder) is None
     recorder.round(report(1), w(1), {"m": w(-1)})
     recorder.round(report(2), w(2), {"m": w(-2), "v": w(3)})
-    found = read_checkpoint(recorder.folder)
-    assert found is not None
-    assert (found.round, found.elapsed) == (2, 3.0)
-    np.testing.assert_array_equal(found.w, w(2))
-    assert {name: value.tolist() for name, value in found.state.items()} == {"m": [-2.0] * 4, "v": [3.0] * 4}
+    checkpoint = read_checkpoint(recorder.folder)
+    assert checkpoint is not None
+    assert (checkpoint.round, checkpoint.elapsed) == (2, 3.0)
+    np.testing.assert_array_equal(checkpoint.w, w(2))
+    assert {name: value.tolist() for name, value in checkpoint.state.items()} == {"m": [-2.0] * 4, "v": [3.0] * 4}
     assert files(recorder.folder / "checkpoint") == {"checkpoint.json", "2.safetensors"}
 
 
@@ -213,10 +218,10 @@ def test_there_is_a_whole_checkpoint_at_every_instant(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", stopping)
         recorder.round(report(2), w(2), {"m": w(-2)})
-    found = read_checkpoint(recorder.folder)
-    assert found is not None
-    assert found.round == 1
-    np.testing.assert_array_equal(found.w, w(1))
+    checkpoint = read_checkpoint(recorder.folder)
+    assert checkpoint is not None
+    assert checkpoint.round == 1
+    np.testing.assert_array_equal(checkpoint.w, w(1))
 
 
 def test_resume_cuts_off_what_is_later(recorder: Recorder, config: Config) -> None:
@@ -226,10 +231,10 @@ def test_resume_cuts_off_what_is_later(recorder: Recorder, config: Config) -> No
         with (recorder.folder / name).open("a") as file:
             file.write('{"round": 2, "clients": []}\n{"round": 3, "cli')
     again = Recorder(recorder.folder)
-    again.resume(config, {}, read_mark(recorder.folder))
-    found = read_checkpoint(recorder.folder)
-    assert found is not None
-    assert (found.round, again.elapsed) == (1, 1.5)
+    again.resume(config, {}, read_header(recorder.folder))
+    checkpoint = read_checkpoint(recorder.folder)
+    assert checkpoint is not None
+    assert (checkpoint.round, again.elapsed) == (1, 1.5)
     assert {name: (recorder.folder / name).read_bytes() for name in kept} == kept
 
 

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.engine import Engine, Trained, refusal
-from fedtl.engine.step_tracer import why_not_recorded
-from fedtl.losses.term import Batch, Term, View
+from fedtl.engine.step_tracer import why_not_traced
+from fedtl.losses.term import Batch, Term, TermContext
 from fedtl.tracing import simplify as passes
 from fedtl.tracing.program import Program, compile_step
 from fedtl.tracing.simplify import simplify
-from fedtl.tracing.tape import UntraceableError, record
+from fedtl.tracing.tape import UntraceableError, trace
 from tests.parts import ENGINES, METHODS, NO_LAYOUT, engine_of, federation_of, small_module, train_cohort, update_of
 
 Tensors = dict[str, Tensor]
@@ -115,16 +115,16 @@ def other_types(x: Tensor) -> list[Tensor]:
 )
 @pytest.mark.parametrize("simplified", [False, True])
 def test_what_changes_in_place_is_written_down_as_new_values(function: Callable[..., Any], simplified: bool) -> None:
-    graph = record(function, {"x": numbers(0, 4, 4)})
+    graph = trace(function, {"x": numbers(0, 4, 4)})
     if simplified:
         simplify(graph)
     assert not [name for name in operations(graph) if re.search(r"[a-z]_\.", name)]
     expected = function(numbers(1, 4, 4))
-    for given, wanted in zip(
+    for actual, wanted in zip(
         evaluate(graph, {"x": numbers(1, 4, 4)}), [expected] if isinstance(expected, Tensor) else expected
     ):
-        assert given.dtype == wanted.dtype
-        torch.testing.assert_close(given, wanted)
+        assert actual.dtype == wanted.dtype
+        torch.testing.assert_close(actual, wanted)
 
 
 def test_gradients_are_written_down_with_what_they_hang_on() -> None:
@@ -133,7 +133,7 @@ def test_gradients_are_written_down_with_what_they_hang_on() -> None:
         (gradient,) = torch.autograd.grad((x @ leaf).tanh().sum(), leaf)
         return gradient
 
-    graph = record(function, {"x": numbers(0, 4, 3), "w": numbers(1, 3, 2)})
+    graph = trace(function, {"x": numbers(0, 4, 3), "w": numbers(1, 3, 2)})
     x, w = numbers(2, 4, 3), numbers(3, 3, 2)
     torch.testing.assert_close(evaluate(graph, {"x": x, "w": w})[0], function(x, w))
 
@@ -179,7 +179,7 @@ def changes_an_uneven_view(x: Tensor) -> Tensor:
 )
 def test_what_cannot_be_written_down_is_refused_with_a_reason(function: Callable[..., Any], because: str) -> None:
     with pytest.raises(UntraceableError, match=because):
-        record(function, {"x": numbers(0, 4, 4)})
+        trace(function, {"x": numbers(0, 4, 4)})
 
 
 # The passes.
@@ -190,14 +190,14 @@ def passed(
 ) -> tuple[list[str], list[str]]:
     """The operations before and after a pass, which keeps the values."""
     copies = {name: tensor.clone() for name, tensor in inputs.items()}
-    graph = record(function, copies)
+    graph = trace(function, copies)
     graph.eliminate_dead_code()
     before, expected = operations(graph), evaluate(graph, inputs)
     change(graph)
     graph.eliminate_dead_code()
     graph.lint()
-    for given, wanted in zip(evaluate(graph, inputs), expected):
-        torch.testing.assert_close(given, wanted, equal_nan=True)
+    for actual, wanted in zip(evaluate(graph, inputs), expected):
+        torch.testing.assert_close(actual, wanted, equal_nan=True)
     return before, operations(graph)
 
 
@@ -244,7 +244,7 @@ def test_equals_are_computed_once_but_random_numbers_each_time() -> None:
     _, after = passed(passes.merge_equals, lambda x: x.exp() + x.exp() * x.sum(0) * x.sum(1, keepdim=True), x=x)
     assert after.count("exp.default") == 1
     assert after.count("sum.dim_IntList") == 2
-    graph = record(lambda x: [torch.rand_like(x), torch.rand_like(x)], {"x": x})
+    graph = trace(lambda x: [torch.rand_like(x), torch.rand_like(x)], {"x": x})
     passes.merge_equals(graph)
     assert operations(graph).count("rand_like.default") == 2
 
@@ -323,9 +323,9 @@ def test_cross_entropys_gradient_is_softmax_minus_one_hot() -> None:
 
 def program_of(step: Callable[..., Any], state: tuple[str, ...] = ("w",), terms: int = 0, **inputs: Tensor) -> Program:
     """``step(x, y, rest, **state)`` gives the new state's vectors, the rest and the terms' values."""
-    given = {"x": numbers(0, 5, 3), "y": torch.tensor([0, 3, 1, 1, 2]), "rest": torch.zeros(0)}
-    given |= {name: numbers(9 + place, 12) for place, name in enumerate(state)} | inputs
-    graph = record(step, given)
+    arguments = {"x": numbers(0, 5, 3), "y": torch.tensor([0, 3, 1, 1, 2]), "buffers": torch.zeros(0)}
+    arguments |= {name: numbers(9 + place, 12) for place, name in enumerate(state)} | inputs
+    graph = trace(step, arguments)
     simplify(graph)
     return compile_step(graph, ("x", "y"), state, terms)
 
@@ -336,14 +336,14 @@ def loop_of(program: Program) -> list[str]:
 
 
 def test_logistic_regressions_loop() -> None:
-    def step(x: Tensor, y: Tensor, rest: Tensor, w: Tensor) -> Any:
+    def step(x: Tensor, y: Tensor, buffers: Tensor, w: Tensor) -> Any:
         leaf = w.detach().requires_grad_()
         with torch.enable_grad():
             loss = F.cross_entropy(F.linear(x, leaf[:12].view(4, 3), leaf[12:]), y)
             views = leaf.detach()[:12].view(4, 3).requires_grad_(), leaf.detach()[12:].requires_grad_()
             loss = F.cross_entropy(F.linear(x, *views), y)
             gradients = torch.autograd.grad(loss, views)
-        return w - 0.1 * torch.cat([gradient.flatten() for gradient in gradients]), rest, loss.detach()
+        return w - 0.1 * torch.cat([gradient.flatten() for gradient in gradients]), buffers, loss.detach()
 
     program = program_of(step, terms=1, w=numbers(1, 16))
     operations = [re.sub(r"^\w+ = ", "", line).split("(")[0] for line in loop_of(program)]
@@ -371,7 +371,7 @@ def test_logistic_regressions_loop() -> None:
     ],
 )
 def test_vector_arithmetic_is_one_combination_where_the_vectors_lie(step: Callable[..., Any], loop: list[str]) -> None:
-    program = program_of(lambda x, y, rest, w, a: (*step(w, a), rest), ("w", "a"))
+    program = program_of(lambda x, y, buffers, w, a: (*step(w, a), buffers), ("w", "a"))
     assert loop_of(program)[: len(loop)] == loop
     assert_vectors_replay(program, step, 3)
 
@@ -421,12 +421,12 @@ STEPS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_no_value_is_written_over_while_it_is_needed(name: str) -> None:
     step = STEPS[name]
-    program = program_of(lambda x, y, rest, w, a: (*step(w, a), rest), ("w", "a"))
+    program = program_of(lambda x, y, buffers, w, a: (*step(w, a), buffers), ("w", "a"))
     assert_vectors_replay(program, step, 4)
 
 
 def test_vectors_in_one_memory_become_two() -> None:
-    program = program_of(lambda x, y, rest, w, a: (w - 0.5 * (w - a) - 1, a, rest), ("w", "a"))
+    program = program_of(lambda x, y, buffers, w, a: (w - 0.5 * (w - a) - 1, a, buffers), ("w", "a"))
     w = numbers(1, 12)
     state = {"w": w, "a": w}
     run(program, state, 3)
@@ -441,13 +441,13 @@ def test_vectors_in_one_memory_become_two() -> None:
     "name", ["losses", "torch", "x_s", "y_0", "log_p_0", "at_w_0", "velocity 1", "float", "for", "given", "mm"]
 )
 def test_a_methods_vectors_may_have_any_name(name: str) -> None:
-    def step(x: Tensor, y: Tensor, rest: Tensor, **state: Tensor) -> Any:
+    def step(x: Tensor, y: Tensor, buffers: Tensor, **state: Tensor) -> Any:
         leaf = state["w"].detach().requires_grad_()
         with torch.enable_grad():
             loss = F.cross_entropy(x @ leaf.view(3, 4), y)
             (gradient,) = torch.autograd.grad(loss, leaf)
         velocity = 0.9 * state[name] + gradient
-        return state["w"] - 0.1 * velocity, velocity, rest, loss.detach()
+        return state["w"] - 0.1 * velocity, velocity, buffers, loss.detach()
 
     program = program_of(step, ("w", name), terms=1)
     state = {"w": numbers(1, 12), name: numbers(2, 12)}
@@ -477,8 +477,8 @@ def test_a_methods_vectors_may_have_any_name(name: str) -> None:
     ],
 )
 def test_values_of_cross_entropy_wait_until_after_the_loop(value: Callable[..., Tensor], waits: bool) -> None:
-    def step(x: Tensor, y: Tensor, rest: Tensor, w: Tensor) -> Any:
-        return w * 0.9, rest, value(x, y, w)
+    def step(x: Tensor, y: Tensor, buffers: Tensor, w: Tensor) -> Any:
+        return w * 0.9, buffers, value(x, y, w)
 
     program = program_of(step, terms=1)
     assert (".append(" in program.source) == waits
@@ -520,7 +520,7 @@ def random_vector(rng: random.Random, known: list[Tensor]) -> Tensor:
 def test_random_methods_replay_as_they_are_played(seed: int) -> None:
     names = ("u", "v", "w")
 
-    def step(x: Tensor, y: Tensor, rest: Tensor, **state: Tensor) -> Any:
+    def step(x: Tensor, y: Tensor, buffers: Tensor, **state: Tensor) -> Any:
         rng = random.Random(seed)
         vectors = [state[name] for name in names]
         leaf = vectors[rng.randrange(3)].detach().requires_grad_()
@@ -535,22 +535,22 @@ def test_random_methods_replay_as_they_are_played(seed: int) -> None:
         ]
         for _ in range(rng.randrange(2, 9)):
             known.append(random_vector(rng, known))
-        return *(rng.choice([*known[-4:], *vectors]) for _ in names), rest, loss.detach()
+        return *(rng.choice([*known[-4:], *vectors]) for _ in names), buffers, loss.detach()
 
     program = program_of(step, names, terms=1)
     start = {name: numbers(20 + place, 12) for place, name in enumerate(names)}
     together, apart = ({name: vector.clone() for name, vector in start.items()} for _ in range(2))
     x, y = numbers(seed, 4, 5, 3), torch.randint(4, (4, 5), generator=torch.Generator().manual_seed(seed))
-    rest, sums, more = torch.zeros(0), torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    program.run([x, y], sums, rest, together)
+    buffers, sums, more = torch.zeros(0), torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    program.run([x, y], sums, buffers, together)
     for t in range(4):
-        program.run([x[t : t + 1], y[t : t + 1]], more, rest, apart)
+        program.run([x[t : t + 1], y[t : t + 1]], more, buffers, apart)
     for name in names:
         assert torch.equal(together[name], apart[name])
     assert torch.equal(sums, more)
     played, total = start, 0.0
     for t in range(4):
-        *vectors, _, loss = step(x[t], y[t], rest, **{name: vector.clone() for name, vector in played.items()})
+        *vectors, _, loss = step(x[t], y[t], buffers, **{name: vector.clone() for name, vector in played.items()})
         played, total = dict(zip(names, vectors)), total + float(loss)
     torch.testing.assert_close(together, played, rtol=1e-3, atol=1e-5)
     assert float(sums) == pytest.approx(total, rel=1e-4)
@@ -656,21 +656,21 @@ def assert_replays(
     sizes: tuple[int, ...] = (7, 23, 33),
 ) -> None:
     """Both recorded engines record the step, and train as the plain one does; clients' sizes pad the stacks."""
-    held = federation_of(sizes, shape=shape)
+    federation = federation_of(sizes, shape=shape)
     engines: dict[str, Engine] = {
-        name: engine_of(held, seeded(module), kind, objective) for name, kind in ENGINES.items()
+        name: engine_of(federation, seeded(module), kind, objective) for name, kind in ENGINES.items()
     }
-    found: dict[str, list[Trained]] = {}
+    outcomes: dict[str, list[Trained]] = {}
     for name, engine in engines.items():
         stacked = "stacked" in name
         if stacked and refusal(engine.task.module, shape):
             continue
         method = update()
-        assert engine.recorder is None or why_not_recorded(engine.task, method, stacked) is None
+        assert engine.tracer is None or why_not_traced(engine.task, method, stacked) is None
         w, memories = engine.task.layout.flatten(engine.task.module), [{} for _ in sizes]
-        found[name] = train_cohort(engine, method, w, range(len(sizes)), memories, 1)  # type: ignore[assignment]
-        assert engine.recorder is None or engine.recorder.replays_all
-        for one, other in zip(found["one by one"], found[name]):
+        outcomes[name] = train_cohort(engine, method, w, range(len(sizes)), memories, 1)  # type: ignore[assignment]
+        assert engine.tracer is None or engine.tracer.replays_all
+        for one, other in zip(outcomes["one by one"], outcomes[name]):
             assert isinstance(one, Trained), one
             assert isinstance(other, Trained), other
             torch.testing.assert_close(one.uploads.get("w"), other.uploads.get("w"), rtol=1e-4, atol=2e-6)
@@ -784,17 +784,19 @@ def test_models_replay(name: str) -> None:
 class Odd(Term):
     which: str
 
-    def value(self, view: View) -> Tensor:
-        log_p = F.log_softmax(view.logits, 1)
+    def value(self, context: TermContext) -> Tensor:
+        log_p = F.log_softmax(context.logits, 1)
         if self.which == "focal":
-            picked = log_p.gather(1, view.labels[:, None])[:, 0]
-            return view.mean(-picked * (1 - picked.exp()) ** 2)
+            picked = log_p.gather(1, context.labels[:, None])[:, 0]
+            return context.mean(-picked * (1 - picked.exp()) ** 2)
         if self.which == "ignores":
-            return view.mean(
-                F.cross_entropy(view.logits, torch.where(view.labels == 1, -100, view.labels), reduction="none")
+            return context.mean(
+                F.cross_entropy(
+                    context.logits, torch.where(context.labels == 1, -100, context.labels), reduction="none"
+                )
             )
         if self.which == "entropy":
-            return view.mean(-(log_p.exp() * log_p).sum(1)) ** 2
+            return context.mean(-(log_p.exp() * log_p).sum(1)) ** 2
         return torch.tensor(3.0)
 
 
@@ -835,7 +837,7 @@ def test_scores_are_the_models_own() -> None:
     index = np.arange(30)
     for module in (*(module for module, shape in MODELS.values() if shape == (6,)), lambda: SeesInEvaluation(6, 3)):
         scores = []
-        for name in ("one by one", "one by one, recorded"):
+        for name in ("one by one", "one by one, traced"):
             engine = engine_of(federation_of([40]), seeded(module), ENGINES[name])
             vector = engine.task.layout.flatten(engine.task.module)
             scores += [engine.score(vector, index[:5]), engine.score(0.5 * vector, index[20:25])]
@@ -853,8 +855,8 @@ class Keeps(Custom):
 @pytest.mark.parametrize(
     ("module", "update", "because"),
     [
-        (lambda: PythonSees(6, 3), lambda: update_of("fedavg", lr=0.1), "other numbers than played"),
-        (lambda: PythonCounts(6, 3), lambda: update_of("fedavg", lr=0.1), "other numbers than played"),
+        (lambda: PythonSees(6, 3), lambda: update_of("fedavg", lr=0.1), "other numbers than run eagerly"),
+        (lambda: PythonCounts(6, 3), lambda: update_of("fedavg", lr=0.1), "other numbers than run eagerly"),
         (small_module, lambda: Custom(lambda s, b, g: {"w": s["w"] - random.random() * g(s["w"], b)}), "other numbers"),
         (small_module, lambda: Custom(prox, lambda w: {"w": w, "a": w, "weight": w}), "may not be called 'weight'"),
         (small_module, lambda: Custom(lambda s, b, g: {f"{len(s)}": g(s["w"], b), **s}), "has other vectors after"),
@@ -863,7 +865,7 @@ class Keeps(Custom):
 def test_what_python_does_besides_is_noticed(
     module: Callable[[], nn.Module], update: Callable[[], ClientUpdate[Any]], because: str
 ) -> None:
-    why_not = why_not_recorded(engine_of(federation_of([20]), module()).task, update(), False)
+    why_not = why_not_traced(engine_of(federation_of([20]), module()).task, update(), False)
     assert because in (why_not or "")
 
 
@@ -871,7 +873,7 @@ def test_a_vector_that_a_method_keeps_to_itself_is_noticed() -> None:
     update = Keeps(lambda s, batch, grad: {"w": s["w"] - 0.1 * (s["w"] - update.anchor)})
     task = engine_of(federation_of([20]), small_module()).task
     for stacked in (False, True):
-        assert why_not_recorded(task, update, stacked) == "it uses numbers that are no tensors of the step, and change"
+        assert why_not_traced(task, update, stacked) == "it uses numbers that are no tensors of the step, and change"
 
 
 class Caches(nn.Linear):

@@ -62,8 +62,8 @@ def engine(replay: dict[str, Any] | None = None, kind: Any = OneByOne, term: dic
 
 
 def missing(client: int) -> list[int]:
-    held = federation()
-    return sorted(set(range(10)) - set(held.y[held.train[client]].tolist()))
+    data = federation()
+    return sorted(set(range(10)) - set(data.y[data.train[client]].tolist()))
 
 
 def trained(of: Engine, round: int = 2, w: torch.Tensor | None = None, **options: Any) -> list[Trained]:
@@ -166,13 +166,13 @@ def test_between_syntheses_the_model_of_the_last_one_is_used() -> None:
 
 
 def test_bounds_are_black_and_white() -> None:
-    found = bounds(federation())
-    assert found is not None
-    held = federation()
-    stored = torch.from_numpy(held.x * held.scale + held.shift)
-    assert (stored >= found[0] - 1e-6).all()
-    assert (stored <= found[1] + 1e-6).all()
-    assert torch.allclose((found[1] - found[0]) * 240 / 255 + found[0], stored.max())  # digits end at 240
+    limits = bounds(federation())
+    assert limits is not None
+    data = federation()
+    stored = torch.from_numpy(data.x * data.scale + data.shift)
+    assert (stored >= limits[0] - 1e-6).all()
+    assert (stored <= limits[1] + 1e-6).all()
+    assert torch.allclose((limits[1] - limits[0]) * 240 / 255 + limits[0], stored.max())  # digits end at 240
 
 
 @pytest.mark.parametrize("loss", ["labels", "soft"])
@@ -205,14 +205,14 @@ def test_the_term_by_hand(loss: str) -> None:
 @pytest.mark.parametrize("by", ["server", "client"])
 @pytest.mark.parametrize("loss", ["labels", "soft"])
 def test_engines_agree(by: str, loss: str) -> None:
-    found = {}
+    results = {}
     for name, kind in ENGINES.items():
         of = engine({"by": by}, kind, {"loss": loss})
-        found[name] = trained(of)
-        if of.recorder:
-            assert of.recorder.replays_all
-    for name, outcomes in found.items():
-        for outcome, expected in zip(outcomes, found["one by one"]):
+        results[name] = trained(of)
+        if of.tracer:
+            assert of.tracer.replays_all
+    for name, outcomes in results.items():
+        for outcome, expected in zip(outcomes, results["one by one"]):
             assert outcome.uploads.get("w") is not None
             assert expected.uploads.get("w") is not None
             torch.testing.assert_close(
@@ -223,10 +223,10 @@ def test_engines_agree(by: str, loss: str) -> None:
 
 def test_a_client_keeps_what_others_have_taught_the_model() -> None:
     """A model that knows all digits, trained at a client of two: with impressions of the others it forgets less."""
-    held = federation()
+    data = federation()
     of = engine({"per_class": 20, "steps": 60})
-    module = make_tasks(build(tables()), held)[0].module
-    x, y = of.task.samples.batch(held.train.order)
+    module = make_tasks(build(tables()), data)[0].module
+    x, y = of.task.samples.batch(data.train.order)
     optimizer = torch.optim.Adam(module.parameters(), 0.01)
     for _ in range(15):
         optimizer.zero_grad()
@@ -238,14 +238,14 @@ def test_a_client_keeps_what_others_have_taught_the_model() -> None:
         scores = []
         for outcome in outcomes:
             assert outcome.uploads.get("w") is not None
-            others = held.server_test[np.isin(held.y[held.server_test], missing(outcome.client))]
+            others = data.server_test[np.isin(data.y[data.server_test], missing(outcome.client))]
             score = of.score(outcome.uploads.get("w"), others)
             scores.append(score.correct / score.samples)
         return float(np.mean(scores))
 
     without = kept(trained(engine(), w=w, local_steps=100))
     replayed = kept(trained(of, w=w, local_steps=100))
-    assert of.score(w, held.server_test).correct > 0.85 * len(held.server_test)
+    assert of.score(w, data.server_test).correct > 0.85 * len(data.server_test)
     assert without < 0.4
     assert replayed > 0.55
 

@@ -53,8 +53,8 @@ def test_what_this_machine_cannot_have(overrides: list[str], sentence: str) -> N
 
 def test_a_cluster_may_yet_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     a_cluster_without_a_gpu(monkeypatch)
-    found = resources("simulation.num_gpus=0.5", "simulation.num_cpus=64")
-    assert (found.num_gpus, found.num_cpus, found.worker_device) == (0.5, 64, "cuda")
+    allocation = resources("simulation.num_gpus=0.5", "simulation.num_cpus=64")
+    assert (allocation.num_gpus, allocation.num_cpus, allocation.worker_device) == (0.5, 64, "cuda")
     with pytest.raises(ConfigError, match=r"num_gpus = 0: with device = 'cuda' each actor needs a GPU"):
         resources("simulation.num_gpus=0", "device=cuda")
 
@@ -68,7 +68,7 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("num_gpus=1.5", "a share of one GPU, or a whole number of them, or 'auto'"),
         ("num_gpus=1e-9", "should be 0, or between 0.0001 and 100000, or 'auto'"),
@@ -76,15 +76,15 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         ("num_cpus=1e300", "less than or equal to 100000"),
     ],
 )
-def test_amounts_that_ray_does_not_count(override: str, said: str) -> None:
+def test_amounts_that_ray_does_not_count(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"simulation.{override.partition('=')[0]} = ") as caught:
         read_config("quickstart", [f"simulation.{override}"])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_grid_in_this_process_asks_for_nothing() -> None:
-    found = resources("simulation.grid=in-process", "simulation.num_gpus=0.5", "simulation.num_cpus=64")
-    assert (found.actors, found.num_gpus, found.worker_device) == (1, 0, "cpu")
+    allocation = resources("simulation.grid=in-process", "simulation.num_gpus=0.5", "simulation.num_cpus=64")
+    assert (allocation.actors, allocation.num_gpus, allocation.worker_device) == (1, 0, "cpu")
 
 
 @pytest.mark.parametrize("joins", [False, True])

@@ -90,10 +90,10 @@ def test_a_broadcast_is_a_list_of_messages_to_whoever_looks() -> None:
 
 @pytest.mark.parametrize("look", [False, True])
 def test_a_broadcast_gets_the_replies_that_its_messages_get(look: bool) -> None:
-    held = federation_of([4, 6, 8, 5])
+    federation = federation_of([4, 6, 8, 5])
 
     def replies() -> list[Message]:
-        worker = worker_of(engine_of(held, small_module()), update_of("fedavg", lr=0.1))
+        worker = worker_of(engine_of(federation, small_module()), update_of("fedavg", lr=0.1))
         grid, strategy = InProcessGrid(worker, 4), fedavg(4, 3)
         sent = strategy.configure_train(1, m.pack(worker.initial.numpy()), ConfigRecord(), grid)
         assert isinstance(sent, m.Broadcast)
@@ -110,9 +110,9 @@ def test_a_broadcast_gets_the_replies_that_its_messages_get(look: bool) -> None:
 
 
 def test_scores_and_losses_do_not_depend_on_the_order_of_the_replies() -> None:
-    held = federation_of([4, 6, 8, 5, 7])
-    worker = worker_of(engine_of(held, small_module()), update_of("fedavg", lr=0.1))
-    found = []
+    federation = federation_of([4, 6, 8, 5, 7])
+    worker = worker_of(engine_of(federation, small_module()), update_of("fedavg", lr=0.1))
+    results = []
     for backwards in (False, True):
         grid, strategy = InProcessGrid(worker, 5), fedavg(5, 5)
         arrays = m.pack(worker.initial.numpy())
@@ -125,8 +125,8 @@ def test_scores_and_losses_do_not_depend_on_the_order_of_the_replies() -> None:
         strategy.aggregate_evaluate(1, scored[::-1] if backwards else scored)
         report = strategy.report
         assert [scores.clients for scores in report.client_scores] == [[0, 1, 2, 3, 4]]
-        found.append((report.train, report.client_scores, report.scores))
-    assert found[0] == found[1]
+        results.append((report.train, report.client_scores, report.scores))
+    assert results[0] == results[1]
 
 
 def test_a_federation_of_a_million_is_little_more_than_its_samples() -> None:
@@ -134,18 +134,18 @@ def test_a_federation_of_a_million_is_little_more_than_its_samples() -> None:
     samples = 2 * MILLION
     own = samples * (4 * 3 + 8 + 8) + 4 * 8 * MILLION  # x, y, who holds what; offsets and sizes
     with at_most(2.5 * own / 2**20):
-        held = federate(data, 0)
-    assert held.clients == MILLION
-    assert set(np.unique(held.train.sizes)) == {1}
-    assert len(np.unique(np.concatenate([held.train.order, held.test.order]))) == samples
+        federation = federate(data, 0)
+    assert federation.clients == MILLION
+    assert set(np.unique(federation.train.sizes)) == {1}
+    assert len(np.unique(np.concatenate([federation.train.order, federation.test.order]))) == samples
     with at_most(0.1):
-        assert held.label_counts(20).sum() == 40
+        assert federation.label_counts(20).sum() == 40
 
 
 def test_the_first_clients_labels_are_those_of_all() -> None:
-    held = federate(Synthetic(clients=30), 0)
-    assert np.array_equal(held.label_counts(7), held.label_counts()[:7])
-    assert held.label_counts(100).shape == held.label_counts().shape
+    federation = federate(Synthetic(clients=30), 0)
+    assert np.array_equal(federation.label_counts(7), federation.label_counts()[:7])
+    assert federation.label_counts(100).shape == federation.label_counts().shape
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.9])
@@ -155,11 +155,11 @@ def test_clients_are_split_as_if_sorted_by_one_draw_each(share: float) -> None:
 
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 9, 500)
-    held = Shards.from_sizes(rng.permutation(sizes.sum()), sizes)
-    train, test = split_clients(held, share, seed=5)
-    order = held.order[np.lexsort((stream(5, Purpose.CLIENT_TEST).random(len(held.order)), held.client_of))]
+    shards = Shards.from_sizes(rng.permutation(sizes.sum()), sizes)
+    train, test = split_clients(shards, share, seed=5)
+    order = shards.order[np.lexsort((stream(5, Purpose.CLIENT_TEST).random(len(shards.order)), shards.client_of))]
     for client, n in enumerate(sizes):
-        mine = order[held.offsets[client] : held.offsets[client + 1]]
+        mine = order[shards.offsets[client] : shards.offsets[client + 1]]
         n_test = min(max(round(n * share), 1), n - 1) if share else 0
         assert test[client].tolist() == mine[:n_test].tolist()
         assert train[client].tolist() == mine[n_test:].tolist()

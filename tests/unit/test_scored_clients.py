@@ -91,7 +91,7 @@ def tables(data: dict[str, Any], method: str = "local", **other: Any) -> dict[st
         "data": data,
         "model": {"name": "tests.unit.test_scored_clients:Picky"},
         "strategy": {"name": method, "lr": 0.1, "batch_size": 6},
-        "simulation": {"grid": "in-process", "stacked": False, "recorded": False},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False},
         **other,
     }
 
@@ -309,8 +309,8 @@ class Deaf(InProcessGrid):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_who_does_not_answer_is_missing_where_it_holds_test_samples(known: bool) -> None:
-    held = federation_of([6, 6, 6, 6])
-    worker = worker_of(engine_of(held, small_module()), update_of("local", lr=0.1))
+    federation = federation_of([6, 6, 6, 6])
+    worker = worker_of(engine_of(federation, small_module()), update_of("local", lr=0.1))
     grid = Deaf(worker, 4)
     grid.deaf = [1, 2]
     strategy = strategy_type("local")(SGDSettings(name="local", lr=0.1, local_epochs=1), seed=0, clients=4)
@@ -418,8 +418,8 @@ def test_the_line_of_a_deployed_round(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_deployments_server_knows_who_holds_test_samples(tmp_path: Path) -> None:
     config = build(tables(owners(tmp_path)))
-    held = federate(config.data, 0)
-    server = open_run(config, held, Place(tmp_path / "run"), Silent(), elsewhere=True)
+    federation = federate(config.data, 0)
+    server = open_run(config, federation, Place(tmp_path / "run"), Silent(), elsewhere=True)
     one = Described(5, 0, 5, 0, 0, (4,), "float32", 1, None)
     restrict_sampling(server, {0: one, 1: replace(one, test=0), 2: replace(one, validation=3)})
     # Who has never been there may hold some, of the kind that others hold.
@@ -441,9 +441,9 @@ def test_a_probe_of_clients_own_says_over_how_many() -> None:
 
 
 def test_a_model_that_is_not_finite_is_missing() -> None:
-    held = federation_of([6, 6, 6])
-    engine = engine_of(held, small_module())
-    engine.task.samples.federation.x[held.train[1]] = np.inf
+    federation = federation_of([6, 6, 6])
+    engine = engine_of(federation, small_module())
+    engine.task.samples.federation.x[federation.train[1]] = np.inf
     worker = worker_of(engine, update_of("local", lr=0.1))
     strategy = strategy_type("local")(SGDSettings(name="local", lr=0.1, local_epochs=1), seed=0, clients=3)
     strategy.tested = {"clients": np.arange(3)}

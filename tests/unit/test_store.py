@@ -107,8 +107,8 @@ def test_an_empty_memory_is_no_file(store: MemoryStore) -> None:
 def test_buckets(store: MemoryStore) -> None:
     for client in (0, 63, 64, 6400):
         store.save(client, 2, memory(client))
-    found = {str(file.relative_to(store.folder)) for file in store.folder.rglob("*") if file.is_file()}
-    assert found == {
+    files = {str(file.relative_to(store.folder)) for file in store.folder.rglob("*") if file.is_file()}
+    assert files == {
         "000000/0-2.safetensors",
         "000000/63-2.safetensors",
         "000001/64-2.safetensors",

@@ -67,10 +67,10 @@ def consensus(**options: Any) -> dict[str, Any]:
     return {"objective": [{"term": "cross_entropy"}, {"term": "consensus", **options}]}
 
 
-def trained(of: Engine, given: RoundContext | None = None, method: str = "fedavg", **options: Any) -> list[Trained]:
+def trained(of: Engine, context: RoundContext | None = None, method: str = "fedavg", **options: Any) -> list[Trained]:
     w = of.task.layout.flatten(of.task.module)
     update = update_of(method, **{**SGD, **options})
-    outcomes = train_cohort(of, update, w, range(4), [{}] * 4, 2, given or RoundContext())
+    outcomes = train_cohort(of, update, w, range(4), [{}] * 4, 2, context or RoundContext())
     assert all(isinstance(outcome, Trained) for outcome in outcomes), outcomes
     return outcomes  # type: ignore[return-value]
 
@@ -82,8 +82,8 @@ def module_at(vector: torch.Tensor) -> nn.Module:
 
 
 def public_inputs() -> torch.Tensor:
-    held = federation()
-    return torch.from_numpy(held.x[held.public] * held.scale + held.shift)
+    data = federation()
+    return torch.from_numpy(data.x[data.public] * data.scale + data.shift)
 
 
 def test_the_statistic_is_the_logits_of_all_public_samples() -> None:
@@ -108,9 +108,9 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
     """The value, and a step of SGD, against the gradient with respect to the logits written out."""
     rng = np.random.default_rng(0)
     agreed = rng.normal(size=(PUBLIC, 10))
-    given = RoundContext(vectors={"statistic:consensus": torch.tensor(agreed.reshape(-1), dtype=torch.float32)})
+    context = RoundContext(vectors={"statistic:consensus": torch.tensor(agreed.reshape(-1), dtype=torch.float32)})
     of = engine(**consensus(loss=loss, temperature=2.0, weight=0.5))
-    got = trained(of, given, lr=0.2, local_steps=1)[1]
+    got = trained(of, context, lr=0.2, local_steps=1)[1]
     plain = trained(engine(), lr=0.2, local_steps=1)[1]
     places = of.plans(update_of("fedavg", **{**SGD, "local_steps": 1}), 1, 2)[0].more["public"][0]
     assert len(places) == 8
@@ -140,15 +140,15 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
 @pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
 def test_engines_agree(loss: str) -> None:
     agreed = torch.randn(PUBLIC * 10, generator=torch.Generator().manual_seed(0))
-    given = RoundContext(vectors={"statistic:consensus": agreed})
-    found = {}
+    context = RoundContext(vectors={"statistic:consensus": agreed})
+    results = {}
     for name, kind in ENGINES.items():
         of = engine(kind, **consensus(loss=loss))
-        found[name] = trained(of, given)
-        if of.recorder:
-            assert of.recorder.replays_all
-    for name, outcomes in found.items():
-        for outcome, expected in zip(outcomes, found["one by one"]):
+        results[name] = trained(of, context)
+        if of.tracer:
+            assert of.tracer.replays_all
+    for name, outcomes in results.items():
+        for outcome, expected in zip(outcomes, results["one by one"]):
             torch.testing.assert_close(
                 outcome.uploads.get("w"), expected.uploads.get("w"), rtol=1e-4, atol=1e-5, msg=name
             )
@@ -216,9 +216,9 @@ def test_the_server_learns_from_the_mean_of_the_uploads_logits(tmp_path: Path) -
             student(x).log_softmax(1), teacher.softmax(1), reduction="batchmean"
         ).backward()  # a batch of all public samples, so that their order is nothing
         optimizer.step()
-    found = load_file(run.path / "model.safetensors")
+    state = load_file(run.path / "model.safetensors")
     for name, expected in student.state_dict().items():
-        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(state[name], expected, rtol=1e-3, atol=2e-5)
 
 
 def test_the_ensemble_teaches() -> None:
@@ -239,8 +239,8 @@ def test_feddf_keeps_no_logits_and_trains_no_frozen_part(tmp_path: Path) -> None
     frozen = {"strategy": {**FEDDF["strategy"], "frozen": ["head"]}}
     run = fedtl.run(tables(**frozen), out=tmp_path)
     head = module_at(engine().task.layout.flatten(engine().task.module)).state_dict()
-    found = load_file(run.path / "model.safetensors")
-    same = [name for name in head if torch.equal(found[name], head[name])]
+    state = load_file(run.path / "model.safetensors")
+    same = [name for name in head if torch.equal(state[name], head[name])]
     assert len(same) == 2  # weight and bias of the head
     assert not [file for file in (run.path / "checkpoint").iterdir() if b"ensemble" in file.read_bytes()]
 

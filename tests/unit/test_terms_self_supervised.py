@@ -20,9 +20,9 @@ from fedtl.data.federation import Federation
 from fedtl.engine import Trained
 from fedtl.export.probe import probe
 from fedtl.losses.batch import Batch, Sizes
+from fedtl.losses.context import TermContext
 from fedtl.losses.objective import read_objective
 from fedtl.losses.terms.self_supervised import TwoViews
-from fedtl.losses.view import View
 from fedtl.models import build_model
 from tests.parts import ENGINES, EngineKind, train_cohort, update_of
 
@@ -72,7 +72,7 @@ class Known:
 
 def value(term: TwoViews, a: Tensor, b: Tensor, projector: nn.Module | None = None) -> Tensor:
     batch = Batch(a, torch.zeros(len(a), dtype=torch.long), None, {"view_a": a, "view_b": b}, labelled=False)
-    return term.value(View(Known(projector), batch, {}))  # type: ignore[arg-type]
+    return term.value(TermContext(Known(projector), batch, {}))  # type: ignore[arg-type]
 
 
 Z_A = torch.tensor([[3.0, 4.0, 0.0], [0.0, 2.0, 1.0], [1.0, -1.0, 2.0], [-2.0, 0.5, 1.0]])
@@ -81,40 +81,40 @@ Z_B = Z_A + torch.tensor([[0.1, 0.0, -0.2], [0.0, 0.3, 0.0], [0.2, 0.2, 0.0], [0
 
 def test_values_are_the_functions() -> None:
     none = {"projector": []}
-    found = value(term_of("barlow_twins", lam=0.1, **none), Z_A, Z_B)
-    assert found == losses.barlow_twins(Z_A, Z_B, lam=0.1)
+    loss = value(term_of("barlow_twins", lam=0.1, **none), Z_A, Z_B)
+    assert loss == losses.barlow_twins(Z_A, Z_B, lam=0.1)
     assert value(term_of("simclr", tau=0.3, **none), Z_A, Z_B) == losses.nt_xent(Z_A, Z_B, tau=0.3)
     options = {"lam": 2.0, "mu": 3.0, "nu": 4.0, "variant": "authors"}
     assert value(term_of("vicreg", **options, **none), Z_A, Z_B) == losses.vicreg(Z_A, Z_B, **options)  # type: ignore[arg-type]
     for variant in ("paper", "authors"):
-        found = value(term_of("invariant_spreading", tau=0.2, variant=variant, **none), Z_A, Z_B)
+        loss = value(term_of("invariant_spreading", tau=0.2, variant=variant, **none), Z_A, Z_B)
         on_sphere = F.normalize(Z_A), F.normalize(Z_B)  # rows of length 1, such as [0.6, 0.8, 0]
         wanted = losses.invariant_spreading(*on_sphere, tau=0.2, variant=variant)  # type: ignore[arg-type]
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(loss, wanted)
 
 
 def test_values_by_hand() -> None:
     """Two samples at right angles whose views are alike."""
     e = torch.eye(2)
-    # Three others per view, the partner at cosine 1: -log(e^(1/τ) / (e^(1/τ) + 2)), τ = 0.5.
+    # Three others per context, the partner at cosine 1: -log(e^(1/τ) / (e^(1/τ) + 2)), τ = 0.5.
     assert float(value(term_of("simclr", projector=[]), e, e)) == pytest.approx(np.log(1 + 2 * np.exp(-2)), rel=1e-5)
     # P = 1 / (1 + e^-10): -2 log P - 2 log(1 - (1 - P)) = -4 log P.
-    found = float(value(term_of("invariant_spreading", projector=[]), 3 * e, 5 * e))
-    assert found == pytest.approx(4 * np.log1p(np.exp(-10)), rel=1e-2)
+    loss = float(value(term_of("invariant_spreading", projector=[]), 3 * e, 5 * e))
+    assert loss == pytest.approx(4 * np.log1p(np.exp(-10)), rel=1e-2)
     # Both features are one, up to the sign: correlations ±1, so λ · 2.
     assert float(value(term_of("barlow_twins", projector=[], lam=0.25), e, e)) == pytest.approx(0.5)
     # std² = 0.5 and the covariance -0.5 in each view: 2µ (1 - √0.5) + 2ν · 2 · 0.25 / 2, views alike.
-    found = float(value(term_of("vicreg", projector=[], eps=1e-12), e, e))
-    assert found == pytest.approx(25 * 2 * (1 - 0.5**0.5) + 0.5, rel=1e-5)
+    loss = float(value(term_of("vicreg", projector=[], eps=1e-12), e, e))
+    assert loss == pytest.approx(25 * 2 * (1 - 0.5**0.5) + 0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_the_projector_sees_each_view(name: str) -> None:
     term = term_of(name)
     projector = term.modules(Sizes((3,), 2, {"features": 3}))["projector"]
-    found = value(term, Z_A, Z_B, projector)
-    assert found.isfinite()
-    torch.testing.assert_close(found, term.between(projector(Z_A), projector(Z_B)))
+    loss = value(term, Z_A, Z_B, projector)
+    assert loss.isfinite()
+    torch.testing.assert_close(loss, term.between(projector(Z_A), projector(Z_B)))
     assert not list(projector.buffers())  # nothing but parameters travels
 
 
@@ -136,18 +136,18 @@ def test_projectors_as_in_the_papers() -> None:
 @pytest.mark.parametrize("name", TERMS)
 def test_a_mini_batch_of_too_few_samples_trains_nothing(name: str, samples: int, options: dict[str, int]) -> None:
     a = Z_A[:samples].clone().requires_grad_()
-    found = value(term_of(name, **options), a, Z_B[:samples])
-    found.backward()  # type: ignore[no-untyped-call]
-    assert float(found.detach()) == 0
+    loss = value(term_of(name, **options), a, Z_B[:samples])
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == 0
     assert a.grad is not None
     assert not a.grad.any()
     projector = nn.Linear(3, 2)
     assert value(term_of(name, **options), Z_A[: samples + 1], Z_B[: samples + 1], projector) != 0
 
 
-def trained(make: EngineKind, config: dict[str, Any], held: Federation) -> list[Trained]:
+def trained(make: EngineKind, config: dict[str, Any], federation: Federation) -> list[Trained]:
     """Two rounds: the mean of the uploads is the next download."""
-    (task,) = make_tasks(build(config), held)
+    (task,) = make_tasks(build(config), federation)
     strategy = {key: option for key, option in config["strategy"].items() if key != "name"}
     engine, update = make(task), update_of("fedavg", **strategy)
     w, memories, outcomes = task.layout.flatten(task.module), [{}] * 4, []
@@ -157,7 +157,7 @@ def trained(make: EngineKind, config: dict[str, Any], held: Federation) -> list[
             assert isinstance(outcome, Trained), outcome
         w = torch.stack([outcome.uploads.get("w") for outcome in outcomes]).mean(0)  # type: ignore[union-attr, misc]
         memories = [outcome.memory for outcome in outcomes]  # type: ignore[union-attr, misc]
-    assert engine.recorder is None or engine.recorder.replays_all, "a step was played, not replayed"
+    assert engine.tracer is None or engine.tracer.replays_all, "a step ran eagerly"
     return outcomes  # type: ignore[return-value]
 
 
@@ -167,10 +167,10 @@ def test_engines_agree(name: str, shared: bool) -> None:
     """Clients of 22 samples without a label in mini-batches of 8, so an epoch's last is smaller."""
     config = tables(name)
     config["objective"][0]["shared"] = shared
-    held = federate(build(config).data, 0)
-    found = {kind: trained(make, config, held) for kind, make in ENGINES.items()}
-    for kind, outcomes in found.items():
-        for a, b in zip(found["one by one"], outcomes):
+    federation = federate(build(config).data, 0)
+    results = {kind: trained(make, config, federation) for kind, make in ENGINES.items()}
+    for kind, outcomes in results.items():
+        for a, b in zip(results["one by one"], outcomes):
             assert a.losses == pytest.approx(b.losses, rel=1e-4), kind
             assert a.losses[0] > 0
             torch.testing.assert_close(
@@ -184,14 +184,14 @@ def test_engines_agree(name: str, shared: bool) -> None:
 def test_labels_are_never_read(name: str) -> None:
     """Every label another: the same bits. And the head, which only labels could train, stays as it began."""
     config = tables(name)
-    held = federate(build(config).data, 0)
-    others = replace(held, y=(held.y + 1 + np.arange(len(held.y)) % 9) % 10)
-    make = ENGINES["one by one, recorded"]
-    for a, b in zip(trained(make, config, held), trained(make, config, others)):
+    federation = federate(build(config).data, 0)
+    others = replace(federation, y=(federation.y + 1 + np.arange(len(federation.y)) % 9) % 10)
+    make = ENGINES["one by one, traced"]
+    for a, b in zip(trained(make, config, federation), trained(make, config, others)):
         assert a.uploads.get("w") is not None
         assert b.uploads.get("w") is not None
         assert torch.equal(a.uploads.get("w"), b.uploads.get("w"))
-        began = build_model(build(config).model, held.shape, 10, 0)
+        began = build_model(build(config).model, federation.shape, 10, 0)
         head = 64 * 12 + 12
         assert torch.equal(a.uploads.get("w")[head : head + 120], began.state_dict()["head.weight"].reshape(-1))
         assert not torch.equal(a.uploads.get("w")[:768], began.state_dict()["features.1.weight"].reshape(-1))

@@ -24,7 +24,7 @@ from fedtl.data.federation import Federation
 from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import OneByOne, Trained
-from fedtl.engine.module import Local, flat
+from fedtl.engine.module import ClientObjective, flat
 from fedtl.engine.task import PRIVATE, Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.terms.prototypes import ClassMeans
@@ -97,11 +97,11 @@ MEANS[2] = torch.nan  # of a class that nobody had
 class Seen:
     """What a term's value is made of, in one place."""
 
-    def __init__(self, w: Tensor, given: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
-        self.w, self.x, self.y, self.given = w, x, y, given
+    def __init__(self, w: Tensor, vectors: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+        self.w, self.x, self.y, self.vectors = w, x, y, vectors
 
     def other(self, model: str) -> Tensor:
-        return self.given[f"model:{model}"]
+        return self.vectors[f"model:{model}"]
 
 
 def by_hand_distillation(s: Seen, model: str = "global", temperature: float = 4.0) -> Tensor:
@@ -202,17 +202,20 @@ def test_value_and_gradient_are_those_worked_out_by_hand(kind: str) -> None:
     task = task_of(table)
     w = noisy(task.layout.flatten(task.module), 0)
     names = ["global", "previous", "phase", "initial"]
-    given = {f"model:{name}": noisy(w, 1 + i) for i, name in enumerate(names)}
-    given["statistic:prototype"] = torch.cat([SEEN, MEANS.reshape(-1)])
-    given["statistic:class_logits"] = torch.cat([SEEN, MEAN_LOGITS.reshape(-1)])
+    vectors = {f"model:{name}": noisy(w, 1 + i) for i, name in enumerate(names)}
+    vectors["statistic:prototype"] = torch.cat([SEEN, MEANS.reshape(-1)])
+    vectors["statistic:class_logits"] = torch.cat([SEEN, MEAN_LOGITS.reshape(-1)])
     task.layout.load(task.module, w)
-    local, parameters = Local(task.module, task.layout, task.objective, task.frozen), [*task.module.parameters()]
+    local, parameters = (
+        ClientObjective(task.module, task.layout, task.objective, task.frozen),
+        [*task.module.parameters()],
+    )
     x, y = batch_of()
-    value, (recorded,) = local(Batch(x, y, None), given, lambda: flat(parameters))
+    value, (recorded,) = local(Batch(x, y, None), vectors, lambda: flat(parameters))
     gradient = flat(torch.autograd.grad(value, parameters, materialize_grads=True))
 
     leaf = w.clone().requires_grad_()
-    expected = by_hand(Seen(leaf, given, x, y))
+    expected = by_hand(Seen(leaf, vectors, x, y))
     (slope,) = torch.autograd.grad(expected, leaf)
     assert expected > 0
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
@@ -222,7 +225,7 @@ def test_value_and_gradient_are_those_worked_out_by_hand(kind: str) -> None:
     # Padding counts nothing.
     weight = torch.cat([torch.ones(16), torch.zeros(3)])
     padded = Batch(torch.cat([x, x[:3]]), torch.cat([y, y[:3]]), weight)
-    other, _ = local(padded, given, lambda: flat(parameters))
+    other, _ = local(padded, vectors, lambda: flat(parameters))
     torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-6)
     again = flat(torch.autograd.grad(other, parameters, materialize_grads=True))
     torch.testing.assert_close(again, gradient, rtol=1e-4, atol=1e-6)
@@ -231,22 +234,26 @@ def test_value_and_gradient_are_those_worked_out_by_hand(kind: str) -> None:
 def test_distillation_is_the_loss_function_to_the_bit() -> None:
     task = task_of({"term": "distillation", "temperature": 2.5})
     w = task.layout.flatten(task.module)
-    local, (x, y), given = (
-        Local(task.module, task.layout, task.objective),
+    local, (x, y), vectors = (
+        ClientObjective(task.module, task.layout, task.objective),
         batch_of(),
         {"model:global": noisy(w, 1)},
     )
-    value, _ = local(Batch(x, y, None), given, lambda: flat([*task.module.parameters()]))
-    logits, said = task.module(x), local.run_under(given["model:global"], x)["logits"]
-    assert torch.equal(value, fedtl.losses.distillation(logits, said, temperature=2.5))
+    value, _ = local(Batch(x, y, None), vectors, lambda: flat([*task.module.parameters()]))
+    logits, teacher_logits = task.module(x), local.run_under(vectors["model:global"], x)["logits"]
+    assert torch.equal(value, fedtl.losses.distillation(logits, teacher_logits, temperature=2.5))
 
 
 def test_moon_of_a_first_round_has_no_gradient() -> None:
     task = task_of({"term": "moon"})
     received = noisy(task.layout.flatten(task.module), 1)
-    local, parameters, (x, y) = Local(task.module, task.layout, task.objective), [*task.module.parameters()], batch_of()
-    given = {"model:global": received, "model:previous": received}
-    value, _ = local(Batch(x, y, None), given, lambda: flat(parameters))
+    local, parameters, (x, y) = (
+        ClientObjective(task.module, task.layout, task.objective),
+        [*task.module.parameters()],
+        batch_of(),
+    )
+    vectors = {"model:global": received, "model:previous": received}
+    value, _ = local(Batch(x, y, None), vectors, lambda: flat(parameters))
     assert value.item() == pytest.approx(np.log(2))
     assert not flat(torch.autograd.grad(value, parameters, materialize_grads=True)).any()
 
@@ -278,7 +285,7 @@ def trained(make: EngineKind, *terms: dict[str, Any], rounds: int = 3) -> list[O
             total = sum(outcome.statistics[i] for outcome in outcomes)  # type: ignore[union-attr, misc]
             before = vectors.get(f"statistic:{statistic.name}")
             vectors[f"statistic:{statistic.name}"] = statistic.merge(before, total).float()
-    assert engine.recorder is None or engine.recorder.replays_all
+    assert engine.tracer is None or engine.tracer.replays_all
     return outcomes
 
 
@@ -290,9 +297,9 @@ def test_engines_train_the_same_with_padding(kind: str, teacher: Path) -> None:
     table = {**VARIANTS[kind], "weight": 0.5}
     if kind == "a teacher's file":
         table["teacher"] = {"file": str(teacher), "model": {"name": "mlp", "hidden": [9, 8]}}
-    found = {name: trained(make, {"term": "cross_entropy"}, table) for name, make in ENGINES.items()}
-    for name, outcomes in found.items():
-        for a, b in zip(found["one by one"], outcomes):
+    results = {name: trained(make, {"term": "cross_entropy"}, table) for name, make in ENGINES.items()}
+    for name, outcomes in results.items():
+        for a, b in zip(results["one by one"], outcomes):
             assert isinstance(a, Trained), name
             assert isinstance(b, Trained), name
             assert a.uploads.get("w") is not None
@@ -313,13 +320,13 @@ def test_the_proximal_term_is_fedprox() -> None:
 
 
 def test_the_files_teacher_is_the_one_that_is_learnt_from(teacher: Path) -> None:
-    told = {"file": str(teacher), "model": {"name": "mlp", "hidden": [9, 8]}}
-    task = task_of({"term": "distillation", "teacher": told, "temperature": 2})
+    teacher_options = {"file": str(teacher), "model": {"name": "mlp", "hidden": [9, 8]}}
+    task = task_of({"term": "distillation", "teacher": teacher_options, "temperature": 2})
     assert task.layout.size == MODEL  # it is no part of the vector
-    net = build_model(read_model(told["model"]), (1, 8, 8), CLASSES, 0)  # type: ignore[arg-type]
+    net = build_model(read_model(teacher_options["model"]), (1, 8, 8), CLASSES, 0)  # type: ignore[arg-type]
     net.load_state_dict(load_file(teacher))
     x, y = batch_of()
-    local = Local(task.module, task.layout, task.objective, task.frozen)
+    local = ClientObjective(task.module, task.layout, task.objective, task.frozen)
     value, _ = local(Batch(x, y, None), {}, lambda: flat([*task.module.parameters()]))
     torch.testing.assert_close(value, kl(net(x), task.module(x), 2.0))
 
@@ -354,18 +361,18 @@ def test_a_peer_of_weight_zero_is_no_part_of_the_model(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("layer", ["features", "logits"])
 def test_prototypes_over_clients_are_numpys_over_all_samples(layer: str, average: str) -> None:
     task = task_of({"term": "prototype", "layer": layer, "average": average})
-    engine, held = OneByOne(task), federation()
+    engine, data = OneByOne(task), federation()
     w = noisy(task.layout.flatten(task.module), 3)
     (statistic,) = task.objective.statistics
     totals = [engine.statistics(w, client)[0] for client in range(4)]
-    found = statistic.merge(None, torch.stack(totals).sum(0))
+    prototypes = statistic.merge(None, torch.stack(totals).sum(0))
 
-    x = torch.from_numpy(held.x).float() * torch.as_tensor(held.scale) + torch.as_tensor(held.shift)
+    x = torch.from_numpy(data.x).float() * torch.as_tensor(data.scale) + torch.as_tensor(data.shift)
     outputs = dict(zip(("features", "logits"), (out.numpy() for out in mlp(w, x))))[layer].astype(np.float64)
     d = outputs.shape[1]
-    seen, means = found[:CLASSES].numpy(), found[CLASSES:].view(CLASSES, d).numpy()
+    seen, means = prototypes[:CLASSES].numpy(), prototypes[CLASSES:].view(CLASSES, d).numpy()
     for c in range(CLASSES):
-        each = [index[held.y[index] == c] for index in (held.train[i] for i in range(4))]
+        each = [index[data.y[index] == c] for index in (data.train[i] for i in range(4))]
         parts = [outputs[index] for index in each if len(index)]
         assert seen[c] == bool(parts)
         if parts:
@@ -433,18 +440,18 @@ def test_the_peer_stays_and_is_scored_as_the_clients_own(tmp_path: Path) -> None
 
     # The scores are those of the peers in the clients' memories, the received model where a client has none yet.
     lines = [json.loads(line) for line in (tmp_path / "run" / "clients.jsonl").read_text().splitlines()]
-    told = lines[-1]["scores"]["personal/clients"]["accuracy"]
-    held = federate(build(config).data, 1)
+    accuracies = lines[-1]["scores"]["personal/clients"]["accuracy"]
+    data = federate(build(config).data, 1)
     store, without = MemoryStore(tmp_path / "run" / "memories"), 0
     for client in lines[-1]["clients"]:
-        index = held.test[client]
-        x = torch.from_numpy(held.x[index]).float() * torch.as_tensor(held.scale) + torch.as_tensor(held.shift)
+        index = data.test[client]
+        x = torch.from_numpy(data.x[index]).float() * torch.as_tensor(data.scale) + torch.as_tensor(data.shift)
         memory = store.load(client, 99)
         without += not memory
         flat_x = x.flatten(1)
         logits = linear(memory[PRIVATE], 0, 64, CLASSES, flat_x) if memory else fedtl.load_model(run)(x)
-        right = (logits.argmax(1).numpy() == held.y[index]).mean()
-        assert told[lines[-1]["clients"].index(client)] == pytest.approx(right)
+        right = (logits.argmax(1).numpy() == data.y[index]).mean()
+        assert accuracies[lines[-1]["clients"].index(client)] == pytest.approx(right)
     assert run.rounds[-1]["scores"]["personal/clients"]["clients_without"] == without
 
 
@@ -455,12 +462,12 @@ class Killed(BaseException):
 def left(folder: Path) -> dict[str, Any]:
     times = {"seconds", "seconds_scoring", "elapsed"}
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    store, found = MemoryStore(folder / "memories"), read_checkpoint(folder)
-    assert found is not None
+    store, checkpoint = MemoryStore(folder / "memories"), read_checkpoint(folder)
+    assert checkpoint is not None
     return {
         "rounds": [{key: value for key, value in line.items() if key not in times} for line in lines],
-        "w": found.w.tobytes(),
-        "state": {key: value.tobytes() for key, value in found.state.items()},
+        "w": checkpoint.w.tobytes(),
+        "state": {key: value.tobytes() for key, value in checkpoint.state.items()},
         "memories": {
             client: {name: vector.numpy().tobytes() for name, vector in store.load(client, 99).items()}
             for client in store.clients()
@@ -628,10 +635,10 @@ def test_a_runs_model_teaches_if_it_tells_the_same_classes(source: Path, tmp_pat
     assert not any(parameter.requires_grad for parameter in own.parameters())
     few = tmp_path / "few.safetensors"
     save_file(built(4).state_dict(), few)
-    told = {"file": str(few), "model": {"name": "mlp", "hidden": [HIDDEN]}}
-    text = refused(lambda: task_of({"term": "distillation", "teacher": told}))
+    teacher_options = {"file": str(few), "model": {"name": "mlp", "hidden": [HIDDEN]}}
+    text = refused(lambda: task_of({"term": "distillation", "teacher": teacher_options}))
     assert text.endswith("it tells 4 classes apart, but these data have 10")
-    config = build(tables({"term": "distillation", "teacher": told}))
+    config = build(tables({"term": "distillation", "teacher": teacher_options}))
     assert build(config.tables()) == config
 
 

@@ -27,8 +27,8 @@ def tables(method: str = "fedavg", strategy: dict[str, Any] | None = None, **oth
     }
 
 
-def notes(*given: Any, **other: Any) -> list[str]:
-    return read_config(tables(*given, **other))[1]
+def notes(*args: Any, **other: Any) -> list[str]:
+    return read_config(tables(*args, **other))[1]
 
 
 def test_what_local_training_does_not_use() -> None:
@@ -55,19 +55,19 @@ def test_a_resolved_config_did_not_ask_for_its_defaults(tmp_path: Path) -> None:
 
 def test_how_feddf_would_distil_without_steps() -> None:
     public = {"name": "digits", "clients": 4, "public": {"name": "digits", "samples": 20}}
-    found = notes("feddf", {"distill_steps": 0, "temperature": 2.0, "distill_lr": 0.1}, data=public)
+    all_notes = notes("feddf", {"distill_steps": 0, "temperature": 2.0, "distill_lr": 0.1}, data=public)
     why = "has no effect: there are no steps: distill_steps = 0"
-    assert [note for note in found if "distill_steps" in note] == [
+    assert [note for note in all_notes if "distill_steps" in note] == [
         f"strategy.distill_lr {why}",
         f"strategy.temperature {why}",
     ]
     assert notes("feddf", {"temperature": 2.0}, data=public) == []
 
 
-@pytest.mark.parametrize(("drawn", "told"), [(3, False), (4, True), (50, True)])
-def test_a_sample_of_all_clients(drawn: int, told: bool) -> None:
+@pytest.mark.parametrize(("drawn", "has_note"), [(3, False), (4, True), (50, True)])
+def test_a_sample_of_all_clients(drawn: int, has_note: bool) -> None:
     why = f"evaluate.clients = {drawn} has no effect: there are 4 clients, and all are scored"
-    assert notes(evaluate={"clients": drawn}) == ([why] if told else [])
+    assert notes(evaluate={"clients": drawn}) == ([why] if has_note else [])
 
 
 def normed(**options: Any) -> nn.Module:

@@ -57,19 +57,22 @@ def sentence(**options: Any) -> str:
 # Who holds which.
 
 
-def check_divided(without: Federation, share: float, found: Federation) -> None:
-    validation = validation_of(found)
-    assert np.array_equal(found.test.order, without.test.order)
-    assert np.array_equal(found.server_test, without.server_test)
-    assert (found.scale.tobytes(), found.shift.tobytes()) == (without.scale.tobytes(), without.shift.tobytes())
-    assert len(found.train) == len(validation) == len(without.train)
+def check_divided(without: Federation, share: float, federation: Federation) -> None:
+    validation = validation_of(federation)
+    assert np.array_equal(federation.test.order, without.test.order)
+    assert np.array_equal(federation.server_test, without.server_test)
+    assert (federation.scale.tobytes(), federation.shift.tobytes()) == (
+        without.scale.tobytes(),
+        without.shift.tobytes(),
+    )
+    assert len(federation.train) == len(validation) == len(without.train)
     for client, before in enumerate(without.train[i] for i in range(without.clients)):
         chosen = np.isin(before, validation[client])
         assert np.array_equal(before[chosen], validation[client])  # in their order
-        assert np.array_equal(before[~chosen], found.train[client])
+        assert np.array_equal(before[~chosen], federation.train[client])
         expected = min(max(round(share * len(before)), 1), len(before) - 1) if len(before) else 0
         assert len(validation[client]) == expected
-        assert np.array_equal(found.validation_of(client), validation[client])
+        assert np.array_equal(federation.validation_of(client), validation[client])
 
 
 @pytest.mark.parametrize("name", sorted(PARTITIONS))
@@ -88,19 +91,19 @@ def test_one_at_least_and_one_remains(share: float, seed: int, clients: int) -> 
 
 
 def test_without_a_share_there_are_none() -> None:
-    found = federation_of(validation_share=0)
-    assert found.validation is None
-    assert found.validation_of(2).tolist() == []
-    assert found.validation_of(2).dtype == np.int64
+    federation = federation_of(validation_share=0)
+    assert federation.validation is None
+    assert federation.validation_of(2).tolist() == []
+    assert federation.validation_of(2).dtype == np.int64
 
 
 def test_drawn_by_the_seed_and_the_client_alone() -> None:
     few, many = (federation_of(clients=n, samples=n * 40, validation_share=0.25) for n in (4, 9))
     for client in range(4):
-        for found in (few, many):
-            whole = np.concatenate([found.train[client], found.validation_of(client)])
+        for federation in (few, many):
+            whole = np.concatenate([federation.train[client], federation.validation_of(client)])
             drawn = drawn_for_validation(len(whole), 0.25, 3, client)
-            assert drawn.sum() == len(found.validation_of(client))
+            assert drawn.sum() == len(federation.validation_of(client))
     assert np.array_equal(drawn_for_validation(40, 0.25, 3, 1), drawn_for_validation(40, 0.25, 3, 1))
     masks = {
         (seed, client): drawn_for_validation(40, 0.25, seed, client).tobytes() for seed in (3, 4) for client in (0, 1)
@@ -120,21 +123,21 @@ def test_each_sample_is_as_likely_as_any_other() -> None:
 
 
 def test_few_labels_are_of_what_remains() -> None:
-    before, found = federation_of(), federation_of(validation_share=0.25, labelled_fraction=0.2)
+    before, federation = federation_of(), federation_of(validation_share=0.25, labelled_fraction=0.2)
     check_divided(before, 0.25, federation_of(validation_share=0.25))
-    assert found.target is not None
+    assert federation.target is not None
     for client in range(8):
-        rest = np.setdiff1d(before.train[client], found.validation_of(client))
-        assert np.array_equal(np.sort(found.target.train[client]), rest)
-        assert set(found.train[client]) <= set(rest)
-        assert len(found.train[client]) == max(1, np.rint(0.2 * len(rest)))
+        rest = np.setdiff1d(before.train[client], federation.validation_of(client))
+        assert np.array_equal(np.sort(federation.target.train[client]), rest)
+        assert set(federation.train[client]) <= set(rest)
+        assert len(federation.train[client]) == max(1, np.rint(0.2 * len(rest)))
 
 
 def test_clients_of_the_target_alone_have_none() -> None:
-    found = federation_of(validation_share=0.2, target={**INVERTED, "clients": 3})
-    assert validation_of(found).sizes.tolist()[8:] == [0, 0, 0]
-    assert (validation_of(found).sizes[:8] > 0).all()
-    assert found.clients == len(validation_of(found)) == 11
+    federation = federation_of(validation_share=0.2, target={**INVERTED, "clients": 3})
+    assert validation_of(federation).sizes.tolist()[8:] == [0, 0, 0]
+    assert (validation_of(federation).sizes[:8] > 0).all()
+    assert federation.clients == len(validation_of(federation)) == 11
 
 
 def test_what_is_held_is_counted_the_same() -> None:
@@ -147,8 +150,8 @@ def test_what_is_held_is_counted_the_same() -> None:
 
 
 def test_a_client_with_one_training_sample_is_named() -> None:
-    said = sentence(clients=30, samples=60, validation_share=0.2)  # one of two is for testing
-    assert said == (
+    error = sentence(clients=30, samples=60, validation_share=0.2)  # one of two is for testing
+    assert error == (
         "data.validation_share = 0.2: client 0 has 1 training sample with a label, and needs 2, one to train with and "
         "one for validation; give it more, have fewer clients, or leave the share out"
     )
@@ -192,12 +195,12 @@ def test_a_clients_own_validation_part(kind: str, tmp_path: Path) -> None:
     own = read_own(str(tmp_path) if kind != "function" else f"{__name__}:function")
     assert own.with_validation(0.5, 0, 0) is own  # the share is of those who bring none
     assert own.describe()["validation"] == 3
-    found = own.as_federation(FRAME, 1, 2)
-    assert np.array_equal(found.x[found.validation_of(1)], X[6:9])
-    assert found.y[found.validation_of(1)].tolist() == Y[6:9].tolist()
-    assert found.validation_of(0).tolist() == []
-    assert np.array_equal(found.x[found.train[1]], X[:6])
-    assert np.array_equal(found.x[found.test[1]], X[9:])
+    federation = own.as_federation(FRAME, 1, 2)
+    assert np.array_equal(federation.x[federation.validation_of(1)], X[6:9])
+    assert federation.y[federation.validation_of(1)].tolist() == Y[6:9].tolist()
+    assert federation.validation_of(0).tolist() == []
+    assert np.array_equal(federation.x[federation.train[1]], X[:6])
+    assert np.array_equal(federation.x[federation.test[1]], X[9:])
 
 
 def test_a_clients_own_validation_images(tmp_path: Path) -> None:
@@ -227,9 +230,9 @@ def test_a_share_of_a_clients_own_samples_is_of_the_labelled_ones(tmp_path: Path
     labelled = np.flatnonzero(y >= 0)
     assert np.array_equal(own.validation, labelled[drawn_for_validation(6, 0.5, 7, 4)])
     assert sorted([*own.train, *own.validation]) == list(range(12))
-    found = own.as_federation(FRAME, 4, 5)
-    assert found.target is not None
-    assert not set(found.target.train[4]) & set(found.validation_of(4))
+    federation = own.as_federation(FRAME, 4, 5)
+    assert federation.target is not None
+    assert not set(federation.target.train[4]) & set(federation.validation_of(4))
     np.savez(tmp_path / "train.npz", x=X[:2], y=[-1, 1])
     with pytest.raises(ConfigError, match=r"^data\.validation_share = 0\.5: client 4 has 1 training sample with a "):
         read_own(str(tmp_path)).with_validation(0.5, 7, 4)
@@ -245,11 +248,11 @@ def test_a_folder_with_a_file_for_each_client(tests: bool, tmp_path: Path) -> No
         arrays = {key: value + 100 * client if key[0] == "x" else value for key, value in function().items()}
         np.savez(tmp_path / f"{client}.npz", **{k: v for k, v in arrays.items() if tests or "test" not in k})
     options = {} if tests else {"server_test_share": 0.1}
-    found = npz(tmp_path, validation_share=0.5, **options)
-    trained = set(found.server_test)
+    federation = npz(tmp_path, validation_share=0.5, **options)
+    trained = set(federation.server_test)
     for client in range(3):
-        assert np.array_equal(found.x[found.validation_of(client)], X[6:9] + 100 * client)
-        trained |= set(found.train[client]) | (set() if tests else set(found.test[client]))
+        assert np.array_equal(federation.x[federation.validation_of(client)], X[6:9] + 100 * client)
+        trained |= set(federation.train[client]) | (set() if tests else set(federation.test[client]))
     assert trained == set(range(18))
     assert read_data({"name": "npz", "path": str(tmp_path)}).load().mean == pytest.approx(
         np.mean([X[:6] + 100 * client for client in range(3)], axis=(0, 1))
@@ -270,9 +273,9 @@ def test_a_folder_with_a_file_for_each_client(tests: bool, tmp_path: Path) -> No
 def test_one_file_has_none_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "all.npz"
     np.savez(file, x_validation=X, x=X, y=Y)
-    found = npz(file, clients=2, partition="iid")
-    assert found.validation is None
-    assert found.notes == (
+    federation = npz(file, clients=2, partition="iid")
+    assert federation.validation is None
+    assert federation.notes == (
         f"{file}: x_validation is not used, as only a folder's files, one for each client, have validation data of "
         "their own; data.validation_share draws some",
     )
@@ -315,23 +318,23 @@ def test_each_method_is_scored_on_them_beside_the_test_data(method: str, tmp_pat
     pairs = {name for name in names if name.endswith("/clients")}
     assert pairs
     assert names == pairs | {name.replace("/", "/validation-") for name in pairs} | (names & {"global/server-test"})
-    held = federate(read_data({**tables(data=data)["data"]}), 0)
+    federation = federate(read_data({**tables(data=data)["data"]}), 0)
     last = lines(run.path, "clients.jsonl")[-1]
-    assert last["validation"]["samples"] == validation_of(held).sizes.tolist()
-    assert last["samples"] == held.test.sizes.tolist()
+    assert last["validation"]["samples"] == validation_of(federation).sizes.tolist()
+    assert last["samples"] == federation.test.sizes.tolist()
     assert last["validation"]["missing"] == []
     table = run.client_table("numpy")
-    assert table["validation-clients/samples"].tolist() == validation_of(held).sizes.tolist()
+    assert table["validation-clients/samples"].tolist() == validation_of(federation).sizes.tolist()
     assert run.scored()[f"{min(pairs).partition('/')[0]}/validation-clients"].of.tolist() == [4, 4]
 
 
 def test_the_scores_are_the_models_own_on_those_samples(tmp_path: Path) -> None:
     config = tables(data={"validation_share": 0.25})
     run = fedtl.run(config, out=tmp_path / "run")
-    held, model = federate(read_data(config["data"]), 0), load_model(run)
+    federation, model = federate(read_data(config["data"]), 0), load_model(run)
     accuracy, loss = [], []
     for client in range(4):
-        x, y = Samples(held, torch.device("cpu")).batch(held.validation_of(client))
+        x, y = Samples(federation, torch.device("cpu")).batch(federation.validation_of(client))
         with torch.inference_mode():
             logits = model(x)
         accuracy.append(float((logits.argmax(1) == y).double().mean()))
@@ -345,18 +348,20 @@ def test_the_scores_are_the_models_own_on_those_samples(tmp_path: Path) -> None:
 def test_training_is_that_of_clients_who_never_had_them(tmp_path: Path) -> None:
     """Their labels do not matter, and uploads weigh what is left."""
     config = tables(data={"validation_share": 0.25})
-    held = federate(read_data(config["data"]), 0)
+    federation = federate(read_data(config["data"]), 0)
     for client in range(4):
         where = tmp_path / "data" / f"{client}.npz"
         where.parent.mkdir(exist_ok=True)
-        train, test = held.train[client], held.test[client]
-        np.savez(where, x=held.x[train], y=held.y[train], x_test=held.x[test], y_test=held.y[test])
-    found = fedtl.run(config | {"data": {**config["data"], "normalise": "none"}}, out=tmp_path / "a")
+        train, test = federation.train[client], federation.test[client]
+        np.savez(
+            where, x=federation.x[train], y=federation.y[train], x_test=federation.x[test], y_test=federation.y[test]
+        )
+    run = fedtl.run(config | {"data": {**config["data"], "normalise": "none"}}, out=tmp_path / "a")
     alone = {"name": "npz", "path": str(tmp_path / "data"), "normalise": "none", "classes": 10}
     other = fedtl.run({**config, "data": alone}, out=tmp_path / "b")
-    ours, theirs = found.state_dict(), other.state_dict()
+    ours, theirs = run.state_dict(), other.state_dict()
     assert {name: value.tobytes() for name, value in _arrays(ours)} == {n: v.tobytes() for n, v in _arrays(theirs)}
-    assert found.last()["global/clients"] == other.last()["global/clients"]
+    assert run.last()["global/clients"] == other.last()["global/clients"]
 
 
 def _arrays(state: Any) -> list[tuple[str, Any]]:
@@ -426,10 +431,10 @@ def test_sums_for_the_normalisation_are_the_same_whatever_is_drawn(folder: Any) 
     for share in (0, 0.1, 0.5):
         data = {"name": "digits", "clients": 3, "normalise": "pixel", "validation_share": share}
         reply = desk_of(folder).answer(QUERY, message(frame="", data=data, **{STATISTICS_OF: "pixel"}))
-        told = json.loads(str(reply["description"]["description"]))  # type: ignore[index, call-overload]
-        assert told[NAME] == "b"
-        assert told["validation"] == round(12 * share)
-        assert told["train"] == 12 - told["validation"]
+        description = json.loads(str(reply["description"]["description"]))  # type: ignore[index, call-overload]
+        assert description[NAME] == "b"
+        assert description["validation"] == round(12 * share)
+        assert description["train"] == 12 - description["validation"]
         sums = {name: array.numpy() for name, array in reply[SUMS].items()}  # type: ignore[union-attr]
         assert sums["count"].tolist() == [count]
         assert np.array_equal(sums["total"], total)
@@ -439,6 +444,6 @@ def test_a_client_with_too_few_samples_declines(folder: Any, caplog: pytest.LogC
     np.savez(folder.path / "data" / "train.npz", x=np.zeros((1, 4), np.float32), y=[0])
     data = {"name": "digits", "clients": 3, "validation_share": 0.5}
     for kind in (QUERY, "train"):
-        said = declined(desk_of(folder), message(np.zeros(15), data=data), kind)
-        assert said == "its data do not go with the experiment; its log says why"
+        error = declined(desk_of(folder), message(np.zeros(15), data=data), kind)
+        assert error == "its data do not go with the experiment; its log says why"
     assert "data.validation_share = 0.5: client 1 has 1 training sample with a label" in caplog.text

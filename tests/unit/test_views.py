@@ -164,10 +164,10 @@ def test_a_table_reads_as_it_was_written() -> None:
 def test_what_a_config_gets_wrong(table: dict[str, Any], end: str) -> None:
     with pytest.raises(ConfigError) as caught:
         validate(Views, {"transforms": [table]}, "views")
-    said = str(caught.value)
-    assert said.startswith("views.transforms = ")
-    assert end in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith("views.transforms = ")
+    assert end in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 100)])

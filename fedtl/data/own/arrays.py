@@ -48,34 +48,36 @@ def call(path: str, wanted: Sequence[str]) -> dict[str, Part]:
     if not callable(function):
         raise ConfigError(f"data = {path!r}: it is a {type(function).__name__}, not a function")
     try:
-        found = function()
+        result = function()
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"data = {path!r}: it failed: {' '.join(f'{type(error).__name__}: {error}'.split())}") from (
             error
         )
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"data = {path!r}: it returns a {type(found).__name__}, not a dict with x, y, x_test, y_test")
+    if not isinstance(result, Mapping):
+        raise ConfigError(
+            f"data = {path!r}: it returns a {type(result).__name__}, not a dict with x, y, x_test, y_test"
+        )
     known = [key for pair in KEYS.values() for key in pair]
-    for key in found:
+    for key in result:
         if key not in known:
             raise ConfigError(f"data = {path!r}: it returns {key!r}, which is unknown: {nearest(str(key), known)}")
     for part in LABELLED:
         x, y = KEYS[part]
-        if (x in found) != (y in found):
-            there, missing = (x, y) if x in found else (y, x)
+        if (x in result) != (y in result):
+            there, missing = (x, y) if x in result else (y, x)
             raise ConfigError(f"data = {path!r}: it returns {there} without {missing}")
 
     def array(key: str) -> NDArray[Any]:
-        if np.ma.is_masked(found[key]):
+        if np.ma.is_masked(result[key]):
             raise ConfigError(f"data = {path!r}: {key} has masked values; fill them in, or leave these samples out")
         try:
-            return np.asarray(found[key])
+            return np.asarray(result[key])
         except Exception as error:  # a ragged list; a tensor on another device
             raise ConfigError(f"data = {path!r}: {key} cannot be made an array") from error
 
-    return {part: _part(path, part, KEYS[part], array) for part in PARTS if part in wanted and KEYS[part][0] in found}
+    return {part: _part(path, part, KEYS[part], array) for part in PARTS if part in wanted and KEYS[part][0] in result}
 
 
 def read_part(path: Path, part: str) -> Part:
@@ -93,13 +95,13 @@ def read_part(path: Path, part: str) -> Part:
 
 def _part(where: str, part: str, keys: tuple[str, str], array: Callable[[str], NDArray[Any]]) -> Part:
     x, y = keys
-    given = array(x)
-    read, notes = samples(f"{where}: {x}", given), doubts(f"{where}: {x}", given)
-    if is_whole(given):
+    values = array(x)
+    read, notes = samples(f"{where}: {x}", values), doubts(f"{where}: {x}", values)
+    if is_whole(values):
         notes += (f"{where}: {x} {TOKENS}",)
     if part not in LABELLED:
         return Part(where, read, notes=notes)
-    said = labels(f"{where}: {y}", array(y), len(read), UNLABELLED if part == TRAIN else 0)
-    if said.dtype != np.str_ and np.array_equal(np.unique(said), [-1, 1]):
+    words = labels(f"{where}: {y}", array(y), len(read), UNLABELLED if part == TRAIN else 0)
+    if words.dtype != np.str_ and np.array_equal(np.unique(words), [-1, 1]):
         notes += (f"{where}: {y} holds -1 and 1, and -1 is a sample without a label; if not, save (y + 1) // 2",)
-    return Part(where, read, said, notes)
+    return Part(where, read, words, notes)

@@ -44,10 +44,10 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
         if TRAIN in wanted and files and TRAIN not in files:
             raise ConfigError(f"{folder}: test_share = {test_share:g} leaves no image to train with; make it smaller")
     parts, like = dict[str, Part](), list[tuple[Path, tuple[int, ...]]]()
-    for part, found in files.items():
-        if found:
-            x = np.concatenate([read_image(file, change, like) for file, _ in found])
-            y = np.array([kind for _, kind in found]) if part in LABELLED else None
+    for part, entries in files.items():
+        if entries:
+            x = np.concatenate([read_image(file, change, like) for file, _ in entries])
+            y = np.array([kind for _, kind in entries]) if part in LABELLED else None
             parts[part] = Part(str(folder / part) if (folder / part).is_dir() else str(folder), x, y)
     return parts
 

@@ -280,24 +280,24 @@ def _kind(place: Path, path: str) -> str:
 
 def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
     """All parts as one array, checked to be alike."""
-    found = [(name, parts[name]) for name in PARTS if name in parts]
-    first = found[0][1]
-    for _, part in found:
+    present = [(name, parts[name]) for name in PARTS if name in parts]
+    first = present[0][1]
+    for _, part in present:
         if part.x.shape[1:] != first.x.shape[1:] or part.x.dtype != first.x.dtype:
             raise ConfigError(
                 f"{part.where}: a sample is {part.x.dtype} {list(part.x.shape[1:])}, but {first.x.dtype} "
                 f"{list(first.x.shape[1:])} in {first.where}"
             )
     note = check_layout(f"{first.where}: x", first.x)
-    y, names = numbered([(part.where, part.y) for name, part in found if name in LABELLED and part.y is not None])
-    ends = np.cumsum([0, *(len(part.x) for _, part in found)])
-    places = {name: np.arange(start, end) for (name, _), start, end in zip(found, ends, ends[1:])}
+    y, names = numbered([(part.where, part.y) for name, part in present if name in LABELLED and part.y is not None])
+    ends = np.cumsum([0, *(len(part.x) for _, part in present)])
+    places = {name: np.arange(start, end) for (name, _), start, end in zip(present, ends, ends[1:])}
     none = np.arange(0)
     labels = np.full(ends[-1], UNLABELLED, np.int64)
     labels[np.concatenate([none, *(where for name, where in places.items() if name in LABELLED)])] = y
     own = Own(
         source=path,
-        x=np.concatenate([part.x for _, part in found]),
+        x=np.concatenate([part.x for _, part in present]),
         y=labels,
         train=places.get(TRAIN, none),
         test=places.get(TEST, none),
@@ -307,7 +307,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
         names=names,
         server=server,
         validation=places.get(VALIDATION, none),
-        notes=tuple(dict.fromkeys([*(note for _, part in found for note in part.notes), *([note] if note else [])])),
+        notes=tuple(dict.fromkeys([*(note for _, part in present for note in part.notes), *([note] if note else [])])),
     )
     if own.unlabelled and len(own.target_train) + len(own.target_test):
         raise ConfigError(

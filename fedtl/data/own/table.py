@@ -29,7 +29,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """A .csv file.
 
     Attributes:
@@ -85,7 +85,7 @@ def read_table(file: Path, wanted: Sequence[str], label: str, test_share: float)
     return parts_of({p: replace(table, x=table.x[r], words=table.words[r]) for p, r in pieces.items() if r.any()})
 
 
-def parts_of(tables: dict[str, Table]) -> dict[str, Part]:
+def parts_of(tables: dict[str, CsvTable]) -> dict[str, Part]:
     """Labels are whole numbers if all of all tables are."""
     words = [str(word) for table in tables.values() if table.words is not None for word in np.unique(table.words)]
     whole = all(map(WHOLE.fullmatch, words))
@@ -93,12 +93,12 @@ def parts_of(tables: dict[str, Table]) -> dict[str, Part]:
     for part, table in tables.items():
         x, y, notes = samples(str(table.path), table.x), None, table.notes + doubts(str(table.path), table.x)
         if table.words is not None:
-            said = table.words
-            fractions = [word for word in said if not WHOLE.fullmatch(word)]
+            entries = table.words
+            fractions = [word for word in entries if not WHOLE.fullmatch(word)]
             if fractions and all(map(NUMBER.fullmatch, words)):
                 raise ConfigError(f"{table.path} has the label {fractions[0]}; labels are whole numbers, or words")
             least = UNLABELLED if part == TRAIN else 0
-            y = labels(str(table.path), _as_numbers(said) if whole else said, len(x), least)
+            y = labels(str(table.path), _as_numbers(entries) if whole else entries, len(x), least)
         parts[part] = Part(str(table.path), x, y, notes)
     return parts
 
@@ -107,7 +107,7 @@ def _as_numbers(words: NDArray[np.str_]) -> NDArray[np.int64]:
     return np.clip(words.astype(np.float64), -(2.0**53), 2.0**53).astype(np.int64)  # so that none wraps around
 
 
-def read_rows(path: Path, label: str, labelled: bool) -> Table:
+def read_rows(path: Path, label: str, labelled: bool) -> CsvTable:
     """Read a .csv file, whose column ``label`` is the class; if not ``labelled``, it is left out where it is there.
 
     Its columns are separated by commas, semicolons, tabs or bars, whichever its first two lines agree on; it is UTF-8,
@@ -178,7 +178,7 @@ def _separator(lines: Sequence[str], label: str) -> str:
 
 def _table(
     path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labelled: bool, notes: tuple[str, ...]
-) -> Table:
+) -> CsvTable:
     """Lines with their numbers as a table, the first of them being its header."""
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
@@ -200,7 +200,7 @@ def _table(
         x.extend(_number(path, line, column, cell) for column, cell in zip(columns, row))
     if not x:
         raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
-    return Table(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
+    return CsvTable(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
 
 
 def _check_header(path: Path, names: Sequence[str], label: str, labelled: bool) -> None:

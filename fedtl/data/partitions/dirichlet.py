@@ -57,12 +57,12 @@ class Dirichlet(Partition):
         """How many samples of each class each client gets, ``[classes, clients]``."""
         counts = np.zeros((len(per_class), clients), np.int64)
         fair = per_class.sum() / clients
-        held = np.zeros(clients, np.int64)
+        sizes = np.zeros(clients, np.int64)
         for label, total in enumerate(per_class):
             proportions = rng.dirichlet(np.full(clients, self.alpha))
             if self.balance:
-                open_to_more = proportions * (held < fair)
+                open_to_more = proportions * (sizes < fair)
                 proportions = open_to_more if open_to_more.sum() > 0 else proportions
             counts[label] = split_in_proportion(int(total), proportions)
-            held += counts[label]
+            sizes += counts[label]
         return counts

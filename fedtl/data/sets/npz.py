@@ -101,14 +101,14 @@ class Npz(DataChoice):
     def _load_file(self, path: Path) -> Dataset:
         with opened(path) as archive:
             unused = "x_validation" in archive.files
-        found = self._of_file(path)
+        arrays = self._of_file(path)
         if not unused:
-            return found
+            return arrays
         note = (
             f"{path}: x_validation is not used, as only a folder's files, one for each client, have validation data of "
             "their own; data.validation_share draws some"
         )
-        return replace(found, notes=(*found.notes, note))
+        return replace(arrays, notes=(*arrays.notes, note))
 
     def _of_file(self, path: Path) -> Dataset:
         content = _read(path)
@@ -126,8 +126,8 @@ class Npz(DataChoice):
 
     def _dataset(
         self,
-        trains: list[_Part],
-        tests: list[_Part],
+        trains: list[_ArchivePart],
+        tests: list[_ArchivePart],
         owner: NDArray[np.int64] | None,
         test_owner: NDArray[np.int64] | None,
         validation: int = 0,
@@ -184,7 +184,7 @@ class Npz(DataChoice):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _ArchivePart:
     where: str
     x: Samples
     y: Labels
@@ -194,9 +194,9 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Content:
-    train: _Part
-    test: _Part | None
-    validation: _Part | None
+    train: _ArchivePart
+    test: _ArchivePart | None
+    validation: _ArchivePart | None
     user: NDArray[Any] | None
     user_test: NDArray[Any] | None
 
@@ -254,23 +254,23 @@ def array_of(path: Path, archive: Any, key: str) -> NDArray[Any]:
         ConfigError: it would have to be unpickled.
     """
     try:
-        found: NDArray[Any] = archive[key]
+        values: NDArray[Any] = archive[key]
     except ValueError as error:  # NumPy's way to say that it would have to unpickle
         raise ConfigError(
             f"{path}: {key} cannot be read as numbers; an array of Python objects is never unpickled"
         ) from error
-    return found
+    return values
 
 
-def _part(path: Path, arrays: dict[str, NDArray[Any]], ending: str) -> _Part:
+def _part(path: Path, arrays: dict[str, NDArray[Any]], ending: str) -> _ArchivePart:
     """X and y of one name ending, checked and in our dtypes."""
     where, x = f"{path}: x{ending}", arrays["x" + ending]
     read = samples(where, x)
     y = labels(f"{path}: y{ending}", arrays["y" + ending], len(read))
-    return _Part(str(path), read, y, is_whole(x), doubts(where, x))
+    return _ArchivePart(str(path), read, y, is_whole(x), doubts(where, x))
 
 
-def _check_alike(path: Path, part: _Part, other_path: Path, other: _Part, ending: str = "") -> None:
+def _check_alike(path: Path, part: _ArchivePart, other_path: Path, other: _ArchivePart, ending: str = "") -> None:
     if part.x.shape[1:] != other.x.shape[1:] or part.x.dtype != other.x.dtype:
         raise ConfigError(
             f"{path}: a sample of x{ending} is {part.x.dtype} {list(part.x.shape[1:])}, but {other.x.dtype} "

@@ -70,10 +70,10 @@ class Watch(DataChoice):
 
 def _read() -> dict[str, Any]:
     # The file is read directly: importing seglearn would need packages that the data do not.
-    found = importlib.util.find_spec("seglearn")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("seglearn")
+    if package is None or package.origin is None:
         raise ConfigError("data.name = 'watch' needs the package seglearn: pip install 'fedtl[watch]'")
-    path = Path(found.origin).parent / "data" / "watch_dataset.npy"
+    path = Path(package.origin).parent / "data" / "watch_dataset.npy"
     if not path.is_file():
         raise ConfigError(f"data.name = 'watch': this seglearn has no {path}; use seglearn 1.2.5")
     # A pickle, which could run code; it is part of an installed package, whose code would run as well.

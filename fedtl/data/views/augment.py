@@ -189,8 +189,8 @@ def _transform(table: Mapping[str, Any]) -> Any:
 def _kinds(v2: Any) -> dict[str, Any]:
     """Classes of transforms by name; not what a table cannot give (a function), nor what mixes images' labels."""
     other = {"Transform", "Lambda", "CutMix", "MixUp"}
-    found = {name: getattr(v2, name) for name in dir(v2) if name not in other}
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, v2.Transform)}
+    kinds = {name: getattr(v2, name) for name in dir(v2) if name not in other}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, v2.Transform)}
 
 
 def _try(view: View, shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -200,9 +200,9 @@ def _try(view: View, shape: Sequence[int], dtype: torch.dtype) -> None:
     except Exception as error:  # what a transform says to images that it does not take
         raise ConfigError(f"views.transforms do not take images of shape {list(shape)}: {_said(error)}") from error
     if made.shape != raw.shape or made.dtype != raw.dtype:
-        told = [f"{list(each.shape[1:])} {str(each.dtype).removeprefix('torch.')}" for each in (made, raw)]
+        shapes = [f"{list(each.shape[1:])} {str(each.dtype).removeprefix('torch.')}" for each in (made, raw)]
         raise ConfigError(
-            f"views.transforms make {told[0]} of {told[1]}: a view must have its image's shape and type, so end with "
+            f"views.transforms make {shapes[0]} of {shapes[1]}: a view must have its image's shape and type, so end with "
             f"size = {list(shape[1:])} where a transform crops or resizes"
         )
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from fedtl import losses
 from fedtl.losses.batch import Sizes
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.discrepancy import BOTH
 
 
@@ -65,23 +65,23 @@ class Reversed(Adversarial):
     gamma: PositiveFloat = 10.0
     reduction: Literal["sum", "mean", "pooled"] = "sum"
 
-    def strength(self, view: View) -> Tensor | float:
+    def strength(self, context: TermContext) -> Tensor | float:
         """λ."""
-        return losses.dann_lambda(view.progress, self.gamma) if self.lam == "dann" else self.lam
+        return losses.dann_lambda(context.progress, self.gamma) if self.lam == "dann" else self.lam
 
-    def judged(self, view: View, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def judged(self, context: TermContext, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The discriminator's logits, behind a gradient reversal."""
-        judge, lam = self.module(view, "discriminator"), self.strength(view)
+        judge, lam = self.module(context, "discriminator"), self.strength(context)
         return judge(losses.gradient_reversal(source, lam)), judge(losses.gradient_reversal(target, lam))
 
 
 class DANN(Reversed):
     """Domain-adversarial training (Ganin et al. 2016); see :func:`fedtl.losses.domain_adversarial`."""
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The discriminator's loss."""
-        source, target = view.source.layer(self.layer), view.target.layer(self.layer)
-        return losses.domain_adversarial(*self.judged(view, source, target), reduction=self.reduction)
+        source, target = context.source.layer(self.layer), context.target.layer(self.layer)
+        return losses.domain_adversarial(*self.judged(context, source, target), reduction=self.reduction)
 
 
 class CDAN(Reversed):
@@ -98,16 +98,16 @@ class CDAN(Reversed):
         """Features times classes."""
         return sizes.layers[self.layer] * sizes.classes
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The discriminator's loss."""
-        both = (view.source, view.target)
+        both = (context.source, context.target)
         seen = [losses.conditioned(stream.layer(self.layer), stream.logits) for stream in both]
-        lam = self.strength(view)
+        lam = self.strength(context)
         weights = [
             losses.gradient_reversal(losses.entropy_weights(stream.logits), lam) if self.entropy else None
             for stream in both
         ]
-        source, target = self.judged(view, *seen)
+        source, target = self.judged(context, *seen)
         return losses.domain_adversarial(
             source, target, reduction=self.reduction, source_weights=weights[0], target_weights=weights[1]
         )
@@ -129,11 +129,11 @@ class ADDA(Adversarial):
 
     reduction: Literal["sum", "mean"] = "sum"
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The discriminator's loss, and the mapping's."""
-        judge = self.module(view, "discriminator")
-        source = view.source.under("phase").layer(self.layer)
-        target = view.target.layer(self.layer)
+        judge = self.module(context, "discriminator")
+        source = context.source.under("phase").layer(self.layer)
+        target = context.target.layer(self.layer)
         learns = losses.adda_discriminator(judge(source), judge(target.detach()), reduction=self.reduction)
         still = {name: tensor.detach() for name, tensor in judge.named_parameters()}
         fooled: Tensor = functional_call(judge, still, (target,))

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 
 class CrossEntropy(Term):
@@ -19,12 +19,14 @@ class CrossEntropy(Term):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """-Σ_k q_k log softmax(logits)_k, averaged over the batch."""
         smoothing = self.label_smoothing
-        if view.weight is None:
-            return F.cross_entropy(view.logits, view.labels, label_smoothing=smoothing)
-        return view.mean(F.cross_entropy(view.logits, view.labels, reduction="none", label_smoothing=smoothing))
+        if context.mask is None:
+            return F.cross_entropy(context.logits, context.labels, label_smoothing=smoothing)
+        return context.mean(
+            F.cross_entropy(context.logits, context.labels, reduction="none", label_smoothing=smoothing)
+        )
 
 
 class L2(Term):
@@ -33,6 +35,6 @@ class L2(Term):
     needs: ClassVar[frozenset[str]] = frozenset({"samples"})
     per_sample: ClassVar[bool] = True
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """½‖w‖²."""
-        return 0.5 * view.w.square().sum()
+        return 0.5 * context.w.square().sum()

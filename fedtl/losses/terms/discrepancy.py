@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedtl import losses
 from fedtl.losses.discrepancy import DSAN
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 BOTH = frozenset({"source", "target"})
 
@@ -41,9 +41,9 @@ class Between(Term):
         """The one that is compared."""
         return frozenset({self.layer})
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """:meth:`between` the two domains; 0 for a mini-batch of a single sample, which has no distribution."""
-        source, target = view.source.layer(self.layer), view.target.layer(self.layer)
+        source, target = context.source.layer(self.layer), context.target.layer(self.layer)
         return self.between(source, target) if min(len(source), len(target)) > 1 else nothing(source, target)
 
     def between(self, source: Tensor, target: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ class JointMMD(Term):
         """Those that are compared."""
         return frozenset(self.joint)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The squared joint MMD."""
-        source, target = ([stream.layer(layer) for layer in self.joint] for stream in (view.source, view.target))
+        source, target = ([stream.layer(layer) for layer in self.joint] for stream in (context.source, context.target))
         n = min(len(source[0]), len(target[0]))
         if n < 2:
             return nothing(*source, *target)
@@ -123,11 +123,13 @@ class LocalMMD(Term):
         """The one that is compared."""
         return frozenset({self.layer})
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The sum over classes."""
-        source, target = view.source.layer(self.layer), view.target.layer(self.layer)
-        logits = view.target.logits
-        return losses.local_mmd(source, target, view.labels, logits, bandwidths=self.bandwidths, kernels=self.kernels)
+        source, target = context.source.layer(self.layer), context.target.layer(self.layer)
+        logits = context.target.logits
+        return losses.local_mmd(
+            source, target, context.labels, logits, bandwidths=self.bandwidths, kernels=self.kernels
+        )
 
 
 class CORAL(Between):
@@ -174,7 +176,7 @@ class Associative(Term):
     walker: float = Field(1.0, ge=0)
     visit: float = Field(1.0, ge=0)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """Walker and visit loss."""
-        source, target = view.source.features, view.target.features
-        return losses.associative(source, target, view.labels, walker=self.walker, visit=self.visit)
+        source, target = context.source.features, context.target.features
+        return losses.associative(source, target, context.labels, walker=self.walker, visit=self.visit)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from fedtl import losses
 from fedtl.losses.batch import Sizes
-from fedtl.losses.term import Term, View, module_name
+from fedtl.losses.term import Term, TermContext, module_name
 from fedtl.losses.terms.rows import over_samples
 
 
@@ -51,19 +51,19 @@ class Moon(Term):
         layers = (nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projector or 1))
         return {"projector": nn.Sequential(*layers)} if self.projector else {}
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean contrast."""
-        stream = view.stream("samples")
+        stream = context.stream("samples")
         z = stream.layer(self.layer)
         others = {model: stream.under(model).layer(self.layer) for model in ("global", "previous")}
         if self.projector:
-            head = self.module(view, "projector")
-            slots = view.net.slots(module_name(self, "projector"))
+            head = self.module(context, "projector")
+            slots = context.net.slots(module_name(self, "projector"))
             z = head(z)
-            for model, found in others.items():  # each model's representation through its own projector
-                vector = view.given(f"model:{model}")
+            for model, features in others.items():  # each model's representation through its own projector
+                vector = context.external(f"model:{model}")
                 numbers = {name: vector[slot.start : slot.stop].view(slot.shape) for name, slot in slots.items()}
-                others[model] = functional_call(head, numbers, (found,))
+                others[model] = functional_call(head, numbers, (features,))
         return over_samples(stream, partial(losses.moon, tau=self.tau), z, others["global"], others["previous"])
 
 
@@ -81,10 +81,10 @@ class Proximal(Term):
 
     variant: Literal["paper", "root"] = "paper"
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """Half the squared distance."""
-        w = view.w
-        return losses.proximal(w, view.given("model:global")[: w.numel()], 1.0, variant=self.variant)
+        w = context.w
+        return losses.proximal(w, context.external("model:global")[: w.numel()], 1.0, variant=self.variant)
 
 
 class L2SP(Term):
@@ -109,11 +109,11 @@ class L2SP(Term):
         """Any samples, and the start."""
         return frozenset({"samples", f"model:{self.anchor}"})
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """α/2 ‖w_S - w_S⁰‖² + β/2 ‖w_head‖²."""
-        w, start = view.w, view.given(f"model:{self.anchor}")
-        head = set(view.net.slots("head").values()) if self.new_head else set()
-        slots = [slot for slot in view.net.slots("model").values() if slot.stop <= w.numel()]
+        w, start = context.w, context.external(f"model:{self.anchor}")
+        head = set(context.net.slots("head").values()) if self.new_head else set()
+        slots = [slot for slot in context.net.slots("model").values() if slot.stop <= w.numel()]
         kept = [(slot.start, slot.stop) for slot in slots if slot not in head]
         new = [w[slot.start : slot.stop] for slot in slots if slot in head]
         near = [start[a:b] for a, b in kept]

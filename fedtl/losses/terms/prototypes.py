@@ -12,16 +12,16 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from fedtl import losses
-from fedtl.losses.statistic import Statistic
-from fedtl.losses.term import Term, View
+from fedtl.losses.aggregate import ClientAggregate
+from fedtl.losses.context import Layers
+from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.rows import one_by_one, over_samples
-from fedtl.losses.view import Layers
 
 Average = Literal["samples", "clients"]
 
 
 @dataclass(frozen=True)
-class ClassMeans(Statistic):
+class ClassMeans(ClientAggregate):
     """The mean of a layer's outputs for each class, over the source samples of all clients.
 
     Attributes:
@@ -40,11 +40,11 @@ class ClassMeans(Statistic):
         counts, sums = torch.zeros(0), torch.zeros(0)
         for i, (layers, labels) in enumerate(blocks):
             logits = layers["logits"]
-            found = (logits.softmax(-1) if self.layer == "probabilities" else layers[self.layer]).to(torch.float64)
+            rows = (logits.softmax(-1) if self.layer == "probabilities" else layers[self.layer]).to(torch.float64)
             if not i:
-                counts, sums = found.new_zeros(logits.shape[1]), found.new_zeros(logits.shape[1], found.shape[1])
-            counts.index_add_(0, labels, torch.ones_like(found[:, 0]))
-            sums.index_add_(0, labels, found)
+                counts, sums = rows.new_zeros(logits.shape[1]), rows.new_zeros(logits.shape[1], rows.shape[1])
+            counts.index_add_(0, labels, torch.ones_like(rows[:, 0]))
+            sums.index_add_(0, labels, rows)
         n = counts.sum()
         if self.average == "clients":
             sums, counts = sums / counts.clamp(min=1).unsqueeze(1), (counts > 0).to(counts.dtype)
@@ -69,11 +69,11 @@ class OfClasses(Term):
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     per_sample: ClassVar[bool] = True
 
-    def means(self, view: View, d: int) -> tuple[Tensor, Tensor]:
+    def means(self, context: TermContext, d: int) -> tuple[Tensor, Tensor]:
         """Whether a class has a mean ``[k]``, and the means ``[k, d]``."""
-        found = view.given(f"statistic:{self.key}")
-        k = len(found) // (1 + d)
-        return found[:k], found[k:].view(k, d)
+        sums = context.external(f"statistic:{self.key}")
+        k = len(sums) // (1 + d)
+        return sums[:k], sums[k:].view(k, d)
 
 
 class Prototype(OfClasses):
@@ -99,16 +99,16 @@ class Prototype(OfClasses):
         """The one that is compared."""
         return frozenset({self.layer})
 
-    def statistic(self) -> Statistic:
+    def statistic(self) -> ClientAggregate:
         """Each class's mean."""
         return ClassMeans(self.key, self.layer, self.average)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean squared distance."""
-        z = view.source.layer(self.layer)
-        seen, prototypes = self.means(view, z.shape[1])
+        z = context.source.layer(self.layer)
+        seen, prototypes = self.means(context, z.shape[1])
         distance = partial(_to_prototype, prototypes, seen)
-        return over_samples(view.source, distance, z, view.labels)
+        return over_samples(context.source, distance, z, context.labels)
 
 
 def _to_prototype(prototypes: Tensor, seen: Tensor, z: Tensor, labels: Tensor) -> Tensor:
@@ -135,14 +135,14 @@ class ClassLogits(OfClasses):
     scale_t2: bool = True
     average: Average = "clients"
 
-    def statistic(self) -> Statistic:
+    def statistic(self) -> ClientAggregate:
         """Each class's mean logits."""
         return ClassMeans(self.key, "logits", self.average)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """T² KL(class's mean ‖ model); samples of a class that nobody had count 0, and stay in the mean."""
-        logits = view.source.logits
-        seen, means = self.means(view, logits.shape[1])
+        logits = context.source.logits
+        seen, means = self.means(context, logits.shape[1])
         kl = partial(losses.distillation, temperature=self.temperature, scale_t2=self.scale_t2)
-        each = one_by_one(kl, logits, means[view.labels])
-        return view.source.mean(torch.where(seen[view.labels] > 0, each, 0))
+        each = one_by_one(kl, logits, means[context.labels])
+        return context.source.mean(torch.where(seen[context.labels] > 0, each, 0))

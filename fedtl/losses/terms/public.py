@@ -11,14 +11,14 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.losses.statistic import Statistic
+from fedtl.losses.aggregate import ClientAggregate
+from fedtl.losses.context import Layers
 from fedtl.losses.teaching import distillation
-from fedtl.losses.term import Term, View
-from fedtl.losses.view import Layers
+from fedtl.losses.term import Term, TermContext
 
 
 @dataclass(frozen=True)
-class PublicLogits(Statistic):
+class PublicLogits(ClientAggregate):
     """A client's logits of all public samples; the server makes of them the mean over the round's clients.
 
     The models may differ in all but the number of classes.
@@ -60,14 +60,14 @@ class Consensus(Term):
     loss: Literal["mae", "mse", "kl"] = "mae"
     temperature: PositiveFloat = 1.0
 
-    def statistic(self) -> Statistic:
+    def statistic(self) -> ClientAggregate:
         """All public samples' logits."""
         return PublicLogits(self.key)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean over the mini-batch of public samples."""
-        logits = view.stream("public").logits
-        agreed = view.given(f"statistic:{self.key}").view(-1, logits.shape[1])[view.tensor("public_at")]
+        logits = context.stream("public").logits
+        agreed = context.external(f"statistic:{self.key}").view(-1, logits.shape[1])[context.tensor("public_at")]
         if self.loss == "kl":
             return distillation(logits, agreed, temperature=self.temperature)
         return F.l1_loss(logits, agreed) if self.loss == "mae" else F.mse_loss(logits, agreed)

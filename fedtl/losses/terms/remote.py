@@ -12,14 +12,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fedtl import losses
-from fedtl.losses.statistic import Statistic
-from fedtl.losses.term import Term, View
+from fedtl.losses.aggregate import ClientAggregate
+from fedtl.losses.context import Layers
+from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.discrepancy import INTERVALS, nothing, squashed
-from fedtl.losses.view import Layers
 
 
 @dataclass(frozen=True)
-class Powers(Statistic):
+class Powers(ClientAggregate):
     """Σ 1, Σ f, Σ f², … Σ f^K of squashed features, or Σ 1, Σ f, Σ f fᵀ."""
 
     layer: str = "features"
@@ -75,9 +75,9 @@ class Remote(Term):
         """The one that is aligned."""
         return frozenset({self.layer})
 
-    def moments_of(self, view: View) -> Tensor:
+    def moments_of(self, context: TermContext) -> Tensor:
         """What the server made of the source clients' sums."""
-        return view.given(f"statistic:{self.key}")
+        return context.external(f"statistic:{self.key}")
 
 
 class RemoteCORAL(Remote):
@@ -89,17 +89,17 @@ class RemoteCORAL(Remote):
 
     variant: Literal["paper", "mean"] = "mean"
 
-    def statistic(self) -> Statistic:
+    def statistic(self) -> ClientAggregate:
         """Σ1, Σf, Σffᵀ of the source."""
         return Powers(self.key, self.layer, cross=True)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The squared distance of the target's mean and covariance from the source's."""
-        target, found = view.target.layer(self.layer), self.moments_of(view)
+        target, moments = context.target.layer(self.layer), self.moments_of(context)
         if len(target) < 2:
             return nothing(target)
         d = target.shape[1]
-        mean, covariance = found[1 : 1 + d], found[1 + d :].view(d, d)
+        mean, covariance = moments[1 : 1 + d], moments[1 + d :].view(d, d)
         return losses.coral_to_moments(target, mean, covariance, variant=self.variant)
 
 
@@ -112,12 +112,12 @@ class RemoteCMD(Remote):
     moments: PositiveInt = 5
     squash: Literal["sigmoid", "tanh", "none"] = "sigmoid"
 
-    def statistic(self) -> Statistic:
+    def statistic(self) -> ClientAggregate:
         """Σ1, Σf, …, Σf^K of the source's squashed features."""
         return Powers(self.key, self.layer, self.moments, self.squash)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The sum of the moments' distances."""
-        target = squashed(view.target.layer(self.layer), self.squash)
-        moments = self.moments_of(view)[1:].view(self.moments, -1)
+        target = squashed(context.target.layer(self.layer), self.squash)
+        moments = self.moments_of(context)[1:].view(self.moments, -1)
         return losses.cmd_to_moments(target, moments, interval=INTERVALS[self.squash])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedtl.losses.teaching import distillation
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 
 class Replayed(Term):
@@ -33,9 +33,9 @@ class Replayed(Term):
         """The samples, and with "soft" the model that teaches."""
         return self.needs | {"model:global"} if self.loss == "soft" else self.needs
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean over the mini-batch of synthesised samples."""
-        samples = view.stream("replay")
+        samples = context.stream("replay")
         if self.loss == "labels":
-            return F.cross_entropy(samples.logits, view.tensor("replay_y"))
+            return F.cross_entropy(samples.logits, context.tensor("replay_y"))
         return distillation(samples.logits, samples.under("global").logits, temperature=self.temperature)

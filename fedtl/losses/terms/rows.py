@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.func import vmap
 
-from fedtl.losses.view import Stream
+from fedtl.losses.context import Stream
 
 
 def over_samples(stream: Stream, loss: Callable[..., Tensor], *rows: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def over_samples(stream: Stream, loss: Callable[..., Tensor], *rows: Tensor) -> 
     Returns:
         A scalar; without padding, what the loss itself gives, to the bit.
     """
-    return loss(*rows) if stream.weight is None else stream.mean(one_by_one(loss, *rows))
+    return loss(*rows) if stream.mask is None else stream.mean(one_by_one(loss, *rows))
 
 
 def one_by_one(loss: Callable[..., Tensor], *rows: Tensor) -> Tensor:

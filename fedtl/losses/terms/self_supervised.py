@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedtl import losses
 from fedtl.losses.batch import Sizes
 from fedtl.losses.moments import unit
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 
 
 class TwoViews(Term):
@@ -62,13 +62,13 @@ class TwoViews(Term):
         """The projector, where it is not shared."""
         return frozenset({"projector"} if self.projector and not self.shared else ())
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """:meth:`between` the two views."""
-        a, b = (view.stream(name).layer(self.layer) for name in ("view_a", "view_b"))
+        a, b = (context.stream(name).layer(self.layer) for name in ("view_a", "view_b"))
         if len(a) < self.least:
             return 0 * (a + b).sum()
         if self.projector:
-            project = self.module(view, "projector")
+            project = self.module(context, "projector")
             a, b = project(a), project(b)
         return self.between(a, b)
 

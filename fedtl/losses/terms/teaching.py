@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedtl import losses
 from fedtl.choice import ConfigError, Options
 from fedtl.losses.batch import Sizes
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.rows import over_samples
 from fedtl.models import ModelChoice, build_model, read_model
 
@@ -110,16 +110,16 @@ class Distillation(Term):
         """The teacher, where it comes from a file."""
         return {} if isinstance(self.teacher, str) else {"teacher": self.teacher.make(sizes)}
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """T² KL(teacher ‖ student)."""
-        stream = view.stream(self.stream)
+        stream = context.stream(self.stream)
         if isinstance(self.teacher, str):
-            said = stream.under(self.teacher).logits
+            teacher_logits = stream.under(self.teacher).logits
         else:
             with torch.no_grad():
-                said = self.module(view, "teacher")(stream.x)
+                teacher_logits = self.module(context, "teacher")(stream.x)
         loss = partial(losses.distillation, temperature=self.temperature, scale_t2=self.scale_t2)
-        return over_samples(stream, loss, stream.logits, said)
+        return over_samples(stream, loss, stream.logits, teacher_logits)
 
 
 class Mutual(Term):
@@ -168,20 +168,20 @@ class Mutual(Term):
         """The peer."""
         return "peer"
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The peer's cross-entropy, and what each learns from the other."""
-        stream = view.source
-        if view.observed:  # what trains nothing leaves the peer's batch-norm statistics alone
-            with view.net.evaluating():
-                peer = self.module(view, "peer")(stream.x)
+        stream = context.source
+        if context.observed:  # what trains nothing leaves the peer's batch-norm statistics alone
+            with context.net.evaluating():
+                peer = self.module(context, "peer")(stream.x)
         else:
-            peer = self.module(view, "peer")(stream.x)
+            peer = self.module(context, "peer")(stream.x)
         labels, model = 1.0 if self.alpha is None else self.alpha, stream.logits
         to_peer = 1.0 if self.alpha is None else 1 - self.alpha
         to_model = 1.0 if self.beta is None else 1 - self.beta
         kl = partial(losses.distillation, temperature=self.temperature)
         return (
-            labels * over_samples(stream, F.cross_entropy, peer, view.labels)
+            labels * over_samples(stream, F.cross_entropy, peer, context.labels)
             + to_peer * over_samples(stream, kl, peer, model.detach())
             + to_model * over_samples(stream, kl, model, peer.detach())
         )

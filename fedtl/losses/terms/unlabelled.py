@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from fedtl import losses
-from fedtl.losses.term import Term, View
+from fedtl.losses.term import Term, TermContext
 from fedtl.losses.unlabelled import entropies
 
 
@@ -23,9 +23,9 @@ class Entropy(OnTarget):
 
     per_sample: ClassVar[bool] = True
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean entropy."""
-        return view.target.mean(entropies(view.target.logits))
+        return context.target.mean(entropies(context.target.logits))
 
 
 class BNM(OnTarget):
@@ -33,9 +33,9 @@ class BNM(OnTarget):
 
     variant: Literal["paper", "mean"] = "paper"
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """Minus the nuclear norm of the predictions."""
-        return losses.bnm(view.target.logits, variant=self.variant)
+        return losses.bnm(context.target.logits, variant=self.variant)
 
 
 class MCC(OnTarget):
@@ -43,9 +43,9 @@ class MCC(OnTarget):
 
     temperature: PositiveFloat = 2.5
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean confusion of pairs of classes."""
-        return losses.mcc(view.target.logits, temperature=self.temperature)
+        return losses.mcc(context.target.logits, temperature=self.temperature)
 
 
 class RobustPseudoLabels(OnTarget):
@@ -56,9 +56,9 @@ class RobustPseudoLabels(OnTarget):
 
     q: float = Field(0.8, gt=0, le=1)
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """The mean over samples."""
-        return losses.generalized_cross_entropy(view.target.logits, self.q)
+        return losses.generalized_cross_entropy(context.target.logits, self.q)
 
 
 class AdaBN(OnTarget):
@@ -77,6 +77,6 @@ class AdaBN(OnTarget):
             return "all batch-norm layers are frozen"
         return None
 
-    def value(self, view: View) -> Tensor:
+    def value(self, context: TermContext) -> Tensor:
         """Zero."""
-        return 0 * view.target.logits.sum()
+        return 0 * context.target.logits.sum()

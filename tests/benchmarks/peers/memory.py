@@ -64,10 +64,10 @@ def descendants(root: int) -> dict[int, str]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
             parents[int(entry.name)], began[int(entry.name)] = int(fields[1]), fields[19]
-    found = {root} & parents.keys()
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: began[pid] for pid in found}
+    pids = {root} & parents.keys()
+    while more := {pid for pid, parent in parents.items() if parent in pids} - pids:
+        pids |= more
+    return {pid: began[pid] for pid in pids}
 
 
 def start_time(pid: int) -> str | None:

@@ -81,16 +81,16 @@ class Run:
 
 def write_data(file: Path, plan: Plan) -> None:
     """Write our own split of the data for the peers: same samples, same clients."""
-    held = federate(read_data(ours.DATA | {"clients": plan.clients}), plan.seed)
-    rows = np.stack([held.train[i] for i in range(plan.clients)])
+    federation = federate(read_data(ours.DATA | {"clients": plan.clients}), plan.seed)
+    rows = np.stack([federation.train[i] for i in range(plan.clients)])
     np.savez(
         file,
-        train_x=held.x[rows],
-        train_y=held.y[rows].astype(np.int64),
-        test_x=held.x[held.server_test],
-        test_y=held.y[held.server_test].astype(np.int64),
-        scale=held.scale.item(),
-        shift=held.shift.item(),
+        train_x=federation.x[rows],
+        train_y=federation.y[rows].astype(np.int64),
+        test_x=federation.x[federation.server_test],
+        test_y=federation.y[federation.server_test].astype(np.int64),
+        scale=federation.scale.item(),
+        shift=federation.shift.item(),
     )
 
 

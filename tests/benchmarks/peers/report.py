@@ -22,7 +22,7 @@ COLUMNS = ("", "client-steps/s", "ours ÷ it", "peak PSS, MiB", "processes", "ro
 SAME_WORK = 0.02
 """Accuracies further from ours than this are pointed out; seeds alone move them by about 0.01."""
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
 def line(run: Run) -> str:
@@ -106,19 +106,23 @@ def pfedme_rows(runs: Sequence[Run], models: Sequence[str]) -> list[tuple[str, .
 
 def between_rounds(runs: Sequence[Run]) -> str:
     """What ours takes beyond the seconds that its own record gives for the rounds."""
-    found = []
+    overheads = []
     for model, title in MODELS.items():
         if beyond := [1000 * (t - own) for r in of(runs, model, OURS) for t, own in zip(r.seconds, r.inside)]:
-            found.append(f"{median(beyond):.1f} ms ({title})")
-    return f"Of ours, record and checkpoint take, per round and included above: {', '.join(found)}." if found else ""
+            overheads.append(f"{median(beyond):.1f} ms ({title})")
+    return (
+        f"Of ours, record and checkpoint take, per round and included above: {', '.join(overheads)}."
+        if overheads
+        else ""
+    )
 
 
 PFEDME_COLUMNS = ("", "FedAvg, gradients/s", "pFedMe, gradients/s", "pFedMe ÷ FedAvg")
 
 
-def show(console: Console, found: Found, runs: Sequence[Run]) -> None:
+def show(console: Console, results: Results, runs: Sequence[Run]) -> None:
     """Print the tables."""
-    for title, columns, table in _tables(found, runs):
+    for title, columns, table in _tables(results, runs):
         printed = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
         for i, column in enumerate(columns):
             printed.add_column(column, justify="right" if i else "left", no_wrap=True)
@@ -127,9 +131,9 @@ def show(console: Console, found: Found, runs: Sequence[Run]) -> None:
         console.print(printed)
 
 
-def markdown(found: Found, runs: Sequence[Run]) -> str:
+def markdown(results: Results, runs: Sequence[Run]) -> str:
     """The tables with what a reader needs to know about them."""
-    about, work = found["about"], found["work"]
+    about, work = results["about"], results["work"]
     rounds = ", ".join(f"{n} ({model})" for model, n in work["rounds"].items())
     parts = [
         "# Speed: ours, the peers, and the machine's limit",
@@ -147,19 +151,19 @@ def markdown(found: Found, runs: Sequence[Run]) -> str:
         "processes. Accuracy, in per cent of the 10,000 test images, after the last round, shows that the work is the "
         f"same; (!) marks one more than {100 * SAME_WORK:.0f} points from ours.",
     ]
-    for title, columns, table in _tables(found, runs):
+    for title, columns, table in _tables(results, runs):
         parts += ["", f"## {title}", "", _md(columns), _md(["---"] + ["---:"] * (len(columns) - 1)), *map(_md, table)]
     if between := between_rounds(runs):
         parts += ["", between]
     parts += ["", "## What ran", ""]
-    for what, labels in _what_ran(found, runs).items():
+    for what, labels in _what_ran(results, runs).items():
         parts.append(f"- {'; '.join(labels)}: {what}")
     return "\n".join(parts) + "\n"
 
 
-def draw(path: Path, found: Found, runs: Sequence[Run]) -> None:
+def draw(path: Path, results: Results, runs: Sequence[Run]) -> None:
     """A panel per model, a bar per contestant; whiskers from the slowest repeat to the fastest."""
-    models = [model for model in found["work"]["rounds"] if any(r.model == model for r in runs)]
+    models = [model for model in results["work"]["rounds"] if any(r.model == model for r in runs)]
     names = [n for n in CONTESTANTS if n != PFEDME and any(of(runs, m, n) for m in models)]
     with mpl.rc_context(RC):
         figure = Figure(figsize=(3.4 * len(models) + 2.4, 0.36 * len(names) + 1.3), layout="constrained")
@@ -185,8 +189,8 @@ def draw(path: Path, found: Found, runs: Sequence[Run]) -> None:
         save(figure, path)
 
 
-def _tables(found: Found, runs: Sequence[Run]) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
-    models = list(found["work"]["rounds"])
+def _tables(results: Results, runs: Sequence[Run]) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
+    models = list(results["work"]["rounds"])
     tables: list[tuple[str, Sequence[str], list[tuple[str, ...]]]] = [
         (MODELS[model], COLUMNS, table) for model in models if (table := rows(runs, model))
     ]
@@ -195,11 +199,11 @@ def _tables(found: Found, runs: Sequence[Run]) -> list[tuple[str, Sequence[str],
     return tables
 
 
-def _what_ran(found: Found, runs: Sequence[Run]) -> dict[str, list[str]]:
+def _what_ran(results: Results, runs: Sequence[Run]) -> dict[str, list[str]]:
     """Versions, or why there are none: of which contestants."""
     by_what: dict[str, list[str]] = {}
     for name, contestant in CONTESTANTS.items():
-        what = found["absent"].get(name)
+        what = results["absent"].get(name)
         if done := next((r for r in runs if r.contestant == name and r.failure is None), None):
             what = ", ".join(f"{package} {version}" for package, version in done.versions.items() if version)
             what += f"; {contestant.remark}" if contestant.remark else ""

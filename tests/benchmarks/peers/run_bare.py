@@ -97,17 +97,17 @@ def worker(pipe: Connection, work: Work, images: Tensor, labels: Tensor, scale: 
 def main() -> None:
     work, outcome = Work.read(), Outcome()
     torch.set_num_threads(work.threads)
-    held = load(work.data)
+    data = load(work.data)
     model: nn.Module = make_model(work.model, work.seed)
     w = parameters_to_vector(model.parameters()).detach().numpy()
     context = multiprocessing.get_context("spawn")
     pipes = []
-    images, labels = held.train_x.share_memory_(), held.train_y.share_memory_()
+    images, labels = data.train_x.share_memory_(), data.train_y.share_memory_()
     processes = []
     for _ in range(work.processes):
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=worker, args=(theirs, work, images, labels, held.scale, held.shift), daemon=True
+            target=worker, args=(theirs, work, images, labels, data.scale, data.shift), daemon=True
         )
         process.start()
         pipes.append(ours)

@@ -28,9 +28,9 @@ def main() -> None:
     environment.set_seed(work.seed)
     environment.set_device("cpu")
     environment.set_eval_cfg(pre_fit=False, post_fit=False, locals=False, server=False)
-    held = load(work.data)
+    data = load(work.data)
     loaders = [
-        FastDataLoader(*held.client(i), num_labels=CLASSES, batch_size=work.batch, shuffle=True)
+        FastDataLoader(*data.client(i), num_labels=CLASSES, batch_size=work.batch, shuffle=True)
         for i in range(work.clients)
     ]
     divided = DataSplitter(DummyDataContainer(loaders, [None] * work.clients, None, CLASSES))

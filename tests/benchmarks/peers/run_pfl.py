@@ -62,13 +62,13 @@ def run(work: Work) -> None:
             outcome.round_ended()
             return False, Metrics()
 
-    held = load(work.data)
-    users = None if work.variant == "bytes" else [held.client(i) for i in range(work.clients)]
+    data = load(work.data)
+    users = None if work.variant == "bytes" else [data.client(i) for i in range(work.clients)]
     np.random.seed(work.seed)  # noqa: NPY002 - pfl draws its users from the global generator
     order = np.random.permutation(work.clients).tolist()  # noqa: NPY002
     # "minimize_reuse": no client twice in a round, as in FedAvg; "random" draws with replacement.
     dataset = FederatedDataset(
-        lambda user: PyTorchTensorDataset(list(users[user] if users else held.client(user)), user_id=user),
+        lambda user: PyTorchTensorDataset(list(users[user] if users else data.client(user)), user_id=user),
         get_user_sampler("minimize_reuse", order),
     )
     module = WithLoss(make_model(work.model, work.seed))

@@ -31,14 +31,14 @@ class TimedFedAvg(FedAvg):
 
 def write_files(work: Work) -> None:
     """The clients' data in PFLlib's layout: ``../dataset/<name>/{train,test}/<client>.npz``."""
-    held = load(work.data)
-    share = len(held.test_y) // work.clients
+    data = load(work.data)
+    share = len(data.test_y) // work.clients
     for part in ("train", "test"):
         Path(f"../dataset/{DATASET}/{part}").mkdir(parents=True)
     for i in range(work.clients):
-        x, y = held.client(i)
+        x, y = data.client(i)
         own = slice(i * share, (i + 1) * share)
-        test = {"x": held.normalised(held.test_x[own]).numpy(), "y": held.test_y[own].numpy()}
+        test = {"x": data.normalised(data.test_x[own]).numpy(), "y": data.test_y[own].numpy()}
         np.savez_compressed(f"../dataset/{DATASET}/train/{i}.npz", data={"x": x.numpy(), "y": y.numpy()})
         np.savez_compressed(f"../dataset/{DATASET}/test/{i}.npz", data=test)
 

@@ -119,9 +119,9 @@ class Data:
 @lru_cache(maxsize=1)
 def load(file: str) -> Data:
     """Read the data, once per process."""
-    with np.load(file) as held:
-        tensors = {name: torch.from_numpy(held[name]) for name in ("train_x", "train_y", "test_x", "test_y")}
-        return Data(**tensors, scale=float(held["scale"]), shift=float(held["shift"]))
+    with np.load(file) as arrays:
+        tensors = {name: torch.from_numpy(arrays[name]) for name in ("train_x", "train_y", "test_x", "test_y")}
+        return Data(**tensors, scale=float(arrays["scale"]), shift=float(arrays["shift"]))
 
 
 def make_model(name: str, seed: int) -> nn.Module:

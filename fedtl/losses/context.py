@@ -17,7 +17,7 @@ Layers = dict[str, Tensor]
 
 
 class Net(Protocol):
-    """A model as a view uses it; an engine provides it."""
+    """A model as a term's context uses it; an engine provides it."""
 
     def run(self, x: Tensor) -> Layers:
         """The model that is being trained."""
@@ -43,11 +43,11 @@ class Stream:
 
     Attributes:
         x: model inputs ``[B, *shape]``.
-        weight: ``[B]`` 1 for a sample, 0 for padding; None where all are samples.
+        mask: ``[B]`` 1 for a sample, 0 for padding; None where all are samples.
     """
 
-    def __init__(self, x: Tensor, weight: Tensor | None, run: Callable[[Tensor], Layers], view: View) -> None:
-        self.x, self.weight, self._run, self._view = x, weight, run, view
+    def __init__(self, x: Tensor, mask: Tensor | None, run: Callable[[Tensor], Layers], context: TermContext) -> None:
+        self.x, self.mask, self._run, self._context = x, mask, run, context
         self._found: Layers | None = None
         self._observed: Layers | None = None
         self._under: dict[str, Stream] = {}
@@ -64,12 +64,12 @@ class Stream:
 
     def layer(self, name: str) -> Tensor:
         """A layer's output ``[B, n]``: ``"features"``, ``"logits"``, ``"probabilities"``, a submodule's name."""
-        found = self._layers()
+        layers = self._layers()
         if name == "probabilities":
-            return found["logits"].softmax(-1)
-        if name not in found:
+            return layers["logits"].softmax(-1)
+        if name not in layers:
             raise RuntimeError(f"a term reads {name!r} without naming it in its needs")
-        return found[name]
+        return layers[name]
 
     def under(self, model: str) -> Stream:
         """The same samples through another model, without gradient; a term names it as ``"model:..."``.
@@ -78,29 +78,29 @@ class Stream:
         part; ``"phase"``: the global one when the phase began; ``"initial"``: the run's first one.
         """
         if model not in self._under:
-            vector, net = self._view.given(f"model:{model}"), self._view.net
-            self._under[model] = Stream(self.x, self.weight, lambda x: net.run_under(vector, x), self._view)
+            vector, net = self._context.external(f"model:{model}"), self._context.net
+            self._under[model] = Stream(self.x, self.mask, lambda x: net.run_under(vector, x), self._context)
         return self._under[model]
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of per-sample ``values`` ``[B]`` over the samples that are not padding."""
-        if self.weight is None:
+        if self.mask is None:
             return values.mean()
-        return (values * self.weight).sum() / self.weight.sum()
+        return (values * self.mask).sum() / self.mask.sum()
 
     def _layers(self) -> Layers:
         if self._found is not None:
             return self._found
-        if self._view.observed:  # for a term that trains nothing: leave batch-norm and random numbers alone
+        if self._context.observed:  # for a term that trains nothing: leave batch-norm and random numbers alone
             if self._observed is None:
-                with self._view.net.evaluating():
+                with self._context.net.evaluating():
                     self._observed = self._run(self.x)
             return self._observed
         self._found = self._run(self.x)
         return self._found
 
 
-class View:
+class TermContext:
     """What a term sees of one client's mini-batch.
 
     Attributes:
@@ -108,15 +108,15 @@ class View:
         observed: whether a term is being evaluated that trains nothing.
     """
 
-    def __init__(self, net: Net, batch: Batch, given: Mapping[str, Tensor]) -> None:
+    def __init__(self, net: Net, batch: Batch, external: Mapping[str, Tensor]) -> None:
         self.net, self.observed = net, False
-        self._batch, self._given = batch, given
+        self._batch, self._external = batch, external
         self._streams: dict[str, Stream] = {}
 
     def has(self, need: str) -> bool:
         """Whether the client's mini-batch offers something, as terms name their needs."""
         if need.startswith(("model:", "statistic:")):
-            return need in self._given
+            return need in self._external
         if need == "source":
             return self._batch.labelled
         if need == "target":
@@ -138,23 +138,23 @@ class View:
             name = "target"
         if name not in self._streams:
             if name == ("source" if batch.labelled else "target"):
-                found = Stream(batch.x, batch.weight, self.net.run, self)
+                samples = Stream(batch.x, batch.mask, self.net.run, self)
             elif name in batch.more:
-                found = Stream(batch.more[name], None, self.net.run, self)
+                samples = Stream(batch.more[name], None, self.net.run, self)
             else:
                 raise RuntimeError(f"a term reads the stream {name!r} without naming it in its needs")
-            self._streams[name] = found
+            self._streams[name] = samples
         return self._streams[name]
 
     def tensor(self, name: str) -> Tensor:
         """What a stream brings besides samples, as ``"replay_y"``, the labels of ``"replay"``."""
         return self._batch.more[name]
 
-    def given(self, name: str) -> Tensor:
+    def external(self, name: str) -> Tensor:
         """A tensor from outside: another model's vector ``[d]``, or a statistic; a term names it in its needs."""
-        if name not in self._given:
+        if name not in self._external:
             raise RuntimeError(f"a term reads {name!r} without naming it in its needs")
-        return self._given[name]
+        return self._external[name]
 
     def module(self, name: str) -> nn.Module:
         """A module of the term's own."""
@@ -180,7 +180,7 @@ class View:
     @property
     def progress(self) -> Tensor:
         """p, from 0 in the first round (of the phase) to 1 in the last; a scalar."""
-        return self.given("progress")
+        return self.external("progress")
 
     @property
     def w(self) -> Tensor:
@@ -188,9 +188,9 @@ class View:
         return self.net.parameters_vector()
 
     @property
-    def weight(self) -> Tensor | None:
+    def mask(self) -> Tensor | None:
         """Of the source: ``[B]`` 1 for a sample, 0 for padding; None where all are samples."""
-        return self._batch.weight
+        return self._batch.mask
 
     @property
     def logits(self) -> Tensor:

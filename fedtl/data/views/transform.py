@@ -15,7 +15,7 @@ from fedtl.data.dataset import Samples, chunks
 from fedtl.random import Purpose
 
 
-class Look(Options):
+class ImageTransform(Options):
     """A change of all of a data set's images, in the order of the fields.
 
     Attributes:
@@ -89,13 +89,13 @@ def _read_photographs() -> list[NDArray[np.uint8]]:
     # The files are read directly: importing scikit-learn takes longer than all else that a small run begins with.
     package = importlib.util.find_spec("sklearn")
     folder = Path((package.origin if package else None) or "").parent / "datasets" / "images"
-    found = []
+    photographs = []
     for name in ("china.jpg", "flower.jpg"):
         try:
             with Image.open(folder / name) as image:
-                found.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+                photographs.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
         except OSError as error:
             raise ConfigError(
                 f"data.look.photographs = true: {folder / name} of scikit-learn cannot be read; install scikit-learn"
             ) from error
-    return found
+    return photographs

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedtl.losses.view import Layers
+from fedtl.losses.context import Layers
 
 
 @dataclass(frozen=True)
-class Statistic(ABC):
+class ClientAggregate(ABC):
     """Sums over a client's samples that the server adds up, and hands out again in the next round.
 
     Sums alone travel, so that no server and no worker need know whose they were.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from fedtl.clients.contract import ClientUpdate
 
@@ -17,14 +17,22 @@ class Serving(StrEnum):
     NONE = "none"
     """It has none: the global model serves it."""
 
-    ADAPTED = "fresh"
+    ADAPTED = "adapted"
     """What a local update from the present download makes; nothing of that update is kept."""
 
-    STORED = "last"
+    STORED = "stored"
     """What the client kept when it was last sampled."""
 
-    PARTIAL = "kept"
+    PARTIAL = "partial"
     """The global model with the parts that stay at the client, or a term's own module in it."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Serving | None:
+        return cls(OLDER[value]) if isinstance(value, str) and value in OLDER else None
+
+
+OLDER: Final = {"fresh": "adapted", "last": "stored", "kept": "partial"}
+"""The words of older configs, records and exported models, with the present ones."""
 
 
 def serving(update: type[ClientUpdate[Any]], keeps_parts: bool, asked: str) -> Serving:
@@ -33,7 +41,7 @@ def serving(update: type[ClientUpdate[Any]], keeps_parts: bool, asked: str) -> S
     Args:
         update: the method's local training.
         keeps_parts: whether clients keep parts of the model to themselves, or a term's module beside it.
-        asked: ``evaluate.personal``, ``"fresh"`` or ``"last"``.
+        asked: ``evaluate.personal``, ``"adapted"`` or ``"stored"``.
     """
     if update.personalises:
         return Serving(asked)

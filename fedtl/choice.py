@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -38,6 +38,22 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    older_names: ClassVar[Mapping[str, str]] = {}
+    """Options' names in older versions, which configs and old runs may still use, with the present ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_present_names(cls, table: Any) -> Any:
+        """Read options by their older names."""
+        if not isinstance(table, Mapping) or not (cls.older_names.keys() & table.keys()):
+            return table
+        for old, name in cls.older_names.items():
+            if old in table and name in table:
+                raise _WrongValueError(
+                    f"is the older name of {name!r}, which is there too; leave it out", old, table[old]
+                )
+        return {cls.older_names.get(key, key): value for key, value in table.items()}
+
     @model_validator(mode="before")  # one of all fields would write those twice that are read by a function
     @classmethod
     def _numbers_are_numbers(cls, table: Any) -> Any:
@@ -48,13 +64,13 @@ class Options(BaseModel):
                 continue
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(each, bool):
-                    raise _WrongNumberError("should be a number, not true or false", name, value)
+                    raise _WrongValueError("should be a number, not true or false", name, value)
                 if isinstance(each, (int, float)) and int in kinds and LARGEST < abs(each) < math.inf:
-                    raise _WrongNumberError(f"should be no larger than {LARGEST}", name, value)
+                    raise _WrongValueError(f"should be no larger than {LARGEST}", name, value)
         return table
 
 
-class _WrongNumberError(ValueError):
+class _WrongValueError(ValueError):
     """What is wrong with a field's value, and which field that is."""
 
     def __init__(self, message: str, field: str, value: object) -> None:
@@ -207,7 +223,7 @@ def explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
             return f"{path} is missing"
         return f"{path} is not a key here: {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
     where, message, raised = _place(model, first["loc"]), _told(first), first.get("ctx", {}).get("error")
-    if isinstance(raised, _WrongNumberError):
+    if isinstance(raised, _WrongValueError):
         return f"{_path(key, (*where, raised.field))} = {shown(raised.value)}: {message}"
     if isinstance(raised, ConfigError) and where and message.startswith(_path(key, where)):
         return message  # of a part that was read there, and names its own key

@@ -1,4 +1,4 @@
-"""Experiments: run one, serve one on somebody else's grid, open its run, load its model."""
+"""Experiments: run one, serve one on another grid, open its run, load its model."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def run(
         config: a TOML file, the name of a config that ships, a run's folder, tables, or a config.
         overrides: as on the command line, ``"strategy.lr=0.1"``.
         out: the run's folder; ``results/<name>/<time>-<seed>`` if not given.
-        resume: go on with a run that was interrupted: the one in ``out``, in the run's folder that ``config``
+        resume: resume a run that was interrupted: the one in ``out``, in the run's folder that ``config``
             names, or the newest of this config and seed. Where none has begun yet, one begins.
         profile: also record where each round's time goes, for :meth:`Run.profile`; no bit of the result changes.
-        listener: is told of each round.
+        listener: called with each round.
 
     Returns:
         The run's records.
@@ -82,7 +82,7 @@ def run_at(config: Config, place: Place, profile: bool, listener: Listener) -> R
 
 
 def serve(config: Config, grid: Grid) -> Run:
-    """Run an experiment on a grid that somebody else made: Flower's own runtimes."""
+    """Run an experiment on a grid of another's making: Flower's own runtimes."""
     # The process's own command line is Flower's, and holds a token.
     about = {"command": ["flwr", "run"], "grid": "flower", "actors": None}
     server = open_run(config, federate(config.data, config.seed), Place(None), Silent(), about)
@@ -96,9 +96,9 @@ class Place:
 
     Attributes:
         folder: the run's; None for a new one, ``results/<name>/<time>-<seed>``.
-        resume: whether what is there is to be gone on with.
+        resume: whether to resume the run that is there.
         named: whether the folder itself is where the config was read from.
-        notes: what whoever asked for it should know.
+        notes: what the user should know.
     """
 
     folder: Path | None
@@ -115,13 +115,13 @@ def open_run(
     about: Mapping[str, Any] | None = None,
     elsewhere: bool = False,
 ) -> Server:
-    """Make a run's parts, and its folder or what of it is to be gone on with.
+    """Make a run's parts, and its folder or resume the run that is there.
 
     Args:
         config: the experiment.
         federation: what clients hold, as far as it is known here.
         place: where the run is written.
-        listener: is told of each round.
+        listener: called with each round.
         about: recorded besides what is found here.
         elsewhere: clients and their samples are on other machines; this one only scores.
 
@@ -231,13 +231,13 @@ def _scoring_only(config: Config) -> Config:
 
 
 def place_of(config: object, read: Config, out: str | Path | None, again: bool) -> Place:
-    """Where a run is to be written, or gone on with: see :func:`run`.
+    """Where a run is written, or resumed: see :func:`run`.
 
     Args:
         config: as it was named.
         read: what was read there.
         out: the run's folder, if it was given.
-        again: whether a run is to be gone on with, if there is one.
+        again: whether to resume a run, if there is one.
     """
     named = isinstance(config, (str, Path)) and is_run(config)
     if out is not None:
@@ -253,7 +253,7 @@ def place_of(config: object, read: Config, out: str | Path | None, again: bool) 
         notes = [f"--resume: no run of this config has begun yet{where}, so one begins"]
         if folder is None:
             notes += [
-                f"{unread}/config.toml cannot be read; --resume --out {unread} goes on with that run"
+                f"{unread}/config.toml cannot be read; --resume --out {unread} resumes that run"
                 for unread in resume.unreadable_runs(Path("results"), read)
             ]
         return Place(folder, notes=tuple(notes))

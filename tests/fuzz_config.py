@@ -60,7 +60,7 @@ TINY: Tables = {
 FULL: Tables = {
     "data": {
         **TINY["data"],
-        "target": {"name": "digits", "samples": 120, "look": {"invert": True}},
+        "target": {"name": "digits", "samples": 120, "transform": {"invert": True}},
         "public": {"name": "digits", "samples": 40},
     },
     "views": {},
@@ -100,12 +100,12 @@ def bases() -> list[Tables]:
         {**TINY, "data": {"name": "synthetic", "clients": 3, "dimension": 5, "classes": 3, "sizes": 12}},
         {**without("model"), "strategy": {**METHODS["local"], "name": "local"}, "models": [{"name": "mlp"}] * 2},
         {**TINY, "deploy": {"privacy": PRIVACY, "min_clients": 2}},
-        {**TINY, "data": {**TINY["data"], "look": {"rotate": 10.0}, "size": 8, "channels": 1}},
+        {**TINY, "data": {**TINY["data"], "transform": {"rotate": 10.0}, "size": 8, "channels": 1}},
         {**TINY, "data": {**TINY["data"], "labelled_fraction": 0.5}},
         {**TINY, "strategy": {**TINY["strategy"], "private": ["head"], "frozen": []}},
         {**TINY, "views": {"transforms": [{"name": "RandomHorizontalFlip"}], "per_image": False}},
         {**TINY, "objective": [{"term": "cross_entropy", "ramp": {"shape": "linear", "start": 0.1}}]},
-        {**TINY, "evaluate": {"every": 1, "personal": "last", "clients": 2}},
+        {**TINY, "evaluate": {"every": 1, "personal": "stored", "clients": 2}},
     ]
     return configs
 

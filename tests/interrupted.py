@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[str, Any]:
     """Fewer clients than there are each round, so that what they remember is of different ages."""
-    personal = "last" if method in ("pfedme", "local", "fedamp", "hypernetwork") else "fresh"
+    personal = "stored" if method in ("pfedme", "local", "fedamp", "hypernetwork") else "adapted"
     return {
         "name": "resume",
         "seed": 1,

@@ -33,7 +33,7 @@ def export(
         typer.Option(
             "--personal",
             metavar="WHICH",
-            help="Of a client's: fresh, or last, the one it kept; as the run if not given.",
+            help="Of a client's: adapted, or stored, the one it kept; as the run if not given.",
         ),
     ] = None,
     output: Annotated[

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fedtl.runs.history import Run
+    from fedtl.clients.serving import Serving
+from fedtl.runs.history import Run
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -110,4 +111,4 @@ def _which_personal(one: Run, name: str) -> str:
     scored = [record["scores"] for record in one.rounds if name in (record.get("scores") or {})]
     score = scored[-1][name]
     without = f", {score['clients_without']} without" if score.get("clients_without") else ""
-    return f" ({score.get('model')}{without})"
+    return f" ({Serving(score['model'])}{without})" if "model" in score else ""

@@ -82,7 +82,7 @@ def run(
     if not quiet:
         print_scores([done, *others.values()])
         _print_gains(done, others)
-        if profile and done.profiled:  # a finished run that was gone on with has had no round
+        if profile and done.profiled:  # a finished run that was resumed has had no round
             _print_profile(done)
     printing.out.print(f"{done.path}", markup=False, soft_wrap=True)
 

@@ -102,10 +102,10 @@ def check_together(config: Config) -> None:
     if config.deploy.privacy is not None:
         _check_privacy(config)
     _check_parts(config, method.client_update)
-    if method.client_update.makes_for_scoring() and config.evaluate.personal == "last":
+    if method.client_update.makes_for_scoring() and config.evaluate.personal == "stored":
         raise ConfigError(
-            f"evaluate.personal = 'last': {config.strategy.name} keeps no model between rounds, it makes one when "
-            "it is scored; use 'fresh'"
+            f"evaluate.personal = 'stored': {config.strategy.name} keeps no model between rounds, it makes one when "
+            "it is scored; use 'adapted'"
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import tomli_w
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
 )
 
 from fedtl.choice import ConfigError, Options, validate
+from fedtl.clients.serving import OLDER
 from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
@@ -36,19 +38,19 @@ class Evaluate(Options):
 
     Attributes:
         every: rounds between scores; the last round is always scored.
-        personal: "fresh" (or "adapted"): the model that a client would have now, by its local update from the present
-            global model; "last" (or "stored"): the one that it kept when it was last sampled.
+        personal: "adapted": the model that a client would have now, by its local update from the present global model;
+            "stored": the one that it kept when it was last sampled. Older configs say "fresh" and "last".
         clients: score a sample of so many clients; all if not given.
     """
 
     every: PositiveInt = 1
-    personal: Literal["fresh", "last"] = "fresh"
+    personal: Literal["adapted", "stored"] = "adapted"
     clients: PositiveInt | None = None
 
     @field_validator("personal", mode="before")
     @classmethod
     def _by_either_name(cls, value: Any) -> Any:
-        return {"adapted": "fresh", "stored": "last"}.get(value, value) if isinstance(value, str) else value
+        return OLDER.get(value, value) if isinstance(value, str) else value
 
 
 LEAST_OF_RAY, MOST_OF_RAY = 1e-4, 1e5
@@ -90,6 +92,8 @@ class Simulation(Options):
     address: str | None = None
     patience: Seconds = 300.0
 
+    older_names: ClassVar[Mapping[str, str]] = {"recorded": "traced"}
+
 
 class Deploy(Options):
     """How real clients are dealt with; ``fedtl run`` uses none of it.
@@ -97,7 +101,7 @@ class Deploy(Options):
     Attributes:
         wait: seconds to wait for clients, before the first round for all of them and before any other for
             ``min_clients``.
-        min_clients: a round with fewer uploads ends the run, which can be gone on with; if not given, what
+        min_clients: a round with fewer uploads ends the run, which can be resumed; if not given, what
             ``max_failures`` says.
         round_timeout: seconds that training may take, and scoring; then the round goes on without who is late.
         max_norm: an upload w_i is refused if ||w_i - w|| > max_norm * max(1, ||w||).

@@ -100,8 +100,9 @@ def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> Dat
     for part in ("target", "public"):
         if values.get(part) is not None:
             values[part] = read_domain(values[part], f"{key}.{part}")
-    if isinstance(values.get("look"), Mapping):
-        values["look"] = validate(ImageTransform, values["look"], f"{key}.look")
+    for name in ("transform", "look"):  # the second is its older name
+        if isinstance(values.get(name), Mapping):
+            values[name] = validate(ImageTransform, values[name], f"{key}.{name}")
     try:
         return kind.model_validate(values, context=context)
     except ValidationError as error:

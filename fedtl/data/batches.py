@@ -18,7 +18,7 @@ class Budget:
         batch_size: B, samples in a mini-batch; 0 for all that the client has.
         steps: mini-batches in a round, or None for whole epochs.
         epochs: passes over the client's samples, where ``steps`` is None.
-        last: what becomes of an epoch's last samples where they are fewer than B: they are a mini-batch of their own
+        last: what happens to an epoch's last samples where they are fewer than B: they are a mini-batch of their own
             ("keep"), wait for the next epoch ("drop"), or join the mini-batch before ("merge"). A client that holds
             fewer than B has one mini-batch, of all that it has.
     """

@@ -35,7 +35,7 @@ class Dataset:
         held_out: ``[n]`` bool, which samples are test data of their own owner, where the data say so, else None.
         label_names: a word per class, for pictures.
         whole_numbers: whether ``x`` was of whole numbers, no bytes, before it became float32, as token ids are.
-        notes: sentences on what may not be meant as it was read, for whoever starts a run.
+        notes: sentences on what may not be meant as it was read, for the user who starts a run.
         validation: ``[n]`` bool, which samples are validation data of their own owner, where the data say so, else
             None.
     """

@@ -92,7 +92,7 @@ class Federation:
         target: what clients hold besides without labels: another domain, or, with ``data.labelled_fraction``,
             their own training samples.
         public: indices of samples that everybody may use; their ``y`` is 0 and means nothing.
-        notes: sentences on what may not be meant as it was read, for whoever starts a run.
+        notes: sentences on what may not be meant as it was read, for the user who starts a run.
     """
 
     x: Samples

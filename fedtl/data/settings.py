@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -54,7 +55,7 @@ class DataChoice(Choice):
             samples are then also its unlabelled ones, ``Federation.target.train``.
         size: height and width that images are resized to (bilinear, with antialiasing).
         channels: of images: grey ones are repeated, of coloured ones the luma is taken.
-        look: what changes the images after that; mean and standard deviation are those of the changed images.
+        transform: what changes the images after that; mean and standard deviation are those of the changed images.
         target: another domain, with a table of its own: its samples are unlabelled for training, and labelled for
             scoring alone. With ``target.clients`` (which ``synthetic`` always has) so many further clients hold it,
             who come after these and hold nothing else; without, these clients hold both. Its classes must be as
@@ -79,7 +80,9 @@ class DataChoice(Choice):
     labelled_fraction: float = Field(1.0, ge=0, le=1)
     size: int | None = Field(None, gt=0, le=LARGEST_SIDE)
     channels: Literal[1, 3] | None = None
-    look: ImageTransform | None = None
+    transform: ImageTransform | None = None
+
+    older_names: ClassVar[Mapping[str, str]] = {"look": "transform"}
     target: SerializeAsAny[DataChoice] | None = None
     public: SerializeAsAny[DataChoice] | None = None
 
@@ -119,6 +122,6 @@ class DataChoice(Choice):
                 f"labelled_fraction = {self.labelled_fraction:g} does not go with a target, whose samples are the "
                 "unlabelled ones; leave one of them out"
             )
-        if self.channels == 1 and self.look is not None and self.look.photographs:
-            raise ValueError("channels = 1 does not go with look.photographs, which has 3; leave one of them out")
+        if self.channels == 1 and self.transform is not None and self.transform.photographs:
+            raise ValueError("channels = 1 does not go with transform.photographs, which has 3; leave one of them out")
         return self

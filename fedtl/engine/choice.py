@@ -88,8 +88,8 @@ def choose_engine(
     if traced == "auto" and device != "cpu":
         return EngineChoice(stack, False, f"{because}; steps are traced on a CPU only")
     why_not = why_not_traced(task, update, stack)
-    if not why_not and stack and stacked == "auto" and device == "cpu" and company_shows(task, update):
-        stack, because = False, "on a CPU a client's bits in a stack of this model would depend on its company"
+    if not why_not and stack and stacked == "auto" and device == "cpu" and depends_on_stack(task, update):
+        stack, because = False, "on a CPU a client's bits would depend on the stack that it shares with this model"
         why_not = why_not_traced(task, update, stack)
     if why_not and stack and stacked == "auto" and device == "cpu":  # there only traced stacks are faster
         stack, because = False, f"a stack's step cannot be traced: {why_not}"
@@ -144,8 +144,8 @@ def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdat
     return None
 
 
-def company_shows(task: Task, update: ClientUpdate[Any]) -> bool:
-    """Whether a client's traced training gives other bits alone, and at other places in a stack, than in company.
+def depends_on_stack(task: Task, update: ClientUpdate[Any]) -> bool:
+    """Whether a client's traced training gives other bits in a stack, or at other places of it, than alone.
 
     Matrix products of many clients are computed one by one, but by code that may depend on how many there are and on
     where in memory each begins; that shows where layers are narrow or mini-batches small. It is tried out on a few

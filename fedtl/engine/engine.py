@@ -302,7 +302,7 @@ class Engine(ABC):
         return {**state, **kept}
 
     def _probe(self, client: int, buffers: Tensor) -> Callable[[Tensor], Tensor]:
-        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the numbers ``buffers`` ``[Q]``."""
+        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the buffers ``[Q]``."""
 
         def loss(models: Tensor) -> Tensor:
             federation = self.task.samples.federation

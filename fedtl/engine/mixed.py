@@ -37,13 +37,13 @@ class Mixed(Engine):
         return self.engines[client % len(self.engines)]
 
     def begun(self, w: Tensor, client: int) -> Tensor:
-        """Its own model's first numbers, which nobody sent."""
+        """Its own model's first parameters, which nobody sent."""
         initial = self.of(client).task.initial
         assert initial is not None
         return initial
 
     def train(self, assignment: Assignment) -> list[Outcome]:
-        """As any engine's, but that each begins with its own model's first numbers: none is sent."""
+        """As any engine's, but that each begins with its own model's first parameters: none are sent."""
         outcomes: dict[int, Outcome] = {}
         for number, engine in enumerate(self.engines):
             places = [place for place, client in enumerate(assignment.clients) if self.of(client) is engine]

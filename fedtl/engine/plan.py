@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     steps: int = 0
 
     def numbers(self, steps: range) -> range:
-        """The numbers in the whole round of some of the loop's mini-batches."""
+        """The places in the whole round of some of the loop's mini-batches."""
         return range(self.steps + steps.start, self.steps + steps.stop)
 
     @property

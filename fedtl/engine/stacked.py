@@ -33,7 +33,7 @@ class Stacked(Engine):
 
     Clients stand in order of their number of steps; those that are done leave the stack from its end, so
     that nobody is computed in vain. Who shares a stack, and what is padded, depends on each client alone
-    (:func:`stack_of`), so that its numbers do not depend on the company it has.
+    (:func:`stack_of`), so that its numbers do not depend on the stack.
     """
 
     stacks: ClassVar[bool] = True

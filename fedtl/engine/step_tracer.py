@@ -50,7 +50,7 @@ class StepTracer:
         self._generators = generators_of(task.module)
         names = dict(task.module.named_buffers())
         self._moves = any(slot.name in names for slot in task.layout.slots)
-        """Whether forward passes change numbers of the model's vector; frozen parameters stay."""
+        """Whether forward passes change the model's buffers; frozen parameters stay."""
         self._integers = {
             f"model.{name}": buffer for name, buffer in task.module.named_buffers() if not buffer.is_floating_point()
         }

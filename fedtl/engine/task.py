@@ -17,10 +17,10 @@ from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import PREFIX
 
 BUFFERS = "not trained"
-"""In a memory: the client's own numbers that move by no gradient (batch-norm statistics)."""
+"""In a memory: the client's own buffers (batch-norm statistics)."""
 
 PRIVATE = "private parts"
-"""In a memory: the numbers of the model that stay at the client."""
+"""In a memory: the part of the model that stays at the client."""
 
 PREVIOUS = "previous model"
 """In a memory: the model ``[d]`` that the client had trained when it last took part, where a term asks for it."""
@@ -107,7 +107,7 @@ class Task:
 
     @property
     def buffers(self) -> int:
-        """Q, how many numbers of the model's vector move by no gradient."""
+        """Q, how many numbers of the model's vector are buffers."""
         return self.layout.size - self.layout.parameters
 
 

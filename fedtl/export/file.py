@@ -1,4 +1,4 @@
-"""A model as one file: its numbers, what it is, what it takes and what it answers.
+"""A model as one file: its parameters, what it is, what it takes and what it answers.
 
 As .safetensors it is read back by :func:`load_exported`; as ONNX it needs neither fedtl nor PyTorch.
 """
@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError, validate
+from fedtl.clients.serving import OLDER
 from fedtl.data.samples import FewSamples
 from fedtl.data.schema import DataSchema
 from fedtl.models import ModelChoice, build_model, read_model
@@ -30,7 +31,7 @@ FORMAT = 1
 KEY = "fedtl"
 """In a file's metadata: where :class:`About` stands, as JSON."""
 
-Personal = Literal["fresh", "last", "kept"]
+Personal = Literal["adapted", "stored", "partial"]
 
 
 class About(BaseModel):
@@ -42,7 +43,7 @@ class About(BaseModel):
         which: "global", or "personalised": a client's own.
         client: whose, its id from 0; None for the global model.
         client_name: what the run calls the client, if it gives names.
-        personal: which personalised model, as a run's scores name it: "fresh", "last" or "kept".
+        personal: which personalised model, as a run's scores name it: "adapted", "stored" or "partial".
         experiment, seed, method: of the run's config.
         round: after which the global model was this one, or the one that a personalised model belongs to.
         model: the network, as a [model] table.
@@ -63,6 +64,11 @@ class About(BaseModel):
     round: int
     model: dict[str, Any]
     frame: dict[str, Any]
+
+    @field_validator("personal", mode="before")
+    @classmethod
+    def _by_present_names(cls, value: Any) -> Any:
+        return OLDER.get(value, value) if isinstance(value, str) else value
 
     def __str__(self) -> str:
         whose = "global model"
@@ -171,7 +177,7 @@ def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, DataSche
 def rebuilt(
     choice: ModelChoice, frame: DataSchema, state: Mapping[str, Tensor], what: str, few: FewSamples | None = None
 ) -> nn.Module:
-    """The network with these numbers, all of them and no others, in evaluation mode; ``few`` are samples that it takes.
+    """The network with these parameters, all of them and no others, in evaluation mode; ``few`` are samples that it takes.
 
     Raises:
         ConfigError: the network cannot be built, or these are another one's; ``what`` names them.
@@ -280,8 +286,8 @@ def _samples(network: nn.Module, exported: Exported) -> Tensor:
             return x
     assert error is not None
     raise ConfigError(
-        f"the model {exported.about.model['name']!r} cannot be exported to ONNX here, as there are no samples to try it "
-        f"out on, and made-up ones it does not take: {_cause(error)}; .safetensors can"
+        f"the model {exported.about.model['name']!r} cannot be exported to ONNX here, as there are no samples to "
+        f"try it out on, and made-up ones it does not take: {_cause(error)}; .safetensors can"
     ) from error
 
 

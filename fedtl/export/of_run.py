@@ -45,19 +45,19 @@ __all__ = ["load_exported", "model_of_run"]
 
 
 def model_of_run(
-    folder: str | Path, client: int | str | None = None, personal: Literal["fresh", "last"] | None = None
+    folder: str | Path, client: int | str | None = None, personal: Literal["adapted", "stored"] | None = None
 ) -> Exported:
     """The model of a run, finished or not, simulated or deployed, after its last checkpoint.
 
     Args:
         folder: the run's.
         client: whose personalised model, by its id from 0 or its name; the global model if None.
-        personal: which personalised model, as ``evaluate.personal``; the one that the run scores if None. A fresh one
-            is made from the client's data, by the same code and with the same random numbers as when it is scored.
+        personal: which personalised model, as ``evaluate.personal``; the one that the run scores if None. An adapted
+            one is made from the client's data, by the same code and with the same random numbers as when it is scored.
 
     Raises:
         ConfigError: there is no such run, client or model.
-        RunError: making a fresh model failed.
+        RunError: making an adapted model failed.
     """
     folder = Path(folder)
     run = load(folder)
@@ -91,7 +91,7 @@ def model_of_run(
 
 
 Model = tuple[ModelChoice, dict[str, Tensor], Personal | None]
-"""Which network, its numbers by name, and which personalised model they are."""
+"""Which network, its parameters by name, and which personalised model they are."""
 
 
 class _RunFolder:
@@ -163,7 +163,7 @@ class _RunFolder:
         if makes and self.deployed:
             kept = "; --personal last gives the one that the client kept" if not update.makes_for_scoring() else ""
             raise ConfigError(
-                f"--client = {client}: evaluate.personal = 'fresh' is a model made of the client's own training "
+                f"--client = {client}: evaluate.personal = 'adapted' is a model made of the client's own training "
                 f"samples when it is scored, and {self.folder}, a deployed run's folder, holds no samples{kept}"
             )
         if update.answers():
@@ -279,7 +279,7 @@ def _last_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _load(module: nn.Module, file: Path) -> None:
-    """Load a module's numbers from one of a run's files."""
+    """Load a module's parameters from one of a run's files."""
     try:
         module.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in load_tensors(file).items()})
     except FileNotFoundError as error:
@@ -306,7 +306,7 @@ def _choice_of(own: str, worker: Worker) -> ModelChoice:
 
 
 def _state(task: Task, vector: Tensor, own: str | None = None) -> dict[str, Tensor]:
-    """The numbers by name of the model ``vector`` ``[d]``, or of a term's own module in it."""
+    """The parameters by name of the model ``vector`` ``[d]``, or of a term's own module in it."""
     module = deepcopy(task.module).cpu()
     task.layout.load(module, vector.cpu())
     if own is None:

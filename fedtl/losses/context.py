@@ -23,7 +23,7 @@ class Net(Protocol):
         """The model that is being trained."""
 
     def run_under(self, vector: Tensor, x: Tensor) -> Layers:
-        """The same network with the numbers of another vector ``[d]``, in evaluation mode, without gradient."""
+        """The same network with the parameters of another vector ``[d]``, in evaluation mode, without gradient."""
 
     def module(self, name: str) -> nn.Module:
         """A term's own module, or a frozen one."""

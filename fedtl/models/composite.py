@@ -13,7 +13,7 @@ from fedtl.models.modes import in_evaluation
 
 
 class Composite(nn.Module):
-    """A model and terms' own modules (discriminators, projectors), so that one vector holds the numbers of all.
+    """A model and terms' own modules (discriminators, projectors), so that one vector holds the parameters of all.
 
     Its own parameters are called ``model.…`` and ``extras.<name>.…``; as a function it is the model.
     """

@@ -1,4 +1,4 @@
-"""Which numbers of a model travel, which stay at each client, and which never change."""
+"""Which parameters of a model travel, which stay at each client, and which never change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedtl.models.vector import Layout
 
 @dataclass(frozen=True)
 class Sharing:
-    """The parts of a model's vector ``[d]``, as indices into it; frozen numbers are in neither.
+    """The parts of a model's vector ``[d]``, as indices into it; frozen parameters are in neither.
 
     Attributes:
         travels: what clients receive and send.
@@ -31,7 +31,7 @@ class Sharing:
 
     @classmethod
     def of(cls, module: nn.Module, layout: Layout, private: Collection[str], frozen: Collection[str]) -> Sharing | None:
-        """Sort a model's numbers.
+        """Sort a model's parameters.
 
         Args:
             module: the model, with the modules of terms.

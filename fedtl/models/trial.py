@@ -227,7 +227,7 @@ def _check_repeatable(module: nn.Module, name: str, x: Tensor) -> None:
 
 @contextmanager
 def _numbers_restored(module: nn.Module, rebound: list[str]) -> Iterator[None]:
-    """After the ``with`` block a module has the numbers back that engines set for each client, and only these.
+    """After the ``with`` block a module has the parameters back that engines set for each client, and only these.
 
     Engines set them in the tensors that a module is built with. Buffers that are other tensors after the block, with
     other numbers, are added to ``rebound``.

@@ -1,7 +1,7 @@
 """A model as a vector: the w ∈ R^d of the papers, laid over a torch module.
 
 All of a module's floating-point state lies in one contiguous float32 vector: first the P trainable
-parameters, then the Q numbers that move by no gradient (batch-norm statistics and frozen parameters).
+parameters, then the Q buffers, which move by no gradient (batch-norm statistics; frozen parameters count as such).
 Everything that is not a forward pass (client updates, memories, messages, averaging) works on such
 vectors, ``[d]`` for one client or ``[C, d]`` for C of them.
 """
@@ -34,7 +34,7 @@ class Layout:
     """The order of a module's tensors in its vector.
 
     Attributes:
-        slots: trainable parameters first, then the rest, each in the module's own order.
+        slots: trainable parameters first, then buffers, each in the module's own order.
         parameters: P, how many of the vector's numbers a gradient moves.
         size: d = P + Q.
         parts: the names of the tensors in the parts that are no submodule, ``"head"``, ``"features"``,
@@ -102,7 +102,7 @@ class Layout:
         return {s.name: w[..., s.start : s.stop].view(lead + s.shape) for s in self.slots if s.stop <= self.parameters}
 
     def buffer_views(self, buffers: Tensor) -> dict[str, Tensor]:
-        """What moves by no gradient, by name; shares memory with ``buffers`` ``[..., Q]``."""
+        """The buffers by name; they share memory with ``buffers`` ``[..., Q]``."""
         lead, P = buffers.shape[:-1], self.parameters
         return {s.name: buffers[..., s.start - P : s.stop - P].view(lead + s.shape) for s in self.slots if s.stop > P}
 
@@ -132,7 +132,7 @@ class Binding:
         self._moved = [(named[s.name], s) for s in layout.slots if s.stop <= layout.parameters]
         self.parameters = [tensor for tensor, _ in self._moved]
         self.buffers = torch.empty(layout.size - layout.parameters, device=self.parameters[0].device)
-        """The Q numbers that move by no gradient; the module's own, changed by its forward passes."""
+        """The Q buffers; the module's own, changed by its forward passes."""
         for slot in layout.slots[len(self._moved) :]:
             start, stop = slot.start - layout.parameters, slot.stop - layout.parameters
             view = self.buffers[start:stop].view(slot.shape)

@@ -1,1 +1,1 @@
-"""A run's folder: written, locked, gone on with, read back, and shown."""
+"""A run's folder: written, locked, resumed, read back, and shown."""

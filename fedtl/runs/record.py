@@ -1,4 +1,4 @@
-"""Writing a run's folder, so that it can be read while the run goes on and gone on with after any crash."""
+"""Writing a run's folder, so that it can be read while the run goes on and resumed after any crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run that was interrupted can be gone on with, checked to be whole before a number is computed from it."""
+"""What an interrupted run is resumed from, checked to be whole before a number is computed from it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def begun(folder: Path) -> bool:
 
 
 def newest_run(root: Path, config: Config) -> Path | None:
-    """The run of this experiment below ``root/<name>`` that was begun or gone on with last; None if there is none."""
+    """The run of this experiment below ``root/<name>`` that was begun or resumed last; None if there is none."""
     runs = [file.parent for file in (root / config.name).glob(f"*/{CONFIG}") if same_experiment(file.parent, config)]
     return max(runs, key=_started, default=None)
 
@@ -82,7 +82,7 @@ def _config_of(folder: Path) -> Config | None:
 
 
 def _started(folder: Path) -> tuple[float, str]:
-    """When a run was begun or gone on with, in seconds since 1970; its name decides where nobody can tell."""
+    """When a run was begun or resumed, in seconds since 1970; its name decides where nobody can tell."""
     try:
         started = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["started"]
         return datetime.fromisoformat(started).timestamp(), folder.name
@@ -148,7 +148,7 @@ def check_config(folder: Path, config: Config, named: bool) -> tuple[str, ...]:
 
     Args:
         folder: the run's.
-        config: what is to be gone on with.
+        config: of the run that is to be resumed.
         named: whether the config came from elsewhere than this folder, and so can replace a damaged one.
 
     Returns:

@@ -95,7 +95,7 @@ class ClientScores:
         samples: test samples of each, or validation samples.
         accuracy, loss: by the model's name (``"global"``, ``"personal"``), one value per client.
         without: clients that had no personalised model of their own yet, and were scored with the global one.
-        personal: which personalised model was scored: ``"fresh"``, ``"last"``, or ``"kept"`` where only parts of
+        personal: which personalised model was scored: ``"adapted"``, ``"stored"``, or ``"partial"`` where only parts of
             it are the client's own; None for none.
         data: which samples they are: the clients' own test samples, ``"clients"``, those of their target,
             ``"target-clients"``, or their validation samples, ``"validation-clients"``.

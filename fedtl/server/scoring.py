@@ -21,13 +21,13 @@ class Evaluation:
 
     Attributes:
         every: rounds between scores; the last round is always scored.
-        personal: ``"fresh"``, the model that a client would have now by its local update from the present
-            global model, or ``"last"``, the one that it kept when it was last sampled.
+        personal: ``"adapted"``, the model that a client would have now by its local update from the present
+            global model, or ``"stored"``, the one that it kept when it was last sampled.
         clients: score a sample of this many clients, drawn anew each time; all if None.
     """
 
     every: int = 1
-    personal: str = "fresh"
+    personal: str = "adapted"
     clients: int | None = None
 
 

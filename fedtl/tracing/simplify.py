@@ -17,7 +17,7 @@ from fedtl.tracing.tape import TRANSPOSES, Node, aten, item
 
 MAY_COPY = aten.reshape.default
 VIEW = {aten.view.default, aten._unsafe_view.default, MAY_COPY}
-"""Other shapes of the same numbers in the same order; the last copies where their order in memory is another."""
+"""Other shapes of the same elements in the same order; the last copies where their order in memory is another."""
 
 REPEATS = {aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten._to_copy.default, aten.clone.default}
 SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default}

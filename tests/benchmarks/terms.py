@@ -50,7 +50,12 @@ def config(model: Mapping[str, Any], term: str | None) -> dict[str, Any]:
     return {
         "name": "terms",
         "rounds": 1,
-        "data": {"name": "digits", "clients": 2, "size": 28, "target": {"name": "digits", "look": {"invert": True}}},
+        "data": {
+            "name": "digits",
+            "clients": 2,
+            "size": 28,
+            "target": {"name": "digits", "transform": {"invert": True}},
+        },
         "model": dict(model),
         "strategy": {"name": "fedavg", "lr": 0.01, "local_steps": STEPS, "batch_size": BATCH},
         "objective": [{"term": "cross_entropy"}, *([{"term": term, "weight": 0.1}] if term else [])],

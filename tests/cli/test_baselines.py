@@ -22,7 +22,7 @@ rounds = 2
 name = "digits"
 clients = 3
 samples = 200
-target = { name = "digits", samples = 200, look = { rotate = 30 } }
+target = { name = "digits", samples = 200, transform = { rotate = 30 } }
 
 [model]
 name = "logistic"

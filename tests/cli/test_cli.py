@@ -110,7 +110,7 @@ def test_run(fedtl: Fedtl) -> None:
     assert (result.code, result.err) == (0, "")
     assert "tiny: pfedme, logistic" in result.out
     assert "2/2" in result.out
-    for row in ("pfedme, seed 0", "global/clients", "personal/clients (fresh)", "global/server-test"):
+    for row in ("pfedme, seed 0", "global/clients", "personal/clients (adapted)", "global/server-test"):
         assert row in result.out
     assert result.out.endswith("\na\n")
     assert {file.name for file in Path("a").iterdir()} >= {
@@ -152,7 +152,7 @@ def test_profile(fedtl: Fedtl) -> None:
 
 
 def test_notes_are_printed(fedtl: Fedtl) -> None:
-    result = fedtl("run", "tiny.toml", "rounds=1", "strategy.name=fedavg", "evaluate.personal=last", "--out", "a")
+    result = fedtl("run", "tiny.toml", "rounds=1", "strategy.name=fedavg", "evaluate.personal=stored", "--out", "a")
     assert "strategy.name=fedavg: dropped lam, inner_steps, inner_lr of pfedme\n" in result.out
     assert "evaluate.personal has no effect" in result.out
     privacy = [f"deploy.privacy.{key}" for key in ("clipping_norm=1", "epsilon=1", "delta=1e-5")]
@@ -171,7 +171,7 @@ def test_resume(fedtl: Fedtl) -> None:
     first = rounds("a")
     again = fedtl("run", "tiny.toml", "--out", "a", "--resume")
     assert again.code == 0
-    assert "personal/clients (fresh)" in again.out
+    assert "personal/clients (adapted)" in again.out
     assert rounds("a") == first
     more = fedtl("run", "tiny.toml", "rounds=4", "--out", "a", "--resume")
     assert (more.code, more.err) == (0, "")

@@ -121,12 +121,12 @@ def test_without_labels_nothing_is_scored(fedtl_: Said, finished: fedtl.Run, tmp
 @pytest.mark.parametrize("client", [0, 3])
 def test_a_clients_own_model(fedtl_: Said, finished: fedtl.Run, tmp_path: Path, client: int) -> None:
     output = fedtl_("export", finished.path, "--client", client, "-o", "own.safetensors")
-    assert output.startswith(f"quickstart, pfedme, round 2: client {client}'s personalised model (fresh), mlp")
+    assert output.startswith(f"quickstart, pfedme, round 2: client {client}'s personalised model (adapted), mlp")
     data = federation(finished)
     np.savez(tmp_path / "own.npz", x=data.x[data.test[client]], y=data.y[data.test[client]])
     score = finished.client_scores()["personal/clients"][client]
     assert percent(fedtl_("predict", "own.safetensors", "own.npz")) == round(100 * score, 2)
-    output = fedtl_("export", finished.path, "--client", client, "--personal", "last", "-o", "own.safetensors")
+    output = fedtl_("export", finished.path, "--client", client, "--personal", "stored", "-o", "own.safetensors")
     assert f"client {client}'s personalised model (last), mlp" in output
 
 
@@ -282,8 +282,8 @@ def test_an_onnx_file_that_is_none(fedtl_: Said, tmp_path: Path) -> None:
             ("--onnx", "-o", "m.safetensors"),
             "--output = 'm.safetensors': with --onnx its name ends in .onnx; leave one of them out",
         ),
-        (("--personal", "last"), "--personal = 'last': it is about a client's own model; add --client"),
-        (("--client", 0, "--personal", "lst"), "evaluate.personal = 'lst': should be 'fresh' or 'last'"),
+        (("--personal", "stored"), "--personal = 'stored': it is about a client's own model; add --client"),
+        (("--client", 0, "--personal", "lst"), "evaluate.personal = 'lst': should be 'adapted' or 'stored'"),
     ],
 )
 def test_wrong_arguments(fedtl_: Said, finished: fedtl.Run, words: tuple[object, ...], message: str) -> None:

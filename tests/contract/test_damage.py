@@ -203,7 +203,7 @@ def test_a_damaged_model_is_not_exported(damage: str, killed: Path, tmp_path: Pa
     DAMAGES[damage](folder)
     for which in (None, client) if "memor" not in damage else (client,):
         with pytest.raises(ConfigError) as caught:
-            model_of_run(folder, which, "last")
+            model_of_run(folder, which, "stored")
         assert "\n" not in str(caught.value)
 
 
@@ -285,7 +285,7 @@ def test_the_record_says_which_memory_is_exported(killed: Path, tmp_path: Path) 
     shutil.copy(newest, newest.with_name(f"{client}-1.safetensors"))
     newest.unlink()
     with pytest.raises(ConfigError, match=rf"{client}-{LAST}.safetensors is missing"):
-        model_of_run(folder, client, "last")
+        model_of_run(folder, client, "stored")
 
 
 @pytest.mark.parametrize("other", ["a copy of clients.jsonl", "failures that are a number", "clients that are null"])
@@ -301,7 +301,7 @@ def test_a_record_that_does_not_say_who_trained_is_one_sentence(other: str, kill
         first[other.partition(" ")[0]] = 3 if "number" in other else None
         file.write_text("".join(json.dumps(line) + "\n" for line in (first, *others)))
     with pytest.raises(ConfigError, match=r"rounds\.jsonl does not say who trained in round [12]: restore it"):
-        model_of_run(folder, client, "last")
+        model_of_run(folder, client, "stored")
 
 
 def test_a_zeroed_block_behind_the_settled_round(
@@ -368,5 +368,5 @@ def test_resume_names_what_it_could_not_read(tmp_path: Path, monkeypatch: pytest
     (broken / "config.toml").write_text("rounds = = 3")
     begun, unread = fedtl.run(tables(), resume=True).environment["notes"]
     assert "so one begins" in begun
-    assert unread == f"{broken}/config.toml cannot be read; --resume --out {broken} goes on with that run"
+    assert unread == f"{broken}/config.toml cannot be read; --resume --out {broken} resumes that run"
     fedtl.run(tables(), out=broken, resume=True)

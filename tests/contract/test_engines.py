@@ -199,7 +199,7 @@ def test_the_engine_that_is_chosen_keeps_a_clients_bits_in_any_company(hidden: i
     """Stacked or not: whether stacked products of narrow matrices keep them depends on the processor."""
     plain, update = nine_alike(hidden)
     chosen = choose_engine("auto", "auto", plain.task, update, "cpu", 9)
-    assert chosen.stacked or "would depend on its company" in chosen.because
+    assert chosen.stacked or "would depend on the stack" in chosen.because
     engine, w = chosen.make(plain.task), plain.task.layout.flatten(plain.task.module)
 
     def of_client(company: list[int]) -> torch.Tensor:
@@ -233,7 +233,7 @@ def test_clients_whose_bits_depend_on_their_company_are_not_stacked(kind: type[S
     plain, update = nine_alike(32)
     chosen = choose_engine("auto", "auto", plain.task, kind(update.settings, NO_LAYOUT), "cpu", 9)
     assert (chosen.stacked, chosen.traced) == (False, True)
-    assert "would depend on its company" in chosen.because
+    assert "would depend on the stack" in chosen.because
     assert choose_engine(
         True, "auto", plain.task, kind(update.settings, NO_LAYOUT), "cpu", 9
     ).stacked  # who asks for it gets it
@@ -317,7 +317,7 @@ def test_the_choice_of_an_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Whether it does is the processor's matter; here the rules are tested.
-    monkeypatch.setattr("fedtl.engine.choice.company_shows", lambda task, update: False)
+    monkeypatch.setattr("fedtl.engine.choice.depends_on_stack", lambda task, update: False)
     task = engine_of(federation_of(SIZES), module()).task
     choice = choose_engine(*asked, task, update_of("fedavg", lr=0.1, momentum=0.9), device, 40)
     assert (choice.stacked, choice.traced) == chosen

@@ -147,9 +147,9 @@ def test_server_steps_leave_batch_norm_statistics_to_the_mean() -> None:
 
 
 def test_last_personal_models_are_counted_where_there_are_none(tmp_path: Path) -> None:
-    run, _ = final(tmp_path, "evaluate.personal=last", "strategy.clients_per_round=2", "rounds=1")
+    run, _ = final(tmp_path, "evaluate.personal=stored", "strategy.clients_per_round=2", "rounds=1")
     score = run.rounds[-1]["scores"]["personal/clients"]
-    assert score["model"] == "last"
+    assert score["model"] == "stored"
     assert score["clients_without"] == 4
 
 
@@ -157,7 +157,7 @@ def test_fresh_personal_models_are_those_of_the_next_round(tmp_path: Path) -> No
     """With all clients in each round, what is kept in round 2 is what was scored as fresh after round 1."""
     every = ["strategy.clients_per_round=6", "evaluate.every=1"]
     fresh, _ = final(tmp_path / "a", *every, "rounds=1")
-    last, _ = final(tmp_path / "b", *every, "rounds=2", "evaluate.personal=last")
+    last, _ = final(tmp_path / "b", *every, "rounds=2", "evaluate.personal=stored")
     key = ("scores", "personal/clients", "accuracy")
     assert fresh.clients[0][key[0]][key[1]] == last.clients[1][key[0]][key[1]]
 

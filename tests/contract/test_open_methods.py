@@ -26,7 +26,7 @@ WITHOUT_GLOBAL = {"fedamp", "ifca", "hypernetwork"}
 
 @pytest.fixture(scope="module", params=OPEN_METHODS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, fedtl.Run]:
-    config = {**tables(request.param, 3), "evaluate": {"every": 1, "personal": "fresh"}}
+    config = {**tables(request.param, 3), "evaluate": {"every": 1, "personal": "adapted"}}
     return request.param, fedtl.run(config, out=tmp_path_factory.mktemp(request.param) / "run")
 
 
@@ -98,7 +98,7 @@ def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
     assert "could be averaged, and the model has such" in refused(
         "ifca", model={"name": "tests.contract.test_open_methods:WithNorm"}
     )
-    target = {"name": "digits", "look": {"invert": True}}
+    target = {"name": "digits", "transform": {"invert": True}}
     adda = [{"term": "cross_entropy"}, {"term": "adda", "shared": False}]
     data = {**tables("scaffold")["data"], "target": target}
     assert "a term's module that is not shared" in refused("scaffold", data=data, objective=adda)

@@ -27,8 +27,8 @@ ADDA = [
     {"rounds": 3, "strategy": {"lr": 0.02, "local_steps": 2}, "objective": [{"term": "adda", "shared": False}]},
 ]
 
-APART = {"target": {"name": "digits", "samples": 200, "clients": 3, "look": {"invert": True}}}
-TOGETHER = {"target": {"name": "digits", "samples": 200, "look": {"invert": True}}}
+APART = {"target": {"name": "digits", "samples": 200, "clients": 3, "transform": {"invert": True}}}
+TOGETHER = {"target": {"name": "digits", "samples": 200, "transform": {"invert": True}}}
 
 
 def tables(**more: Any) -> dict[str, Any]:
@@ -77,11 +77,11 @@ def test_the_second_phase_of_adda_moves_the_mapping_and_not_the_head(tmp_path: P
 def test_a_run_that_is_gone_on_with_ends_with_the_same_bits(config: dict[str, Any], stop: int, tmp_path: Path) -> None:
     fedtl.run(config, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fedtl.run(config, out=tmp_path / "gone on with", listener=StopsAfter(stop))
-    assert len(rounds_of(tmp_path / "gone on with")) == stop
-    fedtl.run(config, out=tmp_path / "gone on with", resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "gone on with")
-    a, b = (read_checkpoint(tmp_path / name) for name in ("whole", "gone on with"))
+        fedtl.run(config, out=tmp_path / "resumed", listener=StopsAfter(stop))
+    assert len(rounds_of(tmp_path / "resumed")) == stop
+    fedtl.run(config, out=tmp_path / "resumed", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    a, b = (read_checkpoint(tmp_path / name) for name in ("whole", "resumed"))
     assert a is not None
     assert b is not None
     assert a.state.keys() == b.state.keys() != set()

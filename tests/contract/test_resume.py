@@ -1,4 +1,4 @@
-"""A run that is killed at any instant and gone on with leaves the bits of one that was not."""
+"""A run that is killed at any instant and resumed leaves the bits of one that was not."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_the_newest_unfinished_run_is_found(
 def test_too_many_failures_then_resumed(
     uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that ended with an error is gone on with like one that was killed."""
+    """A run that ended with an error is resumed like one that was killed."""
     with monkeypatch.context() as patch:
         original = Engine.train
 

@@ -36,7 +36,7 @@ DATA = {
     "name": "digits",
     "clients": 3,
     "samples": 150,
-    "target": {"name": "digits", "samples": 120, "look": {"invert": True}},
+    "target": {"name": "digits", "samples": 120, "transform": {"invert": True}},
     "public": {"name": "digits", "samples": 40},
 }
 

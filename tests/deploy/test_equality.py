@@ -33,7 +33,7 @@ partition = { name = "dirichlet", alpha = 1.0, min_size = 20 }
 [data.target]
 name = "digits"
 samples = 240
-look = { rotate = 40.0 }
+transform = { rotate = 40.0 }
 
 [model]
 name = "mlp"

@@ -165,12 +165,12 @@ def test_what_an_override_gives_itself_is_not_dropped_in_silence() -> None:
 def test_a_note_where_no_client_has_a_model_of_its_own(where: str) -> None:
     note = "evaluate.personal has no effect: fedavg gives clients no model of their own"
     if where == "tables":
-        result = read_config(tables(evaluate={"personal": "fresh"}))
+        result = read_config(tables(evaluate={"personal": "adapted"}))
     else:
-        result = read_config(tables(), ["evaluate.personal=last"])
+        result = read_config(tables(), ["evaluate.personal=stored"])
     assert result[1] == [note]
     assert read_config(tables(evaluate={"every": 2}))[1] == []
-    assert read_config("quickstart", ["evaluate.personal=last"])[1] == []
+    assert read_config("quickstart", ["evaluate.personal=stored"])[1] == []
 
 
 def test_a_note_where_there_are_no_actors() -> None:
@@ -189,8 +189,8 @@ def test_a_resolved_config_asks_only_for_what_is_no_default(tmp_path: Path) -> N
     (tmp_path / "config.toml").write_text(config.toml(), encoding="utf-8")
     for source in (config, tmp_path):
         assert read_config(source)[1] == []
-        assert len(read_config(source, ["evaluate.personal=fresh"])[1]) == 1
-    last, _ = read_config("quickstart", ["evaluate.personal=last"])
+        assert len(read_config(source, ["evaluate.personal=adapted"])[1]) == 1
+    last, _ = read_config("quickstart", ["evaluate.personal=stored"])
     assert len(read_config(last, ["strategy.name=fedavg"])[1]) == 2
 
 
@@ -308,7 +308,10 @@ QUICK: Tables = {
         (["data.clients=none"], ["clients is missing", "'pathological'"]),
         (["strategy.local_epochs=1"], ["strategy", "local_epochs = 1", "local_steps = 10", "remove one"]),
         (["strategy.clients_per_round=21"], ["strategy.clients_per_round = 21", "data.clients = 20"]),
-        (["strategy.name=fedavg-finetune", "evaluate.personal=last"], ["evaluate.personal = 'last'", "use 'fresh'"]),
+        (
+            ["strategy.name=fedavg-finetune", "evaluate.personal=stored"],
+            ["evaluate.personal = 'stored'", "use 'adapted'"],
+        ),
         (["strategy.lr"], ["'strategy.lr'", "write key=value"]),
         (["=1"], ["'=1'", "write key=value"]),
         ([" = 1"], ["' = 1'", "write key=value"]),
@@ -400,7 +403,7 @@ def test_load_tables_reads_plain_toml() -> None:
 # Real clients.
 
 PRIVACY = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
-LOOKS = {"partition": {"name": "iid"}, "target": {"name": "digits", "look": {"invert": True}}}
+LOOKS = {"partition": {"name": "iid"}, "target": {"name": "digits", "transform": {"invert": True}}}
 
 
 def test_how_real_clients_are_dealt_with() -> None:
@@ -498,3 +501,14 @@ def test_privacy_without_a_number() -> None:
 def test_personal_models_have_two_names_each(word: str, other: str) -> None:
     one, two = (read_config("quickstart", [f"evaluate.personal={name}"])[0] for name in (word, other))
     assert one == two
+
+
+@pytest.mark.parametrize(
+    ("older", "present"),
+    [("simulation.recorded=false", "simulation.traced=false"), ("data.look.invert=true", "data.transform.invert=true")],
+)
+def test_options_are_read_by_their_older_names(older: str, present: str) -> None:
+    assert read_config("quickstart", [older])[0] == read_config("quickstart", [present])[0]
+    name, key = (text.partition("=")[0].split(".")[1] for text in (present, older))
+    with pytest.raises(ConfigError, match=f"{key}.*is the older name of '{name}', which is there too; leave it out"):
+        read_config("quickstart", [older, present])

@@ -47,13 +47,13 @@ def refused(override: str, **tables: Any) -> str:
         "data.clients",
         "data.channels",
         "data.test_share",
-        "data.look.rotate",
+        "data.transform.rotate",
         "data.target.samples",
         "replay.noise",
     ],
 )
 def test_true_is_no_number(key: str) -> None:
-    domains = {**TINY["data"], "look": {}, "target": {"name": "digits"}}
+    domains = {**TINY["data"], "transform": {}, "target": {"name": "digits"}}
     message = refused(f"{key}=true", data=domains, replay={})
     assert message == f"{key} = True: should be a number, not true or false"
 

@@ -26,7 +26,7 @@ needs_data = pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_
 
 DIGITS = Digits(clients=1).load()
 N = len(DIGITS.x)
-INVERTED = {"name": "digits", "look": {"invert": True}}
+INVERTED = {"name": "digits", "transform": {"invert": True}}
 
 
 def digits(seed: int = 0, **options: Any) -> Federation:
@@ -127,7 +127,7 @@ def test_a_target_of_owners_goes_to_as_many_clients():
 
 def test_same_seed_same_bits_and_another_seed_others():
     options: dict[str, Any] = {
-        "target": {"name": "digits", "look": {"photographs": True}, "partition": {"name": "noisy"}},
+        "target": {"name": "digits", "transform": {"photographs": True}, "partition": {"name": "noisy"}},
         "public": {"name": "digits", "samples": 40},
     }
     first, again, other = digits(**options), digits(**options), digits(1, **options)
@@ -308,7 +308,7 @@ def test_public_samples_are_nobodys_test_data(tmp_path):
 
 
 def test_coloured_public_samples_make_all_coloured():
-    federation = digits(public={"name": "digits", "look": {"photographs": True}}, target=INVERTED)
+    federation = digits(public={"name": "digits", "transform": {"photographs": True}}, target=INVERTED)
     assert federation.shape == (3, 8, 8)
     assert np.array_equal(federation.x[:N], np.repeat(DIGITS.x, 3, axis=1))
     assert np.array_equal(federation.x[N : 2 * N, 2], 255 - DIGITS.x[:, 0])
@@ -357,7 +357,7 @@ def test_channels_are_converted_as_pillow_does_it():
 
 
 def test_options_change_the_images_and_their_statistics():
-    federation = digits(size=12, channels=3, look={"invert": True, "rotate": 30.0})
+    federation = digits(size=12, channels=3, transform={"invert": True, "rotate": 30.0})
     expected = rotate(255 - resize(DIGITS.x, 12, 12), 30.0)
     assert np.array_equal(federation.x, np.repeat(expected, 3, axis=1))
     mean, std = channel_statistics(federation.x)
@@ -371,7 +371,7 @@ def test_statistics_leave_the_official_test_set_out(tmp_path):
         tmp_path / "a.npz", x=x, y=np.arange(30) % 3, x_test=np.zeros((9, 6, 6), np.uint8), y_test=np.arange(9) % 3
     )
     table = {"name": "npz", "path": str(tmp_path / "a.npz"), "partition": "iid", "clients": 3}
-    federation = federate(read_data({**table, "look": {"invert": True}}), 0)
+    federation = federate(read_data({**table, "transform": {"invert": True}}), 0)
     assert 1 / (255 * federation.scale.item()) == pytest.approx(x.std() / 255, rel=1e-4)
     assert -federation.shift.item() / federation.scale.item() == pytest.approx(255 - x.mean(), rel=1e-4)
 
@@ -379,13 +379,13 @@ def test_statistics_leave_the_official_test_set_out(tmp_path):
 def test_photographs():
     images = np.zeros((400, 1, 28, 28), np.uint8)
     images[:, :, 10:18, 10:18] = 255
-    look = ImageTransform(photographs=True)
-    output = look.apply(images)
+    transform = ImageTransform(photographs=True)
+    output = transform.apply(images)
     assert output.shape == (400, 3, 28, 28)
     assert output.dtype == np.uint8
-    background = look.apply(np.zeros_like(images))  # of a black image the patch itself is left
+    background = transform.apply(np.zeros_like(images))  # of a black image the patch itself is left
     assert np.array_equal(output, np.where(images == 255, 255 - background, background))
-    assert np.array_equal(look.apply(images[:7]), output[:7])  # a sample's patch is its own
+    assert np.array_equal(transform.apply(images[:7]), output[:7])  # a sample's patch is its own
     assert len(np.unique(background.reshape(400, -1), axis=0)) == 400
     assert not np.array_equal(background[:, 0], background[:, 2])
 
@@ -399,7 +399,7 @@ def test_a_patch_is_a_piece_of_a_photograph():
 
 
 def test_the_looks_of_a_target_come_after_it_has_the_sources_size():
-    federation = digits(size=16, target={"name": "digits", "look": {"photographs": True}})
+    federation = digits(size=16, target={"name": "digits", "transform": {"photographs": True}})
     assert federation.shape == (3, 16, 16)
     assert np.array_equal(federation.x[:N], np.repeat(resize(DIGITS.x, 16, 16), 3, axis=1))
     assert np.array_equal(federation.x[N:], ImageTransform(photographs=True).apply(resize(DIGITS.x, 16, 16)))
@@ -437,12 +437,12 @@ WHOLE = {
     "clients": 5,
     "size": 16,
     "channels": 3,
-    "look": {"rotate": 45},
+    "transform": {"rotate": 45},
     "target": {
         "name": "digits",
         "clients": 3,
         "partition": {"name": "noisy", "base": {"name": "dirichlet", "alpha": 2}},
-        "look": {"invert": True, "photographs": True},
+        "transform": {"invert": True, "photographs": True},
     },
     "public": {"name": "digits", "samples": 9},
 }
@@ -451,7 +451,7 @@ WHOLE = {
 def test_a_choice_reads_back_equal_from_its_own_dump():
     choice = read_data(WHOLE)
     assert choice.target is not None
-    assert choice.target.look == ImageTransform(invert=True, photographs=True)
+    assert choice.target.transform == ImageTransform(invert=True, photographs=True)
     for dump in (
         choice.model_dump(),
         choice.model_dump(mode="json"),
@@ -479,9 +479,9 @@ def test_overrides():
     assert (settings.data.target.name, settings.data.target.partition.alpha) == ("usps", 0.1)
     assert read_config(settings)[0] == settings
     settings, _ = config(
-        "data.target=digits", "data.target.look.invert=true", "data.public=usps", "data.public.samples=7"
+        "data.target=digits", "data.target.transform.invert=true", "data.public=usps", "data.public.samples=7"
     )
-    assert settings.data.target.look.invert
+    assert settings.data.target.transform.invert
     assert (settings.data.public.name, settings.data.public.samples) == ("usps", 7)
     assert config("data.target=none", target=INVERTED)[0].data.target is None
     target = {"name": "usps", "root": "here", "partition": {"name": "dirichlet", "alpha": 0.1}}
@@ -511,10 +511,10 @@ READING = [
         {"target": {"name": "digits", "partition": {"name": "dirichlet", "alpha": 0}}},
         "data.target.partition.alpha = 0: should be greater than 0",
     ),
-    ({"look": {"rotat": 3}}, "data.look.rotat is not a key here: did you mean 'rotate'?"),
+    ({"transform": {"rotat": 3}}, "data.transform.rotat is not a key here: did you mean 'rotate'?"),
     (
-        {"target": {"name": "digits", "look": {"rotate": "x"}}},
-        "data.target.look.rotate = 'x': should be a valid number",
+        {"target": {"name": "digits", "transform": {"rotate": "x"}}},
+        "data.target.transform.rotate = 'x': should be a valid number",
     ),
     ({"channels": 2}, "data.channels = 2: should be 1 or 3"),
     ({"size": 0}, "data.size = 0: should be greater than 0"),
@@ -561,8 +561,8 @@ READING = [
         "them out",
     ),
     (
-        {"target": {"name": "digits", "channels": 1, "look": {"photographs": True}}},
-        "data.target: channels = 1 does not go with look.photographs, which has 3; leave one of them out",
+        {"target": {"name": "digits", "channels": 1, "transform": {"photographs": True}}},
+        "data.target: channels = 1 does not go with transform.photographs, which has 3; leave one of them out",
     ),
 ]
 
@@ -598,8 +598,8 @@ FEDERATING = [
         "leave it out",
     ),
     (
-        {"name": "watch", "public": {"name": "watch", "look": {"invert": True}}},
-        "data.public.look: only images [channels, height, width] can be changed so, but a sample has shape [6, 100]; "
+        {"name": "watch", "public": {"name": "watch", "transform": {"invert": True}}},
+        "data.public.transform: only images [channels, height, width] can be changed so, but a sample has shape [6, 100]; "
         "leave it out",
     ),
     (
@@ -631,12 +631,12 @@ def test_images_of_two_channels_or_of_numbers_cannot_be_changed_in_every_way(tmp
     two = save(tmp_path / "two.npz", x.astype(np.uint8))
     reason = "only images with 1 or 3 channels"
     assert error(two, channels=3) == f"data.channels = 3: {reason} have others, but a sample has 2"
-    assert error(two, look={"photographs": True}).startswith(
-        f"data.look.photographs = true: {reason} can be changed so"
+    assert error(two, transform={"photographs": True}).startswith(
+        f"data.transform.photographs = true: {reason} can be changed so"
     )
     numbers = save(tmp_path / "numbers.npz", x.astype(np.float32))
-    assert error(numbers, look={"invert": True}) == (
-        "data.look.invert = true: only bytes can be changed so, but images are float32"
+    assert error(numbers, transform={"invert": True}) == (
+        "data.transform.invert = true: only bytes can be changed so, but images are float32"
     )
     assert error(two, target="digits") == (
         "data.target.name = 'digits': a sample has shape [1, 8, 8], but [2, 8, 8] in [data]; both must be images of 1 "
@@ -644,7 +644,9 @@ def test_images_of_two_channels_or_of_numbers_cannot_be_changed_in_every_way(tmp
     )
     with pytest.raises(ConfigError) as caught:
         ImageTransform(photographs=True).apply(np.zeros((1, 1, 500, 500), np.uint8))
-    assert str(caught.value) == ("data.look.photographs = true: an image is 500 x 500, but the photographs 427 x 640")
+    assert str(caught.value) == (
+        "data.transform.photographs = true: an image is 500 x 500, but the photographs 427 x 640"
+    )
     missing = {"name": "npz", "path": str(tmp_path / "data.clients.npz"), "partition": "iid"}
     assert error(two, target=missing) == (
         f"data.target.path = {missing['path']!r}: there is no such file or folder"  # a path is left as it is

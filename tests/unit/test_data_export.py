@@ -22,7 +22,7 @@ from fedtl.data.samples import Samples
 from fedtl.data.schema import DataSchema
 from fedtl.failure import RunError
 
-INVERTED = {"name": "digits", "look": {"invert": True}}
+INVERTED = {"name": "digits", "transform": {"invert": True}}
 DIRICHLET = {"name": "dirichlet", "alpha": 0.3, "min_size": 1}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "further clients": {"target": {**INVERTED, "clients": 4}, "test_share": 0.5},
     "public": {"public": {**INVERTED, "samples": 30}},
     "few labels, public": {"labelled_fraction": 0.3, "public": {"name": "digits", "samples": 11}},
-    "all at once": {"size": 5, "target": INVERTED, "public": {"name": "digits", "look": {"photographs": True}}},
+    "all at once": {"size": 5, "target": INVERTED, "public": {"name": "digits", "transform": {"photographs": True}}},
     "rotated": {"partition": {"name": "rotated", "base": DIRICHLET}},
     "floats": {"name": "synthetic", "alpha": 1.0},
     "series": {"name": "watch", "clients": None, "partition": "natural"},

@@ -40,7 +40,7 @@ from fedtl.failure import RunError
 from fedtl.wire import messages as m
 from tests.contract.test_grids import records
 from tests.methods import OPEN_METHODS
-from tests.unit.test_deploy_link import Answer, Node, PretendedGrid, travelled
+from tests.unit.test_deploy_deployed_grid import Answer, Node, PretendedGrid, travelled
 
 NAMES = ("north", "south", "west")
 
@@ -61,7 +61,7 @@ def tables(**more: Any) -> dict[str, Any]:
 
 
 SGD = {"lr": 0.1, "local_steps": 3, "batch_size": 8}
-LOOK = {"name": "digits", "look": {"invert": True}}
+LOOK = {"name": "digits", "transform": {"invert": True}}
 CONFIGS: dict[str, dict[str, Any]] = {
     "fedavg by samples, recorded": {
         "strategy": {"name": "fedavg", **SGD, "weighting": "samples", "server": {"name": "momentum"}},

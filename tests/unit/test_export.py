@@ -103,7 +103,7 @@ def check_clients(run: fedtl.Run, folder: Path, which: str, clients: Sequence[in
 
 @pytest.fixture(scope="module")
 def pfedme(tmp_path_factory: pytest.TempPathFactory) -> fedtl.Run:
-    return fedtl.run(tables(PFEDME, evaluate={"personal": "last"}), out=tmp_path_factory.mktemp("pfedme") / "run")
+    return fedtl.run(tables(PFEDME, evaluate={"personal": "stored"}), out=tmp_path_factory.mktemp("pfedme") / "run")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_weights_that_a_run_began_with_may_be_gone(tmp_path: Path) -> None:
 
 
 def test_personalised_models_out_of_memories_are_the_recorded_ones(pfedme: fedtl.Run, tmp_path: Path) -> None:
-    check_clients(pfedme, tmp_path, "last")
+    check_clients(pfedme, tmp_path, "stored")
     module, _, _ = through_file(model_of_run(pfedme.path, 2), tmp_path)
     theta = MemoryStore(pfedme.path / "memories").load(2, ROUNDS + 1)["theta"]
     assert torch.equal(torch.cat([tensor.flatten() for tensor in module.state_dict().values()]), theta)
@@ -164,15 +164,15 @@ def test_personalised_models_out_of_memories_are_the_recorded_ones(pfedme: fedtl
 
 def test_a_kept_model_of_a_run_that_scores_fresh_ones(tmp_path: Path) -> None:
     run = fedtl.run(tables(PFEDME), out=tmp_path / "run")
-    check_clients(run, tmp_path, "fresh", [0, 3])
-    kept, theta = model_of_run(run.path, 2, "last"), MemoryStore(run.path / "memories").load(2, ROUNDS + 1)["theta"]
-    assert kept.about.personal == "last"
+    check_clients(run, tmp_path, "adapted", [0, 3])
+    kept, theta = model_of_run(run.path, 2, "stored"), MemoryStore(run.path / "memories").load(2, ROUNDS + 1)["theta"]
+    assert kept.about.personal == "stored"
     assert torch.equal(torch.cat([tensor.flatten() for tensor in kept.module.state_dict().values()]), theta)
 
 
 def test_fresh_models_are_the_recorded_ones(tmp_path: Path) -> None:
     strategy = {"name": "fedavg-finetune", **SGD, "finetune_steps": 4}
-    check_clients(fedtl.run(tables(strategy), out=tmp_path / "run"), tmp_path, "fresh")
+    check_clients(fedtl.run(tables(strategy), out=tmp_path / "run"), tmp_path, "adapted")
 
 
 def test_fresh_models_are_made_as_the_phase_says(tmp_path: Path) -> None:
@@ -186,13 +186,13 @@ def test_fresh_models_are_made_as_the_phase_says(tmp_path: Path) -> None:
     ]
     config = tables({"name": "fedavg-finetune", **SGD}, phases=phases)
     del config["rounds"]
-    check_clients(fedtl.run(config, out=tmp_path / "run"), tmp_path, "fresh", [0, 3])
+    check_clients(fedtl.run(config, out=tmp_path / "run"), tmp_path, "adapted", [0, 3])
 
 
 @pytest.mark.parametrize("private", ["batch-norm", "head"])
 def test_the_global_model_with_a_clients_private_parts(private: str, tmp_path: Path) -> None:
     run = fedtl.run(tables({"name": "fedavg", **SGD, "private": [private]}, model=NORMED), out=tmp_path / "run")
-    check_clients(run, tmp_path, "kept")
+    check_clients(run, tmp_path, "partial")
     one, other = (model_of_run(run.path, client).module.state_dict() for client in (0, 1))
     own = {name for name in one if not torch.equal(one[name], other[name])}
     norm = {"1.weight", "1.bias", "1.running_mean", "1.running_var"}
@@ -204,7 +204,7 @@ def test_the_global_model_with_a_clients_private_parts(private: str, tmp_path: P
 def test_a_terms_own_module(tmp_path: Path) -> None:
     objective = [{"term": "cross_entropy"}, {"term": "mutual", "peer": {"name": "mlp", "hidden": [7]}}]
     run = fedtl.run(tables({"name": "fedavg", **SGD}, objective=objective), out=tmp_path / "run")
-    check_clients(run, tmp_path, "kept")
+    check_clients(run, tmp_path, "partial")
     assert model_of_run(run.path, 0).about.model == {"name": "mlp", "hidden": [7]}
     exported, federation = model_of_run(run.path), data_of(run)
     assert exported.about.model == {"name": "mlp", "hidden": [16]}
@@ -235,10 +235,10 @@ def test_a_term_that_does_not_tell_its_network(tmp_path: Path) -> None:
 
 def test_clients_of_unlike_models_that_train_alone(tmp_path: Path) -> None:
     config = tables({"name": "local", **SGD}, models=[{"name": "mlp", "hidden": [16]}, {"name": "logistic"}])
-    config["evaluate"] = {"personal": "last"}
+    config["evaluate"] = {"personal": "stored"}
     del config["model"]
     run = fedtl.run(config, out=tmp_path / "run")
-    check_clients(run, tmp_path, "last")
+    check_clients(run, tmp_path, "stored")
     assert [model_of_run(run.path, client).about.model["name"] for client in (0, 1, 2)] == ["mlp", "logistic", "mlp"]
     with pytest.raises(ConfigError, match="a run of 'local', which trains no global model; add --client"):
         model_of_run(run.path)
@@ -249,13 +249,13 @@ def test_who_has_no_model_of_its_own(pfedme: fedtl.Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--client = 1: fedavg gives clients no model of their own"):
         model_of_run(fedavg.path, 1)
     some = {**PFEDME, "clients_per_round": 1}
-    run = fedtl.run(tables(some, rounds=1, evaluate={"personal": "last"}), out=tmp_path / "some")
+    run = fedtl.run(tables(some, rounds=1, evaluate={"personal": "stored"}), out=tmp_path / "some")
     (trained,) = MemoryStore(run.path / "memories").clients()
     with pytest.raises(ConfigError, match=rf"it has no memory in .* holds those of 1 client, the first is {trained}"):
         model_of_run(run.path, (trained + 1) % CLIENTS)
     finetune = fedtl.run(tables({"name": "fedavg-finetune", **SGD}), out=tmp_path / "finetune")
     with pytest.raises(ConfigError, match="fedavg-finetune keeps no model between rounds"):
-        model_of_run(finetune.path, 0, "last")
+        model_of_run(finetune.path, 0, "stored")
     with pytest.raises(ConfigError, match=r"--client = 5: there is no such client in .*; ids are 0 to 4"):
         model_of_run(pfedme.path, 5)
     with pytest.raises(ConfigError, match=r"--client = 'bob': .* knows no client of that name"):
@@ -309,7 +309,7 @@ def test_a_deployed_clients_folder(pfedme: fedtl.Run, deployed: Path) -> None:
 
 def test_a_deployed_run_makes_no_fresh_model(deployed: Path) -> None:
     with pytest.raises(ConfigError, match="holds no samples; --personal last gives the one that the client kept"):
-        model_of_run(deployed, 3, "fresh")
+        model_of_run(deployed, 3, "adapted")
 
 
 def test_the_file_says_what_it_is(pfedme: fedtl.Run, tmp_path: Path) -> None:

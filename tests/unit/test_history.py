@@ -37,7 +37,7 @@ def a_round(number: int, personal: float | None = None, server: float = 0.5, los
     if personal is not None:
         record["scores"] = {
             "global/server-test": {"accuracy": server, "loss": loss},
-            "personal/clients": {"accuracy": over_clients(personal), "clients_without": 1, "model": "fresh"},
+            "personal/clients": {"accuracy": over_clients(personal), "clients_without": 1, "model": "adapted"},
         }
     return record
 
@@ -233,7 +233,7 @@ def test_table(make_run: MakeRun) -> None:
     np.testing.assert_array_equal(frame["train/cross_entropy"], [0.1 * i for i in (1, 2, 3, 4)])
     np.testing.assert_array_equal(frame["personal/clients/accuracy/weighted_mean"], [np.nan, 0.6, 0.8, 0.75])
     np.testing.assert_array_equal(frame["global/server-test/loss"], [np.nan, 0.9, 0.4, 0.5])
-    assert list(frame["personal/clients/model"]) == ["", "fresh", "fresh", "fresh"]
+    assert list(frame["personal/clients/model"]) == ["", "adapted", "adapted", "adapted"]
 
 
 def test_the_numpy_table_says_the_same(make_run: MakeRun) -> None:

@@ -47,7 +47,7 @@ from fedtl.losses import (
     vicreg,
 )
 from fedtl.tracing.tape import trace
-from tests.unit.test_recording import evaluate
+from tests.unit.test_tracing import evaluate
 
 
 def numbers(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -72,7 +72,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                     for score, values in each.items()
                 }
                 if "personal/clients" in each:
-                    record["scores"]["personal/clients"] |= {"clients_without": without, "model": "fresh"}
+                    record["scores"]["personal/clients"] |= {"clients_without": without, "model": "adapted"}
                 per = {score: {"accuracy": values.tolist()} for score, values in each.items() if "clients" in score}
                 if per:
                     clients.append({"round": number, "clients": [0, 1, 2, 3], "scores": per})

@@ -157,7 +157,7 @@ def test_its_term_trains_like_those_that_ship(tmp_path: Path, monkeypatch: pytes
     config = {
         "name": "own-term",
         "rounds": 2,
-        "data": {"name": "digits", "clients": 3, "target": {"name": "digits", "look": {"invert": True}}},
+        "data": {"name": "digits", "clients": 3, "target": {"name": "digits", "transform": {"invert": True}}},
         "model": {"name": "mlp", "hidden": [8]},
         "strategy": {"name": "fedavg", "lr": 0.05, "local_steps": 3},
         "objective": [{"term": "cross_entropy"}, {"term": "mine:MeanGap", "name": "gap", "power": 1.5}],

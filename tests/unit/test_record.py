@@ -59,7 +59,7 @@ def report(round: int, loss: float = 0.5, scored: bool = True) -> Round:
         samples=[3, 5],
         accuracy={"global": [0.5, 1.0], "personal": [1.0, NAN]},
         loss={"global": [loss, 0.1], "personal": [0.1, 0.2]},
-        personal="fresh",
+        personal="adapted",
     )
     return Round(
         round,

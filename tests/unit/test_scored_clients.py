@@ -31,7 +31,7 @@ from fedtl.clients.sgd import SGDSettings
 from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
 from fedtl.deploy.deployed_grid import Described
-from fedtl.deploy.serverapp import Progress, restrict_sampling
+from fedtl.deploy.serverapp import RoundLines, restrict_sampling
 from fedtl.experiment import Place, open_run
 from fedtl.export.probe import Result
 from fedtl.grid.in_process import InProcessGrid
@@ -412,7 +412,7 @@ def test_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_line_of_a_deployed_round(capsys: pytest.CaptureFixture[str]) -> None:
     scores: dict[str, Any] = {"global/clients": {"accuracy": {"weighted_mean": 0.5}, "scored": 1, "of": 2}}
-    Progress(["a", "b"]).round(Round(1, [0, 1], failures=[(1, "it is not connected")], scores=scores))
+    RoundLines(["a", "b"]).round(Round(1, [0, 1], failures=[(1, "it is not connected")], scores=scores))
     assert "1 of 2 clients (not b); global/clients 50.00 % (1 of 2 clients)" in capsys.readouterr().out
 
 

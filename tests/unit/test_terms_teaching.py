@@ -436,7 +436,7 @@ def test_the_peer_stays_and_is_scored_as_the_clients_own(tmp_path: Path) -> None
     assert {r["bytes_up"] for r in run.rounds} == {2 * 4 * MODEL} == {r["bytes_down"] for r in run.rounds}
     scores = run.rounds[2]["scores"]
     assert {"global/clients", "global/server-test", "personal/clients"} <= scores.keys()
-    assert scores["personal/clients"]["model"] == "kept"
+    assert scores["personal/clients"]["model"] == "partial"
 
     # The scores are those of the peers in the clients' memories, the received model where a client has none yet.
     lines = [json.loads(line) for line in (tmp_path / "run" / "clients.jsonl").read_text().splitlines()]
@@ -666,7 +666,7 @@ def test_a_private_head_stays_at_the_client_and_is_scored(source: Path, tmp_path
     assert {len(head) for head in heads} == {HEAD}
     assert not torch.equal(heads[0], heads[1])
     scores = run.rounds[-1]["scores"]
-    assert scores["personal/clients"]["model"] == "kept"
+    assert scores["personal/clients"]["model"] == "partial"
     assert not {"global/clients", "global/server-test"} & scores.keys()
 
 

@@ -31,12 +31,12 @@ from fedtl.experiment import load_model
 from fedtl.runs.baselines import gains
 from fedtl.strategies import STRATEGIES
 from tests.parts import METHODS
-from tests.unit.test_deploy_desk import NAME, QUERY, STATISTICS_OF, SUMS, declined, desk_of, folder, made, message
+from tests.unit.test_deploy_agent import NAME, QUERY, STATISTICS_OF, SUMS, declined, desk_of, folder, made, message
 
 assert folder
 assert made  # fixtures
 
-INVERTED = {"name": "digits", "look": {"invert": True}}
+INVERTED = {"name": "digits", "transform": {"invert": True}}
 
 
 def federation_of(seed: int = 3, **options: Any) -> Federation:

@@ -88,7 +88,7 @@ class Own:
         return present
 
     def describe(self) -> dict[str, Any]:
-        """What the server is told of a participant's data, and all that it is told; JSON's types alone."""
+        """What the server learns of a participant's data, and all that it learns; JSON's types alone."""
         labelled = self.y[self.train] != UNLABELLED
         return {
             "train": int(labelled.sum()),

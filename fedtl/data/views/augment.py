@@ -202,8 +202,8 @@ def _try(view: View, shape: Sequence[int], dtype: torch.dtype) -> None:
     if made.shape != raw.shape or made.dtype != raw.dtype:
         shapes = [f"{list(each.shape[1:])} {str(each.dtype).removeprefix('torch.')}" for each in (made, raw)]
         raise ConfigError(
-            f"views.transforms make {shapes[0]} of {shapes[1]}: a view must have its image's shape and type, so end with "
-            f"size = {list(shape[1:])} where a transform crops or resizes"
+            f"views.transforms make {shapes[0]} of {shapes[1]}: a view must have its image's shape and type, so end "
+            f"with size = {list(shape[1:])} where a transform crops or resizes"
         )
 
 

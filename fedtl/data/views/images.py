@@ -31,7 +31,7 @@ LUMA = (19595, 38470, 7471)
 
 
 def prepared(data: DataChoice, dataset: Dataset, size: tuple[int, int] | None = None) -> Dataset:
-    """The data set as its ``size``, ``channels`` and ``look`` ask for, with mean and standard deviation to match.
+    """The data set as its ``size``, ``channels`` and ``transform`` ask for, with mean and standard deviation to match.
 
     Mean and standard deviation are taken per channel over the training part: all samples but the official test
     set and what is held out.
@@ -57,9 +57,9 @@ def prepared(data: DataChoice, dataset: Dataset, size: tuple[int, int] | None = 
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"{key}: only images with 1 or 3 channels have others, but a sample has {x.shape[1]}")
         x = with_channels(x, data.channels)
-    if data.look is not None:
-        _need_images(x, "data.look")
-        x = data.look.apply(x)
+    if data.transform is not None:
+        _need_images(x, "data.transform")
+        x = data.transform.apply(x)
     if x is dataset.x:
         return dataset
     mean, std = channel_statistics(_training_part(dataset, x))

@@ -1,4 +1,4 @@
-"""How a domain looks: what makes other images of a data set's."""
+"""Transforms of a whole data set's images, which make another domain of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class ImageTransform(Options):
         """
         if images.dtype != np.uint8 and (self.invert or self.photographs):
             word = "invert" if self.invert else "photographs"
-            raise ConfigError(f"data.look.{word} = true: only bytes can be changed so, but images are {images.dtype}")
+            raise ConfigError(
+                f"data.transform.{word} = true: only bytes can be changed so, but images are {images.dtype}"
+            )
         if self.invert:
             images = 255 - images
         if self.rotate % 360:
@@ -62,7 +64,7 @@ def _rotated(images: Samples, degrees: float) -> Samples:
 def _over_photographs(images: Samples) -> Samples:
     n, channels, height, width = images.shape
     photographs = _read_photographs()
-    key = "data.look.photographs = true"
+    key = "data.transform.photographs = true"
     if channels not in (1, 3):
         raise ConfigError(f"{key}: only images with 1 or 3 channels can be changed so, but a sample has {channels}")
     least = min(photo.shape[1] for photo in photographs), min(photo.shape[2] for photo in photographs)
@@ -96,6 +98,7 @@ def _read_photographs() -> list[NDArray[np.uint8]]:
                 photographs.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
         except OSError as error:
             raise ConfigError(
-                f"data.look.photographs = true: {folder / name} of scikit-learn cannot be read; install scikit-learn"
+                f"data.transform.photographs = true: {folder / name} of scikit-learn cannot be read; "
+                "install scikit-learn"
             ) from error
     return photographs

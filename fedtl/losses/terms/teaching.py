@@ -196,7 +196,7 @@ def _model(value: Any) -> ModelChoice:
 
 
 def _trained(choice: ModelChoice, source: str, key: str, sizes: Sizes) -> nn.Module:
-    """A model with numbers out of a run's folder or a file, all of them."""
+    """A model with parameters out of a run's folder or a file, all of them."""
     from fedtl.models.pretrained import copy, read_weights
 
     module = build_model(choice.model_copy(update={"pretrained": None}), sizes.shape, sizes.classes, 0)

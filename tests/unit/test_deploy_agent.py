@@ -67,7 +67,7 @@ class Tells(Term):
         return context.logits.square().mean()
 
 
-TELLS = "tests.unit.test_deploy_desk:Tells"
+TELLS = "tests.unit.test_deploy_agent:Tells"
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_a_module_that_a_server_names_is_not_imported(
 
 
 def test_code_that_the_client_agreed_to_is_run(folder: ClientFolder) -> None:
-    own = {"model": {"name": "tests.unit.test_deploy_desk:linear"}}
+    own = {"model": {"name": "tests.unit.test_deploy_agent:linear"}}
     desk = desk_of(folder, approved=build(TABLES | own))
     assert uploaded(desk.answer(TRAIN, message(**own))).shape == (PARAMETERS,)
 
@@ -404,7 +404,7 @@ PFEDME = {
 
 
 def test_a_new_process_remembers_the_rounds_before(folder: ClientFolder) -> None:
-    config = {"strategy": PFEDME, m.SCORE_PERSONAL: "last"}
+    config = {"strategy": PFEDME, m.SCORE_PERSONAL: "stored"}
     one, other = desk_of(folder), desk_of(folder)
     w = uploaded(one.answer(TRAIN, message(**config)))
     here = m.metrics_of(one.answer(EVALUATE, message(w, **config)))

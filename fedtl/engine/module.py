@@ -18,7 +18,7 @@ from fedtl.models.vector import Layout, Slot
 
 
 class ClientObjective(nn.Module):
-    """What a client differentiates: the objective of a mini-batch, as a function of ``model.…``'s parameters and buffers.
+    """What a client differentiates: a mini-batch's objective, as a function of ``model.…``'s parameters and buffers.
 
     Args:
         module: the model, with the modules of terms.

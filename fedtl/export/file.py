@@ -177,7 +177,7 @@ def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, DataSche
 def rebuilt(
     choice: ModelChoice, frame: DataSchema, state: Mapping[str, Tensor], what: str, few: FewSamples | None = None
 ) -> nn.Module:
-    """The network with these parameters, all of them and no others, in evaluation mode; ``few`` are samples that it takes.
+    """The network with exactly these parameters, in evaluation mode; ``few`` are samples that it takes.
 
     Raises:
         ConfigError: the network cannot be built, or these are another one's; ``what`` names them.

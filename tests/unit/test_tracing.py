@@ -858,7 +858,7 @@ class Keeps(Custom):
         (lambda: PythonSees(6, 3), lambda: update_of("fedavg", lr=0.1), "other numbers than run eagerly"),
         (lambda: PythonCounts(6, 3), lambda: update_of("fedavg", lr=0.1), "other numbers than run eagerly"),
         (small_module, lambda: Custom(lambda s, b, g: {"w": s["w"] - random.random() * g(s["w"], b)}), "other numbers"),
-        (small_module, lambda: Custom(prox, lambda w: {"w": w, "a": w, "weight": w}), "may not be called 'weight'"),
+        (small_module, lambda: Custom(prox, lambda w: {"w": w, "a": w, "mask": w}), "may not be called 'mask'"),
         (small_module, lambda: Custom(lambda s, b, g: {f"{len(s)}": g(s["w"], b), **s}), "has other vectors after"),
     ],
 )

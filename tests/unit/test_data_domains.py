@@ -594,12 +594,14 @@ FEDERATING = [
     ),
     (
         {"name": "watch", "size": 8},
-        "data.size = 8: only images [channels, height, width] can be changed so, but a sample has shape [6, 100]; "
+        "data.size = 8: only images [channels, height, width] can be changed so, but a sample has shape "
+        "[6, 100]; "
         "leave it out",
     ),
     (
         {"name": "watch", "public": {"name": "watch", "transform": {"invert": True}}},
-        "data.public.transform: only images [channels, height, width] can be changed so, but a sample has shape [6, 100]; "
+        "data.public.transform: only images [channels, height, width] can be changed so, but a sample has shape "
+        "[6, 100]; "
         "leave it out",
     ),
     (

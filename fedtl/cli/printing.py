@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fedtl.clients.serving import Serving
-from fedtl.runs.history import Run
+    from fedtl.runs.history import Run
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -108,6 +107,8 @@ def add_numbers(table: Table, header: str, values: Sequence[str], marks: Sequenc
 
 
 def _which_personal(one: Run, name: str) -> str:
+    from fedtl.clients.serving import Serving
+
     scored = [record["scores"] for record in one.rounds if name in (record.get("scores") or {})]
     score = scored[-1][name]
     without = f", {score['clients_without']} without" if score.get("clients_without") else ""

@@ -67,7 +67,7 @@ def test_clients_may_come_when_their_keys_are_registered(
         assert is_so()
         program.code = 1 if "open" in happened else None
 
-    monkeypatch.setattr(servers, "Program", Pretended)
+    monkeypatch.setattr(servers, "ChildProcess", Pretended)
     monkeypatch.setattr(servers, "wait_until", ready)
     monkeypatch.setattr(servers, "runs", lambda _: True)
     monkeypatch.setattr(servers, "serves", lambda *_: "open" in happened)
@@ -198,10 +198,10 @@ STARTER = """
 import sys, time
 from pathlib import Path
 from fedtl.deploy.flower import Command
-from fedtl.deploy.process import Program
+from fedtl.deploy.process import ChildProcess
 folder = Path(sys.argv[1])
 command = Command([sys.executable, str(folder / "superlink.py"), str(folder)])
-program = Program(command, folder / "log", leash=True)
+program = ChildProcess(command, folder / "log", leash=True)
 program.tell("hello")
 while program.code is None:
     time.sleep(0.1)

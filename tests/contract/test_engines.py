@@ -299,7 +299,7 @@ def test_models_that_cannot_train_stacked() -> None:
     ("module", "asked", "device", "chosen", "because"),
     [
         (small_module, ("auto", "auto"), "cpu", (True, True), "fewer than"),
-        (small_module, ("auto", False), "cpu", (False, False), "not recorded"),
+        (small_module, ("auto", False), "cpu", (False, False), "not traced"),
         (small_module, (False, "auto"), "cpu", (False, True), "simulation.stacked = false"),
         (small_module, ("auto", "auto"), "cuda", (True, False), "on a GPU"),
         (Dropout, ("auto", "auto"), "cuda", (False, False), "dropout"),

@@ -15,7 +15,7 @@ from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine import Engine, Failed, Trained
-from fedtl.engine.choice import company_shows
+from fedtl.engine.choice import depends_on_stack
 from fedtl.engine.module import ClientObjective
 from fedtl.engine.task import Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
@@ -122,7 +122,7 @@ def bits_depend_on_a_clients_place() -> bool:
     What terms bring along lies between one client's numbers and the next one's.
     """
     (task,) = make_tasks(build(tables()), federation())
-    return company_shows(task, update_of("fedavg", lr=0.05, local_steps=3, batch_size=8))
+    return depends_on_stack(task, update_of("fedavg", lr=0.05, local_steps=3, batch_size=8))
 
 
 @pytest.mark.parametrize("name", TERMS)

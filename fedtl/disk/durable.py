@@ -17,7 +17,7 @@ LEAST = 2.0
 """Seconds between two waits at least."""
 
 
-def put(unfinished: Path, target: Path, durable: bool = False) -> None:
+def put(unfinished: Path | str, target: Path | str, durable: bool = False) -> None:
     """Give a finished file its name, in place of what had it before.
 
     Args:
@@ -27,12 +27,12 @@ def put(unfinished: Path, target: Path, durable: bool = False) -> None:
     """
     if durable:
         settle(unfinished)
-    unfinished.replace(target)
+    os.replace(unfinished, target)
     if durable:
-        settle(target.parent)
+        settle(os.path.dirname(target))
 
 
-def settle(path: Path) -> None:
+def settle(path: Path | str) -> None:
     """Wait until the disk has a file's content, or a folder's names, as far as its file system can tell."""
     opened = os.open(path, os.O_RDONLY)
     try:

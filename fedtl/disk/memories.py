@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fedtl.disk.durable import put
@@ -18,6 +18,7 @@ from fedtl.failure import OutputError
 BUCKET = 64
 """Clients per folder, so that finding a client's versions lists few names."""
 
+SUFFIX = ".safetensors"
 VERSION = re.compile(r"(\d+)-(\d+)\.safetensors")
 UNFINISHED = re.compile(r"\d+-\d+\.\d+")
 
@@ -38,10 +39,13 @@ class MemoryStore:
     """One folder for all clients of a run; safe for many processes, each with clients of its own.
 
     Each version is a file of its own, ``<bucket>/<client>-<round>.safetensors``, written under another name
-    and renamed. A version is deleted only when a newer one is older than the round being trained, whose
+    and renamed. A version is given up only when a newer one is older than the round being trained, whose
     checkpoint must therefore be on disk: so a run that is resumed from its checkpoint, and a cohort that is
     trained again because its worker died, both find what they had. Older ones stay where :attr:`keep` says so.
     Files of other names are left alone.
+
+    A version that is given up loses its name first, and then becomes the file of the new one. Whoever reads it
+    meanwhile finds its name gone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,17 +54,31 @@ class MemoryStore:
         """Whether saving waits until the disk has a memory, as real clients' does."""
         self.keep: Sequence[int] = ()
         """Rounds whose memories are to stay besides: those of checkpoints that a power cut leaves."""
+        self._listed: dict[int, list[int]] = {}
+        """The versions of the clients that were loaded last and not saved since, as nobody else saves them."""
 
     def load(self, client: int, before: int) -> dict[str, Tensor]:
         """The client's memory as of the rounds before ``before``; empty if it has none.
 
-        Its checksum is not looked at: this run wrote it, or has verified it when it was resumed.
-
         Raises:
             DamagedMemoryError: it is not what was saved.
         """
-        version = max((round for round in self._versions(client) if round < before), default=None)
-        return {} if version is None else self._read(client, version, check=False)
+        return self.load_all([client], before)[0]
+
+    def load_all(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
+        """Several clients' memories as of the rounds before ``before``; empty for those that have none.
+
+        Their checksums are not looked at: this run wrote them, or has verified them when it was resumed.
+
+        Raises:
+            DamagedMemoryError: one is not what was saved.
+        """
+        self._listed = self._versions(clients)
+        latest = [newest(self._listed[client], before - 1) for client in clients]
+        return [
+            {} if version is None else self._read(client, version, check=False)
+            for client, version in zip(clients, latest)
+        ]
 
     def save(self, client: int, round: int, memory: dict[str, Tensor]) -> None:
         """Keep a client's memory of a round; an empty one is nothing to keep.
@@ -74,23 +92,27 @@ class MemoryStore:
             self._write(client, round, memory)
         except OSError as error:
             raise StoreError(f"{error.filename or self.folder} cannot be written: {error.strerror or error}") from error
-        except SafetensorError as error:  # which wraps the system's errors in its own
-            raise StoreError(f"{self.folder} cannot be written: {error}") from error
 
     def _write(self, client: int, round: int, memory: dict[str, Tensor]) -> None:
-        target = self._file(client, round)
-        if not target.parent.is_dir():
+        listed = self._listed.pop(client, None)
+        older = [version for version in (self.versions(client) if listed is None else listed) if version < round]
+        needed = {newest(older, until) for until in (round - 1, *self.keep)}
+        spare = [version for version in older if version not in needed]
+        target = self._path(client, round)
+        unfinished = f"{target.removesuffix(SUFFIX)}.{os.getpid()}"
+        for version in spare:
+            with suppress(FileNotFoundError):  # a second try of the same round was here before
+                os.rename(self._path(client, version), unfinished)
+        tensors = {name: vector.detach().cpu().numpy() for name, vector in memory.items()}
+        name = os.path.basename(target)
+        try:
+            save_tensors(unfinished, tensors, name)
+        except FileNotFoundError:
             # Not with parents: a run's folder that is gone is not to come back as its memories alone.
             self.folder.mkdir(exist_ok=True)
-            target.parent.mkdir(exist_ok=True)
-        unfinished = target.with_suffix(f".{os.getpid()}")
-        save_tensors(unfinished, {name: vector.detach().cpu().numpy() for name, vector in memory.items()}, target.name)
+            Path(target).parent.mkdir(exist_ok=True)
+            save_tensors(unfinished, tensors, name)
         put(unfinished, target, self.durable)
-        older = sorted(version for version in self._versions(client) if version < round)
-        needed = {newest(older, until) for until in (round - 1, *self.keep)}
-        for version in older:
-            if version not in needed:
-                self._file(client, version).unlink(missing_ok=True)
 
     def forget_after(self, round: int) -> None:
         """Delete all versions of later rounds, and what a crash left half written: the run goes on from here."""
@@ -133,11 +155,12 @@ class MemoryStore:
                 raise DamagedMemoryError(self._file(client, kept), what)
 
     def _read(self, client: int, round: int, check: bool = True) -> dict[str, Tensor]:
-        file = self._file(client, round)
+        file = self._path(client, round)
         try:
-            tensors = load_tensors(file, file.name, check)
+            tensors = load_tensors(file, os.path.basename(file), check)
+            os.stat(file)  # if its name is gone, another version may be written over it while it is read
         except FileNotFoundError as error:
-            raise DamagedMemoryError(file, "is missing") from error
+            raise DamagedMemoryError(Path(file), "is missing") from error
         except DamagedError as error:
             raise DamagedMemoryError(error.file, error.what) from error
         return {name: torch.from_numpy(vector) for name, vector in tensors.items()}
@@ -151,17 +174,34 @@ class MemoryStore:
                 versions.setdefault(int(name[1]), []).append(int(name[2]))
         return {client: sorted(each) for client, each in versions.items()}
 
-    def _versions(self, client: int) -> list[int]:
-        try:
-            names = os.listdir(self._file(client, 0).parent)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        prefix = f"{client}-"
-        matches = [VERSION.fullmatch(name) for name in names if name.startswith(prefix)]
-        return [int(version[2]) for version in matches if version]
+    def versions(self, client: int) -> list[int]:
+        """The rounds of which a client has a memory, ascending."""
+        return self._versions([client])[client]
+
+    def _versions(self, clients: Sequence[int]) -> dict[int, list[int]]:
+        """Clients' versions, ascending; each folder is listed once."""
+        versions: dict[int, list[int]] = {client: [] for client in clients}
+        asked = {*map(str, clients)}
+        for bucket in {client // BUCKET for client in clients}:
+            try:
+                names = os.listdir(self._bucket(bucket))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for name in names:
+                if name.partition("-")[0] in asked and (version := VERSION.fullmatch(name)):
+                    versions[int(version[1])].append(int(version[2]))
+        for each in versions.values():
+            each.sort()
+        return versions
+
+    def _bucket(self, bucket: int) -> str:
+        return f"{self.folder}/{bucket:06d}"
+
+    def _path(self, client: int, round: int) -> str:
+        return f"{self._bucket(client // BUCKET)}/{client}-{round}{SUFFIX}"
 
     def _file(self, client: int, round: int) -> Path:
-        return self.folder / f"{client // BUCKET:06d}" / f"{client}-{round}.safetensors"
+        return Path(self._path(client, round))
 
 
 def newest(versions: Iterable[int], until: int) -> int | None:

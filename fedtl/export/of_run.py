@@ -216,7 +216,7 @@ class _RunFolder:
         if not self.deployed:
             return self.checkpoint.round  # what a client remembers of an unfinished one is not yet of the run
         # A real client has trained in a round before it hears of the global model that comes of it.
-        return max(self.checkpoint.round, *self.store._versions(client), 0)
+        return max(self.checkpoint.round, *self.store.versions(client), 0)
 
     def _rebuilt(self, trains: bool) -> Config:
         """The config to build the run's parts from; the weights that it began with may be gone."""

@@ -295,10 +295,6 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
-    except Exception as error:  # safetensors wraps the system's errors in its own
-        if type(error).__name__ == "SafetensorError":
-            raise OutputError(f"{folder} cannot be written: {error}") from error
-        raise
 
 
 def new_folder(root: Path, config: Config) -> Path:

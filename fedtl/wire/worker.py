@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,7 +187,7 @@ class Worker:
         if isinstance(outcome, Trained):
             vectors = [*outcome.memory.values(), *outcome.statistics, *outcome.uploads.values()]
             with self.clock.part(SUMS):
-                finite = all(bool(torch.isfinite(vector.sum())) for vector in vectors)
+                finite = all(cmath.isfinite(vector.sum().item()) for vector in vectors)
             if not finite:
                 return Failed(outcome.client, "its model is not finite any more; a smaller lr may help")
         return outcome
@@ -341,7 +342,7 @@ class Worker:
     def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
         device = self.initial.device
         with self.clock.part(MEMORIES):
-            loaded = (self.store.load(client, before) for client in clients)
+            loaded = self.store.load_all(clients, before)
             return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
 
     def _received(self, content: RecordDict, clients: int) -> Received:

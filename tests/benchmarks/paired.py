@@ -3,8 +3,9 @@
 Two processes run the same experiment, each with its own checkout's code. They take turns of a few rounds, so that
 whatever else the machine does meets both. ``python -m tests.benchmarks.paired OTHER [--blocks 20]`` prints, for each
 experiment, the median of the ratios other / this with its standard error: above 1, this checkout is faster.
-Without OTHER, methods of this checkout take turns: FedAvg against SCAFFOLD, and FedAvg against FedAvg whose models
-travel as rows, 20 clients of 10^5 parameters; FedAvg's time / the method's, above 1 the method is faster.
+Without OTHER, methods of this checkout take turns: FedAvg against SCAFFOLD, in short rounds and in long ones, and
+FedAvg against FedAvg whose models travel as rows, 20 clients of 10^5 parameters; FedAvg's time / the method's, above 1
+the method is faster.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 STEPS = {"logistic": 60, "mlp": 30, "cnn": 4}
 LONGER = {"logistic": 240, "mlp": 120, "cnn": 30}
-"""Of methods by turns: a memory is read and written once a client's round, whatever its length."""
+"""A memory is read and written once a client's round, whatever its length."""
 
 
 def experiment(model: str, strategy: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -129,12 +130,12 @@ def main() -> None:
     parser.add_argument("other", type=Path, nargs="?", help="the other checkout")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--cpu", action="store_true", help="CPU time in place of time: less noise on a busy machine")
-    parser.add_argument("--only", default="", help="a method or a model")
+    parser.add_argument("--only", default="", help="a method, a model, or rows")
     options = parser.parse_args()
     rounds = WARM_UP + BLOCK * options.blocks + 1
     clock = "process_time" if options.cpu else "perf_counter"
     if options.other is None:
-        between_methods(rounds, options.blocks, clock)
+        between_methods(rounds, options.blocks, clock, options.only)
         return
     for method, strategy in METHODS.items():
         for model in MODELS:
@@ -150,13 +151,19 @@ def shown(seen: list[float]) -> str:
     return f"{statistics.median(seen):.3f} ± {statistics.stdev(seen) / len(seen) ** 0.5:.3f}"
 
 
-def between_methods(rounds: int, blocks: int, clock: str) -> None:
+def between_methods(rounds: int, blocks: int, clock: str, only: str) -> None:
     """Methods of this checkout against its FedAvg."""
     plain, scaffold = METHODS["fedavg"], {"name": "tests.methods.scaffold:Scaffold", "lr": 0.05}
     for model in MODELS:
-        steps = {"local_steps": LONGER[model]}
-        both = [(ROOT, experiment(model, {**strategy, **steps}, rounds)) for strategy in (scaffold, plain)]
-        print(f"| SCAFFOLD | {model} | {shown(ratios(both[0], both[1], blocks, clock))} |", flush=True)
+        for local_steps in (STEPS[model], LONGER[model]):
+            if only not in ("scaffold", model, ""):
+                continue
+            steps = {"local_steps": local_steps}
+            both = [(ROOT, experiment(model, {**strategy, **steps}, rounds)) for strategy in (scaffold, plain)]
+            seen = ratios(both[0], both[1], blocks, clock)
+            print(f"| SCAFFOLD, {local_steps} local steps | {model} | {shown(seen)} |", flush=True)
+    if only not in ("rows", ""):
+        return
     for grid in ("in-process", "ray"):
         rows = {"name": "tests.methods.rows:FedAvgInRows", "lr": 0.05}
         both = [(ROOT, with_rows(strategy, rounds, grid)) for strategy in (rows, {**plain, "weighting": "uniform"})]

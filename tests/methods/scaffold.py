@@ -34,7 +34,7 @@ class ScaffoldClient(ClientUpdate[ScaffoldSettings]):
         return state
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        c_i = (state["anchor"] - state["w"]) / (count.steps * self.settings.lr) - state["correction"]
+        c_i = (state["anchor"] - state["w"]).div_(count.steps * self.settings.lr).sub_(state["correction"])
         return {"w": state["w"], "dc": c_i - state["c_i"]}, {"c_i": c_i}
 
 

@@ -38,19 +38,19 @@ class Disk:
         self.waited: list[int] = []
         self.named: list[tuple[Path, bool]] = []
         """Each file that got a name, and whether the disk had its content by then."""
-        fsync, replace = os.fsync, Path.replace
+        fsync, replace = os.fsync, os.replace
 
         def waits(file: int) -> None:
             self.waited.append(os.fstat(file).st_ino)
             fsync(file)
 
-        def names(path: Path, target: Path) -> Path:
-            self.named.append((Path(target), self.has(path)))
-            self._forget(target.parent)  # its names are others now
-            return replace(path, target)
+        def names(path: Path | str, target: Path | str) -> None:
+            self.named.append((Path(target), self.has(Path(path))))
+            self._forget(Path(target).parent)  # its names are others now
+            replace(path, target)
 
         monkeypatch.setattr(os, "fsync", waits)
-        monkeypatch.setattr(Path, "replace", names)
+        monkeypatch.setattr(os, "replace", names)
 
     def has(self, path: Path) -> bool:
         """Whether it was waited for the file, or for the folder since a name in it changed."""

@@ -17,7 +17,6 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import read_config
 from fedtl.config.schema import Config
-from fedtl.disk import tensors
 from fedtl.runs import record
 from fedtl.runs.checkpoint import Checkpoint, last_round, read_checkpoint, read_header
 from fedtl.runs.record import OutputError, Recorder
@@ -207,16 +206,16 @@ def test_there_is_a_whole_checkpoint_at_every_instant(
 ) -> None:
     """Its two files are renamed into place; whichever rename does not happen, one round's pair is whole."""
     recorder.round(report(1), w(1), {"m": w(-1)})
-    replace, calls = Path.replace, [0]
+    replace, calls = os.replace, [0]
 
-    def stopping(self: Path, target: Path) -> Path:
+    def stopping(unfinished: Path, target: Path) -> None:
         calls[0] += 1
         if calls[0] == call:
             raise KeyboardInterrupt
-        return replace(self, target)
+        replace(unfinished, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", stopping)
+        patch.setattr(os, "replace", stopping)
         recorder.round(report(2), w(2), {"m": w(-2)})
     checkpoint = read_checkpoint(recorder.folder)
     assert checkpoint is not None
@@ -273,12 +272,10 @@ def test_full_disk(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, method: 
 
 
 def test_full_disk_when_tensors_are_written(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors import SafetensorError
-
     def full(*_: Any) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tensors, "save_file", full)
+    monkeypatch.setattr(os, "writev", full)
     with pytest.raises(OutputError, match="No space left on device"):
         recorder.round(report(1), w(1), {})
     with pytest.raises(OutputError, match="No space left on device"):

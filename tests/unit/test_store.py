@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from fedtl.disk import tensors
-from fedtl.disk.memories import MemoryStore
+from fedtl.disk import memories
+from fedtl.disk.memories import DamagedMemoryError, MemoryStore
 
 
 def memory(value: float) -> dict[str, torch.Tensor]:
@@ -121,15 +123,25 @@ class Crash(Exception):
     pass
 
 
+WRITE = os.writev
+
+
+def half(file: int, parts: list[memoryview]) -> int:
+    """Write half of it, and crash."""
+    whole = b"".join(parts)
+    WRITE(file, [whole[: len(whole) // 2]])
+    raise Crash
+
+
+def crash(*_: object) -> None:
+    raise Crash
+
+
 def test_a_crash_while_writing_leaves_the_version_before(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(0, 1, memory(1))
 
-    def half(content: object, file: Path, metadata: object) -> None:
-        Path(file).write_bytes(b"half a file")
-        raise Crash
-
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(tensors, "save_file", half)
+        patch.setattr(os, "writev", half)
         store.save(0, 2, memory(2))
     assert len(list(store.folder.rglob("*-2*"))) == 1  # the crash left something behind
     assert store.load(0, before=3)["theta"][0] == 1
@@ -163,3 +175,98 @@ def test_many_clients_at_once(store: MemoryStore) -> None:
         list(pool.map(several_rounds, range(80)))
     assert store.clients() == list(range(80))
     assert all(store.load(client, 9)["theta"][0] == client + 3 for client in range(80))
+
+
+# A version that is given up becomes the file of the new one.
+
+
+def test_memories_of_any_size_are_written_over_older_ones(store: MemoryStore) -> None:
+    for round, numbers in enumerate((4, 1000, 3, 0, 70000, 1, 9), start=1):
+        store.save(0, round, {"c": torch.arange(float(numbers)), "is": torch.tensor([True, False])})
+        loaded = store.load(0, round + 1)
+        assert loaded["c"].tolist() == [*range(numbers)]
+        assert loaded["is"].tolist() == [True, False]
+        store.verify({0: round}, round, lambda client, round, c=numbers: {"c": c, "is": 2})
+
+
+def test_no_new_file_is_made_where_one_is_given_up(store: MemoryStore) -> None:
+    for round in (1, 2):
+        store.save(0, round, memory(round))
+    before = {file.stat().st_ino for file in store.folder.glob("*/*")}
+    for round in (5, 6, 9):
+        store.load(0, round)
+        store.save(0, round, memory(round))
+    assert {file.stat().st_ino for file in store.folder.glob("*/*")} == before
+    assert rounds_kept(store, 0) == [6, 9]
+
+
+@pytest.mark.parametrize(
+    ("call", "stopping"), [("rename", crash), ("fstat", crash), ("writev", half), ("close", crash), ("replace", crash)]
+)
+def test_a_crash_while_a_version_is_written_over_leaves_the_others(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, call: str, stopping: object
+) -> None:
+    for round in (1, 4):
+        store.save(0, round, memory(round))
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(os, call, stopping)
+        store.save(0, 6, memory(6))
+    again = MemoryStore(store.folder)
+    again.verify({0: 4}, 5, lambda client, round: {"theta": 3, "control": 2})
+    assert again.load(0, before=6)["theta"][0] == 4
+    again.forget_after(5)
+    assert {file.suffix for file in store.folder.glob("*/*")} == {".safetensors"}
+    again.save(0, 6, memory(6))
+    assert rounds_kept(again, 0) == [4, 6]
+    assert again.load(0, before=7)["theta"][0] == 6
+
+
+def test_a_second_try_may_have_given_a_version_up(store: MemoryStore) -> None:
+    for round in (1, 2):
+        store.save(0, round, memory(round))
+    store.load(0, before=3)
+    other = MemoryStore(store.folder)
+    other.load(0, before=3)
+    other.save(0, 3, memory(3))
+    store.save(0, 3, memory(3))
+    assert rounds_kept(store, 0) == [2, 3]
+    assert store.load(0, before=4)["theta"][0] == 3
+
+
+def test_what_another_worker_saved_since_is_found(store: MemoryStore) -> None:
+    store.save(0, 1, memory(1))
+    store.load(0, before=2)
+    other = MemoryStore(store.folder)
+    for round in (2, 3):
+        other.save(0, round, memory(round))
+    assert store.load(0, before=4)["theta"][0] == 3
+    store.save(0, 4, memory(4))
+    assert rounds_kept(store, 0) == [3, 4]
+
+
+def test_what_is_written_over_while_it_is_read_is_missing(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by an export of a run that goes on."""
+    store.save(0, 1, memory(1))
+    read = memories.load_tensors
+
+    def slowly(file: Path, of: str, check: bool) -> object:
+        found = read(file, of, check)
+        for round in (2, 3):
+            MemoryStore(store.folder).save(0, round, memory(round))
+        return found
+
+    monkeypatch.setattr(memories, "load_tensors", slowly)
+    with pytest.raises(DamagedMemoryError, match=r"0-1.safetensors is missing"):
+        store.load(0, before=2)
+
+
+def test_a_copy_made_with_hard_links_stays_as_it_is(store: MemoryStore) -> None:
+    for round in (1, 2):
+        store.save(0, round, memory(round))
+    copy = MemoryStore(store.folder.with_name("copy"))
+    shutil.copytree(store.folder, copy.folder, copy_function=os.link)
+    for round in (3, 4):
+        store.save(0, round, memory(round))
+    copy.verify({0: 2}, 2, lambda client, round: {"theta": 3, "control": 2})
+    assert [copy.load(0, before)["theta"][0] for before in (2, 3)] == [1, 2]
+    assert store.load(0, 5)["theta"][0] == 4

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+import fedtl
 from fedtl.disk.memories import MemoryStore
 from fedtl.runs.checkpoint import read_checkpoint
 from tests.methods import OPEN_METHODS
@@ -87,3 +90,17 @@ def stop_at(patch: pytest.MonkeyPatch, owner: object, name: str, call: int, *, a
         return result
 
     patch.setattr(owner, name, stopping)
+
+
+def run_slowly(config: dict[str, Any], folder: Path, resume: bool, tells: Connection) -> None:
+    """Run in a process of its own, so slowly that a kill finds the run at work, not done; tell when it begins."""
+    save = MemoryStore.save
+
+    def slowly(self: MemoryStore, *what: Any) -> None:
+        time.sleep(0.01)
+        save(self, *what)
+        time.sleep(0.01)
+
+    MemoryStore.save = slowly  # type: ignore[method-assign]
+    tells.send("ready")
+    fedtl.run(config, out=folder, resume=resume)

@@ -105,7 +105,7 @@ DAMAGES: dict[str, Damage] = {
         folder / "checkpoint/checkpoint.json", f'"round": {LAST}', f'"round": {LAST - 1}'
     ),
     "checkpoint.json of another time": lambda folder: swap(
-        folder / "checkpoint/checkpoint.json", '"elapsed": 0', '"elapsed": 9'
+        folder / "checkpoint/checkpoint.json", '"elapsed": ', '"elapsed": 9'
     ),
     "checkpoint.json a folder": lambda folder: as_folder(folder / "checkpoint/checkpoint.json"),
     "tensors missing": lambda folder: (folder / TENSORS).unlink(),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing.context
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,7 @@ from fedtl.failure import RunError
 from fedtl.runs import checkpoint
 from fedtl.runs.checkpoint import read_checkpoint
 from fedtl.runs.record import Recorder
-from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
+from tests.interrupted import ROUNDS, Killed, contents, run_slowly, stop_at, tables
 from tests.methods import OPEN_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,51 +43,42 @@ def test_what_is_compared(uninterrupted: Callable[..., dict[str, Any]]) -> None:
 
 OTHERS = [method for method in OPEN_METHODS if method != "fedamp"]
 
-SLOW = """
-import sys, time, json
-import fedtl
-import fedtl.experiment  # all that is slow to import, so that a kill finds the run itself
-from fedtl.disk.memories import MemoryStore
 
-save = MemoryStore.save
-def slowly(self, *what):  # so that a kill finds the run at work, not done
-    time.sleep(0.01)
-    save(self, *what)
-    time.sleep(0.01)
-MemoryStore.save = slowly
-print("ready", flush=True)
-fedtl.run(json.loads(sys.argv[1]), out=sys.argv[2], resume=sys.argv[3] == "resume")
-"""
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Makes processes that have imported all that is slow to import, so that a kill finds the run itself."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fedtl.experiment", "tests.interrupted"])
+    return context
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 @pytest.mark.parametrize("method", ["pfedme", "fedamp", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHERS)])
-def test_killed_again_and_again(method: str, uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_killed_again_and_again(
+    method: str,
+    processes: multiprocessing.context.ForkServerContext,
+    uninterrupted: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
     rng, kills, interrupted = random.Random(os.urandom(4)), 0, set()
     folder, waited = tmp_path / "run", []
     for _ in range(30):
-        how = "resume" if (folder / "config.toml").exists() else "begin"
-        process = subprocess.Popen(
-            [sys.executable, "-c", SLOW, json.dumps(tables(method)), str(folder), how],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        wait = rng.uniform(0.1, 0.6) if kills < 4 else 60
-        waited.append(wait)
-        try:
-            _, errors = process.communicate(timeout=wait)
-        except subprocess.TimeoutExpired:
+        ready, tells = processes.Pipe(duplex=False)
+        resume = (folder / "config.toml").exists()
+        process = processes.Process(target=run_slowly, args=(tables(method), folder, resume, tells))
+        process.start()
+        tells.close()
+        assert ready.recv() == "ready"
+        waited.append(rng.uniform(0.1, 0.6) if kills < 4 else 60)
+        process.join(waited[-1])
+        if process.is_alive():
             process.kill()
-            process.communicate()
+            process.join()
             kills += 1
             checkpoint = read_checkpoint(folder)
             interrupted.add(checkpoint.round if checkpoint else 0)
         else:
-            assert process.returncode == 0, errors
+            assert process.exitcode == 0
             break
     assert kills >= 1
     assert contents(folder) == uninterrupted(method), f"after waiting {waited}"

@@ -77,7 +77,7 @@ class Server:
         resources: Resources,
         choices: Choices,
         recorder: record.Recorder,
-        found: Checkpoint | None,
+        checkpoint: Checkpoint | None,
         listener: Listener,
         about: Mapping[str, Any],
     ) -> None:
@@ -90,10 +90,10 @@ class Server:
         self.initial = task.layout.flatten(task.module)
         # As it was built: at the end nothing need be built again, out of files that may be gone.
         self._blank = assembly.tasks[0].module
-        self.w = found.w if found else task.sent(self.initial).cpu().numpy()
-        if found:
-            self.strategy.resume(found.w, found.state)
-            self.rows.restore(self.strategy.tables, found.round)
+        self.w = checkpoint.w if checkpoint else task.sent(self.initial).cpu().numpy()
+        if checkpoint:
+            self.strategy.resume(checkpoint.w, checkpoint.state)
+            self.rows.restore(self.strategy.tables, checkpoint.round)
         federation = self.federation
         tests = {"clients": federation.test} | (
             {"target-clients": target.test} if (target := federation.target) else {}
@@ -102,7 +102,7 @@ class Server:
             tests["validation-clients"] = federation.validation
         self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
         self.strategy.bench = self._bench()
-        self.first_round = found.round + 1 if found else 1
+        self.first_round = checkpoint.round + 1 if checkpoint else 1
         self.profiled = False
         self.remembers = False
         """Whether clients keep something between rounds, here or on other machines that see the run's folder."""

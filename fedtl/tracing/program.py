@@ -355,10 +355,10 @@ class _Lowering:
         head = [f"def {NAME}({many}, {', '.join(f'{name}: Tensor' for name in others)}):"]
         first = [f"    {name} = {text}" for text, name in self.hoisted.items()]
         if self.output:
-            given = self._unused("given")
-            self.kept.append(given)
-            self.loop.append(f"{given}.append({self.names[self.output]})")
-            tail.append(f"return torch.cat({given})")
+            outputs = self._unused("outputs")
+            self.kept.append(outputs)
+            self.loop.append(f"{outputs}.append({self.names[self.output]})")
+            tail.append(f"return torch.cat({outputs})")
         lists = [f"    {name}: List[Tensor] = []" for name in self.kept]
         streams = ", ".join(f"{name}.unbind(0)" for name in lots)
         each = f"    for {', '.join(self.inputs)} in {f'zip({streams})' if len(self.inputs) > 1 else streams}:"

@@ -87,7 +87,7 @@ def folder(made: Path, tmp_path: Path) -> ClientFolder:
     return read_client(shutil.copytree(made, tmp_path / "b"))
 
 
-def desk_of(folder: ClientFolder, **more: Any) -> ClientAgent:
+def agent_of(folder: ClientFolder, **more: Any) -> ClientAgent:
     return ClientAgent(read_own(str(folder.path / "data")), folder, "cpu", **more)
 
 
@@ -116,12 +116,12 @@ def message(
     return RecordDict({**content, m.ARRAYS: ArrayRecord({m.VECTOR: Array(vector)})})
 
 
-def declined(desk: ClientAgent, content: RecordDict, kind: str = TRAIN) -> str:
+def declined(agent: ClientAgent, content: RecordDict, kind: str = TRAIN) -> str:
     with pytest.raises(Declined) as caught:
-        desk.answer(kind, content)
+        agent.answer(kind, content)
     text = str(caught.value)
     assert "\n" not in text
-    for word in (*SECRET.split(", "), str(desk.folder.path), "npz", "0.1"):
+    for word in (*SECRET.split(", "), str(agent.folder.path), "npz", "0.1"):
         assert word not in text
     return text
 
@@ -137,7 +137,7 @@ def uploaded(reply: RecordDict) -> np.ndarray[Any, Any]:
 
 def test_a_step_worked_out_by_hand(folder: ClientFolder) -> None:
     """From w = 0 all classes are equally likely: w - lr · mean of (1/3 - [y = c]) x over all samples."""
-    reply = desk_of(folder).answer(TRAIN, message())
+    reply = agent_of(folder).answer(TRAIN, message())
     with np.load(folder.path / "data" / "train.npz") as file:
         x, y = file["x"].astype(np.float64), file["y"]
     residual = 1 / CLASSES - np.eye(CLASSES)[y]
@@ -152,13 +152,13 @@ def test_a_step_worked_out_by_hand(folder: ClientFolder) -> None:
 
 
 def test_a_score_worked_out_by_hand(folder: ClientFolder) -> None:
-    metrics = m.metrics_of(desk_of(folder).answer(EVALUATE, message()))
+    metrics = m.metrics_of(agent_of(folder).answer(EVALUATE, message()))
     assert (metrics[m.CLIENTS], metrics[m.SAMPLES]) == ([PLACE], [4])
     assert metrics["global/loss_sum"] == pytest.approx([4 * np.log(3)])
 
 
 def test_what_it_says_of_its_data(folder: ClientFolder) -> None:
-    reply = desk_of(folder).answer(QUERY, message(frame="", **{STATISTICS_OF: "none"}))
+    reply = agent_of(folder).answer(QUERY, message(frame="", **{STATISTICS_OF: "none"}))
     assert set(reply) == {DESCRIPTION}
     assert json.loads(str(reply[DESCRIPTION][DESCRIPTION])) == {  # type: ignore[index, call-overload]
         NAME: "b",
@@ -170,56 +170,56 @@ def test_what_it_says_of_its_data(folder: ClientFolder) -> None:
         "names": None,
     }
     for kind in ("dataset", "pixel"):
-        reply = desk_of(folder).answer(QUERY, message(frame="", data=normalised(kind), **{STATISTICS_OF: kind}))
+        reply = agent_of(folder).answer(QUERY, message(frame="", data=normalised(kind), **{STATISTICS_OF: kind}))
         sums = m.unpack_all(reply, SUMS)
         with np.load(folder.path / "data" / "train.npz") as file:
             x = file["x"].astype(np.float64)
         assert sums["count"].tolist() == [float(TRAIN_SAMPLES)]
         assert sums["total"] == pytest.approx(x.sum(0))
         assert sums["square"] == pytest.approx(((x - x.mean(0)) ** 2).sum(0))
-    assert set(desk_of(folder).answer(QUERY, message(frame="", **{STATISTICS_OF: "everything"}))) == {DESCRIPTION}
+    assert set(agent_of(folder).answer(QUERY, message(frame="", **{STATISTICS_OF: "everything"}))) == {DESCRIPTION}
 
 
 # What it declines.
 
 
 def test_messages_for_others(folder: ClientFolder) -> None:
-    desk = desk_of(folder)
+    agent = agent_of(folder)
     for kind in (TRAIN, EVALUATE, QUERY):
-        assert declined(desk, message(client=2), kind) == "it is client 1 by its folder, not client 2"
-    assert declined(desk, RecordDict()) == "ConfigError at the client; its log says more"
-    assert declined(desk, message(id="../../x")) == "ConfigError at the client; its log says more"
+        assert declined(agent, message(client=2), kind) == "it is client 1 by its folder, not client 2"
+    assert declined(agent, RecordDict()) == "ConfigError at the client; its log says more"
+    assert declined(agent, message(id="../../x")) == "ConfigError at the client; its log says more"
     assert not folder.studies.exists()
 
 
 def test_an_experiment_that_cannot_be_run_here(folder: ClientFolder, caplog: pytest.LogCaptureFixture) -> None:
-    desk = desk_of(folder)
+    agent = agent_of(folder)
     refusal = "the experiment cannot be run at the client; its log says why"
     logging.getLogger("fedtl.client").propagate = True
-    assert declined(desk, message(strategy={"name": "fedavgg"}, resolved=False)) == refusal
+    assert declined(agent, message(strategy={"name": "fedavgg"}, resolved=False)) == refusal
     assert "strategy.name = 'fedavgg' is unknown: did you mean 'fedavg'?" in caplog.text
     content = message()
     content[m.STUDY]["experiment"] = "{"  # type: ignore[index, call-overload]
-    assert declined(desk, content) == "ConfigError at the client; its log says more"
-    assert declined(desk, message(frame="{}")).startswith("ConfigError at the client")
+    assert declined(agent, content) == "ConfigError at the client; its log says more"
+    assert declined(agent, message(frame="{}")).startswith("ConfigError at the client")
 
 
 def test_data_that_do_not_go_with_the_others(folder: ClientFolder, caplog: pytest.LogCaptureFixture) -> None:
     """The reason names a file or a label, and stays in the client's log."""
-    desk = desk_of(folder)
+    agent = agent_of(folder)
     narrow = DataSchema((2,), "float32", CLASSES, (), np.ones(1, np.float32), np.zeros(1, np.float32))
     few = DataSchema((FEATURES,), "float32", 2, (), np.ones(1, np.float32), np.zeros(1, np.float32))
     logging.getLogger("fedtl.client").propagate = True
     for frame, reason in ((narrow, "a sample is float32 [4], but float32 [2]"), (few, "has the label 2")):
         caplog.clear()
-        refusal = declined(desk, message(frame=frame))
+        refusal = declined(agent, message(frame=frame))
         assert refusal == "its data do not go with the experiment; its log says why"
         assert reason in caplog.text
         assert str(folder.path / "data") in caplog.text
 
 
 def test_it_takes_part_in_what_it_agreed_to_alone(folder: ClientFolder) -> None:
-    desk = desk_of(folder, approved=build(TABLES))
+    agent = agent_of(folder, approved=build(TABLES))
     refusal = "this experiment is not the one that the client agreed to"
     for change in (
         {"strategy": {**TABLES["strategy"], "lr": 0.4}},
@@ -229,31 +229,31 @@ def test_it_takes_part_in_what_it_agreed_to_alone(folder: ClientFolder) -> None:
         {"seed": 1},
         {"name": "other"},
     ):
-        assert declined(desk, message(**change)) == refusal, change
+        assert declined(agent, message(**change)) == refusal, change
     assert not folder.studies.exists()
-    assert uploaded(desk.answer(TRAIN, message(rounds=4))).shape == (PARAMETERS,)
-    assert uploaded(desk.answer(TRAIN, message())).shape == (PARAMETERS,)
+    assert uploaded(agent.answer(TRAIN, message(rounds=4))).shape == (PARAMETERS,)
+    assert uploaded(agent.answer(TRAIN, message())).shape == (PARAMETERS,)
 
 
 def test_an_agreement_on_privacy_is_one(folder: ClientFolder) -> None:
     privacy = {"clipping_norm": 1.0, "sensitivity": 1.0, "epsilon": 1.0, "delta": 1e-5}
     agreed = build(TABLES | {"deploy": {"privacy": privacy}})
-    desk = desk_of(folder, approved=agreed)
+    agent = agent_of(folder, approved=agreed)
     refusal = "this experiment is not the one that the client agreed to"
-    assert declined(desk, message()) == refusal
+    assert declined(agent, message()) == refusal
     for deploy, fine in (({"privacy": {**privacy, "epsilon": 2.0}}, False), ({"privacy": privacy, "wait": 5.0}, True)):
         content = message(deploy=deploy)
         if fine:
-            assert uploaded(desk.answer(TRAIN, content)).shape == (PARAMETERS,)
+            assert uploaded(agent.answer(TRAIN, content)).shape == (PARAMETERS,)
         else:
-            assert declined(desk, content) == refusal
+            assert declined(agent, content) == refusal
 
 
 def test_more_rounds_than_agreed_are_declined_in_whichever_way_they_come(folder: ClientFolder) -> None:
-    desk = desk_of(folder, approved=build(TABLES))
-    desk.answer(TRAIN, message(**{m.ROUND: 5}))
+    agent = agent_of(folder, approved=build(TABLES))
+    agent.answer(TRAIN, message(**{m.ROUND: 5}))
     for kind in (TRAIN, EVALUATE):
-        for wrong in (desk, desk_of(folder)):
+        for wrong in (agent, agent_of(folder)):
             assert declined(wrong, message(**{m.ROUND: 6}), kind) == "the round is beyond the experiment's last one"
 
 
@@ -261,8 +261,8 @@ def test_what_an_error_quotes_does_not_travel(folder: ClientFolder, caplog: pyte
     """Of the error of a library only its type, be it raised in training or in scoring."""
     logging.getLogger("fedtl.client").propagate = True
     content = message(objective=[{"term": TELLS}])
-    desk = desk_of(folder, approved=build(TABLES | {"objective": [{"term": TELLS}]}))
-    reply = desk.answer(TRAIN, content)
+    agent = agent_of(folder, approved=build(TABLES | {"objective": [{"term": TELLS}]}))
+    reply = agent.answer(TRAIN, content)
     assert m.unpack_failures(reply) == [(PLACE, "ValueError at the client; its log says more")]
     assert set(reply) == {m.METRICS, m.FAILURES}
     payload = wire.recorddict_to_proto(reply).SerializeToString()
@@ -272,11 +272,11 @@ def test_what_an_error_quotes_does_not_travel(folder: ClientFolder, caplog: pyte
 
 
 def test_a_message_that_is_garbled_is_declined_by_type_alone(folder: ClientFolder) -> None:
-    desk = desk_of(folder)
-    failures = m.unpack_failures(desk.answer(TRAIN, message(np.zeros(3))))
+    agent = agent_of(folder)
+    failures = m.unpack_failures(agent.answer(TRAIN, message(np.zeros(3))))
     assert failures == [(PLACE, "RuntimeError at the client; its log says more")]
-    assert declined(desk, message(**{m.PHASE: 7})) == "IndexError at the client; its log says more"
-    assert uploaded(desk.answer(TRAIN, message())).shape == (PARAMETERS,)
+    assert declined(agent, message(**{m.PHASE: 7})) == "IndexError at the client; its log says more"
+    assert uploaded(agent.answer(TRAIN, message())).shape == (PARAMETERS,)
 
 
 CODE = {
@@ -301,7 +301,7 @@ def test_a_server_cannot_have_code_run_or_files_read(
     content = message()
     content[m.STUDY]["experiment"] = text  # type: ignore[index, call-overload]
     with pytest.raises(Declined) as caught:
-        desk_of(folder).answer(kind, content)
+        agent_of(folder).answer(kind, content)
     assert str(caught.value).startswith(f"the experiment names code or files of the client's machine ({entry}")
     assert not file.exists()
     assert not folder.studies.exists()
@@ -315,9 +315,9 @@ def test_a_module_that_a_server_names_is_not_imported(
     (tmp_path / f"{name}.py").write_text(f"open({str(file)!r}, 'w').close()\ndef make(classes): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     content = message(model={"name": f"{name}:make"}, resolved=False)
-    for desk in (desk_of(folder), desk_of(folder, approved=build(TABLES))):
+    for agent in (agent_of(folder), agent_of(folder, approved=build(TABLES))):
         for kind in (TRAIN, EVALUATE, QUERY):
-            declined(desk, content, kind)
+            declined(agent, content, kind)
     assert name not in sys.modules
     assert not file.exists()
     importlib.import_module(name)
@@ -326,8 +326,8 @@ def test_a_module_that_a_server_names_is_not_imported(
 
 def test_code_that_the_client_agreed_to_is_run(folder: ClientFolder) -> None:
     own = {"model": {"name": "tests.unit.test_deploy_agent:linear"}}
-    desk = desk_of(folder, approved=build(TABLES | own))
-    assert uploaded(desk.answer(TRAIN, message(**own))).shape == (PARAMETERS,)
+    agent = agent_of(folder, approved=build(TABLES | own))
+    assert uploaded(agent.answer(TRAIN, message(**own))).shape == (PARAMETERS,)
 
 
 def linear(classes: int) -> Any:
@@ -343,10 +343,10 @@ def test_where_an_experiment_is_simulated_is_no_code() -> None:
 
 
 def test_an_agreement_is_asked_for_before_anything_is_told(folder: ClientFolder) -> None:
-    desk = desk_of(folder, approved=build(TABLES))
+    agent = agent_of(folder, approved=build(TABLES))
     refusal = "this experiment is not the one that the client agreed to"
-    assert declined(desk, message(frame="", seed=1), QUERY) == refusal
-    assert set(desk.answer(QUERY, message(frame=""))) == {DESCRIPTION}
+    assert declined(agent, message(frame="", seed=1), QUERY) == refusal
+    assert set(agent.answer(QUERY, message(frame=""))) == {DESCRIPTION}
 
 
 # Sums for the normalisation.
@@ -357,11 +357,11 @@ def normalised(kind: str) -> dict[str, Any]:
 
 
 def test_sums_are_told_for_the_experiments_own_normalisation(folder: ClientFolder) -> None:
-    desk = desk_of(folder)
+    agent = agent_of(folder)
     refusal = "the server asks for other sums than the experiment needs"
     for asked, needed in (("pixel", "dataset"), ("dataset", "pixel"), ("dataset", "none")):
         content = message(frame="", data=normalised(needed), **{STATISTICS_OF: asked})
-        assert declined(desk, content, QUERY) == refusal
+        assert declined(agent, content, QUERY) == refusal
 
 
 NO_SUMS = "it gives no sums of its samples with deploy.privacy, or of fewer than 10: give the server a frame.json"
@@ -371,10 +371,10 @@ def test_sums_travel_without_noise_so_not_with_privacy(folder: ClientFolder) -> 
     privacy = {"clipping_norm": 1.0, "epsilon": 1.0, "delta": 1e-5}
     content = message(frame="", deploy={"privacy": privacy}, **{STATISTICS_OF: "dataset"})
     with pytest.raises(Declined) as caught:
-        desk_of(folder).answer(QUERY, content)
+        agent_of(folder).answer(QUERY, content)
     assert str(caught.value) == NO_SUMS
     query = message(frame="", deploy={"privacy": privacy}, **{STATISTICS_OF: "none"})
-    assert set(desk_of(folder).answer(QUERY, query)) == {DESCRIPTION}
+    assert set(agent_of(folder).answer(QUERY, query)) == {DESCRIPTION}
 
 
 @pytest.mark.parametrize(("samples", "tells"), [(1, False), (9, False), (10, True)])
@@ -383,10 +383,10 @@ def test_sums_of_few_samples_would_tell_them(samples: int, tells: bool, folder: 
     np.savez(folder.path / "data" / "train.npz", x=x, y=y)
     content = message(frame="", **{STATISTICS_OF: "dataset"})
     if tells:
-        assert SUMS in desk_of(folder).answer(QUERY, content)
+        assert SUMS in agent_of(folder).answer(QUERY, content)
         return
     with pytest.raises(Declined) as caught:
-        desk_of(folder).answer(QUERY, content)
+        agent_of(folder).answer(QUERY, content)
     assert str(caught.value) == NO_SUMS
 
 
@@ -405,14 +405,14 @@ PFEDME = {
 
 def test_a_new_process_remembers_the_rounds_before(folder: ClientFolder) -> None:
     config = {"strategy": PFEDME, m.SCORE_PERSONAL: "stored"}
-    one, other = desk_of(folder), desk_of(folder)
+    one, other = agent_of(folder), agent_of(folder)
     w = uploaded(one.answer(TRAIN, message(**config)))
     here = m.metrics_of(one.answer(EVALUATE, message(w, **config)))
     there = m.metrics_of(other.answer(EVALUATE, message(w, **config)))
     assert dict(here) == dict(there)
     assert there[m.NO_PERSONAL_MODEL] == [0]
     shutil.rmtree(folder.studies)
-    forgot = m.metrics_of(desk_of(folder).answer(EVALUATE, message(w, **config)))
+    forgot = m.metrics_of(agent_of(folder).answer(EVALUATE, message(w, **config)))
     assert forgot[m.NO_PERSONAL_MODEL] == [1]
     assert forgot["personal/loss_sum"] != here["personal/loss_sum"]
     assert forgot["global/loss_sum"] == here["global/loss_sum"]
@@ -420,21 +420,21 @@ def test_a_new_process_remembers_the_rounds_before(folder: ClientFolder) -> None
 
 def test_two_studies_by_turns_keep_apart(folder: ClientFolder) -> None:
     config = {"strategy": PFEDME}
-    desk = desk_of(folder)
-    first = uploaded(desk.answer(TRAIN, message(**config)))
-    desk.answer(TRAIN, message(np.ones(PARAMETERS), id="other", **config))
+    agent = agent_of(folder)
+    first = uploaded(agent.answer(TRAIN, message(**config)))
+    agent.answer(TRAIN, message(np.ones(PARAMETERS), id="other", **config))
     assert sorted(path.name for path in folder.studies.iterdir()) == ["clinics-1", "other"]
-    assert uploaded(desk.answer(TRAIN, message(**config))).tobytes() == first.tobytes()
+    assert uploaded(agent.answer(TRAIN, message(**config))).tobytes() == first.tobytes()
 
 
 def test_the_last_global_model_is_kept(folder: ClientFolder) -> None:
-    desk, study = desk_of(folder), folder.studies / "clinics-1"
-    desk.answer(TRAIN, message(**{m.ROUND: 3}))
+    agent, study = agent_of(folder), folder.studies / "clinics-1"
+    agent.answer(TRAIN, message(**{m.ROUND: 3}))
     checkpoint = read_checkpoint(study)
     assert checkpoint is not None
     assert (checkpoint.round, checkpoint.w.tolist()) == (2, [0.0] * PARAMETERS)
     w = np.arange(PARAMETERS, dtype=np.float32)
-    desk.answer(EVALUATE, message(w, **{m.ROUND: 3}))
+    agent.answer(EVALUATE, message(w, **{m.ROUND: 3}))
     checkpoint = read_checkpoint(study)
     assert checkpoint is not None
     assert (checkpoint.round, checkpoint.w.tolist()) == (3, w.tolist())
@@ -445,7 +445,7 @@ def test_the_last_global_model_is_kept(folder: ClientFolder) -> None:
 
 
 def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk, inside, most = desk_of(folder), [0], [0]
+    agent, inside, most = agent_of(folder), [0], [0]
     describe = Own.describe
 
     def slow(own: Own) -> dict[str, Any]:
@@ -456,7 +456,7 @@ def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyP
         return describe(own)
 
     monkeypatch.setattr(Own, "describe", slow)
-    threads = [threading.Thread(target=functools.partial(desk.answer, QUERY, message(frame=""))) for _ in range(5)]
+    threads = [threading.Thread(target=functools.partial(agent.answer, QUERY, message(frame=""))) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -469,7 +469,7 @@ def test_one_message_at_a_time(folder: ClientFolder, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def listening(folder: ClientFolder) -> Iterator[ClientFolder]:
-    with clients.answering(folder, desk_of(folder)):
+    with clients.answering(folder, agent_of(folder)):
         yield folder
 
 
@@ -508,7 +508,7 @@ def test_a_second_process_with_the_folder_is_refused(folder: ClientFolder, monke
     def starts() -> None:
         at_once.wait(60)
         try:
-            clients.take_part(folder, desk_of(folder), lines.append)
+            clients.take_part(folder, agent_of(folder), lines.append)
         except RunError as error:
             lines.append(str(error))
             refused.set()
@@ -545,7 +545,7 @@ def test_a_connection_that_fails_does_not_end_the_answering(
     listens = Listens()
     monkeypatch.setattr(clients, "PAUSE", 0)
     with pytest.raises(SystemExit):
-        clients.answer_all(listens, desk_of(folder), threading.Event())  # type: ignore[arg-type]
+        clients.answer_all(listens, agent_of(folder), threading.Event())  # type: ignore[arg-type]
     wire.send(listens.there, wire.SocketMessage({"kind": TRAIN}, message(client=0)))
     assert wire.receive(listens.there) == wire.SocketMessage({"error": "it is client 1 by its folder, not client 0"})
 
@@ -562,14 +562,14 @@ def test_a_listener_that_is_closed_ends_the_answering_without_a_word(
             over.set()
             raise meets
 
-    clients.answer_all(Closed(), desk_of(folder), over)  # type: ignore[arg-type]
-    with clients.answering(folder, desk_of(folder)):
+    clients.answer_all(Closed(), agent_of(folder), over)  # type: ignore[arg-type]
+    with clients.answering(folder, agent_of(folder)):
         pass
     listener = clients.listen(folder)
     listener.close()
     over.clear()
     threading.Timer(0.05, over.set).start()
-    clients.answer_all(listener, desk_of(folder), over)
+    clients.answer_all(listener, agent_of(folder), over)
     assert "not accepted" not in "".join(line for line in caplog.messages if "closed" not in line)
 
 
@@ -647,7 +647,7 @@ def test_nothing_is_left_when_a_client_ends(folder: ClientFolder, monkeypatch: p
     monkeypatch.setattr(clients, "answer_all", lambda *_: answering.set())
     monkeypatch.setattr(clients, "find_server", end)
     with pytest.raises(KeyboardInterrupt):
-        clients.take_part(folder, desk_of(folder), lambda _: None)
+        clients.take_part(folder, agent_of(folder), lambda _: None)
     assert answering.wait(60)
     assert not folder.socket.exists()
     with pytest.raises(OSError, match="closed"):  # else it removes the socket once more when the process ends

@@ -210,7 +210,7 @@ def test_by_default_the_noise_hides_a_whole_update() -> None:
 
 
 @contextmanager
-def desk(path: Path, answer: Callable[[Connection], None]) -> Iterator[None]:
+def agent(path: Path, answer: Callable[[Connection], None]) -> Iterator[None]:
     """Somebody who listens at a socket, for one connection."""
 
     def serve() -> None:
@@ -242,7 +242,7 @@ def test_a_part_goes_through_a_socket(socket: Path) -> None:
             wire.send(connection, wire.receive(connection))
 
     big = RecordDict({"a": ArrayRecord({"w": Array(np.arange(2**21, dtype=np.float32))})})
-    with desk(socket, echo), Client(str(socket), "AF_UNIX") as connection:
+    with agent(socket, echo), Client(str(socket), "AF_UNIX") as connection:
         for part in (
             wire.SocketMessage({"kind": "train", "n": [1, {"a": None}]}, everything()),
             wire.SocketMessage({"error": "no"}),
@@ -257,7 +257,7 @@ def test_nothing_that_is_pickled_is_read(socket: Path) -> None:
         connection.send({"content": False})
 
     with (
-        desk(socket, pickles),
+        agent(socket, pickles),
         Client(str(socket), "AF_UNIX") as connection,
         pytest.raises(ValueError, match=r"decode"),
     ):
@@ -272,7 +272,7 @@ def test_the_answer_is_the_processes_own(socket: Path) -> None:
         wire.send(connection, wire.SocketMessage({}, everything()))
 
     message = asked()
-    with desk(socket, answer):
+    with agent(socket, answer):
         reply = clientapp.answer(message, CONTEXT)
     assert heard == [wire.SocketMessage({"kind": "train"}, message.content)]
     assert reply.content == everything()
@@ -284,7 +284,7 @@ def test_a_refusal_is_an_error(socket: Path) -> None:
         wire.receive(connection)
         wire.send(connection, wire.SocketMessage({"error": "it does not agree"}))
 
-    with desk(socket, declines):
+    with agent(socket, declines):
         reply = clientapp.answer(asked(), CONTEXT)
     assert (reply.error.code, reply.error.reason) == (clientapp.NO_ANSWER, "it does not agree")
 
@@ -292,5 +292,5 @@ def test_a_refusal_is_an_error(socket: Path) -> None:
 def test_a_process_that_is_gone_is_an_error(socket: Path) -> None:
     reason = "the client's own process ended; its log says why"
     assert clientapp.answer(asked(), CONTEXT).error.reason == reason
-    with desk(socket, lambda connection: connection.close()):
+    with agent(socket, lambda connection: connection.close()):
         assert clientapp.answer(asked(), CONTEXT).error.reason == reason

@@ -1,6 +1,6 @@
 """A study's whole rounds among clients that hold exported files: the same bits as the simulation of the same config.
 
-Every client is a desk over its own files; what it is sent and answers is serialised as on the network.
+Every client is a agent over its own files; what it is sent and answers is serialised as on the network.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def at_desk(desk: ClientAgent, kind: str, content: RecordDict) -> RecordDict | Error:
+def at_desk(agent: ClientAgent, kind: str, content: RecordDict) -> RecordDict | Error:
     """What a client's processes make of a message."""
     try:
-        return travelled(desk.answer(kind, travelled(content)))
+        return travelled(agent.answer(kind, travelled(content)))
     except Declined as error:
         return Error(0, str(error))
 
@@ -148,11 +148,11 @@ class Deployment:
         """Start the clients' processes, anew."""
         self.grid.nodes = []
         for i, name in enumerate(self.folder.clients):
-            desk = ClientAgent(
+            agent = ClientAgent(
                 read_own(str(self.path / "data" / name)), read_client(self.client(name)), "cpu", approved
             )
             key = serverapp.node_key(self.folder, name)
-            self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, desk))))
+            self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, agent))))
 
     def serve(self, data: bool = True, resume: bool = False, **changes: Any) -> None:
         experiment = build({**self.config, **changes}).tables()

@@ -157,8 +157,8 @@ def test_the_command_line_reads_the_config_once(tmp_path: Path, monkeypatch: pyt
         return build(tables)
 
     monkeypatch.setattr(read, "build", counting)
-    said = CliRunner().invoke(commands, ["run", str(tmp_path / "once.toml"), "--out", str(tmp_path / "run"), "-q"])
-    assert said.exit_code == 0, said.output
+    result = CliRunner().invoke(commands, ["run", str(tmp_path / "once.toml"), "--out", str(tmp_path / "run"), "-q"])
+    assert result.exit_code == 0, result.output
     assert made == ONCE | {"build": 1}
 
 

@@ -89,7 +89,7 @@ def reply(total: float, row: float, statistics: float | None = None) -> RecordDi
 
 def test_uploads_come_to_the_same_bits_in_any_order() -> None:
     values = [0.1, 0.2, 0.3]  # of which (0.1 + 0.2) + 0.3 is not 0.1 + (0.2 + 0.3)
-    found = []
+    results = []
     for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
         sums = UploadSums()
         for place in order:
@@ -97,8 +97,8 @@ def test_uploads_come_to_the_same_bits_in_any_order() -> None:
         reduced = sums.total()
         assert reduced.rows["own"].flatten().tolist() == [0, 1, 2]
         assert reduced.statistics is None
-        found.append(reduced.sums["w"].item())
-    assert found == [(0.1 + 0.2) + 0.3] * 3
+        results.append(reduced.sums["w"].item())
+    assert results == [(0.1 + 0.2) + 0.3] * 3
 
 
 def test_who_failed_adds_nothing_and_statistics_are_no_upload() -> None:

@@ -250,10 +250,10 @@ def test_what_is_written_over_while_it_is_read_is_missing(store: MemoryStore, mo
     read = memories.load_tensors
 
     def slowly(file: Path, of: str, check: bool) -> object:
-        found = read(file, of, check)
+        tensors = read(file, of, check)
         for round in (2, 3):
             MemoryStore(store.folder).save(0, round, memory(round))
-        return found
+        return tensors
 
     monkeypatch.setattr(memories, "load_tensors", slowly)
     with pytest.raises(DamagedMemoryError, match=r"0-1.safetensors is missing"):

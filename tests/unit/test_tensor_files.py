@@ -104,10 +104,10 @@ def test_every_cut_and_every_wrong_byte_is_found(tmp_path: Path) -> None:
         wrong = bytearray(data)
         wrong[place] ^= 1 << (place % 8)
         try:
-            found = load_tensors_of(bytes(wrong), tmp_path)
+            tensors = load_tensors_of(bytes(wrong), tmp_path)
         except DamagedError:
             continue
-        assert same(found, whole)  # a blank, or the name of what holds the checksum
+        assert same(tensors, whole)  # a blank, or the name of what holds the checksum
 
 
 def load_tensors_of(data: bytes, folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from fedtl.experiment import load_model
 from fedtl.runs.baselines import gains
 from fedtl.strategies import STRATEGIES
 from tests.parts import METHODS
-from tests.unit.test_deploy_agent import NAME, QUERY, STATISTICS_OF, SUMS, declined, desk_of, folder, made, message
+from tests.unit.test_deploy_agent import NAME, QUERY, STATISTICS_OF, SUMS, declined, agent_of, folder, made, message
 
 assert folder
 assert made  # fixtures
@@ -430,7 +430,7 @@ def test_sums_for_the_normalisation_are_the_same_whatever_is_drawn(folder: Any) 
     count, total, _ = statistics(own, "pixel")
     for share in (0, 0.1, 0.5):
         data = {"name": "digits", "clients": 3, "normalise": "pixel", "validation_share": share}
-        reply = desk_of(folder).answer(QUERY, message(frame="", data=data, **{STATISTICS_OF: "pixel"}))
+        reply = agent_of(folder).answer(QUERY, message(frame="", data=data, **{STATISTICS_OF: "pixel"}))
         description = json.loads(str(reply["description"]["description"]))  # type: ignore[index, call-overload]
         assert description[NAME] == "b"
         assert description["validation"] == round(12 * share)
@@ -444,6 +444,6 @@ def test_a_client_with_too_few_samples_declines(folder: Any, caplog: pytest.LogC
     np.savez(folder.path / "data" / "train.npz", x=np.zeros((1, 4), np.float32), y=[0])
     data = {"name": "digits", "clients": 3, "validation_share": 0.5}
     for kind in (QUERY, "train"):
-        error = declined(desk_of(folder), message(np.zeros(15), data=data), kind)
+        error = declined(agent_of(folder), message(np.zeros(15), data=data), kind)
         assert error == "its data do not go with the experiment; its log says why"
     assert "data.validation_share = 0.5: client 1 has 1 training sample with a label" in caplog.text

@@ -31,7 +31,7 @@ from fedtl.experiment import load_model
 from fedtl.runs.baselines import gains
 from fedtl.strategies import STRATEGIES
 from tests.parts import METHODS
-from tests.unit.test_deploy_agent import NAME, QUERY, STATISTICS_OF, SUMS, declined, agent_of, folder, made, message
+from tests.unit.test_deploy_agent import NAME, QUERY, STATISTICS_OF, SUMS, agent_of, declined, folder, made, message
 
 assert folder
 assert made  # fixtures

@@ -127,7 +127,7 @@ def test_a_clients_own_model(fedtl_: Said, finished: fedtl.Run, tmp_path: Path, 
     score = finished.client_scores()["personal/clients"][client]
     assert percent(fedtl_("predict", "own.safetensors", "own.npz")) == round(100 * score, 2)
     output = fedtl_("export", finished.path, "--client", client, "--personal", "stored", "-o", "own.safetensors")
-    assert f"client {client}'s personalised model (last), mlp" in output
+    assert f"client {client}'s personalised model (stored), mlp" in output
 
 
 def test_onnx_says_the_same(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:

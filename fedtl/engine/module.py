@@ -39,7 +39,7 @@ class ClientObjective(nn.Module):
         self.watches_input = True
         """Whether a pass is refused whose samples an earlier pass has changed; not under vmap."""
         self._changed: dict[int, int] = {}
-        self._vector: list[Callable[[], Tensor]] = [lambda: flat([*module.parameters()])]
+        self._vector: list[Callable[[], Tensor]] = [lambda: layout.flat(p for p in module.parameters() if p.requires_grad)]
 
     def forward(
         self, batch: Batch, external: Mapping[str, Tensor], parameters: Callable[[], Tensor]

@@ -12,7 +12,6 @@ from torch import Tensor
 from fedtl.clients.contract import ClientUpdate, Loop, Memory, Probe, State, Vectors
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory
-from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Trained, of_method
@@ -75,7 +74,7 @@ class OneByOne(Engine):
         outside = self._external(w, memory, assignment.context)
 
         def parameters() -> Tensor:
-            return flat(binding.parameters)
+            return task.layout.flat(binding.parameters)
 
         # Vectors need no gradient themselves, so nothing but the forward pass is taped.
         def grad(at: Tensor, batch: Batch) -> Tensor:
@@ -86,7 +85,7 @@ class OneByOne(Engine):
                 gradients = torch.autograd.grad(total, binding.parameters, materialize_grads=True)
                 losses.add_(torch.stack([value.detach() for value in values]))
                 evaluations += 1
-                return flat(gradients)
+                return task.layout.flat(gradients)
 
         first_buffers = self._first_buffers(update, w, memory)
         own = of_method(memory) if memory else memory

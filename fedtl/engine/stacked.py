@@ -17,7 +17,6 @@ from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, Sta
 from fedtl.data.batches import Budget
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory, rounded
-from fedtl.engine.module import flat
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Task, Trained, of_method
@@ -121,7 +120,8 @@ class Stacked(Engine):
                 kept = {**kept, **(remembered(state) if update.optimizer.keeps else {})}
             means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
             for row, job in enumerate(ending):
-                own_buffers = flat([tensor[first + row] for tensor in buffers.values()]) if buffers else start[0, :0]
+                tensors = [tensor[first + row] for tensor in buffers.values()]
+                own_buffers = task.layout.flat(tensors, buffers=True) if tensors else start[0, :0]
                 # Copies: a row would keep the whole stack in memory.
                 finished = _row(uploads, row), _row(kept, row)
                 of_client = {**received.of(job.place), "w": own[first + row]}
@@ -144,8 +144,8 @@ class Stacked(Engine):
                     done, active = active, batches.y.shape[1]
                     leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
                     state = {name: vectors[:active] for name, vectors in state.items()}
-                moving = [tensor[:active].reshape(active, -1) for tensor in buffers.values()]
-                joined = torch.cat(moving, 1) if moving else start[:active, :0]
+                moving = [tensor[:active] for tensor in buffers.values()]
+                joined = task.layout.flat(moving, buffers=True) if moving else start[:active, :0]
 
                 def play(state: State, batch: Batch, loop: Loop = loop) -> State:
                     return loop.step(state, batch, grad)

@@ -215,14 +215,14 @@ class StepTracer:
 
             def grad(at: Tensor, batch: Batch) -> Tensor:
                 nonlocal buffers
-                leaves = {name: view.detach().requires_grad_() for name, view in layout.views(at).items()}
+                leaves = {slot.name: slot.stored(at).detach().requires_grad_() for slot in layout.trained}
                 moving = {name: view.clone() for name, view in layout.buffer_views(buffers).items()}
                 with torch.enable_grad():
                     total, terms = self._objective(leaves, moving, batch, known)
                     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
                 values.extend(value.detach() for value in terms)
                 if self._moves:
-                    buffers = torch.cat([tensor.reshape(*at.shape[:-1], -1) for tensor in moving.values()], -1)
+                    buffers = layout.flat(moving.values(), buffers=True)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
             return train(vectors, Batch.of(tensors, labelled), grad), buffers, values
@@ -241,7 +241,8 @@ class StepTracer:
             tensors: Mapping[str, Tensor],
             external: Mapping[str, Tensor],
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
-            numbers = {f"model.{name}": tensor for name, tensor in (*leaves.items(), *moving.items())} | integers
+            shaped = {slot.name: slot.turned(leaves[slot.name]) for slot in self.task.layout.trained}
+            numbers = {f"model.{name}": tensor for name, tensor in (shaped | moving).items()} | integers
 
             def parameters() -> Tensor:
                 return torch.cat([leaf.reshape(-1) for leaf in leaves.values()])

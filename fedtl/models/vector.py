@@ -4,13 +4,18 @@ All of a module's floating-point state lies in one contiguous float32 vector: fi
 parameters, then the Q buffers, which move by no gradient (batch-norm statistics; frozen parameters count as such).
 Everything that is not a forward pass (client updates, memories, messages, averaging) works on such
 vectors, ``[d]`` for one client or ``[C, d]`` for C of them.
+
+A linear layer's weight lies there as ``[in, out]``, the transpose of torch's ``[out, in]``: at the batch sizes of
+federated learning a processor multiplies ``x @ W`` up to six times faster than ``x @ W.T``. The module sees a
+transposed view, so that nothing but this file knows; ``tests.benchmarks.gemm`` measures it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +24,39 @@ from fedtl.choice import ConfigError
 from fedtl.models.parts import part_of
 
 
+_IN_ATTENTION = nn.modules.linear.NonDynamicallyQuantizableLinear
+"""Its weight is read by torch's attention, which has fast paths of its own."""
+
+
 @dataclass(frozen=True)
 class Slot:
-    """Where one named tensor of a module lies in the vector."""
+    """Where one named tensor of a module lies in the vector.
+
+    Attributes:
+        name: the module's.
+        shape: as the module has it.
+        start, stop: its place in the vector.
+        transposed: whether the vector has it as ``[in, out]``, a linear layer's weight.
+    """
 
     name: str
     shape: torch.Size
     start: int
     stop: int
+    transposed: bool = False
+
+    def stored(self, vector: Tensor, offset: int = 0) -> Tensor:
+        """The tensor as it lies in ``vector`` ``[..., n]``, which begins at ``offset``; shares its memory."""
+        shape = self.shape[::-1] if self.transposed else self.shape
+        return vector[..., self.start - offset : self.stop - offset].view(*vector.shape[:-1], *shape)
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """From the module's shape to the one in the vector, or back: a view of ``[..., *shape]``."""
+        return tensor.transpose(-2, -1) if self.transposed else tensor
+
+    def view(self, vector: Tensor, offset: int = 0) -> Tensor:
+        """The tensor in the module's shape ``[..., *shape]``; shares memory with ``vector`` ``[..., n]``."""
+        return self.turned(self.stored(vector, offset))
 
 
 @dataclass(frozen=True)
@@ -63,11 +93,11 @@ class Layout:
         buffers += [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
         if not trained:
             raise ConfigError("model: it has no parameter that trains; is all of it in strategy.frozen?")
-        slots, start = [], 0
+        slots, start, linear = [], 0, _linear_weights(module)
         for name, tensor in trained + buffers:
             if tensor.dtype != torch.float32:
                 raise ConfigError(f"model: {name!r} is {tensor.dtype}; only float32 models are trained")
-            slots.append(Slot(name, tensor.shape, start, start + tensor.numel()))
+            slots.append(Slot(name, tensor.shape, start, start + tensor.numel(), id(tensor) in linear))
             start += tensor.numel()
         return cls(tuple(slots), sum(p.numel() for _, p in trained), start, tuple(_parts(module)))
 
@@ -98,18 +128,32 @@ class Layout:
 
     def views(self, w: Tensor) -> dict[str, Tensor]:
         """The trainable parameters by name; they share memory with ``w`` ``[..., P]``."""
-        lead = w.shape[:-1]
-        return {s.name: w[..., s.start : s.stop].view(lead + s.shape) for s in self.slots if s.stop <= self.parameters}
+        return {slot.name: slot.view(w) for slot in self.trained}
 
     def buffer_views(self, buffers: Tensor) -> dict[str, Tensor]:
         """The buffers by name; they share memory with ``buffers`` ``[..., Q]``."""
-        lead, P = buffers.shape[:-1], self.parameters
-        return {s.name: buffers[..., s.start - P : s.stop - P].view(lead + s.shape) for s in self.slots if s.stop > P}
+        return {slot.name: slot.view(buffers, self.parameters) for slot in self.slots[len(self.trained) :]}
+
+    @cached_property
+    def trained(self) -> tuple[Slot, ...]:
+        """Of the trainable parameters."""
+        return tuple(slot for slot in self.slots if slot.stop <= self.parameters)
+
+    def flat(self, tensors: Iterable[Tensor], buffers: bool = False) -> Tensor:
+        """Tensors in the slots' order and the module's shapes, ``[..., *shape]``, as one new vector ``[..., n]``.
+
+        Args:
+            tensors: those of the first slots: all, or the trainable parameters or their gradients.
+            buffers: the tensors are the buffers.
+        """
+        slots = self.slots[len(self.trained) :] if buffers else self.slots
+        parts = [(slot.turned(tensor), len(slot.shape)) for slot, tensor in zip(slots, tensors)]
+        return torch.cat([part.reshape(*part.shape[: part.ndim - dims], -1) for part, dims in parts], -1)
 
     def flatten(self, module: nn.Module) -> Tensor:
         """A copy of a module's state as one vector ``[d]``, on the module's device."""
         named = _named(module)
-        return torch.cat([named[s.name].detach().reshape(-1) for s in self.slots])
+        return self.flat(named[slot.name].detach() for slot in self.slots)
 
     def load(self, module: nn.Module, vector: Tensor) -> None:
         """Copy ``vector`` ``[d]`` into the module's own tensors."""
@@ -129,13 +173,12 @@ class Binding:
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         named = _named(module)
-        self._moved = [(named[s.name], s) for s in layout.slots if s.stop <= layout.parameters]
+        self._moved = [(named[slot.name], slot) for slot in layout.trained]
         self.parameters = [tensor for tensor, _ in self._moved]
         self.buffers = torch.empty(layout.size - layout.parameters, device=self.parameters[0].device)
         """The Q buffers; the module's own, changed by its forward passes."""
         for slot in layout.slots[len(self._moved) :]:
-            start, stop = slot.start - layout.parameters, slot.stop - layout.parameters
-            view = self.buffers[start:stop].view(slot.shape)
+            view = slot.view(self.buffers, layout.parameters)
             view.copy_(named[slot.name].detach())
             named[slot.name].data = view
         self._at = 0
@@ -145,7 +188,7 @@ class Binding:
         if w.data_ptr() != self._at:
             w = w.contiguous()
             for parameter, slot in self._moved:
-                parameter.data = w[slot.start : slot.stop].view(slot.shape)
+                parameter.data = slot.view(w)
             self._at = w.data_ptr()
 
 
@@ -155,6 +198,16 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, frozenset[str]]]:
         with suppress(ConfigError):  # not every model has each
             tensors = {id(t) for part in part_of(module, name) for t in (*part.parameters(), *part.buffers())}
             yield name, frozenset(key for key, tensor in named.items() if id(tensor) in tensors)
+
+
+def _linear_weights(module: nn.Module) -> set[int]:
+    """The ids of the weights that linear layers alone read, by :func:`torch.nn.functional.linear`."""
+    linear, others = set[int](), set[int]()
+    for layer in module.modules():
+        plain = type(layer).forward is nn.Linear.forward and not isinstance(layer, _IN_ATTENTION)
+        for name, parameter in layer.named_parameters(recurse=False):
+            (linear if plain and name == "weight" else others).add(id(parameter))
+    return linear - others
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

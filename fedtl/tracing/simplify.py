@@ -48,8 +48,14 @@ def drop_copies(graph: fx.Graph) -> None:
             node.args = (first.args[0], *node.args[1:])
             if MAY_COPY in (node.target, first.target):
                 node.target = MAY_COPY
-        elif node.target in TRANSPOSES and node.target is first.target and {*node.args[1:]} == {*first.args[1:]}:
+        elif node.target in TRANSPOSES and first.target in TRANSPOSES and _swapped(node) == _swapped(first):
             _replace(node, first.args[0])
+
+
+def _swapped(transpose: Node) -> frozenset[int]:
+    """The two dimensions that a transpose exchanges."""
+    dims = len(transpose.meta["shape"])
+    return frozenset(dim % dims for dim in transpose.args[1:] or (0, 1))
 
 
 def known_numbers(graph: fx.Graph) -> None:

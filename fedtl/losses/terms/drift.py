@@ -62,7 +62,7 @@ class Moon(Term):
             z = head(z)
             for model, features in others.items():  # each model's representation through its own projector
                 vector = context.external(f"model:{model}")
-                numbers = {name: vector[slot.start : slot.stop].view(slot.shape) for name, slot in slots.items()}
+                numbers = {name: slot.view(vector) for name, slot in slots.items()}
                 others[model] = functional_call(head, numbers, (features,))
         return over_samples(stream, partial(losses.moon, tau=self.tau), z, others["global"], others["previous"])
 

@@ -242,7 +242,7 @@ class StepTracer:
             external: Mapping[str, Tensor],
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
             shaped = {slot.name: slot.turned(leaves[slot.name]) for slot in self.task.layout.trained}
-            numbers = {f"model.{name}": tensor for name, tensor in (shaped | moving).items()} | integers
+            numbers = {f"model.{name}": tensor for name, tensor in {**shaped, **moving}.items()} | integers
 
             def parameters() -> Tensor:
                 return torch.cat([leaf.reshape(-1) for leaf in leaves.values()])

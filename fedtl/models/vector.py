@@ -48,7 +48,7 @@ class Slot:
     def stored(self, vector: Tensor, offset: int = 0) -> Tensor:
         """The tensor as it lies in ``vector`` ``[..., n]``, which begins at ``offset``; shares its memory."""
         shape = self.shape[::-1] if self.transposed else self.shape
-        return vector[..., self.start - offset : self.stop - offset].view(*vector.shape[:-1], *shape)
+        return vector[..., self.start - offset : self.stop - offset].view((*vector.shape[:-1], *shape))
 
     def turned(self, tensor: Tensor) -> Tensor:
         """From the module's shape to the one in the vector, or back: a view of ``[..., *shape]``."""
@@ -148,7 +148,7 @@ class Layout:
         """
         slots = self.slots[len(self.trained) :] if buffers else self.slots
         parts = [(slot.turned(tensor), len(slot.shape)) for slot, tensor in zip(slots, tensors)]
-        return torch.cat([part.reshape(*part.shape[: part.ndim - dims], -1) for part, dims in parts], -1)
+        return torch.cat([part.reshape((*part.shape[: part.ndim - dims], -1)) for part, dims in parts], -1)
 
     def flatten(self, module: nn.Module) -> Tensor:
         """A copy of a module's state as one vector ``[d]``, on the module's device."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedtl.choice import ConfigError
 from fedtl.disk.durable import put
 from fedtl.disk.tensors import CHECKSUM, DamagedError, load_tensors, save_tensors, unreadable
 
@@ -24,6 +25,9 @@ Vector = NDArray[np.float32]
 
 CHECKPOINT = "checkpoint"
 LATEST, SETTLED = "checkpoint.json", "settled.json"
+
+ORDER = 2
+"""Of the numbers in a model's vector; 1, of older versions, has linear layers' weights as ``[out, in]``."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class CheckpointHeader:
         elapsed: seconds that the rounds took.
         config: a digest of the experiment; None in a checkpoint of an older version.
         records: what of each record file belongs to the rounds so far; None likewise.
+        order: of the numbers in models' vectors, here and in clients' memories.
     """
 
     round: int
@@ -64,6 +69,7 @@ class CheckpointHeader:
     elapsed: float
     config: str | None = None
     records: Mapping[str, Extent] | None = None
+    order: int = ORDER
 
 
 def write_checkpoint(
@@ -93,7 +99,7 @@ def write_checkpoint(
 
 def write_mark(file: Path, mark: CheckpointHeader, durable: bool = False) -> None:
     """Write a checkpoint's JSON, with a checksum of what it says."""
-    table: dict[str, Any] = {"round": mark.round, "tensors": mark.tensors, "elapsed": mark.elapsed}
+    table: dict[str, Any] = {"round": mark.round, "tensors": mark.tensors, "elapsed": mark.elapsed, "order": mark.order}
     if mark.config is not None:
         table["config"] = mark.config
     if mark.records is not None:
@@ -143,6 +149,7 @@ def read_header(folder: Path, name: str = LATEST) -> CheckpointHeader | None:
             float(table["elapsed"]),
             table.get("config"),
             None if records is None else {key: Extent(*map(int, extent)) for key, extent in records.items()},
+            int(table.get("order", 1)),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DamagedError):
@@ -159,8 +166,14 @@ def load_checkpoint(folder: Path, mark: CheckpointHeader, numbers: int | None = 
         numbers: how many the global model's vector should have, if that is known.
 
     Raises:
+        ConfigError: an older version wrote it, whose vectors have another order.
         DamagedError: its tensors are not what was written.
     """
+    if mark.order != ORDER:
+        raise ConfigError(
+            f"{folder} is a run of another version of fedtl, whose models' vectors have another order: use that version "
+            "to resume or export it, or begin a new run"
+        )
     file = folder / CHECKPOINT / mark.tensors
     try:
         tensors = load_tensors(file, mark.tensors)

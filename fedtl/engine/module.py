@@ -39,7 +39,9 @@ class ClientObjective(nn.Module):
         self.watches_input = True
         """Whether a pass is refused whose samples an earlier pass has changed; not under vmap."""
         self._changed: dict[int, int] = {}
-        self._vector: list[Callable[[], Tensor]] = [lambda: layout.flat(p for p in module.parameters() if p.requires_grad)]
+        self._vector: list[Callable[[], Tensor]] = [
+            lambda: layout.flat(p for p in module.parameters() if p.requires_grad)
+        ]
 
     def forward(
         self, batch: Batch, external: Mapping[str, Tensor], parameters: Callable[[], Tensor]
@@ -146,8 +148,3 @@ def seed_torch(seed: int, device: torch.device) -> None:
 def forked_rng(device: torch.device) -> AbstractContextManager[None]:
     """In the ``with`` block random numbers are drawn from copies of the generators that a device uses."""
     return torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All numbers of some tensors in one vector."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from fedtl.choice import ConfigError
 from fedtl.models.parts import part_of
 
-
 _IN_ATTENTION = nn.modules.linear.NonDynamicallyQuantizableLinear
 """Its weight is read by torch's attention, which has fast paths of its own."""
 

@@ -171,8 +171,8 @@ def load_checkpoint(folder: Path, mark: CheckpointHeader, numbers: int | None = 
     """
     if mark.order != ORDER:
         raise ConfigError(
-            f"{folder} is a run of another version of fedtl, whose models' vectors have another order: use that version "
-            "to resume or export it, or begin a new run"
+            f"{folder} is a run of another version of fedtl, whose models' vectors have another order: use that "
+            "version to resume or export it, or begin a new run"
         )
     file = folder / CHECKPOINT / mark.tensors
     try:

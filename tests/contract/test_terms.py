@@ -23,6 +23,7 @@ from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objecti
 from fedtl.losses.term import Term, TermContext
 from fedtl.models import build_model
 from fedtl.models.head import features_and_logits
+from fedtl.models.vector import Layout
 from tests.parts import ENGINES, train_cohort, update_of
 
 # A row for each term that cannot do with its defaults.
@@ -154,7 +155,7 @@ def test_the_models_first_numbers_do_not_depend_on_terms(name: str) -> None:
     config = build(with_term(name))
     task = make_tasks(config, federation())[0]
     plain = build_model(config.model, federation().shape, 10, 0)
-    expected = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
+    expected = Layout.of(plain).flatten(plain)
     assert torch.equal(task.layout.flatten(task.module)[: len(expected)], expected)
 
 

@@ -30,6 +30,7 @@ from fedtl.export.predict import Model, predict, read_samples
 from fedtl.losses.term import TermContext
 from fedtl.losses.terms.teaching import Mutual
 from fedtl.models import build_model, read_model
+from fedtl.models.vector import Layout
 from fedtl.runs.checkpoint import Checkpoint, read_checkpoint
 from fedtl.runs.record import Recorder
 
@@ -159,7 +160,7 @@ def test_personalised_models_out_of_memories_are_the_recorded_ones(pfedme: fedtl
     check_clients(pfedme, tmp_path, "stored")
     module, _, _ = through_file(model_of_run(pfedme.path, 2), tmp_path)
     theta = MemoryStore(pfedme.path / "memories").load(2, ROUNDS + 1)["theta"]
-    assert torch.equal(torch.cat([tensor.flatten() for tensor in module.state_dict().values()]), theta)
+    assert torch.equal(Layout.of(module).flatten(module), theta)
 
 
 def test_a_kept_model_of_a_run_that_scores_fresh_ones(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_kept_model_of_a_run_that_scores_fresh_ones(tmp_path: Path) -> None:
     check_clients(run, tmp_path, "adapted", [0, 3])
     kept, theta = model_of_run(run.path, 2, "stored"), MemoryStore(run.path / "memories").load(2, ROUNDS + 1)["theta"]
     assert kept.about.personal == "stored"
-    assert torch.equal(torch.cat([tensor.flatten() for tensor in kept.module.state_dict().values()]), theta)
+    assert torch.equal(Layout.of(kept.module).flatten(kept.module), theta)
 
 
 def test_fresh_models_are_the_recorded_ones(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.task import RoundContext, Trained
 from fedtl.losses.batch import Batch
+from fedtl.models.vector import Layout
 from fedtl.optimizers import OPTIMIZERS
 from tests.contract.test_grids import assert_same_run
 from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, small_module, update_of
@@ -70,7 +71,7 @@ def by_torch(
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(x), y).backward()
             optimizer.step()
-    return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    return Layout.of(module).flatten(module)
 
 
 @EACH_ENGINE

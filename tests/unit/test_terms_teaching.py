@@ -24,7 +24,7 @@ from fedtl.data.federation import Federation
 from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import OneByOne, Trained
-from fedtl.engine.module import ClientObjective, flat
+from fedtl.engine.module import ClientObjective
 from fedtl.engine.task import PRIVATE, Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.terms.prototypes import ClassMeans
@@ -70,7 +70,7 @@ def task_of(*terms: dict[str, Any]) -> Task:
 def linear(w: Tensor, at: int, inputs: int, outputs: int, x: Tensor) -> Tensor:
     """A linear layer whose numbers begin at ``at`` in a vector."""
     middle = at + inputs * outputs
-    return x @ w[at:middle].view(outputs, inputs).T + w[middle : middle + outputs]
+    return x @ w[at:middle].view(inputs, outputs) + w[middle : middle + outputs]
 
 
 def mlp(w: Tensor, x: Tensor, at: int = 0, hidden: int = HIDDEN) -> tuple[Tensor, Tensor]:
@@ -211,8 +211,8 @@ def test_value_and_gradient_are_those_worked_out_by_hand(kind: str) -> None:
         [*task.module.parameters()],
     )
     x, y = batch_of()
-    value, (recorded,) = local(Batch(x, y, None), vectors, lambda: flat(parameters))
-    gradient = flat(torch.autograd.grad(value, parameters, materialize_grads=True))
+    value, (recorded,) = local(Batch(x, y, None), vectors, lambda: task.layout.flat(parameters))
+    gradient = task.layout.flat(torch.autograd.grad(value, parameters, materialize_grads=True))
 
     leaf = w.clone().requires_grad_()
     expected = by_hand(Seen(leaf, vectors, x, y))
@@ -225,9 +225,9 @@ def test_value_and_gradient_are_those_worked_out_by_hand(kind: str) -> None:
     # Padding counts nothing.
     weight = torch.cat([torch.ones(16), torch.zeros(3)])
     padded = Batch(torch.cat([x, x[:3]]), torch.cat([y, y[:3]]), weight)
-    other, _ = local(padded, vectors, lambda: flat(parameters))
+    other, _ = local(padded, vectors, lambda: task.layout.flat(parameters))
     torch.testing.assert_close(other, value, rtol=1e-5, atol=1e-6)
-    again = flat(torch.autograd.grad(other, parameters, materialize_grads=True))
+    again = task.layout.flat(torch.autograd.grad(other, parameters, materialize_grads=True))
     torch.testing.assert_close(again, gradient, rtol=1e-4, atol=1e-6)
 
 
@@ -239,7 +239,7 @@ def test_distillation_is_the_loss_function_to_the_bit() -> None:
         batch_of(),
         {"model:global": noisy(w, 1)},
     )
-    value, _ = local(Batch(x, y, None), vectors, lambda: flat([*task.module.parameters()]))
+    value, _ = local(Batch(x, y, None), vectors, lambda: task.layout.flat(task.module.parameters()))
     logits, teacher_logits = task.module(x), local.run_under(vectors["model:global"], x)["logits"]
     assert torch.equal(value, fedtl.losses.distillation(logits, teacher_logits, temperature=2.5))
 
@@ -253,9 +253,9 @@ def test_moon_of_a_first_round_has_no_gradient() -> None:
         batch_of(),
     )
     vectors = {"model:global": received, "model:previous": received}
-    value, _ = local(Batch(x, y, None), vectors, lambda: flat(parameters))
+    value, _ = local(Batch(x, y, None), vectors, lambda: task.layout.flat(parameters))
     assert value.item() == pytest.approx(np.log(2))
-    assert not flat(torch.autograd.grad(value, parameters, materialize_grads=True)).any()
+    assert not task.layout.flat(torch.autograd.grad(value, parameters, materialize_grads=True)).any()
 
 
 # --- engines ----------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_the_files_teacher_is_the_one_that_is_learnt_from(teacher: Path) -> None
     net.load_state_dict(load_file(teacher))
     x, y = batch_of()
     local = ClientObjective(task.module, task.layout, task.objective, task.frozen)
-    value, _ = local(Batch(x, y, None), {}, lambda: flat([*task.module.parameters()]))
+    value, _ = local(Batch(x, y, None), {}, lambda: task.layout.flat(task.module.parameters()))
     torch.testing.assert_close(value, kl(net(x), task.module(x), 2.0))
 
 

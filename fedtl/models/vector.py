@@ -5,9 +5,11 @@ parameters, then the Q buffers, which move by no gradient (batch-norm statistics
 Everything that is not a forward pass (client updates, memories, messages, averaging) works on such
 vectors, ``[d]`` for one client or ``[C, d]`` for C of them.
 
-A linear layer's weight lies there as ``[in, out]``, the transpose of torch's ``[out, in]``: at the batch sizes of
-federated learning a processor multiplies ``x @ W`` up to six times faster than ``x @ W.T``. The module sees a
-transposed view, so that nothing but this file knows; ``tests.benchmarks.gemm`` measures it.
+The weight of a linear layer with at least :data:`WIDE` outputs lies there as ``[in, out]``, the transpose of torch's
+``[out, in]``. At the batch sizes of federated learning some processors multiply ``x @ W`` up to six times faster than
+``x @ W.T``, on others it makes no difference; with few outputs the weight's gradient would be slower so than it is as
+``[out, in]``. The module sees a transposed view, so that nothing but this file knows. ``tests.benchmarks.gemm``
+measures all of it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
 from fedtl.models.parts import part_of
+
+WIDE = 32
+"""Outputs from which on a linear layer's weight lies in the vector as ``[in, out]``."""
 
 _IN_ATTENTION = nn.modules.linear.NonDynamicallyQuantizableLinear
 """Its weight is read by torch's attention, which has fast paths of its own."""
@@ -200,12 +205,13 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def _linear_weights(module: nn.Module) -> set[int]:
-    """The ids of the weights that linear layers alone read, by :func:`torch.nn.functional.linear`."""
+    """The ids of the wide weights that linear layers alone read, by :func:`torch.nn.functional.linear`."""
     linear, others = set[int](), set[int]()
     for layer in module.modules():
         plain = type(layer).forward is nn.Linear.forward and not isinstance(layer, _IN_ATTENTION)
         for name, parameter in layer.named_parameters(recurse=False):
-            (linear if plain and name == "weight" else others).add(id(parameter))
+            wide = plain and name == "weight" and len(parameter) >= WIDE
+            (linear if wide else others).add(id(parameter))
     return linear - others
 
 

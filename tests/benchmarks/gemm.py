@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+
+Call = Callable[[], object]
+Pairs = dict[str, tuple[Call, Call]]
+"""By product: with the weight as ``[out, in]``, and as ``[in, out]``."""
 
 SHAPES = ("20x64x100", "20x784x100", "20x784x10", "20x100x10", "20x512x64", "32x784x128", "10x784x100", "64x512x512")
 """Batch x in x out."""
 
 
-def products(batch: int, inputs: int, outputs: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+def products(batch: int, inputs: int, outputs: int) -> Pairs:
     """Each product with the weight as ``[out, in]``, and as ``[in, out]``, as the traced step computes them."""
     x, g = torch.randn(batch, inputs), torch.randn(batch, outputs)
     b, w = torch.randn(outputs), torch.randn(outputs, inputs)
@@ -29,9 +32,7 @@ def products(batch: int, inputs: int, outputs: int) -> dict[str, tuple[Callable[
     }
 
 
-def stacked_products(
-    clients: int, batch: int, inputs: int, outputs: int
-) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+def stacked_products(clients: int, batch: int, inputs: int, outputs: int) -> Pairs:
     """The same for a stack of clients."""
     x, g = torch.randn(clients, batch, inputs), torch.randn(clients, batch, outputs)
     b, w = torch.randn(clients, 1, outputs), torch.randn(clients, outputs, inputs)
@@ -43,7 +44,7 @@ def stacked_products(
     }
 
 
-def best(calls: list[Callable[[], object]], repeats: int) -> list[float]:
+def best(calls: list[Call], repeats: int) -> list[float]:
     """Seconds of each call, the best of ``repeats`` turns of some milliseconds."""
     seconds = [float("inf")] * len(calls)
     times = [max(1, int(2e-4 / max(_once(call, 3), 1e-7))) for call in calls]
@@ -53,14 +54,18 @@ def best(calls: list[Callable[[], object]], repeats: int) -> list[float]:
     return seconds
 
 
-def _once(call: Callable[[], object], times: int) -> float:
+def _once(call: Call, times: int) -> float:
     began = time.perf_counter()
     for _ in range(times):
         call()
     return (time.perf_counter() - began) / times
 
 
-def _table(of: Callable[..., dict[str, tuple[Callable[[], object], Callable[[], object]]]], shapes: list[tuple[int, ...]], repeats: int) -> None:
+def _table(
+    of: Callable[..., Pairs],
+    shapes: list[tuple[int, ...]],
+    repeats: int,
+) -> None:
     names = [*of(*shapes[0])]
     print("| " + " | ".join(["", *(f"{name}, [out, in] / [in, out]" for name in names), "step, ratio"]) + " |")
     print("| --- |" + " ---: |" * (len(names) + 1))
@@ -72,7 +77,10 @@ def _table(of: Callable[..., dict[str, tuple[Callable[[], object], Callable[[], 
             work *= size
         rates = [work / s / 1e9 for s in seconds]
         cells = [f"{a:.0f} / {b:.0f}" for a, b in zip(rates[::2], rates[1::2])]
-        print(f"| {'×'.join(map(str, shape))} | {' | '.join(cells)} | {sum(seconds[::2]) / sum(seconds[1::2]):.2f} |", flush=True)
+        print(
+            f"| {'×'.join(map(str, shape))} | {' | '.join(cells)} | {sum(seconds[::2]) / sum(seconds[1::2]):.2f} |",
+            flush=True,
+        )
 
 
 def main() -> None:

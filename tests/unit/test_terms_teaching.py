@@ -29,6 +29,7 @@ from fedtl.engine.task import PRIVATE, Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
 from fedtl.losses.terms.prototypes import ClassMeans
 from fedtl.models import build_model, read_model
+from fedtl.models.vector import WIDE
 from fedtl.runs.checkpoint import read_checkpoint
 from fedtl.runs.record import Recorder
 from tests.parts import ENGINES, EngineKind, train_cohort, update_of
@@ -70,7 +71,8 @@ def task_of(*terms: dict[str, Any]) -> Task:
 def linear(w: Tensor, at: int, inputs: int, outputs: int, x: Tensor) -> Tensor:
     """A linear layer whose numbers begin at ``at`` in a vector."""
     middle = at + inputs * outputs
-    return x @ w[at:middle].view(inputs, outputs) + w[middle : middle + outputs]
+    weight = w[at:middle].view(inputs, outputs) if outputs >= WIDE else w[at:middle].view(outputs, inputs).T
+    return x @ weight + w[middle : middle + outputs]
 
 
 def mlp(w: Tensor, x: Tensor, at: int = 0, hidden: int = HIDDEN) -> tuple[Tensor, Tensor]:

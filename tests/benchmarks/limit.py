@@ -16,11 +16,11 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 def make_step(model: str, vector: Tensor, lr: float, batch: int = 20) -> Step:
-    """A hand-written step of SGD that changes ``vector`` ``[P]``, laid out as fedtl lays out the same model.
+    """A hand-written step of SGD that changes ``vector`` ``[P]``.
 
     Args:
         model: "logistic" (784-10), "mlp" (784-100-10) or "cnn" (16 and 32 channels of 5x5; 64).
-        vector: all parameters, in the module's order: weight, bias, layer by layer.
+        vector: all parameters in torch's order and shapes: weight, bias, layer by layer.
         lr: η.
         batch: B.
     """

@@ -8,17 +8,29 @@ from statistics import median
 from typing import Any
 
 import matplotlib as mpl
+import torch
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedtl.plot.style import COLOURS, RC, save
 from tests.benchmarks.peers.contestants import CONTESTANTS, LIMIT, OURS, PFEDME
 from tests.benchmarks.peers.race import Run
+from tests.benchmarks.peers.work import make_model
 
 MODELS = {"logistic": "logistic 784-10", "mlp": "MLP 784-100-10", "cnn": "CNN (16, 32 of 5×5; 64)"}
-COLUMNS = ("", "client-steps/s", "ours ÷ it", "peak PSS, MiB", "processes", "round 1 after, s", "accuracy")
+COLUMNS = (
+    "",
+    "client-steps/s",
+    "ours ÷ it",
+    "of the peak",
+    "peak PSS, MiB",
+    "processes",
+    "round 1 after, s",
+    "accuracy",
+)
 SAME_WORK = 0.02
 """Accuracies further from ours than this are pointed out; seeds alone move them by about 0.01."""
 
@@ -63,8 +75,22 @@ def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
     return f"{form(median(values))} [{form(min(values))}, {form(max(values))}]"
 
 
-def rows(runs: Sequence[Run], model: str) -> list[tuple[str, ...]]:
-    """A model's table: the contestants that do FedAvg, in their order in the list."""
+def flops(model: str, batch: int = 20) -> int:
+    """Floating-point operations of a step of SGD: the products of forward and backward pass, nothing else."""
+    network = make_model(model, 0)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(batch, 1, 28, 28)).logsumexp(1).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def rows(runs: Sequence[Run], model: str, peak: float | None = None) -> list[tuple[str, ...]]:
+    """A model's table: the contestants that do FedAvg, in their order in the list.
+
+    Args:
+        runs: all.
+        model: which.
+        peak: the machine's GFLOP/s; None where it was not measured.
+    """
     table = []
     reference = of(runs, model, OURS)
     for name, contestant in CONTESTANTS.items():
@@ -82,6 +108,7 @@ def rows(runs: Sequence[Run], model: str) -> list[tuple[str, ...]]:
                 contestant.label,
                 f"{median(r.speed for r in own):,.0f}",
                 "" if name == OURS else spread(ratios(runs, model, OURS, name), _two),
+                f"{median(r.speed for r in own) * flops(model) / peak / 1e7:.0f} %" if peak else "–",
                 *memory(runs, model, name),
                 f"{median(r.first_round for r in own):.1f}",
                 spread([100 * r.accuracy for r in own], lambda a: f"{a:.1f}") + (" (!)" if differs else ""),
@@ -149,7 +176,9 @@ def markdown(results: Results, runs: Sequence[Run]) -> str:
         f"within a repeat: median [least, greatest]. Timed rounds: {rounds}, after {work['warm_up']} of warm-up; "
         "start-up is apart. Memory is the peak, from start to end, of the proportional set sizes of the whole tree of "
         "processes. Accuracy, in per cent of the 10,000 test images, after the last round, shows that the work is the "
-        f"same; (!) marks one more than {100 * SAME_WORK:.0f} points from ours.",
+        f"same; (!) marks one more than {100 * SAME_WORK:.0f} points from ours. Of the peak: the arithmetic of the "
+        "products in forward and backward pass as a share of what two processes reach together in products of 512 x "
+        f"512 matrices, {about.get('peak_gflops', '–')} GFLOP/s ({about.get('capability', 'not noted')}).",
     ]
     for title, columns, table in _tables(results, runs):
         parts += ["", f"## {title}", "", _md(columns), _md(["---"] + ["---:"] * (len(columns) - 1)), *map(_md, table)]
@@ -192,7 +221,9 @@ def draw(path: Path, results: Results, runs: Sequence[Run]) -> None:
 def _tables(results: Results, runs: Sequence[Run]) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
     models = list(results["work"]["rounds"])
     tables: list[tuple[str, Sequence[str], list[tuple[str, ...]]]] = [
-        (MODELS[model], COLUMNS, table) for model in models if (table := rows(runs, model))
+        (MODELS[model], COLUMNS, table)
+        for model in models
+        if (table := rows(runs, model, results["about"].get("peak_gflops")))
     ]
     if pfedme := pfedme_rows(runs, models):
         tables.append(("pFedMe (R = 20, K = 5) through fedtl run, RayGrid, 2 actors", PFEDME_COLUMNS, pfedme))

@@ -165,7 +165,13 @@ class Layout:
         views = self.views(vector[:P]) | self.buffer_views(vector[P:])
         with torch.no_grad():
             for slot in self.slots:
-                named[slot.name].copy_(views[slot.name])
+                tensor = named[slot.name]
+                if slot.transposed and not slot.turned(tensor).is_contiguous():
+                    # As in an engine's modules: products of operands in another order may round differently.
+                    tensor.data = slot.turned(
+                        torch.empty_like(slot.turned(tensor), memory_format=torch.contiguous_format)
+                    )
+                tensor.copy_(views[slot.name])
 
 
 class Binding:

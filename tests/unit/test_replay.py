@@ -196,7 +196,7 @@ def test_the_term_by_hand(loss: str) -> None:
         assert outcome.losses[1] == pytest.approx(0, abs=1e-6)
         return
     assert outcome.losses[1] == pytest.approx(float(value.detach()), rel=1e-5)
-    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(module.parameters()))])
+    gradient = task.layout.flat(torch.autograd.grad(value, list(module.parameters())))
     torch.testing.assert_close(
         outcome.uploads.get("w"), plain.uploads.get("w") - 0.5 * 0.7 * gradient, rtol=1e-5, atol=1e-6
     )

@@ -133,7 +133,7 @@ def test_the_consensus_term_by_hand(loss: str) -> None:
     gradient = torch.autograd.grad(logits, list(module.parameters()), torch.tensor(slope, dtype=torch.float32))
     assert got.uploads.get("w") is not None
     assert plain.uploads.get("w") is not None
-    expected = plain.uploads.get("w") - 0.2 * 0.5 * torch.cat([g.reshape(-1) for g in gradient])
+    expected = plain.uploads.get("w") - 0.2 * 0.5 * of.task.layout.flat(gradient)
     torch.testing.assert_close(got.uploads.get("w"), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -66,6 +66,8 @@ def test_what_is_taken_out_of_a_vector_is_what_was_put_in() -> None:
     layout.load(other, w)
     for name, tensor in module.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
+    wide = other[0].weight
+    assert wide.T.is_contiguous()  # as in the vector, whatever the module was before
     P = layout.parameters
     views = layout.views(w[:P]) | layout.buffer_views(w[P:])
     for slot in layout.slots:

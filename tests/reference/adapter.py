@@ -1,0 +1,159 @@
+"""Between a reference case and a method here: the case's hyperparameters as options, our state as what it records."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from tests.parts import EngineKind
+from tests.reference.cases import Case, NotApplicableError
+from tests.reference.study import After, Study
+
+FLOAT32 = 2e-5
+"""The greatest relative error that rounding explains.
+
+The cases were computed in float64, and the engines train in float32, whose unit roundoff is u = 6e-8. A round is a few
+tens of steps, each of which rounds some ten times, and control variates and drifts are differences of models divided by
+a step length that is smaller than 1: errors of some 10 to 100 u, and 300 u is the bound. A wrong term, weight or number
+of steps shows as 1e-3 and more in these cases.
+"""
+
+SMALL = 1e-3
+"""Vectors whose largest number is smaller than this are compared with it, as their rounding errors are those of the
+models, with numbers around 0.1 to 1, that they are differences of."""
+
+
+class Pair(NamedTuple):
+    """A recorded quantity beside ours; ours in the file's order."""
+
+    name: str
+    ours: Any
+    theirs: Any
+
+    @property
+    def error(self) -> float:
+        """The greatest difference relative to the greatest recorded number; infinite where ours is not finite."""
+        theirs = np.asarray(self.theirs, np.float64).reshape(-1)
+        ours = np.asarray(self.ours, np.float64).reshape(-1)
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{self.name}: {len(ours)} numbers, and {len(theirs)} are recorded")
+        if not len(theirs):
+            return 0.0
+        error = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), SMALL))
+        return error if np.isfinite(error) else float("inf")
+
+
+class Adapter:
+    """How the cases of a method are run here; a subclass in ``adapters/`` is found by its ``cases``."""
+
+    cases: ClassVar[tuple[str, ...]]
+    """Names of cases, or of methods as the file spells them: the longest that a case's name begins with counts."""
+
+    strategy: ClassVar[str]
+    """``strategy.name``."""
+
+    shipped: ClassVar[bool] = True
+    """Whether the method is one of fedtl's, not of ``tests/methods``."""
+
+    tolerance: ClassVar[float] = FLOAT32
+    """The greatest relative error."""
+
+    leaves_out: ClassVar[Mapping[str, str]] = {}
+    """Recorded names that are not compared, with the reason."""
+
+    def options(self, case: Case) -> dict[str, Any]:
+        """The ``[strategy]`` table but for its name; every hyperparameter is looked at.
+
+        Raises:
+            NotApplicableError: the case asks for what the method here does not have.
+        """
+        raise NotImplementedError
+
+    def objective(self, case: Case) -> Sequence[Mapping[str, Any]]:
+        """The ``[[objective]]`` tables; the cross-entropy alone if empty."""
+        return ()
+
+    def epochs(self, case: Case, client: int, loop: int) -> int:
+        """Passes over the samples, or over the mini-batches that the file lists, of a loop of a client's round."""
+        return int(case.hyper["local_epochs"])
+
+    def batches(self, case: Case, client: int, loop: int) -> Sequence[Sequence[int]] | None:
+        """The mini-batches of a loop of a client's round; None for what the options say."""
+        epoch = case.epoch(client)
+        return None if epoch is None else epoch * self.epochs(case, client, loop)
+
+    def rounds(self, case: Case) -> int:
+        """How many rounds of training the case has."""
+        return len(case.rounds)
+
+    def prepare(self, study: Study) -> None:
+        """Let the server, or the clients, begin as the case's ``init`` says."""
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        """What is recorded of a client under a name, in the file's order."""
+        raise NotImplementedError(f"clients.{client}.{name} is not known")
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        """What is recorded of the server under a name; with a client where the name has a table of clients."""
+        raise NotImplementedError(f"server.{name} is not known")
+
+    def of_global(self, study: Study, after: After) -> Any:
+        """What is recorded as the global model."""
+        return study.theirs(after.w)
+
+    def compared(self, study: Study, after: After, record: Mapping[str, Any]) -> Iterator[Pair]:
+        """All that is recorded of a round, beside ours."""
+        if record.get("global") is not None:
+            yield Pair("global", self.of_global(study, after), record["global"])
+        for client, names in record["clients"].items():
+            for name, theirs in names.items():
+                if name not in self.leaves_out:
+                    yield Pair(f"clients.{client}.{name}", self.of_client(study, after, int(client), name), theirs)
+        for name, theirs in record.get("server", {}).items():
+            if name in self.leaves_out:
+                continue
+            if isinstance(theirs, Mapping):
+                for client, own in theirs.items():
+                    yield Pair(f"server.{name}.{client}", self.of_server(study, after, name, int(client)), own)
+            else:
+                yield Pair(f"server.{name}", self.of_server(study, after, name), theirs)
+
+    def study(self, case: Case, kind: EngineKind, folder: Path) -> Study:
+        """The case, ready to be run."""
+        strategy = {"name": self.strategy, **self.options(case)}
+        listed = [self.batches(case, client, 0) for client in range(len(case.sizes))]
+
+        def batches(client: int, loop: int) -> Sequence[Sequence[int]] | None:
+            return self.batches(case, client, loop)
+
+        as_listed = batches if any(each is not None for each in listed) else None
+        study = Study(case, kind, folder, strategy, self.objective(case), as_listed, self.rounds(case))
+        self.prepare(study)
+        return study
+
+    def pairs(self, case: Case, kind: EngineKind) -> Iterator[tuple[int, Pair]]:
+        """The case's rounds run by an engine: for each round all that was recorded of it."""
+        with tempfile.TemporaryDirectory() as folder:
+            study = self.study(case, kind, Path(folder))
+            case.hyper.check_all_seen()
+            for after, record in zip(study.rounds(), case.rounds):
+                for pair in self.compared(study, after, record):
+                    yield after.round, pair
+
+
+def weighting(case: Case) -> dict[str, str]:
+    """The option of the case's weights, where they are a plain ``"samples"`` or ``"uniform"``."""
+    value = case.hyper.get("weighting", "samples")
+    if value not in ("samples", "uniform"):
+        raise NotApplicableError(f"weighting = {value!r}")
+    return {"weighting": value}
+
+
+def memory(after: After, client: int, name: str, otherwise: Tensor) -> Tensor:
+    """What a client remembers under a name; ``otherwise`` of one that has never trained."""
+    return after.memories[client].get(name, otherwise)

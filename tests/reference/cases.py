@@ -1,0 +1,136 @@
+"""A file of reference trajectories: what other people's code does on small inputs, round by round.
+
+The format is explained in ``personalised.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedtl.data.federation import Federation, Shards
+
+
+class NotApplicableError(Exception):
+    """A case asks for what this project does not have; the message says what."""
+
+
+class Hyperparameters(Mapping[str, Any]):
+    """A case's hyperparameters, and which of them an adapter has looked at: none may be passed over."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values, self._seen = values, set[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._values[name]
+        self._seen.add(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def expect(self, **values: Any) -> None:
+        """Check hyperparameters that have no counterpart here: each is absent or has this value.
+
+        Raises:
+            NotApplicableError: one has another.
+        """
+        for name, value in values.items():
+            if name in self and self[name] != value:
+                raise NotApplicableError(f"{name} = {self[name]!r} has no counterpart")
+
+    def check_all_seen(self) -> None:
+        """Raise if a hyperparameter has not been looked at."""
+        if left := [name for name in self if name not in self._seen]:
+            raise NotApplicableError(f"{left[0]} = {self[left[0]]!r} has no counterpart")
+
+
+class Case(NamedTuple):
+    """One trajectory.
+
+    Attributes:
+        name: ``"method"`` or ``"method.variant"``.
+        record: as the file has it.
+        hyper: its hyperparameters.
+        inputs: the file's.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    hyper: Hyperparameters
+    inputs: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """The file's name of the method."""
+        return self.name.partition(".")[0]
+
+    @property
+    def variant(self) -> str:
+        """What comes after it."""
+        return self.name.partition(".")[2]
+
+    @property
+    def rounds(self) -> Sequence[Mapping[str, Any]]:
+        """What was recorded after each."""
+        return self.record["rounds"]  # type: ignore[no-any-return]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The clients' numbers of training samples."""
+        return [client["n"] for client in self.inputs["clients"]]
+
+    def initial(self) -> Any:
+        """The model that all clients begin at, flat."""
+        return (self.record.get("init") or {}).get("model", self.inputs["init"].get(self.record["model"]))
+
+    def sampled(self, round: int) -> list[int]:
+        """The clients of a round, from 1."""
+        recorded, participation = self.rounds[round - 1], self.record["participation"]
+        if "sampled" in recorded:
+            return list(recorded["sampled"])
+        if "client" in recorded:
+            return [int(recorded["client"])]
+        if participation not in self.inputs["sampled"]:
+            raise NotApplicableError(f"participation = {participation!r}")
+        return list(self.inputs["sampled"][participation][round - 1])
+
+    def epoch(self, client: int) -> list[list[int]] | None:
+        """The mini-batches of an epoch in their order; None where it is one of all samples."""
+        batches = self.record["batches"]
+        if batches not in ("full", "mini"):
+            raise NotApplicableError(f"batches = {batches!r}")
+        return None if batches == "full" else self.inputs["batches"]["mini"][client]
+
+
+def read_cases(path: Path) -> dict[str, Case]:
+    """The cases of a file by name."""
+    file = json.loads(path.read_text())
+    cases = file["cases"].items()
+    return {name: Case(name, case, Hyperparameters(case["hyperparameters"]), file["inputs"]) for name, case in cases}
+
+
+def federation_of(inputs: Mapping[str, Any]) -> Federation:
+    """The clients' samples in the order that the file lists them, which its mini-batches refer to."""
+    clients, dim = inputs["clients"], inputs["dim"]
+    x = np.concatenate([np.reshape([*c["x"], *c["x_test"]], (-1, dim)) for c in clients]).astype(np.float32)
+    y = np.concatenate([[*c["y"], *c["y_test"]] for c in clients]).astype(np.int64)
+    train, test, start = list[Any](), list[Any](), 0
+    for client in clients:
+        middle, stop = start + client["n"], start + client["n"] + len(client["y_test"])
+        train.append(np.arange(start, middle))
+        test.append(np.arange(middle, stop))
+        start = stop
+    one = np.ones((), np.float32)
+    return Federation(x, y, inputs["classes"], one, 0 * one, _shards(train), _shards(test), np.empty(0, np.int64))
+
+
+def _shards(parts: Sequence[Any]) -> Shards:
+    return Shards.from_sizes(np.concatenate(parts), np.array([len(part) for part in parts]))

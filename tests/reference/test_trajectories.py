@@ -1,0 +1,89 @@
+"""Methods round by round against other people's code, on every engine; and the command that does so for any file."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parts import ENGINES
+from tests.reference.adapters import adapter_of
+from tests.reference.cases import read_cases
+from tests.reference.trajectories import AGREES, DISAGREES, NOT_YET, judge, main
+
+FILE = Path(__file__).with_name("personalised.json")
+CASES = {name: case for name, case in read_cases(FILE).items() if adapter_of(name)}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_agrees(name: str, engine: str) -> None:
+    verdict = judge(CASES[name], [engine])
+    assert verdict.word != DISAGREES, verdict.line()
+    assert verdict.word in (AGREES, NOT_YET) or verdict.reason
+
+
+def a_case(name: str = "fedamp") -> dict[str, Any]:
+    """A file of one case."""
+    file = json.loads(FILE.read_text())
+    return {**file, "cases": {name: copy.deepcopy(file["cases"][name])}}
+
+
+def run(file: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    path = folder / "file.json"
+    path.write_text(json.dumps(file))
+    status = main([str(path), "--engine", "one by one"])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_a_wrong_number_disagrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = a_case()
+    file["cases"]["fedamp"]["rounds"][1]["clients"]["2"]["w"][5] += 1e-3
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 1
+    assert "disagrees: clients.2.w of round 2" in lines[0]
+    assert lines[-1] == "0 of 1 agree"
+
+
+def test_what_is_recorded_under_an_unknown_name_is_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = a_case()
+    file["cases"]["fedamp"]["rounds"][0]["clients"]["0"]["momentum"] = [0.0]
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 1
+    assert "momentum" in lines[0]
+
+
+def test_an_unknown_hyperparameter_is_not_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = a_case()
+    file["cases"]["fedamp"]["hyperparameters"]["temperature"] = 2.0
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 0
+    assert "not yet (temperature = 2.0 has no counterpart)" in lines[0]
+
+
+def test_a_method_that_is_not_there_is_not_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = a_case()
+    file["cases"]["fedeverything.v2"] = file["cases"].pop("fedamp")
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 0
+    assert lines[0].split() == ["fedeverything", "v2", "not", "yet"]
+    assert lines[-1] == "0 of 1 agree"
+
+
+def test_clients_by_other_numbers_give_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same federation with its clients in another order, and one more that stands aside."""
+    file = a_case("ifca.mlp")
+    case, inputs = file["cases"]["ifca.mlp"], file["inputs"]
+    order = [2, 0, 3, 1]
+    inputs["clients"] = [*(inputs["clients"][i] for i in order), inputs["clients"][0]]
+    inputs["sampled"]["full"] = [[0, 1, 2, 3]] * len(case["rounds"])
+    for record in case["rounds"]:
+        server = record["server"]
+        del server["assignment_after"], server["assignment_used"]
+    status, lines = run(file, tmp_path, capsys)
+    assert (status, "a test method agrees" in lines[0]) == (0, True)

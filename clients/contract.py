@@ -77,9 +77,22 @@ class Probe(NamedTuple):
     Attributes:
         loss: the mean cross-entropy of models ``[P]`` or ``[k, P]`` on the client's validation share, or on its
             training samples where the config keeps no such share: a number, or ``[k]``. No gradient flows through it.
+        training_loss: the same on its training samples, whatever the config.
+        samples: n_i, how many training samples it holds, ``[1]``.
     """
 
     loss: Callable[[Tensor], Tensor]
+    training_loss: Callable[[Tensor], Tensor]
+    samples: Tensor
+
+    @classmethod
+    def of_trial(cls, samples: Tensor) -> Probe:
+        """One to try a method out with: all losses are 0."""
+
+        def loss(models: Tensor) -> Tensor:
+            return models.new_zeros(models.shape[:-1])
+
+        return cls(loss, loss, samples)
 
 
 class ClientUpdate(ABC, Generic[S]):

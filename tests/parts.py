@@ -81,6 +81,16 @@ def update_of(name: str, layout: Layout = NO_LAYOUT, **options: Any) -> ClientUp
     return method.client_update(method.settings_type(name=name, **options), layout)
 
 
+def receive_first(engine: Engine, name: str, **options: Any) -> Engine:
+    """Let the engine's clients receive what a method's server sends in the first round besides the model."""
+    method, layout = strategy_type(name), engine.task.layout
+    server = method(method.settings_type(name=name, **options), seed=0, clients=100, parameters=layout.parameters)
+    received = server.first_download(layout.flatten(engine.task.module)[: layout.parameters])
+    device = engine.task.samples.device
+    object.__setattr__(engine.task, "received", {key: tensor.to(device) for key, tensor in received.items()})
+    return engine
+
+
 def train_cohort(
     engine: Engine,
     update: ClientUpdate[Any],
@@ -90,8 +100,9 @@ def train_cohort(
     round: int,
     context: RoundContext | None = None,
 ) -> list[Outcome]:
-    """What comes of a cohort that receives one model."""
-    return engine.train(Assignment(update, Received({"w": w}), clients, memories, round, context or RoundContext()))
+    """What comes of a cohort that receives one model, and besides what is sent in the first round."""
+    received = Received({**engine.task.received, "w": w})
+    return engine.train(Assignment(update, received, clients, memories, round, context or RoundContext()))
 
 
 # Every way to train, by name.

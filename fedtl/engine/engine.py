@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
 from fedtl.clock import Clock
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
@@ -276,9 +276,12 @@ class Engine(ABC):
 
     def _count(self, samples: int, of_loops: tuple[int, ...]) -> Count:
         """How much one client has trained; the tensor of a number of samples is made once."""
+        return Count(self._number(samples), sum(of_loops), of_loops)
+
+    def _number(self, samples: int) -> Tensor:
         if samples not in self._sample_counts:
             self._sample_counts[samples] = torch.full((1,), float(samples), device=self.task.samples.device)
-        return Count(self._sample_counts[samples], sum(of_loops), of_loops)
+        return self._sample_counts[samples]
 
     def _with_optimizers(
         self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float
@@ -301,12 +304,24 @@ class Engine(ABC):
             kept[name] = torch.stack(rows) if stacked else rows[0]
         return {**state, **kept}
 
-    def _probe(self, client: int, buffers: Tensor) -> Callable[[Tensor], Tensor]:
-        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the buffers ``[Q]``."""
+    def _probe_of(self, client: int, buffers: Tensor, samples: int) -> Probe:
+        """A look at one client's samples, of which it trains on so many, with the buffers ``[Q]``."""
+        own = self._probe(client, buffers), self._probe(client, buffers, training=True)
+        return Probe(*own, self._number(samples))
+
+    def _probe(self, client: int, buffers: Tensor, training: bool = False) -> Callable[[Tensor], Tensor]:
+        """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the buffers ``[Q]``.
+
+        Args:
+            client: whose.
+            buffers: batch-norm's.
+            training: whether on its training samples even where it has others for validation.
+        """
 
         def loss(models: Tensor) -> Tensor:
             federation = self.task.samples.federation
-            index = federation.train[client] if federation.validation is None else federation.validation_of(client)
+            own = training or federation.validation is None
+            index = federation.train[client] if own else federation.validation_of(client)
             if not len(index):
                 raise ValueError("it holds no labelled samples on which models could be compared")
             flat = models.detach().reshape(-1, models.shape[-1])

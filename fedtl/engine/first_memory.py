@@ -93,7 +93,7 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     batch = Batch(x, torch.zeros(2, dtype=torch.int64, device=device), None)
     first = update.first_memory(first_download(task))
     copies = {name: tensor.clone() for name, tensor in first.items()}
-    state = update.start(received, copies, Probe(lambda models: models.new_zeros(models.shape[:-1])))
+    state = update.start(received, copies, Probe.of_trial(torch.ones(1, device=device)))
     for loop in update.round_loops:
         state = loop.step(state, batch, lambda at, batch: torch.zeros_like(at))
     loops = len(update.round_loops)

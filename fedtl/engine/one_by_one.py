@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Loop, Memory, State, Vectors
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
@@ -67,6 +67,7 @@ class OneByOne(Engine):
         task, P, update = self.task, self.task.layout.parameters, assignment.update
         binding, local, clock = self.binding, self.local, self.clock
         client, memory, received = assignment.clients[place], assignment.memories[place], assignment.received.of(place)
+        samples = plans[0].samples if plans else len(task.samples.federation.train[client])
         if plans:
             self._seed(plans[0].seed)
         evaluations = 0
@@ -92,7 +93,7 @@ class OneByOne(Engine):
         mine = {**received, "w": w[:P].clone()}
         with clock.part(METHOD):
             own = own or update.first_memory(mine)
-            state = update.start(mine, own, Probe(self._probe(client, first_buffers)))
+            state = update.start(mine, own, self._probe_of(client, first_buffers, samples))
             if update.optimizer.asked:
                 state = self._with_optimizers(update, state, [memory], assignment.context.lr_factor)
             state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
@@ -108,7 +109,6 @@ class OneByOne(Engine):
                 state, traced = self._steps(loop, state, batches, losses, buffers, outside, play)
                 evaluations += traced
         of_loops = tuple(len(plan.sizes) for plan in plans)
-        samples = plans[0].samples if plans else len(task.samples.federation.train[client])
         with clock.part(METHOD):
             uploads, kept = update.finish(state, self._count(samples, of_loops))
             if update.optimizer.keeps:

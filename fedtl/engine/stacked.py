@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -131,9 +131,8 @@ class Stacked(Engine):
                 outcomes[job.place] = trained
 
         with self.clock.part(METHOD):
-            probes = [self._probe(job.client, at) for job, at in zip(jobs, first_buffers)]
-            probe = Probe(lambda models: torch.stack([look(own) for look, own in zip(probes, models)]))
-            state = update.start(mine, memory, probe)
+            probes = [self._probe_of(job.client, at, self._samples(job)) for job, at in zip(jobs, first_buffers)]
+            state = update.start(mine, memory, _stacked(probes))
             memories = [job.memory for job in jobs]
             state = self._with_optimizers(update, state, memories, assignment.context.lr_factor)
             state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
@@ -247,6 +246,18 @@ class _Job:
     def steps(self) -> int:
         """Mini-batches, all loops together."""
         return sum(len(plan.sizes) for plan in self.plans)
+
+
+def _stacked(probes: Sequence[Probe]) -> Probe:
+    """One look for all clients of a stack."""
+
+    def loss(models: Tensor) -> Tensor:
+        return torch.stack([probe.loss(own) for probe, own in zip(probes, models)])
+
+    def training_loss(models: Tensor) -> Tensor:
+        return torch.stack([probe.training_loss(own) for probe, own in zip(probes, models)])
+
+    return Probe(loss, training_loss, torch.stack([probe.samples for probe in probes]))
 
 
 def _row(vectors: Vectors, row: int) -> Vectors:

@@ -334,7 +334,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
         )
     received = {name: tensor.expand(*lead, *tensor.shape).clone() for name, tensor in task.received.items()}
     received["w"] = w.clone()
-    probe = Probe(lambda models: models.new_zeros(models.shape[:-1]))
+    probe = Probe.of_trial(torch.ones(*lead, 1, device=flat.device))
     state = update.start(received, update.first_memory(received), probe)
     state = {name: tensor.clone() for name, tensor in state.items()}
     buffers, programs = flat[P:].expand(*lead, -1), list[Program]()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,18 @@ import torch
 from torch import nn
 
 from fedtl.choice import ConfigError
-from fedtl.clients.contract import ClientUpdate, Gradient, Memory, State
+from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.sgd import SGD
 from fedtl.data.federation import Federation
 from fedtl.engine import BUFFERS, Engine, Failed, OneByOne, Trained, choose_engine, refusal
+from fedtl.engine.assignment import Assignment
+from fedtl.engine.task import Outcome
+from fedtl.grid.in_process import InProcessGrid
 from fedtl.losses.batch import Batch
 from fedtl.models import MODELS, build_model, read_model
-from fedtl.strategies import STRATEGIES
+from fedtl.server.scoring import Evaluation
+from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
+from fedtl.wire import messages as m
 from tests.parts import (
     ENGINES,
     METHODS,
@@ -26,9 +33,11 @@ from tests.parts import (
     EngineKind,
     engine_of,
     federation_of,
+    receive_first,
     small_module,
     train_cohort,
     update_of,
+    worker_of,
 )
 
 SIZES = [7, 23, 40, 20, 23]  # several batches, one, none full; two alike
@@ -41,20 +50,24 @@ def test_every_registered_method_is_tested_here() -> None:
 
 
 def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torch.Tensor, list[Trained]]:
-    """Federated rounds by hand: the mean of the uploads is the next download."""
-    update = update_of(method, **{**METHODS[method], "batch_size": 10, **options})
-    w = engine.task.layout.flatten(engine.task.module)
-    clients = list(range(len(SIZES)))
-    memories: list[Memory] = [{} for _ in clients]
-    outcomes: list[Trained] = []
-    for round in range(1, ROUNDS + 1):
-        outcomes = train_cohort(engine, update, w, clients, memories, round)  # type: ignore[assignment]
-        for outcome in outcomes:
-            assert isinstance(outcome, Trained), outcome
-        memories = [outcome.memory for outcome in outcomes]
-        uploads = [outcome.uploads.get("w") for outcome in outcomes if outcome.uploads.get("w") is not None]
-        w = torch.stack(uploads).mean(0) if uploads else w
-    return w, outcomes
+    """Rounds of a method with its own server: the last model, and what came of the last training."""
+    settings = read_strategy({"name": method, **METHODS[method], "batch_size": 10, **options})
+    kind, layout, clients = strategy_type(method), engine.task.layout, len(SIZES)
+    server = kind(settings, seed=0, clients=clients, parameters=layout.parameters, evaluation=Evaluation(clients=0))
+    server.scores_global, server.max_failures = False, 0.0
+    receive_first(engine, **settings.model_dump(exclude_unset=True))
+    outcomes: list[Outcome] = []
+    train = engine.train  # what it gives is summed in place
+
+    def noted(assignment: Assignment) -> list[Outcome]:
+        outcomes[:] = train(assignment)
+        return [replace(o, uploads=copy.deepcopy(o.uploads)) if isinstance(o, Trained) else o for o in outcomes]
+
+    engine.train = noted  # type: ignore[method-assign]
+    w = layout.flatten(engine.task.module)
+    grid, models = InProcessGrid(worker_of(engine, kind.client_update(settings, layout)), clients), list[Any]()
+    server.start(grid, m.pack(w.cpu().numpy()), ROUNDS, on_round=lambda _, model: models.append(model.copy()))
+    return torch.from_numpy(models[-1]), outcomes  # type: ignore[return-value]
 
 
 def assert_agree(federation: Federation, module_of: object, method: str, **options: object) -> None:

@@ -13,24 +13,26 @@ from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.engine import Stacked, Trained, choose_engine
 from fedtl.engine.first_memory import check_first_memory
 from fedtl.strategies import STRATEGIES
-from tests.parts import METHODS, engine_of, federation_of, small_module, train_cohort, update_of
+from tests.parts import METHODS, engine_of, federation_of, receive_first, small_module, train_cohort, update_of
 
 
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_first_memory_names_what_a_round_keeps(method: str) -> None:
-    engine = engine_of(federation_of([20, 20]), small_module(), Stacked)
-    update = update_of(method, **METHODS[method], batch_size=10)
+    engine = receive_first(engine_of(federation_of([20, 20]), small_module(), Stacked), method, **METHODS[method])
+    update = update_of(method, engine.task.layout, **METHODS[method], batch_size=10)
     check_first_memory(engine.task, update)
     w = engine.task.layout.flatten(engine.task.module)
     for outcome in train_cohort(engine, update, w, [0, 1], [{}, {}], 1):
         assert isinstance(outcome, Trained)
-        assert not outcome.memory or outcome.memory.keys() == update.first_memory({"w": w}).keys()
+        assert (
+            not outcome.memory or outcome.memory.keys() == update.first_memory({**engine.task.received, "w": w}).keys()
+        )
 
 
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_clients_with_and_without_a_memory_share_a_stack(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of(federation_of([20] * 6), small_module(), Stacked)
-    update = update_of(method, **METHODS[method], batch_size=10)
+    engine = receive_first(engine_of(federation_of([20] * 6), small_module(), Stacked), method, **METHODS[method])
+    update = update_of(method, engine.task.layout, **METHODS[method], batch_size=10)
     w = engine.task.layout.flatten(engine.task.module)
     stacks: list[int] = []
     start = type(update).start

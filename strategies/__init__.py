@@ -21,6 +21,7 @@ STRATEGIES: Registry = {
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "local": "fedtl.clients.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
+    "scaffold": "fedtl.strategies.scaffold:Scaffold",
 }
 """A method is its server's class, or its client update's alone where the server is plain averaging."""
 

@@ -122,6 +122,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "local": {"lr": 0.1},
     "pfedme": {"lr": 0.05, "lam": 3.0, "inner_steps": 3, "inner_lr": 0.1},
+    "scaffold": {"lr": 0.1, "option": "I"},
 }
 
 

@@ -44,6 +44,8 @@ class Stepper:
         self.varies = settings.schedule.varies or self._scale is not None
         bare = type(chosen) is SGD and not (chosen.momentum or chosen.weight_decay)
         plain = bare and settings.clip_norm is None and not self.varies
+        self.plain = plain
+        """Whether a step is the gradient at a constant rate, and nothing else."""
         self._chain = None if plain else chosen.chain(lr, settings.clip_norm)
         self.asked = not plain or not bare or self.keeps
         """Whether the config asks for more than plain steps at the method's own rate."""
@@ -70,6 +72,10 @@ class Stepper:
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         w, own = self._chain.step(g, own, state[of])
         return {**state, of: w, **{f"{prefix}{name}": tensor for name, tensor in own.items()}}
+
+    def rate(self, state: State, of: str = "w") -> Tensor | float:
+        """The learning rate of the vector ``of`` in this round: ``[..., 1]``, ``[..., P]`` or a number."""
+        return state.get(f"{PREFIX}{of}_{RATE}", self.lr)
 
 
 def scheduled(state: State, factor: float) -> State:

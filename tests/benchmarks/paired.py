@@ -153,7 +153,7 @@ def shown(seen: list[float]) -> str:
 
 def between_methods(rounds: int, blocks: int, clock: str, only: str) -> None:
     """Methods of this checkout against its FedAvg."""
-    plain, scaffold = METHODS["fedavg"], {"name": "tests.methods.scaffold:Scaffold", "lr": 0.05}
+    plain, scaffold = METHODS["fedavg"], {"name": "scaffold", "lr": 0.05}
     for model in MODELS:
         for local_steps in (STEPS[model], LONGER[model]):
             if only not in ("scaffold", model, ""):

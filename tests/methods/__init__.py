@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 OPEN_METHODS: dict[str, dict[str, Any]] = {
-    "scaffold": {"name": "tests.methods.scaffold:Scaffold", "lr": 0.05},
+    "scaffold": {"name": "scaffold", "lr": 0.05},
     "fedrep": {"name": "tests.methods.fedrep:FedRep", "lr": 0.05, "head_epochs": 2},
     "fedamp": {"name": "tests.methods.fedamp:FedAMP", "lr": 0.05},
     "ifca": {"name": "tests.methods.ifca:IFCA", "lr": 0.05, "clusters": 3},

@@ -19,26 +19,6 @@ from tests.reference.cases import Case, NotApplicableError
 from tests.reference.study import After, Study
 
 
-class Scaffold(Adapter):
-    cases = ("scaffold",)
-    strategy = "tests.methods.scaffold:Scaffold"
-    shipped = False
-
-    def options(self, case: Case) -> dict[str, Any]:
-        if not case.variant.startswith("option2") or case.hyper["weighting"] != "uniform":
-            raise NotApplicableError(f"{case.variant} is no variant of the test method's")
-        return {name: case.hyper[name] for name in ("lr", "local_epochs", "server_lr")}
-
-    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
-        return study.theirs({"y": after.trained[client].uploads["w"]}[name])
-
-    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
-        if name == "c":
-            return study.theirs(after.state["c"])
-        c_i = after.memories[client]["c_i"] if after.memories[client] else torch.zeros(study.layout.parameters)  # type: ignore[index]
-        return study.theirs({"c_i": c_i}[name])
-
-
 class FedRep(Adapter):
     cases = ("fedrep",)
     strategy = "tests.methods.fedrep:FedRep"

@@ -1,0 +1,48 @@
+"""Averaging, and methods against client drift."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.reference.adapter import Adapter, memory
+from tests.reference.cases import Case, NotApplicableError
+from tests.reference.study import After, Study
+
+
+def zeros(study: Study) -> torch.Tensor:
+    return torch.zeros(study.layout.parameters)
+
+
+class Scaffold(Adapter):
+    cases = ("scaffold",)
+    strategy = "scaffold"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o, option = case.hyper, {"option1": "I", "option2": "II"}.get(case.variant.partition(".")[0], "II")
+        options = {"lr": o["lr"], "local_epochs": self.epochs(case, 0, 0), "server_lr": o["server_lr"]}
+        if o["weighting"] == "models uniform; c weighted":
+            options["mean_samples"] = np.mean(case.sizes)
+        elif o["weighting"] != "uniform":
+            raise NotApplicableError(f"weighting = {o['weighting']!r}")
+        return {**options, "option": option}
+
+    def epochs(self, case: Case, client: int, loop: int) -> int:
+        if "K" in case.hyper:
+            return int(case.hyper["K"])
+        return super().epochs(case, client, loop)
+
+    def batches(self, case: Case, client: int, loop: int) -> Any:
+        """Under option I the first loop is the pass over all samples."""
+        epoch, first = case.epoch(client), case.variant.startswith("option1") and not loop
+        return epoch if epoch is None or first else epoch * self.epochs(case, client, loop)
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        return study.theirs({"y": after.trained[client].uploads["w"]}[name])
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        if client is None:
+            return study.theirs(after.state[name])
+        return study.theirs(memory(after, client, name, zeros(study)))

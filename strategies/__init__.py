@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from fedtl.strategies.contract import Strategy
 
 STRATEGIES: Registry = {
+    "fedadagrad": "fedtl.strategies.fedopt:FedAdagrad",
+    "fedadam": "fedtl.strategies.fedopt:FedAdam",
     "fedavg": "fedtl.strategies.fedavg:FedAvg",
     "fedavg-finetune": "fedtl.clients.finetune:FineTune",
+    "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
     "feddf": "fedtl.strategies.feddf:FedDF",
     "fedprox": "fedtl.clients.fedprox:FedProx",
+    "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "local": "fedtl.clients.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
     "scaffold": "fedtl.strategies.scaffold:Scaffold",

@@ -116,10 +116,15 @@ ENGINES: dict[str, EngineKind] = {
 
 # The options that each registered method needs for a short test.
 METHODS: dict[str, dict[str, Any]] = {
+    # By the default τ the server divides rounding errors in what should not move at all.
+    "fedadagrad": {"lr": 0.1, "server": {"tau": 0.1}},
+    "fedadam": {"lr": 0.1, "server": {"tau": 0.1}},
     "fedavg": {"lr": 0.1},
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
+    "fedavgm": {"lr": 0.1},
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "fedprox": {"lr": 0.1, "mu": 0.3},
+    "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "local": {"lr": 0.1},
     "pfedme": {"lr": 0.05, "lam": 3.0, "inner_steps": 3, "inner_lr": 0.1},
     "scaffold": {"lr": 0.1, "option": "I"},

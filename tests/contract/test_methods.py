@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method: str, tmp_path: Path) -> None:
-    overrides = [f"strategy.name={method}", *(f"strategy.{k}={v}" for k, v in METHODS[method].items())]
+    options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
+    overrides = [f"strategy.name={method}", *(f"strategy.{key}={value}" for key, value in options.items())]
     first, a = final(tmp_path / "a", *overrides)
     again, b = final(tmp_path / "b", *overrides)
     _, c = final(tmp_path / "c", *overrides, "seed=1")

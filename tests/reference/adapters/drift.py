@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.reference.adapter import Adapter, memory
+from tests.reference.adapter import Adapter, memory, weighting
 from tests.reference.cases import Case, NotApplicableError
 from tests.reference.study import After, Study
 
@@ -46,3 +46,17 @@ class Scaffold(Adapter):
         if client is None:
             return study.theirs(after.state[name])
         return study.theirs(memory(after, client, name, zeros(study)))
+
+
+class FedAvgM(Adapter):
+    cases = ("fedavgm",)
+    strategy = "fedavgm"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o = case.hyper
+        server = {"lr": o["server_lr"], "momentum": o["momentum"]}
+        return {"lr": o["lr"], "local_epochs": self.epochs(case, 0, 0), "server": server, **weighting(case)}
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        """Theirs falls along v, and ours climbs along m = -v."""
+        return -study.theirs({"momentum": after.state["m"]}[name])

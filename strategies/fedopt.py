@@ -1,0 +1,96 @@
+"""FedAvg with a server optimiser, by the names of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import SerializeAsAny, field_validator
+
+from fedtl.clients.settings import Settings
+from fedtl.optimizers import server
+from fedtl.optimizers.server import ServerOptimizer
+from fedtl.optimizers.settings import AveragingSettings
+from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
+
+
+class FedOptSettings(FedAvgSettings):
+    """FedAvg's options; ``server`` has those of the method's own optimiser, which need no name."""
+
+    server: SerializeAsAny[ServerOptimizer]
+
+    @field_validator("server", mode="before")
+    @classmethod
+    def _read_server(cls, table: Any) -> Any:
+        own = cls.model_fields["server"].default.name
+        if isinstance(table, Mapping) and "name" not in table:
+            table = {"name": own, **table}
+        chosen = AveragingSettings._read_server(table)
+        if getattr(chosen, "name", chosen) != own:
+            raise ValueError(f"should be {own!r}, which this method is FedAvg with; take strategy.name = 'fedavg'")
+        return chosen
+
+
+class FedAvgMSettings(FedOptSettings):
+    """FedAvg's options; ``server`` has the momentum β (0.9) and the learning rate (1)."""
+
+    server: SerializeAsAny[ServerOptimizer] = server.FedAvgM(name="momentum")
+
+
+class FedAdagradSettings(FedOptSettings):
+    """FedAvg's options; ``server`` has η, τ, β1 and the initial v."""
+
+    server: SerializeAsAny[ServerOptimizer] = server.FedAdagrad(name="adagrad")
+
+
+class FedAdamSettings(FedOptSettings):
+    """FedAvg's options; ``server`` has η, τ, β1, β2 and the initial v."""
+
+    server: SerializeAsAny[ServerOptimizer] = server.FedAdam(name="adam")
+
+
+class FedYogiSettings(FedOptSettings):
+    """FedAvg's options; ``server`` has η, τ, β1, β2 and the initial v."""
+
+    server: SerializeAsAny[ServerOptimizer] = server.FedYogi(name="yogi")
+
+
+class FedAvgM(FedAvg):
+    """FedAvgM: FedAvg with momentum at the server (Hsu, Qi, Brown 2019, arXiv 1909.06335).
+
+    m ← β m + Δ and w ← w + η m, with Δ = Σ_i (n_i / n) w_i - w.
+
+    Differs from the paper: not at all; its η is 1.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedAvgMSettings
+
+
+class FedAdagrad(FedAvg):
+    """FedAdagrad: FedAvg with Adagrad at the server (Reddi et al. 2021, arXiv 2003.00295, Algorithm 2).
+
+    Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
+    algorithm's plain mean.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedAdagradSettings
+
+
+class FedAdam(FedAvg):
+    """FedAdam: FedAvg with Adam at the server (Reddi et al. 2021, arXiv 2003.00295, Algorithm 2).
+
+    Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
+    algorithm's plain mean.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedAdamSettings
+
+
+class FedYogi(FedAvg):
+    """FedYogi: FedAvg with Yogi at the server (Reddi et al. 2021, arXiv 2003.00295, Algorithm 2).
+
+    Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
+    algorithm's plain mean.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedYogiSettings

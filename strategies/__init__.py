@@ -25,6 +25,7 @@ STRATEGIES: Registry = {
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "local": "fedtl.clients.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
+    "qfedavg": "fedtl.strategies.qfedavg:QFedAvg",
     "scaffold": "fedtl.strategies.scaffold:Scaffold",
 }
 """A method is its server's class, or its client update's alone where the server is plain averaging."""

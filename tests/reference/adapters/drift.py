@@ -60,3 +60,16 @@ class FedAvgM(Adapter):
     def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
         """Theirs falls along v, and ours climbs along m = -v."""
         return -study.theirs({"momentum": after.state["m"]}[name])
+
+
+class QFedAvg(Adapter):
+    cases = ("qffl",)
+    strategy = "qfedavg"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        case.hyper.expect(L="1/lr")
+        return {"lr": case.hyper["lr"], "q": case.hyper["q"], "local_epochs": self.epochs(case, 0, 0)}
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        """Of the round's clients."""
+        return [after.trained[each].uploads[{"h": "h"}[name]] for each in sorted(after.trained)]

@@ -1,0 +1,61 @@
+"""q-FedAvg: clients of large loss count for more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from fedtl.clients.contract import Count, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import SGD, SGDSettings
+
+SMALL = 1e-10
+"""Added to F_i, as its authors do: F_i^(q - 1) is to be finite at a loss of 0 too."""
+
+
+class QFedAvgSettings(SGDSettings):
+    """Options of q-FedAvg, and of its local SGD.
+
+    Attributes:
+        q: how strongly large losses count; 0 is FedAvg with equal weights.
+        lipschitz: L, an estimate of the Lipschitz constant of the gradients at q = 0; 1/η if not given.
+    """
+
+    q: float = Field(ge=0)
+    lipschitz: PositiveFloat | None = None
+
+    @property
+    def smoothness(self) -> float:
+        """L, or 1/η."""
+        return self.lipschitz or 1 / self.lr
+
+
+class QFedAvg(SGD):
+    """A client's part of q-FedAvg (Li, Sanjabi, Beirami, Smith 2020, arXiv 1905.10497, Algorithm 2).
+
+    F_i is the loss of w^t on all of the client's training samples. After local SGD that ends in w̄_i, with
+    Δw_i = L (w^t - w̄_i), it sends Δ_i = F_i^q Δw_i and h_i = q F_i^(q-1) ‖Δw_i‖² + L F_i^q. Instead of Δ_i itself it
+    sends w^t - Δ_i / L, which is a model: so its batch-norm statistics are averaged as everybody's.
+
+    Differs from the paper: clients are sampled uniformly, not with probability n_i / n; 1e-10 is added to F_i, as in
+    its authors' code.
+    """
+
+    sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform", "h": "uniform"}
+    settings_type: ClassVar[type[Settings]] = QFedAvgSettings
+    settings: QFedAvgSettings
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Evaluate F_i at w^t, and begin there."""
+        w = received["w"]
+        loss = probe.training_loss(w)[..., None] + SMALL
+        return {"w": w, "anchor": w, "loss": loss, **self.optimizer.init(w)}
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """Send w^t - Δ_i / L, and h_i."""
+        q, L, F = self.settings.q, self.settings.smoothness, state["loss"]
+        moved = state["anchor"] - state["w"]
+        square = L**2 * moved.square().sum(-1, keepdim=True)  # ‖Δw_i‖²
+        return {"w": state["anchor"] - F**q * moved, "h": q * F ** (q - 1) * square + L * F**q}, {}

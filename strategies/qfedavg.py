@@ -1,0 +1,28 @@
+"""q-FedAvg."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.qfedavg import QFedAvg as QFedAvgClient
+from fedtl.clients.qfedavg import QFedAvgSettings
+from fedtl.clients.settings import Settings
+from fedtl.strategies.contract import Strategy, Uploads, Vectors
+
+
+class QFedAvg(Strategy):
+    """q-FedAvg: fair resource allocation, where large losses count for more (Li et al. 2020, arXiv 1905.10497).
+
+    It lowers f_q(w) = Σ_i p_i F_i(w)^(q+1) / (q + 1). The server's step is w ← w - Σ_S Δ_i / Σ_S h_i; the clients' part
+    is in ``clients/qfedavg.py``.
+    """
+
+    settings_type: ClassVar[type[Settings]] = QFedAvgSettings
+    client_update: ClassVar[type[ClientUpdate[Any]]] = QFedAvgClient
+    settings: QFedAvgSettings
+
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        """The last line of Algorithm 2; the mean of what was sent is w - Σ_S Δ_i / (L |S|)."""
+        rate = self.settings.smoothness * len(uploads.clients) / float(uploads.sums["h"])
+        return {**state, "w": state["w"] + rate * (uploads.mean("w") - state["w"])}

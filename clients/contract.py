@@ -124,6 +124,9 @@ class ClientUpdate(ABC, Generic[S]):
     goes_on: ClassVar[bool] = False
     """Whether training goes on from the client's own model, not from the download."""
 
+    needs_whole_model: ClassVar[bool] = False
+    """Whether its local training makes sense only where no part of the model stays at the client."""
+
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""
 

@@ -21,6 +21,7 @@ STRATEGIES: Registry = {
     "fedavg-finetune": "fedtl.clients.finetune:FineTune",
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
     "feddf": "fedtl.strategies.feddf:FedDF",
+    "feddyn": "fedtl.strategies.feddyn:FedDyn",
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "local": "fedtl.clients.local:Local",

@@ -123,6 +123,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
     "fedavgm": {"lr": 0.1},
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
+    "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "local": {"lr": 0.1},

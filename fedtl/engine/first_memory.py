@@ -59,12 +59,17 @@ def check_travels(task: Task, update: ClientUpdate[Any]) -> None:
 
     Raises:
         ConfigError: it has batch-norm statistics, and the method's clients upload no sum of models; or a term keeps a
-            module of its own at clients, and they upload more than models.
+            module of its own at clients, and they upload more than models, or train none with private parts.
     """
     if task.sharing is not None and len(task.sharing.private) and (more := update.more_than_a_model()):
         raise ConfigError(
             f"strategy.name = {update.settings.name!r}: its clients upload {more}, which are of the whole model, and a "
             "part of it stays at clients (strategy.private, or a term's module that is not shared); leave that out"
+        )
+    if task.sharing is not None and len(task.sharing.private) and update.needs_whole_model:
+        raise ConfigError(
+            f"strategy.name = {update.settings.name!r}: it trains a model of which every part travels, and a part of "
+            "it stays at clients (strategy.private, or a term's module that is not shared); leave that out"
         )
     travelling = len(task.sent(task.layout.flatten(task.module)))
     parameters = task.layout.parameters if task.sharing is None else task.sharing.parameters

@@ -73,3 +73,30 @@ class QFedAvg(Adapter):
     def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
         """Of the round's clients."""
         return [after.trained[each].uploads[{"h": "h"}[name]] for each in sorted(after.trained)]
+
+
+def alpha_of(case: Case) -> dict[str, Any]:
+    """The options of one α for all clients, or of one each."""
+    case.hyper.expect(alpha_client="alpha * mean(n)/n_i")
+    own = {"mean_samples": np.mean(case.sizes)} if "alpha_client" in case.hyper else {}
+    return {"alpha": case.hyper["alpha"], **own}
+
+
+class FedDyn(Adapter):
+    cases = ("feddyn",)
+    strategy = "feddyn"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        case.hyper.expect(weight_decay=0)
+        return {"lr": case.hyper["lr"], "local_epochs": self.epochs(case, 0, 0), **alpha_of(case)}
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name == "theta":
+            return study.theirs(after.trained[client].uploads["w"])
+        alpha = study.update.alpha(torch.tensor([float(study.case.sizes[client])]))  # type: ignore[attr-defined]
+        gradient = memory(after, client, "gradient", zeros(study))
+        return study.theirs({"grad_memory": -gradient / alpha}[name])
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        mean = torch.stack([trained.uploads["w"] for trained in after.trained.values()]).mean(0)
+        return study.theirs({"mean_of_sampled": mean}[name])

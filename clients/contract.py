@@ -127,6 +127,10 @@ class ClientUpdate(ABC, Generic[S]):
     needs_whole_model: ClassVar[bool] = False
     """Whether its local training makes sense only where no part of the model stays at the client."""
 
+    serves_untrained: ClassVar[bool] = False
+    """Whether parts that stay at clients serve a client that has never trained too, with their first values; else it
+    counts as one without a model of its own."""
+
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""
 

@@ -24,7 +24,8 @@ class Serving(StrEnum):
     """What the client kept when it was last sampled."""
 
     PARTIAL = "partial"
-    """The global model with the parts that stay at the client, or a term's own module in it."""
+    """The global model with the parts that stay at the client, or a term's own module in it. A client that has never
+    trained has none, unless the method says that it is served by their first values."""
 
     @classmethod
     def _missing_(cls, value: object) -> Serving | None:

@@ -22,6 +22,7 @@ STRATEGIES: Registry = {
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
+    "fedper": "fedtl.clients.fedper:FedPer",
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "local": "fedtl.clients.local:Local",

@@ -124,6 +124,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavgm": {"lr": 0.1},
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
+    "fedper": {"lr": 0.1},
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "local": {"lr": 0.1},

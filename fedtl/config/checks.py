@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,7 +39,10 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     notes = []
     method = config.strategy.name
     if asked("evaluate", "personal") and not strategy_type(method).client_update.personalises:
-        notes.append(f"evaluate.personal has no effect: {method} gives clients no model of their own")
+        why = f"{method} gives clients no model of their own"
+        if config.strategy.private:
+            why = f"a client's own model is always the global one with its own {_listed(config.strategy.private)}"
+        notes.append(f"evaluate.personal has no effect: {why}")
     for option, why in strategy_type(method).unused(config.strategy).items():
         if asked("strategy", option) and getattr(config.strategy, option) != ():
             notes.append(f"strategy.{option} has no effect: {why}")
@@ -160,13 +164,13 @@ def _check_terms(config: Config) -> None:
                     )
             if "model:phase" in needs and private:
                 raise ConfigError(
-                    f"{key}[{j}]: the term {term.key!r} needs {NEEDS['model:phase']}, and of that strategy.private "
-                    "leaves a part at clients, where it goes on changing: leave one of them out"
+                    f"{key}[{j}]: the term {term.key!r} needs {NEEDS['model:phase']}, and of that "
+                    f"{_who_keeps(config)} leaves a part at clients, where it goes on changing: leave one of them out"
                 )
             if term.weight and term.personal_module() and private:
                 raise ConfigError(
                     f"{key}[{j}]: the term {term.key!r} gives clients a model of their own, and so does "
-                    "strategy.private: leave one of them out"
+                    f"{_who_keeps(config)}: leave one of them out"
                 )
 
 
@@ -225,5 +229,18 @@ def _without_replay(config: Config) -> str | None:
     if not strategy_type(config.strategy.name).has_global_model():
         return f"they are made of the global model, and {config.strategy.name!r} sends none: use another method"
     if config.strategy.private:
-        return "they are made of the global model, and of that strategy.private leaves a part at clients: leave it out"
+        return (
+            f"they are made of the global model, and of that {_who_keeps(config)} leaves a part at clients: leave one "
+            "of them out"
+        )
     return None
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(parts)
+
+
+def _who_keeps(config: Config) -> str:
+    """What leaves parts of the model at clients: the option, or the method whose default it is."""
+    default = type(config.strategy).model_fields["private"].default
+    return config.strategy.name if config.strategy.private == default else "strategy.private"

@@ -41,7 +41,9 @@ def served(
     if which is Serving.NONE:
         return [None for _ in places]
     if which is not Serving.ADAPTED:
-        has = [PRIVATE in memory if which is Serving.PARTIAL else bool(memory) for memory in memories]
+        sharing = engine.task.sharing
+        all_have = cohort.update.serves_untrained and sharing is not None and not sharing.whole
+        has = [all_have or PRIVATE in memory if which is Serving.PARTIAL else bool(memory) for memory in memories]
         return [_model(engine, cohort, place, memories[place]) if has[place] else None for place in places]
     able = [place for place in places if eligible is None or eligible[cohort.clients[place]]]
     models: list[Tensor | Failed | None] = [None for _ in places]

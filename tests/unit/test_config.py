@@ -12,6 +12,7 @@ from fedtl.choice import ConfigError
 from fedtl.config.read import build, load_tables, read_config, shipped_configs
 from fedtl.config.schema import Config, Tables
 from fedtl.losses.terms.classification import L2, CrossEntropy
+from fedtl.strategies import strategy_type
 from tests.parts import METHODS
 
 
@@ -199,6 +200,10 @@ def test_a_resolved_config_asks_only_for_what_is_no_default(tmp_path: Path) -> N
 # A method that sends no model, and configs that need one.
 NEED_A_MODEL = ("distill-global", "mnist-usps-adda", "moon", "replay", "usps-mnist-adda")
 NOT_TOGETHER = {(f"transfer/{name}", "local") for name in NEED_A_MODEL}
+# Methods that leave a part of the model at clients, and configs that need the whole one or keep a model beside it.
+NEED_THE_WHOLE = ("fml", "mnist-usps-adda", "replay", "usps-mnist-adda")
+IN_PARTS = [method for method in METHODS if strategy_type(method).settings_type.model_fields["private"].default]
+NOT_TOGETHER |= {(f"transfer/{name}", method) for name in NEED_THE_WHOLE for method in IN_PARTS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -206,7 +211,7 @@ NOT_TOGETHER = {(f"transfer/{name}", "local") for name in NEED_A_MODEL}
 def test_a_resolved_config_reads_as_an_equal_one(name: str, method: str) -> None:
     overrides = [f"strategy.name={method}", *(f"strategy.{k}={v}" for k, v in METHODS[method].items())]
     if (name, method) in NOT_TOGETHER:
-        with pytest.raises(ConfigError, match="local"):
+        with pytest.raises(ConfigError, match=method):
             read_config(name, overrides)
         return
     config, _ = read_config(name, overrides)

@@ -289,7 +289,7 @@ def tables(method: str = "fedavg", **more: Any) -> dict[str, Any]:
         "name": "validated",
         "rounds": 2,
         "device": "cpu",
-        "model": {"name": "logistic"},
+        "model": {"name": "mlp", "hidden": [4]},
         "strategy": {"name": method, "local_steps": 2, "batch_size": 8, **METHODS[method]},
         "simulation": {"grid": "in-process"},
         **more,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Gradient, State
 from fedtl.clients.settings import Settings
@@ -45,11 +46,14 @@ class SGD(ClientUpdate[SGDSettings]):
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of SGD."""
-        w, options = state["w"], self.settings
-        g = grad(w, batch)
+        return self.move(state, grad(state["w"], batch))
+
+    def move(self, state: State, g: Tensor, of: str = "w") -> State:
+        """One step of the vector ``of`` along its gradient ``g`` ``[..., P]``, which is used up."""
+        options, velocity = self.settings, "velocity" if of == "w" else f"velocity_{of}"
         if options.weight_decay:
-            g.add_(w, alpha=options.weight_decay)
+            g.add_(state[of], alpha=options.weight_decay)
         if options.momentum:
-            g = state["velocity"].mul_(options.momentum).add_(g) if "velocity" in state else g
-            state = {**state, "velocity": g}
-        return self.optimizer.step(state, g)
+            g = state[velocity].mul_(options.momentum).add_(g) if velocity in state else g
+            state = {**state, velocity: g}
+        return self.optimizer.step(state, g, of)

@@ -24,6 +24,7 @@ STRATEGIES: Registry = {
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
     "fedper": "fedtl.clients.fedper:FedPer",
     "fedprox": "fedtl.clients.fedprox:FedProx",
+    "fedrep": "fedtl.clients.fedrep:FedRep",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "local": "fedtl.clients.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",

@@ -26,8 +26,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "momentum": {"name": "fedavg", "lr": 0.05, "server": {"name": "momentum"}},
     "adam": {"name": "fedavg", "lr": 0.05, "server": {"name": "adam", "lr": 0.01}},
     "local": {"name": "local", "lr": 0.05},
+    "fedrep": {"name": "fedrep", "lr": 0.05, "head_epochs": 2},
     **OPEN_METHODS,
 }
+
+DEEP = {*OPEN_METHODS, "fedrep"}
+"""Those that need a model of more than a head, or are to have one."""
 
 
 def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[s
         "rounds": rounds,
         "device": "cpu",
         "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "dirichlet", "alpha": 1.0}},
-        "model": {"name": "mlp", "hidden": [8]} if method in OPEN_METHODS else {"name": "logistic"},
+        "model": {"name": "mlp", "hidden": [8]} if method in DEEP else {"name": "logistic"},
         "strategy": {"clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
         "evaluate": {"every": 2, "personal": personal},
         "simulation": {"grid": "in-process"},

@@ -49,6 +49,7 @@ class Parted:
         kind: of engine.
         model: options of :class:`Net`, or another ``[model]`` table.
         objective: the ``[[objective]]`` tables.
+        data: more of the ``[data]`` table; the samples are the federation's.
         path: for the clients' memories.
     """
 
@@ -60,12 +61,17 @@ class Parted:
         kind: EngineKind = OneByOne,
         model: Mapping[str, Any] | None = None,
         objective: Sequence[Mapping[str, Any]] = (),
+        data: Mapping[str, Any] | None = None,
         path: Path | None = None,
     ) -> None:
         tables: dict[str, Any] = {
             "name": "parted",
             "rounds": len(sampled),
-            "data": {"name": "digits", "clients": federation.clients},  # in its place comes the federation
+            "data": {
+                "name": "digits",
+                "clients": federation.clients,
+                **(data or {}),
+            },  # in its place comes the federation
             "model": {"name": "tests.parted:Net", **(model or {})},
             "strategy": {"batch_size": 0, "lr": 0.2, **strategy},
         }

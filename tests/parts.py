@@ -126,6 +126,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
     "fedper": {"lr": 0.1},
     "fedprox": {"lr": 0.1, "mu": 0.3},
+    "fedrep": {"lr": 0.1, "head_epochs": 2},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "local": {"lr": 0.1},
     "pfedme": {"lr": 0.05, "lam": 3.0, "inner_steps": 3, "inner_lr": 0.1},

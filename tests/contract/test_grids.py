@@ -41,6 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 0.1, "local_epochs": 1},
     "local": {"lr": 0.1, "local_steps": 3},
     "pfedme": {"lr": 0.05, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05, "local_steps": 3},
+    "fedrep": {"lr": 0.05, "head_epochs": 2},
     **OPEN_METHODS,
 }
 
@@ -97,7 +98,8 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.mark.usefixtures("ray_session")
 class TestRay:
     @pytest.mark.parametrize(
-        ("method", "actors"), [("local", 1), ("fedavg", 2), ("pfedme", 3), *((m, 2) for m in OPEN_METHODS)]
+        ("method", "actors"),
+        [("local", 1), ("fedavg", 2), ("pfedme", 3), ("fedrep", 2), *((m, 2) for m in OPEN_METHODS)],
     )
     def test_same_bits_with_any_number_of_actors(self, method: str, actors: int, tmp_path: Path) -> None:
         """One of them with validation samples; without them it has others' faults below."""

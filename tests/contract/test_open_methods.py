@@ -13,7 +13,6 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.data.federate import federate
-from fedtl.disk.memories import MemoryStore
 from fedtl.export.of_run import model_of_run
 from fedtl.server.table import TableStore
 from fedtl.strategies.contract import Uploads, Vectors
@@ -38,8 +37,6 @@ def test_a_global_model_is_scored_where_there_is_one(run: tuple[str, fedtl.Run],
         for take in (lambda: fedtl.load_model(ran), lambda: model_of_run(ran.path)):
             with pytest.raises(ConfigError, match="no global model"):
                 take()
-    elif method == "fedrep":  # without its head it is no whole model
-        assert scores == {"personal/clients"}
     else:
         assert {"global/server-test", "global/clients"} <= scores
         assert isinstance(fedtl.load_model(ran), torch.nn.Module)
@@ -57,10 +54,6 @@ def test_the_model_that_was_scored_can_be_taken_out(run: tuple[str, fedtl.Run], 
     config = build(dict(ran.config))
     federation = federate(config.data, config.seed)
     test = federation.test[client]
-    if method == "fedrep" and client not in MemoryStore(ran.path / "memories").clients():
-        with pytest.raises(ConfigError, match="no memory"):
-            model_of_run(ran.path, client)
-        return
     exported = model_of_run(ran.path, client)
     x = torch.from_numpy(federation.x[test] * federation.scale + federation.shift).to(torch.float32)
     with torch.no_grad():

@@ -6,7 +6,6 @@ from typing import Any
 
 OPEN_METHODS: dict[str, dict[str, Any]] = {
     "scaffold": {"name": "scaffold", "lr": 0.05},
-    "fedrep": {"name": "tests.methods.fedrep:FedRep", "lr": 0.05, "head_epochs": 2},
     "fedamp": {"name": "tests.methods.fedamp:FedAMP", "lr": 0.05},
     "ifca": {"name": "tests.methods.ifca:IFCA", "lr": 0.05, "clusters": 3},
     "hypernetwork": {"name": "tests.methods.pfedhn:PFedHN", "lr": 0.05},

@@ -14,30 +14,9 @@ from torch import Tensor
 from fedtl.clients.serving import Serving
 from fedtl.models.head import layer_outputs
 from tests.parts import EngineKind
-from tests.reference.adapter import Adapter, Pair, weighting
-from tests.reference.cases import Case, NotApplicableError
+from tests.reference.adapter import Adapter, Pair
+from tests.reference.cases import Case
 from tests.reference.study import After, Study
-
-
-class FedRep(Adapter):
-    cases = ("fedrep",)
-    strategy = "tests.methods.fedrep:FedRep"
-    shipped = False
-
-    def options(self, case: Case) -> dict[str, Any]:
-        if case.variant != "weighted":
-            raise NotApplicableError(f"{case.variant or 'the alias'} is no variant of the test method's")
-        case.hyper.expect(shared="base")
-        o = case.hyper
-        return {"lr": o["lr"], "local_epochs": o["body_epochs"], "head_epochs": o["head_epochs"], **weighting(case)}
-
-    def of_global(self, study: Study, after: After) -> Any:
-        return study.theirs(after.w, "base")
-
-    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
-        if name == "trained":
-            return study.theirs(after.trained[client].uploads["w"])
-        return study.theirs(study.own_model(after, client), {"head": "head"}[name])
 
 
 class FedAMP(Adapter):

@@ -1,0 +1,87 @@
+"""FedRep: each client fits its head, then takes steps of the shared representation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeInt, model_validator
+
+from fedtl.choice import shown
+from fedtl.clients.contract import Loop, Probe, State, Vectors
+from fedtl.clients.parts import PartSteps
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import SGDSettings
+from fedtl.data.batches import Budget
+
+
+class FedRepSettings(SGDSettings):
+    """Options of FedRep; ``local_epochs`` or ``local_steps`` are those of the representation.
+
+    Attributes:
+        private: h_i, what stays at each client and trains first.
+        head_epochs: τ, passes over the client's samples that fit h_i; 10 as in the paper's experiments, if neither this
+            nor head_steps is given. With 0 it never moves, as in FedBABU's rounds.
+        head_steps: τ in mini-batches, instead of epochs.
+        weighting: the paper takes the plain mean of the sampled clients ("uniform").
+    """
+
+    private: tuple[str, ...] = ("head",)
+    head_epochs: NonNegativeInt | None = None
+    head_steps: NonNegativeInt | None = None
+    weighting: Literal["samples", "uniform"] = "uniform"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_head_budget(cls, table: Any) -> Any:
+        if isinstance(table, dict):
+            epochs, steps = table.get("head_epochs"), table.get("head_steps")
+            if epochs is not None and steps is not None:
+                raise ValueError(
+                    f"head_epochs = {shown(epochs)} and head_steps = {shown(steps)} exclude each other: remove one "
+                    "(on the command line: strategy.head_steps=none)"
+                )
+            if epochs is None and steps is None:
+                return {**table, "head_epochs": 10}
+        return table
+
+    @model_validator(mode="after")
+    def _has_a_head(self) -> FedRepSettings:
+        if not self.private:
+            raise ValueError("private = []: FedRep fits what stays at a client before all else; name it, as ['head']")
+        return self
+
+
+class FedRep(PartSteps):
+    """A client's part of Algorithm 1 of Collins et al. 2021 (arXiv 2102.07078): head h_i, then representation φ.
+
+    h_i ← h_i - η ∇_h f_i(h_i, φ), τ times, while φ stands still; then φ_i ← φ_i - η ∇_φ f_i(h_i, φ_i), while h_i does.
+    The server receives φ_i alone: φ ← 1/|S| Σ_i φ_i over the sampled clients. A client's own model is the present φ
+    with its own h_i.
+
+    Differs from the paper: not at all by default, but that all clients begin with the same head; it is the model of a
+    client until it has trained. In its authors' code such a client begins with the mean head of the last round, which
+    has to travel for that, and their scripts have a momentum of 0.5 and a weight decay of 0.0001 (of weights, not of
+    biases): ``momentum = 0.5``.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedRepSettings
+    serves_untrained: ClassVar[bool] = True
+    settings: FedRepSettings
+
+    def start(self, received: Vectors, memory: Vectors, probe: Probe) -> State:
+        """Begin with the present φ and the client's own h_i."""
+        return self.start_parts(received, "head", "body")
+
+    def loops(self) -> Sequence[Loop]:
+        """The head's τ steps, then the representation's: everything that is not private."""
+        head = self.mask_of(self.settings.private)
+        body = Loop(self.step_of("body", 1 - head), self.budget)
+        budget = self._head_budget()
+        return (body,) if budget is None else (Loop(self.step_of("head", head), budget), body)
+
+    def _head_budget(self) -> Budget | None:
+        o = self.settings
+        if o.head_steps:
+            return self.budget.of_steps(o.head_steps)
+        return self.budget.of_epochs(o.head_epochs) if o.head_epochs else None

@@ -1,0 +1,79 @@
+"""Methods that train and share parts of the model, together with terms of the objective, on every engine."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from fedtl.config.read import build
+from fedtl.data.federate import federate
+from fedtl.data.federation import Federation
+from tests.parted import Parted
+from tests.parts import ENGINES, METHODS, EngineKind
+
+DATA: dict[str, Any] = {
+    "samples": 80,
+    "clients": 3,
+    "target": {"name": "digits", "samples": 60, "transform": {"invert": True}},
+}
+CROSS_ENTROPY = {"term": "cross_entropy"}
+TERMS: dict[str, dict[str, Any]] = {
+    "distillation": {"term": "distillation", "weight": 0.5},
+    "mmd": {"term": "mmd", "weight": 0.5},
+    "dann": {"term": "dann", "weight": 0.5},  # has a module of its own, which trains and travels with the body
+}
+MODEL = {"name": "mlp", "hidden": [5]}
+
+
+@functools.cache
+def domains() -> Federation:
+    tables = {
+        "name": "x",
+        "rounds": 1,
+        "data": {"name": "digits", **DATA},
+        "model": MODEL,
+        "strategy": {"name": "local", "lr": 1},
+    }
+    return federate(build(tables).data, 0)
+
+
+def run(method: str, terms: list[dict[str, Any]], kind: EngineKind) -> tuple[Parted, list[torch.Tensor]]:
+    strategy = {"name": method, "batch_size": 10, "local_steps": 2, **METHODS[method]}
+    of = Parted(strategy, domains(), [[0, 2], [0, 1]], kind, MODEL, [CROSS_ENTROPY, *terms], DATA)
+    return of, of.rounds()
+
+
+@pytest.mark.parametrize(
+    ("method", "term"), [("fedrep", "distillation"), ("fedrep", "mmd"), ("fedrep", "dann"), ("fedper", "mmd")]
+)
+def test_a_term_trains_and_every_engine_agrees(method: str, term: str) -> None:
+    plain, _ = run(method, [], ENGINES["one by one"])
+    without = [parameters_to_vector(plain.served(client).parameters()).detach() for client in range(3)]
+    first: tuple[list[float], list[torch.Tensor]] | None = None
+    for kind in ENGINES.values():
+        of, sent = run(method, [TERMS[term]], kind)
+        assert of.engine.tracer is None or of.engine.tracer.replays_all, "a step ran eagerly"
+        own = [parameters_to_vector(of.served(client).parameters()).detach() for client in range(3)]
+        losses = [line[term] for line in of.losses]
+        assert min(losses) > 0
+        first = first or (losses, [*own, *sent])
+        np.testing.assert_allclose(losses, first[0], rtol=1e-3)
+        for ours, theirs in zip([*own, *sent], first[1], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        for with_term, none in zip(own, without):
+            assert not torch.allclose(with_term, none, rtol=1e-4, atol=1e-6)
+
+
+def test_a_terms_own_module_trains_and_travels_with_the_body() -> None:
+    """Everything that is not private is what fedrep's second loop trains: DANN's discriminator too."""
+    of, sent = run("fedrep", [TERMS["dann"]], ENGINES["one by one"])
+    before, after = of.initial, of.task.whole(sent[-1], of.initial)
+    own = [slot for slot in of.task.layout.slots if slot.name.startswith("extras.")]
+    assert own
+    for slot in own:
+        assert not torch.equal(before[slot.start : slot.stop], after[slot.start : slot.stop]), slot.name

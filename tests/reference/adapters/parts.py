@@ -1,0 +1,108 @@
+"""Methods that keep a part of the model at clients: FedPer, FedRep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tests.parts import EngineKind
+from tests.reference.adapter import Adapter, Pair, weighting
+from tests.reference.cases import Case, NotApplicableError
+from tests.reference.study import After, Study
+
+ALIAS = (
+    "clients that train for the first time begin with the mean head of the last round, a fault of that code; what "
+    "comes before agrees"
+)
+DECAY = "1e-4 on weights, 0 on biases"
+
+
+class InParts(Adapter):
+    """What the cases of these methods have in common; ``shared`` is the part of the network that travels."""
+
+    shared: ClassVar[str] = "base"
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Cases of the code in which clients that have not trained begin with a mean of private parts."""
+
+    def budget(self, case: Case) -> dict[str, Any]:
+        """The options that say how much is trained."""
+        return {"local_epochs": case.hyper["local_epochs"]}
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o = case.hyper
+        if "weight_decay" in o and o["weight_decay"] == DECAY:
+            raise NotApplicableError("a weight decay of weights that spares biases is no option here")
+        o.expect(shared=self.shared, momentum=0, weight_decay=0)
+        return {"lr": o["lr"], **self.budget(case), **weighting(case)}
+
+    def of_global(self, study: Study, after: After) -> Any:
+        return study.theirs(after.w, self.shared)
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name in ("trained", "model"):
+            return study.theirs(self.last(study)[client])
+        return study.theirs(study.own_model(after, client), {"head": "head", "base": "base"}[name])
+
+    def last(self, study: Study) -> dict[int, Tensor]:
+        """What each client had trained when it last took part."""
+        return study.__dict__.setdefault("last", {})  # type: ignore[no-any-return]
+
+    def compared(self, study: Study, after: After, record: Mapping[str, Any]) -> Iterator[Pair]:
+        """Of the global model the part that is shared: its mean of the others is used by nobody."""
+        last = self.last(study)
+        last |= {client: outcome.uploads["w"] for client, outcome in after.trained.items()}
+        if record.get("global") is not None:
+            shared = self.of_global(study, after)
+            theirs = record["global"]
+            record = {**record, "global": theirs[: len(shared)] if self.shared == "base" else theirs[-len(shared) :]}
+        if study.case.name in self.aliases:  # of one that has not trained it has the global network
+            ours = {client: names for client, names in record["clients"].items() if int(client) in last}
+            record = {**record, "clients": ours}
+        yield from super().compared(study, after, record)
+
+    def pairs(self, case: Case, kind: EngineKind) -> Iterator[tuple[int, Pair]]:
+        """Everything, or what there is before the alias counts."""
+        counts = self.alias_counts(case)
+        agree = True
+        for round, pair in super().pairs(case, kind):
+            if counts is None or round < counts:
+                agree = agree and pair.error <= self.tolerance
+                yield round, pair
+        if counts is not None and agree:
+            raise NotApplicableError(f"from round {counts} on, {ALIAS}")
+
+    def alias_counts(self, case: Case) -> int | None:
+        """The first round in which a client trains for the first time that is not the very first round."""
+        if case.name not in self.aliases:
+            return None
+        known = set(case.sampled(1))
+        return next((r for r in range(2, self.rounds(case) + 1) if not known >= set(case.sampled(r))), None)
+
+
+class FedPer(InParts):
+    cases = ("fedper",)
+    strategy = "fedper"
+    aliases = ("fedper", "fedper.full")
+
+    def options(self, case: Case) -> dict[str, Any]:
+        if case.variant == "all_heads_kept":
+            raise NotApplicableError("the heads that clients train are thrown away, a fault of that code")
+        return super().options(case)
+
+
+class FedRep(InParts):
+    cases = ("fedrep",)
+    strategy = "fedrep"
+    aliases = ("fedrep", "fedrep.full")
+
+    def budget(self, case: Case) -> dict[str, Any]:
+        return {"local_epochs": case.hyper["body_epochs"], "head_epochs": case.hyper["head_epochs"]}
+
+    def epochs(self, case: Case, client: int, loop: int) -> int:
+        return int(case.hyper["head_epochs" if loop == 0 else "body_epochs"])
+
+    def rounds(self, case: Case) -> int:
+        """Without the script's end, a round of the heads alone in which everybody takes part."""
+        return len([record for record in case.rounds if "after" not in record])

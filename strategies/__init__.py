@@ -26,6 +26,7 @@ STRATEGIES: Registry = {
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedrep": "fedtl.clients.fedrep:FedRep",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
+    "lg-fedavg": "fedtl.clients.lgfedavg:LGFedAvg",
     "local": "fedtl.clients.local:Local",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
     "qfedavg": "fedtl.strategies.qfedavg:QFedAvg",

@@ -1,4 +1,4 @@
-"""Methods that keep a part of the model at clients: FedPer, FedRep."""
+"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg."""
 
 from __future__ import annotations
 
@@ -106,3 +106,14 @@ class FedRep(InParts):
     def rounds(self, case: Case) -> int:
         """Without the script's end, a round of the heads alone in which everybody takes part."""
         return len([record for record in case.rounds if "after" not in record])
+
+
+class LGFedAvg(InParts):
+    cases = ("lgfedavg",)
+    strategy = "lg-fedavg"
+    shared = "head"
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name == "model":  # its own base and the present head
+            return study.theirs(study.own_model(after, client))
+        return super().of_client(study, after, client, name)

@@ -206,6 +206,14 @@ class ClientUpdate(ABC, Generic[S]):
         """The update that makes a personalised model out of the present download: mostly this one."""
         return self
 
+    @classmethod
+    def unmoved(cls, settings: Settings) -> tuple[str, ...]:
+        """Parts of the model that rounds leave as they began: they do not travel, as everybody has them.
+
+        Unlike ``strategy.frozen``, ``for_scoring`` may train them. That no step moves them is for the method to see to.
+        """
+        return ()
+
     # Derived from the above.
 
     @functools.cached_property

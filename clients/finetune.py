@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Memory, State, Vectors, Weighting
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.models.vector import Layout
 from fedtl.optimizers.schedules import Constant
 
 
@@ -18,12 +20,32 @@ class FineTuneSettings(SGDSettings):
     """FedAvg's options, and how the global model is fine-tuned.
 
     Attributes:
-        finetune_steps: k, mini-batches of local SGD between the global model and its scoring.
+        finetune_steps: k, mini-batches of local SGD between the global model and its scoring; 10 if neither this nor
+            finetune_epochs is given.
+        finetune_epochs: passes over the client's samples, instead of steps.
         finetune_lr: their learning rate; ``lr`` if not given. No schedule changes it, and the optimiser begins anew.
     """
 
-    finetune_steps: PositiveInt = 10
+    default_finetune: ClassVar[dict[str, int]] = {"finetune_steps": 10}
+    """How long, where nothing is said."""
+
+    finetune_steps: PositiveInt | None = None
+    finetune_epochs: PositiveInt | None = None
     finetune_lr: float | None = Field(None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, table: Any) -> Any:
+        if isinstance(table, dict):
+            steps, epochs = table.get("finetune_steps"), table.get("finetune_epochs")
+            if steps is not None and epochs is not None:
+                raise ValueError(
+                    f"finetune_steps = {shown(steps)} and finetune_epochs = {shown(epochs)} exclude each other: remove "
+                    "one (on the command line: strategy.finetune_steps=none)"
+                )
+            if steps is None and epochs is None:
+                return {**table, **cls.default_finetune}
+        return table
 
 
 class FineTune(SGD):
@@ -39,11 +61,15 @@ class FineTune(SGD):
 
     def for_scoring(self) -> ClientUpdate[SGDSettings]:
         """SGD for k steps from the global model."""
-        o = self.settings
-        steps = {"local_epochs": None, "local_steps": o.finetune_steps, "lr": o.finetune_lr or o.lr}
-        fresh = o.optimizer.model_copy(update={"keep": False, **({"lr": None} if o.finetune_lr else {})})
-        once = {"optimizer": fresh, "schedule": Constant(name="constant")}
-        return FineTuned(o.model_copy(update={**steps, **once}), self.layout)
+        return fine_tuned(self.settings, self.layout)
+
+
+def fine_tuned(o: FineTuneSettings, layout: Layout) -> FineTuned:
+    """What makes a client's own model of the global one."""
+    length = {"local_epochs": o.finetune_epochs, "local_steps": o.finetune_steps, "lr": o.finetune_lr or o.lr}
+    fresh = o.optimizer.model_copy(update={"keep": False, **({"lr": None} if o.finetune_lr else {})})
+    once = {"optimizer": fresh, "schedule": Constant(name="constant")}
+    return FineTuned(o.model_copy(update={**length, **once}), layout)
 
 
 class FineTuned(SGD):

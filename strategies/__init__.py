@@ -20,6 +20,7 @@ STRATEGIES: Registry = {
     "fedavg": "fedtl.strategies.fedavg:FedAvg",
     "fedavg-finetune": "fedtl.clients.finetune:FineTune",
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
+    "fedbabu": "fedtl.clients.fedbabu:FedBABU",
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
     "fedper": "fedtl.clients.fedper:FedPer",

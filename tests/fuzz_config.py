@@ -334,7 +334,8 @@ def numbers(value: Any, at: str) -> Iterator[tuple[str, float]]:
 MUCH = {
     "rounds": 3, "local_epochs": 5, "local_steps": 30, "inner_steps": 30, "finetune_steps": 30, "distill_steps": 30,
     "steps": 30, "per_class": 30, "clients": 20, "dimension": 1000, "size": 64, "classes": 1000, "projector": 1000,
-    "moments": 30, "width": 8, "groups": 100, "samples": 3000, "kernel": 50,
+    "moments": 30, "width": 8, "groups": 100, "samples": 3000, "kernel": 50, "finetune_epochs": 5, "head_epochs": 5,
+    "head_steps": 30,
 }  # fmt: skip
 """Above these a run takes long, as it should."""
 

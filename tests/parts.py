@@ -122,6 +122,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 0.1},
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
     "fedavgm": {"lr": 0.1},
+    "fedbabu": {"lr": 0.1, "finetune_steps": 2},
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
     "fedper": {"lr": 0.1},

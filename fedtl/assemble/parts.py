@@ -198,7 +198,8 @@ def _tasks_of(config: Config, federation: Federation) -> list[Task]:
     terms = [term for objective in objectives for term in objective.terms]
     module, frozen, private = build_module(config, federation, terms)
     layout = Layout.of(module)
-    sharing = Sharing.of(module, layout, {*config.strategy.private, *private}, config.strategy.frozen)
+    still = {*config.strategy.frozen, *method.client_update.unmoved(config.strategy)}
+    sharing = Sharing.of(module, layout, {*config.strategy.private, *private}, still)
     images = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
     views = config.views if any("views" in objective.needs for objective in objectives) else None
     view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None

@@ -37,7 +37,7 @@ class Sharing:
             module: the model, with the modules of terms.
             layout: of its vector.
             private: names of parts that stay at the client, as :func:`part_of` reads them.
-            frozen: names of parts that never change.
+            frozen: names of parts that no round changes.
 
         Returns:
             None where all of the vector travels.

@@ -142,6 +142,14 @@ class Study:
             whole[self.task.sharing.private] = after.memories[client][PRIVATE]
         return whole
 
+    def served(self, after: After, client: int) -> Tensor:
+        """The model ``[d]`` that serves a client after the last round."""
+        content = self.server.about_scoring([client], after.round)
+        which = self.server.which_personal()
+        (model,) = self.worker.personal_models(content, [client], after.round, which)
+        assert isinstance(model, Tensor), model
+        return model
+
     def rounds(self) -> list[After]:
         """Run them all."""
         grid, seen, trained = InProcessGrid(self.worker, self.clients), list[After](), dict[int, Trained]()

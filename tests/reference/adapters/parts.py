@@ -1,7 +1,8 @@
-"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg."""
+"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg, FedBABU."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -36,6 +37,10 @@ class InParts(Adapter):
             raise NotApplicableError("a weight decay of weights that spares biases is no option here")
         o.expect(shared=self.shared, momentum=0, weight_decay=0)
         return {"lr": o["lr"], **self.budget(case), **weighting(case)}
+
+    def rounds(self, case: Case) -> int:
+        """Without an entry on what comes after training."""
+        return len([record for record in case.rounds if "after" not in record])
 
     def of_global(self, study: Study, after: After) -> Any:
         return study.theirs(after.w, self.shared)
@@ -103,10 +108,6 @@ class FedRep(InParts):
     def epochs(self, case: Case, client: int, loop: int) -> int:
         return int(case.hyper["head_epochs" if loop == 0 else "body_epochs"])
 
-    def rounds(self, case: Case) -> int:
-        """Without the script's end, a round of the heads alone in which everybody takes part."""
-        return len([record for record in case.rounds if "after" not in record])
-
 
 class LGFedAvg(InParts):
     cases = ("lgfedavg",)
@@ -117,3 +118,31 @@ class LGFedAvg(InParts):
         if name == "model":  # its own base and the present head
             return study.theirs(study.own_model(after, client))
         return super().of_client(study, after, client, name)
+
+
+class FedBABU(InParts):
+    cases = ("fedbabu",)
+    strategy = "fedbabu"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o = case.hyper
+        own = {"finetune_epochs": o["fine_tune_epochs"]} if "fine_tune_epochs" in o else {}
+        own |= {"finetune_lr": o["fine_tune_lr"]} if "fine_tune_lr" in o else {}
+        for after in (record["after"] for record in case.rounds if "after" in record):
+            if length := re.search(r"fine-tuning of body and head, (\d+) epochs, from the final global body", after):
+                own["finetune_epochs"] = int(length[1])
+        return {**super().options(case), **own}
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name == "personal":
+            return study.theirs(study.served(after, client))
+        if name == "model":  # the global body and the head as it began
+            return study.theirs(study.own_model(after, client))
+        return super().of_client(study, after, client, name)
+
+    def compared(self, study: Study, after: After, record: Mapping[str, Any]) -> Iterator[Pair]:
+        """After the last round the fine-tuned models too, where they are made of the global model."""
+        yield from super().compared(study, after, record)
+        later = study.case.rounds[study.number :]
+        if after.round == study.number and later and "from the final global body" in later[0]["after"]:
+            yield from super().compared(study, after, {"clients": later[0]["clients"]})

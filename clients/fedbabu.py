@@ -1,0 +1,60 @@
+"""FedBABU: the body alone is trained and shared; the head stays as it began until a client fine-tunes its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from fedtl.clients.contract import ClientUpdate, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.finetune import FineTuneSettings, fine_tuned
+from fedtl.clients.parts import PartSteps
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import SGDSettings
+
+
+class FedBABUSettings(FineTuneSettings):
+    """FedAvg's options, what does not move, and how a client fine-tunes.
+
+    Attributes:
+        fixed: the parts that keep their first values in every round, and therefore do not travel.
+        finetune_epochs: passes over the client's samples, between the global model and its scoring, that train all of
+            the model; 5 as in the paper, if neither this nor finetune_steps is given.
+    """
+
+    default_finetune: ClassVar[dict[str, int]] = {"finetune_epochs": 5}
+
+    fixed: tuple[str, ...] = ("head",)
+
+
+class FedBABU(PartSteps):
+    """SGD on the body (Oh et al. 2022, arXiv 2106.06042, Algorithm 1): θ_ext ← θ_ext - η ∇_ext f_i(θ_ext, θ_cls).
+
+    The head θ_cls keeps its first, random values; the server's mean is Σ_i n_i / n θ_ext,i. A client's own model is the
+    global one after some epochs of SGD on body and head.
+
+    Differs from the paper: not at all by default. Its authors' code takes the plain mean, ``weighting = "uniform"``.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedBABUSettings
+    personalises: ClassVar[bool] = True
+    settings: FedBABUSettings
+
+    @classmethod
+    def unmoved(cls, settings: Settings) -> tuple[str, ...]:
+        """The head."""
+        assert isinstance(settings, FedBABUSettings)
+        return settings.fixed
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Begin with the global model."""
+        return self.start_parts(received, "body") if self.settings.fixed else super().start(received, memory, probe)
+
+    def loops(self) -> Sequence[Loop]:
+        """Steps of the body alone."""
+        if not self.settings.fixed:
+            return super().loops()
+        return (Loop(self.step_of("body", 1 - self.mask_of(self.settings.fixed)), self.budget),)
+
+    def for_scoring(self) -> ClientUpdate[SGDSettings]:
+        """SGD on body and head, from the global model."""
+        return fine_tuned(self.settings, self.layout)

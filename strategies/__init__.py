@@ -21,6 +21,7 @@ STRATEGIES: Registry = {
     "fedavg-finetune": "fedtl.clients.finetune:FineTune",
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
     "fedbabu": "fedtl.clients.fedbabu:FedBABU",
+    "fedbn": "fedtl.clients.fedbn:FedBN",
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
     "fedper": "fedtl.clients.fedper:FedPer",

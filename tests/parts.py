@@ -123,6 +123,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
     "fedavgm": {"lr": 0.1},
     "fedbabu": {"lr": 0.1, "finetune_steps": 2},
+    "fedbn": {"lr": 0.1, "last_batch": "merge"},  # batch-norm cannot train on one sample
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
     "fedper": {"lr": 0.1},
@@ -135,6 +136,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "qfedavg": {"lr": 0.1, "q": 1.0},
     "scaffold": {"lr": 0.1, "option": "I"},
 }
+
+MODELS_OF: dict[str, dict[str, Any]] = {"fedbn": {"name": "cnn-bn", "channels": [2], "hidden": [4]}}
+"""The ``[model]`` tables of methods that not every model suits."""
+
+
+def overrides_of(method: str) -> list[str]:
+    """A method, its options and a model that suits it, as the command line takes them."""
+    strategy = [f"strategy.{key}={value}" for key, value in METHODS[method].items()]
+    return [f"strategy.name={method}", *strategy, *(f"model.{k}={v}" for k, v in MODELS_OF.get(method, {}).items())]
 
 
 class Quadratic(nn.Module):

@@ -20,6 +20,7 @@ __all__ = ["MODELS", "ModelChoice", "build_model", "read_model"]
 
 MODELS: Registry = {
     "cnn": "fedtl.models.cnn:CNNChoice",
+    "cnn-bn": "fedtl.models.cnn:CNNBNChoice",
     "lenet5": "fedtl.models.lenet5:LeNet5Choice",
     "logistic": "fedtl.models.logistic:LogisticChoice",
     "mlp": "fedtl.models.mlp:MLPChoice",

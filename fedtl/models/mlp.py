@@ -46,10 +46,13 @@ class MLP(nn.Module):
         return logits
 
 
-def dense(sizes: Sequence[int]) -> list[nn.Module]:
-    """Linear layers from ``sizes[0]`` to ``sizes[-1]``, with a ReLU after each.
+def dense(sizes: Sequence[int], norm: bool = False) -> list[nn.Module]:
+    """Linear layers from ``sizes[0]`` to ``sizes[-1]``, with a ReLU after each, and batch-norm between if asked for.
 
     No model here has in-place activations: ``torch.func.vmap`` cannot write a stacked result into a tensor
     that is not stacked.
     """
-    return [layer for before, after in pairwise(sizes) for layer in (nn.Linear(before, after), nn.ReLU())]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if norm else []), nn.ReLU()]
+    return layers

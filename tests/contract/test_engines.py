@@ -92,7 +92,7 @@ def test_methods_agree(method: str, budget: dict[str, int]) -> None:
     assert_agree(federation_of(SIZES), small_module, method, **budget)
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn", "cnn-bn"}))
 def test_models_agree(name: str) -> None:
     federation = federation_of(SIZES, shape=IMAGES, classes=4)
     assert_agree(
@@ -100,15 +100,18 @@ def test_models_agree(name: str) -> None:
     )
 
 
-def test_a_resnet_agrees() -> None:
-    """One step of two clients: its eleven million parameters are slow to train here, and slowest in a recorded stack.
+@pytest.mark.parametrize(("name", "sizes"), [("resnet18-gn", [2, 3]), ("cnn-bn", [8, 9])])
+def test_a_larger_model_agrees(name: str, sizes: list[int]) -> None:
+    """One step of two clients.
 
-    What it is made of is recorded in stacks elsewhere.
+    A ResNet's eleven million parameters are slow to train here, and slowest in a recorded stack; what it is made of is
+    recorded in stacks elsewhere. After batch-norm many numbers lie near 0, where a ReLU makes one step's rounding a
+    difference of the next.
     """
-    federation = federation_of([2, 3], shape=(1, 8, 8), classes=4)
+    federation = federation_of(sizes, shape=(1, 8, 8), classes=4)
     uploads = []
     for kind in (ENGINES[name] for name in ("one by one", "one by one, traced", "stacked")):
-        engine = engine_of(federation, build_model(read_model({"name": "resnet18-gn"}), (1, 8, 8), 4, seed=1), kind)
+        engine = engine_of(federation, build_model(read_model({"name": name}), (1, 8, 8), 4, seed=1), kind)
         w = engine.task.layout.flatten(engine.task.module)
         outcomes = train_cohort(engine, update_of("fedavg", lr=0.01), w, [0, 1], [{}, {}], 1)
         uploads.append(torch.stack([outcome.uploads.get("w") for outcome in outcomes]))  # type: ignore[union-attr,misc]

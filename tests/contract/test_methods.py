@@ -18,7 +18,16 @@ from fedtl.grid.in_process import InProcessGrid
 from fedtl.server.scoring import Evaluation
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.wire import messages as m
-from tests.parts import METHODS, engine_of, federation_of, quadratic, small_module, train_cohort, worker_of
+from tests.parts import (
+    METHODS,
+    engine_of,
+    federation_of,
+    overrides_of,
+    quadratic,
+    small_module,
+    train_cohort,
+    worker_of,
+)
 
 TINY = [
     "rounds=3",
@@ -44,6 +53,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method: str, tmp_path: Path) -> None:
     options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
     overrides = [f"strategy.name={method}", *(f"strategy.{key}={value}" for key, value in options.items())]
+    overrides = overrides_of(method)
     first, a = final(tmp_path / "a", *overrides)
     again, b = final(tmp_path / "b", *overrides)
     _, c = final(tmp_path / "c", *overrides, "seed=1")

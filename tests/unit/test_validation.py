@@ -30,7 +30,7 @@ from fedtl.data.validation import drawn_for_validation
 from fedtl.experiment import load_model
 from fedtl.runs.baselines import gains
 from fedtl.strategies import STRATEGIES
-from tests.parts import METHODS
+from tests.parts import METHODS, MODELS_OF
 from tests.unit.test_deploy_agent import NAME, QUERY, STATISTICS_OF, SUMS, agent_of, declined, folder, made, message
 
 assert folder
@@ -289,7 +289,7 @@ def tables(method: str = "fedavg", **more: Any) -> dict[str, Any]:
         "name": "validated",
         "rounds": 2,
         "device": "cpu",
-        "model": {"name": "mlp", "hidden": [4]},
+        "model": MODELS_OF.get(method, {"name": "mlp", "hidden": [4]}),
         "strategy": {"name": method, "local_steps": 2, "batch_size": 8, **METHODS[method]},
         "simulation": {"grid": "in-process"},
         **more,

@@ -1,4 +1,4 @@
-"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg, FedBABU."""
+"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg, FedBABU, FedBN."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fedtl.models.composite import model_of
 from tests.parts import EngineKind
 from tests.reference.adapter import Adapter, Pair, weighting
 from tests.reference.cases import Case, NotApplicableError
@@ -146,3 +147,34 @@ class FedBABU(InParts):
         later = study.case.rounds[study.number :]
         if after.round == study.number and later and "from the final global body" in later[0]["after"]:
             yield from super().compared(study, after, {"clients": later[0]["clients"]})
+
+
+class FedBN(Adapter):
+    cases = ("fedbn",)
+    strategy = "fedbn"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        case.hyper.expect(
+            model="head(relu(bn(lin(x)))), bn = BatchNorm1d(6), eps 1e-5, momentum 0.1, weight 1, bias 0".replace(
+                "(6)", f"({case.inputs['hidden']})"
+            )
+        )
+        return {"lr": case.hyper["lr"], "local_epochs": case.hyper["local_epochs"], **weighting(case)}
+
+    def pairs(self, case: Case, kind: EngineKind) -> Iterator[tuple[int, Pair]]:
+        """From the mlp's first layers, and a batch-norm of ones and zeros between them."""
+        mlp, hidden = case.inputs["init"]["mlp"], case.inputs["hidden"]
+        base = hidden * (case.inputs["dim"] + 1)
+        model = [*mlp[:base], *[1.0] * hidden, *[0.0] * hidden, *mlp[base:]]
+        yield from super().pairs(case._replace(record={"init": {"model": model}, **case.record}), kind)
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        return self.tensor(study, study.own_model(after, client), f"bn.{name.removeprefix('bn_')}")
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        return self.tensor(study, study.task.whole(after.w, study.initial), name)
+
+    def tensor(self, study: Study, vector: Tensor, name: str) -> Tensor:
+        """One of the network's tensors."""
+        study.layout.load(study.task.module, vector)
+        return model_of(study.task.module).state_dict()[name].clone()

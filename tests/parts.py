@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -143,7 +144,8 @@ MODELS_OF: dict[str, dict[str, Any]] = {"fedbn": {"name": "cnn-bn", "channels": 
 
 def overrides_of(method: str) -> list[str]:
     """A method, its options and a model that suits it, as the command line takes them."""
-    strategy = [f"strategy.{key}={value}" for key, value in METHODS[method].items()]
+    options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
+    strategy = [f"strategy.{key}={value}" for key, value in options.items()]
     return [f"strategy.name={method}", *strategy, *(f"model.{k}={v}" for k, v in MODELS_OF.get(method, {}).items())]
 
 

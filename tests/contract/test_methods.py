@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,6 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method: str, tmp_path: Path) -> None:
-    options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
-    overrides = [f"strategy.name={method}", *(f"strategy.{key}={value}" for key, value in options.items())]
     overrides = overrides_of(method)
     first, a = final(tmp_path / "a", *overrides)
     again, b = final(tmp_path / "b", *overrides)

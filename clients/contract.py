@@ -164,6 +164,7 @@ class ClientUpdate(ABC, Generic[S]):
     def first_memory(self, received: Vectors) -> Memory:
         """The memory of a client that has not trained yet, of which this is the first download.
 
+        Here alone, ``received["initial"]`` is the run's initial model ``[P]``.
         It names all tensors that ``finish`` keeps, as clients with and without a memory train in one stack; a method
         that does otherwise is refused before the first round.
         """

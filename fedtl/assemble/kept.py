@@ -7,7 +7,7 @@ from typing import Any
 
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.schema import Config
-from fedtl.engine.first_memory import after_one_step, first_download
+from fedtl.engine.first_memory import after_one_step, first_memory
 from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Task
 
 
@@ -49,7 +49,7 @@ def _sizes(task: Task, update: ClientUpdate[Any]) -> Mapping[str, int]:
     try:
         _, (_, memory) = after_one_step(task, update)
     except Exception:  # its step needs real samples
-        memory = update.first_memory(first_download(task))
+        memory = first_memory(task, update)
     sizes = {name: vector.numel() for name, vector in memory.items()}
     if sizes and task.buffers:
         sizes[BUFFERS] = task.buffers

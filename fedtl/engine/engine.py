@@ -69,6 +69,8 @@ class Engine(ABC):
         self.task = task
         asked = "replay" in task.objective.needs
         self.replays = Replays(task, task.replay) if asked and task.replay is not None else None
+        # Before the module is bound to other numbers.
+        self._initial = task.layout.flatten(task.module) if task.initial is None else task.initial
         self.binding = Binding(task.module, task.layout)
         self.local = ClientObjective(task.module, task.layout, task.objective, task.frozen)
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
@@ -282,6 +284,10 @@ class Engine(ABC):
         if samples not in self._sample_counts:
             self._sample_counts[samples] = torch.full((1,), float(samples), device=self.task.samples.device)
         return self._sample_counts[samples]
+
+    def _first_memory(self, update: ClientUpdate[Any], received: Vectors) -> Memory:
+        """What a client that has not trained yet begins with, which received ``"w"`` as ``[P]``."""
+        return update.first_memory({**received, "initial": self._initial[: self.task.layout.parameters]})
 
     def _with_optimizers(
         self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float

@@ -87,6 +87,12 @@ def first_download(task: Task) -> Vectors:
     return {**{name: tensor.clone() for name, tensor in task.received.items()}, "w": w}
 
 
+def first_memory(task: Task, update: ClientUpdate[Any]) -> Memory:
+    """What a client begins with that trains in the first round."""
+    received = first_download(task)
+    return update.first_memory({**received, "initial": received["w"].clone()})
+
+
 def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple[Vectors, Memory]]:
     """A client's first memory, and what it uploads and keeps after a round of one mini-batch in each loop.
 
@@ -96,7 +102,7 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     device = received["w"].device
     x = torch.zeros(2, *task.samples.federation.shape, device=device)
     batch = Batch(x, torch.zeros(2, dtype=torch.int64, device=device), None)
-    first = update.first_memory(first_download(task))
+    first = first_memory(task, update)
     copies = {name: tensor.clone() for name, tensor in first.items()}
     state = update.start(received, copies, Probe.of_trial(torch.ones(1, device=device)))
     for loop in update.round_loops:

@@ -78,6 +78,21 @@ class Stepper:
         return state.get(f"{PREFIX}{of}_{RATE}", self.lr)
 
 
+def stepper_of(settings: OptimizerSettings, own: float | None, lr: float, layout: Layout) -> Stepper:
+    """What moves a method's second vector, which may have a learning rate of its own.
+
+    Args:
+        settings: the method's options.
+        own: that vector's own rate, which counts before ``optimizer.lr``; None where it has none.
+        lr: the method's own rate otherwise.
+        layout: of the model's vector.
+    """
+    if own is None:
+        return Stepper(settings, lr, layout)
+    optimizer = settings.optimizer.model_copy(update={"lr": None})
+    return Stepper(settings.model_copy(update={"optimizer": optimizer}), own, layout)
+
+
 def scheduled(state: State, factor: float) -> State:
     """A round's first state with its learning rates times the schedule's factor of the round."""
     if factor == 1.0:

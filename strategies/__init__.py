@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedtl.strategies.contract import Strategy
 
 STRATEGIES: Registry = {
+    "apfl": "fedtl.clients.apfl:APFL",
     "ditto": "fedtl.clients.ditto:Ditto",
     "fedadagrad": "fedtl.strategies.fedopt:FedAdagrad",
     "fedadam": "fedtl.strategies.fedopt:FedAdam",

@@ -21,6 +21,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedtl.choice import ConfigError
 from fedtl.models.parts import part_of
@@ -172,6 +173,19 @@ class Layout:
                         torch.empty_like(slot.turned(tensor), memory_format=torch.contiguous_format)
                     )
                 tensor.copy_(views[slot.name])
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩ of vectors ``[..., P]``, as ``[..., 1]``; a client's does not depend on the stack.
+
+    A sum's bits depend, on a CPU, on how many rows there are. These are sums of pairs, of pairs of pairs, and so on,
+    which are elementwise additions.
+    """
+    products = a * b
+    while (length := products.shape[-1]) > 1:
+        half = (length + 1) // 2
+        products = products[..., :half] + F.pad(products[..., half:], (0, 2 * half - length))
+    return products
 
 
 class Binding:

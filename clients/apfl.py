@@ -1,0 +1,93 @@
+"""APFL: a personal model that is a mixture of a local and the global one."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
+from fedtl.clients.settings import Settings
+from fedtl.losses.batch import Batch
+from fedtl.models.vector import Layout, inner
+from fedtl.optimizers.settings import OptimizerSettings
+from fedtl.optimizers.stepper import Stepper
+
+
+class APFLSettings(Settings, OptimizerSettings):
+    """Options of APFL, in the paper's symbols (arXiv 2003.13461).
+
+    ``optimizer``, ``clip_norm``, ``schedule`` and ``lr_scale`` are those of the steps of w_i and v_i, each with an
+    optimiser of its own; α_i takes plain steps, and follows the schedule.
+
+    Attributes:
+        alpha: α_i, the local model's share in the mixture: of all clients, or with ``adaptive`` where each begins.
+        adaptive: whether each client learns its α_i.
+        alpha_lr: the learning rate of α_i; ``lr`` if not given.
+        weighting: the paper takes the plain mean of the sampled clients ("uniform").
+    """
+
+    alpha: float = Field(0.5, ge=0, le=1)
+    adaptive: bool = False
+    alpha_lr: float | None = Field(None, gt=0)
+    weighting: Literal["samples", "uniform"] = "uniform"
+
+
+class APFL(ClientUpdate[APFLSettings]):
+    """Adaptive personalised federated learning (Deng, Kamani, Mahdavi 2020, arXiv 2003.13461, Algorithm 1).
+
+    The personalised model is the mixture v̄_i = α_i v_i + (1 - α_i) w of parameters. On each mini-batch
+
+    - w_i ← w_i - η ∇f_i(w_i), which alone travels, and is averaged;
+    - v_i ← v_i - η ∇_v f_i(v̄_i) = v_i - η α_i ∇f_i(v̄_i), with v̄_i as it was before both steps;
+    - with ``adaptive``, α_i ← α_i - η ⟨v_i - w_i, ∇f_i(v̄_i)⟩, kept between 0 and 1.
+
+    v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w.
+
+    Differs from the paper: not at all by default.
+    """
+
+    settings_type: ClassVar[type[Settings]] = APFLSettings
+    personalises: ClassVar[bool] = True
+
+    def __init__(self, settings: APFLSettings, layout: Layout) -> None:
+        super().__init__(settings, layout)
+        plain = OptimizerSettings(schedule=settings.schedule)
+        self.alpha_stepper = Stepper(plain, settings.alpha_lr or settings.lr, layout)
+
+    def first_memory(self, received: Vectors) -> Memory:
+        """v_i and α_i before the first round."""
+        v = received.get("initial", received["w"])
+        return {"v": v.clone(), "alpha": torch.full_like(v[..., :1], self.settings.alpha)}
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """w_i begins at the global model, v_i and α_i where they were."""
+        w, v, alpha = received["w"], memory["v"], memory["alpha"]
+        rates = self.alpha_stepper.init(alpha, "alpha") if self.settings.adaptive else {}
+        return {"w": w, "v": v, "alpha": alpha, **self.optimizer.init(w), **self.optimizer.init(v, "v"), **rates}
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        """A step of w_i, v_i and α_i on one mini-batch."""
+        w, v, alpha = state["w"], state["v"], state["alpha"]
+        at_w, at_mixture = grad(w, batch), grad(mixture(alpha, v, w), batch)
+        of_v = alpha * at_mixture
+        if self.settings.adaptive:
+            of_alpha = inner(v - w, at_mixture)
+            state = self.alpha_stepper.step(state, of_alpha, "alpha")
+            state = {**state, "alpha": state["alpha"].clamp(0, 1)}
+        return self.optimizer.step(self.optimizer.step(state, at_w), of_v, "v")
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """Upload w_i; keep v_i and α_i."""
+        return {"w": state["w"]}, {"v": state["v"], "alpha": state["alpha"]}
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        """The mixture of v_i and the global model."""
+        return mixture(memory["alpha"], memory["v"], received["w"])
+
+
+def mixture(alpha: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """α v + (1 - α) w, for α ``[..., 1]``."""
+    return alpha * v + (1 - alpha) * w

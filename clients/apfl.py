@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Gradient, Loop, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout, inner
 from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.optimizers.stepper import Stepper
+
+PULL = 0.02
+"""Of α_i towards 0, in the authors' code."""
 
 
 class APFLSettings(Settings, OptimizerSettings):
@@ -26,12 +30,14 @@ class APFLSettings(Settings, OptimizerSettings):
         alpha: α_i, the local model's share in the mixture: of all clients, or with ``adaptive`` where each begins.
         adaptive: whether each client learns its α_i.
         alpha_lr: the learning rate of α_i; ``lr`` if not given.
+        mixing: what is mixed: the models' "parameters" (the paper), or their "outputs", as in the authors' code.
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
     """
 
     alpha: float = Field(0.5, ge=0, le=1)
     adaptive: bool = False
     alpha_lr: float | None = Field(None, gt=0)
+    mixing: Literal["parameters", "outputs"] = "parameters"
     weighting: Literal["samples", "uniform"] = "uniform"
 
 
@@ -46,7 +52,10 @@ class APFL(ClientUpdate[APFLSettings]):
 
     v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w.
 
-    Differs from the paper: not at all by default.
+    Differs from the paper: not at all by default. The authors' code (FedTorch) is ``mixing = "outputs"``: v_i descends
+    along the loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are
+    scored; α_i moves in a round's first step alone, once w_i and v_i have moved, along
+    ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i.
     """
 
     settings_type: ClassVar[type[Settings]] = APFLSettings
@@ -66,7 +75,13 @@ class APFL(ClientUpdate[APFLSettings]):
         """w_i begins at the global model, v_i and α_i where they were."""
         w, v, alpha = received["w"], memory["v"], memory["alpha"]
         rates = self.alpha_stepper.init(alpha, "alpha") if self.settings.adaptive else {}
+        if self.settings.adaptive and self.settings.mixing == "outputs":
+            rates["first"] = torch.ones_like(alpha)
         return {"w": w, "v": v, "alpha": alpha, **self.optimizer.init(w), **self.optimizer.init(v, "v"), **rates}
+
+    def loops(self) -> Sequence[Loop]:
+        """One, of the paper's steps or the authors'."""
+        return (Loop(self.step if self.settings.mixing == "parameters" else self.authors_step, self.budget),)
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """A step of w_i, v_i and α_i on one mini-batch."""
@@ -79,6 +94,20 @@ class APFL(ClientUpdate[APFLSettings]):
             state = {**state, "alpha": state["alpha"].clamp(0, 1)}
         return self.optimizer.step(self.optimizer.step(state, at_w), of_v, "v")
 
+    def authors_step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        """A step of the authors' code: w_i, then v_i, and then α_i if it is the first."""
+        state, adaptive = self.optimizer.step(state, grad(state["w"], batch)), self.settings.adaptive
+        w, v, alpha = state["w"], state["v"], state["alpha"]
+        of_v = grad(v, batch.with_logits(alpha, outputs(1 - alpha, grad.logits(w, batch))))
+        of_w = grad(w, batch.with_logits(1 - alpha, outputs(alpha, grad.logits(v, batch)))) if adaptive else of_v
+        along = alpha * of_v + (1 - alpha) * of_w
+        state = self.optimizer.step(state, of_v, "v")
+        if not adaptive:
+            return state
+        of_alpha = inner(state["v"] - w, along) + PULL * alpha
+        state = self.alpha_stepper.step(state, state["first"] * of_alpha, "alpha")
+        return {**state, "alpha": state["alpha"].clamp(0, 1), "first": torch.zeros_like(alpha)}
+
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload w_i; keep v_i and α_i."""
         return {"w": state["w"]}, {"v": state["v"], "alpha": state["alpha"]}
@@ -86,6 +115,18 @@ class APFL(ClientUpdate[APFLSettings]):
     def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """The mixture of v_i and the global model."""
         return mixture(memory["alpha"], memory["v"], received["w"])
+
+    def ensemble(self, received: Vectors, memory: Memory) -> Ensemble | None:
+        """v_i and the global model, where it is their outputs that are mixed."""
+        if self.settings.mixing == "parameters":
+            return None
+        alpha = memory["alpha"]
+        return Ensemble(torch.stack([memory["v"], received["w"]]), torch.cat([alpha, 1 - alpha]))
+
+
+def outputs(share: Tensor, logits: Tensor) -> Tensor:
+    """A share ``[..., 1]`` of logits ``[..., B, k]``."""
+    return share.unsqueeze(-1) * logits
 
 
 def mixture(alpha: Tensor, v: Tensor, w: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import functools
 import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -33,8 +33,28 @@ State = Vectors
 Memory = Vectors
 """Named tensors that stay on the client between rounds and never travel."""
 
-Gradient = Callable[[Tensor, Batch], Tensor]
-"""``grad(w, batch)``: the local objective's gradient at ``w`` ``[P]``, of the same shape, in memory of its own."""
+
+class Gradient(Protocol):
+    """``grad(w, batch)``: the local objective's gradient at ``w`` ``[P]``, of the same shape, in memory of its own."""
+
+    def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
+        """The gradient."""
+
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        """The model's logits ``[B, k]`` at ``w``, without gradient; running statistics stay as they are."""
+
+
+class Ensemble(NamedTuple):
+    """A predictor whose logits are a weighted mean of several models'.
+
+    Attributes:
+        models: ``[k, P]``.
+        weights: ``[k]``.
+    """
+
+    models: Tensor
+    weights: Tensor
+
 
 Weighting = Literal["samples", "uniform", "settings"]
 """How clients count in a sum: by their training samples, all alike, or as ``strategy.weighting`` says."""
@@ -189,6 +209,10 @@ class ClientUpdate(ABC, Generic[S]):
     def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """The client's own model ``[P]``, out of a download and a memory that ``finish`` gave."""
         raise NotImplementedError(f"{type(self).__name__} has no personalised model")
+
+    def ensemble(self, received: Vectors, memory: Memory) -> Ensemble | None:
+        """The models whose logits together are the client's own; None where ``personal`` alone is its model."""
+        return None
 
     def answer(self, seen: Layers, own: Layers, labels: Tensor) -> Tensor:
         """The logits of a client's own predictor that is no vector of parameters, as one with nearest neighbours.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Loop, Memory, Probe, State, Vectors
 from fedtl.clock import Clock
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
@@ -52,6 +52,18 @@ class Answer(NamedTuple):
 
     logits: Callable[[Layers], Tensor]
     layers: Sequence[str]
+
+
+class Own(NamedTuple):
+    """A client's own model.
+
+    Attributes:
+        vector: ``[d]``.
+        ensemble: whole models ``[k, d]`` whose logits together are the client's own; None where the vector's are.
+    """
+
+    vector: Tensor
+    ensemble: Ensemble | None = None
 
 
 class Engine(ABC):
@@ -128,6 +140,15 @@ class Engine(ABC):
             return personal
         return torch.cat([personal, memory.get(BUFFERS, w[P:])])
 
+    def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Own:
+        """A client's own model; see :meth:`personal_vector`."""
+        vector, P = self.personal_vector(update, memory, received), self.task.layout.parameters
+        asked = update.ensemble({**received, "w": received["w"][:P]}, memory) if update.personalises else None
+        if asked is None:
+            return Own(vector)
+        buffers = vector[P:].expand(len(asked.models), -1)
+        return Own(vector, Ensemble(torch.cat([asked.models, buffers], 1), asked.weights))
+
     def statistics(self, vector: Tensor, client: int) -> tuple[Tensor, ...]:
         """The sums that terms ask a client for, of the model ``vector`` ``[d]`` on its training samples."""
         task = self.task
@@ -168,7 +189,12 @@ class Engine(ABC):
         self.binding.buffers.copy_(vector[P:])
 
     def score(
-        self, vector: Tensor, index: NDArray[np.int64], own: str | None = None, answer: Answer | None = None
+        self,
+        vector: Tensor,
+        index: NDArray[np.int64],
+        own: str | None = None,
+        answer: Answer | None = None,
+        ensemble: Ensemble | None = None,
     ) -> Score:
         """Score a model; one that draws random numbers in evaluation too draws the same each time.
 
@@ -177,24 +203,43 @@ class Engine(ABC):
             index: the samples.
             own: a term's module in it that is scored.
             answer: makes the logits of the model's layers.
+            ensemble: whole models ``[k, d]`` that are scored together, in place of ``vector``.
         """
         device, seed = self.task.samples.device, derived_seed(self.task.seed, Purpose.SCORING)
         if self._draws_when_scored is None and len(index):
             with seeded(seed, self._generators, device):
                 before = state(self._generators, device)
-                score = self._score(vector, index, own, answer)
+                score = self._score(vector, index, own, answer, ensemble)
                 self._draws_when_scored = state(self._generators, device) != before
             return score
         with seeded(seed, self._generators, device) if self._draws_when_scored else nullcontext():
-            return self._score(vector, index, own, answer)
+            return self._score(vector, index, own, answer, ensemble)
 
-    def _score(self, vector: Tensor, index: NDArray[np.int64], own: str | None, answer: Answer | None) -> Score:
+    def _score(
+        self,
+        vector: Tensor,
+        index: NDArray[np.int64],
+        own: str | None,
+        answer: Answer | None,
+        ensemble: Ensemble | None,
+    ) -> Score:
         correct, loss_sum = 0, 0.0
         with self.clock.part(FORWARD), torch.inference_mode():
-            for logits, y in self._logits(vector, index, own, answer):
+            if ensemble is None:
+                seen = self._logits(vector, index, own, answer)
+            else:
+                seen = self._logits_together(ensemble, index)
+            for logits, y in seen:
                 correct += int((logits.argmax(1) == y).sum())
                 loss_sum += float(F.cross_entropy(logits, y, reduction="sum"))
         return Score(len(index), correct, loss_sum)
+
+    def _logits_together(self, ensemble: Ensemble, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Likewise, of several models together."""
+        each = [self._logits(model, index, None, None) for model in ensemble.models]
+        for blocks in zip(*each):
+            of_models = torch.stack([logits for logits, _ in blocks])
+            yield (ensemble.weights[:, None, None] * of_models).sum(0), blocks[0][1]
 
     def _logits(
         self, vector: Tensor, index: NDArray[np.int64], own: str | None, answer: Answer | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,17 @@ class ClientObjective(nn.Module):
             yield
         finally:
             self.model.train(training)
+
+
+class LocalGradient(NamedTuple):
+    """A client's gradient, and what its model makes of samples; see :class:`~fedtl.clients.contract.Gradient`."""
+
+    of: Callable[[Tensor, Batch], Tensor]
+    logits: Callable[[Tensor, Batch], Tensor]
+
+    def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
+        """The gradient."""
+        return self.of(w, batch)
 
 
 def _changes(x: Tensor) -> int | None:

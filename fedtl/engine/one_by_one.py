@@ -12,6 +12,7 @@ from torch import Tensor
 from fedtl.clients.contract import ClientUpdate, Loop, Memory, State, Vectors
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory
+from fedtl.engine.module import LocalGradient
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Trained, of_method
@@ -88,6 +89,15 @@ class OneByOne(Engine):
                 evaluations += 1
                 return task.layout.flat(gradients)
 
+        def logits(at: Tensor, batch: Batch) -> Tensor:
+            with clock.part(GRADIENT), torch.no_grad():
+                binding.to(at)
+                before = binding.buffers.clone()
+                outputs = local.run(batch.x)["logits"]
+                binding.buffers.copy_(before)
+                return outputs
+
+        gradient = LocalGradient(grad, logits)
         first_buffers = self._first_buffers(update, w, memory)
         own = of_method(memory) if memory else memory
         mine = {**received, "w": w[:P].clone()}
@@ -103,7 +113,7 @@ class OneByOne(Engine):
         for loop, plan in zip(update.round_loops, plans):
 
             def play(state: State, batch: Batch, loop: Loop = loop) -> State:
-                return loop.step(state, batch, grad)
+                return loop.step(state, batch, gradient)
 
             for batches in self._batches(plan, assignment.round, client):
                 state, traced = self._steps(loop, state, batches, losses, buffers, outside, play)

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.clients.serving import Serving
 from fedtl.engine.assignment import Assignment
-from fedtl.engine.engine import Engine
+from fedtl.engine.engine import Engine, Own
 from fedtl.engine.task import PRIVATE, Failed, Outcome, Trained
 
 
@@ -23,8 +22,8 @@ def served(
     scoring: ClientUpdate[Any],
     eligible: NDArray[Any] | None,
     checked: Callable[[Outcome], Outcome],
-) -> list[Tensor | Failed | None]:
-    """Each client's own model ``[d]``; None where it has none, and the global one serves it.
+) -> list[Own | Failed | None]:
+    """Each client's own model; None where it has none, and the global one serves it.
 
     An adapted one is what the client would have after taking part in the round: the same local update, the same
     samples, and nothing of it is kept; a client without samples to train on has none.
@@ -46,7 +45,7 @@ def served(
         has = [all_have or PRIVATE in memory if which is Serving.PARTIAL else bool(memory) for memory in memories]
         return [_model(engine, cohort, place, memories[place]) if has[place] else None for place in places]
     able = [place for place in places if eligible is None or eligible[cohort.clients[place]]]
-    models: list[Tensor | Failed | None] = [None for _ in places]
+    models: list[Own | Failed | None] = [None for _ in places]
     if able:
         adapting = replace(cohort, update=scoring).at(able)
         for at, (place, outcome) in enumerate(zip(able, map(checked, engine.train(adapting)))):
@@ -54,9 +53,9 @@ def served(
     return models
 
 
-def _model(engine: Engine, cohort: Assignment, place: int, memory: Memory) -> Tensor:
+def _model(engine: Engine, cohort: Assignment, place: int, memory: Memory) -> Own:
     own = engine.of(cohort.clients[place])
-    return own.personal_vector(cohort.update, memory, cohort.received.of(place))
+    return own.own(cohort.update, memory, cohort.received.of(place))
 
 
 def part_of_terms(engines: Sequence[Engine]) -> str | None:

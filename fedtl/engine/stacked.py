@@ -17,6 +17,7 @@ from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, Sta
 from fedtl.data.batches import Budget
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory, rounded
+from fedtl.engine.module import LocalGradient
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Task, Trained, of_method
@@ -107,6 +108,11 @@ class Stacked(Engine):
                 evaluations[:active] += 1
                 return gradient
 
+        def logits(at: Tensor, batch: Batch) -> Tensor:
+            with self.clock.part(GRADIENT), torch.no_grad():
+                return self._logits_of(at, {name: tensor[: len(at)] for name, tensor in buffers.items()}, batch.x)
+
+        gradient = LocalGradient(grad, logits)
         outcomes: dict[int, Outcome] = {}
 
         def leave(state: State, first: int, last: int) -> None:
@@ -147,7 +153,7 @@ class Stacked(Engine):
                 joined = task.layout.flat(moving, buffers=True) if moving else start[:active, :0]
 
                 def play(state: State, batch: Batch, loop: Loop = loop) -> State:
-                    return loop.step(state, batch, grad)
+                    return loop.step(state, batch, gradient)
 
                 now = {name: tensor[:active] for name, tensor in outside.items()}
                 state, traced = self._steps(loop, state, batches, losses[:active], joined, now, play)
@@ -188,6 +194,16 @@ class Stacked(Engine):
 
         mapped: tuple[Tensor, tuple[Tensor, ...]] = vmap(one)(w, buffers, batch.tensors(), external)
         return mapped
+
+    def _logits_of(self, w: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The model's logits ``[C, B, k]`` in training, which changes no buffers."""
+
+        def one(w: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(self.task.module, self.task.layout.views(w) | buffers, (x,))
+            return outputs
+
+        outputs: Tensor = vmap(one)(w, {name: tensor.clone() for name, tensor in buffers.items()}, x)
+        return outputs
 
     def _batches(self, jobs: list[_Job], loop: int, round: int) -> Iterator[Batch]:
         """A loop's mini-batches ``[T, C, B, ...]``, as many of one shape as follow each other and fit in memory.

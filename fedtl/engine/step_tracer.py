@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from fedtl.clients.contract import ClientUpdate, Gradient, Loop, Probe, State
 from fedtl.clock import Clock
 from fedtl.data.samples import FewSamples, in_order
-from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
+from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, seed_torch
 from fedtl.engine.parts import TRACING
 from fedtl.engine.task import Task, reason
 from fedtl.losses.batch import Batch
@@ -225,9 +225,27 @@ class StepTracer:
                     buffers = layout.flat(moving.values(), buffers=True)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
-            return train(vectors, Batch.of(tensors, labelled), grad), buffers, values
+            def logits(at: Tensor, batch: Batch) -> Tensor:
+                with torch.no_grad():
+                    return self._logits(at, buffers, batch.x)
+
+            gradient = LocalGradient(grad, logits)
+            return train(vectors, Batch.of(tensors, labelled), gradient), buffers, values
 
         return step
+
+    def _logits(self, w: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
+        """The model's logits in training, which changes no buffers."""
+        integers = {name.removeprefix("model."): buffer.clone() for name, buffer in self._integers.items()}
+
+        def one(w: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
+            moving = {name: view.clone() for name, view in self.task.layout.buffer_views(buffers).items()}
+            numbers = self.task.layout.views(w) | moving | integers
+            outputs: Tensor = functional_call(self.task.module, numbers, (x,))
+            return outputs
+
+        outputs: Tensor = vmap(one)(w, buffers, x) if self.stacked else one(w, buffers, x)
+        return outputs
 
     def _objective(
         self, leaves: Mapping[str, Tensor], moving: Mapping[str, Tensor], batch: Batch, external: Mapping[str, Tensor]

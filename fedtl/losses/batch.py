@@ -10,6 +10,9 @@ from torch import Tensor
 
 NO_STREAMS: Mapping[str, Tensor] = {}
 
+SCALE, OFFSET = "logits scale", "logits offset"
+"""In a batch's ``more``: what its logits are multiplied by, and what is added to them."""
+
 
 class Batch(NamedTuple):
     """One mini-batch, of one client or of C stacked ones; with T as a first dimension, T of them.
@@ -33,6 +36,16 @@ class Batch(NamedTuple):
         """The batch whose :meth:`tensors` these are."""
         more = {name: tensor for name, tensor in tensors.items() if name not in cls._fields}
         return cls(tensors["x"], tensors["y"], tensors.get("mask"), more, labelled)
+
+    def with_logits(self, scale: Tensor, offset: Tensor) -> Batch:
+        """The same, of which the objective sees the logits scale · f(x) + offset.
+
+        Args:
+            scale: ``[1]``, or ``[C, 1]``.
+            offset: ``[B, k]``, or ``[C, B, k]``.
+        """
+        stacked = scale.unsqueeze(-1) if scale.dim() > 1 else scale
+        return self._replace(more={**self.more, SCALE: stacked, OFFSET: offset})
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by name, as a traced step names them."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fedtl.losses.batch import Batch
+from fedtl.losses.batch import OFFSET, SCALE, Batch
 from fedtl.models.vector import Slot
 
 Layers = dict[str, Tensor]
@@ -138,13 +138,20 @@ class TermContext:
             name = "target"
         if name not in self._streams:
             if name == ("source" if batch.labelled else "target"):
-                samples = Stream(batch.x, batch.mask, self.net.run, self)
+                samples = Stream(batch.x, batch.mask, self._run, self)
             elif name in batch.more:
                 samples = Stream(batch.more[name], None, self.net.run, self)
             else:
                 raise RuntimeError(f"a term reads the stream {name!r} without naming it in its needs")
             self._streams[name] = samples
         return self._streams[name]
+
+    def _run(self, x: Tensor) -> Layers:
+        """The model's layers, with the logits that the mini-batch asks for."""
+        layers, more = self.net.run(x), self._batch.more
+        if OFFSET not in more:
+            return layers
+        return {**layers, "logits": more[SCALE] * layers["logits"] + more[OFFSET]}
 
     def tensor(self, name: str) -> Tensor:
         """What a stream brings besides samples, as ``"replay_y"``, the labels of ``"replay"``."""

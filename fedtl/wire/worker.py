@@ -14,13 +14,15 @@ from flwr.app import Error, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate, Vectors
+from fedtl.choice import ConfigError
+from fedtl.clients.contract import ClientUpdate, Ensemble, Vectors
 from fedtl.clients.serving import Serving
 from fedtl.clock import Clock
 from fedtl.data.federation import Shards
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.assignment import Assignment, Received
+from fedtl.engine.engine import Own
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import eligible
 from fedtl.engine.served import part_of_terms, served
@@ -254,10 +256,11 @@ class Worker:
                     continue
                 models = {"global": received.shared["w"]} if config.get(m.SCORE_GLOBAL, True) else {}
                 if personal is not Serving.NONE:
-                    models["personal"] = self.engine.begun(own_part.model(place), client) if model is None else model
+                    begun = self.engine.begun
+                    models["personal"] = begun(own_part.model(place), client) if model is None else model.vector
                 without, own = model is None, self.own if personal is Serving.PARTIAL and model is not None else None
                 try:
-                    scored = self._scored(models, client, domains, own)
+                    scored = self._scored(models, client, domains, own, model.ensemble if model else None)
                 except RunError:
                     raise
                 except Exception as error:  # one client's samples, or its model: the others' scores count
@@ -281,7 +284,12 @@ class Worker:
         return Reply(tuple(clients), reply)
 
     def _scored(
-        self, models: Mapping[str, Tensor], client: int, domains: Mapping[str, Shards], own: str | None
+        self,
+        models: Mapping[str, Tensor],
+        client: int,
+        domains: Mapping[str, Shards],
+        own: str | None,
+        ensemble: Ensemble | None,
     ) -> dict[str, dict[str, Score]]:
         """A client's scores, by domain and model, on each domain of which it holds samples to score on.
 
@@ -290,12 +298,13 @@ class Worker:
             client: whose samples.
             domains: everybody's test samples, and validation samples.
             own: the term's module that is scored in place of the personal model.
+            ensemble: whole models that are scored together in its place.
         """
         engine = self.engine.of(client)
         answer = engine.answer_of(self.update, models["personal"], client) if "personal" in models else None
         return {
             domain: {
-                name: engine.score(vector, test[client], own, answer)
+                name: engine.score(vector, test[client], own, answer, ensemble)
                 if name == "personal"
                 else engine.score(vector, test[client])
                 for name, vector in models.items()
@@ -322,11 +331,18 @@ class Worker:
             which: of their own models.
         """
         self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
-        return self._served(self._received(content, len(clients)), clients, round, which, self._context(content))
+        made = self._served(self._received(content, len(clients)), clients, round, which, self._context(content))
+        for own in made:
+            if isinstance(own, Own) and own.ensemble is not None:
+                raise ConfigError(
+                    f"strategy.name = {self.update.settings.name!r}: with these options a client's own predictor is "
+                    f"{len(own.ensemble.models)} models whose outputs are mixed, and no model that could be taken out"
+                )
+        return [own.vector if isinstance(own, Own) else own for own in made]
 
     def _served(
         self, received: Received, clients: Sequence[int], round: int, which: Serving, context: RoundContext
-    ) -> list[Tensor | Failed | None]:
+    ) -> list[Own | Failed | None]:
         memories = self._memories(clients, round + 1)
         cohort = Assignment(self.update, received, clients, memories, round + 1, context)
         return served(self.engine, which, cohort, self.stage.scoring, self.stage.eligible, self._checked)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fedtl.clients.contract import Memory
+import fedtl
+from fedtl.choice import ConfigError
+from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors
+from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.config.read import build
+from fedtl.data.federate import federate
+from fedtl.data.samples import Samples
+from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Trained
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.task import RoundContext
-from fedtl.models.vector import inner
-from tests.parts import ENGINES, EngineKind, engine_of, federation_of, quadratic, small_module, train_cohort, update_of
+from fedtl.export.of_run import model_of_run
+from fedtl.losses.batch import Batch
+from fedtl.models.vector import Layout, inner
+from tests.parts import (
+    ENGINES,
+    NO_LAYOUT,
+    EngineKind,
+    engine_of,
+    federation_of,
+    quadratic,
+    small_module,
+    train_cohort,
+    update_of,
+)
 from tests.unit.test_ditto import three_rounds
 
 A = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
@@ -98,3 +120,115 @@ def test_an_inner_product_does_not_depend_on_the_stack(length: int) -> None:
     torch.testing.assert_close(inner(a, b).double(), expected, rtol=0, atol=1e-6 * length)
     for row in range(5):
         assert torch.equal(inner(a, b)[row], inner(a[row], b[row]))
+
+
+def softmax_gradient(logits: np.ndarray[Any, Any], y: int) -> np.ndarray[Any, Any]:
+    e = np.exp(logits - logits.max())
+    return e / e.sum() - np.eye(len(logits))[y]
+
+
+@each_engine
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_authors_step_by_hand(kind: EngineKind, adaptive: bool) -> None:
+    """On one sample and a linear model, in float64: w first, v along the mixed outputs' loss, α in the first step."""
+    federation, eta, alpha = federation_of([1, 1]), 0.2, 0.3
+    engine = engine_of(federation, torch.nn.Linear(6, 3), kind)
+    layout, start = engine.task.layout, engine.task.layout.flatten(engine.task.module)
+    memories: list[Memory] = [{"v": 0.5 * start + 0.1, "alpha": torch.tensor([alpha])} for _ in range(2)]
+    update = update_of("apfl", lr=eta, alpha=alpha, adaptive=adaptive, mixing="outputs", local_steps=2)
+
+    def matrix(vector: torch.Tensor) -> np.ndarray[Any, Any]:
+        """``[3, 7]``, the bias last."""
+        module = torch.nn.Linear(6, 3)
+        layout.load(module, vector)
+        return torch.cat([module.weight, module.bias[:, None]], 1).detach().double().numpy()
+
+    for client, outcome in enumerate(train_cohort(engine, update, start, range(2), memories, 1)):
+        assert isinstance(outcome, Trained)
+        (row,) = federation.train[client]
+        x, y = np.append(federation.x[row].astype(np.float64), 1), int(federation.y[row])
+        w, v, share = matrix(start), matrix(memories[client]["v"]), alpha
+        for step in range(2):
+            w = w - eta * np.outer(softmax_gradient(w @ x, y), x)
+            at_mixture = np.outer(softmax_gradient(share * (v @ x) + (1 - share) * (w @ x), y), x)
+            v = v - eta * share * at_mixture
+            if adaptive and not step:
+                along = (share**2 + (1 - share) ** 2) * at_mixture
+                share = share - eta * (((v - w) * along).sum() + 0.02 * share)
+        np.testing.assert_allclose(matrix(outcome.uploads["w"]), w, atol=1e-5)
+        np.testing.assert_allclose(matrix(outcome.memory["v"]), v, atol=1e-5)
+        np.testing.assert_allclose(outcome.memory["alpha"], [share], atol=1e-5)
+
+
+class WithNorm(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3))
+
+
+class Looking(SGD):
+    """SGD that looks at logits in each step, which it adds up."""
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        return {**super().start(received, memory, probe), "seen": torch.zeros_like(received["w"][..., :1])}
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        logits = grad.logits(state["w"], batch)
+        seen = state["seen"] + logits.square().sum((-2, -1)).unsqueeze(-1)
+        return {**super().step(state, batch, grad), "seen": seen}
+
+    def first_memory(self, received: Vectors) -> Memory:
+        return {"seen": torch.zeros_like(received["w"][..., :1])}
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {"w": state["w"]}, {"seen": state["seen"]}
+
+
+def test_logits_are_seen_alike_and_change_nothing() -> None:
+    """Not even batch-norm's running statistics."""
+    ends = {}
+    for method, name in itertools.product((SGD, Looking), ENGINES):
+        torch.manual_seed(0)
+        engine = engine_of(federation_of([12, 12, 12]), WithNorm(), ENGINES[name])
+        update = method(SGDSettings(name="sgd", lr=0.1, batch_size=6, local_epochs=2), NO_LAYOUT)
+        w = engine.task.layout.flatten(engine.task.module)
+        ends[method, name] = train_cohort(engine, update, w, range(3), [{}] * 3, 1)
+        assert engine.tracer is None or engine.tracer.replays_all
+    for name in ENGINES:
+        for plain, looked, first in zip(ends[SGD, name], ends[Looking, name], ends[Looking, "one by one"]):
+            assert isinstance(plain, Trained)
+            assert isinstance(looked, Trained)
+            assert isinstance(first, Trained)
+            torch.testing.assert_close(plain.uploads["w"], looked.uploads["w"], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(looked.memory["seen"], first.memory["seen"], rtol=1e-4, atol=1e-5)
+            assert looked.memory["seen"] > 0
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_mixed_outputs_are_what_is_scored(stacked: bool, tmp_path: Path) -> None:
+    own = {"name": "apfl", "lr": 0.2, "alpha": 0.4, "adaptive": True, "mixing": "outputs", "local_steps": 3}
+    run = fedtl.run(
+        {
+            "name": "apfl",
+            "rounds": 2,
+            "device": "cpu",
+            "data": {"name": "digits", "clients": 4, "samples": 200},
+            "model": {"name": "mlp", "hidden": [8]},
+            "strategy": own,
+            "evaluate": {"personal": "stored"},
+            "simulation": {"grid": "in-process", "stacked": stacked},
+        },
+        out=tmp_path,
+    )
+    config = build(dict(run.config))
+    federation, model = federate(config.data, config.seed), fedtl.load_model(run)
+    layout, store = Layout.of(model), MemoryStore(tmp_path / "memories")
+    for client, accuracy in enumerate(run.clients[-1]["scores"]["personal/clients"]["accuracy"]):
+        memory = store.load(client, 10)
+        x, y = Samples(federation, torch.device("cpu")).batch(federation.test[client])
+        local = copy.deepcopy(model)
+        layout.load(local, memory["v"])
+        with torch.no_grad():
+            logits = memory["alpha"] * local(x) + (1 - memory["alpha"]) * model(x)
+        assert accuracy == pytest.approx(float((logits.argmax(1) == y).double().mean()))
+    with pytest.raises(ConfigError, match="2 models whose outputs are mixed"):
+        model_of_run(tmp_path, 1)

@@ -62,11 +62,8 @@ class FedDyn(SGD):
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of the optimiser on the regularised loss."""
         anchor, gradient, alpha = state["anchor"], state["gradient"], state.get("alpha", self.settings.alpha)
-
-        def regularised(w: Tensor, batch: Batch) -> Tensor:
-            return grad(w, batch).sub_(gradient).add_((w - anchor).mul_(alpha))
-
-        return super().step(state, batch, regularised)
+        w = state["w"]
+        return self.move(state, grad(w, batch).sub_(gradient).add_((w - anchor).mul_(alpha)))
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Send θ_i; keep ∇L_i(θ_i)."""

@@ -103,14 +103,10 @@ class Scaffold(SGD):
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """y_i ← y_i - η_l (g_i(y_i) - c_i + c)."""
         o, correction = self.settings, state["correction"]
-
-        def corrected(w: Tensor, batch: Batch) -> Tensor:
-            g = grad(w, batch)
-            if o.option == "II" and "gradients" in state:
-                state["gradients"].add_(g)
-            return g.add_(correction) if o.corrects == "gradient" else g
-
-        moved = super().step(state, batch, corrected)
+        g = grad(state["w"], batch)
+        if o.option == "II" and "gradients" in state:
+            state["gradients"].add_(g)
+        moved = self.move(state, g.add_(correction) if o.corrects == "gradient" else g)
         if o.corrects == "step":
             moved["w"].sub_(self.optimizer.rate(moved) * correction)
         return moved

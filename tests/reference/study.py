@@ -95,6 +95,7 @@ class Study:
         self.task, self.layout = task, task.layout
         self.initial = self.ours(case.initial())
         self.layout.load(task.module, self.initial)
+        self.task = task = replace(task, initial=self.initial)
         engine = kind(task)
         if batches is not None:
             _go_through(engine, batches)

@@ -65,16 +65,28 @@ ARGUMENTS = {"start": "received, memory, probe", "finish": "state, count", "pers
 """Of the methods that had others in the contract of a single vector."""
 
 
+Step = Callable[[State, Batch, Gradient], State]
+"""Trains on one mini-batch."""
+
+
 class Loop(NamedTuple):
     """Steps over mini-batches: a round of local training is a sequence of such loops.
 
     Attributes:
         step: trains on one mini-batch.
         budget: how many mini-batches, and of which size.
+        then: the steps of the next mini-batches, where a method looks at several in turn; the budget's ``multiple`` is
+            then to be their number and one.
     """
 
-    step: Callable[[State, Batch, Gradient], State]
+    step: Step
     budget: Budget
+    then: tuple[Step, ...] = ()
+
+    @property
+    def turns(self) -> tuple[Loop, ...]:
+        """A loop of one kind of step for each of them."""
+        return tuple(Loop(step, self.budget) for step in (self.step, *self.then))
 
 
 class Count(NamedTuple):
@@ -275,7 +287,7 @@ class ClientUpdate(ABC, Generic[S]):
     def shortened(self, steps: int) -> ClientUpdate[S]:
         """The same local training, of so many steps in each loop."""
         short = copy.copy(self)
-        loops = tuple(Loop(loop.step, loop.budget.of_steps(steps)) for loop in self.round_loops)
+        loops = tuple(loop._replace(budget=loop.budget.of_steps(steps)) for loop in self.round_loops)
         short.__dict__["round_loops"] = loops
         return short
 

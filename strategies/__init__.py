@@ -32,6 +32,7 @@ STRATEGIES: Registry = {
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "lg-fedavg": "fedtl.clients.lgfedavg:LGFedAvg",
     "local": "fedtl.clients.local:Local",
+    "per-fedavg": "fedtl.clients.perfedavg:PerFedAvg",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
     "qfedavg": "fedtl.strategies.qfedavg:QFedAvg",
     "scaffold": "fedtl.strategies.scaffold:Scaffold",

@@ -21,12 +21,15 @@ class Budget:
         last: what happens to an epoch's last samples where they are fewer than B: they are a mini-batch of their own
             ("keep"), wait for the next epoch ("drop"), or join the mini-batch before ("merge"). A client that holds
             fewer than B has one mini-batch, of all that it has.
+        multiple: a round has so many mini-batches, or twice as many, and so on: what is over is left out, and a round
+            that would have fewer has so many.
     """
 
     batch_size: int
     steps: int | None = None
     epochs: int | None = None
     last: Literal["keep", "drop", "merge"] = "keep"
+    multiple: int = 1
 
     def of_steps(self, steps: int) -> Budget:
         """As many mini-batches of the same size."""
@@ -47,9 +50,8 @@ class Budget:
     def step_sizes(self, n: int) -> NDArray[np.int64]:
         """Sizes of a round's mini-batches for a client of ``n`` samples: an epoch's last may be of another size."""
         epoch = self.epoch_sizes(n)
-        if self.steps is None:
-            return np.array(epoch * (self.epochs or 1), np.int64)
-        return np.resize(np.array(epoch, np.int64), self.steps)
+        steps = len(epoch) * (self.epochs or 1) if self.steps is None else self.steps
+        return np.resize(np.array(epoch, np.int64), max(steps // self.multiple, 1) * self.multiple)
 
     def most_alike(self, n: int) -> int:
         """The largest number of samples whose mini-batches are as many as those of ``n``, none of them smaller."""

@@ -277,7 +277,8 @@ class Engine(ABC):
         losses: Tensor,
         buffers: Tensor,
         external: Mapping[str, Tensor],
-        play: Callable[[State, Batch], State],
+        play: Callable[[Loop, State, Batch], State],
+        done: int,
     ) -> tuple[State, int]:
         """Train on mini-batches of one shape, traced where that can be.
 
@@ -289,25 +290,31 @@ class Engine(ABC):
             buffers: what moves by no gradient, ``[Q]`` or ``[C, Q]``; traced steps change it.
             external: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
             play: one step through the module and autograd; adds to ``losses`` and changes ``buffers`` itself.
+            done: mini-batches of the loop that came before these.
 
         Returns:
             The new state, and how often traced steps evaluated the gradient.
         """
-        steps = len(batches.y)
-        ask = self.tracer is not None
-        for t in range(steps):
-            batch = batches.at(t)
-            program = self.tracer.program(loop, state, batch, external) if ask and self.tracer else None
+        steps, turns = len(batches.y), loop.turns
+        ask = [self.tracer is not None] * len(turns)
+        t = evaluations = 0
+        while t < steps:
+            place = (done + t) % len(turns)
+            turn, batch = turns[place], batches.at(t)
+            program = self.tracer.program(turn, state, batch, external) if ask[place] and self.tracer else None
             if program is not None:
-                inputs = [tensor[t:] for tensor in batches.tensors().values()]
+                end = steps if len(turns) == 1 else t + 1
+                inputs = [tensor[t:end] for tensor in batches.tensors().values()]
                 with self.clock.part(STEPS):
                     state = self.tracer.run(program, inputs, losses, buffers, state, external)  # type: ignore[union-attr]
-                return state, (steps - t) * program.evaluations
+                evaluations, t = evaluations + (end - t) * program.evaluations, end
+                continue
             before = set(state)
             with self.clock.part(METHOD):  # the engine's gradient is a part of its own
-                state = play(state, batch)
-            ask = ask and set(state) != before  # a first step may add vectors, such as a momentum's
-        return state, 0
+                state = play(turn, state, batch)
+            ask[place] = ask[place] and set(state) != before  # a first step may add vectors, such as a momentum's
+            t += 1
+        return state, evaluations
 
     def plans(self, update: ClientUpdate[Any], client: int, round: int) -> tuple[Plan, ...]:
         """A client's samples in the order of each of its round's loops, and what else it goes through."""

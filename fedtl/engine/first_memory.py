@@ -112,8 +112,8 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     def logits(at: Tensor, batch: Batch) -> Tensor:
         return batch.x.new_zeros(len(batch.y), classes)
 
-    for loop in update.round_loops:
-        state = loop.step(state, batch, LocalGradient(_zeros, logits))
+    for turn in (turn for loop in update.round_loops for turn in loop.turns):
+        state = turn.step(state, batch, LocalGradient(_zeros, logits))
     loops = len(update.round_loops)
     uploads, kept = update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
     return first, (uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})})

@@ -98,6 +98,10 @@ class OneByOne(Engine):
                 return outputs
 
         gradient = LocalGradient(grad, logits)
+
+        def play(turn: Loop, state: State, batch: Batch) -> State:
+            return turn.step(state, batch, gradient)
+
         first_buffers = self._first_buffers(update, w, memory)
         own = of_method(memory) if memory else memory
         mine = {**received, "w": w[:P].clone()}
@@ -111,13 +115,10 @@ class OneByOne(Engine):
         if task.buffers:
             buffers.copy_(first_buffers)
         for loop, plan in zip(update.round_loops, plans):
-
-            def play(state: State, batch: Batch, loop: Loop = loop) -> State:
-                return loop.step(state, batch, gradient)
-
+            done = 0
             for batches in self._batches(plan, assignment.round, client):
-                state, traced = self._steps(loop, state, batches, losses, buffers, outside, play)
-                evaluations += traced
+                state, traced = self._steps(loop, state, batches, losses, buffers, outside, play, done)
+                evaluations, done = evaluations + traced, done + len(batches.y)
         of_loops = tuple(len(plan.sizes) for plan in plans)
         with clock.part(METHOD):
             uploads, kept = update.finish(state, self._count(samples, of_loops))

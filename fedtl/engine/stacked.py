@@ -113,6 +113,10 @@ class Stacked(Engine):
                 return self._logits_of(at, {name: tensor[: len(at)] for name, tensor in buffers.items()}, batch.x)
 
         gradient = LocalGradient(grad, logits)
+
+        def play(turn: Loop, state: State, batch: Batch) -> State:
+            return turn.step(state, batch, gradient)
+
         outcomes: dict[int, Outcome] = {}
 
         def leave(state: State, first: int, last: int) -> None:
@@ -144,6 +148,7 @@ class Stacked(Engine):
             state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
         active = C
         for number, loop in enumerate(update.round_loops):
+            steps = 0
             for batches in self._batches(jobs, number, assignment.round):
                 if batches.y.shape[1] < active:  # in a round of one loop
                     done, active = active, batches.y.shape[1]
@@ -151,12 +156,9 @@ class Stacked(Engine):
                     state = {name: vectors[:active] for name, vectors in state.items()}
                 moving = [tensor[:active] for tensor in buffers.values()]
                 joined = task.layout.flat(moving, buffers=True) if moving else start[:active, :0]
-
-                def play(state: State, batch: Batch, loop: Loop = loop) -> State:
-                    return loop.step(state, batch, gradient)
-
                 now = {name: tensor[:active] for name, tensor in outside.items()}
-                state, traced = self._steps(loop, state, batches, losses[:active], joined, now, play)
+                state, traced = self._steps(loop, state, batches, losses[:active], joined, now, play, steps)
+                steps += len(batches.y)
                 if traced:
                     evaluations[:active] += traced
                     for name, tensor in task.layout.buffer_views(joined).items():

@@ -357,7 +357,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
     state = update.start(received, memory, probe)
     state = {name: tensor.clone() for name, tensor in state.items()}
     buffers, programs = flat[P:].expand(*lead, -1), list[Program]()
-    for loop in update.round_loops:
+    for loop in (turn for each in update.round_loops for turn in each.turns):
         # One step runs eagerly before: a state may grow in it, and a model may make what it keeps.
         state, buffers, _ = tracer.eager(loop.step, state, batches.at(0), buffers, external)
         program = tracer.trace(loop.step, state, batches.at(0), external)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tests.reference.adapter import Adapter, memory, weighting
-from tests.reference.cases import Case
+from tests.reference.cases import Case, NotApplicableError
 from tests.reference.study import After, Study
 
 
@@ -55,3 +55,31 @@ class APFL(Adapter):
         if name == "w":
             return study.theirs(after.trained[client].uploads["w"])
         return study.theirs(memory(after, client, {"v": "v"}[name], study.initial))
+
+
+class PerFedAvg(Adapter):
+    cases = ("perfedavg",)
+    strategy = "per-fedavg"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o, first_order = case.hyper, case.variant.startswith("fo")
+        own = {"lr": o["beta"], "alpha": o["alpha"], "hessian": "none" if first_order else "free", **weighting(case)}
+        return own | {"delta": o.get("delta", 0.01), "local_steps": 6}
+
+    def batches(self, case: Case, client: int, loop: int) -> Sequence[Sequence[int]] | None:
+        """As each library takes the samples of D, D' and D''."""
+        n, size, epochs = case.sizes[client], int(case.hyper["batch_size"]), int(case.hyper["local_epochs"])
+        words = case.record["batches"]
+        if words.startswith("disjoint pairs in stored order"):
+            pairs = n // (2 * size)
+            epoch = [range(start, start + size) for start in range(0, 2 * size * pairs, size)]
+            return epoch * (2 * epochs)  # every client trains twice
+        if not words.startswith(f"mini-batches of {size} in stored order; each meta step takes the next"):
+            raise NotApplicableError(f"batches = {words!r}")
+        epoch = [range(start, min(start + size, n)) for start in range(0, n, size)]
+        parts = 2 if case.variant.startswith("fo") else 3
+        some = cycle(batch for batch in epoch if len(batch) > 1)
+        return [*islice(some, len(epoch) // parts * parts * epochs)]
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        return study.theirs({"w": after.trained[client].uploads["w"]}[name])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STRATEGIES: Registry = {
     "apfl": "fedtl.clients.apfl:APFL",
+    "central": "fedtl.strategies.central:Central",
     "ditto": "fedtl.clients.ditto:Ditto",
     "fedadagrad": "fedtl.strategies.fedopt:FedAdagrad",
     "fedadam": "fedtl.strategies.fedopt:FedAdam",

@@ -29,6 +29,9 @@ class Strategy(Rounds):
     global_model: ClassVar[bool] = True
     """Whether ``state["w"]`` is one model for all clients; where there is none, none is scored."""
 
+    pools: ClassVar[bool] = False
+    """Whether client 0 trains on all clients' samples, which only a simulation can have in one place."""
+
     def first_state(self, w: Tensor) -> Vectors:
         """What the server remembers before the first round, given the initial model's parameters ``w`` ``[P]``."""
         return {"w": w} if self.client_update.uploads() else {}

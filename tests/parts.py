@@ -118,6 +118,7 @@ ENGINES: dict[str, EngineKind] = {
 # The options that each registered method needs for a short test.
 METHODS: dict[str, dict[str, Any]] = {
     "apfl": {"lr": 0.1, "alpha": 0.3, "adaptive": True},
+    "central": {"lr": 0.1},
     "ditto": {"lr": 0.1, "lam": 0.5},
     # By the default τ the server divides rounding errors in what should not move at all.
     "fedadagrad": {"lr": 0.1, "server": {"tau": 0.1}},

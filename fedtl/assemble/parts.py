@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -194,6 +195,8 @@ def make_tasks(config: Config, federation: Federation) -> list[Task]:
 def _tasks_of(config: Config, federation: Federation) -> list[Task]:
     """Of clients that have all the same model."""
     method = strategy_type(config.strategy.name)
+    if method.pools:
+        federation = federation.pooled()
     objectives = [Objective(stage.objective, method.statistics(stage.strategy)) for stage in config.stages()]
     terms = [term for objective in objectives for term in objective.terms]
     module, frozen, private = build_module(config, federation, terms)
@@ -245,6 +248,7 @@ def _keeps_own(tasks: Sequence[Task]) -> bool:
 def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
     """The run's phases as the server sees them."""
     phases, first = [], 1
+    pools = strategy_type(config.strategy.name).pools
     for i, (stage, task) in enumerate(zip(config.stages(), tasks)):
         objective, federation = task.objective, task.samples.federation
         restart = None
@@ -260,7 +264,7 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
                 stage.strategy,
                 first,
                 first + stage.rounds - 1,
-                eligible(federation, objective),
+                np.zeros(1, np.int64) if pools else eligible(federation, objective),
                 objective.statistics,
                 m.PHASE_START in objective.needs,
                 restart,

@@ -103,6 +103,8 @@ def check_together(config: Config) -> None:
             )
         check_needs(stage.objective, stage.key, lambda term, need: _missing(config, term, need))
     _check_terms(config)
+    if method.pools:
+        _check_pools(config)
     if config.deploy.privacy is not None:
         _check_privacy(config)
     _check_parts(config, method.client_update)
@@ -120,6 +122,17 @@ def _check_parts(config: Config, update: type[ClientUpdate[Any]]) -> None:
             f"strategy.private = {[*config.strategy.private]}: under {config.strategy.name} clients upload {more}, "
             "which are of the whole model; leave private out"
         )
+
+
+def _check_pools(config: Config) -> None:
+    """Check that nothing is to stay at clients, where all samples are in one place."""
+    why = f"under {config.strategy.name} all training samples are in one place, and nothing stays at clients"
+    if config.strategy.private:
+        raise ConfigError(f"strategy.private = {[*config.strategy.private]}: {why}; leave private out")
+    for stage in config.stages():
+        for j, term in enumerate(stage.objective):
+            if term.weight and term.personal_module():
+                raise ConfigError(f"{stage.key}[{j}]: the term {term.key!r} gives clients a model of their own; {why}")
 
 
 def _check_models(config: Config) -> None:

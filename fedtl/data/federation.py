@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,17 @@ class Federation:
     public: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     notes: tuple[str, ...] = ()
     validation: Shards | None = None
+
+    def pooled(self) -> Federation:
+        """With all training samples at client 0; what clients are scored on stays where it is."""
+
+        def at_first(shards: Shards) -> Shards:
+            offsets = np.full_like(shards.offsets, shards.offsets[-1])
+            offsets[0] = shards.offsets[0]
+            return Shards(shards.order, offsets)
+
+        target = None if self.target is None else replace(self.target, train=at_first(self.target.train))
+        return replace(self, train=at_first(self.train), target=target)
 
     @property
     def clients(self) -> int:

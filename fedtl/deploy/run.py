@@ -23,6 +23,7 @@ from fedtl.deploy.serverapp import ENDS_WITHIN, RunRequest
 from fedtl.deploy.study import new_id
 from fedtl.failure import RunError
 from fedtl.runs.history import load
+from fedtl.strategies import strategy_type
 
 STOPS_WITHIN = 4.0
 """Seconds to wait for the server when a run is stopped."""
@@ -43,8 +44,13 @@ def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | N
     """The order to the server; a resumed run keeps its study's name and the server's data.
 
     Raises:
-        ConfigError: the folder's run is simulated, or of another server.
+        ConfigError: the folder's run is simulated, or of another server; or the method has all samples in one place.
     """
+    if strategy_type(config.strategy.name).pools:
+        raise ConfigError(
+            f"strategy.name = {config.strategy.name!r}: it trains on all clients' samples in one place, and those of a "
+            "deployment stay at the clients; compare with it by fedtl run, on data that are in one place"
+        )
     study = new_id(config.name)
     if resume:
         earlier = load(folder).environment.get("study")

@@ -20,6 +20,7 @@ from fedtl.clients.settings import Settings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
 from fedtl.losses.context import Layers
+from fedtl.losses.term import Term
 from fedtl.models.vector import Layout
 from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.optimizers.stepper import Stepper
@@ -188,6 +189,11 @@ class ClientUpdate(ABC, Generic[S]):
                     f"{cls.__name__}.{name}{inspect.signature(method)}: it is {name}(self, {arguments}) now; "
                     "CHANGELOG.md says what has moved"
                 )
+
+    @classmethod
+    def objective(cls, settings: Settings, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        """The terms of the local objective, out of those that the config asks for: a method may add its own."""
+        return terms
 
     def driven_lr(self, settings: S) -> float:
         """The method's own learning rate of the steps that the optimiser drives."""

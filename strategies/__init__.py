@@ -33,6 +33,7 @@ STRATEGIES: Registry = {
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "lg-fedavg": "fedtl.clients.lgfedavg:LGFedAvg",
     "local": "fedtl.clients.local:Local",
+    "moon": "fedtl.clients.moon:Moon",
     "per-fedavg": "fedtl.clients.perfedavg:PerFedAvg",
     "pfedme": "fedtl.strategies.pfedme:PFedMe",
     "qfedavg": "fedtl.strategies.qfedavg:QFedAvg",

@@ -136,6 +136,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "lg-fedavg": {"lr": 0.1},
     "local": {"lr": 0.1},
+    "moon": {"lr": 0.1, "mu": 0.5},
     "per-fedavg": {"lr": 0.1, "alpha": 0.05},
     "pfedme": {"lr": 0.05, "lam": 3.0, "inner_steps": 3, "inner_lr": 0.1},
     "qfedavg": {"lr": 0.1, "q": 1.0},

@@ -55,6 +55,6 @@ def _sizes(task: Task, update: ClientUpdate[Any]) -> Mapping[str, int]:
         sizes[BUFFERS] = task.buffers
     if "w" in update.sums and task.sharing is not None and len(task.sharing.private):
         sizes[PRIVATE] = len(task.sharing.private)
-    if "model:previous" in task.objective.needs:
+    if task.objective.remembers:
         sizes[PREVIOUS] = task.layout.size
     return sizes

@@ -26,6 +26,7 @@ from fedtl.data.settings import DataChoice
 from fedtl.data.views.augment import Views
 from fedtl.losses.term import Term
 from fedtl.models.settings import ModelChoice
+from fedtl.strategies import strategy_type
 from fedtl.wire.privacy import Privacy
 
 Tables = dict[str, Any]
@@ -186,9 +187,9 @@ class Config(Options):
     def stages(self) -> tuple[ResolvedPhase, ...]:
         """The phases; a config without any has one."""
         if not self.phases:
-            return (ResolvedPhase("objective", self.rounds, self.strategy, self.objective, False),)
+            return (self._stage("objective", self.rounds, self.strategy, self.objective, False),)
         return tuple(
-            ResolvedPhase(
+            self._stage(
                 f"phases[{i}].objective",
                 phase.rounds,
                 _strategy_of(self.strategy, phase, i),
@@ -197,6 +198,13 @@ class Config(Options):
             )
             for i, phase in enumerate(self.phases)
         )
+
+    def _stage(
+        self, key: str, rounds: int, strategy: Settings, terms: tuple[Term, ...], restart: bool
+    ) -> ResolvedPhase:
+        """A phase with the terms that the method has by itself."""
+        update = strategy_type(self.strategy.name).client_update
+        return ResolvedPhase(key, rounds, strategy, update.objective(strategy, terms), restart)
 
     def architectures(self) -> tuple[Config, ...]:
         """The same config for each of the models that clients have."""

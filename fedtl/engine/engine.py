@@ -432,6 +432,8 @@ class Engine(ABC):
                 tensors[name] = w
             elif name == "model:previous":
                 tensors[name] = memory.get(PREVIOUS, w)
+            elif name == "model:before":
+                tensors[name] = memory.get(PREVIOUS, self._initial)
             elif name == "model:phase":
                 tensors[name] = self._with_private(context.vectors.get(name, w), memory)
             elif name == "model:initial":
@@ -486,12 +488,12 @@ class Engine(ABC):
             uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
         asks = task.objective.statistics
         local = uploads.get("w")
-        if local is None and (asks or "model:previous" in task.objective.needs):
+        if local is None and (asks or task.objective.remembers):
             own = update.personal({**received, "w": received["w"][: task.layout.parameters]}, kept)
             local = torch.cat([own, buffers]) if task.buffers else own
         if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:
             memory = {**memory, PRIVATE: uploads["w"][task.sharing.private]}
-        if "model:previous" in task.objective.needs and local is not None:
+        if task.objective.remembers and local is not None:
             memory = {**memory, PREVIOUS: local.clone()}
         return uploads, memory, self.statistics(local, client) if local is not None else ()
 

@@ -59,6 +59,7 @@ NEEDS: Mapping[str, str] = {
     "progress": "the round's progress",
     "model:global": "the model that it received",
     "model:previous": "the model that it had trained when it last took part",
+    "model:before": "the model that it had trained when it last took part, or the run's first one",
     "model:phase": "the global model when the phase began",
     "model:initial": "the run's first model",
 }
@@ -87,6 +88,19 @@ def read_objective(tables: Sequence[Mapping[str, Any]], key: str = "objective") 
     return tuple(terms)
 
 
+def with_term(terms: tuple[Term, ...], own: Term, method: str) -> tuple[Term, ...]:
+    """An objective with the term that a method brings.
+
+    Raises:
+        ConfigError: the config has it as well.
+    """
+    if any(term.key == own.key for term in terms):
+        raise ConfigError(
+            f"objective: {method!r} has the term {own.key!r} by itself; leave it out, and set its options in [strategy]"
+        )
+    return (*terms, own)
+
+
 def needs_of(term: Term) -> frozenset[str]:
     """All that a term needs: one that names no samples reads the source."""
     wants = term.wants()
@@ -110,6 +124,7 @@ class Objective:
         outside: what of it is neither samples nor their outputs: progress, other models, statistics.
         personal: the private module that is scored as the client's own model, if a term has such.
         statistics: what they, and the method, ask clients to send.
+        remembers: whether clients are to keep the model that they trained last.
         whole_batches: whether a term that trains looks at a mini-batch as a whole, so that padding would count.
     """
 
@@ -120,6 +135,7 @@ class Objective:
         self.needs = frozenset[str]().union(*self._needs)
         self.trained = frozenset[str]().union(*(n for term, n in zip(self.terms, self._needs) if term.weight))
         self.layers = frozenset[str]().union(*(term.layers() for term in self.terms))
+        self.remembers = bool({"model:previous", "model:before"} & self.needs)
         own = [module_name(term, part) for term in terms if term.weight and (part := term.personal_module())]
         self.personal = own[0] if own else None
         asked = [s for term in self.terms if (s := term.statistic()) is not None]

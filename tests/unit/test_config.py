@@ -204,8 +204,8 @@ NOT_TOGETHER = {(f"transfer/{name}", "local") for name in NEED_A_MODEL}
 NEED_THE_WHOLE = ("fml", "mnist-usps-adda", "replay", "usps-mnist-adda")
 IN_PARTS = [method for method in METHODS if strategy_type(method).settings_type.model_fields["private"].default]
 NOT_TOGETHER |= {(f"transfer/{name}", method) for name in NEED_THE_WHOLE for method in IN_PARTS}
-# And a method that has all samples in one place, and a config whose clients have models of their own.
-NOT_TOGETHER.add(("transfer/fml", "central"))
+# One that has all samples in one place, and a config whose clients have models of their own; a term twice.
+NOT_TOGETHER |= {("transfer/fml", "central"), ("transfer/moon", "moon")}
 
 
 @pytest.mark.parametrize("method", METHODS)

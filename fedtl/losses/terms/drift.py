@@ -19,27 +19,37 @@ class Moon(Term):
     """Model-contrastive learning (Li et al. 2021, MOON); see :func:`fedtl.losses.moon`. The term's weight is µ.
 
     z is compared with the received model's and with that of the client's own last model. In a client's first round
-    the received model stands in for that one: the value is log 2, and its gradient 0.
+    the received model stands in for that one: the value is log 2, and its gradient 0; or the run's initial one does.
 
     The paper's z is the output of a projection head that stands between encoder and output layer. That is the default
     ``layer``, what the head receives, of a model that ends in such a projection. With ``projector`` the projection
     stands beside the head, which keeps the encoder's features.
 
-    Differs from the authors' code: there, too, the first round has no contrast; but with partial participation a
-    client that first takes part later is contrasted with the run's initial model.
+    Differs from the authors' code by default: there, too, the first round has no contrast; but with partial
+    participation a client that first takes part later is contrasted with the run's initial model, as with
+    ``previous = "initial"``.
 
     Attributes:
         layer: whose outputs are compared, or projected: "features", or as for "mmd".
         tau: temperature of the cosine similarities; the paper's is 0.5.
         projector: the projection's width, linear - ReLU - linear; 0 for none. The authors' is 256.
+        previous: the last model of a client that has not trained yet: the one that it "received", or the "initial" one.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"samples", "model:global", "model:previous"})
     per_sample: ClassVar[bool] = True
 
     layer: str = Field("features", min_length=1)
     tau: PositiveFloat = 0.5
     projector: NonNegativeInt = 0
+    previous: Literal["received", "initial"] = "received"
+
+    def wants(self) -> frozenset[str]:
+        """Any samples, and the two models."""
+        return frozenset({"samples", "model:global", f"model:{self._last}"})
+
+    @property
+    def _last(self) -> str:
+        return "previous" if self.previous == "received" else "before"
 
     def layers(self) -> frozenset[str]:
         """The one that is compared."""
@@ -55,7 +65,7 @@ class Moon(Term):
         """The mean contrast."""
         stream = context.stream("samples")
         z = stream.layer(self.layer)
-        others = {model: stream.under(model).layer(self.layer) for model in ("global", "previous")}
+        others = {model: stream.under(model).layer(self.layer) for model in ("global", self._last)}
         if self.projector:
             head = self.module(context, "projector")
             slots = context.net.slots(module_name(self, "projector"))
@@ -64,7 +74,7 @@ class Moon(Term):
                 vector = context.external(f"model:{model}")
                 numbers = {name: slot.view(vector) for name, slot in slots.items()}
                 others[model] = functional_call(head, numbers, (features,))
-        return over_samples(stream, partial(losses.moon, tau=self.tau), z, others["global"], others["previous"])
+        return over_samples(stream, partial(losses.moon, tau=self.tau), z, others["global"], others[self._last])
 
 
 class Proximal(Term):

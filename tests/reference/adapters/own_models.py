@@ -83,3 +83,20 @@ class PerFedAvg(Adapter):
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         return study.theirs({"w": after.trained[client].uploads["w"]}[name])
+
+
+class Moon(Adapter):
+    cases = ("moon",)
+    strategy = "moon"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o = case.hyper
+        o.expect(model_buffer_size=1)
+        own = {name: o[name] for name in ("lr", "local_epochs", "mu", "tau")}
+        plain = {name: o.get(name, 0.0) for name in ("momentum", "weight_decay")}
+        return own | plain | weighting(case)
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name == "w":
+            return study.theirs(after.trained[client].uploads["w"])
+        return study.theirs(memory(after, client, {"previous": "previous model"}[name], study.initial))

@@ -151,6 +151,8 @@ def open_run(
         "engine": "; then ".join(dict.fromkeys(choice.name for choice in choices)),
         "engine_because": "; then ".join(dict.fromkeys(choice.because for choice in choices)),
         "clients": federation.clients,
+        "split": None if elsewhere else federation.fingerprint(),
+        "tests_trained_elsewhere": None if elsewhere else federation.share_trained_elsewhere,
         "parameters": layout.size,
         "notes": [*federation.notes, *resources.notes, *_idle_terms(tasks)],
     }
@@ -203,6 +205,7 @@ def _open_record(
             recorder.begin(config, about)
             return recorder, None, about
         notes = resume.check_config(folder, config, not place.named)
+        resume.check_split(folder, about["split"])
         there = resume.find(folder, keeps.numbers, keeps.memories, keeps.rows)
         if there.checkpoint is not None and config.rounds < there.checkpoint.round:
             raise ConfigError(

@@ -15,6 +15,7 @@ from fedtl.cli import printing
 from fedtl.cli.printing import ConfigArgument, OverridesArgument, print_scores
 
 if TYPE_CHECKING:
+    from fedtl.data.federate import Divided, Divisions
     from fedtl.data.federation import Domain, Federation
     from fedtl.data.settings import DataChoice
 
@@ -80,6 +81,10 @@ def partition(
     export: Annotated[
         Path | None, typer.Option("--export", help="Also write what each client and the server hold, as .npz files.")
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", help="Also write who holds what to a .npz or .csv file, as 'file' reads it."),
+    ] = None,
     clients: Annotated[
         str | None, typer.Option("--names", help="With --export: the clients' folders, as a,b,c; 0,1,2 if not given.")
     ] = None,
@@ -97,7 +102,8 @@ def partition(
     from fedtl.config.read import read_config
     from fedtl.data.export import check_empty, size_of
     from fedtl.data.export import export as write
-    from fedtl.data.federate import federate
+    from fedtl.data.federate import federate_with_divisions
+    from fedtl.data.split import check_format
 
     read, notes = read_config(config, overrides or ())
     for note in notes:
@@ -106,12 +112,16 @@ def partition(
         check_empty(export)
     elif clients is not None:
         raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
-    federation = federate(read.data, read.seed)
+    if save is not None:
+        check_format(save, f"--save = {str(save)!r}")
+    federation, divisions = federate_with_divisions(read.data, read.seed)
     for note in federation.notes:
         printing.out.print(note, markup=False, soft_wrap=True)
     names = federation.label_names or tuple(str(k) for k in range(federation.classes))
 
-    def show(data: DataChoice, of: Federation | Domain, first: int, last: int, prefix: str = "") -> None:
+    def show(
+        data: DataChoice, of: Federation | Domain, divided: Divided, first: int, last: int, prefix: str = ""
+    ) -> None:
         """What clients first..last-1 hold; ``prefix`` says of which domain."""
         counts = federation.label_counts(min(first + rows, last), target=of is federation.target)
         table = Table(box=SIMPLE_HEAD, show_edge=False)
@@ -135,12 +145,16 @@ def partition(
                 each = shown[word].sizes[first:last]
                 printing.out.print(f"{kind} samples: {each.sum()}, {each.min()} to {each.max()} a client")
         printing.out.print(f"test samples: {of.test.sizes.sum()} at the clients, {len(of.server_test)} at the server")
+        entries = np.concatenate([part.order for part in (divided.train, divided.test, divided.validation) if part])
+        samples = entries if divided.origin is None else divided.origin[entries]
+        if (different := len(np.unique(samples))) < len(samples):
+            printing.out.print(f"the clients' {len(samples)} samples are {different} different ones")
 
     first = federation.first_of_target
-    show(read.data, federation, 0, first or federation.clients)
-    if read.data.target is not None and federation.target is not None:
+    show(read.data, federation, divisions.source, 0, first or federation.clients)
+    if read.data.target is not None and federation.target is not None and divisions.target is not None:
         printing.out.print()
-        show(read.data.target, federation.target, first, federation.clients, "target: ")
+        show(read.data.target, federation.target, divisions.target, first, federation.clients, "target: ")
     if len(federation.public):
         printing.out.print(f"public samples: {len(federation.public)}")
     printing.out.print(f"{pictures.save(pictures.partition(federation), output)}", markup=False, soft_wrap=True)
@@ -151,3 +165,24 @@ def partition(
             markup=False,
             soft_wrap=True,
         )
+    if save is not None:
+        _save(read.data, divisions, save)
+
+
+def _save(data: DataChoice, divisions: Divisions, file: Path) -> None:
+    """Write who holds what to a file, and of a target to another beside it, and say so."""
+    from fedtl.data.split import write_split
+
+    domains = [(data, divisions.source, file)]
+    if data.target is not None and divisions.target is not None:
+        domains.append((data.target, divisions.target, file.with_stem(f"{file.stem}-target")))
+    for choice, divided, path in domains:
+        split = divided.split()
+        write_split(split, path)
+        words = f"{path}: {split.clients} clients, {len(split.sample)} samples, {decimal(path.stat().st_size)}"
+        if choice.partition.changes_samples:
+            words += (
+                f"; what {choice.partition.name!r} does to samples is not in it: name the file as the base of "
+                f"{choice.partition.name!r}"
+            )
+        printing.out.print(words, markup=False, soft_wrap=True)

@@ -41,6 +41,8 @@ def read_config(
     if isinstance(source, Config):
         source = source.tables()
     tables = dict(_copied(source)) if isinstance(source, Mapping) else load_tables(source)
+    if isinstance(source, (str, Path)) and not resolved and Path(source).is_file():
+        _find_beside(tables, Path(source).parent)
     notes = override(tables, overrides)
     try:
         config = build(tables)
@@ -145,6 +147,19 @@ def load_tables(source: str | Path) -> Tables:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML: {' '.join(str(error).split())}") from error
+
+
+def _find_beside(tables: Tables, folder: Path) -> None:
+    """Name the files of splits that lie beside a config by their whole path, in place."""
+    data = tables.get("data")
+    parts = [data, data.get("target")] if isinstance(data, dict) else []
+    for part in parts:
+        partition = part.get("partition") if isinstance(part, dict) else None
+        while isinstance(partition, dict):
+            path = partition.get("path")
+            if isinstance(path, str) and (there := folder / path).is_file():
+                partition["path"] = str(there.absolute())
+            partition = partition.get("base")
 
 
 def shipped_configs() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,12 @@ from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset, Samples, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.listed import Listed, as_listed
 from fedtl.data.memory import enough_memory
+from fedtl.data.overlap import identities, sentence, trained_elsewhere
 from fedtl.data.partitions.contract import by_label
 from fedtl.data.settings import DataChoice
+from fedtl.data.split import Split
 from fedtl.data.validation import split_validation
 from fedtl.data.views.normalise import Normaliser, by_dataset, by_pixel, unchanged
 from fedtl.random import Purpose, stream
@@ -30,17 +33,52 @@ class Divided:
     """A data set that has been divided among its clients.
 
     Attributes:
-        x: the samples as the clients see them.
+        x, y: the samples and their labels as the clients see them: the data set's, and perhaps further rows.
+        origin: which of the data set's samples each row is, ``[rows]``; None where there are no further rows.
+        labels: of the data set's own samples, ``[n]``.
+        identities: of the rows, before a client saw them differently; see :func:`fedtl.data.overlap.identities`.
         shards: who holds what, training and test together.
         train, test, server_test, validation: as in :class:`~fedtl.data.federation.Federation`.
+        notes: sentences on what may not be meant as it was read.
     """
 
     x: Samples
+    y: NDArray[np.int64]
+    origin: NDArray[np.int64] | None
+    labels: NDArray[np.int64]
+    identities: NDArray[np.int64]
     shards: Shards
     train: Shards
     test: Shards
     server_test: NDArray[np.int64]
     validation: Shards | None
+    notes: tuple[str, ...] = ()
+
+    def split(self) -> Split:
+        """Who holds what, as a file says it; reading it gives the same shards in the same order."""
+        parts = [self.train, self.test, *([] if self.validation is None else [self.validation])]
+        client = np.concatenate([part.client_of for part in parts])
+        rows = np.concatenate([part.order for part in parts])
+        kind = np.repeat(np.arange(len(parts)), [len(part.order) for part in parts])
+        sample = rows if self.origin is None else self.origin[rows]
+        label = self.y[rows]
+        return Split(
+            sample,
+            client,
+            test=kind == 1,
+            validation=None if self.validation is None else kind == 2,
+            label=label if (label != self.labels[sample]).any() else None,
+            server_test=self.server_test,
+            total=len(self.labels),
+        ).by_client()
+
+
+@dataclass(frozen=True)
+class Divisions:
+    """How the data set and its target have been divided, before anything is drawn from clients' training samples."""
+
+    source: Divided
+    target: Divided | None
 
 
 def federate(data: DataChoice, seed: int) -> Federation:
@@ -49,23 +87,32 @@ def federate(data: DataChoice, seed: int) -> Federation:
     Raises:
         ConfigError: the data cannot be had, or not be divided as asked.
     """
+    return federate_with_divisions(data, seed)[0]
+
+
+def federate_with_divisions(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
+    """The same, and how each domain was divided, which can be written to a file.
+
+    Raises:
+        ConfigError: as :func:`federate`.
+    """
     with enough_memory("data"):
         return _federate(data, seed)
 
 
-def _federate(data: DataChoice, seed: int) -> Federation:
+def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     dataset, target, public = load_all(data)
-    source = divide(data, dataset, data.clients, seed)
+    source, other = divide(data, dataset, data.clients, seed), None
     scale, shift = normalisation(data, dataset, source.x, source.shards.order)
     train, test, validation, domain = source.train, source.test, source.validation, None
     if data.validation_share and validation is None:
         train, validation = split_validation(train, data.validation_share, seed)
-    x, y = [source.x], [dataset.y]
+    x, y = [source.x], [source.y]
     everybodys = np.empty(0, np.int64)
     if data.labelled_fraction < 1:
         none = Shards.none(len(train))
         domain = Domain(train, none, everybodys)
-        train = split_labelled(train, dataset.y, data.labelled_fraction, seed)
+        train = split_labelled(train, source.y, data.labelled_fraction, seed)
     if data.target is not None and target is not None:
         if target.validation is not None:
             raise ConfigError(
@@ -74,13 +121,13 @@ def _federate(data: DataChoice, seed: int) -> Federation:
             )
         with named("data.target", data.target):
             other = divide(data.target, target, data.target.clients or len(train), seed)
-        start, further = len(dataset.y), 0 if data.target.clients is None else len(other.train)
+        start, further = len(source.y), 0 if data.target.clients is None else len(other.train)
         before = len(train) if further else 0
         train, test = train.moved(after=further), test.moved(after=further)
         validation = None if validation is None else validation.moved(after=further)
         domain = Domain(other.train.moved(start, before), other.test.moved(start, before), other.server_test + start)
         x.append(other.x)
-        y.append(target.y)
+        y.append(other.y)
     if data.public is not None and public is not None:
         with named("data.public", data.public):
             pool, _ = split_server_test(data.public, public, seed)
@@ -90,9 +137,13 @@ def _federate(data: DataChoice, seed: int) -> Federation:
         everybodys = np.arange(len(rows)) + sum(map(len, y))
         x.append(public.x[rows])
         y.append(np.zeros(len(rows), np.int64))
-    return Federation(
+    notes = _notes(data, dataset, target, public, source, other)
+    leaked = _trained_elsewhere([source, *([] if other is None else [other])], train, test, domain)
+    if leaked is not None:
+        notes = (*notes, sentence(int(leaked.sum()), len(leaked)))
+    federation = Federation(
         x=source.x if len(x) == 1 else np.concatenate(x),  # type: ignore[arg-type]
-        y=dataset.y if len(y) == 1 else np.concatenate(y),
+        y=source.y if len(y) == 1 else np.concatenate(y),
         classes=dataset.classes,
         scale=scale,
         shift=shift,
@@ -102,17 +153,37 @@ def _federate(data: DataChoice, seed: int) -> Federation:
         label_names=dataset.label_names,
         target=domain,
         public=everybodys,
-        notes=_notes(data, dataset, target, public, len(source.server_test)),
+        notes=notes,
         validation=validation,
+        trained_elsewhere=leaked,
     )
+    return federation, Divisions(source, other)
+
+
+def _trained_elsewhere(
+    divided: Sequence[Divided], train: Shards, test: Shards, domain: Domain | None
+) -> NDArray[np.bool_] | None:
+    """Which of the clients' own test samples, and then of their target's, another client trains on; None for none."""
+    numbers = np.concatenate([each.identities for each in divided])
+    tests, trains = [test], [train]
+    if domain is not None:
+        tests.append(domain.test)
+        trains.append(domain.train)
+    leaked = np.concatenate([trained_elsewhere(numbers, each, trains) for each in tests])
+    return leaked if leaked.any() else None
 
 
 def _notes(
-    data: DataChoice, dataset: Dataset, target: Dataset | None, public: Dataset | None, server_test: int
+    data: DataChoice,
+    dataset: Dataset,
+    target: Dataset | None,
+    public: Dataset | None,
+    source: Divided,
+    other: Divided | None,
 ) -> tuple[str, ...]:
     """What all data sets' own notes say, and what follows from how they are normalised and divided."""
-    notes = list(dataset.notes)
-    if data.server_test_share and not server_test:
+    notes = [*dataset.notes, *source.notes]
+    if data.server_test_share and not len(source.server_test):
         notes.append(
             f"data.server_test_share = {data.server_test_share:g}: of {len(dataset.y)} samples that is none, so the "
             "server has no test set"
@@ -122,13 +193,16 @@ def _notes(
             "data: x holds whole numbers; token ids need data.normalise = 'none', and x.long() in the model, where "
             f"data.normalise is {data.normalise!r}"
         )
-    for key, other in (("data.target", target), ("data.public", public)):
-        notes += [f"{key}: {note}" for note in (other.notes if other is not None else ())]
+    for key, each in (("data.target", target), ("data.public", public)):
+        notes += [f"{key}: {note}" for note in (each.notes if each is not None else ())]
+    notes += [f"data.target: {note}" for note in (other.notes if other is not None else ())]
     return tuple(dict.fromkeys(notes))
 
 
 def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:
-    """Divide a loaded data set among ``clients``, or among as many as it says itself."""
+    """Divide a loaded data set among ``clients``, or among as many as it or a file says itself."""
+    if (split := data.partition.listed()) is not None:
+        return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed)
     for kind, chosen in (("test", dataset.held_out), ("validation", dataset.validation)):
         if chosen is not None and not data.partition.by_owner:
             raise ConfigError(
@@ -146,7 +220,32 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
         train, test = split_clients(others, data.test_share, seed)
     else:
         train, test = split_held_out(others, dataset.held_out)
-    return Divided(x, shards, train, test, server_test, validation)
+    y = data.partition.relabel(dataset.y, dataset.classes, train, seed)
+    return Divided(x, y, None, dataset.y, identities(dataset.x), shards, train, test, server_test, validation)
+
+
+def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: int) -> Divided:
+    shards, validation = listed.shards, None
+    x = data.partition.shift(listed.x, shards, seed)
+    test = listed.test
+    if listed.validation is not None:
+        others, validation = _parted(shards, listed.validation)
+        shards, test = others, None if test is None else test[~listed.validation]
+    train, test_shards = split_clients(shards, data.test_share, seed) if test is None else _parted(shards, test)
+    y = data.partition.relabel(listed.y, dataset.classes, train, seed)
+    return Divided(
+        x,
+        y,
+        listed.origin,
+        dataset.y,
+        identities(listed.x),
+        listed.shards,
+        train,
+        test_shards,
+        listed.server_test,
+        validation,
+        listed.notes,
+    )
 
 
 def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -290,12 +389,7 @@ def _empty(sizes: NDArray[np.int64]) -> Shards:
 
 def split_held_out(shards: Shards, held_out: NDArray[np.bool_], kind: str = "test") -> tuple[Shards, Shards]:
     """Split each client's samples as the data say; those that are ``held_out``, of some ``kind``, are the second."""
-    client_of, is_test = shards.client_of, held_out[shards.order]
-
-    def part(chosen: NDArray[np.bool_]) -> Shards:
-        return Shards.from_sizes(shards.order[chosen], np.bincount(client_of[chosen], minlength=len(shards)))
-
-    train, test = part(~is_test), part(is_test)
+    train, test = _parted(shards, held_out[shards.order])
     if (train.sizes == 0).any():
         raise ConfigError(
             f"data: client {int(np.argmin(train.sizes))} has {kind} samples only; each needs one to train with"
@@ -303,10 +397,20 @@ def split_held_out(shards: Shards, held_out: NDArray[np.bool_], kind: str = "tes
     return train, test
 
 
+def _parted(shards: Shards, chosen: NDArray[np.bool_]) -> tuple[Shards, Shards]:
+    """The entries that are not ``chosen`` ``[m]``, and those that are."""
+    client_of = shards.client_of
+
+    def part(these: NDArray[np.bool_]) -> Shards:
+        return Shards.from_sizes(shards.order[these], np.bincount(client_of[these], minlength=len(shards)))
+
+    return part(~chosen), part(chosen)
+
+
 def normalisation(data: DataChoice, dataset: Dataset, x: Samples, pool: NDArray[np.int64]) -> Normaliser:
     """``scale`` and ``shift`` such that a model's input is ``x * scale + shift``."""
     if data.normalise == "pixel":
-        return by_pixel(*pixel_statistics(x, np.sort(pool)))
+        return by_pixel(*pixel_statistics(x, np.unique(pool)))  # a sample once, however many hold it
     if data.normalise == "none":
         return unchanged(x.ndim - 1, x.dtype)
     return by_dataset(dataset.mean, dataset.std, x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,8 @@ class Federation:
     Attributes:
         x, y, classes, label_names: as in :class:`~fedtl.data.dataset.Dataset`; all samples, of whichever domain.
         scale, shift: a model's input is ``x * scale + shift`` in float32; broadcastable to a sample.
-        train, test: each client's own labelled samples; disjoint. Empty for clients that hold none.
+        train, test: each client's own labelled samples; disjoint. Empty for clients that hold none. Several clients
+            hold the same sample only where a file says so.
         validation: each client's own labelled samples for validation, which it does not train with; disjoint from
             both. None where no client has any.
         server_test: indices of the server's test set, which no client holds; may be empty.
@@ -93,6 +95,8 @@ class Federation:
             their own training samples.
         public: indices of samples that everybody may use; their ``y`` is 0 and means nothing.
         notes: sentences on what may not be meant as it was read, for the user who starts a run.
+        trained_elsewhere: whether another client trains on it, for each of ``test.order`` and then of
+            ``target.test.order``; None where that is true of none.
     """
 
     x: Samples
@@ -108,6 +112,7 @@ class Federation:
     public: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     notes: tuple[str, ...] = ()
     validation: Shards | None = None
+    trained_elsewhere: NDArray[np.bool_] | None = None
 
     def pooled(self) -> Federation:
         """With all training samples at client 0; what clients are scored on stays where it is."""
@@ -149,6 +154,29 @@ class Federation:
             if not self.notes:
                 raise
             raise ConfigError(f"{error} ({'; '.join(self.notes)})") from error
+
+    @property
+    def share_trained_elsewhere(self) -> float:
+        """The share of the clients' test samples that another client trains on."""
+        return 0.0 if self.trained_elsewhere is None else float(self.trained_elsewhere.mean())
+
+    def fingerprint(self) -> str:
+        """What says whether two federations give the same samples of one data set to the same clients, with one label.
+
+        It follows their order, as training does; the samples themselves are not in it.
+        """
+        target = self.target
+        domains = [(self.train, self.test, self.server_test)]
+        domains += [] if target is None else [(target.train, target.test, target.server_test)]
+        whole = hashlib.sha256()
+        for shards in (*(part for train, test, _ in domains for part in (train, test)), self.validation):
+            for array in () if shards is None else (shards.offsets, shards.order, self.y[shards.order]):
+                whole.update(array.astype("<i8").tobytes())
+            whole.update(b";")
+        for index in (*(server for _, _, server in domains), self.public):
+            whole.update(index.astype("<i8").tobytes())
+            whole.update(b";")
+        return whole.hexdigest()
 
     def label_counts(self, first: int | None = None, *, target: bool = False) -> NDArray[np.int64]:
         """How many samples of each class each client holds, for whatever purpose, ``[clients, classes]``.

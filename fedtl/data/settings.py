@@ -36,7 +36,8 @@ class DataChoice(Choice):
     client's samples are its test data, ``test_share`` is not used, and 0.2 becomes none.
 
     Attributes:
-        clients: N; may be left out where the data say who owns which sample and the partition keeps to it.
+        clients: N; may be left out where the data say who owns which sample and the partition keeps to it, and where
+            the partition is a file.
         partition: how the samples are divided among the clients.
         test_share: the share of each client's own samples that are its test data.
         validation_share: the share of each client's training samples that are its validation samples instead, at least
@@ -109,7 +110,7 @@ class DataChoice(Choice):
 
     @model_validator(mode="after")
     def _knows_clients(self, info: ValidationInfo) -> DataChoice:
-        if info.context != "domain" and self.clients is None and not self.partition.by_owner:
+        if info.context != "domain" and self.clients is None and not self.partition.counts_clients:
             raise ValueError(
                 f"clients is missing: the partition {self.partition.name!r} must be told how many clients there are"
             )

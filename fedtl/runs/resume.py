@@ -90,6 +90,27 @@ def _started(folder: Path) -> tuple[float, str]:
         return (folder / CONFIG).stat().st_mtime, folder.name
 
 
+def check_split(folder: Path, split: str | None) -> None:
+    """Check that clients hold what they held when the run began.
+
+    Args:
+        folder: the run's.
+        split: the federation's fingerprint; None where clients are elsewhere.
+
+    Raises:
+        ConfigError: they hold something else.
+    """
+    try:
+        there = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("split")
+    except (OSError, ValueError, AttributeError):
+        return  # it tells of a run, and nothing is computed from it
+    if split is not None and there not in (None, split):
+        raise ConfigError(
+            f"clients hold other samples than when the run in {folder} began: its data, or the file of its split, have "
+            "changed; restore them, or begin a new run"
+        )
+
+
 def same_experiment(folder: Path, config: Config) -> bool:
     """Whether a folder's config asks for the same numbers; see :func:`alike`."""
     there = _config_of(folder)

@@ -80,3 +80,34 @@ def test_validation_samples_have_a_column_and_a_file(fedtl: Said, tmp_path: Path
     with np.load(tmp_path / "out" / "1" / "validation.npz") as file:
         assert np.array_equal(file["x"], federation.x[federation.validation_of(1)])
         assert np.array_equal(file["y"], federation.y[federation.validation_of(1)])
+
+
+@pytest.mark.parametrize("name", ["split.npz", "out [1]/split.csv"])
+def test_a_split_is_saved_and_read(fedtl: Said, tmp_path: Path, name: str) -> None:
+    output = fedtl("partition", *SMALL, "--save", name)
+    assert output.splitlines()[-1].startswith(f"{name}: 3 clients, 1438 samples, ")
+    again = fedtl("partition", *SMALL, f"data.partition={{name='file',path='{name}'}}", "data.clients=none", "seed=5")
+    assert again.splitlines()[1:] == output.splitlines()[1:-1]  # but for the partition's name
+    config, _ = read_config(SMALL[0], [*SMALL[1:], f"data.partition={{name='file',path='{name}'}}"])
+    whole, _ = read_config(SMALL[0], SMALL[1:])
+    assert federate(config.data, 3).fingerprint() == federate(whole.data, whole.seed).fingerprint()
+
+
+def test_what_a_saved_split_leaves_out_is_said(fedtl: Said, tmp_path: Path) -> None:
+    output = fedtl("partition", *SMALL, "data.partition=rotated", "data.target=digits", "--save", "a.npz")
+    first, second = output.splitlines()[-2:]
+    assert first.endswith("; what 'rotated' does to samples is not in it: name the file as the base of 'rotated'")
+    assert second.startswith("a-target.npz: 3 clients, ")
+    message = fedtl("partition", *SMALL, "--save", "a.txt", code=2)
+    assert message == "fedtl: --save = 'a.txt': a split is a .npz or a .csv file; give a name that ends so\n"
+    (tmp_path / "file").touch()
+    message = fedtl("partition", *SMALL, "--save", "file/a.npz", code=1)
+    assert message.startswith("fedtl: file/a.npz cannot be written: ")
+
+
+def test_test_samples_that_others_train_on_are_warned_of(fedtl: Said, tmp_path: Path) -> None:
+    lines = ["sample,client,test", "0,0,0", "1,0,1", "1,1,0", "2,1,1", "0,2,0", "3,2,1"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    output = fedtl("partition", *SMALL, "data.partition={name='file',path='a.csv'}")
+    assert "warning: 33.3 % of the clients' test samples (1 of 3) are equal to training samples of another" in output
+    assert "the clients' 6 samples are 4 different ones\n" in output

@@ -187,9 +187,10 @@ def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
         return capsys.readouterr().out.splitlines()
 
     alone = lines()
-    note, *further = lines(
+    note, warning, *further = lines(
         "data.target=digits", "data.target.clients=3", "data.public=digits", "data.public.samples=50"
     )
+    assert warning.startswith("warning: ")  # the target's clients have the very samples of the others
     assert note == "data.public has no effect: no term needs public data"
     assert further[: len(alone) - 1] == alone[:-1]  # the last line is the picture's
     assert "target: digits, 3 clients, iid" in further

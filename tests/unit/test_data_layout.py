@@ -26,7 +26,12 @@ def save(folder: Path, x: NDArray[Any]) -> Path:
 
 def notes(file: Path, **options: Any) -> tuple[str, ...]:
     table = {"name": "npz", "path": str(file), "clients": 2, "partition": "iid"}
-    return federate(read_data({**table, **options}), 0).notes
+    return of_layout(federate(read_data({**table, **options}), 0).notes)
+
+
+def of_layout(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the warning that clients hold equal samples: here many are."""
+    return tuple(note for note in notes if not note.startswith("warning: "))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int32])
@@ -169,7 +174,7 @@ def test_numbers_that_float32_does_not_tell_apart(tmp_path: Path, low: float, hi
 def test_many_files_say_it_once(tmp_path: Path) -> None:
     for i in range(5):
         np.savez(tmp_path / f"{i}.npz", x=np.full((6, 2), 2**24 + 1 + 2 * i), y=np.arange(6) % 2)
-    all_notes = federate(read_data({"name": "npz", "path": str(tmp_path)}), 0).notes
+    all_notes = of_layout(federate(read_data({"name": "npz", "path": str(tmp_path)}), 0).notes)
     assert len(all_notes) == 3
     assert all_notes[0].startswith(f"{tmp_path / '0.npz'}: x: 12 whole numbers beyond 2**24")
     assert all_notes[1] == f"{tmp_path}: the like is true of 4 other arrays"

@@ -145,7 +145,10 @@ def test_the_model_loads_under_its_modules_names(tmp_path: Path) -> None:
 def test_environment(tmp_path: Path) -> None:
     environment = fedtl.run(tables(), out=tmp_path / "run").environment
     known = {"command", "started", "python", "platform", "cores", "versions", "commit", "device", "gpu", "grid"}
-    assert environment.keys() == known | {"actors", "engine", "engine_because", "clients", "parameters", "notes"}
+    assert environment.keys() == known | {"actors", "engine", "engine_because", "clients", "parameters", "notes"} | {
+        "split",
+        "tests_trained_elsewhere",
+    }
     assert {"fedtl", "flwr", "torch", "numpy"} <= {name for name, version in environment["versions"].items() if version}
     assert (environment["device"], environment["gpu"], environment["grid"], environment["actors"]) == (
         "cpu",

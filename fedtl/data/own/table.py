@@ -116,22 +116,30 @@ def read_rows(path: Path, label: str, labelled: bool) -> CsvTable:
     Raises:
         ConfigError: it is no such file, or a cell is not what it should be.
     """
-    with _opened(path, label) as (rows, notes):
+    with rows_of(path, label) as (rows, notes):
         return _table(path, rows, label, labelled, notes)
 
 
 def header_of(path: Path, label: str) -> list[str]:
     """The names of a file's columns; none if :func:`read_rows` could not read them."""
     try:
-        with _opened(path, label) as (rows, _):
+        with rows_of(path, label) as (rows, _):
             return [name.strip() for name in next(rows, (1, []))[1]]
     except ConfigError:
         return []
 
 
 @contextmanager
-def _opened(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[str]]], tuple[str, ...]]]:
-    """A file's lines that are not empty, with their numbers; and a note where they are not commas and UTF-8."""
+def rows_of(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[str]]], tuple[str, ...]]]:
+    """A file's lines that are not empty, with their numbers; and a note where they are not commas and UTF-8.
+
+    Args:
+        path: the file.
+        label: a column that it should have, by which its separator is told.
+
+    Raises:
+        ConfigError: it cannot be read, or is no .csv file.
+    """
     encoding = "UTF-8"
     try:
         with path.open("rb") as file:

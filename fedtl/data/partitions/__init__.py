@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PARTITIONS: Registry = {
     "dirichlet": "fedtl.data.partitions.dirichlet:Dirichlet",
+    "file": "fedtl.data.partitions.file:File",
     "iid": "fedtl.data.partitions.iid:IID",
     "natural": "fedtl.data.partitions.natural:Natural",
     "noisy": "fedtl.data.partitions.noisy:Noisy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,15 @@ from fedtl.choice import Choice, ConfigError
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Shards
 
+if TYPE_CHECKING:
+    from fedtl.data.split import Split
+
 
 class Partition(Choice):
-    """A rule that gives every sample to exactly one client."""
+    """A rule that gives every sample to exactly one client, or a list of who holds what."""
+
+    changes_samples: ClassVar[bool] = False
+    """Whether a client may see its samples, or their labels, differently from another."""
 
     @abstractmethod
     def assign(
@@ -42,10 +49,34 @@ class Partition(Choice):
         """
         return x
 
+    def relabel(self, y: NDArray[np.int64], classes: int, train: Shards, seed: int) -> NDArray[np.int64]:
+        """The labels that the clients see instead of ``y`` ``[n]``, which is not written to.
+
+        Args:
+            y: all samples' labels.
+            classes: labels are 0 to ``classes - 1``.
+            train: each client's training samples, as indices into ``y``; every sample is one client's.
+            seed: the run's.
+        """
+        return y
+
+    def listed(self) -> Split | None:
+        """Who holds what, where a file says it and :meth:`assign` is not asked; None where the partition is a rule.
+
+        Raises:
+            ConfigError: the file cannot be read, or is no split.
+        """
+        return None
+
     @property
     def by_owner(self) -> bool:
         """Whether each client gets exactly the samples of one owner."""
         return False
+
+    @property
+    def counts_clients(self) -> bool:
+        """Whether the number of clients follows from the data or a file, so that ``data.clients`` may be left out."""
+        return self.by_owner
 
 
 def need_samples(n: int, clients: int, each: int = 1) -> None:

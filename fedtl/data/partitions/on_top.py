@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from fedtl.data.federation import Shards
 from fedtl.data.partitions import read_partition
 from fedtl.data.partitions.contract import Partition
 
+if TYPE_CHECKING:
+    from fedtl.data.split import Split
+
 
 class OnTop(Partition):
     """The samples of a base partition, seen differently by each client; the server's test set is left as it is.
@@ -19,6 +22,8 @@ class OnTop(Partition):
     Attributes:
         base: the partition that divides the samples.
     """
+
+    changes_samples: ClassVar[bool] = True
 
     base: SerializeAsAny[Partition] = Field(None, validate_default=True)
 
@@ -34,7 +39,20 @@ class OnTop(Partition):
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.assign(labels, owner, clients, rng)
 
+    def relabel(self, y: NDArray[np.int64], classes: int, train: Shards, seed: int) -> NDArray[np.int64]:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        return self.base.relabel(y, classes, train, seed)
+
+    def listed(self) -> Split | None:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        return self.base.listed()
+
     @property
     def by_owner(self) -> bool:
         """Whether each client gets exactly the samples of one owner."""
         return self.base.by_owner
+
+    @property
+    def counts_clients(self) -> bool:
+        """Whether the base does."""
+        return self.base.counts_clients

@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     SAMPLES = 206
     PATCHES = 207  # of the look "photographs"; a part of the data, so the run's seed is not in it
     VALIDATION = 208
+    LABEL_NOISE = 209
     DISTILL_ORDER = 1101
     PROBE_DRAW = 1201
 

@@ -171,6 +171,7 @@ def partition(
 
 def _save(data: DataChoice, divisions: Divisions, file: Path) -> None:
     """Write who holds what to a file, and of a target to another beside it, and say so."""
+    from fedtl.data.partitions.on_top import OnTop
     from fedtl.data.split import write_split
 
     domains = [(data, divisions.source, file)]
@@ -180,9 +181,6 @@ def _save(data: DataChoice, divisions: Divisions, file: Path) -> None:
         split = divided.split()
         write_split(split, path)
         words = f"{path}: {split.clients} clients, {len(split.sample)} samples, {decimal(path.stat().st_size)}"
-        if choice.partition.changes_samples:
-            words += (
-                f"; what {choice.partition.name!r} does to samples is not in it: name the file as the base of "
-                f"{choice.partition.name!r}"
-            )
+        if isinstance(choice.partition, OnTop) and (names := choice.partition.shifting):
+            words += f"; what {names[0]!r} does to samples is not in it: name the file as the base of {names[0]!r}"
         printing.out.print(words, markup=False, soft_wrap=True)

@@ -107,6 +107,7 @@ ROUND_TRIPS: dict[str, dict[str, Any]] = {
     "validation and few labels": {"clients": 4, "validation_share": 0.2, "labelled_fraction": 0.5},
     "no test data": {"clients": 4, "test_share": 0},
     "pathological": {"clients": 6, "partition": "pathological"},
+    "wrong labels": {"clients": 4, "partition": {"name": "label-noise", "share": 0.5}},
     "the data's own": {"owners": True, "held_out": True, "partition": "natural"},
 }
 

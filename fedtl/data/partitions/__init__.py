@@ -11,13 +11,17 @@ if TYPE_CHECKING:
 
 
 PARTITIONS: Registry = {
+    "client-dirichlet": "fedtl.data.partitions.client_dirichlet:ClientDirichlet",
     "dirichlet": "fedtl.data.partitions.dirichlet:Dirichlet",
     "file": "fedtl.data.partitions.file:File",
     "iid": "fedtl.data.partitions.iid:IID",
+    "label-noise": "fedtl.data.partitions.label_noise:LabelNoise",
+    "label-quantity": "fedtl.data.partitions.label_quantity:LabelQuantity",
     "natural": "fedtl.data.partitions.natural:Natural",
     "noisy": "fedtl.data.partitions.noisy:Noisy",
     "pathological": "fedtl.data.partitions.pathological:Pathological",
     "pfedme": "fedtl.data.partitions.pfedme:PFedMe",
+    "pfllib-pathological": "fedtl.data.partitions.pfllib_pathological:PFLlibPathological",
     "quantity": "fedtl.data.partitions.quantity:Quantity",
     "rotated": "fedtl.data.partitions.rotated:Rotated",
     "shards": "fedtl.data.partitions.label_shards:LabelShards",

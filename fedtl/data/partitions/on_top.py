@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
+from fedtl.data.dataset import Samples
 from fedtl.data.federation import Shards
 from fedtl.data.partitions import read_partition
 from fedtl.data.partitions.contract import Partition
@@ -39,6 +40,10 @@ class OnTop(Partition):
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.assign(labels, owner, clients, rng)
 
+    def shift(self, x: Samples, shards: Shards, seed: int) -> Samples:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        return self.base.shift(x, shards, seed)
+
     def relabel(self, y: NDArray[np.int64], classes: int, train: Shards, seed: int) -> NDArray[np.int64]:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.relabel(y, classes, train, seed)
@@ -56,3 +61,9 @@ class OnTop(Partition):
     def counts_clients(self) -> bool:
         """Whether the base does."""
         return self.base.counts_clients
+
+    @property
+    def shifting(self) -> list[str]:
+        """The names of those of this partition and its bases that make samples themselves others."""
+        base = self.base.shifting if isinstance(self.base, OnTop) else []
+        return base if type(self).shift is OnTop.shift else [self.name, *base]

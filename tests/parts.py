@@ -147,11 +147,15 @@ MODELS_OF: dict[str, dict[str, Any]] = {"fedbn": {"name": "cnn-bn", "channels": 
 """The ``[model]`` tables of methods that not every model suits."""
 
 
+def strategy_of(method: str) -> list[str]:
+    """A method and its options, as the command line takes them."""
+    options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
+    return [f"strategy.name={method}", *(f"strategy.{key}={value}" for key, value in options.items())]
+
+
 def overrides_of(method: str) -> list[str]:
     """A method, its options and a model that suits it, as the command line takes them."""
-    options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
-    strategy = [f"strategy.{key}={value}" for key, value in options.items()]
-    return [f"strategy.name={method}", *strategy, *(f"model.{k}={v}" for k, v in MODELS_OF.get(method, {}).items())]
+    return [*strategy_of(method), *(f"model.{k}={v}" for k, v in MODELS_OF.get(method, {}).items())]
 
 
 class Quadratic(nn.Module):

@@ -13,7 +13,7 @@ from fedtl.config.read import build, load_tables, read_config, shipped_configs
 from fedtl.config.schema import Config, Tables
 from fedtl.losses.terms.classification import L2, CrossEntropy
 from fedtl.strategies import strategy_type
-from tests.parts import METHODS
+from tests.parts import METHODS, strategy_of
 
 
 def tables(**changes: Any) -> Tables:
@@ -211,7 +211,7 @@ NOT_TOGETHER |= {("transfer/fml", "central"), ("transfer/moon", "moon")}
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", shipped_configs())
 def test_a_resolved_config_reads_as_an_equal_one(name: str, method: str) -> None:
-    overrides = [f"strategy.name={method}", *(f"strategy.{k}={v}" for k, v in METHODS[method].items())]
+    overrides = strategy_of(method)
     if (name, method) in NOT_TOGETHER:
         with pytest.raises(ConfigError, match=method):
             read_config(name, overrides)

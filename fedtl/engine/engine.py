@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -275,7 +275,7 @@ class Engine(ABC):
         state: State,
         batches: Batch,
         losses: Tensor,
-        buffers: Tensor,
+        buffers: Callable[[], AbstractContextManager[Tensor]],
         external: Mapping[str, Tensor],
         play: Callable[[Loop, State, Batch], State],
         done: int,
@@ -287,7 +287,7 @@ class Engine(ABC):
             state: its vectors; they may be changed.
             batches: T mini-batches, each tensor with T as its first dimension.
             losses: ``[terms]`` or ``[C, terms]`` float64; traced steps add the terms' values to it.
-            buffers: what moves by no gradient, ``[Q]`` or ``[C, Q]``; traced steps change it.
+            buffers: a block with what moves by no gradient as it is now, ``[Q]`` or ``[C, Q]``; traced steps change it.
             external: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
             play: one step through the module and autograd; adds to ``losses`` and changes ``buffers`` itself.
             done: mini-batches of the loop that came before these.
@@ -306,7 +306,8 @@ class Engine(ABC):
                 end = steps if len(turns) == 1 else t + 1
                 inputs = [tensor[t:end] for tensor in batches.tensors().values()]
                 with self.clock.part(STEPS):
-                    state = self.tracer.run(program, inputs, losses, buffers, state, external)  # type: ignore[union-attr]
+                    with buffers() as moving:
+                        state = self.tracer.run(program, inputs, losses, moving, state, external)  # type: ignore[union-attr]
                 evaluations, t = evaluations + (end - t) * program.evaluations, end
                 continue
             before = set(state)

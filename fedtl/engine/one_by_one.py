@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -117,7 +118,9 @@ class OneByOne(Engine):
         for loop, plan in zip(update.round_loops, plans):
             done = 0
             for batches in self._batches(plan, assignment.round, client):
-                state, traced = self._steps(loop, state, batches, losses, buffers, outside, play, done)
+                state, traced = self._steps(
+                    loop, state, batches, losses, lambda: nullcontext(buffers), outside, play, done
+                )
                 evaluations, done = evaluations + traced, done + len(batches.y)
         of_loops = tuple(len(plan.sizes) for plan in plans)
         with clock.part(METHOD):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -154,17 +156,31 @@ class Stacked(Engine):
                     done, active = active, batches.y.shape[1]
                     leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
                     state = {name: vectors[:active] for name, vectors in state.items()}
-                moving = [tensor[:active] for tensor in buffers.values()]
-                joined = task.layout.flat(moving, buffers=True) if moving else start[:active, :0]
                 now = {name: tensor[:active] for name, tensor in outside.items()}
-                state, traced = self._steps(loop, state, batches, losses[:active], joined, now, play, steps)
+                moving = partial(self._joined, buffers, start[:active])
+                state, traced = self._steps(loop, state, batches, losses[:active], moving, now, play, steps)
                 steps += len(batches.y)
                 if traced:
                     evaluations[:active] += traced
-                    for name, tensor in task.layout.buffer_views(joined).items():
-                        buffers[name][:active].copy_(tensor)
         leave(state, 0, active)
         return outcomes
+
+    @contextmanager
+    def _joined(self, buffers: Mapping[str, Tensor], start: Tensor) -> Iterator[Tensor]:
+        """The buffers of the first clients of a stack in one tensor ``[C, Q]``; what it holds in the end is put back.
+
+        Args:
+            buffers: of all, by name.
+            start: the clients' first models ``[C, d]``.
+        """
+        layout, active = self.task.layout, len(start)
+        if not buffers:
+            yield start[:, :0]
+            return
+        joined = layout.flat([tensor[:active] for tensor in buffers.values()], buffers=True)
+        yield joined
+        for name, tensor in layout.buffer_views(joined).items():
+            buffers[name][:active].copy_(tensor)
 
     def _samples(self, job: _Job) -> int:
         """How many training samples a client holds, of those that it goes through."""

@@ -155,6 +155,11 @@ def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
         assert BUFFERS in outcome.memory or not outcome.memory
 
 
+def test_statistics_of_a_first_step_that_is_not_traced_are_kept() -> None:
+    """Momentum adds a vector to the state, so a round's first step runs eagerly and the others traced."""
+    assert_agree(federation_of([22, 24, 22, 30, 22]), batch_norm_net, "fedavg", local_epochs=1, momentum=0.5)
+
+
 def test_objective_with_several_terms_agrees() -> None:
     rows = [{"term": "cross_entropy", "label_smoothing": 0.1}, {"term": "l2", "weight": 0.01}]
     federation, results = federation_of(SIZES), []

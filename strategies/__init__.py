@@ -27,7 +27,11 @@ STRATEGIES: Registry = {
     "fedbn": "fedtl.clients.fedbn:FedBN",
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
+<<<<<<< HEAD
     "fedper": "fedtl.clients.fedper:FedPer",
+=======
+    "fednova": "fedtl.strategies.fednova:FedNova",
+>>>>>>> 7ee70a1 (fednova: normalised averaging, with momentum, a proximal term and a server optimiser)
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedrep": "fedtl.clients.fedrep:FedRep",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",

@@ -130,7 +130,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedbn": {"lr": 0.1, "last_batch": "merge"},  # batch-norm cannot train on one sample
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
+<<<<<<< HEAD
     "fedper": {"lr": 0.1},
+=======
+    "fednova": {"lr": 0.1, "mu": 0.3},
+>>>>>>> 7ee70a1 (fednova: normalised averaging, with momentum, a proximal term and a server optimiser)
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "fedrep": {"lr": 0.1, "head_epochs": 2},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},

@@ -38,7 +38,8 @@ class After:
 
     Attributes:
         round: its number.
-        w: the global model as it travels.
+        before: the global model before it, as it travels.
+        w: the global model after it.
         state: the server's.
         tables: the server's rows ``[N, …]`` by name.
         memories: each client's; empty for one that has never trained.
@@ -46,6 +47,7 @@ class After:
     """
 
     round: int
+    before: Tensor
     w: Tensor
     state: Mapping[str, Tensor]
     tables: Mapping[str, Tensor]
@@ -167,14 +169,16 @@ class Study:
 
         engine.train = noted  # type: ignore[method-assign]
 
+        sent = self.task.sent(self.initial).numpy()
+
         def note(report: Any, w: NDArray[np.float32]) -> None:
             state = {name: tensor.clone() for name, tensor in self.server.state.items()}
             tables = {name: table.rows(range(self.clients)) for name, table in self.server.tables.items()}
             memories = self.store.load_all(range(self.clients), report.round + 1)
-            seen.append(After(report.round, torch.tensor(w), state, tables, memories, dict(trained)))
+            before = seen[-1].w if seen else torch.from_numpy(sent)
+            seen.append(After(report.round, before, torch.tensor(w), state, tables, memories, dict(trained)))
             trained.clear()
 
-        sent = self.task.sent(self.initial).numpy()
         self.server.start(grid, m.pack(sent), self.number, on_round=note)
         engine.train = train  # type: ignore[method-assign]
         return seen

@@ -100,3 +100,35 @@ class FedDyn(Adapter):
     def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
         mean = torch.stack([trained.uploads["w"] for trained in after.trained.values()]).mean(0)
         return study.theirs({"mean_of_sampled": mean}[name])
+
+
+class FedNova(Adapter):
+    cases = ("fednova",)
+    strategy = "fednova"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        o = case.hyper
+        o.expect(weighting="p_i = n_i/n", weight_decay=0)
+        options = {"lr": o["lr"], "local_epochs": 1, "momentum": o.get("momentum", 0.0), "mu": o.get("mu", 0.0)}
+        if "mu" in o:
+            options["effective_steps"] = "steps"
+        if "gmf" in o:
+            options["server"] = {"name": "momentum", "momentum": o["gmf"]}
+        return options
+
+    def epochs(self, case: Case, client: int, loop: int) -> int:
+        if "local_epochs_per_client" in case.hyper:
+            return int(case.hyper["local_epochs_per_client"][client])
+        return super().epochs(case, client, loop)
+
+    def batches(self, case: Case, client: int, loop: int) -> Any:
+        """Clients go through unlike numbers of epochs, which no config can say."""
+        return (case.epoch(client) or [[*range(case.sizes[client])]]) * self.epochs(case, client, loop)
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        trained = after.trained[client]
+        norm = study.update.norm(trained.steps)  # type: ignore[attr-defined]
+        if name in ("tau", "a_norm1"):
+            return {"tau": trained.steps, "a_norm1": norm}[name]
+        before = after.before
+        return study.theirs({"trained": before - norm * (before - trained.uploads["w"])}[name])

@@ -1,0 +1,91 @@
+"""FedNova: local changes normalised by how far their steps reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import PLAIN, SGD, SGDSettings
+from fedtl.losses.batch import Batch
+from fedtl.optimizers.settings import AveragingSettings
+
+
+class FedNovaSettings(SGDSettings, AveragingSettings):
+    """Options of FedNova, of its local SGD, and of a server optimiser.
+
+    Attributes:
+        mu: µ of a proximal term µ/2 ‖w - w^t‖² in the local losses; none if 0.
+        effective_steps: τ_eff, which the paper leaves free: Σ p_i ‖a_i‖₁ ("norms"), which is FedAvg's own, or
+            Σ p_i τ_i ("steps"), as its authors' code has it with a proximal term.
+    """
+
+    mu: float = Field(0.0, ge=0)
+    effective_steps: Literal["norms", "steps"] = "norms"
+
+    @model_validator(mode="after")
+    def _normalisable(self) -> FedNovaSettings:
+        if self.optimizer.model_copy(update={"lr": None, "weight_decay": 0.0}) != PLAIN:
+            name = self.optimizer.name
+            raise ValueError(
+                f"optimizer = {name!r}: FedNova's ‖a_i‖₁ is known for SGD alone, with strategy.momentum and strategy.mu"
+            )
+        if self.mu and (self.lr_scale or self.schedule.varies):
+            option = "lr_scale" if self.lr_scale else "schedule"
+            raise ValueError(
+                f"{option} and mu = {self.mu:g} exclude each other: a_i would change with the learning rate"
+            )
+        return self
+
+
+class FedNova(SGD):
+    """A client's part of FedNova (Wang, Liu, Liang, Joshi, Poor 2020, arXiv 2007.07481).
+
+    After τ_i local steps w^t - w_i = η Σ_k a_{i,k} g_i(w_{i,k}), so d_i = (w^t - w_i) / (η ‖a_i‖₁) is a mean of
+    gradients whatever the number of steps. ‖a_i‖₁ is τ_i for SGD, Σ_k (1 - m^(τ_i - k)) / (1 - m) with momentum m, and
+    (1 - (1 - ηµ)^τ_i) / (ηµ) with a proximal term µ. Instead of d_i the client sends w^t - η d_i, which is a model: so
+    its batch-norm statistics are averaged as everybody's.
+
+    Differs from the paper: not at all. Under momentum and a proximal term together ‖a_i‖₁ is what steps of both add up
+    to, where its authors' code adds one to the other.
+    """
+
+    sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "steps": "settings"}
+    settings_type: ClassVar[type[Settings]] = FedNovaSettings
+    settings: FedNovaSettings
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Begin from the global model, and remember it as w^t."""
+        w = received["w"]
+        return {"w": w, "anchor": w, **self.optimizer.init(w)}
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        """One step of SGD."""
+        mu, anchor = self.settings.mu, state["anchor"]
+
+        def proximal(w: Tensor, batch: Batch) -> Tensor:
+            return grad(w, batch).add_(w - anchor, alpha=mu)
+
+        return super().step(state, batch, proximal if mu else grad)
+
+    def norm(self, steps: int) -> float:
+        """‖a_i‖₁ after so many steps: w^t - w_i in units of η, if all gradients were 1."""
+        o = self.settings
+        if not (o.momentum or o.mu):
+            return float(steps)
+        moved = velocity = 0.0
+        for _ in range(steps):
+            velocity = o.momentum * velocity + 1 - self.optimizer.lr * o.mu * moved
+            moved += velocity
+        return moved
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """Send w^t - η d_i, and this client's part of τ_eff."""
+        w, norm = state["anchor"], self.norm(count.steps)
+        effective = norm if self.settings.effective_steps == "norms" else float(count.steps)
+        sent = w - (w - state["w"]) / norm
+        return {"w": sent, "steps": sent.new_full((*w.shape[:-1], 1), effective)}, {}

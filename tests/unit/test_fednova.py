@@ -1,0 +1,121 @@
+"""FedNova: a round by hand, FedAvg where all take as many steps, and where it leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedtl.choice import ConfigError
+from fedtl.strategies import read_strategy
+from tests.parts import ENGINES, EngineKind, update_of
+from tests.quadratics import Array, Quadratics
+
+H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
+A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
+ETA = 0.1
+SIZES = [1, 4, 2]
+
+each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+
+
+def rounds_by_hand(number: int, sampled: list[int], m: float, mu: float, norms: list[float], server: float) -> Array:
+    w, velocity = np.zeros(2), np.zeros(2)
+    p = np.array([SIZES[i] for i in sampled]) / sum(SIZES[i] for i in sampled)
+    for _ in range(number):
+        d = []
+        for i in sampled:
+            own, v = w.copy(), np.zeros(2)
+            for _ in range(SIZES[i]):  # an epoch of mini-batches of one sample
+                v = m * v + H[i] * (own - A[i]) + mu * (own - w)
+                own = own - ETA * v
+            d.append((w - own) / (ETA * norms[i]))
+        effective = p @ [norms[i] for i in sampled]
+        velocity = server * velocity - effective * ETA * (p @ d)
+        w = w + velocity
+    return w
+
+
+def norm(steps: int, m: float, mu: float) -> float:
+    """The paper's, for one of the two."""
+    if mu:
+        return (1 - (1 - ETA * mu) ** steps) / (ETA * mu)
+    return sum((1 - m ** (steps - k)) / (1 - m) for k in range(steps))
+
+
+@each_engine
+@pytest.mark.parametrize(
+    ("m", "mu", "server"), [(0.0, 0.0, 0.0), (0.9, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.9)], ids=str
+)
+def test_rounds_by_hand(m: float, mu: float, server: float, kind: EngineKind, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"momentum": m, "mu": mu, "lr": ETA}
+    if server:
+        options["server"] = {"name": "momentum", "momentum": server}
+    expected = rounds_by_hand(3, [0, 1], m, mu, [norm(n, m, mu) for n in SIZES], server)
+    run = Quadratics(H, A, tmp_path, "fednova", SIZES, kind, **options)
+    np.testing.assert_allclose(run.rounds(3, [[0, 1]] * 3)[-1], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_norm_is_the_papers(steps: int) -> None:
+    for m, mu in ((0.0, 0.0), (0.9, 0.0), (0.0, 0.5)):
+        update = update_of("fednova", lr=ETA, momentum=m, mu=mu)
+        assert update.norm(steps) == pytest.approx(norm(steps, m, mu))  # type: ignore[attr-defined]
+
+
+def test_the_norm_of_momentum_and_a_proximal_term_is_the_sum_of_both_steps_coefficients() -> None:
+    """Of w^t - w_i, taken apart by a gradient of 1 in one step and 0 in all others."""
+    m, mu, steps, total = 0.5, 0.4, 6, 0.0
+    for one in range(steps):
+        moved = velocity = 0.0
+        for k in range(steps):
+            velocity = m * velocity + (k == one) - ETA * mu * moved
+            moved += velocity
+        assert moved > 0
+        total += moved
+    update = update_of("fednova", lr=ETA, momentum=m, mu=mu)
+    assert update.norm(steps) == pytest.approx(total)  # type: ignore[attr-defined]
+
+
+@each_engine
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"mu": 0.5}], ids=str)
+def test_with_equal_steps_it_is_fedavg(options: dict[str, Any], kind: EngineKind, tmp_path: Path) -> None:
+    """To rounding: each change is divided by ‖a‖₁, and their mean multiplied by it."""
+    same: dict[str, Any] = {"lr": ETA, "local_steps": 3, **options}
+    other = "fedprox" if "mu" in options else "fedavg"
+    ours = Quadratics(H, A, tmp_path / "a", "fednova", SIZES, kind, **same).rounds(4)
+    plain = Quadratics(H, A, tmp_path / "b", other, SIZES, kind, **same).rounds(4)
+    np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_one_step_each_is_fedavg_to_the_bit_at_the_clients(tmp_path: Path) -> None:
+    """(w - (w - w_i) / 1) is w_i where w = 0, as it is in the first round."""
+    ours = Quadratics(H, A, tmp_path / "a", "fednova", SIZES, lr=ETA, local_steps=1).rounds(1)
+    plain = Quadratics(H, A, tmp_path / "b", "fedavg", SIZES, lr=ETA, local_steps=1).rounds(1)
+    np.testing.assert_array_equal(ours, plain)
+
+
+def test_it_goes_to_the_objectives_minimum_where_fedavg_goes_to_anothers(tmp_path: Path) -> None:
+    """With small steps FedAvg minimises Σ n_i τ_i f_i, and FedNova Σ n_i f_i."""
+    n, tau = np.array(SIZES)[:, None], np.array(SIZES)[:, None]
+    ours = Quadratics(H, A, tmp_path / "a", "fednova", SIZES, lr=0.03).rounds(100)[-1]
+    plain = Quadratics(H, A, tmp_path / "b", "fedavg", SIZES, lr=0.03).rounds(100)[-1]
+    best, other = ((weight * H * A).sum(0) / (weight * H).sum(0) for weight in (n, n * tau))
+    np.testing.assert_allclose(ours, best, atol=0.05)
+    np.testing.assert_allclose(plain, other, atol=0.05)
+    assert np.abs(best - other).min() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"optimizer": {"name": "adam"}}, "'adam': FedNova's ‖a_i‖₁ is known for SGD alone"),
+        ({"optimizer": {"name": "sgd", "momentum": 0.9}}, "is known for SGD alone, with strategy.momentum"),
+        ({"mu": 0.1, "schedule": {"name": "exponential", "gamma": 0.9}}, "schedule and mu = 0.1 exclude each other"),
+    ],
+)
+def test_what_has_no_norm_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence.replace(".", r"\.")):
+        read_strategy({"name": "fednova", "lr": 0.1, **options})

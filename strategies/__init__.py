@@ -23,8 +23,12 @@ STRATEGIES: Registry = {
     "fedavg": "fedtl.strategies.fedavg:FedAvg",
     "fedavg-finetune": "fedtl.clients.finetune:FineTune",
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
+<<<<<<< HEAD
     "fedbabu": "fedtl.clients.fedbabu:FedBABU",
     "fedbn": "fedtl.clients.fedbn:FedBN",
+=======
+    "feddc": "fedtl.strategies.feddc:FedDC",
+>>>>>>> 9a36495 (feddc: local drifts decoupled and corrected, in the paper's form and its authors')
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
 <<<<<<< HEAD

@@ -126,8 +126,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 0.1},
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
     "fedavgm": {"lr": 0.1},
+<<<<<<< HEAD
     "fedbabu": {"lr": 0.1, "finetune_steps": 2},
     "fedbn": {"lr": 0.1, "last_batch": "merge"},  # batch-norm cannot train on one sample
+=======
+    "feddc": {"lr": 0.1, "alpha": 0.3},
+>>>>>>> 9a36495 (feddc: local drifts decoupled and corrected, in the paper's form and its authors')
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
 <<<<<<< HEAD

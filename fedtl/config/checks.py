@@ -122,6 +122,11 @@ def _check_parts(config: Config, update: type[ClientUpdate[Any]]) -> None:
             f"strategy.private = {[*config.strategy.private]}: under {config.strategy.name} clients upload {more}, "
             "which are of the whole model; leave private out"
         )
+    if update.needs_whole_model and config.strategy.private:
+        raise ConfigError(
+            f"strategy.private = {[*config.strategy.private]}: {config.strategy.name} trains a model of which "
+            "every part travels; leave private out"
+        )
 
 
 def _check_pools(config: Config) -> None:

@@ -82,8 +82,8 @@ def assert_agree(federation: Federation, module_of: object, method: str, **optio
             assert (a.client, a.samples, a.steps) == (b.client, b.samples, b.steps)
             np.testing.assert_allclose(a.losses, b.losses, rtol=1e-4)
             assert a.memory.keys() == b.memory.keys()
-            for vector in a.memory:
-                torch.testing.assert_close(a.memory[vector], b.memory[vector], rtol=1e-4, atol=2e-6)
+            for vector in a.memory:  # it may be a difference of models divided by lr, and its rounding errors too
+                torch.testing.assert_close(a.memory[vector], b.memory[vector], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("budget", [{"local_epochs": 2}, {"local_steps": 5}, {"local_epochs": 1, "batch_size": 0}])

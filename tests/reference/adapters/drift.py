@@ -132,3 +132,27 @@ class FedNova(Adapter):
             return {"tau": trained.steps, "a_norm1": norm}[name]
         before = after.before
         return study.theirs({"trained": before - norm * (before - trained.uploads["w"])}[name])
+
+
+class FedDC(Adapter):
+    """The authors' code, with the factors of the clients' samples or without."""
+
+    cases = ("feddc",)
+    strategy = "feddc"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        own = {"correction": "scaffold", "drifts": "all", **alpha_of(case)}
+        return {"lr": case.hyper["lr"], "local_epochs": self.epochs(case, 0, 0), **own}
+
+    def epochs(self, case: Case, client: int, loop: int) -> int:
+        return int(case.hyper["K"])
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name == "theta":
+            return study.theirs(after.trained[client].uploads["w"])
+        own = {"drift": "h", "gradient_state": "g"}[name]
+        return study.theirs(memory(after, client, own, zeros(study)))
+
+    def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
+        mean = torch.stack([trained.uploads["w"] for trained in after.trained.values()]).mean(0)
+        return study.theirs({"gradient_state": after.state["g"], "mean_of_sampled": mean}[name])

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from fedtl.strategies.contract import Strategy
 
 STRATEGIES: Registry = {
+<<<<<<< HEAD
     "apfl": "fedtl.clients.apfl:APFL",
     "central": "fedtl.strategies.central:Central",
     "ditto": "fedtl.clients.ditto:Ditto",
+=======
+    "afl": "fedtl.strategies.afl:AFL",
+>>>>>>> 9a3d177 (afl: the worst mixture of clients; methods with a server state resume to the bit)
     "fedadagrad": "fedtl.strategies.fedopt:FedAdagrad",
     "fedadam": "fedtl.strategies.fedopt:FedAdam",
     "fedavg": "fedtl.strategies.fedavg:FedAvg",

@@ -117,9 +117,13 @@ ENGINES: dict[str, EngineKind] = {
 
 # The options that each registered method needs for a short test.
 METHODS: dict[str, dict[str, Any]] = {
+<<<<<<< HEAD
     "apfl": {"lr": 0.1, "alpha": 0.3, "adaptive": True},
     "central": {"lr": 0.1},
     "ditto": {"lr": 0.1, "lam": 0.5},
+=======
+    "afl": {"lr": 0.1, "mixture_lr": 0.1},
+>>>>>>> 9a3d177 (afl: the worst mixture of clients; methods with a server state resume to the bit)
     # By the default τ the server divides rounding errors in what should not move at all.
     "fedadagrad": {"lr": 0.1, "server": {"tau": 0.1}},
     "fedadam": {"lr": 0.1, "server": {"tau": 0.1}},

@@ -1,0 +1,48 @@
+"""AFL: the worst mixture of clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from fedtl.clients.contract import Count, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import SGD, SGDSettings
+
+
+class AFLSettings(SGDSettings):
+    """Options of AFL, and of its local SGD.
+
+    Attributes:
+        mixture_lr: γ_λ, the step size of the mixture's weights λ; 0 is FedAvg with equal weights.
+    """
+
+    mixture_lr: float = Field(ge=0)
+
+
+class AFL(SGD):
+    """A client's part of AFL (Mohri, Sivek, Suresh 2019, arXiv 1902.00146, section 5).
+
+    It sends its loss L_i(w), on all of its training samples, and w + s_i (w_i - w) with its share s_i = |S| λ_i: so the
+    plain mean over the clients S is w + Σ λ_i (w_i - w). It also sends the share, as others may fail.
+
+    Differs from the paper: a client may take several local steps, where Stochastic-AFL takes one.
+    """
+
+    sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform", "share": "uniform"}
+    rows: ClassVar[tuple[str, ...]] = ("loss",)
+    settings_type: ClassVar[type[Settings]] = AFLSettings
+    settings: AFLSettings
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Evaluate L_i at w, and begin there."""
+        w = received["w"]
+        own = {"anchor": w, "share": received["share"], "loss": probe.training_loss(w)[..., None]}
+        return {"w": w, **own, **self.optimizer.init(w)}
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """Send the loss, and the model as far as the client counts."""
+        w, share = state["anchor"], state["share"]
+        return {"w": w + share * (state["w"] - w), "share": share, "loss": state["loss"]}, {}

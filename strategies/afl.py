@@ -1,0 +1,58 @@
+"""AFL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedtl.clients import afl
+from fedtl.clients.afl import AFLSettings
+from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.settings import Settings
+from fedtl.strategies.contract import Download, Strategy, Uploads, Vectors
+
+
+class AFL(Strategy):
+    """AFL: agnostic federated learning, the worst mixture of clients (Mohri et al. 2019, arXiv 1902.00146).
+
+    min_w max_λ Σ_i λ_i L_i(w) over all mixtures λ of the N clients, by w ← Σ_S λ_i w_i and
+    λ ← Π(λ + γ_λ (L_1(w), …, L_N(w))), with Π the projection onto the simplex; λ begins uniform. The clients' part is
+    in ``clients/afl.py``.
+
+    Differs from the paper: with partial participation λ counts among the sampled clients S alone, and its gradient is
+    estimated by N/|S| times their losses, and 0 for the others.
+    """
+
+    settings_type: ClassVar[type[Settings]] = AFLSettings
+    client_update: ClassVar[type[ClientUpdate[Any]]] = afl.AFL
+    settings: AFLSettings
+
+    def first_state(self, w: Tensor) -> Vectors:
+        """The uniform mixture ``[N]``."""
+        return {"w": w, "mixture": torch.full((self.population,), 1 / self.population)}
+
+    def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The model, and how much each client counts: |S| λ_i / Σ_S λ ``[n, 1]``; all alike where none does."""
+        own = state["mixture"][list(clients)]
+        total = own.sum()
+        share = own * len(own) / total if total > 0 else torch.ones_like(own)
+        return Download({"w": state["w"]}, {"share": share[:, None]})
+
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        """A step down in w and one up in λ."""
+        mixture = state["mixture"].clone()
+        ascent = self.settings.mixture_lr * self.population / len(uploads.clients)
+        mixture[list(uploads.clients)] += ascent * uploads.rows["loss"][:, 0]
+        w, share = state["w"], uploads.mean("share").clamp(min=1e-30)  # 1, if nobody has failed
+        return {**state, "w": w + (uploads.mean("w") - w) / share, "mixture": onto_simplex(mixture)}
+
+
+def onto_simplex(v: Tensor) -> Tensor:
+    """The nearest point ``[N]`` to ``v`` ``[N]`` whose numbers are at least 0 and sum to 1 (Duchi et al. 2008)."""
+    ordered, places = v.double().sort(descending=True)[0], torch.arange(1, len(v) + 1)
+    excess = (ordered.cumsum(0) - 1) / places
+    last = int((ordered > excess).nonzero().max())
+    return (v.double() - excess[last]).clamp(min=0).to(v.dtype)

@@ -1,0 +1,35 @@
+"""Methods whose servers remember more than the model go on where they were, and give the same bits in any cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedtl
+from tests.interrupted import contents
+from tests.parts import METHODS
+
+STATEFUL = ["afl", "fedadam", "feddc", "feddyn", "fednova", "qfedavg", "scaffold"]
+
+
+def tables(method: str, rounds: int) -> dict[str, Any]:
+    return {
+        "name": "stateful",
+        "rounds": rounds,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": 6, "samples": 300},
+        "model": {"name": "logistic"},
+        "strategy": {"name": method, "clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
+        "evaluate": {"every": 2},
+        "simulation": {"grid": "in-process"},
+    }
+
+
+@pytest.mark.parametrize("method", STATEFUL)
+def test_a_run_that_is_lengthened_is_the_longer_run(method: str, tmp_path: Path) -> None:
+    fedtl.run(tables(method, 4), out=tmp_path / "once")
+    fedtl.run(tables(method, 2), out=tmp_path / "twice")
+    fedtl.run(tables(method, 4), out=tmp_path / "twice", resume=True)
+    assert contents(tmp_path / "twice") == contents(tmp_path / "once")

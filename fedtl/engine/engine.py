@@ -305,9 +305,8 @@ class Engine(ABC):
             if program is not None:
                 end = steps if len(turns) == 1 else t + 1
                 inputs = [tensor[t:end] for tensor in batches.tensors().values()]
-                with self.clock.part(STEPS):
-                    with buffers() as moving:
-                        state = self.tracer.run(program, inputs, losses, moving, state, external)  # type: ignore[union-attr]
+                with self.clock.part(STEPS), buffers() as moving:
+                    state = self.tracer.run(program, inputs, losses, moving, state, external)  # type: ignore[union-attr]
                 evaluations, t = evaluations + (end - t) * program.evaluations, end
                 continue
             before = set(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -115,6 +116,7 @@ class OneByOne(Engine):
         buffers = binding.buffers
         if task.buffers:
             buffers.copy_(first_buffers)
+        own_buffers = partial(nullcontext, buffers)  # traced steps change the module's own
         for loop, plan in zip(update.round_loops, plans):
             done = 0
             for batches in self._batches(plan, assignment.round, client):

@@ -112,20 +112,22 @@ class Probe(NamedTuple):
             training samples where the config keeps no such share: a number, or ``[k]``. No gradient flows through it.
         training_loss: the same on its training samples, whatever the config.
         samples: n_i, how many training samples it holds, ``[1]``.
+        label_counts: gives how many labelled training samples it holds of each class, ``[k]`` float32.
     """
 
     loss: Callable[[Tensor], Tensor]
     training_loss: Callable[[Tensor], Tensor]
     samples: Tensor
+    label_counts: Callable[[], Tensor]
 
     @classmethod
-    def of_trial(cls, samples: Tensor) -> Probe:
-        """One to try a method out with: all losses are 0."""
+    def of_trial(cls, samples: Tensor, classes: int) -> Probe:
+        """One to try a method out with: all losses are 0, and there is a sample of each class."""
 
         def loss(models: Tensor) -> Tensor:
             return models.new_zeros(models.shape[:-1])
 
-        return cls(loss, loss, samples)
+        return cls(loss, loss, samples, lambda: samples.expand(*samples.shape[:-1], classes).clone())
 
 
 class ClientUpdate(ABC, Generic[S]):

@@ -71,12 +71,8 @@ class FedDC(SGD):
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of the optimiser on the corrected loss."""
-        anchor, shift, alpha = state["anchor"], state["shift"], state.get("alpha", self.settings.alpha)
-
-        def corrected(w: Tensor, batch: Batch) -> Tensor:
-            return grad(w, batch).add_(shift).add_((w - anchor).mul_(alpha))
-
-        return super().step(state, batch, corrected)
+        w, anchor, alpha = state["w"], state["anchor"], state.get("alpha", self.settings.alpha)
+        return self.move(state, grad(w, batch).add_(state["shift"]).add_((w - anchor).mul_(alpha)))
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Send θ_i, with its drift or without, and g_i or its change; keep both."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Settings
@@ -64,13 +63,10 @@ class FedNova(SGD):
         return {"w": w, "anchor": w, **self.optimizer.init(w)}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
-        """One step of SGD."""
-        mu, anchor = self.settings.mu, state["anchor"]
-
-        def proximal(w: Tensor, batch: Batch) -> Tensor:
-            return grad(w, batch).add_(w - anchor, alpha=mu)
-
-        return super().step(state, batch, proximal if mu else grad)
+        """One step of SGD on the loss, or with µ on the loss and the proximal term."""
+        w, mu = state["w"], self.settings.mu
+        g = grad(w, batch)
+        return self.move(state, g.add_(w - state["anchor"], alpha=mu) if mu else g)
 
     def norm(self, steps: int) -> float:
         """‖a_i‖₁ after so many steps: w^t - w_i in units of η, if all gradients were 1."""

@@ -12,6 +12,7 @@ from fedtl.clients.settings import Settings
 from fedtl.losses.batch import Batch
 from fedtl.optimizers import local
 from fedtl.optimizers.settings import OptimizerSettings
+from fedtl.optimizers.stepper import Stepper
 
 PLAIN = local.SGD(name="sgd")
 
@@ -48,12 +49,19 @@ class SGD(ClientUpdate[SGDSettings]):
         """One step of SGD."""
         return self.move(state, grad(state["w"], batch))
 
-    def move(self, state: State, g: Tensor, of: str = "w") -> State:
-        """One step of the vector ``of`` along its gradient ``g`` ``[..., P]``, which is used up."""
+    def move(self, state: State, g: Tensor, of: str = "w", by: Stepper | None = None) -> State:
+        """One step of the vector ``of`` along its gradient ``g``, which is used up.
+
+        Args:
+            state: has the vector.
+            g: of the vector's shape.
+            of: its name.
+            by: the optimiser; the method's if None.
+        """
         options, velocity = self.settings, "velocity" if of == "w" else f"velocity_{of}"
         if options.weight_decay:
             g.add_(state[of], alpha=options.weight_decay)
         if options.momentum:
             g = state[velocity].mul_(options.momentum).add_(g) if velocity in state else g
             state = {**state, velocity: g}
-        return self.optimizer.step(state, g, of)
+        return (by or self.optimizer).step(state, g, of)

@@ -15,33 +15,25 @@ if TYPE_CHECKING:
     from fedtl.strategies.contract import Strategy
 
 STRATEGIES: Registry = {
-<<<<<<< HEAD
+    "afl": "fedtl.strategies.afl:AFL",
     "apfl": "fedtl.clients.apfl:APFL",
     "central": "fedtl.strategies.central:Central",
     "ditto": "fedtl.clients.ditto:Ditto",
-=======
-    "afl": "fedtl.strategies.afl:AFL",
->>>>>>> 9a3d177 (afl: the worst mixture of clients; methods with a server state resume to the bit)
     "fedadagrad": "fedtl.strategies.fedopt:FedAdagrad",
     "fedadam": "fedtl.strategies.fedopt:FedAdam",
     "fedavg": "fedtl.strategies.fedavg:FedAvg",
     "fedavg-finetune": "fedtl.clients.finetune:FineTune",
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
-<<<<<<< HEAD
     "fedbabu": "fedtl.clients.fedbabu:FedBABU",
     "fedbn": "fedtl.clients.fedbn:FedBN",
-=======
     "feddc": "fedtl.strategies.feddc:FedDC",
->>>>>>> 9a36495 (feddc: local drifts decoupled and corrected, in the paper's form and its authors')
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
-<<<<<<< HEAD
-    "fedper": "fedtl.clients.fedper:FedPer",
-=======
     "fednova": "fedtl.strategies.fednova:FedNova",
->>>>>>> 7ee70a1 (fednova: normalised averaging, with momentum, a proximal term and a server optimiser)
+    "fedper": "fedtl.clients.fedper:FedPer",
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedrep": "fedtl.clients.fedrep:FedRep",
+    "fedrod": "fedtl.clients.fedrod:FedRoD",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "lg-fedavg": "fedtl.clients.lgfedavg:LGFedAvg",
     "local": "fedtl.clients.local:Local",

@@ -117,34 +117,26 @@ ENGINES: dict[str, EngineKind] = {
 
 # The options that each registered method needs for a short test.
 METHODS: dict[str, dict[str, Any]] = {
-<<<<<<< HEAD
+    "afl": {"lr": 0.1, "mixture_lr": 0.1},
     "apfl": {"lr": 0.1, "alpha": 0.3, "adaptive": True},
     "central": {"lr": 0.1},
     "ditto": {"lr": 0.1, "lam": 0.5},
-=======
-    "afl": {"lr": 0.1, "mixture_lr": 0.1},
->>>>>>> 9a3d177 (afl: the worst mixture of clients; methods with a server state resume to the bit)
     # By the default τ the server divides rounding errors in what should not move at all.
     "fedadagrad": {"lr": 0.1, "server": {"tau": 0.1}},
     "fedadam": {"lr": 0.1, "server": {"tau": 0.1}},
     "fedavg": {"lr": 0.1},
     "fedavg-finetune": {"lr": 0.1, "finetune_steps": 2},
     "fedavgm": {"lr": 0.1},
-<<<<<<< HEAD
     "fedbabu": {"lr": 0.1, "finetune_steps": 2},
     "fedbn": {"lr": 0.1, "last_batch": "merge"},  # batch-norm cannot train on one sample
-=======
     "feddc": {"lr": 0.1, "alpha": 0.3},
->>>>>>> 9a36495 (feddc: local drifts decoupled and corrected, in the paper's form and its authors')
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
-<<<<<<< HEAD
-    "fedper": {"lr": 0.1},
-=======
     "fednova": {"lr": 0.1, "mu": 0.3},
->>>>>>> 7ee70a1 (fednova: normalised averaging, with momentum, a proximal term and a server optimiser)
+    "fedper": {"lr": 0.1},
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "fedrep": {"lr": 0.1, "head_epochs": 2},
+    "fedrod": {"lr": 0.1},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "lg-fedavg": {"lr": 0.1},
     "local": {"lr": 0.1},

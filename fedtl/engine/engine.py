@@ -365,7 +365,13 @@ class Engine(ABC):
     def _probe_of(self, client: int, buffers: Tensor, samples: int) -> Probe:
         """A look at one client's samples, of which it trains on so many, with the buffers ``[Q]``."""
         own = self._probe(client, buffers), self._probe(client, buffers, training=True)
-        return Probe(*own, self._number(samples))
+        return Probe(*own, self._number(samples), lambda: self._labels_of(client))
+
+    def _labels_of(self, client: int) -> Tensor:
+        """How many labelled training samples of each class a client holds, ``[k]``."""
+        federation = self.task.samples.federation
+        counts = np.bincount(federation.y[federation.train[client]], minlength=federation.classes)
+        return torch.from_numpy(counts).to(self.task.samples.device, torch.float32)
 
     def _probe(self, client: int, buffers: Tensor, training: bool = False) -> Callable[[Tensor], Tensor]:
         """The loss of models ``[P]`` or ``[k, P]`` on a client's own samples, with the buffers ``[Q]``.

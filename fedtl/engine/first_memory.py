@@ -106,8 +106,8 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     batch = Batch(x, torch.zeros(2, dtype=torch.int64, device=device), None)
     first = first_memory(task, update)
     copies = {name: tensor.clone() for name, tensor in first.items()}
-    state = update.start(received, copies, Probe.of_trial(torch.ones(1, device=device)))
     classes = task.samples.federation.classes
+    state = update.start(received, copies, Probe.of_trial(torch.ones(1, device=device), classes))
 
     def logits(at: Tensor, batch: Batch) -> Tensor:
         return batch.x.new_zeros(len(batch.y), classes)

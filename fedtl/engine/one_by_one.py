@@ -120,9 +120,7 @@ class OneByOne(Engine):
         for loop, plan in zip(update.round_loops, plans):
             done = 0
             for batches in self._batches(plan, assignment.round, client):
-                state, traced = self._steps(
-                    loop, state, batches, losses, lambda: nullcontext(buffers), outside, play, done
-                )
+                state, traced = self._steps(loop, state, batches, losses, own_buffers, outside, play, done)
                 evaluations, done = evaluations + traced, done + len(batches.y)
         of_loops = tuple(len(plan.sizes) for plan in plans)
         with clock.part(METHOD):

@@ -291,7 +291,10 @@ def _stacked(probes: Sequence[Probe]) -> Probe:
     def training_loss(models: Tensor) -> Tensor:
         return torch.stack([probe.training_loss(own) for probe, own in zip(probes, models)])
 
-    return Probe(loss, training_loss, torch.stack([probe.samples for probe in probes]))
+    def label_counts() -> Tensor:
+        return torch.stack([probe.label_counts() for probe in probes])
+
+    return Probe(loss, training_loss, torch.stack([probe.samples for probe in probes]), label_counts)
 
 
 def _row(vectors: Vectors, row: int) -> Vectors:

@@ -352,7 +352,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
         )
     received = {name: tensor.expand(*lead, *tensor.shape).clone() for name, tensor in task.received.items()}
     received["w"] = w.clone()
-    probe = Probe.of_trial(torch.ones(*lead, 1, device=flat.device))
+    probe = Probe.of_trial(torch.ones(*lead, 1, device=flat.device), federation.classes)
     memory = update.first_memory({**received, "initial": w.clone()})
     state = update.start(received, memory, probe)
     state = {name: tensor.clone() for name, tensor in state.items()}

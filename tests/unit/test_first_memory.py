@@ -22,11 +22,10 @@ def test_first_memory_names_what_a_round_keeps(method: str) -> None:
     update = update_of(method, engine.task.layout, **METHODS[method], batch_size=10)
     check_first_memory(engine.task, update)
     w = engine.task.layout.flatten(engine.task.module)
+    first = update.first_memory({**engine.task.received, "w": w, "initial": w.clone()})
     for outcome in train_cohort(engine, update, w, [0, 1], [{}, {}], 1):
         assert isinstance(outcome, Trained)
-        assert (
-            not outcome.memory or outcome.memory.keys() == update.first_memory({**engine.task.received, "w": w}).keys()
-        )
+        assert not outcome.memory or outcome.memory.keys() == first.keys()
 
 
 @pytest.mark.parametrize("method", STRATEGIES)

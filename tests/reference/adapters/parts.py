@@ -1,4 +1,4 @@
-"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg, FedBABU, FedBN."""
+"""Methods that keep a part of the model at clients: FedPer, FedRep, LG-FedAvg, FedBABU, FedBN; and FedRoD."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fedtl.models.composite import model_of
@@ -178,3 +179,24 @@ class FedBN(Adapter):
         """One of the network's tensors."""
         study.layout.load(study.task.module, vector)
         return model_of(study.task.module).state_dict()[name].clone()
+
+
+class FedRoD(Adapter):
+    cases = ("fedrod",)
+    strategy = "fedrod"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        if case.variant != "linear":
+            raise NotApplicableError(f"{case.variant} is no variant that is known")
+        own = {name: case.hyper[name] for name in ("lr", "personal_lr", "local_epochs")}
+        return {**own, "personal_start": "generic", **weighting(case)}
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        if name == "g_model":
+            return study.theirs(after.trained[client].uploads["w"])
+        assert name == "p_head"
+        memory = after.memories[client]
+        if not memory:
+            return study.theirs(study.initial, "head")
+        nothing = torch.zeros_like(study.initial)[: study.layout.parameters]
+        return study.theirs(study.update.with_head(nothing, memory["phi"]), "head")  # type: ignore[attr-defined]

@@ -1,0 +1,136 @@
+"""FedRoD: a generic predictor and a personal head beside it, on the same features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fedtl.choice import shown
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.losses.batch import Batch
+from fedtl.models.vector import Layout
+from fedtl.optimizers.stepper import stepper_of
+
+ABSENT = -1e4
+"""The logarithm of no samples: e to its power is 0 in float32, and a product with 0 is 0, unlike that of -∞."""
+
+
+class FedRoDSettings(SGDSettings):
+    """Options of FedRoD.
+
+    Attributes:
+        personal_lr: the learning rate of the personal head; ``lr`` if not given.
+        personal_start: where it begins: at zeros, with which the generic predictor alone speaks, or as a copy of the
+            generic head's first values ("generic"). The paper leaves it open.
+    """
+
+    personal_lr: float | None = Field(None, gt=0)
+    personal_start: Literal["zeros", "generic"] = "zeros"
+
+    @model_validator(mode="after")
+    def _whole(self) -> FedRoDSettings:
+        if self.private:
+            raise ValueError(f"private = {shown([*self.private])}: FedRoD's personal head stays already; leave it out")
+        return self
+
+
+class FedRoD(SGD):
+    """A client's part of Algorithm 1 of Chen and Chao 2022 (arXiv 2107.00778), with linear personal heads.
+
+    Of features z = f(x; θ) there are two predictors: the generic one, h(z; ψ), and the personal one,
+    h(z; ψ) + h(z; φ_m). On each mini-batch
+    (θ, ψ) ← (θ, ψ) - η ∇ L_BSM(h(z; ψ)), the balanced softmax, cross-entropy of the logits h + log n_c with n_c the
+    client's number of samples of class c; and φ_m ← φ_m - η ∇_φ L_CE(h(z; ψ) + h(z; φ_m)), both at the θ and ψ of
+    before. The server's mean of θ and ψ is weighted by samples; φ_m stays. As heads are linear, the personal predictor
+    is the model whose head is ψ + φ_m.
+
+    Terms of the objective that read logits read the balanced ones, and for φ_m the personal ones.
+
+    Differs from the paper: not at all, but that with batch-norm the running statistics see each mini-batch twice.
+    PFLlib begins with a copy of the generic head: ``personal_start = "generic"``.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedRoDSettings
+    personalises: ClassVar[bool] = True
+    settings: FedRoDSettings
+
+    def __init__(self, settings: FedRoDSettings, layout: Layout) -> None:
+        super().__init__(settings, layout)
+        scale = settings.lr_scale.get("head", 1.0)  # of a part of the model, and φ is like its head
+        own = settings.model_copy(update={"lr_scale": {}})
+        rate = None if settings.personal_lr is None else scale * settings.personal_lr
+        chosen = own.optimizer.model_copy(update={"lr": None if own.optimizer.lr is None else scale * own.optimizer.lr})
+        own = own.model_copy(update={"optimizer": chosen})
+        self.personal_optimizer = stepper_of(own, rate, scale * settings.lr, layout)
+
+    def first_memory(self, received: Vectors) -> Memory:
+        """φ_m as it begins."""
+        head = self.head(received["initial"])
+        return {"phi": head if self.settings.personal_start == "generic" else torch.zeros_like(head)}
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Begin with the global θ and ψ, and one's own φ_m."""
+        counts, phi = probe.label_counts(), memory["phi"]
+        prior = torch.where(counts > 0, counts.clamp(min=1).log(), torch.full_like(counts, ABSENT))
+        rates = self.personal_optimizer.init(phi, "phi")
+        return {**super().start(received, memory, probe), "phi": phi, "prior": prior, **rates}
+
+    def loops(self) -> Sequence[Loop]:
+        """One, if the model has a head that trains.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        self.layout.part("head")
+        return super().loops()
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        """A step of the generic predictor and one of the personal head."""
+        w, prior = state["w"], state["prior"]
+        balanced = batch.with_logits(torch.ones_like(prior[..., :1]), prior.unsqueeze(-2))
+        of_personal, of_generic = grad(self.with_head(w, state["phi"]), batch), grad(w, balanced)
+        state = self.move(state, of_generic)
+        return self.move(state, self.head(of_personal), "phi", self.personal_optimizer)
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        """Upload θ and ψ; keep φ_m."""
+        return {"w": state["w"]}, {"phi": state["phi"]}
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        """The present generic predictor with the client's own head."""
+        return self.with_head(received["w"], memory["phi"])
+
+    def for_scoring(self) -> ClientUpdate[Any]:
+        """No training is needed."""
+        return _AsItIs(self.settings, self.layout)
+
+    def head(self, w: Tensor) -> Tensor:
+        """The numbers of the head in a vector ``[..., P]``."""
+        return torch.cat([w[..., own] for own in self.layout.part("head")], -1)
+
+    def with_head(self, w: Tensor, phi: Tensor) -> Tensor:
+        """A copy of ``w`` ``[..., P]`` to whose head ``phi`` is added."""
+        w, start = w.clone(), 0
+        for own in self.layout.part("head"):
+            stop = start + own.stop - own.start
+            w[..., own] += phi[..., start:stop]
+            start = stop
+        return w
+
+
+class _AsItIs(FedRoD):
+    """What the client has, in place of a round."""
+
+    sums: ClassVar[Mapping[str, Weighting]] = {}
+
+    def loops(self) -> Sequence[Loop]:
+        return ()
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {}, {"phi": state["phi"]}

@@ -21,26 +21,96 @@ ABSENT = -1e4
 """The logarithm of no samples: e to its power is 0 in float32, and a product with 0 is 0, unlike that of -∞."""
 
 
-class FedRoDSettings(SGDSettings):
-    """Options of FedRoD.
+class TwoHeadsSettings(SGDSettings):
+    """Options of FedRoD with any kind of personal head.
 
     Attributes:
         personal_lr: the learning rate of the personal head; ``lr`` if not given.
-        personal_start: where it begins: at zeros, with which the generic predictor alone speaks, or as a copy of the
-            generic head's first values ("generic"). The paper leaves it open.
     """
 
     personal_lr: float | None = Field(None, gt=0)
-    personal_start: Literal["zeros", "generic"] = "zeros"
 
     @model_validator(mode="after")
-    def _whole(self) -> FedRoDSettings:
+    def _whole(self) -> TwoHeadsSettings:
         if self.private:
             raise ValueError(f"private = {shown([*self.private])}: FedRoD's personal head stays already; leave it out")
         return self
 
 
-class FedRoD(SGD):
+class FedRoDSettings(TwoHeadsSettings):
+    """Options of FedRoD with linear personal heads.
+
+    Attributes:
+        personal_start: where a personal head begins: at zeros, with which the generic predictor alone speaks, or as a
+            copy of the generic head's first values ("generic"). The paper leaves it open.
+    """
+
+    personal_start: Literal["zeros", "generic"] = "zeros"
+
+
+class TwoHeads(SGD):
+    """A generic predictor, trained by balanced softmax, and what personal heads of any kind need of it."""
+
+    personalises: ClassVar[bool] = True
+    settings: TwoHeadsSettings
+
+    def __init__(self, settings: TwoHeadsSettings, layout: Layout) -> None:
+        super().__init__(settings, layout)
+        scale = settings.lr_scale.get("head", 1.0)  # of a part of the model, and a personal head is like its head
+        optimizer = settings.optimizer
+        rate = None if optimizer.lr is None else scale * optimizer.lr
+        chosen = {"lr_scale": {}, "optimizer": optimizer.model_copy(update={"lr": rate})}
+        personal = None if settings.personal_lr is None else scale * settings.personal_lr
+        own = settings.model_copy(update=chosen)
+        self.personal_optimizer = stepper_of(own, personal, scale * settings.lr, layout)
+
+    def loops(self) -> Sequence[Loop]:
+        """One, if the model has a head that trains.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        self.layout.part("head")
+        return super().loops()
+
+    def gradients(self, w: Tensor, phi: Tensor, prior: Tensor, batch: Batch, grad: Gradient) -> tuple[Tensor, Tensor]:
+        """∇ L_BSM of the generic predictor ``[..., P]``, and ∇_φ L_CE of the personal one ``[..., h]``.
+
+        Args:
+            w: θ and ψ.
+            phi: φ, ``[..., h]``.
+            prior: log n_c, ``[..., k]``.
+            batch: the mini-batch.
+            grad: of the objective.
+        """
+        balanced = batch.with_logits(torch.ones_like(prior[..., :1]), prior.unsqueeze(-2))
+        of_personal = grad(self.with_head(w, phi), batch)
+        return grad(w, balanced), self.head(of_personal)
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        """The present generic predictor with the client's own head."""
+        return self.with_head(received["w"], memory["phi"])
+
+    def head(self, w: Tensor) -> Tensor:
+        """The numbers of the head in a vector ``[..., P]``."""
+        return torch.cat([w[..., own] for own in self.layout.part("head")], -1)
+
+    def with_head(self, w: Tensor, phi: Tensor) -> Tensor:
+        """A copy of ``w`` ``[..., P]`` to whose head ``phi`` is added."""
+        w, start = w.clone(), 0
+        for own in self.layout.part("head"):
+            stop = start + own.stop - own.start
+            w[..., own] += phi[..., start:stop]
+            start = stop
+        return w
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    """The logarithms of numbers of samples ``[..., k]``; of none, a number far below all others."""
+    return torch.where(counts > 0, counts.clamp(min=1).log(), torch.full_like(counts, ABSENT))
+
+
+class FedRoD(TwoHeads):
     """A client's part of Algorithm 1 of Chen and Chao 2022 (arXiv 2107.00778), with linear personal heads.
 
     Of features z = f(x; θ) there are two predictors: the generic one, h(z; ψ), and the personal one,
@@ -57,17 +127,7 @@ class FedRoD(SGD):
     """
 
     settings_type: ClassVar[type[Settings]] = FedRoDSettings
-    personalises: ClassVar[bool] = True
     settings: FedRoDSettings
-
-    def __init__(self, settings: FedRoDSettings, layout: Layout) -> None:
-        super().__init__(settings, layout)
-        scale = settings.lr_scale.get("head", 1.0)  # of a part of the model, and φ is like its head
-        own = settings.model_copy(update={"lr_scale": {}})
-        rate = None if settings.personal_lr is None else scale * settings.personal_lr
-        chosen = own.optimizer.model_copy(update={"lr": None if own.optimizer.lr is None else scale * own.optimizer.lr})
-        own = own.model_copy(update={"optimizer": chosen})
-        self.personal_optimizer = stepper_of(own, rate, scale * settings.lr, layout)
 
     def first_memory(self, received: Vectors) -> Memory:
         """φ_m as it begins."""
@@ -76,52 +136,23 @@ class FedRoD(SGD):
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin with the global θ and ψ, and one's own φ_m."""
-        counts, phi = probe.label_counts(), memory["phi"]
-        prior = torch.where(counts > 0, counts.clamp(min=1).log(), torch.full_like(counts, ABSENT))
+        phi = memory["phi"]
         rates = self.personal_optimizer.init(phi, "phi")
+        prior = log_prior(probe.label_counts())
         return {**super().start(received, memory, probe), "phi": phi, "prior": prior, **rates}
-
-    def loops(self) -> Sequence[Loop]:
-        """One, if the model has a head that trains.
-
-        Raises:
-            ConfigError: it has not.
-        """
-        self.layout.part("head")
-        return super().loops()
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """A step of the generic predictor and one of the personal head."""
-        w, prior = state["w"], state["prior"]
-        balanced = batch.with_logits(torch.ones_like(prior[..., :1]), prior.unsqueeze(-2))
-        of_personal, of_generic = grad(self.with_head(w, state["phi"]), batch), grad(w, balanced)
-        state = self.move(state, of_generic)
-        return self.move(state, self.head(of_personal), "phi", self.personal_optimizer)
+        of_w, of_phi = self.gradients(state["w"], state["phi"], state["prior"], batch, grad)
+        return self.move(self.move(state, of_w), of_phi, "phi", self.personal_optimizer)
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload θ and ψ; keep φ_m."""
         return {"w": state["w"]}, {"phi": state["phi"]}
 
-    def personal(self, received: Vectors, memory: Memory) -> Tensor:
-        """The present generic predictor with the client's own head."""
-        return self.with_head(received["w"], memory["phi"])
-
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)
-
-    def head(self, w: Tensor) -> Tensor:
-        """The numbers of the head in a vector ``[..., P]``."""
-        return torch.cat([w[..., own] for own in self.layout.part("head")], -1)
-
-    def with_head(self, w: Tensor, phi: Tensor) -> Tensor:
-        """A copy of ``w`` ``[..., P]`` to whose head ``phi`` is added."""
-        w, start = w.clone(), 0
-        for own in self.layout.part("head"):
-            stop = start + own.stop - own.start
-            w[..., own] += phi[..., start:stop]
-            start = stop
-        return w
 
 
 class _AsItIs(FedRoD):

@@ -34,6 +34,7 @@ STRATEGIES: Registry = {
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedrep": "fedtl.clients.fedrep:FedRep",
     "fedrod": "fedtl.clients.fedrod:FedRoD",
+    "fedrod-hyper": "fedtl.strategies.fedrodhyper:FedRoDHyper",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "lg-fedavg": "fedtl.clients.lgfedavg:LGFedAvg",
     "local": "fedtl.clients.local:Local",

@@ -21,7 +21,8 @@ class Strategy(Rounds):
 
     It is a Flower strategy and runs on any Flower Grid; :class:`~fedtl.server.rounds.Rounds` is the machinery. Here
     the server is plain averaging. ``self.settings`` are the method's options, ``self.population`` is N, the number of
-    clients, and ``self.seed`` the run's; a random number is to depend on the seed and the round alone.
+    clients, and ``self.seed`` the run's; a random number is to depend on the seed and the round alone. ``self.layout``
+    and ``self.classes`` are the model's.
     """
 
     settings_type: ClassVar[type[Settings]] = Settings

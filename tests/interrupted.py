@@ -17,6 +17,7 @@ import fedtl
 from fedtl.disk.memories import MemoryStore
 from fedtl.runs.checkpoint import read_checkpoint
 from tests.methods import OPEN_METHODS
+from tests.parts import MODELS_OF
 
 CLIENTS, ROUNDS = 8, 6
 TIMES = {"seconds", "seconds_scoring", "elapsed"}
@@ -27,10 +28,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "adam": {"name": "fedavg", "lr": 0.05, "server": {"name": "adam", "lr": 0.01}},
     "local": {"name": "local", "lr": 0.05},
     "fedrep": {"name": "fedrep", "lr": 0.05, "head_epochs": 2},
+    "fedbn": {"name": "fedbn", "lr": 0.05, "last_batch": "merge"},
+    "fedrod-hyper": {"name": "fedrod-hyper", "lr": 0.05, "hyper_hidden": 4},
     **OPEN_METHODS,
 }
 
-DEEP = {*OPEN_METHODS, "fedrep"}
+DEEP = {*OPEN_METHODS, "fedrep", "fedrod-hyper"}
 """Those that need a model of more than a head, or are to have one."""
 
 
@@ -43,7 +46,7 @@ def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[s
         "rounds": rounds,
         "device": "cpu",
         "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "dirichlet", "alpha": 1.0}},
-        "model": {"name": "mlp", "hidden": [8]} if method in DEEP else {"name": "logistic"},
+        "model": MODELS_OF.get(method, {"name": "mlp", "hidden": [8]} if method in DEEP else {"name": "logistic"}),
         "strategy": {"clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
         "evaluate": {"every": 2, "personal": personal},
         "simulation": {"grid": "in-process"},

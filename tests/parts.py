@@ -85,7 +85,14 @@ def update_of(name: str, layout: Layout = NO_LAYOUT, **options: Any) -> ClientUp
 def receive_first(engine: Engine, name: str, **options: Any) -> Engine:
     """Let the engine's clients receive what a method's server sends in the first round besides the model."""
     method, layout = strategy_type(name), engine.task.layout
-    server = method(method.settings_type(name=name, **options), seed=0, clients=100, parameters=layout.parameters)
+    server = method(
+        method.settings_type(name=name, **options),
+        seed=0,
+        clients=100,
+        parameters=layout.parameters,
+        layout=layout,
+        classes=engine.task.samples.federation.classes,
+    )
     received = server.first_download(layout.flatten(engine.task.module)[: layout.parameters])
     device = engine.task.samples.device
     object.__setattr__(engine.task, "received", {key: tensor.to(device) for key, tensor in received.items()})
@@ -137,6 +144,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "fedrep": {"lr": 0.1, "head_epochs": 2},
     "fedrod": {"lr": 0.1},
+    "fedrod-hyper": {"lr": 0.1, "hyper_hidden": 4},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "lg-fedavg": {"lr": 0.1},
     "local": {"lr": 0.1},

@@ -234,6 +234,8 @@ def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence
         phases=_phases(config, tasks),
         private=_keeps_own(tasks),
         whole=sharing is None or sharing.whole,
+        layout=tasks[0].layout if tasks else None,
+        classes=tasks[0].samples.federation.classes if tasks else 0,
     )
 
 

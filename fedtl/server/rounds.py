@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fedtl.clients.serving import Serving, serving
 from fedtl.clients.settings import Settings
 from fedtl.clock import Clock
+from fedtl.models.vector import Layout
 from fedtl.server.address import about_scoring, about_training, content_of, context_of, draw
 from fedtl.server.bench import Bench
 from fedtl.server.exchange import Uploads, Vectors
@@ -57,6 +58,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         phases: the run's; one of all rounds if not given.
         private: whether clients keep parts of the model to themselves that make it their own, or a model beside it.
         whole: whether the model that travels gives logits without them.
+        layout: of the whole model's vector, for methods that ask for its parts.
+        classes: how many labels there are, likewise.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         phases: Sequence[Phase] = (),
         private: bool = False,
         whole: bool = True,
+        layout: Layout | None = None,
+        classes: int = 0,
     ) -> None:
         self.settings = settings
         self.phases = tuple(phases) or (Phase(settings, 1, 1),)
@@ -79,6 +84,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         self._keeps_parts = private
         self.seed = seed
         self.population = clients
+        self.layout, self.classes = layout, classes
         self.max_failures = max_failures
         self.min_clients: int | None = None
         """How many of a round's clients must not fail; what ``max_failures`` says if None."""

@@ -53,7 +53,9 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
     """Rounds of a method with its own server: the last model, and what came of the last training."""
     settings = read_strategy({"name": method, **METHODS[method], "batch_size": 10, **options})
     kind, layout, clients = strategy_type(method), engine.task.layout, len(SIZES)
-    server = kind(settings, seed=0, clients=clients, parameters=layout.parameters, evaluation=Evaluation(clients=0))
+    classes = engine.task.samples.federation.classes
+    own = {"parameters": layout.parameters, "layout": layout, "classes": classes}
+    server = kind(settings, seed=0, clients=clients, evaluation=Evaluation(clients=0), **own)  # type: ignore[arg-type]
     server.scores_global, server.max_failures = False, 0.0
     receive_first(engine, **settings.model_dump(exclude_unset=True))
     outcomes: list[Outcome] = []

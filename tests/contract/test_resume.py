@@ -109,6 +109,8 @@ LEAVES = {
     # A state of several names, memories with private parts, a table's rows, models that clients choose among.
     "scaffold": ["between two memories of a round", "when a round is trained and nothing recorded"],
     "fedrep": ["between two memories of a round"],
+    "fedbn": ["between two memories of a round"],
+    "fedrod-hyper": ["right after a checkpoint"],
     "fedamp": [
         "between two memories of a round",
         "between two rows of a round",

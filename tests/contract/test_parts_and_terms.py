@@ -50,7 +50,16 @@ def run(method: str, terms: list[dict[str, Any]], kind: EngineKind) -> tuple[Par
 
 @pytest.mark.parametrize(
     ("method", "term"),
-    [("fedrep", "distillation"), ("fedrep", "mmd"), ("fedrep", "dann"), ("fedper", "mmd"), ("fedrod", "mmd")],
+    [
+        ("fedrep", "distillation"),
+        ("fedrep", "mmd"),
+        ("fedrep", "dann"),
+        ("fedper", "mmd"),
+        ("lg-fedavg", "mmd"),
+        ("fedrod", "mmd"),
+        ("fedrod-hyper", "dann"),
+        ("fedbabu", "distillation"),
+    ],
 )
 def test_a_term_trains_and_every_engine_agrees(method: str, term: str) -> None:
     plain, _ = run(method, [], ENGINES["one by one"])

@@ -97,6 +97,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "data": {"validation_share": 0.3},
         "strategy": {"name": "pfedme", **SGD, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05, "weighting": "samples"},
     },
+    "fedrep, two of three": {"strategy": {"name": "fedrep", **SGD, "clients_per_round": 2, "head_epochs": 1}},
+    "fedbabu": {"strategy": {"name": "fedbabu", **SGD}},
+    "fedbn": {
+        "strategy": {"name": "fedbn", **SGD, "last_batch": "merge"},
+        "model": {"name": "cnn-bn", "channels": [2], "hidden": [4]},
+    },
+    "fedrod": {"strategy": {"name": "fedrod", **SGD, "clients_per_round": 2}},
+    "fedrod-hyper": {"strategy": {"name": "fedrod-hyper", **SGD, "clients_per_round": 2}},
     **{f"test method {name}": {"strategy": {**SGD, **table}} for name, table in OPEN_METHODS.items()},
     "public": {
         "data": {"public": {**LOOK, "samples": 40}},

@@ -37,8 +37,9 @@ class InParts(Adapter):
         o = case.hyper
         if "weight_decay" in o and o["weight_decay"] == DECAY:
             raise NotApplicableError("a weight decay of weights that spares biases is no option here")
-        o.expect(shared=self.shared, momentum=0, weight_decay=0)
-        return {"lr": o["lr"], **self.budget(case), **weighting(case)}
+        o.expect(shared=self.shared)
+        optimizer = {name: o[name] for name in ("momentum", "weight_decay") if name in o}
+        return {"lr": o["lr"], **optimizer, **self.budget(case), **weighting(case)}
 
     def rounds(self, case: Case) -> int:
         """Without an entry on what comes after training."""
@@ -126,6 +127,13 @@ class FedBABU(InParts):
     cases = ("fedbabu",)
     strategy = "fedbabu"
 
+    def __init__(self) -> None:
+        self.finetuning: int | None = None
+        """Epochs of fine-tuning, while that is what is gone through."""
+
+    def epochs(self, case: Case, client: int, loop: int) -> int:
+        return self.finetuning or super().epochs(case, client, loop)
+
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
         own = {"finetune_epochs": o["fine_tune_epochs"]} if "fine_tune_epochs" in o else {}
@@ -147,7 +155,12 @@ class FedBABU(InParts):
         yield from super().compared(study, after, record)
         later = study.case.rounds[study.number :]
         if after.round == study.number and later and "from the final global body" in later[0]["after"]:
-            yield from super().compared(study, after, {"clients": later[0]["clients"]})
+            self.finetuning = self.options(study.case)["finetune_epochs"]
+            try:
+                pairs = [*super().compared(study, after, {"clients": later[0]["clients"]})]
+            finally:
+                self.finetuning = None
+            yield from pairs
 
 
 class FedBN(Adapter):

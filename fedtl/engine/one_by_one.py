@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -116,7 +115,10 @@ class OneByOne(Engine):
         buffers = binding.buffers
         if task.buffers:
             buffers.copy_(first_buffers)
-        own_buffers = partial(nullcontext, buffers)  # traced steps change the module's own
+
+        def own_buffers() -> AbstractContextManager[Tensor]:
+            return nullcontext(buffers)  # traced steps change the module's own
+
         for loop, plan in zip(update.round_loops, plans):
             done = 0
             for batches in self._batches(plan, assignment.round, client):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import PLAIN, SGD, SGDSettings
 from fedtl.losses.batch import Batch
@@ -40,6 +39,16 @@ class FedNovaSettings(SGDSettings, AveragingSettings):
             )
         return self
 
+    def norm(self, steps: int) -> float:
+        """‖a_i‖₁ after so many steps: w^t - w_i in units of η, if all gradients were 1."""
+        if not (self.momentum or self.mu):
+            return float(steps)
+        moved = velocity = 0.0
+        for _ in range(steps):
+            velocity = self.momentum * velocity + 1 - self.optimizer.rate(self.lr) * self.mu * moved
+            moved += velocity
+        return moved
+
 
 class FedNova(SGD):
     """A client's part of FedNova (Wang, Liu, Liang, Joshi, Poor 2020, arXiv 2007.07481).
@@ -53,7 +62,6 @@ class FedNova(SGD):
     to, where its authors' code adds one to the other.
     """
 
-    sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "steps": "settings"}
     settings_type: ClassVar[type[Settings]] = FedNovaSettings
     settings: FedNovaSettings
 
@@ -68,20 +76,7 @@ class FedNova(SGD):
         g = grad(w, batch)
         return self.move(state, g.add_(w - state["anchor"], alpha=mu) if mu else g)
 
-    def norm(self, steps: int) -> float:
-        """‖a_i‖₁ after so many steps: w^t - w_i in units of η, if all gradients were 1."""
-        o = self.settings
-        if not (o.momentum or o.mu):
-            return float(steps)
-        moved = velocity = 0.0
-        for _ in range(steps):
-            velocity = o.momentum * velocity + 1 - self.optimizer.lr * o.mu * moved
-            moved += velocity
-        return moved
-
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        """Send w^t - η d_i, and this client's part of τ_eff."""
-        w, norm = state["anchor"], self.norm(count.steps)
-        effective = norm if self.settings.effective_steps == "norms" else float(count.steps)
-        sent = w - (w - state["w"]) / norm
-        return {"w": sent, "steps": sent.new_full((*w.shape[:-1], 1), effective)}, {}
+        """Send w^t - η d_i."""
+        w = state["anchor"]
+        return {"w": w - (w - state["w"]) / self.settings.norm(count.steps)}, {}

@@ -473,6 +473,7 @@ class Engine(ABC):
         client: int,
         received: Vectors,
         finished: tuple[Vectors, Memory],
+        trained: Tensor,
         buffers: Tensor,
     ) -> tuple[Vectors, Memory, tuple[Tensor, ...]]:
         """What a client's training comes to.
@@ -482,6 +483,7 @@ class Engine(ABC):
             client: its id.
             received: what it received, ``"w"`` as ``[d]``.
             finished: what ``finish`` gave.
+            trained: the model ``[P]`` that its steps ended in, which an upload called ``"w"`` need not be.
             buffers: its numbers that moved by no gradient, ``[Q]``.
 
         Returns:
@@ -493,12 +495,15 @@ class Engine(ABC):
         if "w" in update.sums and task.buffers:
             uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
         asks = task.objective.statistics
-        local = uploads.get("w")
-        if local is None and (asks or task.objective.remembers):
+        local: Tensor | None = None
+        if "w" in uploads:
+            local = torch.cat([trained, buffers]) if task.buffers else trained
+        elif asks or task.objective.remembers:
             own = update.personal({**received, "w": received["w"][: task.layout.parameters]}, kept)
             local = torch.cat([own, buffers]) if task.buffers else own
         if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:
-            memory = {**memory, PRIVATE: uploads["w"][task.sharing.private]}
+            assert local is not None
+            memory = {**memory, PRIVATE: local[task.sharing.private]}
         if task.objective.remembers and local is not None:
             memory = {**memory, PREVIOUS: local.clone()}
         return uploads, memory, self.statistics(local, client) if local is not None else ()

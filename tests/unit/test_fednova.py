@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import fedtl
 from fedtl.choice import ConfigError
-from fedtl.strategies import read_strategy
-from tests.parts import ENGINES, EngineKind, update_of
+from fedtl.disk.memories import MemoryStore
+from fedtl.engine.task import RoundContext
+from fedtl.strategies import read_strategy, strategy_type
+from tests.parts import ENGINES, EngineKind, engine_of, federation_of, small_module, train_cohort, update_of
 from tests.quadratics import Array, Quadratics
 
 H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
@@ -62,7 +66,7 @@ def test_rounds_by_hand(m: float, mu: float, server: float, kind: EngineKind, tm
 def test_the_norm_is_the_papers(steps: int) -> None:
     for m, mu in ((0.0, 0.0), (0.9, 0.0), (0.0, 0.5)):
         update = update_of("fednova", lr=ETA, momentum=m, mu=mu)
-        assert update.norm(steps) == pytest.approx(norm(steps, m, mu))  # type: ignore[attr-defined]
+        assert update.settings.norm(steps) == pytest.approx(norm(steps, m, mu))
 
 
 def test_the_norm_of_momentum_and_a_proximal_term_is_the_sum_of_both_steps_coefficients() -> None:
@@ -76,7 +80,7 @@ def test_the_norm_of_momentum_and_a_proximal_term_is_the_sum_of_both_steps_coeff
         assert moved > 0
         total += moved
     update = update_of("fednova", lr=ETA, momentum=m, mu=mu)
-    assert update.norm(steps) == pytest.approx(total)  # type: ignore[attr-defined]
+    assert update.settings.norm(steps) == pytest.approx(total)
 
 
 @each_engine
@@ -119,3 +123,51 @@ def test_it_goes_to_the_objectives_minimum_where_fedavg_goes_to_anothers(tmp_pat
 def test_what_has_no_norm_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence.replace(".", r"\.")):
         read_strategy({"name": "fednova", "lr": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [({"local_epochs": 2}, 6), ({"local_steps": 5}, 5), ({"batch_size": 0}, 1), ({"last_batch": "drop"}, 2)],
+    ids=str,
+)
+def test_the_server_knows_how_many_steps_a_client_takes(budget: dict[str, Any], steps: int) -> None:
+    settings = read_strategy({"name": "fednova", "lr": 0.1, "batch_size": 4, **budget})
+    server = strategy_type("fednova")(settings, seed=0, clients=2)
+    assert server.steps_of(0, 10) == steps  # type: ignore[attr-defined]
+    engine = engine_of(federation_of([10, 10]), small_module())
+    update = update_of("fednova", **{"lr": 0.1, "batch_size": 4, **budget})
+    w = engine.task.layout.flatten(engine.task.module)
+    (outcome,) = train_cohort(engine, update, w, [0], [{}], 1)
+    assert outcome.steps == steps  # type: ignore[union-attr]
+
+
+def test_a_private_part_stays_where_training_left_it(tmp_path: Path) -> None:
+    """What is sent is shortened; what the client keeps is the model that it has trained."""
+    heads = []
+    for method in ("fedavg", "fednova"):
+        config = {
+            "name": "private",
+            "rounds": 1,
+            "data": {"name": "digits", "clients": 3, "samples": 60},
+            "model": {"name": "mlp", "hidden": [4]},
+            "strategy": {"name": method, "lr": 0.1, "local_steps": 4, "private": ["head"]},
+            "simulation": {"grid": "in-process"},
+        }
+        run = fedtl.run(config, out=tmp_path / method)
+        heads.append(MemoryStore(run.path / "memories").load(1, 2)["private parts"])
+    assert torch.equal(*heads)
+
+
+@each_engine
+def test_terms_see_the_model_that_was_trained(kind: EngineKind) -> None:
+    """A term that compares with the client's previous model is given that one, not what was sent."""
+    terms = [{"term": "cross_entropy"}, {"term": "moon", "weight": 0.1}]
+    previous = []
+    for method in ("fedavg", "fednova"):
+        engine = engine_of(federation_of([10, 10]), small_module(), kind, terms)
+        w = engine.task.layout.flatten(engine.task.module)
+        update = update_of(method, lr=0.1, local_steps=3)
+        outcomes = train_cohort(engine, update, w, [0, 1], [{}, {}], 1, RoundContext(vectors={"model:round": w}))
+        previous.append([outcome.memory["previous model"] for outcome in outcomes])  # type: ignore[union-attr]
+    for one, other in zip(*previous):
+        assert torch.equal(one, other)

@@ -125,9 +125,17 @@ class FedNova(Adapter):
         """Clients go through unlike numbers of epochs, which no config can say."""
         return (case.epoch(client) or [[*range(case.sizes[client])]]) * self.epochs(case, client, loop)
 
+    def prepare(self, study: Study) -> None:
+        """The server reads the numbers of steps off the config, too."""
+
+        def steps_of(client: int, samples: int) -> int:
+            return len(self.batches(study.case, client, 0))
+
+        study.server.steps_of = steps_of  # type: ignore[attr-defined]
+
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         trained = after.trained[client]
-        norm = study.update.norm(trained.steps)  # type: ignore[attr-defined]
+        norm = study.update.settings.norm(trained.steps)
         if name in ("tau", "a_norm1"):
             return {"tau": trained.steps, "a_norm1": norm}[name]
         before = after.before

@@ -37,6 +37,7 @@ STRATEGIES: Registry = {
     "fedrod-hyper": "fedtl.strategies.fedrodhyper:FedRoDHyper",
     "fedyogi": "fedtl.strategies.fedopt:FedYogi",
     "lg-fedavg": "fedtl.clients.lgfedavg:LGFedAvg",
+    "fedsam": "fedtl.strategies.fedsam:FedSAM",
     "local": "fedtl.clients.local:Local",
     "moon": "fedtl.clients.moon:Moon",
     "per-fedavg": "fedtl.clients.perfedavg:PerFedAvg",

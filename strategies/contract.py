@@ -41,6 +41,10 @@ class Strategy(Rounds):
         """What ``clients`` are sent for a round; nothing of the state changes."""
         return Download({"w": state["w"]} if self.client_update.uploads() else {})
 
+    def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """What ``clients`` are sent that are to be scored: what they would be sent to train in the round."""
+        return self.send(state, clients, round)
+
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The state after a round.
 

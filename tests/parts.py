@@ -147,6 +147,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedrod-hyper": {"lr": 0.1, "hyper_hidden": 4},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
     "lg-fedavg": {"lr": 0.1},
+    "fedsam": {"lr": 0.1, "rho": 0.1},
     "local": {"lr": 0.1},
     "moon": {"lr": 0.1, "mu": 0.5},
     "per-fedavg": {"lr": 0.1, "alpha": 0.05},

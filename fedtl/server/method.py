@@ -34,6 +34,10 @@ class Method(ABC):
         """What clients are sent."""
 
     @abstractmethod
+    def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """What clients are sent that are to be scored."""
+
+    @abstractmethod
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The state after a round."""
 

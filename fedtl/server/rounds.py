@@ -26,7 +26,7 @@ from fedtl.clock import Clock
 from fedtl.models.vector import Layout
 from fedtl.server.address import about_scoring, about_training, content_of, context_of, draw
 from fedtl.server.bench import Bench
-from fedtl.server.exchange import Uploads, Vectors
+from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.gather import check_failures, gather_scores, gather_training
 from fedtl.server.memory import ServerMemory, Vector, new_tables, to_numpy
 from fedtl.server.method import Method
@@ -169,11 +169,12 @@ class Rounds(Method, FlowerStrategy, ABC):
     def about_scoring(self, clients: Sequence[int], round: int, config: Mapping[str, Any] | None = None) -> RecordDict:
         """What clients are sent that are to be scored after a round."""
         # A personal model that is adapted to be scored is what the client would have after the next round.
-        return self._content(clients, round + 1, {**(config or {}), **self.how_to_score(round)})
+        download = self.send_to_score(dict(self.state), clients, round + 1)
+        return self._content(download, {**(config or {}), **self.how_to_score(round)})
 
-    def _content(self, clients: Sequence[int], round: int, config: Mapping[str, Any]) -> RecordDict:
-        """What clients are sent for a round: the download, and what terms ask for."""
-        download, memory = self.send(dict(self.state), clients, round), self._memory
+    def _content(self, download: Download, config: Mapping[str, Any]) -> RecordDict:
+        """What clients are sent: the download, and what terms ask for."""
+        memory = self._memory
         each = {name: to_numpy(rows) for name, rows in download.each.items()}
         context = context_of(self.phases[self._phase], memory.context)
         return content_of(config, memory.shared_by(download), each, context)
@@ -192,7 +193,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         self._take(arrays)
         clients = self.report.clients = self.sample(server_round)
         about = about_training(self.phases[self._phase], self._phase, server_round, self.keep)
-        content = self._content(clients, server_round, {**config, **about, m.SUM_UPLOADS: self.settings.weighting})
+        download = self.send(dict(self.state), clients, server_round)
+        content = self._content(download, {**config, **about, m.SUM_UPLOADS: self.settings.weighting})
         self.report.add_bytes_down(content, len(clients))
         return self._address(MessageType.TRAIN, clients, content, grid)
 

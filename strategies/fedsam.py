@@ -1,0 +1,83 @@
+"""FedSAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.fedsam import SAM, SAMSettings
+from fedtl.clients.settings import Settings
+from fedtl.optimizers.settings import AveragingSettings
+from fedtl.strategies.contract import Download, Uploads, Vectors
+from fedtl.strategies.fedavg import FedAvg
+
+
+class FedSAMSettings(SAMSettings, AveragingSettings):
+    """Options of FedSAM: those of the clients' minimisation, a server optimiser's, and of averaging over the rounds.
+
+    Attributes:
+        swa_from: the first round whose model is averaged; none if not given. The paper begins after three quarters of
+            the rounds.
+        swa_every: c, of how many rounds one is averaged.
+    """
+
+    swa_from: PositiveInt | None = None
+    swa_every: PositiveInt = 1
+
+
+class FedSAM(FedAvg):
+    """FedAvg of clients that seek flat minima (Qu et al. 2022, arXiv 2206.02618; Caldarola et al. 2022, 2203.11834).
+
+    With ``adaptive`` it is the second's FedASAM. With ``swa_from`` the server keeps its stochastic weight average
+    besides: w_SWA ← (n w_SWA + w) / (n + 1) every c rounds. Clients go on from w; scores, exports and the final model
+    are of w_SWA. Batch-norm's running statistics are those of w.
+
+    Differs from the second paper: no cyclical learning rate comes with the averages; give a ``schedule``.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedSAMSettings
+    client_update: ClassVar[type[ClientUpdate[Any]]] = SAM
+    settings: FedSAMSettings
+
+    def first_state(self, w: Tensor) -> Vectors:
+        """The model to train besides the one to score, where the two differ, and how many were averaged."""
+        if self.settings.swa_from is None:
+            return super().first_state(w)
+        return {"w": w, "trained": w.clone(), "averaged": torch.zeros(1)}
+
+    def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The model to train."""
+        return Download({"w": state.get("trained", state["w"])})
+
+    def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The average."""
+        return Download({"w": state["w"]})
+
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        """FedAvg's step, and the average's."""
+        o = self.settings
+        if o.swa_from is None:
+            return super().update(state, uploads, round)
+        new, n = super().update({**state, "w": state["trained"]}, uploads, round), state["averaged"]
+        trained, w = new["w"], state["w"]
+        if round < o.swa_from:
+            w = trained.clone()
+        elif not (round - o.swa_from) % o.swa_every:
+            w, n = (n * w + trained) / (n + 1), n + 1
+        return {**new, "w": w, "trained": trained, "averaged": n}
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """What only ASAM and averaging have."""
+        assert isinstance(settings, FedSAMSettings)
+        unused = super().unused(settings)
+        if not settings.adaptive:
+            unused |= dict.fromkeys(("eta", "adaptive_biases"), "these are options of ASAM: set adaptive = true")
+        if settings.swa_from is None:
+            unused["swa_every"] = "no models are averaged: set swa_from"
+        return unused

@@ -31,6 +31,8 @@ STRATEGIES: Registry = {
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
     "fednova": "fedtl.strategies.fednova:FedNova",
     "fedper": "fedtl.clients.fedper:FedPer",
+    "fedlc": "fedtl.clients.fedlc:FedLC",
+    "fedntd": "fedtl.clients.fedntd:FedNTD",
     "fedprox": "fedtl.clients.fedprox:FedProx",
     "fedrep": "fedtl.clients.fedrep:FedRep",
     "fedrod": "fedtl.clients.fedrod:FedRoD",

@@ -141,6 +141,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
     "fednova": {"lr": 0.1, "mu": 0.3},
     "fedper": {"lr": 0.1},
+    "fedlc": {"lr": 0.1, "tau": 0.5},
+    "fedntd": {"lr": 0.1, "beta": 0.5},
     "fedprox": {"lr": 0.1, "mu": 0.3},
     "fedrep": {"lr": 0.1, "head_epochs": 2},
     "fedrod": {"lr": 0.1},

@@ -101,7 +101,7 @@ def check_together(config: Config) -> None:
                 f"strategy.name = {config.strategy.name!r}: its server learns from public data; there are none: set "
                 "data.public"
             )
-        check_needs(stage.objective, stage.key, lambda term, need: _missing(config, term, need))
+        check_needs(stage.objective, stage.place, lambda term, need: _missing(config, term, need))
     _check_terms(config)
     if method.pools:
         _check_pools(config)
@@ -137,7 +137,7 @@ def _check_pools(config: Config) -> None:
     for stage in config.stages():
         for j, term in enumerate(stage.objective):
             if term.weight and term.personal_module():
-                raise ConfigError(f"{stage.key}[{j}]: the term {term.key!r} gives clients a model of their own; {why}")
+                raise ConfigError(f"{stage.place(j)}: the term {term.key!r} gives clients a model of their own; {why}")
 
 
 def _check_models(config: Config) -> None:
@@ -151,7 +151,7 @@ def _check_models(config: Config) -> None:
         for j, term in enumerate(stage.objective):
             if shared := needs_of(term) & {"model:global", "model:phase"}:
                 what = NEEDS[min(shared)]
-                raise ConfigError(f"{stage.key}[{j}]: the term {term.key!r} needs {what}; with models there is none")
+                raise ConfigError(f"{stage.place(j)}: the term {term.key!r} needs {what}; with models there is none")
 
 
 def _check_terms(config: Config) -> None:
@@ -167,27 +167,27 @@ def _check_terms(config: Config) -> None:
         if not any(term.weight for term in stage.objective):
             raise ConfigError(f"{key}: no term has a weight above 0, so nothing would be trained")
         for j, term in enumerate(stage.objective):
-            options = term.model_dump(exclude={"weight", "ramp"})
-            where, before = known.setdefault(term.key, (f"{key}[{j}]", options))
+            place, options = stage.place(j), term.model_dump(exclude={"weight", "ramp"})
+            where, before = known.setdefault(term.key, (place, options))
             if before != options and term.brings():
                 raise ConfigError(
-                    f"{key}[{j}]: the term {term.key!r} stands in {where} with other options; give one of them a name"
+                    f"{place}: the term {term.key!r} stands in {where} with other options; give one of them a name"
                 )
             needs = needs_of(term)
             for need in sorted(needs & {"model:global", "model:phase"}):
                 if not sends:
                     raise ConfigError(
-                        f"{key}[{j}]: the term {term.key!r} needs {NEEDS[need]}; under {config.strategy.name} "
+                        f"{place}: the term {term.key!r} needs {NEEDS[need]}; under {config.strategy.name} "
                         "clients receive none"
                     )
             if "model:phase" in needs and private:
                 raise ConfigError(
-                    f"{key}[{j}]: the term {term.key!r} needs {NEEDS['model:phase']}, and of that "
+                    f"{place}: the term {term.key!r} needs {NEEDS['model:phase']}, and of that "
                     f"{_who_keeps(config)} leaves a part at clients, where it goes on changing: leave one of them out"
                 )
             if term.weight and term.personal_module() and private:
                 raise ConfigError(
-                    f"{key}[{j}]: the term {term.key!r} gives clients a model of their own, and so does "
+                    f"{place}: the term {term.key!r} gives clients a model of their own, and so does "
                     f"{_who_keeps(config)}: leave one of them out"
                 )
 

@@ -135,13 +135,27 @@ class PhaseOptions(Options):
 
 
 class ResolvedPhase(NamedTuple):
-    """A phase, read together with the rest of the config; ``key`` is its objective's place there."""
+    """A phase, read together with the rest of the config.
+
+    Attributes:
+        key: its objective's place there.
+        rounds: how many.
+        strategy: the method's options.
+        objective: the terms, those of the method included.
+        restart: as in :class:`PhaseOptions`.
+        listed: how many of the terms the config lists; they are the first.
+    """
 
     key: str
     rounds: int
     strategy: Settings
     objective: tuple[Term, ...]
     restart: bool
+    listed: int
+
+    def place(self, j: int) -> str:
+        """What asked for a term, by its number."""
+        return f"{self.key}[{j}]" if j < self.listed else f"strategy.name = {self.strategy.name!r}"
 
 
 class Config(Options):
@@ -204,7 +218,7 @@ class Config(Options):
     ) -> ResolvedPhase:
         """A phase with the terms that the method has by itself."""
         update = strategy_type(self.strategy.name).client_update
-        return ResolvedPhase(key, rounds, strategy, update.objective(strategy, terms), restart)
+        return ResolvedPhase(key, rounds, strategy, update.objective(strategy, terms), restart, len(terms))
 
     def architectures(self) -> tuple[Config, ...]:
         """The same config for each of the models that clients have."""

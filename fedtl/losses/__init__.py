@@ -17,7 +17,7 @@ from fedtl.losses.discrepancy import associative, joint_mmd, local_mmd, mmd
 from fedtl.losses.drift import l2_sp, moon, prototype, proximal
 from fedtl.losses.moments import central_moments, cmd, cmd_to_moments, coral, coral_to_moments, mean_and_covariance
 from fedtl.losses.self_supervised import barlow_twins, invariant_spreading, negative_cosine, nt_xent, vicreg
-from fedtl.losses.teaching import distillation
+from fedtl.losses.teaching import distillation, not_true_distillation
 from fedtl.losses.unlabelled import bnm, entropy, generalized_cross_entropy, mcc
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "mmd",
     "moon",
     "negative_cosine",
+    "not_true_distillation",
     "nt_xent",
     "prototype",
     "proximal",

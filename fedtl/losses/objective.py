@@ -37,6 +37,7 @@ TERMS: Registry = {
     "mmd": "fedtl.losses.terms.discrepancy:MMD",
     "moon": "fedtl.losses.terms.drift:Moon",
     "mutual": "fedtl.losses.terms.teaching:Mutual",
+    "not_true_distillation": "fedtl.losses.terms.teaching:NotTrueDistillation",
     "prototype": "fedtl.losses.terms.prototypes:Prototype",
     "proximal": "fedtl.losses.terms.drift:Proximal",
     "remote_cmd": "fedtl.losses.terms.remote:RemoteCMD",
@@ -198,12 +199,12 @@ class Objective:
         return all(map(context.has, self._samples[i]))
 
 
-def check_needs(terms: Sequence[Term], key: str, missing: Callable[[Term, str], str | None]) -> None:
+def check_needs(terms: Sequence[Term], place: Callable[[int], str], missing: Callable[[Term, str], str | None]) -> None:
     """Check that a client can meet what each term needs.
 
     Args:
         terms: of an objective.
-        key: the objective's place in the config.
+        place: what in the config asked for a term, by its number.
         missing: why a need cannot be met, and what would change that; None where it can.
 
     Raises:
@@ -212,4 +213,4 @@ def check_needs(terms: Sequence[Term], key: str, missing: Callable[[Term, str], 
     for i, term in enumerate(terms):
         for need in sorted(needs_of(term)):
             if (why := missing(term, need)) is not None:
-                raise ConfigError(f"{key}[{i}]: the term {term.key!r} needs {NEEDS[need]}; {why}")
+                raise ConfigError(f"{place(i)}: the term {term.key!r} needs {NEEDS[need]}; {why}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fedtl.losses.moments import positive
+
+NEVER = -1e30
+"""A logit of what is out of the question: its probability is 0, and unlike -∞ it leaves differences and products 0."""
 
 
 def distillation(
@@ -33,3 +37,24 @@ def distillation(
     teacher = (teacher_logits / temperature).log_softmax(1)
     value = (teacher.exp() * (teacher - student)).sum() / len(student)
     return value * temperature**2 if scale_t2 else value
+
+
+def not_true_distillation(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, scale_t2: bool = True
+) -> Tensor:
+    """T² KL(teacher ‖ student) over the classes that a sample is not of (Lee et al. 2022, FedNTD).
+
+    Args:
+        student_logits: ``[n, k]``.
+        teacher_logits: ``[n, k]``.
+        labels: ``[n]``.
+        temperature: T.
+        scale_t2: whether the factor T² is there.
+
+    Returns:
+        A scalar, the mean over the batch; 0 for two classes.
+    """
+    classes = torch.arange(student_logits.shape[-1], device=student_logits.device)
+    own = labels.unsqueeze(-1) == classes
+    student, teacher = (logits.masked_fill(own, NEVER) for logits in (student_logits, teacher_logits))
+    return distillation(student, teacher, temperature=temperature, scale_t2=scale_t2)

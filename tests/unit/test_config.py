@@ -204,8 +204,9 @@ NOT_TOGETHER = {(f"transfer/{name}", "local") for name in NEED_A_MODEL}
 NEED_THE_WHOLE = ("fml", "mnist-usps-adda", "replay", "usps-mnist-adda")
 IN_PARTS = [method for method in METHODS if strategy_type(method).settings_type.model_fields["private"].default]
 NOT_TOGETHER |= {(f"transfer/{name}", method) for name in NEED_THE_WHOLE for method in IN_PARTS}
-# One that has all samples in one place, and a config whose clients have models of their own; a term twice.
+# One that has all samples in one place, and clients with models of their own; a term twice; and no labels.
 NOT_TOGETHER |= {("transfer/fml", "central"), ("transfer/moon", "moon")}
+NOT_TOGETHER |= {("transfer/barlow-twins", "fedntd"), ("transfer/invariant-spreading", "fedntd")}
 
 
 @pytest.mark.parametrize("method", METHODS)

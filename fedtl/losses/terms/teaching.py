@@ -122,6 +122,29 @@ class Distillation(Term):
         return over_samples(stream, loss, stream.logits, teacher_logits)
 
 
+class NotTrueDistillation(Term):
+    """Distillation of the received model's predictions for the classes that a sample is not of (Lee et al. 2022).
+
+    See :func:`fedtl.losses.not_true_distillation`; the term's weight is FedNTD's β.
+
+    Attributes:
+        temperature: τ.
+        scale_t2: whether the loss is multiplied by τ².
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"source", "model:global"})
+    per_sample: ClassVar[bool] = True
+
+    temperature: PositiveFloat = 1.0
+    scale_t2: bool = True
+
+    def value(self, context: TermContext) -> Tensor:
+        """τ² KL(received ‖ trained)."""
+        stream = context.source
+        loss = partial(losses.not_true_distillation, temperature=self.temperature, scale_t2=self.scale_t2)
+        return over_samples(stream, loss, stream.logits, stream.under("global").logits, context.labels)
+
+
 class Mutual(Term):
     """Mutual learning with a peer that stays at the client (Zhang et al. 2018, DML; Shen et al. 2020, FML).
 

@@ -1,0 +1,58 @@
+"""FedLC: FedAvg with logits that are calibrated by each client's label counts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from fedtl.clients.contract import Gradient, Memory, Probe, State, Vectors
+from fedtl.clients.settings import Settings
+from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.losses.batch import Batch
+
+ABSENT = -1e4
+"""In the place of -τ · 0^(-1/4) = -∞: e to its power is 0 in float32, and a product with 0 is 0."""
+
+
+class FedLCSettings(SGDSettings):
+    """Options of FedLC.
+
+    Attributes:
+        tau: τ, how much rare classes are calibrated.
+    """
+
+    tau: float = Field(1.0, ge=0)
+
+
+class FedLC(SGD):
+    """FedAvg with a calibrated cross-entropy (Zhang et al. 2022, arXiv 2209.00189).
+
+    With n_c the client's number of training samples of class c, the objective sees the logits f_c(x) - τ n_c^(-1/4):
+    on a sample of label y, -log(exp(f_y - τ n_y^(-1/4)) / Σ_c exp(f_c - τ n_c^(-1/4))). A class that the client lacks
+    leaves its softmax, so that local training does not push it down. With τ = 0 this is FedAvg. Scores are of f(x).
+    All terms of the objective that read the logits of labelled samples read the calibrated ones.
+
+    Differs from the paper: the sum is over all classes, as in FL-bench, where a class that is lacking counts 1e-8
+    samples and so has the logit f_c - 100 τ.
+    """
+
+    settings_type: ClassVar[type[Settings]] = FedLCSettings
+    settings: FedLCSettings
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        """Begin at the global model; -τ n_c^(-1/4) ``[k]``."""
+        state, tau = super().start(received, memory, probe), self.settings.tau
+        if not tau:
+            return state
+        counts = probe.label_counts()
+        margin = -tau * counts.clamp(min=1).pow(-0.25)
+        return {**state, "margin": torch.where(counts > 0, margin, torch.full_like(margin, ABSENT))}
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        """One step of SGD on the calibrated objective."""
+        if self.settings.tau and batch.labelled:
+            margin = state["margin"]
+            batch = batch.with_logits(torch.ones_like(margin[..., :1]), margin.unsqueeze(-2))
+        return super().step(state, batch, grad)

@@ -70,6 +70,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fedavg, two of three": {"strategy": {"name": "fedavg", **SGD, "clients_per_round": 2}},
     "pfedme": {"strategy": {"name": "pfedme", **SGD, "lam": 15.0, "inner_steps": 2, "inner_lr": 0.05}},
     "local": {"strategy": {"name": "local", **SGD}},
+    "ditto": {"strategy": {"name": "ditto", **SGD, "lam": 0.5, "personal_steps": 2}},
+    "apfl, mixed outputs": {"strategy": {"name": "apfl", **SGD, "adaptive": True, "mixing": "outputs"}},
+    "per-fedavg": {"strategy": {"name": "per-fedavg", **SGD, "alpha": 0.05, "adapt_steps": 2}},
+    "fedsam, averaged": {"strategy": {"name": "fedsam", **SGD, "swa_from": 1}},
+    "fedlc": {"strategy": {"name": "fedlc", **SGD, "tau": 0.5}},
+    "fedntd": {"strategy": {"name": "fedntd", **SGD, "beta": 0.5}},
     "private head": {"strategy": {"name": "fedavg", **SGD, "private": ["head"]}},
     "moon": {"objective": [{"term": "cross_entropy"}, {"term": "moon"}]},
     "statistics": {

@@ -13,7 +13,11 @@ from fedtl.optimizers.settings import OptimizerSettings
 
 
 class FedProxSettings(Settings, OptimizerSettings):
-    """Options of FedProx; mu is µ of the paper."""
+    """Options of FedProx.
+
+    Attributes:
+        mu: µ, how strongly the local model is held to the global one; with 0 it is FedAvg.
+    """
 
     mu: float = Field(ge=0)
 

@@ -49,6 +49,23 @@ STRATEGIES: Registry = {
 }
 """A method is its server's class, or its client update's alone where the server is plain averaging."""
 
+PLAIN = "fedavg"
+"""The method that stands in an example of something else."""
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Baselines that comparisons want": ("central", "local", "fedavg", "fedavg-finetune"),
+    "Averaging and drift: one model for all": (
+        *("afl", "fedadagrad", "fedadam", "fedavgm", "feddc", "feddyn", "fedlc", "fednova", "fedntd", "fedprox"),
+        *("fedsam", "fedyogi", "moon", "qfedavg", "scaffold"),
+    ),
+    "A model of one's own beside the global one": ("apfl", "ditto", "per-fedavg", "pfedme"),
+    "Parts of the model stay at each client": (
+        *("fedbabu", "fedbn", "fedcp", "feddbe", "fedpac", "fedper", "fedrep", "fedrod", "gpfl", "lg-fedavg"),
+    ),
+    "Distillation at the server": ("feddf",),
+}
+"""How ``fedtl list`` groups the methods; what is in no group stands behind, and names of no method are passed over."""
+
 
 def strategy_type(name: object) -> type[Strategy]:
     """The class of a method's server, by its short name or by ``"package.module:Class"``."""

@@ -89,7 +89,7 @@ def bases() -> list[Tables]:
     configs += [
         {**TINY, "data": {**many, "partition": {"name": partition}}}
         for partition in PARTITIONS
-        if partition != "natural"
+        if partition not in ("natural", "file")  # of data that say it, and of a file
     ]
     configs += [{**TINY, "strategy": {**TINY["strategy"], "server": {"name": name}}} for name in SERVER_OPTIMIZERS]
     configs += [{**TINY, "model": {"name": name}} for name in ("logistic", "mlp", "cnn", "lenet5", "resnet18-gn")]

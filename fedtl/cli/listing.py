@@ -1,10 +1,10 @@
-"""``fedtl list``: what a config can name."""
+"""``fedtl list``: what a config can name, and all that there is to know of one name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,17 +12,46 @@ from rich.text import Text
 
 from fedtl.cli import printing
 
+OTHERS = "Other methods of the registry"
+
 
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", hidden=True)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[KIND|NAME]", hidden=True)] = None,
 ) -> None:
-    """List what a config can name.
+    """List what a config can name, or explain one name.
 
     KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models or terms; all if
     not given.
+
+    NAME is any of those that are listed, or a class of your own, as my_module:MyMethod: its paper and equation, its
+    options, what it sends and keeps, and a config to start from.
     """
-    from fedtl.choice import ConfigError, first_line, load_object, nearest
+    from fedtl.choice import ConfigError, nearest
     from fedtl.config.read import shipped_configs
+
+    registries = _registries()
+    kinds = ["configs", *registries]
+    if name is not None and name not in kinds:
+        if found := _kinds_of(name, registries):
+            from fedtl.cli.explain import explain
+
+            for i, kind in enumerate(found):
+                if i:
+                    printing.out.print()
+                explain(kind, name)
+            return
+        everything = {*kinds, *shipped_configs(), *(row for rows in registries.values() for row in rows)}
+        hint = nearest(name, everything)
+        if not hint.startswith("did"):
+            hint = f"give one of {', '.join(kinds)}, or a name that fedtl list prints"
+        raise ConfigError(f"{name!r} is no kind of part, nor the name of one: {hint}")
+    for i, each in enumerate([name] if name else kinds):
+        if name is None:
+            printing.out.print(f"{chr(10) if i else ''}[bold]{each}[/]")
+        _print_kind(each, registries)
+
+
+def _registries() -> dict[str, Mapping[str, str]]:
     from fedtl.data import DATASETS
     from fedtl.data.partitions import PARTITIONS
     from fedtl.losses.objective import TERMS
@@ -30,7 +59,7 @@ def list_parts(
     from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
     from fedtl.strategies import STRATEGIES
 
-    registries: dict[str, Mapping[str, str]] = {
+    return {
         "strategies": STRATEGIES,
         "optimizers": OPTIMIZERS,
         "server-optimizers": SERVER_OPTIMIZERS,
@@ -40,24 +69,86 @@ def list_parts(
         "models": MODELS,
         "terms": TERMS,
     }
-    kinds = ["configs", *registries]
-    if kind is not None and kind not in kinds:
-        raise ConfigError(f"{kind!r} is no kind of part: {nearest(kind, kinds)}")
-    for i, each in enumerate([kind] if kind else kinds):
-        if kind is None:
-            printing.out.print(f"{chr(10) if i else ''}[bold]{each}[/]")
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column()
-        if each == "configs":
-            for name in shipped_configs():
-                table.add_row(name, Text(_headline(name)))
-        else:
-            for name, path in sorted(registries[each].items()):
-                table.add_row(name, Text(first_line(load_object(path, each))))
-        if each == "models":
-            table.add_row("resnet18, vgg11, …", "Any of torchvision's classification networks, by its name there.")
-        printing.out.print(table)
+
+
+def _kinds_of(name: str, registries: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The kinds of part that a name is of; several have one name, as the method and the partition pfedme."""
+    from fedtl.config.read import shipped_configs
+
+    found = [kind for kind, rows in registries.items() if name in rows]
+    if name in shipped_configs():
+        found.append("configs")
+    if not found and ":" in name:
+        found = [_kind_of_class(name)]
+    if not found:
+        from fedtl.models.torchvision_models import torchvision_names
+
+        found = ["models"] if name in torchvision_names() else []
+    return found
+
+
+def _kind_of_class(path: str) -> str:
+    """The kind of part that a class of the user's own is.
+
+    Raises:
+        ConfigError: it cannot be imported, or is of no kind.
+    """
+    from torch import nn
+
+    from fedtl.choice import ConfigError, load_object
+    from fedtl.clients.contract import ClientUpdate
+    from fedtl.data.partitions.contract import Partition
+    from fedtl.data.settings import DataChoice
+    from fedtl.losses.term import Term
+    from fedtl.models.settings import ModelChoice
+    from fedtl.strategies.contract import Strategy
+
+    part = load_object(path, "fedtl list")
+    kinds: Sequence[tuple[Any, str]] = (
+        ((ClientUpdate, Strategy), "strategies"),
+        (Term, "terms"),
+        (Partition, "partitions"),
+        (DataChoice, "datasets"),
+        ((ModelChoice, nn.Module), "models"),
+    )
+    for bases, kind in kinds:
+        if isinstance(part, type) and issubclass(part, bases):
+            return kind
+    raise ConfigError(f"{path!r} is neither a method, a term, a partition, a data set nor a model")
+
+
+def _print_kind(kind: str, registries: Mapping[str, Mapping[str, str]]) -> None:
+    from fedtl.choice import first_line, load_object
+    from fedtl.config.read import shipped_configs
+
+    if kind == "configs":
+        _print_rows([(name, _headline(name)) for name in shipped_configs()])
+        return
+    rows = {name: first_line(load_object(path, kind)) for name, path in sorted(registries[kind].items())}
+    if kind != "strategies":
+        last = ("resnet18, vgg11, …", "Any of torchvision's classification networks, by its name there.")
+        _print_rows([*rows.items(), *([last] if kind == "models" else [])])
+        return
+    from fedtl.strategies import GROUPS
+
+    width = max(map(len, rows))
+    for heading, names in {
+        **GROUPS,
+        OTHERS: tuple(rows.keys() - {n for each in GROUPS.values() for n in each}),
+    }.items():
+        shown = [(name, rows[name]) for name in (names if heading in GROUPS else sorted(names)) if name in rows]
+        if shown:
+            printing.out.print(f"[italic]{heading}[/]")
+            _print_rows(shown, width)
+
+
+def _print_rows(rows: Sequence[tuple[str, str]], width: int = 0) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=width)
+    table.add_column()
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    printing.out.print(table)
 
 
 def _headline(config: str) -> str:

@@ -56,7 +56,11 @@ class ServerOptimizer(Choice):
 
 
 class FedAvgM(ServerOptimizer):
-    """FedAvgM (Hsu et al. 2019, arXiv 1909.06335): m ← βm + Δ; w ← w + η m."""
+    """FedAvgM (Hsu et al. 2019, arXiv 1909.06335): m ← βm + Δ; w ← w + η m.
+
+    Attributes:
+        momentum: β.
+    """
 
     momentum: Beta = 0.9
 
@@ -87,7 +91,7 @@ class FedAdaptive(ServerOptimizer):
 
 
 class FedAdagrad(FedAdaptive):
-    """FedAdagrad: v ← v + Δ²."""
+    """FedAdagrad (Reddi et al. 2021, arXiv 2003.00295): v ← v + Δ²."""
 
     def chain(self) -> Chain:
         """The adaptive step with the sum of squares."""
@@ -95,7 +99,11 @@ class FedAdagrad(FedAdaptive):
 
 
 class FedYogi(FedAdaptive):
-    """FedYogi: v ← v - (1 - β2) Δ² sign(v - Δ²)."""
+    """FedYogi (Reddi et al. 2021, arXiv 2003.00295): v ← v - (1 - β2) Δ² sign(v - Δ²).
+
+    Attributes:
+        beta2: β2.
+    """
 
     beta1: Beta = 0.9
     beta2: Beta = 0.99
@@ -106,7 +114,12 @@ class FedYogi(FedAdaptive):
 
 
 class FedAdam(FedAdaptive):
-    """FedAdam: v ← β2 v + (1 - β2) Δ²; bias_correction is Flower's, not the paper's."""
+    """FedAdam (Reddi et al. 2021, arXiv 2003.00295): v ← β2 v + (1 - β2) Δ².
+
+    Attributes:
+        beta2: β2.
+        bias_correction: Flower's, not the paper's: η grows to √(1 - β2^(t+1)) / (1 - β1^(t+1)) of itself.
+    """
 
     beta1: Beta = 0.9
     beta2: Beta = 0.99

@@ -53,7 +53,11 @@ class OptimizerSettings(BaseModel):
 
 
 class AveragingSettings(BaseModel):
-    """What strategies that average uploads offer besides: a server optimiser, ``[strategy.server]``."""
+    """What strategies that average uploads offer besides: a server optimiser, ``[strategy.server]``.
+
+    Attributes:
+        server: the optimiser, for which the mean of the uploads is a pseudo-gradient; "none" to take the mean itself.
+    """
 
     server: SerializeAsAny[ServerOptimizer] | Literal["none"] = "none"
 

@@ -21,7 +21,7 @@ class OnTop(Partition):
     """The samples of a base partition, seen differently by each client; the server's test set is left as it is.
 
     Attributes:
-        base: the partition that divides the samples.
+        base: the partition that divides the samples; a table, or a name alone; "iid" if not given.
     """
 
     changes_samples: ClassVar[bool] = True

@@ -123,6 +123,9 @@ class ADDA(Adversarial):
 
     Differs from the paper: discriminator and mapping step at once, each on the other as it was before, where the
     authors' code takes turns within a mini-batch.
+
+    Attributes:
+        reduction: of the discriminator's losses on source and target.
     """
 
     needs: ClassVar[frozenset[str]] = BOTH | {"model:phase"}

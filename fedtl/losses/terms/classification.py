@@ -12,7 +12,11 @@ from fedtl.losses.term import Term, TermContext
 
 
 class CrossEntropy(Term):
-    """Cross-entropy of the labels, mean over the batch; label_smoothing as in Szegedy et al. (2016)."""
+    """Cross-entropy of the labels, mean over the batch.
+
+    Attributes:
+        label_smoothing: ε of Szegedy et al. (2016), the share of a label that is spread over all classes.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     per_sample: ClassVar[bool] = True

@@ -65,7 +65,11 @@ def central(raw: Tensor) -> Tensor:
 
 
 class Remote(Term):
-    """A term of target clients; what it aligns with, clients with source data send."""
+    """A term of target clients; what it aligns with, clients with source data send.
+
+    Attributes:
+        layer: "features" (the head's inputs), "logits", "probabilities", or a submodule's name.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
 
@@ -84,7 +88,10 @@ class RemoteCORAL(Remote):
     """CORAL to the mean and covariance of source data at other clients.
 
     Of a source client only Σ1, Σf and Σffᵀ leave it; the server makes of all clients' sums µ and C. See
-    :func:`fedtl.losses.coral_to_moments`.
+    :func:`fedtl.losses.coral_to_moments`. After Sun & Saenko 2016.
+
+    Attributes:
+        variant: of the covariances' distance, "paper" or "mean", as for :func:`fedtl.losses.coral`.
     """
 
     variant: Literal["paper", "mean"] = "mean"
@@ -106,7 +113,11 @@ class RemoteCORAL(Remote):
 class RemoteCMD(Remote):
     """Central moment discrepancy to source data at other clients, which send sums of powers of their features.
 
-    See :func:`fedtl.losses.cmd_to_moments`.
+    See :func:`fedtl.losses.cmd_to_moments`. After Zellinger et al. 2017.
+
+    Attributes:
+        moments: K, how many are compared.
+        squash: what brings features into a bounded interval, as the paper's theory needs it.
     """
 
     moments: PositiveInt = 5

@@ -1,0 +1,185 @@
+"""``fedtl list NAME``: paper, equation, options, what is sent and kept, and a config to start from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fedtl.assemble.parts import assemble
+from fedtl.choice import ConfigError, first_line, load_object, resolve
+from fedtl.cli import printing
+from fedtl.cli.documented import functions_of, options, papers, prose
+from fedtl.clients.contract import ClientUpdate
+from fedtl.config.read import read_config
+from fedtl.config.starter import starter
+from fedtl.data import DATASETS
+from fedtl.data.federate import federate
+from fedtl.data.partitions import PARTITIONS
+from fedtl.engine.first_memory import first_download
+from fedtl.losses.objective import NEEDS, TERMS, needs_of
+from fedtl.losses.term import Term
+from fedtl.models import MODELS
+from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
+from fedtl.strategies import STRATEGIES, strategy_type
+from fedtl.strategies.contract import Strategy
+
+PLACES = {
+    "strategies": "[strategy]",
+    "optimizers": "[strategy.optimizer]",
+    "server-optimizers": "[strategy.server]",
+    "schedules": "[strategy.schedule]",
+    "partitions": "[data.partition]",
+    "datasets": "[data]",
+    "models": "[model]",
+    "terms": "[[objective]]",
+}
+"""The table of a config that names a part of each kind."""
+
+REGISTRIES = {
+    "strategies": STRATEGIES,
+    "optimizers": OPTIMIZERS,
+    "server-optimizers": SERVER_OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "partitions": PARTITIONS,
+    "datasets": DATASETS,
+    "models": MODELS,
+    "terms": TERMS,
+}
+
+WEIGHTED = {
+    "samples": "weighted by the clients' numbers of training samples",
+    "uniform": "in which all clients count alike",
+    "settings": "weighted as the option weighting says",
+}
+
+
+def explain(kind: str, name: str) -> None:
+    """Print what there is to know of a row of a registry, or of a class of the user's own.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    _heading(f"{name}: {PLACES.get(kind, 'a config that ships')}")
+    if kind == "configs":
+        text = resources.files("fedtl.configs").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        printing.out.print(text.rstrip(), markup=False, soft_wrap=True)
+        return
+    described, kind_of_options = _classes(kind, name)
+    functions = [function for part in described for function in functions_of(part)]
+    if kind == "strategies" and issubclass(described[0], ClientUpdate):  # whose own docstring begins with an equation
+        printing.out.print(Text(first_line(sys.modules[described[0].__module__])))
+        printing.out.print()
+    for part in (*described, *functions):
+        for paragraph in prose(part):
+            printing.out.print(Text(paragraph))
+            printing.out.print()
+    found = papers(*described, *functions, *([] if kind_of_options is None else [kind_of_options]))
+    printing.out.print(f"Papers: {', '.join(found) or 'none is named'}", markup=False, soft_wrap=True)
+    paths = dict.fromkeys(f"{part.__module__}.{part.__qualname__}" for part in (*described, *functions))
+    printing.out.print(f"Code: {', '.join(paths)}", markup=False, soft_wrap=True)
+    if kind_of_options is not None:
+        _print_options(kind, kind_of_options, functions)
+    tables, before = starter(kind, name)
+    if kind == "strategies":
+        _print_traffic(strategy_type(name), tables)
+    if kind == "terms":
+        _print_needs(name, tables)
+    _heading("A config to start from: save it as try.toml, and fedtl run try.toml")
+    for line in before:
+        printing.out.print(f"# {line}", markup=False, soft_wrap=True)
+    printing.out.print(tomli_w.dumps(tables).rstrip(), markup=False, soft_wrap=True)
+
+
+def _heading(text: str) -> None:
+    printing.out.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
+
+
+def _classes(kind: str, name: str) -> tuple[list[Any], type[BaseModel] | None]:
+    """The classes whose docstrings explain a part, and the one whose fields are its options."""
+    if kind == "strategies":
+        method = strategy_type(name)
+        row = load_object(STRATEGIES.get(name, name), "strategy.name")
+        both = [row] if row is method.client_update else [row, method.client_update]
+        return [part for part in both if part.__dict__.get("__doc__")], method.settings_type
+    if kind == "models" and name not in MODELS:
+        if ":" not in name:
+            from fedtl.models.torchvision_models import TorchvisionChoice
+
+            return [TorchvisionChoice], TorchvisionChoice
+        part = load_object(name, "model.name")
+        return [part], part if issubclass(part, BaseModel) else None
+    part = resolve(REGISTRIES[kind], name, "name")
+    return [part], part
+
+
+def _print_options(kind: str, part: type[BaseModel], functions: Sequence[object]) -> None:
+    printing.out.print()
+    _heading(f"Options in {PLACES[kind]}")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=24)
+    table.add_column()
+    for option in options(part, functions):
+        table.add_row(option.name, Text(option.default), Text(option.meaning))
+    printing.out.print(table)
+    printing.out.print()
+
+
+def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
+    """What a client receives, sends and keeps in the config to start from."""
+    update: type[ClientUpdate[Any]] = method.client_update
+    _heading("What it sends and keeps")
+    sent = [f"the sum of {name!r}, {WEIGHTED[weighting]}" for name, weighting in update.sums.items()]
+    sent += [f"{name!r}, client by client" for name in update.rows]
+    lines = {"clients send": sent or ["nothing"]}
+    try:
+        config, _ = read_config(tables)
+        assembly = assemble(config, federate(config.data, config.seed))
+    except ConfigError as error:  # a method of the user's own may need more than can be known
+        printing.out.print(f"  (not told further: {error})", markup=False, soft_wrap=True)
+    else:
+        task, model = assembly.tasks[0], assembly.tasks[0].layout.size
+        received = first_download(task) if update.uploads() else {}
+        lines["clients receive"] = [_sized(n, v.numel(), model) for n, v in received.items()] or ["nothing"]
+        lines["clients send"] += [
+            f"sums of what the server asks for: {each.name}" for each in task.objective.statistics
+        ]
+        kept = assembly.kept_memories().sizes(0, 1) or {}
+        lines["clients keep"] = [_sized(name, size, model) for name, size in kept.items()] or ["nothing"]
+        rows = [_sized(name, size, model) for name, size in assembly.row_widths().items()]
+        lines["the server keeps of each client"] = rows or ["nothing"]
+    lines["scored"] = ["the global model"] if method.has_global_model() else []
+    lines["scored"] += ["each client's own model"] if update.personalises or tables["strategy"].get("private") else []
+    for what, words in lines.items():
+        printing.out.print(f"  {what}: {'; '.join(words) or 'nothing'}", markup=False, soft_wrap=True)
+    printing.out.print()
+
+
+def _sized(name: str, size: int, model: int) -> str:
+    return (
+        f"{name!r}, as long as the model" if size == model else f"{name!r}, {size} numbers where the model has {model}"
+    )
+
+
+def _print_needs(name: str, tables: dict[str, Any]) -> None:
+    """What a term needs of a client, and what it adds to what is sent."""
+    term = next(each for each in read_config(tables)[0].objective if each.term == name)
+    assert isinstance(term, Term)
+    _heading("What it needs and sends")
+    needs = ", ".join(NEEDS[need] for need in sorted(needs_of(term)))
+    printing.out.print(f"  it needs: {needs}", markup=False, soft_wrap=True)
+    statistic = term.statistic()
+    sent = [f"sums for {statistic.name!r}"] if statistic is not None else []
+    if type(term).modules is not Term.modules:
+        stay = term.private()
+        sent.append("its own trained modules" + (f", but for {', '.join(sorted(stay))}, which stay" if stay else ""))
+    printing.out.print(f"  clients send besides: {'; '.join(sent) or 'nothing'}", markup=False, soft_wrap=True)
+    printing.out.print()

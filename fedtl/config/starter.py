@@ -1,0 +1,184 @@
+"""A small experiment to begin with, for anything that a config can name."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fedtl.config.schema import Tables
+from fedtl.strategies import PLAIN
+
+EXAMPLES: Mapping[str, Any] = {
+    "lr": 0.05,
+    "lam": 15.0,
+    "mu": 0.1,
+    "inner_lr": 0.05,
+    "path": "split.csv",
+    "gamma": 0.99,
+    "every": 10,
+}
+"""Values for options that must be given, where the name tells more than the type."""
+
+BATCH_NORM = ("cnn-bn", "resnet18")
+"""Models with batch-norm, the smallest first; torchvision's is always there."""
+
+DIGITS: Tables = {"name": "digits", "clients": 10, "partition": {"name": "dirichlet", "alpha": 0.3, "min_size": 10}}
+OTHER: Tables = {"name": "digits", "samples": 400, "transform": {"invert": True}}
+
+
+def starter(kind: str, name: str) -> tuple[Tables, tuple[str, ...]]:
+    """Tables that run as they are, and what must be there before, as lines of a comment.
+
+    Args:
+        kind: a registry's name, as ``fedtl list`` has it.
+        name: a row of it, or a class of the user's own.
+    """
+    tables: Tables = {
+        "name": f"try-{name.rpartition(':')[2]}",
+        "rounds": 10,
+        "data": dict(DIGITS),
+        "model": {"name": "mlp"},
+        "strategy": {"name": PLAIN, "lr": 0.05},
+    }
+    before = _FILL[kind](tables, name)
+    return tables, before
+
+
+def required(model: type[BaseModel]) -> Tables:
+    """Values for a part's options that have no default, but for its name."""
+    return {
+        option: EXAMPLES.get(option, _some(field))
+        for option, field in model.model_fields.items()
+        if field.is_required() and option not in ("name", "term")
+    }
+
+
+def _some(field: FieldInfo) -> Any:
+    annotation = field.annotation
+    while get_origin(annotation) in (Union, types.UnionType):
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)[0]
+    return {int: 1, float: 0.1, bool: False, str: "..."}.get(annotation, 0.1)  # type: ignore[arg-type]
+
+
+def _strategy(tables: Tables, name: str) -> tuple[str, ...]:
+    from fedtl.strategies import strategy_type
+
+    method = strategy_type(name)
+    table = tables["strategy"] = {"name": name, **required(method.settings_type)}
+    settings = method.settings_type.model_validate(table)
+    if any(statistic.on == "public" for statistic in method.statistics(settings)):
+        tables["data"]["public"] = {"name": "digits", "samples": 200}
+    if "batch-norm" in (*settings.private, *settings.frozen):
+        _with_batch_norm(tables)
+    return ()
+
+
+def _term(tables: Tables, name: str) -> tuple[str, ...]:
+    from fedtl.choice import part_type
+    from fedtl.losses.objective import TERMS, needs_of
+    from fedtl.losses.term import Term
+
+    kind = part_type(Term, TERMS, name, "term")
+    table = {"term": name, **required(kind)}
+    term = kind.model_validate(table)
+    needs, statistic = needs_of(term), term.statistic()
+    if "target" in needs:
+        tables["data"]["target"] = dict(OTHER)
+        if statistic is not None and "source" not in needs:  # of what other clients send
+            tables["data"]["target"]["clients"] = 5
+    if "public" in needs:
+        tables["data"]["public"] = {"name": "digits", "samples": 200}
+    if "views" in needs:
+        tables["views"] = {}
+    if "replay" in needs:
+        tables["replay"] = {"per_class": 8, "steps": 20}
+    if name == "adabn":
+        _with_batch_norm(tables)
+    own = {"term": "cross_entropy"}
+    tables["objective"] = [table] if name == "cross_entropy" else [own, {**table, "weight": 0.1}]
+    return ()
+
+
+def _with_batch_norm(tables: Tables) -> None:
+    from fedtl.models import MODELS
+
+    _model(tables, next((name for name in BATCH_NORM if name in MODELS), BATCH_NORM[-1]))
+
+
+def _partition(tables: Tables, name: str) -> tuple[str, ...]:
+    from fedtl.choice import resolve
+    from fedtl.data.partitions import PARTITIONS
+
+    if name == "natural":
+        tables["data"] = {"name": "synthetic", "clients": 10, "partition": {"name": name}}
+        tables["model"] = {"name": "logistic"}
+        return ()
+    tables["data"]["partition"] = {"name": name, **required(resolve(PARTITIONS, name, "data.partition.name"))}
+    if name == "file":
+        del tables["data"]["clients"]
+        return ("first: fedtl partition quickstart --save split.csv",)
+    return ()
+
+
+def _data(tables: Tables, name: str) -> tuple[str, ...]:
+    from fedtl.choice import resolve
+    from fedtl.data import DATASETS
+    from fedtl.data.sets.vision import Vision
+
+    kind = resolve(DATASETS, name, "data.name")
+    natural = kind.default_partition["name"] == "natural"
+    tables["data"] = {"name": name, **required(kind)}
+    if not natural:
+        tables["data"] = dict(DIGITS, name=name) | ({"samples": 2000} if issubclass(kind, Vision) else {})
+    elif name == "synthetic":
+        tables["data"]["clients"] = 10
+    if name == "npz":
+        tables["data"]["path"] = "my-data"
+        return ("my-data: a folder with one .npz file per client, each with x and y",)
+    if issubclass(kind, Vision):
+        tables["model"] = {"name": "cnn"}
+        return ("FEDTL_DATA names the folder that torchvision's data sets lie in, or data.download = true",)
+    return ()
+
+
+def _model(tables: Tables, name: str) -> tuple[str, ...]:
+    tables["model"] = {"name": name}
+    if name in ("logistic", "mlp", "cnn") or name in BATCH_NORM[:1] or ":" in name:
+        return ()
+    # They halve an image several times, and take long on a CPU.
+    domains = {key: tables["data"][key] for key in ("target", "public") if key in tables["data"]}
+    small = {"name": "digits", "clients": 4, "samples": 120, "size": 28 if name == "lenet5" else 16}
+    tables["data"] = {**small, **domains}
+    return ()
+
+
+def _of_strategy(key: str, registry: str) -> Callable[[Tables, str], tuple[str, ...]]:
+    """A choice within ``[strategy]``; ``registry`` is one of :mod:`fedtl.optimizers`."""
+
+    def fill(tables: Tables, name: str) -> tuple[str, ...]:
+        from fedtl import optimizers
+        from fedtl.choice import resolve
+
+        kind = resolve(getattr(optimizers, registry), name, f"strategy.{key}.name")
+        tables["strategy"][key] = {"name": name, **required(kind)}
+        return ()
+
+    return fill
+
+
+_FILL: Mapping[str, Callable[[Tables, str], tuple[str, ...]]] = {
+    "strategies": _strategy,
+    "terms": _term,
+    "partitions": _partition,
+    "datasets": _data,
+    "models": _model,
+    "optimizers": _of_strategy("optimizer", "OPTIMIZERS"),
+    "server-optimizers": _of_strategy("server", "SERVER_OPTIMIZERS"),
+    "schedules": _of_strategy("schedule", "SCHEDULES"),
+}

@@ -1,0 +1,176 @@
+"""``fedtl list NAME`` tells all there is to know of each row of the registries."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+from rich.console import Console
+
+from fedtl.assemble.parts import assemble
+from fedtl.choice import ConfigError
+from fedtl.cli import printing
+from fedtl.cli.documented import options, papers, prose
+from fedtl.cli.explain import REGISTRIES, _classes
+from fedtl.cli.listing import list_parts
+from fedtl.config.read import read_config
+from fedtl.config.starter import starter
+from fedtl.data.federate import federate
+from fedtl.data.sets.vision import Vision
+from fedtl.strategies import GROUPS, STRATEGIES, strategy_type
+
+ROWS = [(kind, name) for kind, rows in REGISTRIES.items() for name in rows] + [("models", "resnet18")]
+each_row = pytest.mark.parametrize(("kind", "name"), ROWS)
+
+Listed = Callable[..., str]
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Listed:
+    def call(name: str | None, width: int = 100) -> str:
+        monkeypatch.setattr(printing, "out", Console(highlight=False, width=width))
+        list_parts(name)
+        return capsys.readouterr().out
+
+    return call
+
+
+@each_row
+def test_every_option_has_a_meaning_and_the_part_a_text(kind: str, name: str) -> None:
+    described, fields = _classes(kind, name)
+    assert any(prose(part) for part in described)
+    assert fields is not None
+    told = {option.name: option.meaning for option in options(fields, _functions(described))}
+    assert told.keys() == fields.model_fields.keys() - {"name", "term"} | ({"name"} if kind == "terms" else set())
+    without = [
+        option for option, text in told.items() if not re.sub(r"^(at least|at most|above|below|one of).*", "", text)
+    ]
+    assert not without, f"say what they mean under 'Attributes:' of the class of {name!r}"
+    for text in (*told.values(), *(paragraph for part in described for paragraph in prose(part))):
+        assert "``" not in text
+        assert ":func:" not in text
+
+
+def _functions(described: list[object]) -> list[object]:
+    from fedtl.cli.documented import functions_of
+
+    return [function for part in described for function in functions_of(part)]
+
+
+def test_every_method_names_its_paper() -> None:
+    without = [name for name in STRATEGIES if not papers(*_classes("strategies", name)[0])]
+    assert set(without) <= {"local", "central"}  # baselines, which are nobody's
+
+
+@each_row
+def test_the_config_to_start_from_is_read(kind: str, name: str) -> None:
+    tables, _ = starter(kind, name)
+    text = tomli_w.dumps(tables)
+    config, _ = read_config(tomllib.loads(text))
+    assert f'"{name}"' in text
+    assert config.rounds == 10
+
+
+@pytest.mark.parametrize(("kind", "name"), [row for row in ROWS if row[0] in ("strategies", "terms", "partitions")])
+def test_the_config_to_start_from_fits_together(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "split.csv").write_text(
+        "sample,client,test\n" + "".join(f"{i},{i % 4},{i % 3 % 2}\n" for i in range(99))
+    )
+    config, _ = read_config(starter(kind, name)[0])
+    assembly = assemble(config, federate(config.data, config.seed))
+    if kind == "terms":
+        assert name in {term.term for task in assembly.tasks for term in task.objective.terms}
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_method(listed: Listed, name: str) -> None:
+    text = listed(name)
+    method = strategy_type(name)
+    for option in method.settings_type.model_fields.keys() - {"name"}:
+        assert re.search(rf"^{option}  ", text, re.MULTILINE), option
+    for upload in (*method.client_update.sums, *method.client_update.rows):
+        assert re.search(f"clients send: .*'{upload}'", text), upload
+    config = tomllib.loads(text.partition("fedtl run try.toml\n")[2].partition(f"\n{name}: [")[0])
+    assert config["strategy"]["name"] == name
+
+
+def test_what_pfedme_sends_and_keeps(listed: Listed) -> None:
+    text = listed("pfedme")
+    assert text.startswith("pfedme: [strategy]\npFedMe: personalised models by Moreau envelopes (Dinh")
+    assert "https://arxiv.org/abs/2006.08848" in text
+    assert "w_{i,r+1} = w_{i,r} - η λ (w_{i,r} - θ̃)" in " ".join(text.split())
+    assert re.search(r"^lam +required +λ, how strongly a personalised model is held", text, re.MULTILINE)
+    assert re.search(r"^beta +1 +β, the server's mixing; above 0", text, re.MULTILINE)
+    assert "clients receive: 'w', as long as the model\n" in text
+    assert "clients keep: 'theta', as long as the model\n" in text
+    assert "\npfedme: [data.partition]\n" in text  # of the same name
+
+
+def test_terms_and_others(listed: Listed) -> None:
+    text = listed("mmd")
+    assert "Gretton et al. 2012" in text
+    assert "it needs: labelled data of its own, target data" in text
+    assert re.search(r"^multipliers +\[", text, re.M)
+    assert "clients send besides: sums for 'remote_coral'" in listed("remote_coral")
+    assert listed("adam").count("A config to start from") == 2  # of clients and of the server
+    assert re.search(r"^partition +natural ", listed("watch"), re.MULTILINE)
+    assert "# first: fedtl partition quickstart --save split.csv" in listed("file")
+    assert "pFedMe on scikit-learn's digits" in listed("quickstart")
+    assert '[model]\nname = "vgg11"' in listed("vgg11")
+
+
+def test_a_narrow_terminal_cuts_no_line_of_a_config(listed: Listed) -> None:
+    assert (
+        tomllib.loads(listed("dann", width=30).rpartition("fedtl run try.toml\n")[2])["objective"][1]["term"] == "dann"
+    )
+
+
+def test_a_class_of_ones_own(listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_to_list.py").write_text(
+        "from fedtl.clients.fedprox import FedProx\n"
+        "class Mine(FedProx):\n    '''w stays where it is (Nobody et al. 2026).'''\n"
+        "class Other:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = listed("mine_to_list:Mine")
+    assert "w stays where it is" in text
+    assert "Papers: Nobody et al. 2026\n" in text
+    assert 'name = "mine_to_list:Mine"' in text
+    with pytest.raises(ConfigError, match="neither a method, a term, a partition, a data set nor a model"):
+        listed("mine_to_list:Other")
+    del sys.modules["mine_to_list"]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("fedprx", "fedprox"), ("cross-entropy", "cross_entropy"), ("FedAvg", "fedavg")]
+)
+def test_unknown_names(listed: Listed, word: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"^'{word}' is no kind of part, nor the name of one: did you mean '{hint}'"):
+        listed(word)
+
+
+def test_methods_are_grouped(listed: Listed) -> None:
+    lines = listed("strategies", width=200).splitlines()
+    headings = [line.strip() for line in lines if line.strip() in GROUPS]
+    assert headings == [heading for heading, names in GROUPS.items() if set(names) & STRATEGIES.keys()]
+    assert sorted(line.split()[0] for line in lines if line.split()[0] in STRATEGIES) == sorted(STRATEGIES)
+    names = [name for group in GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_DATA names no folder")
+def test_image_sets_are_said_to_need_files() -> None:
+    for name in REGISTRIES["datasets"]:
+        kind = _classes("datasets", name)[1]
+        assert kind is not None
+        assert bool(starter("datasets", name)[1]) == (issubclass(kind, Vision) or name == "npz")

@@ -30,7 +30,7 @@ class Scaffold(Strategy):
         return {"w": w, "c": torch.zeros_like(w)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
-        """X and c."""
+        """The model x and the control variate c."""
         return Download({"w": state["w"], "c": state["c"]})
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:

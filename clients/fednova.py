@@ -40,14 +40,16 @@ class FedNovaSettings(SGDSettings, AveragingSettings):
         return self
 
     def norm(self, steps: int) -> float:
-        """‖a_i‖₁ after so many steps: w^t - w_i in units of η, if all gradients were 1."""
+        """‖a_i‖₁ after so many steps: the sum of how far a gradient of 1 has moved w, in units of η, k steps later."""
         if not (self.momentum or self.mu):
             return float(steps)
+        pull, total = self.optimizer.rate(self.lr) * self.mu, 0.0
         moved = velocity = 0.0
-        for _ in range(steps):
-            velocity = self.momentum * velocity + 1 - self.optimizer.rate(self.lr) * self.mu * moved
+        for k in range(steps):
+            velocity = self.momentum * velocity + (k == 0) - pull * moved
             moved += velocity
-        return moved
+            total += abs(moved)
+        return total
 
 
 class FedNova(SGD):
@@ -58,8 +60,8 @@ class FedNova(SGD):
     (1 - (1 - ηµ)^τ_i) / (ηµ) with a proximal term µ. Instead of d_i the client sends w^t - η d_i, which is a model: so
     its batch-norm statistics are averaged as everybody's.
 
-    Differs from the paper: not at all. Under momentum and a proximal term together ‖a_i‖₁ is what steps of both add up
-    to, where its authors' code adds one to the other.
+    Differs from the paper: not at all. Under momentum and a proximal term together a_i is what steps of both come to,
+    where its authors' code adds one norm to the other.
     """
 
     settings_type: ClassVar[type[Settings]] = FedNovaSettings

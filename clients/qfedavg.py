@@ -36,14 +36,16 @@ class QFedAvg(SGD):
     """A client's part of q-FedAvg (Li, Sanjabi, Beirami, Smith 2020, arXiv 1905.10497, Algorithm 2).
 
     F_i is the loss of w^t on all of the client's training samples. After local SGD that ends in w̄_i, with
-    Δw_i = L (w^t - w̄_i), it sends Δ_i = F_i^q Δw_i and h_i = q F_i^(q-1) ‖Δw_i‖² + L F_i^q. Instead of Δ_i itself it
-    sends w^t - Δ_i / L, which is a model: so its batch-norm statistics are averaged as everybody's.
+    Δw_i = L (w^t - w̄_i), it sends Δ_i = F_i^q Δw_i, and what h_i = q F_i^(q-1) ‖Δw_i‖² + L F_i^q is made of: F_i and
+    ‖w^t - w̄_i‖. Instead of Δ_i itself it sends w^t - Δ_i / L, which is a model: so its batch-norm statistics are
+    averaged as everybody's.
 
     Differs from the paper: clients are sampled uniformly, not with probability n_i / n; 1e-10 is added to F_i, as in
     its authors' code.
     """
 
-    sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform", "h": "uniform"}
+    sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform"}
+    rows: ClassVar[tuple[str, ...]] = ("loss", "distance")
     settings_type: ClassVar[type[Settings]] = QFedAvgSettings
     settings: QFedAvgSettings
 
@@ -54,8 +56,8 @@ class QFedAvg(SGD):
         return {"w": w, "anchor": w, "loss": loss, **self.optimizer.init(w)}
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        """Send w^t - Δ_i / L, and h_i."""
-        q, L, F = self.settings.q, self.settings.smoothness, state["loss"]
-        moved = state["anchor"] - state["w"]
-        square = L**2 * moved.square().sum(-1, keepdim=True)  # ‖Δw_i‖²
-        return {"w": state["anchor"] - F**q * moved, "h": q * F ** (q - 1) * square + L * F**q}, {}
+        """Send w^t - Δ_i / L, F_i, and how far the local model has moved."""
+        w, loss = state["anchor"], state["loss"]
+        moved = w - state["w"]
+        distance = moved.square().sum(-1, keepdim=True).sqrt()
+        return {"w": w - loss**self.settings.q * moved, "loss": loss, "distance": distance}, {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.qfedavg import QFedAvg as QFedAvgClient
 from fedtl.clients.qfedavg import QFedAvgSettings
@@ -22,7 +24,13 @@ class QFedAvg(Strategy):
     client_update: ClassVar[type[ClientUpdate[Any]]] = QFedAvgClient
     settings: QFedAvgSettings
 
+    def h(self, sent: Vectors) -> Tensor:
+        """h_i ``[..., 1]`` float64 of what clients sent, an estimate of the Lipschitz constant of F_i^(q+1) / (q+1)."""
+        q, L = self.settings.q, self.settings.smoothness
+        loss, moved = sent["loss"].double(), L * sent["distance"].double()
+        return q * loss ** (q - 1) * moved**2 + L * loss**q
+
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The last line of Algorithm 2; the mean of what was sent is w - Σ_S Δ_i / (L |S|)."""
-        rate = self.settings.smoothness * len(uploads.clients) / float(uploads.sums["h"])
+        rate = self.settings.smoothness * len(uploads.clients) / float(self.h(uploads.rows).sum())
         return {**state, "w": state["w"] + rate * (uploads.mean("w") - state["w"])}

@@ -64,8 +64,8 @@ STUDIES = {
     ),
     "fedavg": (2, 'name = "fedavg"\nweighting = "samples"', 'term = "remote_coral"'),
     "local": (2, 'name = "local"', 'term = "prototype"'),
-    # Two names down and two up.
-    "scaffold": (3, 'name = "scaffold"', 'term = "mmd"'),
+    # Two names down and two up; named as code is, to which clients must have agreed.
+    "scaffold": (3, 'name = "fedtl.strategies.scaffold:Scaffold"', 'term = "mmd"'),
 }
 CODE = {"PYTHONPATH": str(Path(__file__).parents[2])}
 """Where clients, server and simulation find the code that a study names."""

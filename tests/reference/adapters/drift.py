@@ -36,8 +36,9 @@ class Scaffold(Adapter):
 
     def batches(self, case: Case, client: int, loop: int) -> Any:
         """Under option I the first loop is the pass over all samples."""
-        epoch, first = case.epoch(client), case.variant.startswith("option1") and not loop
-        return epoch if epoch is None or first else epoch * self.epochs(case, client, loop)
+        if case.variant.startswith("option1") and not loop:
+            return [[*range(case.sizes[client])]]
+        return super().batches(case, client, loop)
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         return study.theirs({"y": after.trained[client].uploads["w"]}[name])
@@ -72,7 +73,8 @@ class QFedAvg(Adapter):
 
     def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
         """Of the round's clients."""
-        return [after.trained[each].uploads[{"h": "h"}[name]] for each in sorted(after.trained)]
+        uploads = [after.trained[each].uploads for each in sorted(after.trained)]
+        return {"h": [study.server.h(each) for each in uploads]}[name]  # type: ignore[attr-defined]
 
 
 def alpha_of(case: Case) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Quartic(nn.Module):
 
 
 def of_samples(sizes: list[int], kind: EngineKind) -> Engine:
-    """Clients whose samples are all different, of which a mini-batch has one."""
+    """Clients whose samples are all different."""
     x = np.random.default_rng(4).normal(size=(sum(sizes), 4)).astype(np.float32)
     one, none = np.ones((), np.float32), np.empty(0, np.int64)
     train = Shards.from_sizes(np.arange(sum(sizes)), np.array(sizes))
@@ -40,29 +40,31 @@ def of_samples(sizes: list[int], kind: EngineKind) -> Engine:
 
 
 def gradient(w: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return 2 * w * (w * w - x)
+    return 2 * w * (w * w - x.mean(0))
 
 
 @each_engine
+@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("hessian", ["none", "free"])
-def test_meta_steps_by_hand(kind: EngineKind, hessian: str) -> None:
+def test_meta_steps_by_hand(kind: EngineKind, hessian: str, size: int) -> None:
     """D, D' and D'' are the next mini-batches of a pass; what is left at the round's end takes no part."""
     alpha, beta, delta, sizes = 0.05, 0.02, 0.01, [8, 5, 8, 1]
     engine = of_samples(sizes, kind)
-    own: dict[str, Any] = {"lr": beta, "alpha": alpha, "delta": delta, "hessian": hessian, "batch_size": 1}
+    own: dict[str, Any] = {"lr": beta, "alpha": alpha, "delta": delta, "hessian": hessian, "batch_size": size}
     update = update_of("per-fedavg", **own, local_epochs=1)
     plans = [engine.plans(update, client, 1)[0] for client in range(4)]
     outcomes = train_cohort(engine, update, W, range(4), [{}] * 4, 1)
     for plan, outcome in zip(plans, outcomes):
         assert isinstance(outcome, Trained)
         w, parts = W.double().numpy(), 2 if hessian == "none" else 3
-        assert outcome.steps == len(plan.order) == max(plan.samples // parts, 1) * parts
-        for d, d1, *d2 in plan.order.reshape(-1, parts):
+        assert outcome.steps == len(plan.sizes) == max(-(-plan.samples // size) // parts, 1) * parts
+        batches = np.split(plan.order, plan.sizes.cumsum()[:-1])
+        for d, d1, *d2 in zip(*(batches[part::parts] for part in range(parts))):
             x = engine.task.samples.federation.x.astype(np.float64)
             g = gradient(w - alpha * gradient(w, x[d]), x[d1])
             if d2:
                 ahead, behind = gradient(w + delta * g, x[d2[0]]), gradient(w - delta * g, x[d2[0]])
-                exact = 2 * (3 * w * w - x[d2[0]]) * g
+                exact = 2 * (3 * w * w - x[d2[0]].mean(0)) * g
                 np.testing.assert_allclose((ahead - behind) / (2 * delta), exact, rtol=1e-2, atol=1e-2)
                 g = g - alpha * (ahead - behind) / (2 * delta)
             w = w - beta * g

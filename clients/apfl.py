@@ -50,12 +50,13 @@ class APFL(ClientUpdate[APFLSettings]):
     - v_i ← v_i - η ∇_v f_i(v̄_i) = v_i - η α_i ∇f_i(v̄_i), with v̄_i as it was before both steps;
     - with ``adaptive``, α_i ← α_i - η ⟨v_i - w_i, ∇f_i(v̄_i)⟩, kept between 0 and 1.
 
-    v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w.
+    v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w; of
+    w's private parts, where there are any, with its own.
 
     Differs from the paper: not at all by default. The authors' code (FedTorch) is ``mixing = "outputs"``: v_i descends
     along the loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are
     scored; α_i moves in a round's first step alone, once w_i and v_i have moved, along
-    ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i.
+    ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i. All terms of the objective then read the mixed logits.
     """
 
     settings_type: ClassVar[type[Settings]] = APFLSettings

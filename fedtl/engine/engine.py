@@ -132,9 +132,9 @@ class Engine(ABC):
 
     def personal_vector(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Tensor:
         """A client's own model ``[d]``, with its own untrained part (else that of the received model ``[d]``)."""
-        w, P = received["w"], self.task.layout.parameters
+        w, P = self._with_private(received["w"], memory), self.task.layout.parameters
         if not update.personalises:
-            return self._with_private(w, memory)
+            return w
         personal = update.personal({**received, "w": w[:P]}, memory)
         if not self.task.buffers:
             return personal
@@ -143,7 +143,8 @@ class Engine(ABC):
     def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Own:
         """A client's own model; see :meth:`personal_vector`."""
         vector, P = self.personal_vector(update, memory, received), self.task.layout.parameters
-        asked = update.ensemble({**received, "w": received["w"][:P]}, memory) if update.personalises else None
+        w = self._with_private(received["w"], memory)
+        asked = update.ensemble({**received, "w": w[:P]}, memory) if update.personalises else None
         if asked is None:
             return Own(vector)
         buffers = vector[P:].expand(len(asked.models), -1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fedtl
+from fedtl.assemble.parts import assemble
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.sgd import SGD, SGDSettings
@@ -19,7 +20,7 @@ from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.samples import Samples
 from fedtl.disk.memories import MemoryStore
-from fedtl.engine import Trained
+from fedtl.engine import OneByOne, Trained
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.task import RoundContext
 from fedtl.export.of_run import model_of_run
@@ -232,3 +233,30 @@ def test_mixed_outputs_are_what_is_scored(stacked: bool, tmp_path: Path) -> None
         assert accuracy == pytest.approx(float((logits.argmax(1) == y).double().mean()))
     with pytest.raises(ConfigError, match="2 models whose outputs are mixed"):
         model_of_run(tmp_path, 1)
+
+
+@pytest.mark.parametrize("mixing", ["parameters", "outputs"])
+def test_a_private_part_of_w_is_the_clients_own_in_the_mixture(mixing: str) -> None:
+    config = build(
+        {
+            "name": "apfl",
+            "rounds": 1,
+            "data": {"name": "digits", "clients": 4, "samples": 200},
+            "model": {"name": "mlp", "hidden": [8]},
+            "strategy": {"name": "apfl", "lr": 0.1, "mixing": mixing, "private": ["head"]},
+        }
+    )
+    assembly = assemble(config, federate(config.data, config.seed))
+    (task,), (update,) = assembly.tasks, assembly.updates
+    assert task.sharing is not None
+    generator, d = torch.Generator().manual_seed(0), task.layout.size
+    received, v, own_head = (torch.randn(n, generator=generator) for n in (d, d, len(task.sharing.private)))
+    memory: Memory = {"v": v, "alpha": torch.tensor([0.25]), "private parts": own_head}
+    w = received.clone()
+    w[task.sharing.private] = own_head
+    own = OneByOne(task).own(update, memory, {"w": received})
+    assert torch.equal(own.vector, 0.25 * v + 0.75 * w)
+    assert (own.ensemble is not None) == (mixing == "outputs")
+    if own.ensemble is not None:
+        assert torch.equal(own.ensemble.models, torch.stack([v, w]))
+        assert own.ensemble.weights.tolist() == [0.25, 0.75]

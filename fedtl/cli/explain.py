@@ -171,7 +171,8 @@ def _sized(name: str, size: int, model: int) -> str:
 
 def _print_needs(name: str, tables: dict[str, Any]) -> None:
     """What a term needs of a client, and what it adds to what is sent."""
-    term = next(each for each in read_config(tables)[0].objective if each.term == name)
+    stages = read_config(tables)[0].stages()
+    term = next(each for stage in stages for each in stage.objective if each.term == name)
     assert isinstance(term, Term)
     _heading("What it needs and sends")
     needs = ", ".join(NEEDS[need] for need in sorted(needs_of(term)))

@@ -96,12 +96,16 @@ def _term(tables: Tables, name: str) -> tuple[str, ...]:
         tables["data"]["public"] = {"name": "digits", "samples": 200}
     if "views" in needs:
         tables["views"] = {}
+        tables["strategy"]["lr"] = 0.01  # with sums over features in it, the objective is steep
     if "replay" in needs:
         tables["replay"] = {"per_class": 8, "steps": 20}
     if name == "adabn":
         _with_batch_norm(tables)
     own = {"term": "cross_entropy"}
-    tables["objective"] = [table] if name == "cross_entropy" else [own, {**table, "weight": 0.1}]
+    if "model:phase" in needs:
+        tables["phases"] = [{"rounds": 5, "objective": [own]}, {"rounds": 5, "objective": [table]}]
+    else:
+        tables["objective"] = [table] if name == "cross_entropy" else [own, {**table, "weight": 0.1}]
     return ()
 
 
@@ -154,7 +158,7 @@ def _model(tables: Tables, name: str) -> tuple[str, ...]:
     # They halve an image several times, and take long on a CPU.
     domains = {key: tables["data"][key] for key in ("target", "public") if key in tables["data"]}
     small = {"name": "digits", "clients": 4, "samples": 120, "size": 28 if name == "lenet5" else 16}
-    tables["data"] = {**small, **domains}
+    tables["data"], tables["rounds"] = {**small, **domains}, 2
     return ()
 
 

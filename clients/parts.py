@@ -51,10 +51,16 @@ class PartSteps(SGD):
         def step(state: State, batch: Batch, grad: Gradient) -> State:
             w = state["w"]
             own, moves = on(w.device)
-            g = grad(w, batch).mul_(own)
-            if plain:  # a gradient of zeros is none
-                return self.move(state, g)
-            stepped = self.move({**state, part: w.clone()}, g, part)
+            stepped = self.move({**state, part: w.clone()}, grad(w, batch).mul_(own), part)
             return {**stepped, "w": torch.where(moves, stepped.pop(part), w)}
 
-        return step
+        slots = [slice(slot.start, slot.stop) for slot in self.layout.slots if slot.stop <= len(mask)]
+        trains = [bool(mask[slot.start]) for slot in slots]  # a part is made of whole tensors
+
+        def plain_step(state: State, batch: Batch, grad: Gradient) -> State:
+            g = grad(state["w"], batch)
+            # A gradient of zeros is none. Put together of its parts, a traced step does not compute the others.
+            parts = [g[..., slot] if own else torch.zeros_like(g[..., slot]) for slot, own in zip(slots, trains)]
+            return self.move(state, torch.cat(parts, -1))
+
+        return plain_step if plain else step

@@ -25,7 +25,7 @@ SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.l
 
 def simplify(graph: fx.Graph) -> None:
     """Apply all passes, in place."""
-    passes = (drop_copies, known_numbers, drop_copies, merge_equals, products, pool_before_relu)
+    passes = (drop_copies, parts_of_cats, known_numbers, drop_copies, merge_equals, products, pool_before_relu)
     for change in (*passes, softmax_minus_one_hot, drop_copies):
         change(graph)
         graph.eliminate_dead_code()
@@ -56,6 +56,28 @@ def _swapped(transpose: Node) -> frozenset[int]:
     """The two dimensions that a transpose exchanges."""
     dims = len(transpose.meta["shape"])
     return frozenset(dim % dims for dim in transpose.args[1:] or (0, 1))
+
+
+def parts_of_cats(graph: fx.Graph) -> None:
+    """A slice of what is put together of parts is one of them, where it lies as that does.
+
+    So a step that takes in some parts of a gradient leaves the others uncomputed.
+    """
+    for node in _calls(graph, aten.slice.Tensor):
+        arguments: tuple[Any, ...] = node.args
+        cat = arguments[0]
+        if len(arguments) != 4 or cat.target is not aten.cat.default:
+            continue
+        _, dim, start, stop = arguments
+        rank = len(node.meta["shape"])
+        axis = (cat.args[1] if len(cat.args) > 1 else 0) % rank
+        at = 0
+        for part in cat.args[0] if dim % rank == axis else ():
+            end = at + part.meta["shape"][axis]
+            if (at, end) == (start, stop):
+                _replace(node, part)
+                break
+            at = end
 
 
 def known_numbers(graph: fx.Graph) -> None:

@@ -215,3 +215,20 @@ def rows(x: np.ndarray[Any, Any]) -> Federation:
     none = Shards.from_sizes(index[:0], np.zeros(CLIENTS, np.int64))
     one = np.ones((), np.float32)
     return Federation(x, np.zeros(len(x), np.int64), 2, one, 0 * one, train, none, index[:0])
+
+
+@pytest.mark.parametrize("kind", ["one by one, traced", "stacked, traced"])
+def test_a_traced_step_of_the_head_does_not_compute_the_bodys_gradient(kind: str) -> None:
+    """Two products forward in either; back, the head's weight alone, or the features and the body's weight."""
+    run = Parted({"name": "fedrep", "head_steps": 3, "local_steps": 3}, federation_of(SIZES), [[0, 1]], ENGINES[kind])
+    run.rounds()
+    assert run.engine.tracer is not None
+    head, body = run.worker.update.round_loops
+    products = {"head": set[int](), "body": set[int]()}
+    for loop, name in ((head, "head"), (body, "body")):
+        for key, program in run.engine.tracer.programs.items():
+            if program is not None and loop.step in key:
+                products[name].add(program.source.count("mm"))
+    assert products["head"]
+    assert products["body"]
+    assert max(products["head"]) < min(products["body"])

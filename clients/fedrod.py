@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fedtl.choice import shown
+from fedtl.choice import ConfigError, shown
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
@@ -65,12 +65,19 @@ class TwoHeads(SGD):
         self.personal_optimizer = stepper_of(own, personal, scale * settings.lr, layout)
 
     def loops(self) -> Sequence[Loop]:
-        """One, if the model has a head that trains.
+        """One, if the model has a head that trains and is one linear layer, as what is added to ψ is added to h then.
 
         Raises:
             ConfigError: it has not.
         """
         self.layout.part("head")
+        own = dict(self.layout.parts)["head"]
+        shapes = [tuple(slot.shape) for slot in self.layout.trained if slot.name in own]
+        if sorted(map(len, shapes)) not in ([2], [1, 2]) or len({shape[0] for shape in shapes}) > 1:
+            raise ConfigError(
+                f"strategy.name = {shown(self.settings.name)}: its personal heads are linear, and the model's head has "
+                f"tensors of shapes {', '.join(map(str, shapes))}; use a model that ends in one linear layer"
+            )
         return super().loops()
 
     def gradients(self, w: Tensor, phi: Tensor, prior: Tensor, batch: Batch, grad: Gradient) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Federation
+from fedtl.models.vector import Layout
 from tests.parted import Parted, assert_same, mean
-from tests.parts import ENGINES, EngineKind, federation_of
+from tests.parts import ENGINES, EngineKind, federation_of, update_of
 
 SIZES = [4, 6, 9]
 LR = 0.2
@@ -140,3 +141,27 @@ def test_what_does_not_go_together(strategy: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as error:
         Parted({"name": "fedrod", **strategy}, skewed(), [[0]]).worker.update.round_loops  # noqa: B018
     assert says in str(error.value)
+
+
+class TwoLayers(nn.Module):
+    """Whose head is no linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(6, 4)
+        self.head = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.base(x).relu())
+        return out
+
+
+@pytest.mark.parametrize("method", ["fedrod", "fedrod-hyper"])
+def test_a_head_of_several_layers_is_refused(method: str) -> None:
+    module = TwoLayers()
+    layout = Layout.of(module)
+    assert update_of(method, Layout.of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))), lr=0.1).loops()
+    own = frozenset(name for name, _ in module.named_parameters() if name.startswith("head"))
+    several = replace(layout, parts=(("head", own),))
+    with pytest.raises(ConfigError, match=r"its personal heads are linear, and the model's head has tensors of shapes"):
+        update_of(method, several, lr=0.1).loops()

@@ -37,8 +37,12 @@ def trained_elsewhere(numbers: Index, test: Shards, trains: Iterable[Shards]) ->
     each = [(numbers[train.order], train.client_of) for train in trains]
     seen, by = (np.concatenate(parts) for parts in zip(*each))
     asked = numbers[test.order]
-    known = np.isin(asked, seen)
     result = np.zeros(len(asked), np.bool_)
+    if not len(seen):
+        return result
+    ordered = np.sort(seen)  # np.isin takes three times the memory
+    known = ordered[np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)] == asked
+    del ordered
     if not known.any():  # as a rule
         return result
     names, place = np.unique(seen, return_inverse=True)

@@ -13,7 +13,8 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,19 @@ def judge(case: Case, engines: Iterable[str]) -> Verdict:
     return Verdict(case, AGREES, error)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log below an error, and one thread, in the ``with`` block."""
+    logs, threads = logging.root.manager.disable, torch.get_num_threads()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        logging.disable(logs)
+        torch.set_num_threads(threads)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.reference.trajectories", description=__doc__)
@@ -80,10 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cases whose names begin so")
     parser.add_argument("--engine", choices=ENGINES, help="one engine alone; all by default")
     o = parser.parse_args(arguments)
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
     words = Counter[str]()
-    with warnings.catch_warnings():
+    with _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, case in read_cases(o.file).items():
             if not name.startswith(o.only):

@@ -41,6 +41,7 @@ from fedtl.losses import (
     mmd,
     moon,
     negative_cosine,
+    not_true_distillation,
     nt_xent,
     prototype,
     proximal,
@@ -109,6 +110,9 @@ CASES: dict[str, Case] = {
     "generalized_cross_entropy": Case(generalized_cross_entropy, K),
     "generalized_cross_entropy labels": Case(lambda g, y: generalized_cross_entropy(g, 0.5, y), K, classes=3, labels=6),
     "distillation": Case(lambda s, t: distillation(s, t, temperature=3), ((6, 3), (6, 3))),
+    "not_true_distillation": Case(
+        lambda s, t: not_true_distillation(s, t, torch.arange(6) % 3, temperature=3), ((6, 3), (6, 3))
+    ),
     "barlow_twins": Case(barlow_twins, E),
     "nt_xent": Case(nt_xent, E),
     # Its views are of length 1; with longer ones it subtracts what is nearly 1 from 1.

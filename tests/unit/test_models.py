@@ -390,7 +390,10 @@ def test_choices_round_trip(table: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({}, "model.name = None: give one of cnn, lenet5, logistic, mlp, resnet18-gn, a classification network"),
+        (
+            {},
+            "model.name = None: give one of cnn, cnn-bn, lenet5, logistic, mlp, resnet18-gn, a classification network",
+        ),
         ({"name": "resnet81"}, "model.name = 'resnet81' is unknown: did you mean 'resnet"),
         ({"name": "transformer-xl"}, "model.name = 'transformer-xl' is unknown: give one of cnn, "),
         ({"name": "mlp", "hiden": [3]}, "model.hiden is not a key here: did you mean 'hidden'?"),

@@ -474,7 +474,7 @@ class Engine(ABC):
         client: int,
         received: Vectors,
         finished: tuple[Vectors, Memory],
-        trained: Tensor,
+        trained: Tensor | None,
         buffers: Tensor,
     ) -> tuple[Vectors, Memory, tuple[Tensor, ...]]:
         """What a client's training comes to.
@@ -484,7 +484,8 @@ class Engine(ABC):
             client: its id.
             received: what it received, ``"w"`` as ``[d]``.
             finished: what ``finish`` gave.
-            trained: the model ``[P]`` that its steps ended in, which an upload called ``"w"`` need not be.
+            trained: the model ``[P]`` that its steps ended in, the state's ``"w"``, which an upload of that name need
+                not be; None where the method calls its vectors otherwise, and the upload is taken for it.
             buffers: its numbers that moved by no gradient, ``[Q]``.
 
         Returns:
@@ -493,15 +494,16 @@ class Engine(ABC):
         task, (uploads, kept) = self.task, finished
         check_uploads(update, uploads)
         memory = {**kept, BUFFERS: buffers.clone()} if kept and task.buffers else kept
-        if "w" in update.sums and task.buffers:
-            uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
         asks = task.objective.statistics
         local: Tensor | None = None
         if "w" in uploads:
-            local = torch.cat([trained, buffers]) if task.buffers else trained
+            model = uploads["w"] if trained is None else trained
+            local = torch.cat([model, buffers]) if task.buffers else model
         elif asks or task.objective.remembers:
             own = update.personal({**received, "w": received["w"][: task.layout.parameters]}, kept)
             local = torch.cat([own, buffers]) if task.buffers else own
+        if "w" in update.sums and task.buffers:
+            uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
         if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:
             assert local is not None
             memory = {**memory, PRIVATE: local[task.sharing.private]}

@@ -130,7 +130,7 @@ class OneByOne(Engine):
             if update.optimizer.keeps:
                 kept = {**kept, **remembered(state)}
             finished = uploads, kept
-        ended = self._ended(update, client, received, finished, state["w"], buffers)
+        ended = self._ended(update, client, received, finished, state.get("w"), buffers)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 
     def _batches(self, plan: Plan, round: int, client: int) -> Iterator[Batch]:

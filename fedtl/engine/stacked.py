@@ -137,7 +137,8 @@ class Stacked(Engine):
                 # Copies: a row would keep the whole stack in memory.
                 finished = _row(uploads, row), _row(kept, row)
                 of_client = {**received.of(job.place), "w": own[first + row]}
-                sent, memory, sums = self._ended(update, job.client, of_client, finished, state["w"][row], own_buffers)
+                model = state["w"][row] if "w" in state else None
+                sent, memory, sums = self._ended(update, job.client, of_client, finished, model, own_buffers)
                 losses_of = tuple(means[row].tolist())
                 trained = Trained(job.client, self._samples(job), sent, memory, losses_of, job.steps, sums)
                 outcomes[job.place] = trained

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.clients.contract import Memory
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
+from fedtl.clients.sgd import SGDSettings
 from fedtl.engine import Engine, Trained
+from fedtl.losses.batch import Batch
 from tests.parts import (
     ENGINES,
     METHODS,
@@ -173,3 +175,30 @@ def test_a_download_is_not_changed(name: str) -> None:
         w, update = first.clone(), update_of(name, engine.task.layout, **METHODS[name])
         train_cohort(engine, update, w, range(4), [{}] * 4, 1)
         assert torch.equal(w, first)
+
+
+class OwnNames(ClientUpdate[SGDSettings]):
+    """SGD whose state calls the model y."""
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        return {"y": received["w"]}
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        state["y"].sub_(grad(state["y"], batch), alpha=self.settings.lr)
+        return state
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {"w": state["y"]}, {}
+
+
+@EACH_ENGINE
+def test_a_method_may_call_its_vectors_as_it_likes(kind: EngineKind) -> None:
+    engine = engine_of(federation_of([12, 9]), small_module(), kind)
+    layout, plain = engine.task.layout, update_of("fedavg", lr=0.1, batch_size=5)
+    updates = (plain, OwnNames(plain.settings, layout))
+    w = layout.flatten(engine.task.module)
+    ours, theirs = (train_cohort(engine, update, w, [0, 1], [{}, {}], 1) for update in updates)
+    for one, other in zip(ours, theirs, strict=True):
+        assert isinstance(one, Trained)
+        assert isinstance(other, Trained)
+        torch.testing.assert_close(one.uploads["w"], other.uploads["w"], rtol=1e-5, atol=1e-6)

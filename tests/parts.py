@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -121,6 +122,9 @@ ENGINES: dict[str, EngineKind] = {
     "stacked": Stacked,
     "stacked, traced": functools.partial(Stacked, traced=True),
 }
+
+EACH_ENGINE = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+"""For a test of every engine, which takes it as ``kind``."""
 
 # The options that each registered method needs for a short test.
 METHODS: dict[str, dict[str, Any]] = {

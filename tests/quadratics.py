@@ -24,6 +24,17 @@ from tests.parts import EngineKind, OneByOne, engine_of, receive_first, worker_o
 Array = NDArray[np.float64]
 
 
+H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
+A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
+"""Curvatures and minima of three clients."""
+
+
+def cross_entropies(w: Array) -> Array:
+    """What an engine scores of these clients at ``w``: cross-entropies of the label 0 of what the model gives."""
+    logits = 0.5 * H * (A - w) ** 2
+    return np.log(np.exp(logits).sum(1)) - logits[:, 0]
+
+
 class _Difference(nn.Module):
     """Of a sample that is a curvature h and a place a, the curvature and h (a - θ)² / 2 in each coordinate."""
 

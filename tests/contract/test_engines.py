@@ -27,6 +27,7 @@ from fedtl.server.scoring import Evaluation
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.wire import messages as m
 from tests.parts import (
+    EACH_ENGINE,
     ENGINES,
     METHODS,
     NO_LAYOUT,
@@ -192,7 +193,7 @@ def test_features_reach_a_term_under_both_engines() -> None:
         torch.testing.assert_close(vectors[0], other, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 def test_a_clients_numbers_do_not_depend_on_its_company(kind: EngineKind) -> None:
     """To the bit one by one. In a stack of narrow matrices that is the processor's affair: see below."""
     federation = federation_of(SIZES)
@@ -262,7 +263,7 @@ def test_clients_whose_bits_depend_on_their_company_are_not_stacked(kind: type[S
     ).stacked  # who asks for it gets it
 
 
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 def test_a_client_that_raises_fails_alone(kind: EngineKind) -> None:
     class Raises(type(update_of("fedavg", lr=0.1))):  # type: ignore[misc]
         def step(self, state, batch, grad):  # type: ignore[no-untyped-def]
@@ -378,7 +379,7 @@ def test_dropout_is_the_same_again_one_by_one(recorded: bool) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_a_gpu_gives_the_cpus_numbers(method: str, kind: EngineKind) -> None:
     federation = federation_of(SIZES)

@@ -15,23 +15,13 @@ from fedtl.server.scoring import Evaluation
 from fedtl.strategies import read_strategy, strategy_type
 from fedtl.strategies.afl import onto_simplex
 from fedtl.wire import messages as m
-from tests.parts import ENGINES, EngineKind, engine_of, federation_of, worker_of
-from tests.quadratics import Array, Quadratics
+from tests.parts import EACH_ENGINE, EngineKind, engine_of, federation_of, worker_of
+from tests.quadratics import A, H, Quadratics, cross_entropies
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 ETA = 0.1
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-def losses(w: Array) -> Array:
-    """What the engine scores: the cross-entropy of the label 0 of what the model gives."""
-    logits = 0.5 * H * (A - w) ** 2
-    return np.log(np.exp(logits).sum(1)) - logits[:, 0]
-
-
-@each_engine
+@EACH_ENGINE
 def test_rounds_by_hand(kind: EngineKind, tmp_path: Path) -> None:
     """Of all clients: then some, among whom λ counts."""
     sampled, rate = [[0, 1, 2], [0, 2], [1, 2]], 0.2
@@ -42,7 +32,7 @@ def test_rounds_by_hand(kind: EngineKind, tmp_path: Path) -> None:
             for _ in range(2):
                 own[i] -= ETA * H[i] * (own[i] - A[i])
         up = np.zeros(3)
-        up[S] = losses(w)[S] * 3 / len(S)
+        up[S] = cross_entropies(w)[S] * 3 / len(S)
         w = w + sum(mixture[i] / mixture[S].sum() * (own[i] - w) for i in S)
         mixture = onto_simplex(torch.tensor(mixture + rate * up)).numpy()
         models.append(w)
@@ -51,7 +41,7 @@ def test_rounds_by_hand(kind: EngineKind, tmp_path: Path) -> None:
     np.testing.assert_allclose(run.server.state["mixture"], mixture, rtol=1e-5)
 
 
-@each_engine
+@EACH_ENGINE
 def test_without_ascent_it_is_fedavg_of_equal_weights(kind: EngineKind, tmp_path: Path) -> None:
     """To rounding: it goes from w towards the mean, and FedAvg takes the mean."""
     ours = Quadratics(H, A, tmp_path / "a", "afl", [3, 1, 2], kind, lr=ETA, mixture_lr=0.0).rounds(4)

@@ -27,6 +27,7 @@ from fedtl.export.of_run import model_of_run
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout, inner
 from tests.parts import (
+    EACH_ENGINE,
     ENGINES,
     NO_LAYOUT,
     EngineKind,
@@ -42,10 +43,9 @@ from tests.unit.test_ditto import three_rounds
 A = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
 W = torch.linspace(-1, 2, 5)
 SIZES = [20, 12, 20, 7]
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_round_by_hand(kind: EngineKind, adaptive: bool) -> None:
     """All three move from where they were before the step; α stays within its bounds."""
@@ -81,7 +81,7 @@ def test_with_alpha_1_it_is_training_alone_bit_for_bit(name: str) -> None:
         assert torch.equal(update.personal({"w": torch.randn_like(own["w"])}, memory), memory["v"])
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_what_travels_is_fedavgs_bit_for_bit(kind: EngineKind, alpha: float) -> None:
     """Whatever α; with α = 0 the personalised model is the global one, and v stays where it began."""
@@ -98,7 +98,7 @@ def test_what_travels_is_fedavgs_bit_for_bit(kind: EngineKind, alpha: float) -> 
             assert torch.equal(memory["v"], engine.task.layout.flatten(engine.task.module))
 
 
-@each_engine
+@EACH_ENGINE
 def test_alpha_follows_the_schedule(kind: EngineKind) -> None:
     moved = []
     for factor in (1.0, 0.5):
@@ -128,7 +128,7 @@ def softmax_gradient(logits: np.ndarray[Any, Any], y: int) -> np.ndarray[Any, An
     return e / e.sum() - np.eye(len(logits))[y]
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_authors_step_by_hand(kind: EngineKind, adaptive: bool) -> None:
     """On one sample and a linear model, in float64: w first, v along the mixed outputs' loss, α in the first step."""

@@ -13,6 +13,7 @@ from fedtl.clients.sgd import SGDSettings
 from fedtl.engine import Engine, Trained
 from fedtl.losses.batch import Batch
 from tests.parts import (
+    EACH_ENGINE,
     ENGINES,
     METHODS,
     EngineKind,
@@ -28,7 +29,6 @@ D = 7
 RNG = np.random.default_rng(3)
 A = RNG.normal(size=(4, D)).astype(np.float32)
 W = torch.tensor(RNG.normal(size=D), dtype=torch.float32)
-EACH_ENGINE = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 def train(

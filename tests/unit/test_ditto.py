@@ -14,7 +14,7 @@ from fedtl.clients.contract import Memory
 from fedtl.engine import Trained
 from fedtl.strategies import read_strategy
 from tests.parts import (
-    ENGINES,
+    EACH_ENGINE,
     EngineKind,
     engine_of,
     federation_of,
@@ -28,10 +28,9 @@ from tests.unit.test_readme import block
 A = np.random.default_rng(3).normal(size=(3, 5)).astype(np.float32)
 W = torch.linspace(-1, 2, 5)
 SIZES = [20, 12, 20, 7]
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("own", [{}, {"personal_steps": 3, "personal_lr": 0.2}])
 def test_a_round_by_hand(kind: EngineKind, own: dict[str, Any]) -> None:
     """v_k is held to the w^t of the round's start, while w_k moves away."""
@@ -66,7 +65,7 @@ def three_rounds(kind: EngineKind, update: Any) -> list[tuple[torch.Tensor | Non
     return ends
 
 
-@each_engine
+@EACH_ENGINE
 def test_without_lambda_it_is_fedavg_and_training_alone_bit_for_bit(kind: EngineKind) -> None:
     """Each by itself: v_k begins at the run's initial model, whatever clients receive when they join."""
     options: dict[str, Any] = {"lr": 0.1, "batch_size": 10, "local_epochs": 2}
@@ -80,7 +79,7 @@ def test_without_lambda_it_is_fedavg_and_training_alone_bit_for_bit(kind: Engine
         assert torch.equal(memory["v"], own["w"])
 
 
-@each_engine
+@EACH_ENGINE
 def test_it_is_the_front_pages_bit_for_bit(kind: EngineKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes the settings' weighting, and begins v_k at what a client received."""
     (tmp_path / "ditto_of_the_page.py").write_text(block("python", "class Ditto("))

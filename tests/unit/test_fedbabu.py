@@ -14,14 +14,12 @@ from fedtl.clients.fedbabu import FedBABUSettings
 from fedtl.config.read import build
 from fedtl.export.of_run import model_of_run
 from tests.parted import Parted, assert_same, descend, mean
-from tests.parts import ENGINES, EngineKind, federation_of
+from tests.parts import EACH_ENGINE, EngineKind, federation_of
 
 SIZES = [4, 6, 9]
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-@each_engine
+@EACH_ENGINE
 def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
     """A step of the body, its mean by samples; then two of body and head from the global model."""
     run = Parted({"name": "fedbabu", "finetune_epochs": 2}, federation_of(SIZES), [[0, 2]], kind)
@@ -41,7 +39,7 @@ def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
         assert not run.memory(client)
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize(
     "strong",
     [{"momentum": 0.9, "weight_decay": 0.1}, {"optimizer": {"name": "adam", "lr": 0.05, "weight_decay": 0.1}}],

@@ -11,7 +11,7 @@ from torch import nn
 from fedtl.choice import ConfigError
 from fedtl.models import build_model, read_model
 from tests.parted import Parted, assert_same, descend, mean
-from tests.parts import ENGINES, EngineKind, federation_of
+from tests.parts import EACH_ENGINE, EngineKind, federation_of
 
 SIZES = [4, 6, 9]
 NORM = {"norm": True}
@@ -25,7 +25,7 @@ def assert_same_norm(ours: nn.Module, theirs: nn.Module, exactly: bool = False) 
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), **tolerance)
 
 
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 def test_two_rounds_worked_out_by_hand(kind: EngineKind) -> None:
     """All layers train; the plain mean of all but batch-norm is sent; each goes on with its own batch-norm."""
     run = Parted({"name": "fedbn"}, federation_of(SIZES), [[0, 2], [0, 1]], kind, NORM)

@@ -10,17 +10,13 @@ import pytest
 
 import fedtl
 from fedtl.choice import ConfigError
-from tests.parts import ENGINES, EngineKind
-from tests.quadratics import Quadratics
+from tests.parts import EACH_ENGINE, EngineKind
+from tests.quadratics import A, H, Quadratics
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 ETA, ALPHA = 0.1, 0.4
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("mean_samples", [None, 2.0], ids=["one alpha", "one each"])
 @pytest.mark.parametrize("drifts", ["sampled", "all"])
 @pytest.mark.parametrize("correction", ["update", "scaffold"])
@@ -59,7 +55,7 @@ def test_rounds_by_hand(
         np.testing.assert_allclose(run.memory(client)["g"], own[client], rtol=2e-5, atol=2e-6)
 
 
-@each_engine
+@EACH_ENGINE
 def test_the_first_round_is_fedproxs_and_its_drift(kind: EngineKind, tmp_path: Path) -> None:
     """There is neither a drift nor a correction before it. To rounding: the penalty is added in another order."""
     w = np.array([0.5, -0.25])

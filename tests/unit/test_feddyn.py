@@ -10,17 +10,13 @@ import pytest
 
 import fedtl
 from fedtl.choice import ConfigError
-from tests.parts import ENGINES, EngineKind
-from tests.quadratics import Quadratics
+from tests.parts import EACH_ENGINE, EngineKind
+from tests.quadratics import A, H, Quadratics
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 ETA = 0.1
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("options", [{}, {"mean_samples": 2.0}], ids=["one alpha", "one each"])
 def test_three_rounds_by_hand(options: dict[str, Any], kind: EngineKind, tmp_path: Path) -> None:
     """Some sit out: h is divided by N, the models by |S|."""
@@ -43,7 +39,7 @@ def test_three_rounds_by_hand(options: dict[str, Any], kind: EngineKind, tmp_pat
         np.testing.assert_allclose(run.memory(client)["gradient"], gradients[client], rtol=1e-5, atol=1e-6)
 
 
-@each_engine
+@EACH_ENGINE
 def test_local_training_of_the_first_round_is_fedavgs_to_the_bit_as_alpha_vanishes(
     kind: EngineKind, tmp_path: Path
 ) -> None:

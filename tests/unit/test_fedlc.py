@@ -11,13 +11,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedtl.engine import Trained
-from tests.parts import ENGINES, EngineKind, engine_of, federation_of, small_module, train_cohort, update_of
+from tests.parts import (
+    EACH_ENGINE,
+    EngineKind,
+    engine_of,
+    federation_of,
+    small_module,
+    train_cohort,
+    update_of,
+)
 from tests.unit.test_ditto import three_rounds
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-@each_engine
+@EACH_ENGINE
 def test_a_step_by_hand(kind: EngineKind) -> None:
     """A full-batch step of a linear model of five classes, of which clients lack some."""
     federation, tau, lr = federation_of([9, 14, 4], classes=5), 0.7, 0.3
@@ -48,7 +54,7 @@ def test_a_step_by_hand(kind: EngineKind) -> None:
     assert lacking
 
 
-@each_engine
+@EACH_ENGINE
 def test_without_tau_it_is_fedavg_bit_for_bit(kind: EngineKind) -> None:
     options: dict[str, Any] = {"lr": 0.1, "batch_size": 10, "local_epochs": 2, "momentum": 0.5}
     ours = three_rounds(kind, update_of("fedlc", tau=0.0, **options))
@@ -58,7 +64,7 @@ def test_without_tau_it_is_fedavg_bit_for_bit(kind: EngineKind) -> None:
         assert torch.equal(upload, fedavg)
 
 
-@each_engine
+@EACH_ENGINE
 def test_equal_counts_calibrate_nothing(kind: EngineKind) -> None:
     """All logits then move by the same."""
     federation = federation_of([12, 12])

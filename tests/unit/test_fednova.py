@@ -14,15 +14,19 @@ from fedtl.choice import ConfigError
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine.task import RoundContext
 from fedtl.strategies import read_strategy, strategy_type
-from tests.parts import ENGINES, EngineKind, engine_of, federation_of, small_module, train_cohort, update_of
-from tests.quadratics import Array, Quadratics
+from tests.parts import (
+    EACH_ENGINE,
+    EngineKind,
+    engine_of,
+    federation_of,
+    small_module,
+    train_cohort,
+    update_of,
+)
+from tests.quadratics import A, Array, H, Quadratics
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 ETA = 0.1
 SIZES = [1, 4, 2]
-
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 def rounds_by_hand(number: int, sampled: list[int], m: float, mu: float, norms: list[float], server: float) -> Array:
@@ -49,7 +53,7 @@ def norm(steps: int, m: float, mu: float) -> float:
     return sum((1 - m ** (steps - k)) / (1 - m) for k in range(steps))
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize(
     ("m", "mu", "server"), [(0.0, 0.0, 0.0), (0.9, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.9)], ids=str
 )
@@ -84,7 +88,7 @@ def test_the_norm_of_momentum_and_a_proximal_term_is_that_of_the_steps_coefficie
     assert update.settings.norm(steps) == pytest.approx(sum(map(abs, coefficients)))
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"mu": 0.5}], ids=str)
 def test_with_equal_steps_it_is_fedavg(options: dict[str, Any], kind: EngineKind, tmp_path: Path) -> None:
     """To rounding: each change is divided by ‖a‖₁, and their mean multiplied by it."""
@@ -159,7 +163,7 @@ def test_a_private_part_stays_where_training_left_it(tmp_path: Path) -> None:
     assert torch.equal(*heads)
 
 
-@each_engine
+@EACH_ENGINE
 def test_terms_see_the_model_that_was_trained(kind: EngineKind) -> None:
     """A term that compares with the client's previous model is given that one, not what was sent."""
     terms = [{"term": "cross_entropy"}, {"term": "moon", "weight": 0.1}]

@@ -11,10 +11,8 @@ import pytest
 from fedtl.choice import ConfigError
 from fedtl.config.read import read_config
 from fedtl.strategies import read_strategy
-from tests.quadratics import Quadratics
+from tests.quadratics import A, H, Quadratics
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 NAMES = {"fedavgm": "momentum", "fedadagrad": "adagrad", "fedadam": "adam", "fedyogi": "yogi"}
 
 

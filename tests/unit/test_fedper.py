@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 import fedtl
@@ -12,12 +11,12 @@ from fedtl.clients.serving import Serving
 from fedtl.config.read import read_config
 from fedtl.export.of_run import model_of_run
 from tests.parted import Parted, assert_same, descend, mean
-from tests.parts import ENGINES, EngineKind, federation_of
+from tests.parts import EACH_ENGINE, EngineKind, federation_of
 
 SIZES = [4, 6, 9]
 
 
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
     """(W_B, W_P,j) ← SGD_j(W_B, W_P,j), and W_B ← Σ γ_j W_B,j, of two clients of three."""
     run = Parted({"name": "fedper"}, federation_of(SIZES), [[0, 2]], kind)

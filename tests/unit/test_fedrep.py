@@ -15,14 +15,12 @@ from fedtl.config.read import build
 from fedtl.data.federation import Federation, Shards
 from fedtl.losses.term import Term, TermContext
 from tests.parted import Parted, assert_same, descend, mean
-from tests.parts import ENGINES, EngineKind, federation_of
+from tests.parts import EACH_ENGINE, ENGINES, EngineKind, federation_of
 
 SIZES = [4, 6, 9]
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("weighting", ["uniform", "samples"])
 def test_a_round_worked_out_by_hand(kind: EngineKind, weighting: str) -> None:
     """Two steps of h_i with φ frozen, one of φ_i with h_i frozen, and φ is the mean over S."""
@@ -56,7 +54,7 @@ TORCH: dict[str, Any] = {
 }
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("name", STRONG)
 def test_what_is_frozen_keeps_its_bits(name: str, kind: EngineKind) -> None:
     """Of what an optimiser remembers and decays nothing reaches it."""
@@ -67,7 +65,7 @@ def test_what_is_frozen_keeps_its_bits(name: str, kind: EngineKind) -> None:
     assert_same(run.served(0).head, run.begun().head, exactly=True)
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("name", TORCH)
 def test_parts_step_as_torchs_optimisers_step_parameters_without_gradients(name: str, kind: EngineKind) -> None:
     table = {"name": "fedrep", "head_steps": 3, "local_steps": 4, **STRONG[name]}

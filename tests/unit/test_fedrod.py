@@ -15,12 +15,10 @@ from fedtl.choice import ConfigError
 from fedtl.data.federation import Federation
 from fedtl.models.vector import Layout
 from tests.parted import Parted, assert_same, mean
-from tests.parts import ENGINES, EngineKind, federation_of, update_of
+from tests.parts import EACH_ENGINE, EngineKind, federation_of, update_of
 
 SIZES = [4, 6, 9]
 LR = 0.2
-
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 def skewed() -> Federation:
@@ -61,7 +59,7 @@ def assert_serves(run: Parted, client: int, generic: nn.Module, phi: list[Tensor
     assert_same(own.head, head, exactly)  # type: ignore[arg-type]
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("start", ["zeros", "generic"])
 def test_two_rounds_worked_out_by_hand(start: str, kind: EngineKind) -> None:
     federation = skewed()
@@ -92,7 +90,7 @@ def test_who_has_never_trained_is_served_by_the_generic_predictor() -> None:
     assert_same(run.served(1), run.global_model(sent), exactly=True)
 
 
-@each_engine
+@EACH_ENGINE
 def test_with_as_many_samples_of_each_class_the_generic_predictor_is_fedavgs(kind: EngineKind) -> None:
     """To rounding: equal priors are a constant, which a softmax does not see, but its sums do."""
     federation = federation_of([6, 9])
@@ -118,7 +116,7 @@ def test_the_personal_head_has_a_rate_of_its_own() -> None:
     assert float(scaled.memory(1)["phi"].norm()) == pytest.approx(sizes[1] / 2, rel=1e-4)
 
 
-@each_engine
+@EACH_ENGINE
 def test_an_optimiser_steps_both(kind: EngineKind) -> None:
     table = {"name": "fedrod", "local_epochs": 3, "optimizer": {"name": "adam", "lr": 0.05}, "clip_norm": 1.0}
     run = Parted(table, skewed(), [[0, 1]], kind)

@@ -11,13 +11,11 @@ from torch.nn import functional as F
 
 from fedtl.choice import ConfigError
 from tests.parted import Parted, assert_same, mean
-from tests.parts import ENGINES, EngineKind
+from tests.parts import EACH_ENGINE, EngineKind
 from tests.unit.test_fedrod import LR, SIZES, log_counts, skewed
 
 HIDDEN = 5
 TABLE = {"name": "fedrod-hyper", "hyper_hidden": HIDDEN}
-
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 def hypernetwork(run: Parted, nu: Tensor) -> nn.Sequential:
@@ -48,7 +46,7 @@ def logits_of(run: Parted, z: Tensor, numbers: Tensor) -> Tensor:
     return torch.einsum("h,hbk->bk", numbers, basis)
 
 
-@each_engine
+@EACH_ENGINE
 def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
     run = Parted({**TABLE, "local_epochs": 2}, skewed(), [[0, 2]], kind)
     nu = run.server.first_state(run.task.sent(run.initial))["nu"]

@@ -17,14 +17,13 @@ from fedtl.data.federate import federate
 from fedtl.data.samples import Samples
 from fedtl.engine import Trained
 from fedtl.runs.checkpoint import read_checkpoint
-from tests.parts import ENGINES, EngineKind, engine_of, federation_of, quadratic, train_cohort, update_of
+from tests.parts import EACH_ENGINE, EngineKind, engine_of, federation_of, quadratic, train_cohort, update_of
 
 A = np.random.default_rng(6).normal(size=(3, 5)).astype(np.float32)
 W = torch.linspace(-1, 2, 5)
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_steps_by_hand(kind: EngineKind, adaptive: bool) -> None:
     lr, rho, eta = 0.1, 0.3, 0.05
@@ -38,7 +37,7 @@ def test_steps_by_hand(kind: EngineKind, adaptive: bool) -> None:
         np.testing.assert_allclose(outcome.uploads["w"], w, atol=1e-6)
 
 
-@each_engine
+@EACH_ENGINE
 def test_nothing_is_perturbed_where_the_gradient_is_zero(kind: EngineKind) -> None:
     for adaptive in (False, True):
         update = update_of("fedsam", lr=0.1, rho=0.3, adaptive=adaptive, local_steps=2)

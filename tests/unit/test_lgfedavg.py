@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from tests.parted import Parted, assert_same, descend, mean
-from tests.parts import ENGINES, EngineKind, federation_of
+from tests.parts import EACH_ENGINE, EngineKind, federation_of
 
 SIZES = [4, 6, 9]
 
 
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
     """(ℓ_m, g_m) ← SGD_m(ℓ_m, g), and g ← Σ n_m / n g_m; who has not trained has the first ℓ and the present g."""
     run = Parted({"name": "lg-fedavg"}, federation_of(SIZES), [[0, 2]], kind)

@@ -22,9 +22,8 @@ from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers import OPTIMIZERS
 from tests.contract.test_grids import assert_same_run
-from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, small_module, update_of
+from tests.parts import EACH_ENGINE, ENGINES, METHODS, EngineKind, engine_of, federation_of, small_module, update_of
 
-EACH_ENGINE = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 TORCHS = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},

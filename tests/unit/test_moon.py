@@ -17,7 +17,7 @@ from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.engine import Trained
 from fedtl.models.head import layer_outputs
-from tests.parts import ENGINES, EngineKind, train_cohort
+from tests.parts import EACH_ENGINE, EngineKind, train_cohort
 
 
 def tables(strategy: dict[str, Any], *terms: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_without_mu_it_is_fedavg_and_else_its_term_bit_for_bit(tmp_path: Path) -
     assert not all(torch.equal(ours[name], fedavg[name]) for name in fedavg)
 
 
-@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
+@EACH_ENGINE
 def test_who_joins_late_is_contrasted_with_the_initial_model(kind: EngineKind) -> None:
     config = build(tables({"name": "moon", "mu": 1.0, "batch_size": 0}))
     assembly = assemble(config, federate(config.data, 0))

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from fedtl.data.batches import Budget
 from fedtl.data.federation import Federation, Shards
 from fedtl.engine import Engine, Trained
-from tests.parts import ENGINES, EngineKind, QuadraticTerm, engine_of, quadratic, train_cohort, update_of
+from tests.parts import EACH_ENGINE, EngineKind, QuadraticTerm, engine_of, quadratic, train_cohort, update_of
 
 A = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
 W = torch.linspace(-1, 2, 4)
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 class Quartic(nn.Module):
@@ -43,7 +42,7 @@ def gradient(w: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any
     return 2 * w * (w * w - x.mean(0))
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("hessian", ["none", "free"])
 def test_meta_steps_by_hand(kind: EngineKind, hessian: str, size: int) -> None:
@@ -71,7 +70,7 @@ def test_meta_steps_by_hand(kind: EngineKind, hessian: str, size: int) -> None:
         np.testing.assert_allclose(outcome.uploads["w"], w, atol=2e-5)
 
 
-@each_engine
+@EACH_ENGINE
 def test_a_client_is_served_the_adapted_global_model(kind: EngineKind) -> None:
     update = update_of("per-fedavg", lr=0.5, alpha=0.1, adapt_steps=2, batch_size=0)
     scoring = update.for_scoring()
@@ -82,7 +81,7 @@ def test_a_client_is_served_the_adapted_global_model(kind: EngineKind) -> None:
         np.testing.assert_allclose(outcome.memory["u"], a + 0.81 * (W.numpy() - a), atol=1e-6)
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("hessian", ["none", "free"])
 def test_without_alpha_it_is_fedavg_bit_for_bit(kind: EngineKind, hessian: str) -> None:
     """On the samples of D', which are all of the client's one; a meta-step counts as two mini-batches, or three."""

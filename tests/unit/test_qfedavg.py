@@ -14,30 +14,20 @@ from fedtl.grid.in_process import InProcessGrid
 from fedtl.server.scoring import Evaluation
 from fedtl.strategies import read_strategy, strategy_type
 from fedtl.wire import messages as m
-from tests.parts import ENGINES, EngineKind, engine_of, federation_of, worker_of
-from tests.quadratics import Array, Quadratics
+from tests.parts import EACH_ENGINE, EngineKind, engine_of, federation_of, worker_of
+from tests.quadratics import A, H, Quadratics, cross_entropies
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 ETA = 0.1
 
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
-
-def losses(w: Array) -> Array:
-    """What the engine scores: the cross-entropy of the label 0 of what the model gives."""
-    logits = 0.5 * H * (A - w) ** 2
-    return np.log(np.exp(logits).sum(1)) - logits[:, 0]
-
-
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("options", [{"q": 0.0}, {"q": 0.5}, {"q": 2.0}, {"q": 1.0, "lipschitz": 3.0}], ids=str)
 def test_a_round_by_hand(options: dict[str, Any], kind: EngineKind, tmp_path: Path) -> None:
     w, S, steps = np.array([0.3, -0.2]), [0, 2], 3
     q, L = options["q"], options.get("lipschitz", 1 / ETA)
     deltas, h = [], []
     for i in S:
-        own, F = w.copy(), losses(w)[i]
+        own, F = w.copy(), cross_entropies(w)[i]
         for _ in range(steps):
             own -= ETA * H[i] * (own - A[i])
         moved = L * (w - own)
@@ -48,7 +38,7 @@ def test_a_round_by_hand(options: dict[str, Any], kind: EngineKind, tmp_path: Pa
     np.testing.assert_allclose(run.rounds(1, [S], w)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-@each_engine
+@EACH_ENGINE
 def test_q_of_0_is_fedavg_of_equal_weights(kind: EngineKind, tmp_path: Path) -> None:
     """To rounding: it goes from w towards the mean, and FedAvg takes the mean."""
     ours = Quadratics(H, A, tmp_path / "a", "qfedavg", [3, 1, 2], kind, lr=ETA, q=0.0).rounds(4)

@@ -11,14 +11,10 @@ import torch
 
 from fedtl.choice import ConfigError
 from fedtl.strategies import read_strategy
-from tests.parts import ENGINES, EngineKind
-from tests.quadratics import Array, Quadratics
+from tests.parts import EACH_ENGINE, ENGINES, EngineKind
+from tests.quadratics import A, Array, H, Quadratics
 
-H = np.array([[1.0, 2.0], [0.5, 1.0], [2.0, 0.25]])
-A = np.array([[1.0, -1.0], [3.0, 0.5], [-2.0, 2.0]])
 ETA = 0.1
-
-each_engine = pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES.keys())
 
 
 def algorithm_1(option: str, steps: list[int], sampled: list[list[int]], server_lr: float) -> tuple[list[Array], Array]:
@@ -40,7 +36,7 @@ def algorithm_1(option: str, steps: list[int], sampled: list[list[int]], server_
     return models, own
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("option", ["I", "II"])
 def test_two_rounds_by_hand(option: str, kind: EngineKind, tmp_path: Path) -> None:
     """Clients of unlike numbers of steps, some of whom sit out, and a server that does not go all the way."""
@@ -52,7 +48,7 @@ def test_two_rounds_by_hand(option: str, kind: EngineKind, tmp_path: Path) -> No
         np.testing.assert_allclose(run.memory(client)["c_i"], own[client], rtol=1e-5, atol=1e-6)
 
 
-@each_engine
+@EACH_ENGINE
 @pytest.mark.parametrize("option", ["I", "II"])
 def test_the_first_round_is_fedavgs_to_the_bit(option: str, kind: EngineKind, tmp_path: Path) -> None:
     """All control variates are 0 then."""
@@ -104,7 +100,7 @@ def test_a_control_variate_is_a_mean_of_gradients_whatever_the_optimiser(
         np.testing.assert_allclose(run.memory(client)["c_i"], H[client] * (before - A[client]), rtol=1e-5)
 
 
-@each_engine
+@EACH_ENGINE
 def test_momentum_of_corrected_gradients_and_of_corrected_steps(kind: EngineKind, tmp_path: Path) -> None:
     for corrects in ("gradient", "step"):
         x, c, own, m = np.zeros(2), np.zeros(2), np.zeros_like(A), 0.5
@@ -126,7 +122,7 @@ def test_momentum_of_corrected_gradients_and_of_corrected_steps(kind: EngineKind
         np.testing.assert_allclose(run.memory(1)["c_i"], own[1], rtol=1e-5, atol=1e-6)
 
 
-@each_engine
+@EACH_ENGINE
 def test_a_step_that_is_corrected_follows_the_schedule(kind: EngineKind, tmp_path: Path) -> None:
     """Its control variates are then those of plain SGD, whose steps are the gradients."""
     options: dict[str, Any] = {"schedule": {"name": "exponential", "gamma": 0.5}, "local_steps": 2, "lr": ETA}

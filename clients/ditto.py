@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Settings, one_length
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers.settings import OptimizerSettings
@@ -41,14 +41,10 @@ class DittoSettings(Settings, OptimizerSettings):
     personal_start: Literal["initial", "received"] = "initial"
     weighting: Literal["samples", "uniform"] = "uniform"
 
-    @model_validator(mode="after")
-    def _one_personal_budget(self) -> DittoSettings:
-        if self.personal_steps is not None and self.personal_epochs is not None:
-            raise ValueError(
-                f"personal_steps = {self.personal_steps} and personal_epochs = {self.personal_epochs} exclude each "
-                "other: leave one out"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _one_personal_budget(cls, table: Any) -> Any:
+        return one_length(table, "personal_steps", "personal_epochs", {})
 
 
 class Ditto(ClientUpdate[DittoSettings]):

@@ -7,10 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, model_validator
 
-from fedtl.choice import shown
 from fedtl.clients.contract import Loop, Probe, State, Vectors
 from fedtl.clients.parts import PartSteps
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Settings, one_length
 from fedtl.clients.sgd import SGDSettings
 from fedtl.data.batches import Budget
 
@@ -34,16 +33,7 @@ class FedRepSettings(SGDSettings):
     @model_validator(mode="before")
     @classmethod
     def _one_head_budget(cls, table: Any) -> Any:
-        if isinstance(table, dict):
-            epochs, steps = table.get("head_epochs"), table.get("head_steps")
-            if epochs is not None and steps is not None:
-                raise ValueError(
-                    f"head_epochs = {shown(epochs)} and head_steps = {shown(steps)} exclude each other: remove one "
-                    "(on the command line: strategy.head_steps=none)"
-                )
-            if epochs is None and steps is None:
-                return {**table, "head_epochs": 10}
-        return table
+        return one_length(table, "head_epochs", "head_steps", {"head_epochs": 10})
 
     @model_validator(mode="after")
     def _has_a_head(self) -> FedRepSettings:

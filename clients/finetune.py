@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Memory, State, Vectors, Weighting
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Settings, one_length
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.models.vector import Layout
 from fedtl.optimizers.schedules import Constant
@@ -36,16 +35,7 @@ class FineTuneSettings(SGDSettings):
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, table: Any) -> Any:
-        if isinstance(table, dict):
-            steps, epochs = table.get("finetune_steps"), table.get("finetune_epochs")
-            if steps is not None and epochs is not None:
-                raise ValueError(
-                    f"finetune_steps = {shown(steps)} and finetune_epochs = {shown(epochs)} exclude each other: remove "
-                    "one (on the command line: strategy.finetune_steps=none)"
-                )
-            if steps is None and epochs is None:
-                return {**table, **cls.default_finetune}
-        return table
+        return one_length(table, "finetune_steps", "finetune_epochs", cls.default_finetune)
 
 
 class FineTune(SGD):

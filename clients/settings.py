@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -39,13 +40,26 @@ class Settings(Choice):
     @model_validator(mode="before")
     @classmethod
     def _one_budget(cls, table: Any) -> Any:
-        if isinstance(table, dict):
-            epochs, steps = table.get("local_epochs"), table.get("local_steps")
-            if epochs is not None and steps is not None:
-                raise ValueError(
-                    f"local_epochs = {shown(epochs)} and local_steps = {shown(steps)} exclude each other: "
-                    f"remove one (on the command line: strategy.local_steps=none)"
-                )
-            if epochs is None and steps is None:
-                return {**table, "local_epochs": 1}
+        return one_length(table, "local_epochs", "local_steps", {"local_epochs": 1})
+
+
+def one_length(table: Any, one: str, other: str, default: Mapping[str, int]) -> Any:
+    """A table in which at most one of two options says how long a loop is, in epochs or in steps.
+
+    Args:
+        table: as pydantic's validators have it.
+        one: the name of the option that a message names first.
+        other: of the second.
+        default: what is put in where neither is there.
+
+    Raises:
+        ValueError: both are there.
+    """
+    if not isinstance(table, dict):
         return table
+    both = {name: table[name] for name in (one, other) if table.get(name) is not None}
+    if len(both) > 1:
+        steps = next(name for name in both if name.endswith("steps"))
+        asked = " and ".join(f"{name} = {shown(value)}" for name, value in both.items())
+        raise ValueError(f"{asked} exclude each other: remove one (on the command line: strategy.{steps}=none)")
+    return table if both else {**table, **default}

@@ -17,17 +17,15 @@ from fedtl.assemble.parts import assemble
 from fedtl.choice import ConfigError, first_line, load_object, resolve
 from fedtl.cli import printing
 from fedtl.cli.documented import functions_of, options, papers, prose
+from fedtl.cli.registries import REGISTRIES
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.read import read_config
 from fedtl.config.starter import starter
-from fedtl.data import DATASETS
 from fedtl.data.federate import federate
-from fedtl.data.partitions import PARTITIONS
 from fedtl.engine.first_memory import first_download
-from fedtl.losses.objective import NEEDS, TERMS, needs_of
+from fedtl.losses.objective import NEEDS, needs_of
 from fedtl.losses.term import Term
 from fedtl.models import MODELS
-from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import STRATEGIES, strategy_type
 from fedtl.strategies.contract import Strategy
 
@@ -42,17 +40,6 @@ PLACES = {
     "terms": "[[objective]]",
 }
 """The table of a config that names a part of each kind."""
-
-REGISTRIES = {
-    "strategies": STRATEGIES,
-    "optimizers": OPTIMIZERS,
-    "server-optimizers": SERVER_OPTIMIZERS,
-    "schedules": SCHEDULES,
-    "partitions": PARTITIONS,
-    "datasets": DATASETS,
-    "models": MODELS,
-    "terms": TERMS,
-}
 
 WEIGHTED = {
     "samples": "weighted by the clients' numbers of training samples",

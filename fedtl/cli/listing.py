@@ -27,12 +27,12 @@ def list_parts(
     options, what it sends and keeps, and a config to start from.
     """
     from fedtl.choice import ConfigError, nearest
+    from fedtl.cli.registries import REGISTRIES
     from fedtl.config.read import shipped_configs
 
-    registries = _registries()
-    kinds = ["configs", *registries]
+    kinds = ["configs", *REGISTRIES]
     if name is not None and name not in kinds:
-        if found := _kinds_of(name, registries):
+        if found := _kinds_of(name, REGISTRIES):
             from fedtl.cli.explain import explain
 
             for i, kind in enumerate(found):
@@ -40,7 +40,7 @@ def list_parts(
                     printing.out.print()
                 explain(kind, name)
             return
-        everything = {*kinds, *shipped_configs(), *(row for rows in registries.values() for row in rows)}
+        everything = {*kinds, *shipped_configs(), *(row for rows in REGISTRIES.values() for row in rows)}
         hint = nearest(name, everything)
         if not hint.startswith("did"):
             hint = f"give one of {', '.join(kinds)}, or a name that fedtl list prints"
@@ -48,27 +48,7 @@ def list_parts(
     for i, each in enumerate([name] if name else kinds):
         if name is None:
             printing.out.print(f"{chr(10) if i else ''}[bold]{each}[/]")
-        _print_kind(each, registries)
-
-
-def _registries() -> dict[str, Mapping[str, str]]:
-    from fedtl.data import DATASETS
-    from fedtl.data.partitions import PARTITIONS
-    from fedtl.losses.objective import TERMS
-    from fedtl.models import MODELS
-    from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
-    from fedtl.strategies import STRATEGIES
-
-    return {
-        "strategies": STRATEGIES,
-        "optimizers": OPTIMIZERS,
-        "server-optimizers": SERVER_OPTIMIZERS,
-        "schedules": SCHEDULES,
-        "partitions": PARTITIONS,
-        "datasets": DATASETS,
-        "models": MODELS,
-        "terms": TERMS,
-    }
+        _print_kind(each, REGISTRIES)
 
 
 def _kinds_of(name: str, registries: Mapping[str, Mapping[str, str]]) -> list[str]:

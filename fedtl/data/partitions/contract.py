@@ -90,6 +90,29 @@ def need_samples(n: int, clients: int, each: int = 1) -> None:
         raise ConfigError(f"data.clients = {clients}: {n} samples cannot give {least} to each; at most {n // each}")
 
 
+def need_classes(option: str, k: int, classes: int) -> None:
+    """Check that ``data.partition.<option>`` = k asks for no more classes than there are.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if k > classes:
+        raise ConfigError(f"data.partition.{option} = {k}: there are only {classes} classes")
+
+
+def need_sharers(option: str, k: int, clients: int, label: int, samples: int, holders: int) -> None:
+    """Check that a class has a sample for each of its holders, of whom each client's ``option`` = k makes so many.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if samples < holders:
+        raise ConfigError(
+            f"data.clients = {clients}: {holders} of them would share the {samples} samples of class {label}; have "
+            f"fewer clients or a lower data.partition.{option} = {k}"
+        )
+
+
 def by_label(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Indices of the samples sorted by label, in random order within a label."""
     order = rng.permutation(len(labels))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Shards
-from fedtl.data.partitions.contract import Partition, deal, split_evenly
+from fedtl.data.partitions.contract import Partition, deal, need_classes, need_sharers, split_evenly
 
 
 class LabelQuantity(Partition):
@@ -36,8 +36,7 @@ class LabelQuantity(Partition):
         per_class = np.bincount(labels)
         present = np.flatnonzero(per_class)
         k, classes = self.labels_per_client, len(present)
-        if k > classes:
-            raise ConfigError(f"data.partition.labels_per_client = {k}: there are only {classes} classes")
+        need_classes("labels_per_client", k, classes)
         holds = np.zeros((classes, clients), np.bool_)
         for client in range(clients):
             first = client % classes
@@ -52,10 +51,6 @@ class LabelQuantity(Partition):
                     f"data.clients = {clients}: nobody would hold class {label}; have at least {classes} clients, or "
                     f"raise data.partition.labels_per_client = {k}"
                 )
-            if per_class[label] < len(holders):
-                raise ConfigError(
-                    f"data.clients = {clients}: {len(holders)} of them would share the {per_class[label]} samples of "
-                    f"class {label}; have fewer clients or a lower data.partition.labels_per_client = {k}"
-                )
+            need_sharers("labels_per_client", k, clients, int(label), int(per_class[label]), len(holders))
             counts[label, holders] = split_evenly(int(per_class[label]), len(holders))
         return deal(labels, counts, rng)

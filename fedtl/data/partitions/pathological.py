@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Shards
-from fedtl.data.partitions.contract import Partition, deal, split_evenly
+from fedtl.data.partitions.contract import Partition, deal, need_classes, need_sharers, split_evenly
 
 
 class Pathological(Partition):
@@ -32,8 +32,7 @@ class Pathological(Partition):
         per_class = np.bincount(labels)
         present = rng.permutation(np.flatnonzero(per_class))
         k = self.classes_per_client
-        if k > len(present):
-            raise ConfigError(f"data.partition.classes_per_client = {k}: there are only {len(present)} classes")
+        need_classes("classes_per_client", k, len(present))
         if clients * k < len(present):
             raise ConfigError(
                 f"data.partition.classes_per_client = {k}: {clients} clients hold at most {clients * k} of the "
@@ -42,11 +41,7 @@ class Pathological(Partition):
         counts = np.zeros((len(per_class), clients), np.int64)
         free = np.full(clients, k)
         for label, holders in zip(present, split_evenly(clients * k, len(present)), strict=True):
-            if per_class[label] < holders:
-                raise ConfigError(
-                    f"data.clients = {clients}: {holders} of them would share the {per_class[label]} samples of "
-                    f"class {label}; have fewer clients or a lower data.partition.classes_per_client = {k}"
-                )
+            need_sharers("classes_per_client", k, clients, int(label), int(per_class[label]), int(holders))
             # Who has most classes still to come goes first, ties at random: only so is it certain to come out even.
             chosen = np.argsort(free + rng.random(clients))[-holders:]
             free[chosen] -= 1

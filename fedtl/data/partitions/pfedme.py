@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Shards
-from fedtl.data.partitions.contract import Partition, deal, split_in_proportion
+from fedtl.data.partitions.contract import Partition, deal, need_classes, split_in_proportion
 
 
 class PFedMe(Partition):
@@ -54,8 +54,7 @@ class PFedMe(Partition):
         per_class = np.bincount(labels)
         classes = len(per_class)
         k = self.labels_per_client
-        if k > classes:
-            raise ConfigError(f"data.partition.labels_per_client = {k}: there are only {classes} classes")
+        need_classes("labels_per_client", k, classes)
         if clients + k - 1 < classes:
             raise ConfigError(
                 f"data.clients = {clients}: nobody would hold the labels from {clients + k - 1} on; "

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Shards
-from fedtl.data.partitions.contract import Partition, deal, split_evenly
+from fedtl.data.partitions.contract import Partition, deal, need_classes, split_evenly
 
 
 class PFLlibPathological(Partition):
@@ -42,8 +42,7 @@ class PFLlibPathological(Partition):
         per_class = np.bincount(labels)
         present = np.flatnonzero(per_class)
         k, classes = self.classes_per_client, len(present)
-        if k > classes:
-            raise ConfigError(f"data.partition.classes_per_client = {k}: there are only {classes} classes")
+        need_classes("classes_per_client", k, classes)
         at_once = -(-clients * k // classes)
         counts = np.zeros((len(per_class), clients), np.int64)
         needs = np.full(clients, k)

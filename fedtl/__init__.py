@@ -41,6 +41,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'fedtl' has no attribute {name!r}")
     from importlib import import_module
 
-    found = getattr(import_module(_WHERE[name]), name)
-    globals()[name] = found  # the module fedtl.runs.history would otherwise take the function's place
-    return found
+    target = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = target  # the module fedtl.runs.history would otherwise take the function's place
+    return target

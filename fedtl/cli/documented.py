@@ -51,7 +51,7 @@ def prose(part: object) -> list[str]:
 
 def functions_of(part: object) -> list[Callable[..., Any]]:
     """The functions that a part's docstring refers to, which say what it computes."""
-    found = list[Callable[..., Any]]()
+    functions = list[Callable[..., Any]]()
     for path in _SEE.findall("\n".join(_before_sections(part))):
         module, _, name = path.rpartition(".")
         try:
@@ -59,18 +59,18 @@ def functions_of(part: object) -> list[Callable[..., Any]]:
         except ConfigError:
             continue
         if inspect.isfunction(function):
-            found.append(function)
-    return found
+            functions.append(function)
+    return functions
 
 
 def papers(*parts: object) -> list[str]:
     """The papers that docstrings name, in their order: addresses, and authors and years where there is none."""
-    found = []
+    cited_papers = []
     for part in parts:
         text = inspect.cleandoc(getattr(part, "__doc__", None) or "")
         addresses = [f"https://arxiv.org/abs/{number}" for number in _ARXIV.findall(text)]
-        found += addresses or [" ".join(cited) for cited in _CITED.findall(text)]
-    return list(dict.fromkeys(found))
+        cited_papers += addresses or [" ".join(cited) for cited in _CITED.findall(text)]
+    return list(dict.fromkeys(cited_papers))
 
 
 def options(kind: type[BaseModel], further: Sequence[object] = ()) -> list[Option]:
@@ -144,8 +144,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, BaseModel):
-        given = {key: each for key, each in value.model_dump(exclude_defaults=True).items() if each is not None}
-        return str(getattr(value, "name", None) or f"{{ {', '.join(f'{k} = {_shown(v)}' for k, v in given.items())} }}")
+        changed = {key: each for key, each in value.model_dump(exclude_defaults=True).items() if each is not None}
+        return str(
+            getattr(value, "name", None) or f"{{ {', '.join(f'{k} = {_shown(v)}' for k, v in changed.items())} }}"
+        )
     if isinstance(value, (tuple, list, frozenset)):
         return f"[{', '.join(map(_shown, value))}]"
     if isinstance(value, dict):

@@ -68,8 +68,8 @@ def explain(kind: str, name: str) -> None:
         for paragraph in prose(part):
             printing.out.print(Text(paragraph))
             printing.out.print()
-    found = papers(*described, *functions, *([] if kind_of_options is None else [kind_of_options]))
-    printing.out.print(f"Papers: {', '.join(found) or 'none is named'}", markup=False, soft_wrap=True)
+    cited = papers(*described, *functions, *([] if kind_of_options is None else [kind_of_options]))
+    printing.out.print(f"Papers: {', '.join(cited) or 'none is named'}", markup=False, soft_wrap=True)
     paths = dict.fromkeys(f"{part.__module__}.{part.__qualname__}" for part in (*described, *functions))
     printing.out.print(f"Code: {', '.join(paths)}", markup=False, soft_wrap=True)
     if kind_of_options is not None:

@@ -32,10 +32,10 @@ def list_parts(
 
     kinds = ["configs", *REGISTRIES]
     if name is not None and name not in kinds:
-        if found := _kinds_of(name, REGISTRIES):
+        if kinds_of_name := _kinds_of(name, REGISTRIES):
             from fedtl.cli.explain import explain
 
-            for i, kind in enumerate(found):
+            for i, kind in enumerate(kinds_of_name):
                 if i:
                     printing.out.print()
                 explain(kind, name)
@@ -55,16 +55,16 @@ def _kinds_of(name: str, registries: Mapping[str, Mapping[str, str]]) -> list[st
     """The kinds of part that a name is of; several have one name, as the method and the partition pfedme."""
     from fedtl.config.read import shipped_configs
 
-    found = [kind for kind, rows in registries.items() if name in rows]
+    kinds = [kind for kind, rows in registries.items() if name in rows]
     if name in shipped_configs():
-        found.append("configs")
-    if not found and ":" in name:
-        found = [_kind_of_class(name)]
-    if not found:
+        kinds.append("configs")
+    if not kinds and ":" in name:
+        kinds = [_kind_of_class(name)]
+    if not kinds:
         from fedtl.models.torchvision_models import torchvision_names
 
-        found = ["models"] if name in torchvision_names() else []
-    return found
+        kinds = ["models"] if name in torchvision_names() else []
+    return kinds
 
 
 def _kind_of_class(path: str) -> str:

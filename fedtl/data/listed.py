@@ -167,8 +167,8 @@ def _server_test(data: DataChoice, dataset: Dataset, split: Split, where: str) -
     first = dataset.official_test
     if data.pool == "all" or first is None:
         return np.arange(0), []
-    if (given := split.sample >= first).any():
-        entry = int(np.argmax(given))
+    if (clients_own := split.sample >= first).any():
+        entry = int(np.argmax(clients_own))
         raise ConfigError(
             f"data.pool = 'train': {where} gives sample {int(split.sample[entry])}, of the official test set, to "
             f"client {int(split.client[entry])}; set data.pool = 'all', with which the server has no test set"

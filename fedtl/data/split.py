@@ -244,9 +244,9 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
     if server is not None and len(server):
         if len(np.unique(server)) < len(server):
             raise ConfigError(f"{path}: a sample stands twice in the server's test set")
-        if (held := np.isin(server, sample)).any():
+        if (shared := np.isin(server, sample)).any():
             raise ConfigError(
-                f"{path}: sample {int(server[held][0])} is in the server's test set and at a client; give one of them"
+                f"{path}: sample {int(server[shared][0])} is in the server's test set and at a client; give one of them"
             )
     trained = np.ones(m, np.bool_)
     for flag in flags.values():

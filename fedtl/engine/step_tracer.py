@@ -186,10 +186,10 @@ class StepTracer:
     def eager(
         self, step: Step, state: State, batch: Batch, buffers: Tensor, external: Mapping[str, Tensor] = NOTHING
     ) -> tuple[State, Tensor, Tensor]:
-        """What the step that would be traced gives, run as it is; nothing given is changed.
+        """What the step that would be traced gives, run as it is; its arguments are not changed.
 
         Returns:
-            The new state, the new rest, and the terms' values, added up over the gradient's evaluations.
+            The new state, the new buffers, and the terms' values, added up over the gradient's evaluations.
         """
         inputs = {**batch.tensors(), "buffers": buffers.clone(), **_placeholders(external)}
         copies = {name: vector.clone() for name, vector in state.items()}
@@ -203,7 +203,7 @@ class StepTracer:
     def _step(
         self, train: Step, state: State, labelled: bool, external: Mapping[str, Tensor]
     ) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
-        """One step from such a state as a function of tensors: the new state and rest, each evaluation's values."""
+        """One step from such a state as a function of tensors: the new state and buffers, each evaluation's values."""
         if clash := {*Batch._fields, "buffers"} & set(state):
             raise UntraceableError(f"a state may not be called {clash.pop()!r}")
         layout, outside = self.task.layout, dict(zip(_placeholders(external), external))
@@ -278,7 +278,7 @@ class StepTracer:
 
 def _placeholders(external: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors from outside, under the names that they have in a traced step."""
-    return {f"given_{i}": tensor for i, tensor in enumerate(external.values())}
+    return {f"external_{i}": tensor for i, tensor in enumerate(external.values())}
 
 
 def why_not_traced(task: Task, update: ClientUpdate[Any], stacked: bool) -> str | None:

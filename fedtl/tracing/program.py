@@ -104,7 +104,7 @@ class Function:
 
 
 def compile_function(graph: fx.Graph) -> Function:
-    """Turn a traced function of "x", "rest" and "w" into one that maps over blocks; its output is one tensor.
+    """Turn a traced function of "x", "buffers" and "w" into one that maps over blocks; its output is one tensor.
 
     Raises:
         UntraceableError: an operation that TorchScript does not know.
@@ -118,8 +118,8 @@ def compile_step(graph: fx.Graph, inputs: Sequence[str], state: Sequence[str], t
     """Turn a traced step into a program.
 
     Args:
-        graph: its placeholders are ``inputs``, "rest" and ``state``; its output is the new state's vectors in
-            order, the new rest, and then for each evaluation of the gradient the values of the ``terms``.
+        graph: its placeholders are ``inputs``, "buffers" and ``state``; its output is the new state's vectors in
+            order, the new buffers, and then for each evaluation of the gradient the values of the ``terms``.
         inputs: the placeholders that are new in each step; "y" are the labels.
         state: the placeholders that a step changes.
         terms: how many.

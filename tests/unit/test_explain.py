@@ -46,13 +46,13 @@ def test_every_option_has_a_meaning_and_the_part_a_text(kind: str, name: str) ->
     described, fields = _classes(kind, name)
     assert any(prose(part) for part in described)
     assert fields is not None
-    told = {option.name: option.meaning for option in options(fields, _functions(described))}
-    assert told.keys() == fields.model_fields.keys() - {"name", "term"} | ({"name"} if kind == "terms" else set())
+    meanings = {option.name: option.meaning for option in options(fields, _functions(described))}
+    assert meanings.keys() == fields.model_fields.keys() - {"name", "term"} | ({"name"} if kind == "terms" else set())
     without = [
-        option for option, text in told.items() if not re.sub(r"^(at least|at most|above|below|one of).*", "", text)
+        option for option, text in meanings.items() if not re.sub(r"^(at least|at most|above|below|one of).*", "", text)
     ]
     assert not without, f"say what they mean under 'Attributes:' of the class of {name!r}"
-    for text in (*told.values(), *(paragraph for part in described for paragraph in prose(part))):
+    for text in (*meanings.values(), *(paragraph for part in described for paragraph in prose(part))):
         assert "``" not in text
         assert ":func:" not in text
 

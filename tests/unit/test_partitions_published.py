@@ -38,9 +38,9 @@ def counts(partition: Partition, clients: int, seed: int = 0, labels: NDArray[np
 
 def test_pfllibs_clients_hold_the_same_pairs() -> None:
     """By their code: clients 0 to 3 have classes 0 and 1, 4 to 7 have 2 and 3, and so on."""
-    held = counts(PFLlibPathological(), 20) > 0
+    holds = counts(PFLlibPathological(), 20) > 0
     for client in range(20):
-        assert np.flatnonzero(held[client]).tolist() == [client // 4 * 2, client // 4 * 2 + 1]
+        assert np.flatnonzero(holds[client]).tolist() == [client // 4 * 2, client // 4 * 2 + 1]
 
 
 def test_pfllibs_holders_where_the_classes_do_not_come_out_even() -> None:

@@ -158,10 +158,10 @@ def test_a_sample_at_several_clients_with_labels_of_their_own(tmp_path: Path) ->
     label = [Y[0], 2, 0, Y[0], 0, Y[3]]  # of 1 two that are not its own (1), of 2 one (it is 2), of 0 its own
     file = npz(tmp_path, sample=sample, client=client, test=[0, 0, 0, 1, 0, 0], label=label)
     federation = from_file(file)
-    held = {i: [*federation.train[i], *federation.test[i]] for i in (0, 1)}
-    assert [federation.y[row] for row in held[0]] == [0, 2, 0]
-    assert [federation.y[row] for row in held[1]] == [0, 0, 0]  # samples 1, 3, 0
-    for rows, samples in ((held[0], [0, 1, 2]), (held[1], [1, 3, 0])):
+    of_client = {i: [*federation.train[i], *federation.test[i]] for i in (0, 1)}
+    assert [federation.y[row] for row in of_client[0]] == [0, 2, 0]
+    assert [federation.y[row] for row in of_client[1]] == [0, 0, 0]  # samples 1, 3, 0
+    for rows, samples in ((of_client[0], [0, 1, 2]), (of_client[1], [1, 3, 0])):
         assert np.array_equal(federation.x[rows], X[samples])
     assert len(federation.x) == N + 2  # one row is all that entries need which agree
     assert Y[2] == 2  # the data set's own array is not written to

@@ -548,11 +548,11 @@ def test_random_methods_replay_as_they_are_played(seed: int) -> None:
     for name in names:
         assert torch.equal(together[name], apart[name])
     assert torch.equal(sums, more)
-    played, total = start, 0.0
+    eager, total = start, 0.0
     for t in range(4):
-        *vectors, _, loss = step(x[t], y[t], buffers, **{name: vector.clone() for name, vector in played.items()})
-        played, total = dict(zip(names, vectors)), total + float(loss)
-    torch.testing.assert_close(together, played, rtol=1e-3, atol=1e-5)
+        *vectors, _, loss = step(x[t], y[t], buffers, **{name: vector.clone() for name, vector in eager.items()})
+        eager, total = dict(zip(names, vectors)), total + float(loss)
+    torch.testing.assert_close(together, eager, rtol=1e-3, atol=1e-5)
     assert float(sums) == pytest.approx(total, rel=1e-4)
 
 
@@ -841,9 +841,9 @@ def test_scores_are_the_models_own() -> None:
             engine = engine_of(federation_of([40]), seeded(module), ENGINES[name])
             vector = engine.task.layout.flatten(engine.task.module)
             scores += [engine.score(vector, index[:5]), engine.score(0.5 * vector, index[20:25])]
-        for played, recorded in zip(scores[:2], scores[2:]):
-            assert played.correct == recorded.correct
-            assert played.loss_sum == pytest.approx(recorded.loss_sum, rel=1e-5)
+        for eager, recorded in zip(scores[:2], scores[2:]):
+            assert eager.correct == recorded.correct
+            assert eager.loss_sum == pytest.approx(recorded.loss_sum, rel=1e-5)
 
 
 class Keeps(Custom):

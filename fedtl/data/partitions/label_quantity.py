@@ -44,8 +44,8 @@ class LabelQuantity(Partition):
             holds[first, client] = True
             holds[others + (others >= first), client] = True
         counts = np.zeros((len(per_class), clients), np.int64)
-        for label, held in zip(present, holds):
-            holders = np.flatnonzero(held)
+        for label, holds_it in zip(present, holds):
+            holders = np.flatnonzero(holds_it)
             if not len(holders):
                 raise ConfigError(
                     f"data.clients = {clients}: nobody would hold class {label}; have at least {classes} clients, or "

@@ -16,17 +16,19 @@ def adapters() -> dict[str, Adapter]:
     Raises:
         ValueError: two are for the same.
     """
-    found = dict[str, Adapter]()
+    by_case = dict[str, Adapter]()
     for module in sorted(each.name for each in pkgutil.iter_modules(__path__)):
         for member in vars(importlib.import_module(f"{__name__}.{module}")).values():
             own = isinstance(member, type) and issubclass(member, Adapter) and "cases" in vars(member)
             if own and member.__module__ == f"{__name__}.{module}":
                 adapter = member()
                 for name in adapter.cases:
-                    if name in found:
-                        raise ValueError(f"{name!r} has two adapters: {type(found[name]).__name__}, {member.__name__}")
-                    found[name] = adapter
-    return found
+                    if name in by_case:
+                        raise ValueError(
+                            f"{name!r} has two adapters: {type(by_case[name]).__name__}, {member.__name__}"
+                        )
+                    by_case[name] = adapter
+    return by_case
 
 
 def adapter_of(case: str) -> Adapter | None:

@@ -272,7 +272,7 @@ class Engine(ABC):
 
     def _steps(
         self,
-        loop: Loop,
+        turns: Sequence[Loop],
         state: State,
         batches: Batch,
         losses: Tensor,
@@ -284,7 +284,7 @@ class Engine(ABC):
         """Train on mini-batches of one shape, traced where that can be.
 
         Args:
-            loop: of the method's local training.
+            turns: the kinds of step of a loop of the method's local training, which follow one another.
             state: its vectors; they may be changed.
             batches: T mini-batches, each tensor with T as its first dimension.
             losses: ``[terms]`` or ``[C, terms]`` float64; traced steps add the terms' values to it.
@@ -296,7 +296,7 @@ class Engine(ABC):
         Returns:
             The new state, and how often traced steps evaluated the gradient.
         """
-        steps, turns = len(batches.y), loop.turns
+        steps = len(batches.y)
         ask = [self.tracer is not None] * len(turns)
         t = evaluations = 0
         while t < steps:

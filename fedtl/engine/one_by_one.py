@@ -120,9 +120,9 @@ class OneByOne(Engine):
             return nullcontext(buffers)  # traced steps change the module's own
 
         for loop, plan in zip(update.round_loops, plans):
-            done = 0
+            turns, done = loop.turns, 0
             for batches in self._batches(plan, assignment.round, client):
-                state, traced = self._steps(loop, state, batches, losses, own_buffers, outside, play, done)
+                state, traced = self._steps(turns, state, batches, losses, own_buffers, outside, play, done)
                 evaluations, done = evaluations + traced, done + len(batches.y)
         of_loops = tuple(len(plan.sizes) for plan in plans)
         with clock.part(METHOD):

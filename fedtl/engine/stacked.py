@@ -151,7 +151,7 @@ class Stacked(Engine):
             state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
         active = C
         for number, loop in enumerate(update.round_loops):
-            steps = 0
+            turns, steps = loop.turns, 0
             for batches in self._batches(jobs, number, assignment.round):
                 if batches.y.shape[1] < active:  # in a round of one loop
                     done, active = active, batches.y.shape[1]
@@ -159,7 +159,7 @@ class Stacked(Engine):
                     state = {name: vectors[:active] for name, vectors in state.items()}
                 now = {name: tensor[:active] for name, tensor in outside.items()}
                 moving = partial(self._joined, buffers, start[:active])
-                state, traced = self._steps(loop, state, batches, losses[:active], moving, now, play, steps)
+                state, traced = self._steps(turns, state, batches, losses[:active], moving, now, play, steps)
                 steps += len(batches.y)
                 if traced:
                     evaluations[:active] += traced

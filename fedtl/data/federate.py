@@ -19,7 +19,7 @@ from fedtl.data.partitions.contract import by_label
 from fedtl.data.settings import DataChoice
 from fedtl.data.split import Split
 from fedtl.data.validation import split_validation
-from fedtl.data.views.normalise import Normaliser, by_dataset, by_pixel, unchanged
+from fedtl.data.views.normalise import Constants, Normaliser, by_dataset, by_pixel, unchanged
 from fedtl.random import Purpose, stream
 
 DEFAULT_SERVER_TEST_SHARE = 0.2
@@ -409,6 +409,8 @@ def _parted(shards: Shards, chosen: NDArray[np.bool_]) -> tuple[Shards, Shards]:
 
 def normalisation(data: DataChoice, dataset: Dataset, x: Samples, pool: NDArray[np.int64]) -> Normaliser:
     """``scale`` and ``shift`` such that a model's input is ``x * scale + shift``."""
+    if isinstance(data.normalise, Constants):
+        return data.normalise.normaliser(x.shape[1:], x.dtype)
     if data.normalise == "pixel":
         return by_pixel(*pixel_statistics(x, np.unique(pool)))  # a sample once, however many hold it
     if data.normalise == "none":

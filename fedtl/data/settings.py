@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from fedtl.choice import Choice
+from fedtl.choice import Choice, validate
 from fedtl.data import read_domain
 from fedtl.data.dataset import Dataset
 from fedtl.data.partitions import read_partition
 from fedtl.data.partitions.contract import Partition
 from fedtl.data.views.images import LARGEST_SIDE
+from fedtl.data.views.normalise import Constants, Normalisation
 from fedtl.data.views.transform import ImageTransform
 
 
@@ -49,7 +50,9 @@ class DataChoice(Choice):
         normalise: "dataset": by one mean and standard deviation per channel; "pixel": by mean and standard
             deviation of each pixel over the clients' samples, (x - mean) / (std + 0.001) with x in 0..255, as
             FedProx's and pFedMe's authors do (they divide all samples: a pixel that is black in all of the pool
-            but not in the server's test set becomes huge); "none": bytes are divided by 255, other numbers stay.
+            but not in the server's test set becomes huge); "none": bytes are divided by 255, other numbers stay;
+            ``{ mean = 0.5, std = 0.5 }``: by these numbers, or lists with one per channel, after bytes are divided by
+            255, here to [-1, 1].
         samples: only so many of the samples that the clients divide, drawn at random; all if not given.
         labelled_fraction: the share of each client's training samples that has labels, at least one sample unless
             the share is 0, and of each of its labels a share as near as whole samples can be. All its training
@@ -76,7 +79,7 @@ class DataChoice(Choice):
     validation_share: float = Field(0.0, ge=0, lt=1)
     server_test_share: float | None = Field(None, ge=0, lt=1)
     pool: Literal["train", "all"] = "train"
-    normalise: Literal["dataset", "pixel", "none"] = "dataset"
+    normalise: Normalisation = "dataset"
     samples: int | None = Field(None, gt=0)
     labelled_fraction: float = Field(1.0, ge=0, le=1)
     size: int | None = Field(None, gt=0, le=LARGEST_SIDE)
@@ -102,6 +105,11 @@ class DataChoice(Choice):
     @classmethod
     def _read_partition(cls, value: object) -> Partition:
         return read_partition(cls.default_partition if value is None else value)
+
+    @field_validator("normalise", mode="before")
+    @classmethod
+    def _read_normalise(cls, value: object) -> object:
+        return validate(Constants, value, "data.normalise") if isinstance(value, Mapping) else value
 
     @field_validator("target", "public", mode="plain")  # after another mode they would be asked for their clients
     @classmethod

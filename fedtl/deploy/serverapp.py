@@ -25,6 +25,7 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.own.read import FRAME, Own, read_own
 from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
+from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
@@ -188,13 +189,15 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     frame = _known_frame(order)
     if config.deploy.privacy is not None:
         say(str(config.deploy.privacy))
-        if frame is None and config.data.normalise != "none":
+        if frame is None and needs_statistics(config.data.normalise):
             raise ConfigError(
                 "deploy.privacy: clients' sums for the normalisation would travel without noise; give the server a "
                 "frame.json with --data, or set data.normalise = 'none'"
             )
     deployed.wait_for(expected, len(expected), least)
-    for client, why in deployed.describe(expected, "none" if frame else config.data.normalise).items():
+    kind = config.data.normalise
+    statistics_of = kind if frame is None and needs_statistics(kind) else "none"
+    for client, why in deployed.describe(expected, statistics_of).items():
         say(f"{clients[client].name}: {why}")
     if len(deployed.described) < least:
         raise RunError(f"only {len(deployed.described)} of {len(clients)} clients described their data, {least} must")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtl.choice import ConfigError
+from fedtl.data import read_data
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.federate import federate, stratified
 from fedtl.data.federation import Federation, Shards
@@ -174,6 +175,30 @@ def test_inputs_are_normalised_per_pixel_of_the_pool():
 def test_inputs_are_only_divided_by_255():
     federation = toy(normalise="none")
     assert np.allclose(federation.x * federation.scale + federation.shift, IMAGES / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.25), ([0.5, 0.1], 0.25), ([0.5, 0.1], [0.25, 2])])
+def test_inputs_are_normalised_by_published_numbers(mean, std):
+    federation = toy(normalise={"mean": mean, "std": std})
+    expected = (IMAGES / 255 - np.reshape(mean, (-1, 1, 1))) / np.reshape(std, (-1, 1, 1))
+    assert np.allclose(federation.x * federation.scale + federation.shift, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "sentence"),
+    [
+        ({"mean": 0.5, "std": 0}, "normalise.std = 0: should be greater than 0"),
+        ({"mean": 0.5}, "normalise.std is missing"),
+        (
+            {"mean": [0, 0, 0], "std": 1},
+            r"normalise.mean = \[0.0, 0.0, 0.0\]: .* each of the 1 channels",
+        ),
+        ("mean", "normalise = 'mean': should be 'dataset', 'pixel' or 'none', or a table"),
+    ],
+)
+def test_published_numbers_that_are_none_are_refused(normalise, sentence):
+    with pytest.raises(ConfigError, match=f"^data.{sentence}"):
+        federate(read_data({"name": "digits", "clients": 4, "normalise": normalise}), 0)
 
 
 def test_channel_statistics_agree_with_numpy_beyond_a_chunk():

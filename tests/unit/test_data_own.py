@@ -22,6 +22,7 @@ from fedtl.data.federate import federate
 from fedtl.data.own.read import Own, read_own
 from fedtl.data.own.statistics import normaliser, statistics
 from fedtl.data.schema import DataSchema
+from fedtl.data.views.normalise import needs_statistics
 from fedtl.failure import RunError
 
 X = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
@@ -705,13 +706,14 @@ def test_sums_of_bytes_give_what_the_pooled_data_would(tmp_path: Path) -> None:
     assert inputs.std(axis=(0, 2, 3)) == pytest.approx(np.ones(3), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dataset", "pixel", "none"])
+@pytest.mark.parametrize("kind", ["dataset", "pixel", "none", {"mean": [0.5, 0.4, 0.3], "std": 0.5}])
 def test_clients_normalise_as_the_simulation_does_to_the_bit(tmp_path: Path, kind: Any) -> None:
     save(tmp_path / "all.npz", x=IMAGES, y=np.zeros(len(IMAGES), np.int64))
     table = {"name": "npz", "path": str(tmp_path / "all.npz"), "clients": 5, "partition": "iid", "normalise": kind}
-    simulated = federate(read_data({**table, "server_test_share": 0}), 0)
+    data = read_data({**table, "server_test_share": 0})
+    simulated, kind = federate(data, 0), data.normalise
     clients = owns(tmp_path / "clients", IMAGES, 4)
-    each = [] if kind == "none" else [statistics(own, kind) for own in clients]
+    each = [statistics(own, kind) for own in clients] if needs_statistics(kind) else []
     for order in (each, each[::-1]):
         scale, shift = normaliser(kind, order, (3, 6, 5), np.uint8)
         assert scale.tobytes() == simulated.scale.tobytes()

@@ -11,7 +11,15 @@ from numpy.typing import DTypeLike, NDArray
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import moments_of, pooled, sums
 from fedtl.data.own.read import Own
-from fedtl.data.views.normalise import Normaliser, by_dataset, by_pixel, in_units, unchanged
+from fedtl.data.views.normalise import (
+    Constants,
+    Normalisation,
+    Normaliser,
+    by_dataset,
+    by_pixel,
+    in_units,
+    unchanged,
+)
 
 Sums = tuple[int, NDArray[np.float64], NDArray[np.float64]]
 """How many numbers there were, their sum, and a sum of squares, as :func:`fedtl.data.dataset.sums` makes them."""
@@ -33,7 +41,7 @@ def statistics(own: Own, kind: Literal["dataset", "pixel"]) -> Sums:
 
 
 def normaliser(
-    kind: Literal["dataset", "pixel", "none"],
+    kind: Normalisation,
     each: Sequence[Sums],
     shape: Sequence[int],
     dtype: DTypeLike,
@@ -43,7 +51,7 @@ def normaliser(
     They are those of the clients' pooled training samples: of bytes with the same bits.
 
     Args:
-        kind: as ``data.normalise``; "none" needs no statistics.
+        kind: as ``data.normalise``; "none" and constants need no statistics.
         each: what the clients sent, in any order for bytes; that of floats decides the last bits.
         shape: of a sample.
         dtype: of stored samples.
@@ -52,6 +60,8 @@ def normaliser(
         ConfigError: no client has a training sample.
         ValueError: the sums are not of such samples.
     """
+    if isinstance(kind, Constants):
+        return kind.normaliser(shape, dtype)
     if kind == "none":
         return unchanged(len(shape), dtype)
     expected = tuple(shape) if kind == "pixel" else (shape[0], *(1 for _ in shape[1:]))

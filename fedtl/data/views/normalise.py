@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeGuard
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from pydantic import Field, PositiveFloat
 
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, Options
 
 Normaliser = tuple[NDArray[np.float32], NDArray[np.float32]]
 """``scale`` and ``shift``, broadcastable to a sample."""
@@ -51,3 +55,43 @@ def unchanged(axes: int, dtype: DTypeLike) -> Normaliser:
     """Bytes divided by 255, other numbers as they are, for samples of so many axes."""
     ones = np.ones((1,) * axes, np.float32)
     return (ones / unit_of(dtype)).astype(np.float32), np.zeros_like(ones)
+
+
+class Constants(Options):
+    """(x - mean) / std of published numbers, as torchvision's Normalize has them: bytes are divided by 255 first.
+
+    Attributes:
+        mean: one number, or one per channel.
+        std: likewise.
+    """
+
+    mean: float | Annotated[tuple[float, ...], Field(min_length=1)]
+    std: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+    def normaliser(self, shape: Sequence[int], dtype: DTypeLike) -> Normaliser:
+        """``scale`` and ``shift`` for samples of this shape ``[channels, ...]``, stored as ``dtype``.
+
+        Raises:
+            ConfigError: there is neither one number nor one per channel.
+        """
+        mean, std = (self._per_channel(name, shape) for name in ("mean", "std"))
+        return by_dataset(mean, std, dtype)
+
+    def _per_channel(self, name: Literal["mean", "std"], shape: Sequence[int]) -> NDArray[np.float32]:
+        """``[1, 1, ...]`` or ``[channels, 1, ...]``."""
+        numbers = np.atleast_1d(np.asarray(getattr(self, name), np.float32))
+        if len(numbers) not in (1, shape[0]):
+            raise ConfigError(
+                f"data.normalise.{name} = {numbers.tolist()}: give one number, or one for each of the {shape[0]} "
+                "channels"
+            )
+        return numbers.reshape(-1, *(1 for _ in shape[1:]))
+
+
+Normalisation = Literal["dataset", "pixel", "none"] | Constants
+"""What ``data.normalise`` may be."""
+
+
+def needs_statistics(kind: Normalisation) -> TypeGuard[Literal["dataset", "pixel"]]:
+    """Whether means and deviations of samples are needed."""
+    return kind in ("dataset", "pixel")

@@ -1,0 +1,91 @@
+"""Runs that a table is made of: what is not on disk is run, several at once, and what was interrupted goes on."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import fedtl
+from fedtl.choice import ConfigError
+from fedtl.failure import RunError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run.
+
+    Attributes:
+        folder: where its records are.
+        config: tables, or the name of a config that ships.
+        overrides: as on the command line.
+    """
+
+    folder: Path
+    config: str | Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.folder / "model.safetensors").exists()  # written last
+
+    def run(self) -> str:
+        """Run it in this process; a sentence if it could not be run to its end, else nothing."""
+        begun = (self.folder / "config.toml").exists()
+        overrides = (*self.overrides, "simulation.grid=in-process")
+        try:
+            fedtl.run(self.config, overrides, out=self.folder, resume=begun)
+        except (ConfigError, RunError) as error:
+            return f"{self.folder.name}: {error}"
+        return ""
+
+
+def complete(experiments: Sequence[Experiment], jobs: int) -> None:
+    """Run what is missing, in this order, ``jobs`` at once; what fails is said, and the others go on."""
+    missing = [experiment for experiment in experiments if not experiment.finished]
+    # Each in a process of its own, so that no run inherits memory, threads or random state from another.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for number, (experiment, failure) in enumerate(zip(missing, pool.map(Experiment.run, missing)), 1):
+            print(failure or f"{number} of {len(missing)}: {experiment.folder.name}", file=sys.stderr, flush=True)
+
+
+def runs_of(experiments: Iterable[Experiment]) -> list[fedtl.Run]:
+    """The records of those that are finished."""
+    return [fedtl.load(experiment.folder) for experiment in experiments if experiment.finished]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean ± standard deviation over seeds; an en dash where there is no value."""
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def row(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def header(*cells: str) -> list[str]:
+    """A Markdown table's first two lines."""
+    return [row(*cells), row(*("---" for _ in cells))]
+
+
+BEGIN, END = "<!-- written by the script: begin -->\n", "<!-- end -->\n"
+
+
+def write_between_marks(text: str, page: Path, title: str) -> None:
+    """Put a table between the marks of a page, which is begun if there is none."""
+    before, after = f"# {title}\n\n", ""
+    if page.exists():
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

@@ -2,7 +2,7 @@
 
     FEDTL_DATA=... python -m tests.reproductions.methods_niid_bench [--seeds 1] [--jobs 2] [--data mnist ...]
 
-10 clients, all of them in each of 50 rounds of 10 epochs, mini-batches of 64, η = 0.01, momentum 0.9, weight decay 1e-5,
+10 clients, all in each of 50 rounds of 10 epochs, mini-batches of 64, η = 0.01, momentum 0.9, weight decay 1e-5,
 bytes divided by 255, a CNN with 6 and 16 channels and hidden layers of 120 and 84; the global model is scored on the
 official test set. Runs what is missing below RAW, the settings with fewest labels a client first, and writes the table
 into OUT/niid-bench.md, between its two marks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Loop, Memory, Probe, State, Vectors
 from fedtl.clock import Clock
+from fedtl.data.samples import in_order
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
@@ -23,7 +25,7 @@ from fedtl.engine.plan import Plan, Where, make_plan, view_seeds
 from fedtl.engine.replay import Replays
 from fedtl.engine.step_tracer import StepTracer
 from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Outcome, RoundContext, Score, Task
-from fedtl.losses.batch import Batch
+from fedtl.losses.batch import NO_STREAMS, Batch
 from fedtl.losses.context import Layers
 from fedtl.models.composite import model_of
 from fedtl.models.generators import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
@@ -274,19 +276,20 @@ class Engine(ABC):
         self,
         turns: Sequence[Loop],
         state: State,
-        batches: Batch,
+        stretches: Sequence[Batch],
         losses: Tensor,
         buffers: Callable[[], AbstractContextManager[Tensor]],
         external: Mapping[str, Tensor],
         play: Callable[[Loop, State, Batch], State],
         done: int,
     ) -> tuple[State, int]:
-        """Train on mini-batches of one shape, traced where that can be.
+        """Train on mini-batches, traced where that can be.
 
         Args:
             turns: the kinds of step of a loop of the method's local training, which follow one another.
             state: its vectors; they may be changed.
-            batches: T mini-batches, each tensor with T as its first dimension.
+            stretches: mini-batches of one shape that follow one another, each tensor with their number as its first
+                dimension.
             losses: ``[terms]`` or ``[C, terms]`` float64; traced steps add the terms' values to it.
             buffers: a block with what moves by no gradient as it is now, ``[Q]`` or ``[C, Q]``; traced steps change it.
             external: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
@@ -296,6 +299,38 @@ class Engine(ABC):
         Returns:
             The new state, and how often traced steps evaluated the gradient.
         """
+        evaluations = 0
+        for number, batches in enumerate(stretches):
+            rest, joint = stretches[number:], None
+            # A first step may add vectors, such as a momentum's, and cannot be traced; what can at all, can then.
+            if self.tracer is not None and len(turns) == 1 and len(rest) > 1 and number < 2:
+                joint = self.tracer.joint(turns[0], state, rest, external)
+            if joint is not None:
+                program, kinds = joint
+                inputs = [(kind, list(stretch.tensors().values())) for kind, stretch in zip(kinds, rest)]
+                with self.clock.part(STEPS), buffers() as moving:
+                    state = self.tracer.run_joint(  # type: ignore[union-attr]
+                        program, inputs, losses, moving, state, external
+                    )
+                return state, evaluations + sum(
+                    len(stretch.y) * program.programs[kind].evaluations for kind, stretch in zip(kinds, rest)
+                )
+            state, traced = self._stretch(turns, state, batches, losses, buffers, external, play, done)
+            evaluations, done = evaluations + traced, done + len(batches.y)
+        return state, evaluations
+
+    def _stretch(
+        self,
+        turns: Sequence[Loop],
+        state: State,
+        batches: Batch,
+        losses: Tensor,
+        buffers: Callable[[], AbstractContextManager[Tensor]],
+        external: Mapping[str, Tensor],
+        play: Callable[[Loop, State, Batch], State],
+        done: int,
+    ) -> tuple[State, int]:
+        """Likewise, on mini-batches of one shape."""
         steps = len(batches.y)
         ask = [self.tracer is not None] * len(turns)
         t = evaluations = 0
@@ -453,6 +488,47 @@ class Engine(ABC):
         """How many mini-batches of ``each`` samples are gathered together."""
         of_one = 4 * math.prod(self.task.samples.federation.shape)
         return max(1, GATHER_BYTES[self.task.samples.device.type] // (of_one * each))
+
+    def _groups(self, sizes: NDArray[np.int64], alone: bool, clients: int = 1) -> Iterator[list[tuple[int, int]]]:
+        """Stretches of mini-batches of one size that follow one another, ``(steps, size)``, as gathered together.
+
+        Args:
+            sizes: of the mini-batches.
+            alone: whether each stretch is to be gathered by itself.
+            clients: how many have a mini-batch in each step.
+        """
+        room = most = 0 if alone else self._at_once(clients)
+        group: list[tuple[int, int]] = []
+        for size, run in ((int(size), len([*same])) for size, same in itertools.groupby(sizes)):
+            longest = self._at_once(size * clients)
+            for first in range(0, run, longest):
+                steps = min(longest, run - first)
+                if group and steps * size > room:
+                    yield group
+                    group, room = [], most
+                group.append((steps, size))
+                room -= steps * size
+        if group:
+            yield group
+
+    def _gathered(self, index: NDArray[np.int64], shapes: Sequence[tuple[int, ...]], labelled: bool) -> list[Batch]:
+        """Mini-batches of one shape after another, gathered at once.
+
+        Args:
+            index: all their samples, ``[n]``.
+            shapes: of each stretch's labels, ``[T, B]`` or ``[T, C, B]``.
+            labelled: whether anybody is to see the labels.
+        """
+        x, y = self.task.samples.batch(index)
+        if not labelled:
+            y = torch.zeros_like(y)
+        stretches, start = list[Batch](), 0
+        for shape in shapes:
+            end = start + math.prod(shape)
+            own = in_order(x[start:end].view(*shape, *x.shape[1:]), self.task.samples.channels_last)
+            stretches.append(Batch(own, y[start:end].view(shape), None, NO_STREAMS, labelled))
+            start = end
+        return stretches
 
     def _first_buffers(self, update: ClientUpdate[Any], w: Tensor, memory: Memory) -> Tensor:
         """Where the client's untrained part begins: with the model that its training begins with."""

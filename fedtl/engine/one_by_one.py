@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +16,7 @@ from fedtl.engine.module import LocalGradient
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Trained, of_method
-from fedtl.losses.batch import NO_STREAMS, Batch
+from fedtl.losses.batch import Batch
 from fedtl.optimizers.stepper import remembered
 
 
@@ -121,9 +120,9 @@ class OneByOne(Engine):
 
         for loop, plan in zip(update.round_loops, plans):
             turns, done = loop.turns, 0
-            for batches in self._batches(plan, assignment.round, client):
-                state, traced = self._steps(turns, state, batches, losses, own_buffers, outside, play, done)
-                evaluations, done = evaluations + traced, done + len(batches.y)
+            for stretches in self._batches(plan, assignment.round, client):
+                state, traced = self._steps(turns, state, stretches, losses, own_buffers, outside, play, done)
+                evaluations, done = evaluations + traced, done + sum(len(batches.y) for batches in stretches)
         of_loops = tuple(len(plan.sizes) for plan in plans)
         with clock.part(METHOD):
             uploads, kept = update.finish(state, self._count(samples, of_loops))
@@ -133,23 +132,24 @@ class OneByOne(Engine):
         ended = self._ended(update, client, received, finished, state.get("w"), buffers)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 
-    def _batches(self, plan: Plan, round: int, client: int) -> Iterator[Batch]:
-        """Mini-batches, as many of one size as follow each other and fit in memory: ``[T, B, ...]``."""
+    def _batches(self, plan: Plan, round: int, client: int) -> Iterator[list[Batch]]:
+        """Stretches of mini-batches of one size that follow one another, ``[T, B, ...]``.
+
+        As many stretches together as fit in memory; but one by one where further streams accompany them.
+        """
         start = done = 0
-        for size, run in ((int(size), len([*same])) for size, same in itertools.groupby(plan.sizes)):
-            most = self._at_once(size)
-            for first in range(0, run, most):
-                steps = min(most, run - first)
-                with self.clock.part(DATA):
-                    own = plan.order[start : start + steps * size].reshape(steps, size)
-                    x, y = self.task.samples.batch(own)
-                    if not plan.labelled:
-                        y = torch.zeros_like(y)  # nobody is to see them
-                    more = NO_STREAMS
-                    if plan.more or plan.views:
-                        more = self._streams(plan, round, client, range(done, done + steps), own)
-                yield Batch(x, y, None, more, plan.labelled)
-                start, done = start + steps * size, done + steps
+        alone = bool(plan.more or plan.views)
+        for group in self._groups(plan.sizes, alone):
+            samples = sum(steps * size for steps, size in group)
+            with self.clock.part(DATA):
+                own = plan.order[start : start + samples]
+                stretches = self._gathered(own, group, plan.labelled)
+                if alone:
+                    ((steps, size),) = group
+                    more = self._streams(plan, round, client, range(done, done + steps), own.reshape(steps, size))
+                    stretches = [stretches[0]._replace(more=more)]
+            yield stretches
+            start, done = start + samples, done + sum(steps for steps, _ in group)
 
 
 class _Ended(NamedTuple):

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine
 from fedtl.engine.task import Trained
-from fedtl.tracing.program import NAME
+from fedtl.tracing.source import NAME
 
 INTERPRETER = "TorchScript's interpreter"
 

@@ -23,7 +23,7 @@ from fedtl.engine.module import LocalGradient
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Task, Trained, of_method
-from fedtl.losses.batch import NO_STREAMS, Batch
+from fedtl.losses.batch import Batch
 from fedtl.optimizers.stepper import remembered
 
 MOST_ON_CPU = 16
@@ -152,15 +152,15 @@ class Stacked(Engine):
         active = C
         for number, loop in enumerate(update.round_loops):
             turns, steps = loop.turns, 0
-            for batches in self._batches(jobs, number, assignment.round):
-                if batches.y.shape[1] < active:  # in a round of one loop
+            for stretches in self._batches(jobs, number, assignment.round):
+                if (batches := stretches[0]).y.shape[1] < active:  # in a round of one loop
                     done, active = active, batches.y.shape[1]
                     leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
                     state = {name: vectors[:active] for name, vectors in state.items()}
                 now = {name: tensor[:active] for name, tensor in outside.items()}
                 moving = partial(self._joined, buffers, start[:active])
-                state, traced = self._steps(turns, state, batches, losses[:active], moving, now, play, steps)
-                steps += len(batches.y)
+                state, traced = self._steps(turns, state, stretches, losses[:active], moving, now, play, steps)
+                steps += sum(len(batches.y) for batches in stretches)
                 if traced:
                     evaluations[:active] += traced
         leave(state, 0, active)
@@ -224,42 +224,47 @@ class Stacked(Engine):
         outputs: Tensor = vmap(one)(w, {name: tensor.clone() for name, tensor in buffers.items()}, x)
         return outputs
 
-    def _batches(self, jobs: list[_Job], loop: int, round: int) -> Iterator[Batch]:
-        """A loop's mini-batches ``[T, C, B, ...]``, as many of one shape as follow each other and fit in memory.
+    def _batches(self, jobs: list[_Job], loop: int, round: int) -> Iterator[list[Batch]]:
+        """A loop's stretches of mini-batches of one shape, ``[T, C, B, ...]``, as many together as fit in memory.
 
-        C are the jobs that still have one: always the first ones.
+        C are the jobs that still have a mini-batch: always the first ones.
         """
         plans, widths = [job.plans[loop] for job in jobs], jobs[0].widths[loop]
         padding = bool((plans[0].sizes != widths).any())
         steps = np.array([len(plan.sizes) for plan in plans])
         active = (steps[:, None] > np.arange(len(widths))).sum(0)
         starts = [np.concatenate([[0], np.cumsum(plan.sizes)]) for plan in plans]
-        device = self.task.samples.device
+        alone = bool(plans[0].more or plans[0].views)
         t = 0
-        for (C, width), run in itertools.groupby(zip(active.tolist(), widths.tolist())):
-            left = len([*run])
-            most = self._at_once(width * C)
-            while left:
-                T = min(most, left)
+        for C, of_these in itertools.groupby(active.tolist()):
+            end = t + len([*of_these])
+            for group in self._groups(widths[t:end], alone, C):
                 with self.clock.part(DATA):
-                    index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
-                    for row, plan in enumerate(plans[:C]):
-                        real[:, row] = np.arange(width) < plan.sizes[t : t + T, None]
-                        index[:, row][real[:, row]] = plan.order[starts[row][t] : starts[row][t + T]]
-                    x, y = self.task.samples.batch(index)
-                    if not plans[0].labelled:
-                        y = torch.zeros_like(y)  # nobody is to see them
-                    mask = torch.from_numpy(real.astype(np.float32)).to(device) if padding else None
-                    more = self._stacked_streams(jobs[:C], plans[:C], round, range(t, t + T), index)
-                yield Batch(x, y, mask, more, plans[0].labelled)
-                t, left = t + T, left - T
+                    indices, reals, first = list[NDArray[np.int64]](), list[NDArray[np.bool_]](), t
+                    for T, width in group:
+                        index, real = np.zeros((T, C, width), np.int64), np.zeros((T, C, width), np.bool_)
+                        for row, plan in enumerate(plans[:C]):
+                            real[:, row] = np.arange(width) < plan.sizes[t : t + T, None]
+                            index[:, row][real[:, row]] = plan.order[starts[row][t] : starts[row][t + T]]
+                        indices.append(index)
+                        reals.append(real)
+                        t += T
+                    together = np.concatenate([index.ravel() for index in indices])
+                    stretches = self._gathered(together, [index.shape for index in indices], plans[0].labelled)
+                    if padding:
+                        stretches = [
+                            stretch._replace(mask=torch.from_numpy(real.astype(np.float32)).to(stretch.x.device))
+                            for stretch, real in zip(stretches, reals)
+                        ]
+                    if alone:
+                        more = self._stacked_streams(jobs[:C], plans[:C], round, range(first, t), indices[0])
+                        stretches = [stretches[0]._replace(more=more)]
+                yield stretches
 
     def _stacked_streams(
         self, jobs: list[_Job], plans: list[Plan], round: int, steps: range, own: NDArray[np.int64]
     ) -> Mapping[str, Tensor]:
         """Further streams ``[T, C, B', *shape]``."""
-        if not (plans[0].more or plans[0].views):
-            return NO_STREAMS
         each = []
         for row, (job, plan) in enumerate(zip(jobs, plans)):
             streams = self._streams(plan, round, job.client, steps, own[:, row])

@@ -17,6 +17,7 @@ from fedtl.engine.parts import TRACING
 from fedtl.engine.task import Task, reason
 from fedtl.losses.batch import Batch
 from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
+from fedtl.tracing.joint import JointProgram, joined
 from fedtl.tracing.program import Function, Program, compile_function, compile_step
 from fedtl.tracing.simplify import simplify
 from fedtl.tracing.tape import UntraceableError, trace
@@ -44,6 +45,8 @@ class StepTracer:
         self.clock = clock or Clock()
         self.programs: dict[tuple[Any, ...], Program | None] = {}
         """The traced steps, by what decides of which kind a step is; None for those that run eagerly."""
+        self._joint: dict[tuple[int, ...], JointProgram | None] = {}
+        """By the programs that are joined; None for those that cannot be."""
         self._forwards: dict[object, Function | None] = {}
         self.draws_elsewhere = False
         """Whether a step was seen to draw random numbers that are not torch's."""
@@ -98,6 +101,44 @@ class StepTracer:
         """Replay a traced step over mini-batches; see :meth:`Program.run`. Gives the new state."""
         vectors = {**state, **_placeholders(external)}
         program.run(inputs, losses, buffers, vectors)
+        return {name: vectors[name] for name in state}
+
+    def joint(
+        self, loop: Loop, state: State, stretches: Sequence[Batch], external: Mapping[str, Tensor]
+    ) -> tuple[JointProgram, list[int]] | None:
+        """The steps from a state like this on stretches of mini-batches, joined, and each stretch's program among them.
+
+        None where a step is to run eagerly, or the programs cannot be joined.
+        """
+        kinds: dict[object, int] = {}
+        programs: list[Program] = []
+        for stretch in stretches:
+            shape = stretch.y.shape[1:]
+            if shape not in kinds:
+                program = self.program(loop, state, stretch.at(0), external)
+                if program is None:
+                    return None
+                kinds[shape] = len(programs)
+                programs.append(program)
+        key = tuple(map(id, programs))
+        if key not in self._joint:
+            with self.clock.part(TRACING):
+                self._joint[key] = _try_to_join(programs)
+        joint = self._joint[key]
+        return None if joint is None else (joint, [kinds[stretch.y.shape[1:]] for stretch in stretches])
+
+    def run_joint(
+        self,
+        joint: JointProgram,
+        stretches: Sequence[tuple[int, Sequence[Tensor]]],
+        losses: Tensor,
+        buffers: Tensor,
+        state: State,
+        external: Mapping[str, Tensor],
+    ) -> State:
+        """Replay joined steps over stretches of mini-batches; see :meth:`JointProgram.run`. Gives the new state."""
+        vectors = {**state, **_placeholders(external)}
+        joint.run(stretches, losses, buffers, vectors)
         return {name: vectors[name] for name in state}
 
     def _try(self, loop: Loop, state: State, batch: Batch, external: Mapping[str, Tensor]) -> Program | None:
@@ -274,6 +315,13 @@ class StepTracer:
             return one(leaves, moving, batch.tensors(), external)
         totals, values = vmap(one)(leaves, moving, batch.tensors(), external)
         return totals.sum(), values
+
+
+def _try_to_join(programs: Sequence[Program]) -> JointProgram | None:
+    try:
+        return joined(programs)
+    except UntraceableError:
+        return None
 
 
 def _placeholders(external: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ passes of :mod:`~fedtl.tracing.simplify`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from fedtl.tracing.simplify import VIEW
+from fedtl.tracing.source import Lines, compiled, function_source, interpret, unused
 from fedtl.tracing.tape import Node, UntraceableError, aten, item
 
 IN_PLACE = {
@@ -42,10 +44,6 @@ Random numbers are drawn in the order of the memory that they are written to: dr
 """
 
 
-NAME = "steps"
-"""What the TorchScript function is called, as a profiler sees it."""
-
-
 @dataclass(frozen=True)
 class Program:
     """A traced step, compiled.
@@ -59,6 +57,8 @@ class Program:
     source: str
     state: tuple[str, ...]
     evaluations: int
+    lines: Callable[[str], Lines] = field(repr=False)
+    """Its source in parts, given a prefix for the names of its variables."""
     _function: Any = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
@@ -75,14 +75,19 @@ class Program:
             buffers: what moves by no gradient ``[Q]``; changed in place.
             state: the method's vectors; changed in place, or new ones where two lie in the same memory.
         """
-        taken = set[int]()
-        for name, vector in state.items():
-            memory = vector.untyped_storage().data_ptr()
-            if memory in taken or not vector.is_contiguous():
-                state[name] = vector.clone(memory_format=torch.contiguous_format)
-            taken.add(memory)
+        separate(state)
         vectors = [state[name] for name in self.state]
-        _interpret(self._function, *inputs, losses, buffers, *vectors, *self._constants)
+        interpret(self._function, *inputs, losses, buffers, *vectors, *self._constants)
+
+
+def separate(state: dict[str, Tensor]) -> None:
+    """Let each vector lie in memory of its own, number by number, as a loop needs that changes them in place."""
+    taken = set[int]()
+    for name, vector in state.items():
+        memory = vector.untyped_storage().data_ptr()
+        if memory in taken or not vector.is_contiguous():
+            state[name] = vector.clone(memory_format=torch.contiguous_format)
+        taken.add(memory)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Function:
 
     def map(self, x: Tensor, buffers: Tensor, w: Tensor) -> Tensor:
         """What the function gives for each of the blocks ``x`` ``[T, B, ...]``, one after another: ``[T * B, ...]``."""
-        output: Tensor = _interpret(self._function, x, buffers, w, *self._constants)
+        output: Tensor = interpret(self._function, x, buffers, w, *self._constants)
         return output
 
 
@@ -109,9 +114,9 @@ def compile_function(graph: fx.Graph) -> Function:
     Raises:
         UntraceableError: an operation that TorchScript does not know.
     """
-    lowering = _Lowering(graph, ("x",), ("w",), 0, gives=True)
-    source = lowering.source()
-    return Function(source, _compiled(source), tuple(lowering.constants.values()))
+    lines = _Lowering(graph, ("x",), ("w",), 0, gives=True).lines()
+    source = function_source(lines)
+    return Function(source, compiled(source), tuple(lines.constants.values()))
 
 
 def compile_step(graph: fx.Graph, inputs: Sequence[str], state: Sequence[str], terms: int) -> Program:
@@ -127,29 +132,17 @@ def compile_step(graph: fx.Graph, inputs: Sequence[str], state: Sequence[str], t
     Raises:
         UntraceableError: an operation that TorchScript does not know.
     """
-    lowering = _Lowering(graph, tuple(inputs), tuple(state), terms)
-    source = lowering.source()
-    function = _compiled(source)
-    evaluations = len(lowering.values) // max(terms, 1)
-    return Program(source, tuple(state), evaluations, function, tuple(lowering.constants.values()))
 
+    def lines(prefix: str) -> Lines:
+        return _Lowering(graph, tuple(inputs), tuple(state), terms, prefix).lines()
 
-def _compiled(source: str) -> Any:
-    try:
-        return getattr(torch.jit.CompilationUnit(source), NAME)
-    except RuntimeError as error:
-        raise UntraceableError(f"TorchScript: {str(error).strip().splitlines()[0]}") from error
-
-
-def _interpret(function: Any, *arguments: Tensor) -> Any:
-    """Run a TorchScript function."""
-    # TorchScript's own optimiser would fuse operations after a few runs, and so change the bits.
-    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-        try:
-            return function(*arguments)
-        except RuntimeError as error:  # many lines of source, and what happened in the last
-            last = str(error).strip().splitlines()[-1]
-            raise RuntimeError(last.removeprefix("RuntimeError: ")) from error
+    plain = lines("")
+    source = function_source(plain)
+    # The graph's output: the state, the buffers, and the values.
+    values = len(next(iter(reversed(graph.nodes))).args[0]) - len(state) - 1
+    return Program(
+        source, tuple(state), values // max(terms, 1), lines, compiled(source), tuple(plain.constants.values())
+    )
 
 
 @dataclass
@@ -163,9 +156,15 @@ class _Combination:
 
 class _Lowering:
     def __init__(
-        self, graph: fx.Graph, inputs: tuple[str, ...], state: tuple[str, ...], terms: int, gives: bool = False
+        self,
+        graph: fx.Graph,
+        inputs: tuple[str, ...],
+        state: tuple[str, ...],
+        terms: int,
+        prefix: str = "",
+        gives: bool = False,
     ) -> None:
-        self.graph, self.inputs, self.state, self.terms = graph, inputs, state, terms
+        self.graph, self.inputs, self.state, self.terms, self.prefix = graph, inputs, state, terms, prefix
         self.nodes: list[Node] = list(graph.nodes)
         self.place = {node: place for place, node in enumerate(self.nodes)}
         self.placeholders = {node.target: node for node in self.nodes if node.op == "placeholder"}
@@ -188,19 +187,18 @@ class _Lowering:
         self.last_use = self._last_uses()
         self.hoisted: dict[str, str] = {}
         self.loop: list[str] = []
-        self.names: dict[Node, str] = {node: node.name for node in self.placeholders.values()}
-        self.taken = {node.name for node in self.nodes}
+        self.names: dict[Node, str] = {node: self._name(node) for node in self.placeholders.values()}
+        self.taken = {self._name(node) for node in self.nodes}
         self.losses = self._unused("losses")
         lasting = [self.placeholders[name] for name in (*state, "buffers", *self.constants)]
         self.lasting: dict[Node, Any] = {node: self._memory(node) for node in lasting}
         """Nodes whose variable is the same memory in every step, and how it lies: views of them are made once."""
 
+    def _name(self, node: Node) -> str:
+        return f"{self.prefix}{node.name}"
+
     def _unused(self, name: str) -> str:
-        """A name that no other variable has; a method may call its vectors anything."""
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name
+        return unused(f"{self.prefix}{name}", self.taken)
 
     def _memory(self, node: Node) -> Tensor:
         """How a vector or a constant lies in memory: a tensor without memory."""
@@ -338,32 +336,38 @@ class _Lowering:
 
     # The text.
 
-    def source(self) -> str:
-        """The TorchScript function :data:`NAME`."""
+    def lines(self) -> Lines:
+        """The loop, in parts."""
         for node in self.nodes:
             if node.op == "call_function" and node not in self.skipped:
                 if node in self.combinations:
                     self._combine(self.combinations[node])
                 else:
                     self._call(node)
-        tail = self._values()
+        after = self._values()
         self._carry_over()
-        losses = [] if self.output else [self.losses]
-        others = [*losses, *(self.names[self.placeholders[name]] for name in ("buffers", *self.state, *self.constants))]
-        lots = [self._unused(f"{name}_s") for name in self.inputs]
-        many = ", ".join(f"{name}: Tensor" for name in lots)
-        head = [f"def {NAME}({many}, {', '.join(f'{name}: Tensor' for name in others)}):"]
-        first = [f"    {name} = {text}" for text, name in self.hoisted.items()]
         if self.output:
             outputs = self._unused("outputs")
             self.kept.append(outputs)
             self.loop.append(f"{outputs}.append({self.names[self.output]})")
-            tail.append(f"return torch.cat({outputs})")
-        lists = [f"    {name}: List[Tensor] = []" for name in self.kept]
-        streams = ", ".join(f"{name}.unbind(0)" for name in lots)
-        each = f"    for {', '.join(self.inputs)} in {f'zip({streams})' if len(self.inputs) > 1 else streams}:"
-        body = [f"        {line}" for line in self.loop or ["pass"]]
-        return "\n".join([*head, *first, *lists, each, *body, *(f"    {line}" for line in tail)]) + "\n"
+            after.append(f"return torch.cat({outputs})")
+        before = [f"{name} = {text}" for text, name in self.hoisted.items()]
+        return Lines(
+            self._names_of(self.inputs),
+            () if self.output else (self.losses,),
+            self.names[self.placeholders["buffers"]],
+            self._names_of(self.state),
+            dict(zip(self._names_of(tuple(self.constants)), self.constants.values())),
+            (*before, *(f"{name}: List[Tensor] = []" for name in self.kept)),
+            tuple(self.loop),
+            tuple(after),
+            self.means,
+            Counter(place % self.terms for place, pair in enumerate(self.deferred) if pair),
+            frozenset(self.taken),
+        )
+
+    def _names_of(self, placeholders: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(self.names[self.placeholders[name]] for name in placeholders)
 
     def _call(self, node: Node) -> None:
         if node.target is item and node.args[0] not in self.names:
@@ -383,12 +387,12 @@ class _Lowering:
         if node.target is not item and len(node.target._schema.returns) > 1:
             count = len(node.target._schema.returns)
             parts = {user.args[1]: user for user in node.users if user.target is item and user not in self.skipped}
-            names = [parts[i].name if i in parts else f"_{node.name}_{i}" for i in range(count)]
-            self.names |= {part: part.name for part in parts.values()}
+            names = [self._name(parts[i]) if i in parts else f"_{self._name(node)}_{i}" for i in range(count)]
+            self.names |= {part: self._name(part) for part in parts.values()}
             self.loop.append(f"{', '.join(names)} = {text}")
             return
-        self.names[node] = node.name
-        self.loop.append(f"{node.name} = {text}")
+        self.names[node] = self._name(node)
+        self.loop.append(f"{self._name(node)} = {text}")
 
     def _lasting_view(self, node: Node) -> Any:
         """How a view of what lasts lies in memory; None if it is none, or would be a copy."""
@@ -446,7 +450,7 @@ class _Lowering:
                 self.loop.append(f"{name}.mul_({c!r})")
         else:
             base = max(vectors, key=lambda v: vectors[v] == 1)
-            c, name = vectors.pop(base), node.name
+            c, name = vectors.pop(base), self._name(node)
             text = f"torch.ops.aten.mul({self.names[base]}, {c!r})"
             if c == 1 and vectors:
                 other = next(iter(vectors))
@@ -476,14 +480,15 @@ class _Lowering:
             self.loop.append(f"{slot}.add_({self.names[core]}, alpha={c!r})")
 
     def _values(self) -> list[str]:
-        """Add the terms' values to ``losses``; returns what is to be done after the loop."""
+        """Add the terms' values to ``losses``, or keep what they are made of; returns what is to do after the loop."""
         self.kept: list[str] = []
+        self.means: dict[int, str] = {}
         tail: list[str] = []
         lists: dict[int, tuple[str, str, tuple[int, ...]]] = {}
         for place, (value, pair) in enumerate(zip(self.values, self.deferred)):
             term = place % self.terms
-            total = self._hoist(f"torch.ops.aten.select({self.losses}, -1, {term})", f"loss_{term}")
             if pair is None:
+                total = self._hoist(f"torch.ops.aten.select({self.losses}, -1, {term})", f"loss_{term}")
                 self.loop.append(f"{total}.add_({self.names[value]})")
                 continue
             if term not in lists:
@@ -492,14 +497,10 @@ class _Lowering:
             log_ps, ys, _ = lists[term]
             self.loop += [f"{log_ps}.append({self.names[pair[0]]})", f"{ys}.append({self.names[pair[1]]})"]
         for term, (log_ps, ys, shape) in lists.items():
-            total = self._hoist(f"torch.ops.aten.select({self.losses}, -1, {term})", f"loss_{term}")
             labels = f"torch.stack({ys}, {len(shape) - 2}).unsqueeze(-1)"
             picked = f"torch.stack({log_ps}, {len(shape) - 2}).gather(-1, {labels}).squeeze(-1)"
-            means, sums = self._unused(f"means_{term}"), self._unused(f"sums_{term}")
-            # Added up step by step: no bit may depend on how many steps or clients there are at once.
+            means = self.means[term] = self._unused(f"means_{term}")
             tail.append(f"{means} = {picked}.sum(-1).mul_({-1 / shape[-2]!r})")
-            tail.append(f"{sums} = torch.cat([{total}.unsqueeze(-1), {means}], -1).cumsum(-1)")
-            tail.append(f"{total}.copy_({sums}.select(-1, -1))")
         return tail
 
     def _carry_over(self) -> None:
@@ -523,7 +524,7 @@ class _Lowering:
 
     def _hoist(self, text: str, name: str) -> str:
         if text not in self.hoisted:
-            self.hoisted[text] = self._unused(f"at_{name}")
+            self.hoisted[text] = self._unused(f"at_{name.removeprefix(self.prefix)}")
         return self.hoisted[text]
 
     def _text(self, node: Node, operation: str | None = None) -> str:

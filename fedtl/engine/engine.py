@@ -301,20 +301,21 @@ class Engine(ABC):
         """
         evaluations = 0
         for number, batches in enumerate(stretches):
-            rest, joint = stretches[number:], None
+            joint = None
             # A first step may add vectors, such as a momentum's, and cannot be traced; what can at all, can then.
-            if self.tracer is not None and len(turns) == 1 and len(rest) > 1 and number < 2:
-                joint = self.tracer.joint(turns[0], state, rest, external)
+            if self.tracer is not None and number < 2:
+                in_turn = _in_turn(turns, stretches[number:], done)
+                joint = self.tracer.joint(state, in_turn, external) if len(in_turn) > 1 else None
             if joint is not None:
                 program, kinds = joint
-                inputs = [(kind, list(stretch.tensors().values())) for kind, stretch in zip(kinds, rest)]
+                inputs = [(kind, list(stretch.tensors().values())) for kind, (_, stretch) in zip(kinds, in_turn)]
                 with self.clock.part(STEPS), buffers() as moving:
                     state = self.tracer.run_joint(  # type: ignore[union-attr]
                         program, inputs, losses, moving, state, external
                     )
-                return state, evaluations + sum(
-                    len(stretch.y) * program.programs[kind].evaluations for kind, stretch in zip(kinds, rest)
-                )
+                for kind, (_, stretch) in zip(kinds, in_turn):
+                    evaluations += len(stretch.y) * program.programs[kind].evaluations
+                break
             state, traced = self._stretch(turns, state, batches, losses, buffers, external, play, done)
             evaluations, done = evaluations + traced, done + len(batches.y)
         return state, evaluations
@@ -619,3 +620,11 @@ def rounded(n: int, bits: int = 4) -> int:
     """The least number that is not less than n and has ones in its first ``bits`` places alone: few have many n."""
     step = 1 << max(0, n.bit_length() - bits)
     return -(-n // step) * step
+
+
+def _in_turn(turns: Sequence[Loop], stretches: Sequence[Batch], done: int) -> list[tuple[Loop, Batch]]:
+    """Stretches with whose turn they are, step by step where steps take turns; ``done`` steps came before."""
+    if len(turns) == 1:
+        return [(turns[0], stretch) for stretch in stretches]
+    each = [stretch.part(t) for stretch in stretches for t in range(len(stretch.y))]
+    return [(turns[(done + place) % len(turns)], one) for place, one in enumerate(each)]

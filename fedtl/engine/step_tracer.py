@@ -104,7 +104,7 @@ class StepTracer:
         return {name: vectors[name] for name in state}
 
     def joint(
-        self, loop: Loop, state: State, stretches: Sequence[Batch], external: Mapping[str, Tensor]
+        self, state: State, stretches: Sequence[tuple[Loop, Batch]], external: Mapping[str, Tensor]
     ) -> tuple[JointProgram, list[int]] | None:
         """The steps from a state like this on stretches of mini-batches, joined, and each stretch's program among them.
 
@@ -112,20 +112,22 @@ class StepTracer:
         """
         kinds: dict[object, int] = {}
         programs: list[Program] = []
-        for stretch in stretches:
-            shape = stretch.y.shape[1:]
-            if shape not in kinds:
-                program = self.program(loop, state, stretch.at(0), external)
+        of_stretches = []
+        for turn, stretch in stretches:
+            kind = turn.step, stretch.y.shape[1:]
+            if kind not in kinds:
+                program = self.program(turn, state, stretch.at(0), external)
                 if program is None:
                     return None
-                kinds[shape] = len(programs)
+                kinds[kind] = len(programs)
                 programs.append(program)
+            of_stretches.append(kinds[kind])
         key = tuple(map(id, programs))
         if key not in self._joint:
             with self.clock.part(TRACING):
                 self._joint[key] = _try_to_join(programs)
         joint = self._joint[key]
-        return None if joint is None else (joint, [kinds[stretch.y.shape[1:]] for stretch in stretches])
+        return None if joint is None else (joint, of_stretches)
 
     def run_joint(
         self,

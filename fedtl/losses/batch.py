@@ -52,6 +52,12 @@ class Batch(NamedTuple):
         mask = {} if self.mask is None else {"mask": self.mask}
         return {"x": self.x, "y": self.y, **mask, **self.more}
 
+    def part(self, step: int) -> Batch:
+        """Mini-batch ``step`` of T, as the only one."""
+        mask = None if self.mask is None else self.mask[step : step + 1]
+        more = {name: tensor[step : step + 1] for name, tensor in self.more.items()} if self.more else NO_STREAMS
+        return Batch(self.x[step : step + 1], self.y[step : step + 1], mask, more, self.labelled)
+
     def at(self, step: int) -> Batch:
         """Mini-batch ``step`` of T."""
         mask = None if self.mask is None else self.mask[step]

@@ -1,8 +1,8 @@
-"""Several traced steps as one loop, for mini-batches of several shapes that follow one another.
+"""Several traced steps as one loop, for steps of several kinds that follow one another.
 
-Most data sets do not divide by the size of a mini-batch, so each epoch ends with one of another shape. To call a
-program costs as much as two to four steps of a small model: its views are made, and its values added up. So the
-programs of a round's shapes are joined, and the round is one call.
+Most data sets do not divide by the size of a mini-batch, so each epoch ends with one of another shape; and a method's
+steps may take turns. To call a program costs as much as two to four steps of a small model: its views are made, and its
+values added up. So a round's programs are joined, and the round is one call.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class JointProgram:
     """Programs of one method on one state, joined.
 
     Attributes:
-        programs: what was joined, each for mini-batches of one shape.
+        programs: what was joined, each for one kind of step and mini-batches of one shape.
         source: the TorchScript function, to read.
     """
 
     programs: tuple[Program, ...]
     source: str
-    each: int
-    """How many values of a term wait in each step until after the loop; 0 if none does."""
+    each: tuple[tuple[int, ...], ...]
+    """By term whose values wait until after the loop, how many do in each step, by program."""
     _function: Any = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
@@ -46,8 +46,8 @@ class JointProgram:
         """Train on mini-batches, one after another; the same as to run the programs one after another.
 
         Args:
-            stretches: mini-batches of one shape that follow one another: which program takes them, and its inputs,
-                each with the steps as its first dimension.
+            stretches: mini-batches that follow one another and are one program's: which it is, and its inputs, each
+                with the steps as its first dimension.
             losses: as :meth:`~fedtl.tracing.program.Program.run` takes them.
             buffers: likewise.
             state: likewise.
@@ -56,7 +56,8 @@ class JointProgram:
         vectors = [state[name] for name in self.programs[0].state]
         kinds = [kind for kind, _ in stretches]
         inputs = [list(lot) for lot in zip(*(lots for _, lots in stretches))]
-        places = _places(tuple((kind, self.each * len(lots[0])) for kind, lots in stretches)).to(losses.device)
+        steps = tuple((kind, len(lots[0])) for kind, lots in stretches)
+        places = [_places(steps, each).to(losses.device) for each in self.each]
         interpret(self._function, kinds, *inputs, places, losses, buffers, *vectors, *self._constants)
 
 
@@ -67,14 +68,14 @@ def joined(programs: Sequence[Program]) -> JointProgram:
         UntraceableError: they do not keep the same values until after the loop.
     """
     pieces = [program.lines(f"p{kind}_") for kind, program in enumerate(programs)]
-    first, each = pieces[0], {count for piece in pieces for count in piece.each.values()}
-    if any(piece.means.keys() != first.means.keys() for piece in pieces) or len(each) > 1:
-        raise UntraceableError("steps of different shapes, or their terms, add up different values")
+    first, waiting = pieces[0], sorted({term for piece in pieces for term in piece.means})
+    if any(term in piece.added for piece in pieces for term in waiting):
+        raise UntraceableError("a term's values wait in one kind of step, and do not in another")
     shared = (*first.losses, first.buffers, *first.vectors)
     constants = [(name, constant) for piece in pieces for name, constant in piece.constants.items()]
     lots = [f"lots_{name}" for name in first.inputs]
     lists = ", ".join(f"{name}: List[Tensor]" for name in lots)
-    others = ", ".join(f"{name}: Tensor" for name in ("places", *shared, *(name for name, _ in constants)))
+    others = ", ".join(f"{name}: Tensor" for name in (*shared, *(name for name, _ in constants)))
     body = [
         f"{name} = {common}"
         for piece in pieces[1:]
@@ -85,20 +86,23 @@ def joined(programs: Sequence[Program]) -> JointProgram:
     for kind, piece in enumerate(pieces):
         body += indented([f"if kind == {kind}:", *indented(piece.loop([f"lot_{name}" for name in first.inputs]))])
     body += [line for piece in pieces for line in piece.after]
-    for term in first.means:
-        together = f"torch.cat([{', '.join(piece.means[term] for piece in pieces)}], -1)"
-        body += added_up(first.losses[0], term, f"{together}.index_select(-1, places)", "sums")
-    source = "\n".join([f"def {NAME}(kinds: List[int], {lists}, {others}):", *indented(body)]) + "\n"
-    count = each.pop() if each else 0
-    return JointProgram(tuple(programs), source, count, compiled(source), tuple(constant for _, constant in constants))
+    for number, term in enumerate(waiting):
+        together = f"torch.cat([{', '.join(piece.means[term] for piece in pieces if term in piece.means)}], -1)"
+        body += added_up(first.losses[0], term, f"{together}.index_select(-1, places[{number}])", "sums")
+    head = f"def {NAME}(kinds: List[int], {lists}, places: List[Tensor], {others}):"
+    source = "\n".join([head, *indented(body)]) + "\n"
+    each = tuple(tuple(piece.each.get(term, 0) for piece in pieces) for term in waiting)
+    return JointProgram(tuple(programs), source, each, compiled(source), tuple(constant for _, constant in constants))
 
 
 @functools.lru_cache(maxsize=256)
-def _places(stretches: tuple[tuple[int, int], ...]) -> Tensor:
+def _places(stretches: tuple[tuple[int, int], ...], each: tuple[int, ...]) -> Tensor:
     """Where each value is among those of all steps of the first kind, then of the second, and so on.
 
     Args:
-        stretches: by stretch the kind and the number of its values.
+        stretches: by stretch the kind and the number of its steps.
+        each: by kind, how many values a step has.
     """
-    kinds = torch.tensor([kind for kind, _ in stretches]).repeat_interleave(torch.tensor([n for _, n in stretches]))
+    counts = torch.tensor([steps * each[kind] for kind, steps in stretches])
+    kinds = torch.tensor([kind for kind, _ in stretches]).repeat_interleave(counts)
     return kinds.argsort(stable=True).argsort()

@@ -363,6 +363,7 @@ class _Lowering:
             tuple(after),
             self.means,
             Counter(place % self.terms for place, pair in enumerate(self.deferred) if pair),
+            {place % self.terms for place, pair in enumerate(self.deferred) if pair is None},
             frozenset(self.taken),
         )
 

@@ -29,6 +29,7 @@ class Lines:
         means: by term, the variable that then has its values ``[..., T * each]``, for terms whose values wait until
             then; they are still to be added up.
         each: by such a term, how many of its values wait in each step.
+        added: the terms that a step itself adds values to.
         names: of all variables.
     """
 
@@ -42,6 +43,7 @@ class Lines:
     after: tuple[str, ...]
     means: Mapping[int, str]
     each: Mapping[int, int]
+    added: Set[int]
     names: Set[str]
 
     @property

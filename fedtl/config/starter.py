@@ -124,6 +124,9 @@ def _partition(tables: Tables, name: str) -> tuple[str, ...]:
         tables["model"] = {"name": "logistic"}
         return ()
     tables["data"]["partition"] = {"name": name, **required(resolve(PARTITIONS, name, "data.partition.name"))}
+    if name == "flwr-datasets":
+        tables["data"]["partition"] |= {"partitioner": "DirichletPartitioner", "options": {"alpha": 0.3}}
+        return ("first: pip install 'fedtl[flwr-datasets]'",)
     if name == "file":
         del tables["data"]["clients"]
         return ("first: fedtl partition quickstart --save split.csv",)

@@ -86,6 +86,8 @@ def test_the_config_to_start_from_fits_together(
         "sample,client,test\n" + "".join(f"{i},{i % 4},{i % 3 % 2}\n" for i in range(99))
     )
     config, _ = read_config(starter(kind, name)[0])
+    if name == "flwr-datasets":
+        pytest.importorskip("flwr_datasets", reason="flwr-datasets is not installed")
     assembly = assemble(config, federate(config.data, config.seed))
     if kind == "terms":
         assert name in {term.term for task in assembly.tasks for term in task.objective.terms}

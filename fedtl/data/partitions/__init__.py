@@ -14,6 +14,7 @@ PARTITIONS: Registry = {
     "client-dirichlet": "fedtl.data.partitions.client_dirichlet:ClientDirichlet",
     "dirichlet": "fedtl.data.partitions.dirichlet:Dirichlet",
     "file": "fedtl.data.partitions.file:File",
+    "flwr-datasets": "fedtl.data.partitions.flwr_datasets:FlwrDatasets",
     "iid": "fedtl.data.partitions.iid:IID",
     "label-noise": "fedtl.data.partitions.label_noise:LabelNoise",
     "label-quantity": "fedtl.data.partitions.label_quantity:LabelQuantity",

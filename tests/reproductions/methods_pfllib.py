@@ -21,14 +21,14 @@ from tests.reproductions.experiments import Experiment, complete, header, row, r
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "afl": {"mixture_lr": 0.01},
-    "apfl": {"alpha": 0.5, "adaptive": True, "alpha_lr": 0.005},
+    "apfl": {"alpha": 1.0, "adaptive": True},
     "ditto": {"lam": 1.0},
     "fedavg-finetune": {"finetune_epochs": 1},
     "fedadagrad": {"server": {"lr": 0.01}},
     "fedadam": {"server": {"lr": 0.01}},
     "fedavgm": {"server": {"lr": 1.0, "momentum": 0.9}},
     "fedbabu": {"finetune_epochs": 1},
-    "feddc": {"alpha": 0.01},
+    "feddc": {"alpha": 0.1},
     "feddyn": {"alpha": 0.1},
     "fedprox": {"mu": 0.01},
     "fedrep": {"head_epochs": 1},

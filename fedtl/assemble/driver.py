@@ -92,7 +92,7 @@ class Server:
         self._blank = assembly.tasks[0].module
         self.w = checkpoint.w if checkpoint else task.sent(self.initial).cpu().numpy()
         if checkpoint:
-            self.strategy.resume(checkpoint.w, checkpoint.state)
+            self.strategy.resume(checkpoint.w, checkpoint.state, checkpoint.round)
             self.rows.restore(self.strategy.tables, checkpoint.round)
         federation = self.federation
         tests = {"clients": federation.test} | (

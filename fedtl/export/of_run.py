@@ -234,7 +234,7 @@ class _RunFolder:
     def _resumed(self, assembly: Assembly) -> Strategy:
         """The method's server as it was when it last asked for scores."""
         strategy, round = assembly.strategy, self.checkpoint.round
-        strategy.resume(self.checkpoint.w, self.checkpoint.state)
+        strategy.resume(self.checkpoint.w, self.checkpoint.state, round)
         if strategy.tables and not self.of_one_client:
             mark, sizes = read_header(self.folder), {name: table.width for name, table in strategy.tables.items()}
             rows = MemoryStore(self.folder / TABLES)

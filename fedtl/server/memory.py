@@ -117,13 +117,21 @@ class ServerMemory:
         own = {name: tensor.numpy().copy() for name, tensor in self.state.items() if name not in model}
         return {**{name: vector.copy() for name, vector in self.context.items()}, **own}
 
-    def resume(self, w: Vector, remembered: Mapping[str, Vector], method: Method) -> None:
-        """Go back to a checkpoint."""
+    def resume(self, w: Vector, remembered: Mapping[str, Vector], method: Method, began: Tensor | None = None) -> None:
+        """Go back to a checkpoint.
+
+        Args:
+            w: its global model.
+            remembered: what it has besides.
+            method: whose memory this is.
+            began: the parameters ``[P]`` that the rounds began with, of which the tables' first rows are made; those
+                of ``w`` if None.
+        """
         self.context = {name: vector for name, vector in remembered.items() if name.startswith(m.OF_TERMS)}
         own = {name: torch.tensor(vector) for name, vector in remembered.items() if name not in self.context}
         self.w = np.asarray(w, np.float32)
         self._has_begun, parts = True, self._parts()
-        self.tables = new_tables(method, parts["w"])
+        self.tables = new_tables(method, parts["w"] if began is None else began)
         self.state = {**parts, **own} if self.global_model else own
 
     def check_finite(self, round: int) -> None:

@@ -101,6 +101,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         self.report = Round(0)
         """What happened in the present round so far."""
         self._memory = ServerMemory(parameters, self.has_global_model())
+        self._initial: torch.Tensor | None = None
+        """The parameters ``[P]`` that the run began with, where they have been told."""
         self._phase = 0
         self._nodes: Sequence[int] = []
         self._to_score: list[int] = []
@@ -129,12 +131,23 @@ class Rounds(Method, FlowerStrategy, ABC):
         """What a checkpoint keeps besides the global model, by name."""
         return self._memory.remembered()
 
-    def resume(self, w: Vector, remembered: Mapping[str, Vector]) -> None:
-        """Go back to a checkpoint."""
-        self._memory.resume(w, remembered, self)
+    def resume(self, w: Vector, remembered: Mapping[str, Vector], round: int = 0) -> None:
+        """Go back to a checkpoint.
+
+        Args:
+            w: its global model.
+            remembered: what it has besides.
+            round: the last one that it knows of.
+        """
+        began = self._initial
+        for phase in self.phases if self.has_global_model() else ():
+            if phase.restart is not None and phase.first <= round:
+                began = torch.from_numpy(phase.restart[: self.parameters])
+        self._memory.resume(w, remembered, self, began)
 
     def first_download(self, w: torch.Tensor) -> Vectors:
         """What the first client would receive in the first round besides the model, of a server made for this."""
+        self._initial = w.clone()
         self._memory.tables = new_tables(self, w)
         download = self.send(self.first_state(w), [0], 1)
         each = {name: rows[0] for name, rows in download.each.items()}

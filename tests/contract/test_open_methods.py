@@ -14,7 +14,9 @@ from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.export.of_run import model_of_run
+from fedtl.server.phase import Phase
 from fedtl.server.table import TableStore
+from fedtl.strategies import read_strategy
 from fedtl.strategies.contract import Uploads, Vectors
 from fedtl.strategies.fedavg import FedAvg
 from tests.interrupted import CLIENTS, tables
@@ -135,3 +137,27 @@ class WithNorm(torch.nn.Sequential):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         size = int(np.prod(input_shape))
         super().__init__(torch.nn.Flatten(), torch.nn.BatchNorm1d(size), torch.nn.Linear(size, classes))
+
+
+class Beginning(FedAvg):
+    """FedAvg with a table whose rows begin with the model's first number, and are put once a client takes part."""
+
+    def first_tables(self, w: torch.Tensor) -> Vectors:
+        return {"first": w[:1].expand(self.population, -1)}
+
+    def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
+        self.tables["first"].put(uploads.clients, torch.zeros(len(uploads.clients), 1))
+        return super().update(state, uploads, round)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_rows_that_were_never_put_are_of_the_model_that_a_run_began_with_after_a_resume_too(restart: bool) -> None:
+    """Not of the checkpoint's model; where a phase restarted, of the model that it restarted with."""
+    settings = read_strategy({"name": f"{__name__}:Beginning", "lr": 0.1, "clients_per_round": 2})
+    fresh = np.full(3, 5.0, np.float32) if restart else None
+    phases = [Phase(settings, 1, 2), Phase(settings, 3, 4, restart=fresh)]
+    strategy = Beginning(settings, seed=0, clients=4, phases=phases)
+    strategy.first_download(torch.full((3,), 7.0))
+    for round, expected in ((2, 7.0), (3, 5.0 if restart else 7.0)):
+        strategy.resume(np.ones(3, np.float32), {}, round)
+        assert strategy.tables["first"].rows(range(4)).flatten().tolist() == [expected] * 4

@@ -13,6 +13,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError
@@ -43,6 +44,13 @@ class Gradient(Protocol):
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
         """The model's logits ``[B, k]`` at ``w``, without gradient; running statistics stay as they are."""
+
+    def features(self, w: Tensor, batch: Batch) -> Tensor:
+        """What the model's head receives ``[B, f]``, likewise."""
+
+
+OfSamples = Callable[[Tensor, Tensor], Tensor]
+"""What is added up over samples, of features ``[B, f]`` and labels ``[B]``; a vector of any length."""
 
 
 class Ensemble(NamedTuple):
@@ -113,21 +121,37 @@ class Probe(NamedTuple):
         training_loss: the same on its training samples, whatever the config.
         samples: n_i, how many training samples it holds, ``[1]``.
         label_counts: gives how many labelled training samples it holds of each class, ``[k]`` float32.
+        sums: ``sums(w, of)`` is the sum over its labelled training samples, taken some at a time, of what
+            ``of(features, labels)`` is for them: a vector, of the features ``[B, f]`` that the model ``w`` ``[P]`` in
+            evaluation gives its head, and of labels ``[B]``.
     """
 
     loss: Callable[[Tensor], Tensor]
     training_loss: Callable[[Tensor], Tensor]
     samples: Tensor
     label_counts: Callable[[], Tensor]
+    sums: Callable[[Tensor, OfSamples], Tensor]
 
     @classmethod
-    def of_trial(cls, samples: Tensor, classes: int) -> Probe:
-        """One to try a method out with: all losses are 0, and there is a sample of each class."""
+    def of_trial(cls, samples: Tensor, classes: int, features: Callable[[], int]) -> Probe:
+        """One to try a method out with: all losses are 0, there is a sample of each class, and its features are 0.
+
+        Args:
+            samples: their number, ``[..., 1]``.
+            classes: k.
+            features: gives f, of the model.
+        """
+        lead = samples.shape[:-1]
 
         def loss(models: Tensor) -> Tensor:
             return models.new_zeros(models.shape[:-1])
 
-        return cls(loss, loss, samples, lambda: samples.expand(*samples.shape[:-1], classes).clone())
+        def sums(w: Tensor, of: OfSamples) -> Tensor:
+            labels = torch.arange(classes, device=samples.device)
+            one = of(samples.new_zeros(classes, features()), labels)
+            return one.expand(*lead, *one.shape).clone()
+
+        return cls(loss, loss, samples, lambda: samples.expand(*lead, classes).clone(), sums)
 
 
 class ClientUpdate(ABC, Generic[S]):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Loop, Memory, OfSamples, Probe, State, Vectors
 from fedtl.clock import Clock
 from fedtl.data.samples import in_order
 from fedtl.engine.assignment import Assignment
@@ -167,13 +167,22 @@ class Engine(ABC):
         with self.clock.part(STATISTICS):
             return tuple(each.collect(self._layers_of(vector, blocks[each.on], each.on == "source")) for each in asked)
 
-    def _layers_of(self, vector: Tensor, index: NDArray[np.int64], labelled: bool) -> Iterator[tuple[Layers, Tensor]]:
-        """What the model ``vector`` makes of samples, and their labels (else zeros), some at a time."""
+    def _layers_of(
+        self, vector: Tensor, index: NDArray[np.int64], labelled: bool, layers: Sequence[str] | None = None
+    ) -> Iterator[tuple[Layers, Tensor]]:
+        """What the model ``vector`` makes of samples, and their labels (else zeros), some at a time.
+
+        Args:
+            vector: ``[d]``.
+            index: the samples.
+            labelled: whether their labels are told.
+            layers: which; the objective's if None.
+        """
         most = min(self._at_once(1), STATISTIC_BLOCK)
         with torch.no_grad():
             for start in range(0, max(len(index), 1), most):  # of no samples, one block without any
                 x, y = self.task.samples.batch(index[start : start + most])
-                yield self.local.run_under(vector, x), y if labelled else torch.zeros_like(y)
+                yield self.local.run_under(vector, x, layers), y if labelled else torch.zeros_like(y)
 
     def answer_of(self, update: ClientUpdate[Any], vector: Tensor, client: int) -> Answer | None:
         """The client's own predictor around the model ``vector`` ``[d]``; None where it is that model alone."""
@@ -402,7 +411,22 @@ class Engine(ABC):
     def _probe_of(self, client: int, buffers: Tensor, samples: int) -> Probe:
         """A look at one client's samples, of which it trains on so many, with the buffers ``[Q]``."""
         own = self._probe(client, buffers), self._probe(client, buffers, training=True)
-        return Probe(*own, self._number(samples), lambda: self._labels_of(client))
+
+        def sums(w: Tensor, of: OfSamples) -> Tensor:
+            return self._sums(torch.cat([w, buffers]), client, of)
+
+        return Probe(*own, self._number(samples), lambda: self._labels_of(client), sums)
+
+    def _sums(self, vector: Tensor, client: int, of: OfSamples) -> Tensor:
+        """The sum over a client's labelled samples of what ``of`` makes of their features by ``vector`` ``[d]``."""
+        total: Tensor | None = None
+        with self.clock.part(STATISTICS):
+            index = self.task.samples.federation.train[client]
+            for layers, labels in self._layers_of(vector, index, labelled=True, layers=("features",)):
+                part = of(layers["features"], labels)
+                total = part if total is None else total + part
+        assert total is not None
+        return total
 
     def _labels_of(self, client: int) -> Tensor:
         """How many labelled training samples of each class a client holds, ``[k]``."""

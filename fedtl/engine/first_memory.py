@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError
-from fedtl.clients.contract import ClientUpdate, Count, Memory, Probe, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Memory, Vectors
 from fedtl.engine.engine import check_uploads
 from fedtl.engine.module import LocalGradient
 from fedtl.engine.task import Task, of_method
+from fedtl.engine.trial import features_of, trial_probe
 from fedtl.losses.batch import Batch
 from fedtl.optimizers.stepper import remembered
 
@@ -107,13 +108,13 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     first = first_memory(task, update)
     copies = {name: tensor.clone() for name, tensor in first.items()}
     classes = task.samples.federation.classes
-    state = update.start(received, copies, Probe.of_trial(torch.ones(1, device=device), classes))
+    state = update.start(received, copies, trial_probe(task, torch.ones(1, device=device)))
 
-    def logits(at: Tensor, batch: Batch) -> Tensor:
-        return batch.x.new_zeros(len(batch.y), classes)
+    def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
+        return batch.x.new_zeros(len(batch.y), classes if name == "logits" else features_of(task))
 
     for turn in (turn for loop in update.round_loops for turn in loop.turns):
-        state = turn.step(state, batch, LocalGradient(_zeros, logits))
+        state = turn.step(state, batch, LocalGradient(_zeros, layer))
     loops = len(update.round_loops)
     uploads, kept = update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
     return first, (uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})})

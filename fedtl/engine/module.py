@@ -59,11 +59,15 @@ class ClientObjective(nn.Module):
 
     def run(self, x: Tensor) -> Layers:
         """See :class:`~fedtl.losses.context.Net`."""
+        return self.layers(x, self._layers)
+
+    def layers(self, x: Tensor, layers: Sequence[str]) -> Layers:
+        """The logits of samples and the outputs of these layers."""
         if not self.watches_input:
-            return layer_outputs(self._inner[0], x, self._layers)
+            return layer_outputs(self._inner[0], x, layers)
         self._refuse_changed(x)
         before = _changes(x)
-        outputs = layer_outputs(self._inner[0], x, self._layers)
+        outputs = layer_outputs(self._inner[0], x, layers)
         if before is not None and x._version != before:
             self._changed = {x.data_ptr(): x._version}
         return outputs
@@ -79,16 +83,16 @@ class ClientObjective(nn.Module):
                 "begin with x = x.clone()"
             )
 
-    def run_under(self, vector: Tensor, x: Tensor) -> Layers:
-        """See :class:`~fedtl.losses.context.Net`."""
+    def run_under(self, vector: Tensor, x: Tensor, layers: Sequence[str] | None = None) -> Layers:
+        """See :class:`~fedtl.losses.context.Net`; the objective's layers, or these."""
         if self.watches_input:
             self._refuse_changed(x)
         P = self._layout.parameters
         tensors = self._layout.views(vector[:P]) | self._layout.buffer_views(vector[P:])
-        outputs = _Outputs(self.model, self._layers)
+        outputs = _Outputs(self.model, self._layers if layers is None else layers)
         with torch.no_grad(), self.evaluating():
-            layers: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
-        return layers
+            found: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
+        return found
 
     def module(self, name: str) -> nn.Module:
         """See :class:`~fedtl.losses.context.Net`."""
@@ -122,14 +126,44 @@ class ClientObjective(nn.Module):
 
 
 class LocalGradient(NamedTuple):
-    """A client's gradient, and what its model makes of samples; see :class:`~fedtl.clients.contract.Gradient`."""
+    """A client's gradient, and what its model makes of samples; see :class:`~fedtl.clients.contract.Gradient`.
+
+    Attributes:
+        of: the gradient.
+        layer: the outputs of a layer, by its name.
+    """
 
     of: Callable[[Tensor, Batch], Tensor]
-    logits: Callable[[Tensor, Batch], Tensor]
+    layer: Callable[[Tensor, Batch, str], Tensor]
 
     def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
         """The gradient."""
         return self.of(w, batch)
+
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        """The model's logits."""
+        return self.layer(w, batch, "logits")
+
+    def features(self, w: Tensor, batch: Batch) -> Tensor:
+        """What its head receives."""
+        return self.layer(w, batch, "features")
+
+
+def layer_of(module: nn.Module, numbers: Mapping[str, Tensor], x: Tensor, layer: str) -> Tensor:
+    """A layer's outputs, ``"logits"`` or ``"features"``, of a module that has other parameters and buffers.
+
+    Args:
+        module: the model, with the modules of terms.
+        numbers: by the module's own names.
+        x: samples.
+        layer: its name.
+    """
+    if layer == "logits":
+        logits: Tensor = functional_call(module, dict(numbers), (x,))
+        return logits
+    named = {f"model.{name}": tensor for name, tensor in numbers.items()}
+    layers: Layers = functional_call(_Outputs(module, [layer]), named, (x,))
+    return layers[layer]
 
 
 def _changes(x: Tensor) -> int | None:

@@ -89,15 +89,15 @@ class OneByOne(Engine):
                 evaluations += 1
                 return task.layout.flat(gradients)
 
-        def logits(at: Tensor, batch: Batch) -> Tensor:
+        def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
             with clock.part(GRADIENT), torch.no_grad():
                 binding.to(at)
                 before = binding.buffers.clone()
-                outputs = local.run(batch.x)["logits"]
+                outputs = local.layers(batch.x, [name] if name != "logits" else [])[name]
                 binding.buffers.copy_(before)
                 return outputs
 
-        gradient = LocalGradient(grad, logits)
+        gradient = LocalGradient(grad, layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, OfSamples, Probe, State, Vectors
 from fedtl.data.batches import Budget
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory, rounded
-from fedtl.engine.module import LocalGradient
+from fedtl.engine.module import LocalGradient, layer_of
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Task, Trained, of_method
@@ -110,11 +110,11 @@ class Stacked(Engine):
                 evaluations[:active] += 1
                 return gradient
 
-        def logits(at: Tensor, batch: Batch) -> Tensor:
+        def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
             with self.clock.part(GRADIENT), torch.no_grad():
-                return self._logits_of(at, {name: tensor[: len(at)] for name, tensor in buffers.items()}, batch.x)
+                return self._layer_of(at, {name: tensor[: len(at)] for name, tensor in buffers.items()}, batch.x, name)
 
-        gradient = LocalGradient(grad, logits)
+        gradient = LocalGradient(grad, layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)
@@ -214,12 +214,11 @@ class Stacked(Engine):
         mapped: tuple[Tensor, tuple[Tensor, ...]] = vmap(one)(w, buffers, batch.tensors(), external)
         return mapped
 
-    def _logits_of(self, w: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        """The model's logits ``[C, B, k]`` in training, which changes no buffers."""
+    def _layer_of(self, w: Tensor, buffers: dict[str, Tensor], x: Tensor, layer: str) -> Tensor:
+        """The model's logits ``[C, B, k]`` in training, or its head's inputs ``[C, B, f]``; no buffers change."""
 
         def one(w: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(self.task.module, self.task.layout.views(w) | buffers, (x,))
-            return outputs
+            return layer_of(self.task.module, self.task.layout.views(w) | buffers, x, layer)
 
         outputs: Tensor = vmap(one)(w, {name: tensor.clone() for name, tensor in buffers.items()}, x)
         return outputs
@@ -300,7 +299,10 @@ def _stacked(probes: Sequence[Probe]) -> Probe:
     def label_counts() -> Tensor:
         return torch.stack([probe.label_counts() for probe in probes])
 
-    return Probe(loss, training_loss, torch.stack([probe.samples for probe in probes]), label_counts)
+    def sums(w: Tensor, of: OfSamples) -> Tensor:
+        return torch.stack([probe.sums(own, of) for probe, own in zip(probes, w)])
+
+    return Probe(loss, training_loss, torch.stack([probe.samples for probe in probes]), label_counts, sums)
 
 
 def _row(vectors: Vectors, row: int) -> Vectors:

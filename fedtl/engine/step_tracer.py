@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from fedtl.clients.contract import ClientUpdate, Gradient, Loop, Probe, State
+from fedtl.clients.contract import ClientUpdate, Gradient, Loop, State
 from fedtl.clock import Clock
 from fedtl.data.samples import FewSamples, in_order
-from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, seed_torch
+from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, layer_of, seed_torch
 from fedtl.engine.parts import TRACING
 from fedtl.engine.task import Task, reason
+from fedtl.engine.trial import trial_probe
 from fedtl.losses.batch import Batch
 from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
 from fedtl.tracing.joint import JointProgram, joined
@@ -268,24 +269,22 @@ class StepTracer:
                     buffers = layout.flat(moving.values(), buffers=True)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
-            def logits(at: Tensor, batch: Batch) -> Tensor:
+            def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
                 with torch.no_grad():
-                    return self._logits(at, buffers, batch.x)
+                    return self._layer(at, buffers, batch.x, name)
 
-            gradient = LocalGradient(grad, logits)
+            gradient = LocalGradient(grad, layer)
             return train(vectors, Batch.of(tensors, labelled), gradient), buffers, values
 
         return step
 
-    def _logits(self, w: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
-        """The model's logits in training, which changes no buffers."""
+    def _layer(self, w: Tensor, buffers: Tensor, x: Tensor, layer: str) -> Tensor:
+        """The model's logits in training, or its head's inputs; no buffers change."""
         integers = {name.removeprefix("model."): buffer.clone() for name, buffer in self._integers.items()}
 
         def one(w: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
             moving = {name: view.clone() for name, view in self.task.layout.buffer_views(buffers).items()}
-            numbers = self.task.layout.views(w) | moving | integers
-            outputs: Tensor = functional_call(self.task.module, numbers, (x,))
-            return outputs
+            return layer_of(self.task.module, self.task.layout.views(w) | moving | integers, x, layer)
 
         outputs: Tensor = vmap(one)(w, buffers, x) if self.stacked else one(w, buffers, x)
         return outputs
@@ -402,7 +401,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
         )
     received = {name: tensor.expand(*lead, *tensor.shape).clone() for name, tensor in task.received.items()}
     received["w"] = w.clone()
-    probe = Probe.of_trial(torch.ones(*lead, 1, device=flat.device), federation.classes)
+    probe = trial_probe(task, torch.ones(*lead, 1, device=flat.device))
     memory = update.first_memory({**received, "initial": w.clone()})
     state = update.start(received, memory, probe)
     state = {name: tensor.clone() for name, tensor in state.items()}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import model_validator
 
 from fedtl.clients.contract import Loop, Probe, State, Vectors
-from fedtl.clients.parts import PartSteps
-from fedtl.clients.settings import Settings, one_length
-from fedtl.clients.sgd import SGDSettings
-from fedtl.data.batches import Budget
+from fedtl.clients.parts import HeadFirstSettings, PartSteps
+from fedtl.clients.settings import Settings
 
 
-class FedRepSettings(SGDSettings):
+class FedRepSettings(HeadFirstSettings):
     """Options of FedRep; ``local_epochs`` or ``local_steps`` are those of the representation.
 
     Attributes:
@@ -25,15 +23,10 @@ class FedRepSettings(SGDSettings):
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
     """
 
-    private: tuple[str, ...] = ("head",)
-    head_epochs: NonNegativeInt | None = None
-    head_steps: NonNegativeInt | None = None
-    weighting: Literal["samples", "uniform"] = "uniform"
+    default_head: ClassVar[dict[str, int]] = {"head_epochs": 10}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_head_budget(cls, table: Any) -> Any:
-        return one_length(table, "head_epochs", "head_steps", {"head_epochs": 10})
+    private: tuple[str, ...] = ("head",)
+    weighting: Literal["samples", "uniform"] = "uniform"
 
     @model_validator(mode="after")
     def _has_a_head(self) -> FedRepSettings:
@@ -67,11 +60,5 @@ class FedRep(PartSteps):
         """The head's τ steps, then the representation's: everything that is not private."""
         head = self.mask_of(self.settings.private)
         body = Loop(self.step_of("body", 1 - head), self.budget)
-        budget = self._head_budget()
+        budget = self.settings.head_budget(self.budget)
         return (body,) if budget is None else (Loop(self.step_of("head", head), budget), body)
-
-    def _head_budget(self) -> Budget | None:
-        o = self.settings
-        if o.head_steps:
-            return self.budget.of_steps(o.head_steps)
-        return self.budget.of_epochs(o.head_epochs) if o.head_epochs else None

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fedtl.choice import ConfigError, shown
+from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.heads import LinearHead, head_of, with_head
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
@@ -70,14 +71,7 @@ class TwoHeads(SGD):
         Raises:
             ConfigError: it has not.
         """
-        self.layout.part("head")
-        own = dict(self.layout.parts)["head"]
-        shapes = [tuple(slot.shape) for slot in self.layout.trained if slot.name in own]
-        if sorted(map(len, shapes)) not in ([2], [1, 2]) or len({shape[0] for shape in shapes}) > 1:
-            raise ConfigError(
-                f"strategy.name = {shown(self.settings.name)}: its personal heads are linear, and the model's head has "
-                f"tensors of shapes {', '.join(map(str, shapes))}; use a model that ends in one linear layer"
-            )
+        LinearHead.of(self.layout, self.settings.name, "its personal heads are linear")
         return super().loops()
 
     def gradients(self, w: Tensor, phi: Tensor, prior: Tensor, batch: Batch, grad: Gradient) -> tuple[Tensor, Tensor]:
@@ -100,16 +94,11 @@ class TwoHeads(SGD):
 
     def head(self, w: Tensor) -> Tensor:
         """The numbers of the head in a vector ``[..., P]``."""
-        return torch.cat([w[..., own] for own in self.layout.part("head")], -1)
+        return head_of(self.layout, w)
 
     def with_head(self, w: Tensor, phi: Tensor) -> Tensor:
         """A copy of ``w`` ``[..., P]`` to whose head ``phi`` is added."""
-        w, start = w.clone(), 0
-        for own in self.layout.part("head"):
-            stop = start + own.stop - own.start
-            w[..., own] += phi[..., start:stop]
-            start = stop
-        return w
+        return with_head(self.layout, w, self.head(w) + phi)
 
 
 def log_prior(counts: Tensor) -> Tensor:

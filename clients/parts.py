@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
+from typing import Any, ClassVar
 
 import torch
+from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 
 from fedtl.clients.contract import Gradient, State, Vectors
-from fedtl.clients.sgd import SGD
+from fedtl.clients.settings import one_length
+from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
+from fedtl.optimizers.stepper import Stepper
 
 Step = Callable[[State, Batch, Gradient], State]
+
+
+class HeadFirstSettings(SGDSettings):
+    """Options of a method that trains the head, then the rest for ``local_epochs`` or ``local_steps``.
+
+    Attributes:
+        head_epochs: passes over the client's samples that train the head; with 0 it never moves.
+        head_steps: the same in mini-batches, instead of epochs.
+    """
+
+    default_head: ClassVar[dict[str, int]] = {"head_epochs": 1}
+    """How long, where nothing is said."""
+
+    head_epochs: NonNegativeInt | None = None
+    head_steps: NonNegativeInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_head_budget(cls, table: Any) -> Any:
+        return one_length(table, "head_epochs", "head_steps", cls.default_head)
+
+    def head_budget(self, budget: Budget) -> Budget | None:
+        """The head's share of a round, where ``budget`` is that of the rest; None if it has none."""
+        if self.head_steps:
+            return budget.of_steps(self.head_steps)
+        return budget.of_epochs(self.head_epochs) if self.head_epochs else None
 
 
 class PartSteps(SGD):
@@ -23,11 +54,17 @@ class PartSteps(SGD):
     and a gradient is clipped by the norm of the part alone.
     """
 
-    def start_parts(self, received: Vectors, *parts: str) -> State:
-        """Begin a round from the download, with an optimiser for each of these parts, by names of the method's own."""
+    def start_parts(self, received: Vectors, *parts: str, by: Stepper | None = None) -> State:
+        """Begin a round from the download, with an optimiser for each of these parts, by names of the method's own.
+
+        Args:
+            received: the download.
+            parts: the names.
+            by: what moves them; the method's own optimiser if None.
+        """
         w, state = received["w"], {"w": received["w"]}
         for part in parts:
-            state |= self.optimizer.init(w, part)
+            state |= (by or self.optimizer).init(w, part)
         return state
 
     def mask_of(self, parts: Collection[str]) -> Tensor:
@@ -38,10 +75,16 @@ class PartSteps(SGD):
         """
         return torch.stack([self.layout.mask(part) for part in parts]).amax(0)
 
-    def step_of(self, part: str, mask: Tensor) -> Step:
-        """A step of the numbers at which ``mask`` ``[P]`` is 1; ``part`` is the name of its optimiser."""
+    def step_of(self, part: str, mask: Tensor, by: Stepper | None = None) -> Step:
+        """A step of the numbers at which ``mask`` ``[P]`` is 1; ``part`` is the name of its optimiser.
+
+        Args:
+            part: the name.
+            mask: of the numbers.
+            by: as :meth:`start_parts` had it.
+        """
         o = self.settings
-        plain = not (o.weight_decay or o.momentum or self.optimizer.asked)
+        plain = not (o.weight_decay or o.momentum or (by or self.optimizer).asked)
 
         @functools.cache
         def on(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -51,7 +94,7 @@ class PartSteps(SGD):
         def step(state: State, batch: Batch, grad: Gradient) -> State:
             w = state["w"]
             own, moves = on(w.device)
-            stepped = self.move({**state, part: w.clone()}, grad(w, batch).mul_(own), part)
+            stepped = self.move({**state, part: w.clone()}, grad(w, batch).mul_(own), part, by)
             return {**stepped, "w": torch.where(moves, stepped.pop(part), w)}
 
         slots = [slice(slot.start, slot.stop) for slot in self.layout.slots if slot.stop <= len(mask)]
@@ -61,6 +104,6 @@ class PartSteps(SGD):
             g = grad(state["w"], batch)
             # A gradient of zeros is none. Put together of its parts, a traced step does not compute the others.
             parts = [g[..., slot] if own else torch.zeros_like(g[..., slot]) for slot, own in zip(slots, trains)]
-            return self.move(state, torch.cat(parts, -1))
+            return self.move(state, torch.cat(parts, -1), by=by)
 
         return plain_step if plain else step

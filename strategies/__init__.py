@@ -30,6 +30,7 @@ STRATEGIES: Registry = {
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",
     "fednova": "fedtl.strategies.fednova:FedNova",
+    "fedpac": "fedtl.strategies.fedpac:FedPAC",
     "fedper": "fedtl.clients.fedper:FedPer",
     "fedlc": "fedtl.clients.fedlc:FedLC",
     "fedntd": "fedtl.clients.fedntd:FedNTD",

@@ -144,6 +144,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},
     "fednova": {"lr": 0.1, "mu": 0.3},
+    "fedpac": {"lr": 0.1, "head_lr": 0.2},
     "fedper": {"lr": 0.1},
     "fedlc": {"lr": 0.1, "tau": 0.5},
     "fedntd": {"lr": 0.1, "beta": 0.5},

@@ -44,6 +44,7 @@ class After:
         tables: the server's rows ``[N, …]`` by name.
         memories: each client's; empty for one that has never trained.
         trained: what came of the training of the round's clients.
+        statistics: what the server has for terms, by the terms' names.
     """
 
     round: int
@@ -53,6 +54,7 @@ class After:
     tables: Mapping[str, Tensor]
     memories: Sequence[Memory]
     trained: Mapping[int, Trained]
+    statistics: Mapping[str, Tensor]
 
 
 class Study:
@@ -176,7 +178,13 @@ class Study:
             tables = {name: table.rows(range(self.clients)) for name, table in self.server.tables.items()}
             memories = self.store.load_all(range(self.clients), report.round + 1)
             before = seen[-1].w if seen else torch.from_numpy(sent)
-            seen.append(After(report.round, before, torch.tensor(w), state, tables, memories, dict(trained)))
+            statistics = {
+                name.removeprefix(m.STATISTIC): torch.tensor(vector)
+                for name, vector in self.server.remembered().items()
+                if name.startswith(m.STATISTIC)
+            }
+            after = After(report.round, before, torch.tensor(w), state, tables, memories, dict(trained), statistics)
+            seen.append(after)
             trained.clear()
 
         self.server.start(grid, m.pack(sent), self.number, on_round=note)

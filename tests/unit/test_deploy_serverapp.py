@@ -109,6 +109,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "strategy": {"name": "fedbn", **SGD, "last_batch": "merge"},
         "model": {"name": "cnn-bn", "channels": [2], "hidden": [4]},
     },
+    "fedpac": {"strategy": {"name": "fedpac", **SGD, "clients_per_round": 2}},
     "fedrod": {"strategy": {"name": "fedrod", **SGD, "clients_per_round": 2}},
     "fedrod-hyper": {"strategy": {"name": "fedrod-hyper", **SGD, "clients_per_round": 2}},
     **{f"test method {name}": {"strategy": {**SGD, **table}} for name, table in OPEN_METHODS.items()},

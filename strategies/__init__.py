@@ -26,6 +26,7 @@ STRATEGIES: Registry = {
     "fedavgm": "fedtl.strategies.fedopt:FedAvgM",
     "fedbabu": "fedtl.clients.fedbabu:FedBABU",
     "fedbn": "fedtl.clients.fedbn:FedBN",
+    "feddbe": "fedtl.strategies.feddbe:FedDBE",
     "feddc": "fedtl.strategies.feddc:FedDC",
     "feddf": "fedtl.strategies.feddf:FedDF",
     "feddyn": "fedtl.strategies.feddyn:FedDyn",

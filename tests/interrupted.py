@@ -28,13 +28,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "adam": {"name": "fedavg", "lr": 0.05, "server": {"name": "adam", "lr": 0.01}},
     "local": {"name": "local", "lr": 0.05},
     "fedrep": {"name": "fedrep", "lr": 0.05, "head_epochs": 2},
+    "feddbe": {"name": "feddbe", "lr": 0.05, "kappa": 2.0},
     "fedpac": {"name": "fedpac", "lr": 0.05, "head_lr": 0.1},
     "fedbn": {"name": "fedbn", "lr": 0.05, "last_batch": "merge"},
     "fedrod-hyper": {"name": "fedrod-hyper", "lr": 0.05, "hyper_hidden": 4},
     **OPEN_METHODS,
 }
 
-DEEP = {*OPEN_METHODS, "fedpac", "fedrep", "fedrod-hyper"}
+DEEP = {*OPEN_METHODS, "feddbe", "fedpac", "fedrep", "fedrod-hyper"}
 """Those that need a model of more than a head, or are to have one."""
 
 

@@ -140,6 +140,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavgm": {"lr": 0.1},
     "fedbabu": {"lr": 0.1, "finetune_steps": 2},
     "fedbn": {"lr": 0.1, "last_batch": "merge"},  # batch-norm cannot train on one sample
+    "feddbe": {"lr": 0.1, "kappa": 0.5, "mu": 0.6},
     "feddc": {"lr": 0.1, "alpha": 0.3},
     "feddf": {"lr": 0.1, "distill_steps": 0},  # there are no public data
     "feddyn": {"lr": 0.1, "alpha": 0.3, "mean_samples": 20.0},

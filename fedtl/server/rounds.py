@@ -159,7 +159,11 @@ class Rounds(Method, FlowerStrategy, ABC):
         """The round's clients, by (seed, round) alone, in the order of their ids."""
         able = self.phases[self._phase].clients
         eligible = range(self.population) if able is None else able
-        return draw(eligible, self.settings.clients_per_round, self.seed, round)
+        return draw(eligible, self.clients_in_round(), self.seed, round)
+
+    def clients_in_round(self) -> int | None:
+        """How many clients train in the round that is next, of those that can; all if None."""
+        return self.settings.clients_per_round
 
     def sample_to_score(self, round: int) -> list[int]:
         """Who is scored after a round, by (seed, round) alone, in the order of their ids."""

@@ -56,6 +56,7 @@ def run(method: str, terms: list[dict[str, Any]], kind: EngineKind) -> tuple[Par
         ("fedrep", "dann"),
         ("fedper", "mmd"),
         ("lg-fedavg", "mmd"),
+        ("feddbe", "mmd"),
         ("fedpac", "mmd"),
         ("fedrod", "mmd"),
         ("fedrod-hyper", "dann"),

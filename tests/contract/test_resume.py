@@ -110,6 +110,7 @@ LEAVES = {
     "scaffold": ["between two memories of a round", "when a round is trained and nothing recorded"],
     "fedrep": ["between two memories of a round"],
     "fedbn": ["between two memories of a round"],
+    "feddbe": ["between two memories of a round", "right after a checkpoint", "before the very first checkpoint"],
     "fedpac": ["between two rows of a round", "right after a checkpoint"],
     "fedrod-hyper": ["right after a checkpoint"],
     "fedamp": [

@@ -109,6 +109,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "strategy": {"name": "fedbn", **SGD, "last_batch": "merge"},
         "model": {"name": "cnn-bn", "channels": [2], "hidden": [4]},
     },
+    "feddbe": {"strategy": {"name": "feddbe", **SGD, "clients_per_round": 2, "kappa": 2.0}},
     "fedpac": {"strategy": {"name": "fedpac", **SGD, "clients_per_round": 2}},
     "fedrod": {"strategy": {"name": "fedrod", **SGD, "clients_per_round": 2}},
     "fedrod-hyper": {"strategy": {"name": "fedrod-hyper", **SGD, "clients_per_round": 2}},

@@ -91,8 +91,8 @@ class ClientObjective(nn.Module):
         tensors = self._layout.views(vector[:P]) | self._layout.buffer_views(vector[P:])
         outputs = _Outputs(self.model, self._layers if layers is None else layers)
         with torch.no_grad(), self.evaluating():
-            found: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
-        return found
+            seen: Layers = functional_call(outputs, {f"model.{name}": t for name, t in tensors.items()}, (x,))
+        return seen
 
     def module(self, name: str) -> nn.Module:
         """See :class:`~fedtl.losses.context.Net`."""

@@ -75,13 +75,14 @@ class PartSteps(SGD):
         """
         return torch.stack([self.layout.mask(part) for part in parts]).amax(0)
 
-    def step_of(self, part: str, mask: Tensor, by: Stepper | None = None) -> Step:
+    def step_of(self, part: str, mask: Tensor, by: Stepper | None = None, decay: Tensor | None = None) -> Step:
         """A step of the numbers at which ``mask`` ``[P]`` is 1; ``part`` is the name of its optimiser.
 
         Args:
             part: the name.
             mask: of the numbers.
             by: as :meth:`start_parts` had it.
+            decay: times which each is added to its gradient, ``[P]``; nothing if None.
         """
         o = self.settings
         plain = not (o.weight_decay or o.momentum or (by or self.optimizer).asked)
@@ -91,17 +92,25 @@ class PartSteps(SGD):
             own = mask.to(device)
             return own, own.bool()
 
+        @functools.cache
+        def decay_on(device: torch.device) -> Tensor | None:
+            return None if decay is None else decay.to(device)
+
+        def gradient(w: Tensor, batch: Batch, grad: Gradient) -> Tensor:
+            g, rates = grad(w, batch), decay_on(w.device)
+            return g if rates is None else g.add_(rates * w)
+
         def step(state: State, batch: Batch, grad: Gradient) -> State:
             w = state["w"]
             own, moves = on(w.device)
-            stepped = self.move({**state, part: w.clone()}, grad(w, batch).mul_(own), part, by)
+            stepped = self.move({**state, part: w.clone()}, gradient(w, batch, grad).mul_(own), part, by)
             return {**stepped, "w": torch.where(moves, stepped.pop(part), w)}
 
         slots = [slice(slot.start, slot.stop) for slot in self.layout.slots if slot.stop <= len(mask)]
         trains = [bool(mask[slot.start]) for slot in slots]  # a part is made of whole tensors
 
         def plain_step(state: State, batch: Batch, grad: Gradient) -> State:
-            g = grad(state["w"], batch)
+            g = gradient(state["w"], batch, grad)
             # A gradient of zeros is none. Put together of its parts, a traced step does not compute the others.
             parts = [g[..., slot] if own else torch.zeros_like(g[..., slot]) for slot, own in zip(slots, trains)]
             return self.move(state, torch.cat(parts, -1), by=by)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import MessageType, RecordDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from fedtl.config.read import build
 from fedtl.data.federation import Federation
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Failed, OneByOne
+from fedtl.engine.task import PRIVATE
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.models.composite import model_of
 from fedtl.server.scoring import Evaluation
@@ -114,6 +116,27 @@ class Parted:
         assert vector is not None
         assert not isinstance(vector, Failed), vector
         return self.module(vector)
+
+    def score_of(self, client: int) -> dict[str, float]:
+        """The sums of losses and the numbers of right answers that the last round's model scores at a client."""
+        number = len(self.sampled)
+        (reply,) = self.worker.handle(MessageType.EVALUATE, self.server.about_scoring([client], number), [client])
+        assert isinstance(reply.content, RecordDict)
+        metrics = m.metrics_of(reply.content)
+        return {name: rows[0] for name, rows in metrics.items() if "/" in name}  # type: ignore[index,misc]
+
+    def extra(self, vector: Tensor, name: str) -> list[Tensor]:
+        """The numbers of a term's own module in a model ``[d]``, in the order of its parameters."""
+        module = deepcopy(self.task.module)
+        self.task.layout.load(module, vector)
+        return [p.detach() for p in module.get_submodule(f"extras.{name}").parameters()]
+
+    def own(self, client: int, sent: Tensor) -> Tensor:
+        """The global model ``[d]``, of what travelled, with the parts that a client has kept."""
+        whole, memory, sharing = self.task.whole(sent, self.initial), self.memory(client), self.task.sharing
+        if sharing is not None and PRIVATE in memory:
+            whole[sharing.private] = memory[PRIVATE]
+        return whole
 
     def module(self, vector: Tensor) -> nn.Module:
         """A model of its own that has these numbers ``[d]``."""

@@ -6,6 +6,7 @@ import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedtl.assemble.network import with_modules
 from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.data.federation import Federation, Shards
 from fedtl.data.samples import Samples
@@ -24,6 +26,8 @@ from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.task import Outcome, RoundContext
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.losses.term import Term, TermContext
+from fedtl.models.composite import Composite
+from fedtl.models.sharing import Sharing
 from fedtl.models.vector import Layout
 from fedtl.strategies import strategy_type
 from fedtl.wire.worker import Worker, WorkerPhase
@@ -69,6 +73,28 @@ def engine_of(
     return kind(Task(module, Layout.of(module), Objective(terms), Samples(federation, place), seed))  # type: ignore[arg-type]
 
 
+def engine_for(
+    method: str,
+    federation: Federation,
+    module: nn.Module,
+    kind: Callable[[Task], Engine] = OneByOne,
+    device: str = "cpu",
+    **options: Any,
+) -> Engine:
+    """An engine whose model has the modules that a method's own terms bring along, where they bring any."""
+    strategy = strategy_type(method)
+    settings = strategy.settings_type(name=method, **{**METHODS[method], **options})
+    terms = strategy.client_update.objective(settings, read_objective(()))
+    module, frozen, private = with_modules(module, federation, terms, 0)
+    if not isinstance(module, Composite):
+        return engine_of(federation, module, kind, device=device)
+    task = engine_of(federation, module, OneByOne, terms, device=device).task
+    layout = Layout.of(module)
+    sharing = Sharing.of(module, layout, {*settings.private, *private}, settings.frozen)
+    initial = layout.flatten(module)
+    return kind(replace(task, sharing=sharing and sharing.to(initial.device), initial=initial, frozen=frozen))
+
+
 def worker_of(engine: Engine, update: ClientUpdate[Any], folder: Path | None = None) -> Worker:
     initial = engine.task.layout.flatten(engine.task.module)
     return Worker([WorkerPhase(engine, update)], MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
@@ -86,15 +112,16 @@ def update_of(name: str, layout: Layout = NO_LAYOUT, **options: Any) -> ClientUp
 def receive_first(engine: Engine, name: str, **options: Any) -> Engine:
     """Let the engine's clients receive what a method's server sends in the first round besides the model."""
     method, layout = strategy_type(name), engine.task.layout
+    sharing = engine.task.sharing
     server = method(
         method.settings_type(name=name, **options),
         seed=0,
         clients=100,
-        parameters=layout.parameters,
+        parameters=sharing.parameters if sharing else layout.parameters,
         layout=layout,
         classes=engine.task.samples.federation.classes,
     )
-    received = server.first_download(layout.flatten(engine.task.module)[: layout.parameters])
+    received = server.first_download(engine.task.sent(layout.flatten(engine.task.module))[: server.parameters])
     device = engine.task.samples.device
     object.__setattr__(engine.task, "received", {key: tensor.to(device) for key, tensor in received.items()})
     return engine
@@ -147,6 +174,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fednova": {"lr": 0.1, "mu": 0.3},
     "fedpac": {"lr": 0.1, "head_lr": 0.2},
     "fedper": {"lr": 0.1},
+    "fedcp": {"lr": 0.1, "lam": 0.5},
     "fedlc": {"lr": 0.1, "tau": 0.5},
     "fedntd": {"lr": 0.1, "beta": 0.5},
     "fedprox": {"lr": 0.1, "mu": 0.3},
@@ -154,6 +182,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedrod": {"lr": 0.1},
     "fedrod-hyper": {"lr": 0.1, "hyper_hidden": 4},
     "fedyogi": {"lr": 0.1, "server": {"tau": 0.1}},
+    "gpfl": {"lr": 0.1},
     "lg-fedavg": {"lr": 0.1},
     "fedsam": {"lr": 0.1, "rho": 0.1},
     "local": {"lr": 0.1},

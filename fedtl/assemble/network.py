@@ -33,6 +33,16 @@ def build_module(
     """
     few = FewSamples.of(federation)
     model = build_model(config.model, federation.shape, federation.classes, config.seed, few)
+    module, frozen, private = with_modules(model, federation, terms, config.seed)
+    freeze(module, config.strategy.frozen)
+    return module, frozen, private
+
+
+def with_modules(
+    model: nn.Module, federation: Federation, terms: Sequence[Term], seed: int
+) -> tuple[nn.Module, dict[str, nn.Module], set[str]]:
+    """A model and the modules that terms bring along; see :func:`build_module`."""
+    few = FewSamples.of(federation)
     extras: dict[str, nn.Module] = {}
     frozen: dict[str, nn.Module] = {}
     private: set[str] = set()
@@ -46,8 +56,8 @@ def build_module(
             layers = layer_sizes(model, taken_by(model, federation.shape, few), term.layers())
         except ConfigError as error:
             raise ConfigError(f"the term {term.key!r}: {error}") from error
-        sizes = Sizes(federation.shape, federation.classes, layers)
-        with seeded(derived_seed(config.seed, Purpose.MODULES, term.key)):
+        sizes = Sizes(federation.shape, federation.classes, layers, model)
+        with seeded(derived_seed(seed, Purpose.MODULES, term.key)):
             try:
                 own, fixed = term.modules(sizes), term.frozen(sizes)
             except ConfigError as error:
@@ -57,6 +67,4 @@ def build_module(
         extras |= {module_name(term, name): module for name, module in own.items()}
         frozen |= {module_name(term, name): module.requires_grad_(False).eval() for name, module in fixed.items()}
         private |= {module_name(term, name) for name in term.private() if name in own}
-    module = Composite(model, extras) if extras else model
-    freeze(module, config.strategy.frozen)
-    return module, frozen, private
+    return Composite(model, extras) if extras else model, frozen, private

@@ -240,11 +240,11 @@ def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence
 
 
 def _keeps_own(tasks: Sequence[Task]) -> bool:
-    """Whether clients have models of their own: the global one with private parts of it, or a term's module."""
+    """Whether clients have models of their own: the global one with private parts of it, or of a term's modules."""
     sharing = tasks[0].sharing if tasks else None
     if sharing is None or not len(sharing.private):
         return False
-    return not sharing.whole or any(task.objective.personal for task in tasks)
+    return not sharing.whole or any(task.objective.personal or task.objective.predictor for task in tasks)
 
 
 def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:

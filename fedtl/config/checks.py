@@ -163,7 +163,7 @@ def _check_terms(config: Config) -> None:
     known: dict[str, tuple[str, Any]] = {}
     sends, private = strategy_type(config.strategy.name).has_global_model(), config.strategy.private
     for stage in config.stages():
-        key = stage.key
+        key, predictor = stage.key, Objective(stage.objective).predictor
         if not any(term.weight for term in stage.objective):
             raise ConfigError(f"{key}: no term has a weight above 0, so nothing would be trained")
         for j, term in enumerate(stage.objective):
@@ -184,6 +184,11 @@ def _check_terms(config: Config) -> None:
                 raise ConfigError(
                     f"{place}: the term {term.key!r} needs {NEEDS['model:phase']}, and of that "
                     f"{_who_keeps(config)} leaves a part at clients, where it goes on changing: leave one of them out"
+                )
+            if term.weight and term.personal_module() and predictor is not None:
+                raise ConfigError(
+                    f"{place}: the term {term.key!r} gives clients a model of their own, and so does "
+                    f"{predictor.key!r}: leave one of them out"
                 )
             if term.weight and term.personal_module() and private:
                 raise ConfigError(

@@ -112,6 +112,9 @@ def _stacked(
             return False, f"on a CPU {against} faster one by one"
     federation = task.samples.federation
     why_not = refusal(task.module, federation.shape, FewSamples.of(federation))
+    if task.objective.draws is not None:
+        term = task.objective.draws
+        why_not = f"the term {term!r} draws random numbers, which would differ from one-by-one training's"
     if why_not is None:
         if stacked is True:
             return True, "simulation.stacked = true"

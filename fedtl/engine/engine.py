@@ -40,6 +40,10 @@ GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 SCORE_BLOCK = 32
 """Images per forward pass of a convolutional model on a CPU: what passes between layers stays in the cache."""
 
+PREDICTOR = "a term's logits"
+"""In place of the name of a term's module: what is scored is the predictor that a term makes of the model and its
+modules; no module has such a name."""
+
 STATISTIC_BLOCK = 256
 """Samples per forward pass where clients add up statistics."""
 
@@ -213,7 +217,7 @@ class Engine(ABC):
         Args:
             vector: the model ``[d]``.
             index: the samples.
-            own: a term's module in it that is scored.
+            own: a term's module in it that is scored, or :data:`PREDICTOR`.
             answer: makes the logits of the model's layers.
             ensemble: whole models ``[k, d]`` that are scored together, in place of ``vector``.
         """
@@ -277,7 +281,7 @@ class Engine(ABC):
                 logits = torch.cat([answer.logits(layer_outputs(model_of(module), few, answer.layers)) for few in x])
             else:
                 self._bind_for_scoring(vector)
-                called = module if own is None else self.local.module(own)
+                called = module if own is None else self.local.predict if own == PREDICTOR else self.local.module(own)
                 logits = torch.cat([called(few) for few in x])
             yield logits[: len(part)], y.reshape(-1)[: len(part)]
 

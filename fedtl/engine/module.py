@@ -63,14 +63,34 @@ class ClientObjective(nn.Module):
 
     def layers(self, x: Tensor, layers: Sequence[str]) -> Layers:
         """The logits of samples and the outputs of these layers."""
+        if self.objective.predictor is not None:
+            layers = sorted({*layers, *self._layers} - {"logits"})  # those that it is made of
         if not self.watches_input:
-            return layer_outputs(self._inner[0], x, layers)
+            return self._predicted(layer_outputs(self._inner[0], x, layers))
         self._refuse_changed(x)
         before = _changes(x)
         outputs = layer_outputs(self._inner[0], x, layers)
         if before is not None and x._version != before:
             self._changed = {x.data_ptr(): x._version}
-        return outputs
+        return self._predicted(outputs)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The logits ``[B, k]`` of the client's own predictor, where a term makes it; see :meth:`Term.logits`."""
+        return self._predicted(layer_outputs(self._inner[0], x, self._layers))["logits"]
+
+    def layer_under(self, numbers: Mapping[str, Tensor], x: Tensor, layer: str) -> Tensor:
+        """What training sees of a layer with these numbers in place of the model's, by their names in it."""
+        if self.objective.predictor is None or layer != "logits":
+            return layer_of(self.model, numbers, x, layer)
+        names = {f"local.model.{name}": tensor for name, tensor in numbers.items()}
+        predicted: Tensor = functional_call(_Predictor(self), names, (x,))
+        return predicted
+
+    def _predicted(self, layers: Layers) -> Layers:
+        """The model's layers with the logits of the client's own predictor."""
+        predictor = self.objective.predictor
+        logits = None if predictor is None else predictor.logits(self, layers)
+        return layers if logits is None else {**layers, "logits": logits}
 
     def _refuse_changed(self, x: Tensor) -> None:
         """Raise if an earlier pass has changed these very samples.
@@ -101,6 +121,11 @@ class ClientObjective(nn.Module):
         assert isinstance(self.model, Composite)
         return self.model.extras[name]
 
+    def head(self) -> nn.Module:
+        """See :class:`~fedtl.losses.context.Net`."""
+        model = model_of(self.model)
+        return model.get_submodule(head_name(model))
+
     def slots(self, part: str) -> dict[str, Slot]:
         """See :class:`~fedtl.losses.context.Net`."""
         own = "model." if isinstance(self.model, Composite) else ""
@@ -123,6 +148,15 @@ class ClientObjective(nn.Module):
             yield
         finally:
             self.model.train(training)
+
+
+class _Predictor(nn.Module):
+    def __init__(self, local: ClientObjective) -> None:
+        super().__init__()
+        self.local = local
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.local.predict(x)
 
 
 class LocalGradient(NamedTuple):

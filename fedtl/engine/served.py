@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.clients.serving import Serving
 from fedtl.engine.assignment import Assignment
-from fedtl.engine.engine import Engine, Own
+from fedtl.engine.engine import PREDICTOR, Engine, Own
 from fedtl.engine.task import PRIVATE, Failed, Outcome, Trained
 
 
@@ -59,6 +59,11 @@ def _model(engine: Engine, cohort: Assignment, place: int, memory: Memory) -> Ow
 
 
 def part_of_terms(engines: Sequence[Engine]) -> str | None:
-    """The module of a term that is scored as the client's own model, where the method itself gives it none."""
+    """What of a term is scored as the client's own model: a module, where the method itself gives it none.
+
+    Or :data:`~fedtl.engine.engine.PREDICTOR`, whatever the method gives it.
+    """
+    if any(engine.task.objective.predictor for engine in engines):
+        return PREDICTOR
     asked = [engine.task.objective.personal for engine in engines]
     return next((name for name in asked if name is not None), None)

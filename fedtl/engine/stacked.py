@@ -19,7 +19,7 @@ from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, OfSamples,
 from fedtl.data.batches import Budget
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import Engine, own_memory, rounded
-from fedtl.engine.module import LocalGradient, layer_of
+from fedtl.engine.module import LocalGradient
 from fedtl.engine.parts import DATA, GRADIENT, METHOD
 from fedtl.engine.plan import Plan
 from fedtl.engine.task import Failed, Outcome, Task, Trained, of_method
@@ -218,7 +218,7 @@ class Stacked(Engine):
         """The model's logits ``[C, B, k]`` in training, or its head's inputs ``[C, B, f]``; no buffers change."""
 
         def one(w: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            return layer_of(self.task.module, self.task.layout.views(w) | buffers, x, layer)
+            return self.local.layer_under(self.task.layout.views(w) | buffers, x, layer)
 
         outputs: Tensor = vmap(one)(w, {name: tensor.clone() for name, tensor in buffers.items()}, x)
         return outputs

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from fedtl.clients.contract import ClientUpdate, Gradient, Loop, State
 from fedtl.clock import Clock
 from fedtl.data.samples import FewSamples, in_order
-from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, layer_of, seed_torch
+from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, seed_torch
 from fedtl.engine.parts import TRACING
 from fedtl.engine.task import Task, reason
 from fedtl.engine.trial import trial_probe
@@ -284,7 +284,7 @@ class StepTracer:
 
         def one(w: Tensor, buffers: Tensor, x: Tensor) -> Tensor:
             moving = {name: view.clone() for name, view in self.task.layout.buffer_views(buffers).items()}
-            return layer_of(self.task.module, self.task.layout.views(w) | moving | integers, x, layer)
+            return self._local.layer_under(self.task.layout.views(w) | moving | integers, x, layer)
 
         outputs: Tensor = vmap(one)(w, buffers, x) if self.stacked else one(w, buffers, x)
         return outputs

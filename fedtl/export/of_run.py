@@ -174,6 +174,11 @@ class _RunFolder:
         device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
         with one_thread(device):
             assembly = assemble(self._rebuilt(trains=makes), self.federation)
+            if (predictor := assembly.tasks[0].objective.predictor) is not None:
+                raise ConfigError(
+                    f"--client = {client}: a client's own predictor is the model with modules of {predictor.key!r} in "
+                    "it, and no network that [model] describes, so there is no file for it; leave --client out"
+                )
             self._check_memory(client, assembly)
             worker = self._worker(assembly, device, trains=makes)
             strategy = self._resumed(assembly)

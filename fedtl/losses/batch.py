@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 NO_STREAMS: Mapping[str, Tensor] = {}
 
@@ -73,8 +73,10 @@ class Sizes:
         shape: of a sample.
         classes: k.
         layers: how many numbers a sample has in each layer that the term reads, as ``{"features": 84}``.
+        model: the model as it begins, of which a module may be a copy in part; None where there is none.
     """
 
     shape: tuple[int, ...]
     classes: int
     layers: Mapping[str, int]
+    model: nn.Module | None = None

@@ -28,6 +28,9 @@ class Net(Protocol):
     def module(self, name: str) -> nn.Module:
         """A term's own module, or a frozen one."""
 
+    def head(self) -> nn.Module:
+        """What makes the model's logits of its features."""
+
     def slots(self, part: str) -> Mapping[str, Slot]:
         """Where the tensors of ``"model"``, its ``"head"``, or a term's own module stand in a model's vector."""
 

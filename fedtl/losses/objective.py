@@ -124,6 +124,8 @@ class Objective:
         layers: what they read besides logits.
         outside: what of it is neither samples nor their outputs: progress, other models, statistics.
         personal: the private module that is scored as the client's own model, if a term has such.
+        predictor: the term that makes the logits of a client's own predictor, if one does.
+        draws: the term that draws random numbers in training, if one does.
         statistics: what they, and the method, ask clients to send.
         remembers: whether clients are to keep the model that they trained last.
         whole_batches: whether a term that trains looks at a mini-batch as a whole, so that padding would count.
@@ -139,6 +141,8 @@ class Objective:
         self.remembers = bool({"model:previous", "model:before"} & self.needs)
         own = [module_name(term, part) for term in terms if term.weight and (part := term.personal_module())]
         self.personal = own[0] if own else None
+        self.predictor = next((t for t in terms if t.weight and type(t).logits is not Term.logits), None)
+        self.draws = next((term.key for term in terms if term.weight and term.draws()), None)
         asked = [s for term in self.terms if (s := term.statistic()) is not None]
         self.statistics: tuple[ClientAggregate, ...] = (*asked, *statistics)
         self.whole_batches = any(term.weight and not term.per_sample for term in self.terms)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedtl.choice import Options
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.losses.batch import Batch, Sizes
-from fedtl.losses.context import TermContext
+from fedtl.losses.context import Layers, Net, TermContext
 
 __all__ = ["Batch", "ClientAggregate", "Ramp", "Sizes", "Term", "TermContext"]
 
@@ -96,6 +96,25 @@ class Term(Options):
     def personal_module(self) -> str | None:
         """Which of its private modules maps samples to logits, and is scored as the client's own model."""
         return None
+
+    def logits(self, net: Net, layers: Layers) -> Tensor | None:
+        """The logits ``[B, k]`` of a predictor of the client's own, which the term's modules and the model make up.
+
+        Training sees them in place of the model's, and so do all terms; a client's own model is scored by them. The
+        global model, and models that stand still (``stream.under``), go without.
+
+        Args:
+            net: the model, and the term's modules in it.
+            layers: what the model makes of the samples.
+
+        Returns:
+            None where the model itself is the predictor.
+        """
+        return None
+
+    def draws(self) -> bool:
+        """Whether it draws random numbers in training, torch's: clients then train one by one."""
+        return False
 
     def frozen(self, sizes: Sizes) -> dict[str, nn.Module]:
         """Modules that never train nor travel (a teacher out of a file)."""

@@ -188,6 +188,18 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return products
 
 
+def take(w: Tensor, layout: Layout, parts: Iterable[str]) -> Tensor:
+    """The numbers of some parts of a vector ``[..., P]``, one part after another, ``[..., n]``."""
+    return torch.cat([w[..., own] for part in parts for own in layout.part(part)], -1)
+
+
+def put(w: Tensor, layout: Layout, parts: Iterable[str], numbers: Tensor) -> None:
+    """Put numbers ``[..., n]`` into some parts of a vector ``[..., P]``, in :func:`take`'s order."""
+    places = [own for part in parts for own in layout.part(part)]
+    for own, part in zip(places, torch.split(numbers, [own.stop - own.start for own in places], -1), strict=True):
+        w[..., own] = part
+
+
 class Binding:
     """A module whose tensors are views into vectors: what changes the one changes the other.
 

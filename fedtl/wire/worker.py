@@ -22,7 +22,7 @@ from fedtl.data.federation import Shards
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.assignment import Assignment, Received
-from fedtl.engine.engine import Own
+from fedtl.engine.engine import PREDICTOR, Own
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import eligible
 from fedtl.engine.served import part_of_terms, served
@@ -80,7 +80,7 @@ class Worker:
         self.stages, self.store = tuple(stages), store
         self.stage = self.stages[0]
         self.own = part_of_terms([stage.engine for stage in self.stages])
-        """The module of a term that is scored as the client's own model, where the method itself gives it none."""
+        """What of a term is scored as the client's own model, see :func:`part_of_terms`."""
         self.initial = initial.to(self.engine.task.samples.device)
 
     @property
@@ -258,7 +258,8 @@ class Worker:
                 if personal is not Serving.NONE:
                     begun = self.engine.begun
                     models["personal"] = begun(own_part.model(place), client) if model is None else model.vector
-                without, own = model is None, self.own if personal is Serving.PARTIAL and model is not None else None
+                without = model is None
+                own = None if without or not (personal is Serving.PARTIAL or self.own == PREDICTOR) else self.own
                 try:
                     scored = self._scored(models, client, domains, own, model.ensemble if model else None)
                 except RunError:
@@ -297,7 +298,7 @@ class Worker:
             models: the models ``[d]`` by name.
             client: whose samples.
             domains: everybody's test samples, and validation samples.
-            own: the term's module that is scored in place of the personal model.
+            own: what of a term is scored in place of the personal model.
             ensemble: whole models that are scored together in its place.
         """
         engine = self.engine.of(client)

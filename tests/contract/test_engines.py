@@ -19,7 +19,7 @@ from fedtl.clients.sgd import SGD
 from fedtl.data.federation import Federation
 from fedtl.engine import BUFFERS, Engine, Failed, OneByOne, Trained, choose_engine, refusal
 from fedtl.engine.assignment import Assignment
-from fedtl.engine.task import Outcome
+from fedtl.engine.task import Outcome, of_method
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.losses.batch import Batch
 from fedtl.models import MODELS, build_model, read_model
@@ -32,6 +32,7 @@ from tests.parts import (
     METHODS,
     NO_LAYOUT,
     EngineKind,
+    engine_for,
     engine_of,
     federation_of,
     receive_first,
@@ -54,8 +55,9 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
     """Rounds of a method with its own server: the last model, and what came of the last training."""
     settings = read_strategy({"name": method, **METHODS[method], "batch_size": 10, **options})
     kind, layout, clients = strategy_type(method), engine.task.layout, len(SIZES)
-    classes = engine.task.samples.federation.classes
-    own = {"parameters": layout.parameters, "layout": layout, "classes": classes}
+    task = engine.task
+    parameters = task.sharing.parameters if task.sharing else layout.parameters
+    own = {"parameters": parameters, "layout": layout, "classes": task.samples.federation.classes}
     server = kind(settings, seed=0, clients=clients, evaluation=Evaluation(clients=0), **own)  # type: ignore[arg-type]
     server.scores_global, server.max_failures = False, 0.0
     receive_first(engine, **settings.model_dump(exclude_unset=True))
@@ -67,23 +69,24 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
         return [replace(o, uploads=copy.deepcopy(o.uploads)) if isinstance(o, Trained) else o for o in outcomes]
 
     engine.train = noted  # type: ignore[method-assign]
-    w = layout.flatten(engine.task.module)
+    w = task.sent(layout.flatten(task.module))
     grid, models = InProcessGrid(worker_of(engine, kind.client_update(settings, layout)), clients), list[Any]()
     server.start(grid, m.pack(w.cpu().numpy()), ROUNDS, on_round=lambda _, model: models.append(model.copy()))
     return torch.from_numpy(models[-1]), outcomes  # type: ignore[return-value]
 
 
 def assert_agree(federation: Federation, module_of: object, method: str, **options: object) -> None:
-    w1, one = several_rounds(engine_of(federation, module_of()), method, **options)  # type: ignore[operator]
+    w1, one = several_rounds(engine_for(method, federation, module_of(), **options), method, **options)  # type: ignore[operator]
     for name, kind in ENGINES.items():
-        engine = engine_of(federation, module_of(), kind)  # type: ignore[operator]
+        engine = engine_for(method, federation, module_of(), kind, **options)  # type: ignore[operator]
         w2, other = several_rounds(engine, method, **options)
         assert (engine.tracer is not None) == ("traced" in name)
         assert engine.tracer is None or engine.tracer.replays_all, "a step ran eagerly"
         torch.testing.assert_close(w1, w2, rtol=1e-4, atol=2e-6)
         for a, b in zip(one, other):
             assert (a.client, a.samples, a.steps) == (b.client, b.samples, b.steps)
-            np.testing.assert_allclose(a.losses, b.losses, rtol=1e-4)
+            # A discrepancy is a small difference of means of kernels, which are numbers around 1.
+            np.testing.assert_allclose(a.losses, b.losses, rtol=1e-4, atol=1e-6)
             assert a.memory.keys() == b.memory.keys()
             for vector in a.memory:  # it may be a difference of models divided by lr, and its rounding errors too
                 torch.testing.assert_close(a.memory[vector], b.memory[vector], rtol=1e-4, atol=2e-5)
@@ -147,6 +150,8 @@ def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
     layout = engine.task.layout
     assert (layout.parameters, layout.size) == (6 * 8 + 8 + 16 + 27, 6 * 8 + 8 + 16 + 27 + 16)
     before = layout.flatten(engine.task.module)[layout.parameters :].clone()
+    engine = engine_for(method, federation, batch_norm_net())
+    layout = engine.task.layout
     _, outcomes = several_rounds(engine, method, local_epochs=1)
     for outcome in outcomes:
         buffers = (
@@ -155,7 +160,7 @@ def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
             else outcome.memory[BUFFERS]
         )
         assert not torch.equal(buffers, before)
-        assert BUFFERS in outcome.memory or not outcome.memory
+        assert BUFFERS in outcome.memory or not of_method(outcome.memory)
 
 
 def test_statistics_of_a_first_step_that_is_not_traced_are_kept() -> None:
@@ -383,6 +388,6 @@ def test_dropout_is_the_same_again_one_by_one(recorded: bool) -> None:
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_a_gpu_gives_the_cpus_numbers(method: str, kind: EngineKind) -> None:
     federation = federation_of(SIZES)
-    cpu = several_rounds(engine_of(federation, small_module(), OneByOne), method, local_epochs=1)[0]
-    gpu = several_rounds(engine_of(federation, small_module(), kind, device="cuda"), method, local_epochs=1)[0]
+    cpu = several_rounds(engine_for(method, federation, small_module()), method, local_epochs=1)[0]
+    gpu = several_rounds(engine_for(method, federation, small_module(), kind, "cuda"), method, local_epochs=1)[0]
     torch.testing.assert_close(cpu, gpu.cpu(), rtol=1e-3, atol=1e-5)

@@ -27,6 +27,24 @@ def tables(method: str, rounds: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("fedcp", {"global_parts": "last"}), ("gpfl", {}), ("gpfl", {"inputs": "own"})],
+    ids=["fedcp, last parts", "gpfl", "gpfl, own inputs"],
+)
+def test_what_a_server_remembers_of_parts_of_the_model_goes_on(
+    method: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    def shorter_or_longer(rounds: int) -> dict[str, Any]:
+        table = tables(method, rounds)
+        return {**table, "model": {"name": "mlp", "hidden": [6]}, "strategy": {**table["strategy"], **options}}
+
+    fedtl.run(shorter_or_longer(4), out=tmp_path / "once")
+    fedtl.run(shorter_or_longer(2), out=tmp_path / "twice")
+    fedtl.run(shorter_or_longer(4), out=tmp_path / "twice", resume=True)
+    assert contents(tmp_path / "twice") == contents(tmp_path / "once")
+
+
 @pytest.mark.parametrize("method", STATEFUL)
 def test_a_run_that_is_lengthened_is_the_longer_run(method: str, tmp_path: Path) -> None:
     fedtl.run(tables(method, 4), out=tmp_path / "once")

@@ -78,6 +78,10 @@ class Adapter:
         """The ``[[objective]]`` tables; the cross-entropy alone if empty."""
         return ()
 
+    def modules(self, case: Case) -> Mapping[str, Any]:
+        """The first numbers of terms' modules, flat, by their names; their own if they are not named."""
+        return {}
+
     def epochs(self, case: Case, client: int, loop: int) -> int:
         """Passes over the samples, or over the mini-batches that the file lists, of a loop of a client's round."""
         return int(case.hyper["local_epochs"])
@@ -132,7 +136,8 @@ class Adapter:
             return self.batches(case, client, loop)
 
         as_listed = batches if any(each is not None for each in listed) else None
-        study = Study(case, kind, folder, strategy, self.objective(case), as_listed, self.rounds(case))
+        own = self.modules(case)
+        study = Study(case, kind, folder, strategy, self.objective(case), as_listed, self.rounds(case), own)
         self.prepare(study)
         return study
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
 
 from fedtl.assemble.parts import assemble, worker_of
 from fedtl.clients.contract import ClientUpdate, Memory
@@ -68,6 +68,7 @@ class Study:
         objective: the ``[[objective]]`` tables.
         batches: of each client's round, where the config cannot say them.
         rounds: how many; as many as were recorded if None.
+        modules: the first numbers of terms' modules, flat in the modules' own order, by their names.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Study:
         objective: Sequence[Mapping[str, Any]] = (),
         batches: Batches | None = None,
         rounds: int | None = None,
+        modules: Mapping[str, Any] | None = None,
     ) -> None:
         self.case, self.number, self.clients = case, rounds or len(case.rounds), len(case.sizes)
         network = NETWORKS[case.record["model"]]
@@ -97,6 +99,9 @@ class Study:
         assembly = assemble(build(tables), federation_of(case.inputs))
         task, self.server = assembly.tasks[0], assembly.strategy
         self.task, self.layout = task, task.layout
+        for name, flat in (modules or {}).items():
+            own = task.module.get_submodule(f"extras.{name}")
+            vector_to_parameters(torch.as_tensor(flat, dtype=torch.float32).reshape(-1), own.parameters())
         self.initial = self.ours(case.initial())
         self.layout.load(task.module, self.initial)
         self.task = task = replace(task, initial=self.initial)
@@ -136,8 +141,12 @@ class Study:
         if len(vector) == P:
             vector = torch.cat([vector, self.initial[P:]])
         self.layout.load(self.task.module, vector)
-        parameters = (module if part is None else module.get_submodule(part)).parameters()
-        return parameters_to_vector(parameters).detach().numpy().copy()
+        return _flat(module if part is None else module.get_submodule(part))
+
+    def of_module(self, vector: Tensor, name: str) -> NDArray[np.float32]:
+        """The numbers of a term's module in a model ``[d]``, in the order of its parameters."""
+        self.layout.load(self.task.module, vector)
+        return _flat(self.task.module.get_submodule(f"extras.{name}"))
 
     def own_model(self, after: After, client: int) -> Tensor:
         """The model ``[d]`` that is a client's own: the global one with the client's private part."""
@@ -190,6 +199,11 @@ class Study:
         self.server.start(grid, m.pack(sent), self.number, on_round=note)
         engine.train = train  # type: ignore[method-assign]
         return seen
+
+
+def _flat(module: nn.Module) -> NDArray[np.float32]:
+    """A module's parameters one after another; torch's own function refuses wide layers, which lie turned."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).numpy()
 
 
 def _go_through(engine: Any, batches: Batches) -> None:

@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fedtl.engine import OneByOne
+from fedtl.models.vector import WIDE
 from tests.parts import ENGINES
 from tests.reference.adapters import adapter_of
 from tests.reference.cases import read_cases
+from tests.reference.study import Study
 from tests.reference.trajectories import AGREES, DISAGREES, NOT_YET, judge, main
 
 FILE = Path(__file__).with_name("personalised.json")
@@ -87,3 +91,15 @@ def test_clients_by_other_numbers_give_the_same(tmp_path: Path, capsys: pytest.C
         del server["assignment_after"], server["assignment_used"]
     status, lines = run(file, tmp_path, capsys)
     assert (status, "a test method agrees" in lines[0]) == (0, True)
+
+
+def test_a_wide_layer_comes_back_in_the_files_order(tmp_path: Path) -> None:
+    """It lies turned in the vectors here."""
+    case = CASES["fedper.weighted"]
+    inputs, wide = case.inputs, WIDE + 3
+    numbers = wide * (inputs["dim"] + 1) + inputs["classes"] * (wide + 1)
+    flat = np.arange(numbers, dtype=np.float32)
+    case = case._replace(inputs={**inputs, "hidden": wide, "init": {**inputs["init"], "mlp": flat.tolist()}})
+    study = Study(case, OneByOne, tmp_path, {"name": "fedper", "lr": 0.1})
+    np.testing.assert_array_equal(study.theirs(study.initial), flat)
+    np.testing.assert_array_equal(study.theirs(study.initial, "base"), flat[: wide * (inputs["dim"] + 1)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedtl.choice import ConfigError
 from fedtl.models.vector import WIDE, Binding, Layout
 from fedtl.runs.checkpoint import ORDER, Checkpoint, CheckpointHeader, load_checkpoint, write_checkpoint
-from tests.parts import ENGINES, METHODS, EngineKind, engine_of, federation_of, receive_first, train_cohort, update_of
+from tests.parts import ENGINES, METHODS, EngineKind, engine_for, federation_of, receive_first, train_cohort, update_of
 
 
 class OwnForward(nn.Linear):
@@ -100,10 +100,10 @@ def test_engines_train_a_wide_model_alike_and_as_its_narrow_twin(method: str, mo
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = nn.Sequential(nn.Flatten(), nn.Linear(6, WIDE), nn.Tanh(), nn.Linear(WIDE, 3))
-        engine = receive_first(engine_of(federation_of([12, 9]), module, kind), method, **METHODS[method])
+        engine = receive_first(engine_for(method, federation_of([12, 9]), module, kind), method, **METHODS[method])
         layout = engine.task.layout
         update = update_of(method, layout, **METHODS[method], batch_size=5)
-        outcomes = train_cohort(engine, update, layout.flatten(module), [0, 1], [{}, {}], 1)
+        outcomes = train_cohort(engine, update, layout.flatten(engine.task.module), [0, 1], [{}, {}], 1)
         vectors = [o.uploads.get("w", next(iter(o.memory.values()), None)) for o in outcomes]  # type: ignore[union-attr]
         return [torch.cat([view.reshape(-1) for view in layout.views(vector).values()]) for vector in vectors]
 

@@ -205,9 +205,10 @@ NEED_THE_WHOLE = ("fml", "mnist-usps-adda", "replay", "usps-mnist-adda")
 IN_PARTS = [method for method in METHODS if strategy_type(method).settings_type.model_fields["private"].default]
 NOT_TOGETHER |= {(f"transfer/{name}", method) for name in NEED_THE_WHOLE for method in IN_PARTS}
 # One that has all samples in one place, and clients with models of their own; a term twice; and no labels.
-NOT_TOGETHER |= {("transfer/fml", "central"), ("transfer/fml", "fedcp"), ("transfer/moon", "moon")}
+NOT_TOGETHER |= {("transfer/fml", "central"), ("transfer/fml", "fedcp")}
+NOT_TOGETHER |= {("transfer/moon", "moon"), ("transfer/fedproto", "fedpac")}
 UNLABELLED = ("transfer/barlow-twins", "transfer/invariant-spreading")
-NOT_TOGETHER |= {(name, method) for name in UNLABELLED for method in ("fedntd", "gpfl")}
+NOT_TOGETHER |= {(name, method) for name in UNLABELLED for method in ("fedntd", "fedpac", "gpfl")}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -27,12 +27,16 @@ class PFedMe(Partition):
       others a share in proportion to a log-normal number exp(``spread`` * z), z ~ N(0, 1).
     - 20 sizes of at most 3,834 cannot add up to 70,000, unless they count training samples only, three
       quarters of a client's: 52,500 in all. So read, ``spread = 0.5`` gives sizes from about 1,360 to 4,280.
-    - The authors' code draws sizes uniformly, and as it stands in their repository it draws them for labels 0
-      and 1 only, for 20 holders each, uses these for all labels in turn, and leaves out whatever would exceed
-      a label's samples; so part of the data is nobody's. ``sizes = "authors"`` takes the law of their draw and
-      applies it to each label's own holders: one after the other takes a uniform number in
-      [m // (h + 1), m // 2) of the m samples that are left, h being the number of holders, and the last takes
-      the rest. That suits few holders; with many, the later ones find nothing left, which is an error.
+    - The script that stands in the authors' repository since June 2021 draws sizes uniformly, for labels 0 and 1
+      only, for 20 holders each, uses these for all labels in turn, and leaves out whatever would exceed a label's
+      samples; so part of the data is nobody's. ``sizes = "authors"`` takes the law of its draw and applies it to
+      each label's own holders: one after the other takes a uniform number in [m // (h + 1), m // 2) of the m
+      samples that are left, h being the number of holders, and the last takes the rest. That suits few holders;
+      with many, the later ones find nothing left, which is an error.
+
+    Neither is the split of the paper's Table 1, which their script of May 2020 made: there a sample may be at several
+    clients, and 89 % of the test samples are in another client's training set. The configs ``pfedme/mnist-*-paper``
+    read it from a file (partition ``file``); results/pfedme-table1 has both.
 
     Attributes:
         labels_per_client: labels of each client.

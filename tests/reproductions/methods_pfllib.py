@@ -64,7 +64,7 @@ def config(method: str, seed: int) -> dict[str, Any]:
         },
         "model": {"name": "mlp", "hidden": [100]},
         "strategy": {"name": method, "lr": 0.005, **weighting(method), **local, **SETTINGS.get(method, {})},
-        "evaluate": {"every": 1},
+        "evaluate": {"every": 5},  # to score a personalised model of the present global one takes training
     }
 
 
@@ -103,16 +103,17 @@ def cells(runs: Sequence[fedtl.Run], score: str) -> list[str]:
 
 
 def write_runs(runs: Sequence[fedtl.Run], path: Path) -> None:
-    """A line per run and scored model, with the accuracy after every round, as CSV."""
+    """A line per run and scored model, with the accuracy after each scored round, as CSV."""
+    scored = sorted({int(t) for run in runs for curve in run.scores().values() for t in curve.rounds})
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["method", "seed", "score", *(f"round {t}" for t in range(26))])
+        lines.writerow(["method", "seed", "score", *(f"round {t}" for t in scored)])
         for run in runs:
             for score in SCORES:
                 curve = run.scores().get(score)
                 if curve is not None:
                     by_round = dict(zip(curve.rounds, curve.values))
-                    values = [f"{by_round[t]:.4f}" if t in by_round else "" for t in range(26)]
+                    values = [f"{by_round[t]:.4f}" if t in by_round else "" for t in scored]
                     lines.writerow([run.method, run.seed, score, *values])
 
 

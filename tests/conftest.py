@@ -9,7 +9,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.warm_actors import WarmActors
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -49,13 +52,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 MARKS = {
     "deploy": ("pytest.mark.deploy",),
-    "ray": ("ray_session",),
+    "ray": ("ray_session", "warm_actors"),
     "a Ray of its own": ("pytest.mark.ray",),
 }
 """Files with one of these words are one process's, one after another, and begin first, as they take longest.
 
-What deploys waits most of the time, and all that use ``ray_session`` share it. Any other file is some process's as a
-whole, as its tests share what its fixtures have made.
+What deploys waits most of the time, and all that use ``ray_session`` share it and its actors. Any other file is some
+process's as a whole, as its tests share what its fixtures have made.
 """
 
 
@@ -107,3 +110,16 @@ def ray_session() -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _actors(ray_session: None) -> WarmActors:
+    from tests.warm_actors import WarmActors
+
+    return WarmActors()
+
+
+@pytest.fixture
+def warm_actors(_actors: WarmActors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on Ray train on actors that have begun for an earlier test: see :mod:`tests.warm_actors`."""
+    _actors.lend(monkeypatch)

@@ -95,7 +95,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 class TestRay:
     @pytest.mark.parametrize(
         ("method", "actors"),
@@ -179,7 +179,7 @@ class TestRay:
 
         grid = RayGrid(cannot_begin, (), CLIENTS, actors=1)
         try:
-            with pytest.raises(WorkerStartError, match="cannot begin"):
+            with pytest.raises(WorkerStartError, match=r"a Ray actor cannot begin: .*this worker has a fault"):
                 grid.processes()
         finally:
             grid.close()
@@ -194,7 +194,7 @@ def all_begun(grid: Any, actors: int) -> list[int]:
 
 
 def cannot_begin() -> None:
-    raise RuntimeError("this worker cannot begin")
+    raise RuntimeError("this worker has a fault")
 
 
 @contextmanager
@@ -285,7 +285,7 @@ class TestFailures:
         self, grid: str, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
         if grid == "ray":
-            request.getfixturevalue("ray_session")
+            request.getfixturevalue("warm_actors")
         strict = {"max_failures": 0.0}
         config = tables("pfedme")
         seen: dict[int, set[int]] = {
@@ -335,7 +335,7 @@ def test_two_contents_in_one_round_have_the_bits_of_one(
     config, _ = read_config(tables() | {"rounds": 2})
     whole, w = start(config, in_process(config, tmp_path))
     if name == "ray":
-        request.getfixturevalue("ray_session")
+        request.getfixturevalue("warm_actors")
     with ray_grid(config, tmp_path, 2) if name == "ray" else nullcontext(in_process(config, tmp_path)) as grid:
         halves, w_of_halves = start(config, InTwo(grid))  # type: ignore[arg-type]
     assert w_of_halves == w
@@ -381,7 +381,7 @@ class TestFlowersStrategies:
         )
 
     @pytest.mark.ray
-    def test_on_ray(self, tmp_path: Path, ray_session: None) -> None:
+    def test_on_ray(self, tmp_path: Path, warm_actors: None) -> None:
         config, _ = read_config(tables("fedavg", "ray"))
         vectors = []
         for make in (lambda: in_process(config, tmp_path), None):

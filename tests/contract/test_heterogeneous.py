@@ -82,7 +82,7 @@ def test_the_same_on_any_grid_and_after_an_interruption(
     change: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if change is RAY:
-        request.getfixturevalue("ray_session")
+        request.getfixturevalue("warm_actors")
     some = {"strategy": {**tables()["strategy"], "clients_per_round": 3}, "evaluate": {"personal": "stored"}}
     whole = fedtl.run(tables(**some), out=tmp_path / "a")
     fedtl.run(tables(**some), ["rounds=2", *change], out=tmp_path / "b")

@@ -100,7 +100,7 @@ class StopsAfter(Silent):
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 @pytest.mark.parametrize("config", [tables(phases=ADDA), remote()], ids=["adda", "remote"])
 def test_ray_actors_give_the_same_bits(config: dict[str, Any], tmp_path: Path) -> None:
     fedtl.run(config, out=tmp_path / "here")

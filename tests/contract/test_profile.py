@@ -100,7 +100,7 @@ def test_in_one_process(recorded: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 def test_on_ray(tmp_path: Path) -> None:
     on_ray = config(simulation={"grid": "ray", "actors": 2, "stacked": False})
     run = fedtl.run(on_ray, out=tmp_path / "a", profile=True)

@@ -237,7 +237,7 @@ def test_an_address_where_no_ray_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 def test_an_actor_that_does_not_see_the_folder_is_an_error(tmp_path: Path) -> None:
     from fedtl.grid.ray import RayGrid, WorkerStartError
 
@@ -253,7 +253,7 @@ def test_an_actor_that_does_not_see_the_folder_is_an_error(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 def test_actors_that_see_the_folder_leave_it_as_it_was(tmp_path: Path) -> None:
     from fedtl.grid.ray import RayGrid
 
@@ -266,7 +266,7 @@ def test_actors_that_see_the_folder_leave_it_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 def test_actors_share_one_copy_of_the_data(tmp_path: Path) -> None:
     """What an actor has for itself does not grow with the data, though it has trained with all of them."""
     own: list[int] = []

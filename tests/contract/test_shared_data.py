@@ -21,7 +21,7 @@ from fedtl.grid.ray import RayGrid
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("warm_actors")
 def test_the_driver_lets_its_own_copy_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first: list[weakref.ref[Federation]] = []
     rounds, federate = Server.rounds, experiment.federate

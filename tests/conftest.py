@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedtl.engine.choice import Choices
     from tests.warm_actors import WarmActors
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -117,6 +119,29 @@ def _actors(ray_session: None) -> WarmActors:
     from tests.warm_actors import WarmActors
 
     return WarmActors()
+
+
+@pytest.fixture
+def engines_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of the same experiment are given the engine that the first of them chose.
+
+    Half the time of a short run goes into trying out how it is best trained. For tests that compare runs, and change
+    nothing of what is tried out.
+    """
+    from fedtl.assemble.parts import Assembly
+
+    choose = Assembly.choose_engines
+
+    def choose_once(assembly: Assembly, device: str) -> Choices:
+        key = json.dumps([assembly.config.tables(), device], sort_keys=True, default=str)
+        if key not in _CHOSEN:
+            _CHOSEN[key] = choose(assembly, device)
+        return _CHOSEN[key]
+
+    monkeypatch.setattr(Assembly, "choose_engines", choose_once)
+
+
+_CHOSEN: dict[str, Choices] = {}
 
 
 @pytest.fixture

@@ -78,6 +78,8 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
 def assert_agree(federation: Federation, module_of: object, method: str, **options: object) -> None:
     w1, one = several_rounds(engine_for(method, federation, module_of(), **options), method, **options)  # type: ignore[operator]
     for name, kind in ENGINES.items():
+        if kind is OneByOne:
+            continue  # that was it
         engine = engine_for(method, federation, module_of(), kind, **options)  # type: ignore[operator]
         w2, other = several_rounds(engine, method, **options)
         assert (engine.tracer is not None) == ("traced" in name)

@@ -40,13 +40,14 @@ TABLES: dict[str, Any] = {
 
 # One process, as Flower's simulation starts and ends a Ray of its own.
 RUN = """
-import json, sys
+import json, os, sys
 import fedtl
 tables, out = json.loads(sys.argv[1]), sys.argv[2]
 fedtl.run(tables, ["simulation.grid=flower"], out=out + "/flower")
 tables["objective"] = [{"term": "tests.trouble:Trouble", "what": "raise"}]
 try:
-    fedtl.run(tables, ["simulation.grid=flower"], out=out + "/broken")
+    # One actor, which is enough to fail on.
+    fedtl.run(tables, ["simulation.grid=flower", f"simulation.num_cpus={os.cpu_count()}"], out=out + "/broken")
 except Exception as error:
     print("ended:", type(error).__name__, error)
 """

@@ -28,6 +28,8 @@ from tests.parts import (
     worker_of,
 )
 
+pytestmark = pytest.mark.usefixtures("engines_chosen_once")
+
 TINY = [
     "rounds=3",
     "data.clients=6",

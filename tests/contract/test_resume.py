@@ -26,6 +26,7 @@ from fedtl.runs.record import Recorder
 from tests.interrupted import ROUNDS, Killed, contents, run_slowly, stop_at, tables
 from tests.methods import OPEN_METHODS
 
+pytestmark = pytest.mark.usefixtures("engines_chosen_once")
 ROOT = Path(__file__).resolve().parents[2]
 
 

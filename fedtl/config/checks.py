@@ -161,7 +161,9 @@ def _check_terms(config: Config) -> None:
         ConfigError: they do not go together.
     """
     known: dict[str, tuple[str, Any]] = {}
-    sends, private = strategy_type(config.strategy.name).has_global_model(), config.strategy.private
+    method, private = strategy_type(config.strategy.name), config.strategy.private
+    sends = method.has_global_model()
+    same = method.pools and getattr(config.strategy, "server", "none") == "none"  # what client 0 trained comes back
     for stage in config.stages():
         key, predictor = stage.key, Objective(stage.objective).predictor
         if not any(term.weight for term in stage.objective):
@@ -189,6 +191,10 @@ def _check_terms(config: Config) -> None:
                 raise ConfigError(
                     f"{place}: the term {term.key!r} gives clients a model of their own, and so does "
                     f"{predictor.key!r}: leave one of them out"
+                )
+            if term.weight and (why := term.idle_under(private, same)):
+                raise ConfigError(
+                    f"{place}: the term {term.key!r} does nothing under {config.strategy.name}: {why}; leave it out"
                 )
             if term.weight and term.personal_module() and private:
                 raise ConfigError(

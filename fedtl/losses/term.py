@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -126,6 +127,15 @@ class Term(Options):
 
     def idle(self, model: nn.Module) -> str | None:
         """Why it can do nothing at all to this model, whose frozen parts stay as they are; None where it can."""
+        return None
+
+    def idle_under(self, private: Collection[str], same: bool) -> str | None:
+        """Why it can do nothing under a method; None where it can.
+
+        Args:
+            private: the parts of the model that stay at clients.
+            same: whether a client always receives the very model that it trained last.
+        """
         return None
 
     def brings(self) -> bool:

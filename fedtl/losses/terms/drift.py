@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -54,6 +55,14 @@ class Moon(Term):
     def layers(self) -> frozenset[str]:
         """The one that is compared."""
         return frozenset({self.layer})
+
+    def idle_under(self, private: Collection[str], same: bool) -> str | None:
+        """Where both models that it compares make the same of a sample: it pulls as much as it pushes."""
+        if same:
+            return "a client receives the model that it trained last, with which it is to be contrasted"
+        if "features" in private and not self.projector and not self.layer.startswith("head"):
+            return "all but the head stays at clients, so the received model's representations are the last one's"
+        return None
 
     def modules(self, sizes: Sizes) -> dict[str, nn.Module]:
         """The projector, where there is one."""

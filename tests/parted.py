@@ -53,6 +53,7 @@ class Parted:
         objective: the ``[[objective]]`` tables.
         data: more of the ``[data]`` table; the samples are the federation's.
         path: for the clients' memories.
+        more: other tables of the config.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Parted:
         objective: Sequence[Mapping[str, Any]] = (),
         data: Mapping[str, Any] | None = None,
         path: Path | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         tables: dict[str, Any] = {
             "name": "parted",
@@ -76,6 +78,7 @@ class Parted:
             },  # in its place comes the federation
             "model": {"name": "tests.parted:Net", **(model or {})},
             "strategy": {"batch_size": 0, "lr": 0.2, **strategy},
+            **(more or {}),
         }
         if objective:
             tables["objective"] = [*objective]

@@ -221,6 +221,11 @@ class ClientUpdate(ABC, Generic[S]):
         """The terms of the local objective, out of those that the config asks for: a method may add its own."""
         return terms
 
+    @classmethod
+    def idle_under(cls, settings: Settings, terms: tuple[Term, ...]) -> str | None:
+        """Why these terms leave it nothing to do of what distinguishes it from plain averaging; None where they do."""
+        return None
+
     def driven_lr(self, settings: S) -> float:
         """The method's own learning rate of the steps that the optimiser drives."""
         return settings.lr

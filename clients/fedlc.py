@@ -11,6 +11,9 @@ from fedtl.clients.contract import Gradient, Memory, Probe, State, Vectors
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
+from fedtl.losses.objective import needs_of
+from fedtl.losses.term import Term
+from fedtl.losses.terms.classification import CrossEntropy
 
 ABSENT = -1e4
 """In the place of -τ · 0^(-1/4) = -∞: e to its power is 0 in float32, and a product with 0 is 0."""
@@ -32,7 +35,8 @@ class FedLC(SGD):
     With n_c the client's number of training samples of class c, the objective sees the logits f_c(x) - τ n_c^(-1/4):
     on a sample of label y, -log(exp(f_y - τ n_y^(-1/4)) / Σ_c exp(f_c - τ n_c^(-1/4))). A class that the client lacks
     leaves its softmax, so that local training does not push it down. With τ = 0 this is FedAvg. Scores are of f(x).
-    All terms of the objective that read the logits of labelled samples read the calibrated ones.
+    All terms of the objective that read the logits of labelled samples read the calibrated ones; an objective that
+    learns no labels in any phase is refused.
 
     Differs from the paper: the sum is over all classes, as in FL-bench, where a class that is lacking counts 1e-8
     samples and so has the logit f_c - 100 τ.
@@ -40,6 +44,14 @@ class FedLC(SGD):
 
     settings_type: ClassVar[type[Settings]] = FedLCSettings
     settings: FedLCSettings
+
+    @classmethod
+    def idle_under(cls, settings: Settings, terms: tuple[Term, ...]) -> str | None:
+        """Where no cross-entropy of labelled samples is trained, nor a term of somebody's own that may read logits."""
+        assert isinstance(settings, FedLCSettings)
+        if not settings.tau or any(term.weight and _learns_labels(term) for term in terms):
+            return None
+        return "it calibrates the cross-entropy of labelled samples; add the term 'cross_entropy'"
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin at the global model; -τ n_c^(-1/4) ``[k]``."""
@@ -56,3 +68,8 @@ class FedLC(SGD):
             margin = state["margin"]
             batch = batch.with_logits(torch.ones_like(margin[..., :1]), margin.unsqueeze(-2))
         return super().step(state, batch, grad)
+
+
+def _learns_labels(term: Term) -> bool:
+    shipped = type(term).__module__.startswith("fedtl.")
+    return isinstance(term, CrossEntropy) if shipped else "source" in needs_of(term)

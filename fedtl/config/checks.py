@@ -103,6 +103,12 @@ def check_together(config: Config) -> None:
             )
         check_needs(stage.objective, stage.place, lambda term, need: _missing(config, term, need))
     _check_terms(config)
+    idle = [method.client_update.idle_under(stage.strategy, stage.objective) for stage in config.stages()]
+    if all(idle):  # in no phase
+        raise ConfigError(
+            f"strategy.name = {config.strategy.name!r}: with this objective it trains as 'fedavg' does, as {idle[0]}, "
+            "or use 'fedavg'"
+        )
     if method.pools:
         _check_pools(config)
     if config.deploy.privacy is not None:

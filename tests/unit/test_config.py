@@ -208,7 +208,7 @@ NOT_TOGETHER |= {(f"transfer/{name}", method) for name in NEED_THE_WHOLE for met
 NOT_TOGETHER |= {("transfer/fml", "central"), ("transfer/fml", "fedcp")}
 NOT_TOGETHER |= {("transfer/moon", "moon"), ("transfer/fedproto", "fedpac")}
 UNLABELLED = ("transfer/barlow-twins", "transfer/invariant-spreading")
-NOT_TOGETHER |= {(name, method) for name in UNLABELLED for method in ("fedntd", "fedpac", "gpfl")}
+NOT_TOGETHER |= {(name, method) for name in UNLABELLED for method in ("fedlc", "fedntd", "fedpac", "gpfl")}
 # A contrast between models that are, or represent samples as, one and the same.
 NOT_TOGETHER |= {("transfer/moon", "central"), ("transfer/moon", "lg-fedavg")}
 

@@ -44,7 +44,7 @@ from tests.parts import (
 
 SIZES = [7, 23, 40, 20, 23]  # several batches, one, none full; two alike
 IMAGES = (1, 12, 12)
-ROUNDS = 3
+ROUNDS = 2  # in the second, memories and the server's state are used again
 
 
 def test_every_registered_method_is_tested_here() -> None:

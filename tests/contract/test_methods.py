@@ -31,12 +31,12 @@ from tests.parts import (
 pytestmark = pytest.mark.usefixtures("engines_chosen_once")
 
 TINY = [
-    "rounds=3",
+    "rounds=2",
     "data.clients=6",
     "data.partition.min_size=5",
     "strategy.clients_per_round=4",
     "strategy.local_steps=3",
-    "evaluate.every=2",
+    "evaluate.every=5",
     "simulation.grid=in-process",
 ]
 

@@ -61,7 +61,7 @@ def tables(strategy: dict[str, Any], **more: Any) -> dict[str, Any]:
         "data": {"name": "digits", "clients": CLIENTS, "samples": 400, "server_test_share": 0.2},
         "model": {"name": "mlp", "hidden": [16]},
         "strategy": strategy,
-        "simulation": {"grid": "in-process"},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False},  # no engine is tried out
         **more,
     }
 

@@ -291,7 +291,7 @@ def tables(method: str = "fedavg", **more: Any) -> dict[str, Any]:
         "device": "cpu",
         "model": MODELS_OF.get(method, {"name": "mlp", "hidden": [4]}),
         "strategy": {"name": method, "local_steps": 2, "batch_size": 8, **METHODS[method]},
-        "simulation": {"grid": "in-process"},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False},  # no engine is tried out
         **more,
         "data": {"name": "digits", "clients": 4, "samples": 200, **more.get("data", {})},
     }

@@ -24,6 +24,7 @@ from fedtl.runs.record import Recorder
 from fedtl.runs.resume import digest
 from tests.interrupted import ROUNDS, Killed, contents, stop_at, tables
 
+pytestmark = pytest.mark.usefixtures("engines_chosen_once")
 RECORDS = ("rounds.jsonl", "clients.jsonl")
 
 LAST = 4

@@ -36,9 +36,13 @@ def test_only_eligible_clients_are_drawn_and_all_where_there_are_no_more() -> No
     assert draw(range(3), 0, 0, 1) == []
 
 
+NOT_TRIED_OUT = ["simulation.stacked=false", "simulation.traced=false"]
+"""How clients train is no matter here."""
+
+
 @pytest.mark.parametrize("phases", [1, 2])
 def test_a_phase_s_options_are_the_server_s_too_even_if_it_is_the_only_one(phases: int, tmp_path: Path) -> None:
-    config, _ = read_config("quickstart", ["data.partition=iid", "simulation.grid=in-process"])
+    config, _ = read_config("quickstart", ["data.partition=iid", "simulation.grid=in-process", *NOT_TRIED_OUT])
     tables = config.tables()
     del tables["objective"]  # each phase has its own
     tables["strategy"] |= {"clients_per_round": 4, "local_steps": 1}

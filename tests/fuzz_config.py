@@ -89,7 +89,7 @@ def bases() -> list[Tables]:
     configs += [
         {**TINY, "data": {**many, "partition": {"name": partition}}}
         for partition in PARTITIONS
-        if partition not in ("natural", "file")  # of data that say it, and of a file
+        if partition not in ("natural", "file", "flwr-datasets")  # of data that say it, of a file, and of an extra
     ]
     configs += [{**TINY, "strategy": {**TINY["strategy"], "server": {"name": name}}} for name in SERVER_OPTIMIZERS]
     configs += [{**TINY, "model": {"name": name}} for name in ("logistic", "mlp", "cnn", "lenet5", "resnet18-gn")]

@@ -15,7 +15,7 @@ from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine.first_memory import check_travels
-from fedtl.losses.objective import TERMS
+from fedtl.losses.objective import TERMS, Objective, read_objective
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from tests.parted import Parted
 from tests.parts import METHODS
@@ -48,13 +48,15 @@ class About(NamedTuple):
     private: bool  # parts of the model stay at them
     private_features: bool  # all but the head does
     pooled: bool  # all samples are in one place
-    whole: bool  # its uploads are of a whole model
+    whole: bool  # its uploads are of a whole model, or a client has a predictor of its own
 
 
 @functools.cache
 def about(method: str) -> About:
-    kind, private = strategy_type(method), read_strategy({"name": method, **METHODS[method]}).private
-    whole = bool(kind.client_update.more_than_a_model()) or kind.client_update.needs_whole_model
+    kind, settings = strategy_type(method), read_strategy({"name": method, **METHODS[method]})
+    private, update = settings.private, kind.client_update
+    predictor = Objective(update.objective(settings, read_objective([{"term": "cross_entropy"}]))).predictor
+    whole = bool(update.more_than_a_model()) or update.needs_whole_model or predictor is not None
     return About(kind.has_global_model(), bool(private), "features" in private, kind.pools, whole)
 
 

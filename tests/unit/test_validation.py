@@ -75,7 +75,7 @@ def check_divided(without: Federation, share: float, federation: Federation) -> 
         assert np.array_equal(federation.validation_of(client), validation[client])
 
 
-@pytest.mark.parametrize("name", sorted(PARTITIONS.keys() - {"file"}))
+@pytest.mark.parametrize("name", sorted(PARTITIONS.keys() - {"file", "flwr-datasets"}))
 def test_under_each_partition_it_is_a_share_of_what_a_client_trained_with(name: str) -> None:
     options: dict[str, Any] = {"partition": name, "clients": 10}
     if name == "natural":

@@ -78,14 +78,19 @@ def header(*cells: str) -> list[str]:
     return [row(*cells), row(*("---" for _ in cells))]
 
 
-BEGIN, END = "<!-- written by the script: begin -->\n", "<!-- end -->\n"
+def write_between_marks(text: str, page: Path, title: str, table: str = "written by the script") -> None:
+    """Put a table between its marks in a page, which is begun if there is none.
 
-
-def write_between_marks(text: str, page: Path, title: str) -> None:
-    """Put a table between the marks of a page, which is begun if there is none."""
+    Args:
+        text: Markdown.
+        page: the file.
+        title: of a new page.
+        table: what the marks call it.
+    """
+    begin, end = f"<!-- {table}: begin -->\n", "<!-- end -->\n"
     before, after = f"# {title}\n\n", ""
     if page.exists():
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
+        before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+        after = rest.partition(end)[2] if mark else ""
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

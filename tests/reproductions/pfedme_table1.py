@@ -2,9 +2,10 @@
 
     FEDTL_DATA=... python -m tests.reproductions.pfedme_table1 [--tables paper-split disjoint synthetic] [--seeds 3]
 
-Runs what is missing below RAW, then writes OUT/TABLE.md and a picture per experiment. ``paper-split`` is MNIST as the
-authors published it, where a sample may be at several clients; ``disjoint`` is a split of the paper's description in
-which each sample has one owner; ``synthetic`` is Synthetic(0.5, 0.5) with the authors' 90/10 shares, a draw per seed.
+Runs what is missing below RAW, then writes each table into OUT/README.md, between its two marks, and a picture per
+experiment. ``paper-split`` is MNIST as the authors published it, where a sample may be at several clients;
+``disjoint`` is a split of the paper's description in which each sample has one owner; ``synthetic`` is
+Synthetic(0.5, 0.5) with the authors' 90/10 shares, a draw per seed.
 
 ``--tables leaked`` runs the paper's split once more, with the test samples that no other client trains on as validation
 samples, so that they are scored apart from those that leaked. It trains on the same samples in the same order.
@@ -25,7 +26,7 @@ from fedtl.data import read_data
 from fedtl.data.federation import Shards
 from fedtl.data.overlap import identities, trained_elsewhere
 from fedtl.data.split import read_split
-from tests.reproductions.experiments import Experiment, complete, header, row, runs_of, spread
+from tests.reproductions.experiments import Experiment, complete, header, row, runs_of, spread, write_between_marks
 
 FEDAVG_LR = {"mnist-logistic": 0.02, "mnist-mlp": 0.02, "synthetic-logistic": 0.02, "synthetic-mlp": 0.03}
 # Accuracies in per cent: FedAvg, pFedMe's global model, pFedMe's personalised models.
@@ -160,7 +161,7 @@ def main() -> None:
             continue
         names = TABLES["paper-split" if leaked else name]
         text = (leaked_table if leaked else table)(runs, names)
-        (options.out / f"{name}.md").write_text(text, encoding="utf-8")
+        write_between_marks(text, options.out / "README.md", "Table 1 of the pFedMe paper", name)
         print(text)
         for each in () if leaked else names:
             figure = plot.compare([run for method in ("fedavg", "pfedme") for run in of(runs, each, method)])

@@ -2,20 +2,20 @@
 
     FEDTL_DATA=... python -m tests.reproductions.transfer_domains [--seeds 3] [--out results/transfer/domains]
 
-Runs what is missing below RAW, seed by seed in this process (a run that was interrupted goes on), then writes below
-OUT each run's last scores (runs.csv), a picture per direction, and the table into README.md, between its two marks.
+Runs what is missing below RAW, seed by seed (a run that was interrupted goes on), then writes below OUT each run's
+last scores (runs.csv), a picture per direction, and the table into README.md, between its two marks.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import fedtl
 from fedtl import plot
+from tests.reproductions.experiments import Experiment, complete, runs_of, spread, write_between_marks
 
 DIRECTIONS = {"mnist-usps": "MNIST → USPS", "usps-mnist": "USPS → MNIST"}
 # A row per method: its name in the table, and what others report for it in each direction, in per cent.
@@ -33,22 +33,16 @@ SCORES = {
     "source": "global/server-test",
     "source clients": "global/clients",
 }
-BEGIN, END = "<!-- written by the script: begin -->\n", "<!-- end -->\n"
 
 
-def runs(raw: Path, seeds: int, methods: Sequence[str], only_finished: bool) -> Iterator[fedtl.Run]:
-    """All runs, a whole seed before the next; each is run where its last round is not on disk."""
-    for seed in range(seeds):
-        for method in methods:
-            for direction in DIRECTIONS:
-                folder = raw / f"{direction}-{method}-{seed}"
-                if (folder / "model.safetensors").exists():  # written last
-                    yield fedtl.load(folder)
-                elif not only_finished:
-                    print(f"{direction} {method} seed {seed}", flush=True)
-                    begun = (folder / "config.toml").exists()
-                    overrides = [f"seed={seed}", "simulation.grid=in-process"]
-                    yield fedtl.run(f"transfer/{direction}-{method}", overrides, out=folder, resume=begun)
+def experiments(raw: Path, seeds: int, methods: Sequence[str]) -> list[Experiment]:
+    """All runs, a whole seed before the next."""
+    return [
+        Experiment(raw / f"{direction}-{method}-{seed}", f"transfer/{direction}-{method}", (f"seed={seed}",))
+        for seed in range(seeds)
+        for method in methods
+        for direction in DIRECTIONS
+    ]
 
 
 def of(results: Sequence[fedtl.Run], direction: str, method: str) -> list[fedtl.Run]:
@@ -77,20 +71,15 @@ def table(results: Sequence[fedtl.Run], direction: str) -> str:
         gains = [last(run, "target") - bare[run.seed] for run in mine if run.seed in bare]
         columns = [
             name,
-            spread(target),
-            "–" if method == "source-only" or not gains else f"+{spread(gains)}".replace("+-", "-"),
+            spread(target, 1),
+            "–" if method == "source-only" or not gains else f"+{spread(gains, 1)}".replace("+-", "-"),
             ", ".join(f"{value:.1f}" for value in target),
-            spread([last(run, "target clients") for run in mine]),
-            spread([last(run, "source") for run in mine]),
+            spread([last(run, "target clients") for run in mine], 1),
+            spread([last(run, "source") for run in mine], 1),
             published.get(direction, "–"),
         ]
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds."""
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def write_runs(results: Sequence[fedtl.Run], path: Path) -> None:
@@ -103,31 +92,26 @@ def write_runs(results: Sequence[fedtl.Run], path: Path) -> None:
             lines.writerow([f"transfer/{run.name}", run.seed, run.rounds[-1]["round"], *scores])
 
 
-def write_tables(text: str, readme: Path, title: str = "Adaptation between MNIST and USPS, federated") -> None:
-    """Put the tables between the marks of README.md, which is begun if there is none."""
-    before, after = f"# {title}\n\n", ""
-    if readme.exists():
-        before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run, tabulate, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--out", type=Path, default=Path("results/transfer/domains"))
     parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
     parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
-    results = list(runs(options.raw, options.seeds, options.methods, options.only_finished))
+    all_runs = experiments(options.raw, options.seeds, options.methods)
+    if not options.only_finished:
+        complete(all_runs, options.jobs)
+    results = runs_of(all_runs)
     if not results:
         parser.error(f"no run below {options.raw} is finished")
     options.out.mkdir(parents=True, exist_ok=True)
     write_runs(results, options.out / "runs.csv")
     text = "\n".join(table(results, direction) for direction in DIRECTIONS)
-    write_tables(text, options.out / "README.md")
+    write_between_marks(text, options.out / "README.md", "Adaptation between MNIST and USPS, federated")
     for direction in DIRECTIONS:
         chosen = [run for method in METHODS for run in of(results, direction, method)]
         if chosen:

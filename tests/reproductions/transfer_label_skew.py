@@ -2,7 +2,7 @@
 
     FEDTL_DATA=... python -m tests.reproductions.transfer_label_skew [--seeds 3] [--out results/transfer/label-skew]
 
-Runs what is missing below RAW, seed by seed in this process (a run that was interrupted goes on), then writes the
+Runs what is missing below RAW, seed by seed (a run that was interrupted goes on), then writes the
 table into OUT/README.md, between its two marks, each run's last scores (runs.csv), and a picture.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fedtl
 from fedtl import plot
-from tests.reproductions.transfer_domains import spread, write_tables
+from tests.reproductions.experiments import Experiment, complete, runs_of, spread, write_between_marks
 
 CE = {"term": "cross_entropy"}
 FEDAVG = {"name": "fedavg", "lr": 0.05}
@@ -72,16 +72,15 @@ def config(setting: str, method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def runs(raw: Path, seeds: int, only_finished: bool) -> Iterator[fedtl.Run]:
-    """All runs, a whole seed before the next; each is run where its last round is not on disk."""
-    for seed in range(seeds):
-        for setting, method in ((s, m) for s in SETTINGS for m in METHODS if s == "label-skew" or m not in ALONE):
-            folder = raw / f"{setting}-{method}-{seed}"
-            if (folder / "model.safetensors").exists():  # written last
-                yield fedtl.load(folder)
-            elif not only_finished:
-                print(f"{setting} {method} seed {seed}", flush=True)
-                yield fedtl.run(config(setting, method, seed), out=folder, resume=(folder / "config.toml").exists())
+def experiments(raw: Path, seeds: int) -> list[Experiment]:
+    """All runs, a whole seed before the next."""
+    pairs = [(setting, method) for setting in SETTINGS for method in METHODS]
+    return [
+        Experiment(raw / f"{setting}-{method}-{seed}", config(setting, method, seed))
+        for seed in range(seeds)
+        for setting, method in pairs
+        if setting == "label-skew" or method not in ALONE
+    ]
 
 
 def late(run: fedtl.Run, score: str) -> float | None:
@@ -102,7 +101,7 @@ def table(results: Sequence[fedtl.Run], setting: str) -> str:
         if not mine:
             continue
         scores = [[value for run in mine if (value := late(run, score)) is not None] for score in SCORES]
-        columns = [name, *(spread(values) if values else "–" for values in scores)]
+        columns = [name, *(spread(values, 1) for values in scores)]
         columns.append(f"{mine[0].rounds[-1]['bytes_up']:,}")
         columns.append(f"{sum(run.rounds[-1]['elapsed'] for run in mine) / len(mine):.0f}")
         lines.append(f"| {' | '.join(columns)} |")
@@ -124,17 +123,21 @@ def main() -> None:
     """Run, tabulate, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--out", type=Path, default=Path("results/transfer/label-skew"))
     parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
     parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
-    results = list(runs(options.raw, options.seeds, options.only_finished))
+    all_runs = experiments(options.raw, options.seeds)
+    if not options.only_finished:
+        complete(all_runs, options.jobs)
+    results = runs_of(all_runs)
     if not results:
         parser.error(f"no run below {options.raw} is finished")
     options.out.mkdir(parents=True, exist_ok=True)
     write_runs(results, options.out / "runs.csv")
     text = "\n".join(table(results, setting) for setting in SETTINGS)
-    write_tables(text, options.out / "README.md", "Two classes a client, on MNIST")
+    write_between_marks(text, options.out / "README.md", "Two classes a client, on MNIST")
     few = [run for run in results if run.name.startswith("label-skew-few-")]
     if few:
         plot.save(plot.convergence(few, score=SCORES[0]), options.out / "few.png")

@@ -22,6 +22,7 @@ import fedtl
 from fedtl import plot
 from fedtl.export.probe import probe
 from fedtl.plot.style import COLOURS, MARKERS, RC
+from tests.reproductions.experiments import Experiment, complete, spread, write_between_marks
 
 SHARES = (0.01, 0.1)
 MNIST = (
@@ -64,18 +65,15 @@ NAMES = {
     "untrained knn": "untrained network, kNN",
 }
 TESTS = {"server test": "MNIST's test set", "clients": "clients' test samples", "own": "each client's own labels"}
-BEGIN, END = "<!-- written by the script: begin -->\n", "<!-- end -->\n"
 Row = dict[str, Any]
 
 
 def run(name: str, seed: int, raw: Path) -> fedtl.Run:
     """One run; a finished one is read."""
-    folder, (config, overrides) = raw / f"{name}-{seed}", RUNS[name]
-    if (folder / "model.safetensors").exists():  # written last
-        return fedtl.load(folder)
-    print(f"{name} seed {seed}", flush=True)
-    begun = (folder / "config.toml").exists()
-    return fedtl.run(config, [f"seed={seed}", *overrides], out=folder, resume=begun)
+    config, overrides = RUNS[name]
+    experiment = Experiment(raw / f"{name}-{seed}", config, (f"seed={seed}", *overrides))
+    complete([experiment], 1)
+    return fedtl.load(experiment.folder)
 
 
 def rows_of(name: str, run: fedtl.Run) -> list[Row]:
@@ -114,10 +112,9 @@ def chosen(rows: Sequence[Row], method: str, share: float, test: str) -> list[Ro
     return [row for row in rows if (row["method"], row["share"], row["test"]) == (method, share, test)]
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds, in per cent."""
-    percent = [100 * value for value in values]
-    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent) if len(percent) > 1 else 0:.1f}"
+def in_percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    return spread([100 * value for value in values], 1)
 
 
 def over(rows: Sequence[Row], method: str, share: float) -> str:
@@ -142,7 +139,7 @@ def table(rows: Sequence[Row]) -> str:
             cells = []
             for test in TESTS:
                 accuracies = [row["accuracy"] for row in chosen(rows, method, share, test)]
-                cells.append(spread(accuracies) if accuracies else "")
+                cells.append(in_percent(accuracies) if accuracies else "")
             server = chosen(rows, method, share, "server test")
             if not server:
                 continue
@@ -151,7 +148,7 @@ def table(rows: Sequence[Row]) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} | {labels} | {over(rows, method, share)} | {each} |")
         parts.append("\n".join(lines))
     best = [
-        f"{100 * share:g} %: {spread([row['best'] for row in chosen(rows, 'supervised', share, 'server test')])}"
+        f"{100 * share:g} %: {in_percent([row['best'] for row in chosen(rows, 'supervised', share, 'server test')])}"
         for share in SHARES
         if chosen(rows, "supervised", share, "server test")
     ]
@@ -182,16 +179,9 @@ def picture(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def write_table(readme: Path, text: str) -> None:
-    """Put the table between the two marks of a text, or make one."""
-    old = readme.read_text(encoding="utf-8") if readme.exists() else f"{BEGIN}{END}"
-    before, after = old.split(BEGIN)[0], old.split(END)[-1]
-    readme.write_text(f"{before}{BEGIN}{text}{END}{after}", encoding="utf-8")
-
-
 def publish(rows: Sequence[Row], out: Path) -> None:
     """Write what there is so far."""
-    write_table(out / "README.md", table(rows))
+    write_between_marks(table(rows), out / "README.md", "Self-supervision, federated")
     plot.save(picture(rows), out / "scores.png")
 
 

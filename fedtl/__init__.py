@@ -17,18 +17,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fedtl.choice import ConfigError as ConfigError
+    from fedtl.comparison import Comparison as Comparison
+    from fedtl.comparison import compare as compare
     from fedtl.experiment import load_model as load_model
     from fedtl.experiment import run as run
     from fedtl.export.file import load_exported as load_exported
     from fedtl.runs.history import Run as Run
     from fedtl.runs.history import load as load
 
-__all__ = ["ConfigError", "Run", "__version__", "load", "load_exported", "load_model", "run"]
+__all__ = ["Comparison", "ConfigError", "Run", "__version__", "compare", "load", "load_exported", "load_model", "run"]
 
 # torch takes seconds to import; whoever only asks for the version should not wait for it.
 _WHERE = {
+    "Comparison": "fedtl.comparison",
     "ConfigError": "fedtl.choice",
     "Run": "fedtl.runs.history",
+    "compare": "fedtl.comparison",
     "load": "fedtl.runs.history",
     "load_exported": "fedtl.export.file",
     "load_model": "fedtl.experiment",

@@ -1,4 +1,4 @@
-"""The command line: ``fedtl run | profile | plot | partition | distill | probe | export | predict | deploy | list``."""
+"""The command line: ``fedtl run``, ``fedtl compare`` and the others, each of a file of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fedtl.cli import printing
+from fedtl.cli.compare import compare
 from fedtl.cli.deploy import deploy
 from fedtl.cli.distill import distill
 from fedtl.cli.export import export, predict
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(run)
 app.command(name="profile")(show_profile)
 app.command()(plot)
+app.command()(compare)
 app.command()(partition)
 app.command()(distill)
 app.command()(probe)

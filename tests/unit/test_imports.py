@@ -32,6 +32,7 @@ ROOMS = [
     "config",
     "grid",
     "runs",
+    "comparison",
     "plot",
     "assemble",
     "experiment",

@@ -1,0 +1,252 @@
+"""One run's numbers of one score, out of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError, nearest
+from fedtl.comparison.groups import Group
+from fedtl.comparison.statistics import Values, jain
+from fedtl.runs.history import COSTS, FURTHER, SMALLER_IS_BETTER, Run, Series, on_validation
+
+STATISTICS = ("weighted_mean", "mean")
+DATA = ("target-clients", "clients", "target-server-test", "server-test")
+"""What groups are compared on, best first: only the clients' own data say who is served; a target is what is asked."""
+MODELS = ("personal", "global")
+
+
+class ClientValues(NamedTuple):
+    """Every scored client's value in one round.
+
+    Attributes:
+        clients: their numbers, ascending.
+        values, samples: ``[clients]``.
+    """
+
+    clients: NDArray[np.int64]
+    values: Values
+    samples: Values
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every run.
+
+    Attributes:
+        metric, statistic: as in :meth:`fedtl.runs.history.Run.scores`.
+        level, resamples, seed: of bootstrap intervals.
+    """
+
+    metric: str
+    statistic: str
+    level: float = 0.95
+    resamples: int = 9999
+    seed: int = 0
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """Of the metric."""
+        return self.metric in SMALLER_IS_BETTER
+
+    def better(self, differences: Values) -> Values:
+        """Differences whose sign says which is better: above 0 the first."""
+        return -differences if self.smaller_is_better else differences
+
+
+class Measured:
+    """One run's numbers of one score.
+
+    Attributes:
+        run, score, question: of what, which, and what is asked.
+        curve: the statistic over the scored rounds, without those in which it is no number.
+        skipped: the last scored round, if that is one of those.
+    """
+
+    def __init__(self, run: Run, score: str, question: Question) -> None:
+        self.run, self.score, self.question = run, score, question
+        whole = run.scores(question.metric, question.statistic)[score]
+        self.curve = _finite(whole)
+        self.skipped = int(whole.rounds[-1]) if whole.rounds[-1] != self.curve.rounds[-1] else None
+        self._by_round: dict[int, ClientValues | None] = {}
+
+    @property
+    def last_round(self) -> int:
+        """The last round that has the score."""
+        return int(self.curve.rounds[-1])
+
+    @property
+    def last(self) -> float:
+        """Its value there."""
+        return float(self.curve.values[-1])
+
+    @property
+    def best_on_test(self) -> float:
+        """The best value of all rounds."""
+        return float(self.curve.values[self._best(self.curve)])
+
+    @cached_property
+    def validated_round(self) -> int | None:
+        """The first of the rounds that are best on validation samples; None where there is no such score."""
+        curves = self.run.scores(self.question.metric, self.question.statistic)
+        curve = curves.get(f"{self.score.partition('/')[0]}/validation-clients")
+        if curve is None:
+            return None
+        both = np.isin(curve.rounds, self.curve.rounds) & np.isfinite(curve.values)
+        if not both.any():
+            return None
+        curve = Series(curve.rounds[both], curve.values[both])
+        return int(curve.rounds[self._best(curve)])
+
+    def at(self, round: int) -> float:
+        """The score in a round that has it."""
+        return float(self.curve.values[np.flatnonzero(self.curve.rounds == round)[0]])
+
+    def clients(self, round: int) -> ClientValues | None:
+        """Every client's value in a round; None where single clients are not scored."""
+        if round not in self._by_round:
+            self._by_round[round] = self._read(round)
+        return self._by_round[round]
+
+    def _read(self, round: int) -> ClientValues | None:
+        for record in reversed(self.run.clients):
+            if record["round"] != round:
+                continue
+            for one in (record, *(record.get(kind) or {} for kind in FURTHER)):
+                values = (one.get("scores") or {}).get(self.score, {}).get(self.question.metric)
+                if values is not None:
+                    return self._client_values(one["clients"], values, one.get("samples"))
+        return None
+
+    def worst_decile(self, round: int) -> float | None:
+        """The mean of the worst tenth of the clients, as it was recorded."""
+        if not over_clients(self.score):
+            return None
+        curve = self.run.scores(self.question.metric, "worst_decile").get(self.score)
+        found = [] if curve is None else curve.values[curve.rounds == round]
+        return float(found[0]) if len(found) else None
+
+    def jain(self, round: int) -> float | None:
+        """Jain's index over the clients."""
+        clients = self.clients(round)
+        return None if clients is None or not len(clients.values) else jain(clients.values)
+
+    def costs_to(self, target: float) -> dict[str, float] | None:
+        """Rounds, bytes and seconds until the score first was as good as the target; None where it never was."""
+        reached = self.curve.values <= target if self.question.smaller_is_better else self.curve.values >= target
+        if not reached.any():
+            return None
+        round = int(self.curve.rounds[np.argmax(reached)])
+        costs = {}
+        for axis in COSTS:
+            cost = self.run.costs(axis)  # type: ignore[arg-type]
+            costs[axis] = float(cost.values[np.flatnonzero(cost.rounds == round)[0]])
+        return costs
+
+    def _best(self, curve: Series) -> int:
+        return int(np.argmax(self.question.better(curve.values)))
+
+    def _client_values(self, clients: Sequence[int], values: Sequence[float | None], samples: object) -> ClientValues:
+        numbers = np.array([np.nan if value is None else float(value) for value in values], np.float64)
+        weights = np.asarray(samples if samples is not None else np.ones(len(numbers)), np.float64)
+        names = np.asarray(clients, np.int64)
+        if not len(names) == len(numbers) == len(weights):
+            file = self.run.path / "clients.jsonl"
+            raise ConfigError(
+                f"{file}: a round has lists of unequal length: {len(names)}, {len(numbers)}, {len(weights)}"
+            )
+        if self.question.statistic == "mean":
+            weights = np.ones(len(numbers))
+        order = np.argsort(names)
+        order = order[np.isfinite(numbers[order])]
+        return ClientValues(names[order], numbers[order], weights[order])
+
+
+def over_clients(score: str) -> bool:
+    """Whether a score is over clients, by its name."""
+    return score.endswith("clients")
+
+
+def choose_scores(groups: Sequence[Group], question: Question, score: str | None) -> tuple[dict[str, str], list[str]]:
+    """Which score each group is compared by.
+
+    Args:
+        groups: of runs.
+        question: what is asked of them.
+        score: for all; if None, of the data that most groups are scored on, the personalised model where there is one.
+
+    Returns:
+        Scores by the groups' names, and sentences about groups and runs that have none.
+
+    Raises:
+        ConfigError: no run has the score or the metric.
+    """
+    by_group = {group.name: _scores_of(group, question) for group in groups}
+    known = set().union(*by_group.values())
+    if not known:
+        where = ", ".join(str(run.path) for group in groups for run in group.runs.values())
+        _raise_unless_scored(groups, question)
+        raise ConfigError(f"no scored round is recorded yet in {where}")
+    if score is not None:
+        if score not in known:
+            raise ConfigError(f"--score = {score!r}: no run has it: {nearest(score, known)}")
+        chosen = {name: score for name, have in by_group.items() if score in have}
+        what = f"has no {question.metric} of {score}"
+    else:
+        data = _data_of_most(list(by_group.values()))
+        chosen = {
+            name: next(f"{model}/{data}" for model in MODELS if f"{model}/{data}" in have)
+            for name, have in by_group.items()
+            if any(f"{model}/{data}" in have for model in MODELS)
+        }
+        what = f"has no {question.metric} on {data}"
+    return chosen, [f"Left out: {name} {what}." for name in by_group if name not in chosen]
+
+
+def measure(group: Group, score: str, question: Question) -> tuple[dict[int, Measured], list[str]]:
+    """A group's runs by seed, and sentences about those that lack the score."""
+    measured, notes = {}, []
+    for seed, run in group.runs.items():
+        if score in _scores_of_run(run, question):
+            measured[seed] = Measured(run, score, question)
+        else:
+            notes.append(f"Left out: {run.path} has no {question.metric} of {score}.")
+    return measured, notes
+
+
+def _finite(curve: Series) -> Series:
+    kept = np.isfinite(curve.values)
+    return Series(curve.rounds[kept], curve.values[kept])
+
+
+def _scores_of(group: Group, question: Question) -> set[str]:
+    return set().union(*(_scores_of_run(run, question) for run in group.runs.values()))
+
+
+def _scores_of_run(run: Run, question: Question) -> set[str]:
+    """The scores on test data that are a number in some round."""
+    try:
+        curves = run.scores(question.metric, question.statistic)
+    except ConfigError:
+        return set()
+    return {name for name, curve in curves.items() if np.isfinite(curve.values).any() and not on_validation(name)}
+
+
+def _raise_unless_scored(groups: Sequence[Group], question: Question) -> None:
+    """Raise the sentence of a run that is scored, but not by this metric."""
+    for group in groups:
+        for run in group.runs.values():
+            run.scores(question.metric, question.statistic)
+
+
+def _data_of_most(scores: Sequence[set[str]]) -> str:
+    """The data that most groups are scored on; of equals the first of :data:`DATA`."""
+    data: Mapping[str, int] = {
+        each: sum(any(f"{model}/{each}" in have for model in MODELS) for have in scores) for each in DATA
+    }
+    return max(DATA, key=lambda each: data[each])

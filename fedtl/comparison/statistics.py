@@ -1,0 +1,176 @@
+"""The statistics of a comparison, on plain arrays of numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+DIGITS = 12
+"""Decimals of differences that count: 0.8 - 0.7 and 0.9 - 0.8 are the same difference."""
+EXACT = 100
+"""Up to so many pairs p-values are exact; of more, by scipy's normal approximation, corrected for ties."""
+BCA = 500
+"""Up to so many clients in all bootstrap intervals are bias-corrected and accelerated (BCa); of more, percentiles."""
+
+
+class Spread(NamedTuple):
+    """A number over seeds.
+
+    Attributes:
+        mean: over the seeds.
+        deviation: of the sample (divided by seeds - 1); None of a single seed.
+        seeds: how many.
+    """
+
+    mean: float
+    deviation: float | None
+    seeds: int
+
+
+class SignedRank(NamedTuple):
+    """Wilcoxon's signed-rank test of paired differences, two-sided.
+
+    Attributes:
+        p: the p-value; 1 where all differences are zero.
+        effect: the matched-pairs rank-biserial correlation (Kerby 2014), -1 to 1: the share of the sum of ranks that is
+            in favour, minus the share against; 0 where all differences are zero.
+        pairs: how many differences are not zero; the others say nothing here.
+    """
+
+    p: float
+    effect: float
+    pairs: int
+
+
+class Stratum(NamedTuple):
+    """Clients that are drawn from together: differences and weights, ``[clients]`` each."""
+
+    differences: Values
+    weights: Values
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and deviation of one value a seed."""
+    array = np.asarray(values, np.float64)
+    return Spread(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None, len(array))
+
+
+def jain(values: Values) -> float:
+    """Jain's fairness index (Jain, Chiu and Hawe 1984): 1 if all are equal, 1/n if one has everything.
+
+    NaN where there is no value, or all are zero.
+    """
+    squares = float(len(values) * (values**2).sum())
+    return float(values.sum() ** 2 / squares) if squares else math.nan
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) step-down adjustment: compared with a level, it keeps the family's error rate below that."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def signed_rank(differences: Values) -> SignedRank:
+    """Wilcoxon's signed-rank test; zeros are dropped, as Wilcoxon did, and ties share their mean rank."""
+    from scipy.stats import rankdata, wilcoxon
+
+    given = np.round(differences, DIGITS)
+    given = given[given != 0]
+    if not len(given):
+        return SignedRank(1.0, 0.0, 0)
+    ranks = rankdata(np.abs(given))
+    positive, whole = float(ranks[given > 0].sum()), float(ranks.sum())
+    p = _exact(ranks, positive) if len(given) <= EXACT else float(wilcoxon(given).pvalue)
+    return SignedRank(p, (2 * positive - whole) / whole, len(given))
+
+
+def smallest_p(pairs: int) -> float:
+    """The smallest p-value that the signed-rank test can have with so many pairs."""
+    return min(1.0, 2.0 ** (1 - pairs))
+
+
+def weighted_mean(strata: Sequence[Stratum]) -> float:
+    """The mean over strata of their weighted means."""
+    return float(np.mean([np.average(each.differences, weights=each.weights) for each in strata]))
+
+
+def interval(strata: Sequence[Stratum], level: float, resamples: int, seed: int) -> tuple[float, float] | None:
+    """A bootstrap interval of :func:`weighted_mean`: clients are drawn anew within each stratum.
+
+    Args:
+        strata: the clients of each seed.
+        level: as 0.95.
+        resamples: how often.
+        seed: of the draws; equal ones give equal intervals.
+
+    Returns:
+        Lower and upper end; None where some stratum has a single client, from which nothing can be drawn anew.
+    """
+    from scipy.stats import bootstrap
+
+    if min(len(each.differences) for each in strata) < 2:
+        return None
+    # Without any variation every draw is the same; scipy gives NaN there.
+    if all(np.ptp(np.round(each.differences, DIGITS)) == 0 for each in strata):
+        return (weighted_mean(strata),) * 2
+    clients = sum(len(each.differences) for each in strata)
+
+    def statistic(*drawn: NDArray[np.int64], axis: int = -1) -> Values:
+        means = [
+            (each.differences[index] * each.weights[index]).sum(axis) / each.weights[index].sum(axis)
+            for each, index in zip(strata, drawn)
+        ]
+        mean: Values = np.mean(means, axis=0)
+        return mean
+
+    for method in ("BCa", "percentile") if clients <= BCA else ("percentile",):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that BCa cannot be had, which the NaN says too
+            low, high = bootstrap(
+                tuple(np.arange(len(each.differences)) for each in strata),
+                statistic,
+                n_resamples=resamples,
+                batch=max(1, 2_000_000 // clients),
+                vectorized=True,
+                confidence_level=level,
+                method=method,
+                random_state=np.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(low) and math.isfinite(high):
+            return float(low), float(high)
+    return None
+
+
+def interval_over_seeds(values: Sequence[float], level: float) -> tuple[float, float] | None:
+    """Student's interval of the mean of one value a seed, with seeds - 1 degrees of freedom; None of a single seed."""
+    from scipy.stats import ttest_1samp
+
+    if len(values) < 2:
+        return None
+    if np.ptp(np.round(values, DIGITS)) == 0:  # scipy warns, and gives NaN
+        return (float(np.mean(values)),) * 2
+    low, high = ttest_1samp(values, 0.0).confidence_interval(level)
+    return float(low), float(high)
+
+
+def _exact(ranks: Values, positive: float) -> float:
+    """The two-sided p-value over all 2^n signs of these very ranks, so that it is exact with ties, unlike scipy's."""
+    doubled = np.rint(2 * ranks).astype(np.int64)  # mean ranks of ties end in .5
+    chance = np.ones(1)
+    for rank in doubled:  # of each sum of positive ranks
+        wider = np.zeros(len(chance) + rank)
+        wider[: len(chance)] += chance / 2
+        wider[rank:] += chance / 2
+        chance = wider
+    at = round(2 * positive)
+    return min(1.0, 2 * float(min(chance[: at + 1].sum(), chance[at:].sum())))

@@ -14,7 +14,7 @@ from fedtl.comparison.find import load_all
 from fedtl.comparison.groups import Group, find_references, group_runs
 from fedtl.comparison.measure import STATISTICS, Measured, Question, choose_scores, measure
 from fedtl.comparison.pairs import Runs, difference, pair, transfer
-from fedtl.comparison.result import At, Comparison, Difference, Reached, Summary, Transfer
+from fedtl.comparison.result import At, Comparison, Difference, Reached, Shown, Summary, Transfer
 from fedtl.comparison.statistics import Spread, holm, spread
 from fedtl.runs.history import Run
 from fedtl.strategies import BASELINES
@@ -57,16 +57,7 @@ def compare(
     Raises:
         ConfigError: there is no such run, score, metric, or group, or nothing is scored.
     """
-    if statistic not in STATISTICS:
-        raise ConfigError(f"--statistic = {statistic!r} is unknown: {nearest(statistic, STATISTICS)}")
-    if at not in AT:
-        raise ConfigError(f"--at = {at!r} is unknown: {nearest(at, AT)}")
-    if target is not None and not math.isfinite(target):
-        raise ConfigError(f"--target = {target}: should be a finite number")
-    if target is not None and metric == "accuracy" and not 0 <= target <= 1:
-        raise ConfigError(f"--target = {target:g}: accuracy is a share between 0 and 1, as 0.9")
-    if not 0 < level < 1:
-        raise ConfigError(f"level = {level}: should lie between 0 and 1")
+    _check(metric, statistic, at, target, level)
     question = Question(metric, statistic, level, resamples, seed)
     loaded = load_all([runs] if isinstance(runs, Run | str | Path) else runs)
     groups, notes = group_runs(loaded.runs)
@@ -86,7 +77,7 @@ def compare(
     rounds = {group.name: _rounds(group, measured[group.name], at) for group in kept}
     summaries = tuple(_summary(group, measured[group.name], target) for group in kept)
     pairs = _pairs(kept, references)
-    differences = _corrected([difference(a, b, pair(rounds[a], rounds[b]), question) for a, b in pairs])
+    differences = [difference(a, b, pair(rounds[a], rounds[b]), question) for a, b in pairs]
     comparison = Comparison(
         metric=metric,
         statistic=statistic,
@@ -94,13 +85,28 @@ def compare(
         at=at,
         target=target,
         level=level,
+        alpha=question.alpha,
         resamples=resamples,
         groups=summaries,
-        differences=tuple(differences),
+        differences=tuple(_corrected(differences, question.alpha)),
         transfers=tuple(_transfers(kept, rounds, question)),
         notes=(),
     )
     return replace(comparison, notes=(*notes, *remarks.of(comparison, kept, rounds)))
+
+
+def _check(metric: str, statistic: str, at: str, target: float | None, level: float) -> None:
+    """Check what does not depend on the runs."""
+    if statistic not in STATISTICS:
+        raise ConfigError(f"--statistic = {statistic!r} is unknown: {nearest(statistic, STATISTICS)}")
+    if at not in AT:
+        raise ConfigError(f"--at = {at!r} is unknown: {nearest(at, AT)}")
+    if target is not None and not math.isfinite(target):
+        raise ConfigError(f"--target = {target}: should be a finite number")
+    if target is not None and metric == "accuracy" and not 0 <= target <= 1:
+        raise ConfigError(f"--target = {target:g}: accuracy is a share between 0 and 1, as 0.9")
+    if not 0 < level < 1:
+        raise ConfigError(f"level = {level}: should lie between 0 and 1")
 
 
 def _rounds(group: Group, measured: Mapping[int, Measured], at: At) -> Runs:
@@ -130,11 +136,23 @@ def _pairs(groups: Sequence[Group], references: Sequence[Group] | None) -> list[
     ]
 
 
-def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """Differences with Holm's correction for all that were tested."""
-    tested = [each for each in differences if each.test is not None]
-    adjusted = iter(holm([each.test.p for each in tested if each.test is not None]))
-    return [each if each.test is None else replace(each, p_holm=next(adjusted)) for each in differences]
+def _corrected(differences: Sequence[Difference], alpha: float) -> list[Difference]:
+    """Differences with Holm's correction for all that were tested, and what they show."""
+    adjusted = iter(holm([each.test.p for each in differences if each.test is not None]))
+    rows = []
+    for each in differences:
+        if each.test is None:
+            rows.append(each)
+            continue
+        p_holm = next(adjusted)
+        rows.append(replace(each, p_holm=p_holm, shown=_shown(each, each.test.effect) if p_holm < alpha else None))
+    return rows
+
+
+def _shown(significant: Difference, effect: float) -> Shown:
+    """By what a difference that is significant over clients is shown: the seeds have to say the same."""
+    ends = (significant.seeds_low, significant.seeds_high)
+    return "seeds" if all(end is not None and end * effect > 0 for end in ends) else "clients"
 
 
 def _transfers(groups: Sequence[Group], rounds: Mapping[str, Runs], question: Question) -> list[Transfer]:

@@ -152,7 +152,7 @@ def _differences(comparison: Comparison) -> Section:
         if tested:
             row += _test_cells(each)
         rows.append(tuple(row))
-    unit = " in percentage points" if _percent(comparison) else "; below 0 is better" * comparison.smaller_is_better
+    unit = " in percentage points" if _percent(comparison) else " (below 0 is better)" * comparison.smaller_is_better
     where = "in the round best by validation" if comparison.at == "validation" else "in the last round"
     title = f"Differences{unit}, paired by seed and client, {where}"
     if tested:

@@ -50,6 +50,11 @@ class Question:
     seed: int = 0
 
     @property
+    def alpha(self) -> float:
+        """The significance level that goes with the intervals', as 0.05 with 0.95."""
+        return round(1 - self.level, 10)
+
+    @property
     def smaller_is_better(self) -> bool:
         """Of the metric."""
         return self.metric in SMALLER_IS_BETTER

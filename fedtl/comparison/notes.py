@@ -10,7 +10,6 @@ from fedtl.comparison.pairs import Runs, pair
 from fedtl.comparison.result import Comparison
 from fedtl.comparison.statistics import holm, smallest_p
 
-ALPHA = 0.05
 MACHINE = ("device", "gpu", "cores", "grid", "actors")
 """Of a run's environment, what its speed depends on."""
 FEW = 10
@@ -27,6 +26,7 @@ def of(comparison: Comparison, groups: Sequence[Group], rounds: Mapping[str, Run
     """
     return [
         *_nothing_to_compare(comparison),
+        *_shown(comparison),
         *_rounds_differ(groups),
         *_not_a_number(rounds),
         *_machines(comparison, rounds),
@@ -44,6 +44,27 @@ def of(comparison: Comparison, groups: Sequence[Group], rounds: Mapping[str, Run
 def _nothing_to_compare(comparison: Comparison) -> Iterator[str]:
     if len(comparison.groups) == 1:
         yield f"All runs are of one method, {comparison.groups[0].group}: there is none to compare it with."
+
+
+def _shown(comparison: Comparison) -> Iterator[str]:
+    better: dict[str, list[str]] = {"seeds": [], "clients": []}
+    for each in comparison.differences:
+        if each.shown is not None and each.test is not None:
+            names = (each.first, each.second)
+            winner, loser = names if (each.test.effect > 0) != comparison.smaller_is_better else names[::-1]
+            better[each.shown].append(f"{winner} than {loser}")
+    if better["seeds"]:
+        yield (
+            f"Better at {comparison.alpha:g}, by the clients' test and the seeds' interval alike: "
+            f"{listed(better['seeds'])}."
+        )
+    if better["clients"]:
+        yield (
+            f"Better at {comparison.alpha:g} by the test over the clients of these seeds, which is not shown for other "
+            f"seeds: {listed(better['clients'])}."
+        )
+    if any(each.test for each in comparison.differences) and not any(better.values()):
+        yield f"No difference is shown at {comparison.alpha:g}."
 
 
 def _not_a_number(rounds: Mapping[str, Runs]) -> Iterator[str]:
@@ -136,18 +157,18 @@ def _too_few(comparison: Comparison) -> Iterator[str]:
     by_family: dict[int, list[str]] = {}
     # No p-values lead to smaller ones after Holm's correction than when each test has its own smallest one.
     for (each, test), alone, corrected in zip(tested, least, holm(least)):
-        if test.pairs and corrected > ALPHA:
-            rows = by_clients if alone > ALPHA else by_family
+        if test.pairs and corrected > comparison.alpha:
+            rows = by_clients if alone > comparison.alpha else by_family
             rows.setdefault(test.pairs, []).append(f"{each.first} and {each.second}")
     for pairs, names in sorted(by_clients.items()):
         yield (
             f"{pairs} client{'s' * (pairs > 1)} with a difference cannot give a p-value below {smallest_p(pairs):.2g} "
-            f"(2^(1-n)), so no difference can be shown at {ALPHA}: {'; '.join(names)}."
+            f"(2^(1-n)), so no difference can be shown at {comparison.alpha:g}: {'; '.join(names)}."
         )
     for pairs, names in sorted(by_family.items()):
         yield (
             f"{pairs} clients with a difference cannot give a p-value below {smallest_p(pairs):.2g} (2^(1-n)), which "
-            f"Holm's correction for {len(tested)} comparisons raises above {ALPHA}: {'; '.join(names)}."
+            f"Holm's correction for {len(tested)} comparisons raises above {comparison.alpha:g}: {'; '.join(names)}."
         )
     same = [f"{each.first} and {each.second}" for each, test in tested if not test.pairs]
     if same:

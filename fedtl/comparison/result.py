@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from fedtl.comparison.statistics import SignedRank, Spread
 
 At = Literal["last", "validation"]
+Shown = Literal["seeds", "clients"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Difference:
         test: Wilcoxon's; None where single clients are not scored.
         p_holm: its p-value with Holm's correction for all differences of this comparison.
         better, equal, worse: how many of ``clients`` are under ``first``.
+        shown: ``"seeds"`` if the corrected test over clients and the interval over seeds both show the difference,
+            ``"clients"`` if the test alone does, which says nothing about other seeds; None if it does not.
     """
 
     first: str
@@ -97,6 +100,7 @@ class Difference:
     high: float | None = None
     test: SignedRank | None = None
     p_holm: float | None = None
+    shown: Shown | None = None
     better: int = 0
     equal: int = 0
     worse: int = 0
@@ -151,6 +155,7 @@ class Comparison:
         at: the round in which groups are paired: each run's ``last``, or its best by ``validation``.
         target: the score of ``to_target``.
         level: of the intervals, as 0.95.
+        alpha: the significance level that goes with it, as 0.05.
         resamples: of each bootstrap.
         groups, differences, transfers: in the order of the runs.
         notes: what a reader must know, a sentence each; what cannot be concluded among them.
@@ -162,6 +167,7 @@ class Comparison:
     at: At
     target: float | None
     level: float
+    alpha: float
     resamples: int
     groups: tuple[Summary, ...]
     differences: tuple[Difference, ...]

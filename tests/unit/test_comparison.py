@@ -413,6 +413,21 @@ def test_a_broken_run_below_a_folder_is_named(make_run: MakeRun, tmp_path: Path)
         compare(broken.path)
 
 
+def test_better_is_who_clients_and_seeds_show_to_be(make_run: MakeRun) -> None:
+    def runs(method: str, gains: Sequence[float]) -> list[Run]:
+        return [make_run(method, list(np.arange(20) / 40 + gain), seed) for seed, gain in enumerate(gains)]
+
+    ours, steady, shaky = runs("fedavg", [0, 0, 0]), runs("local", [0.2, 0.21, 0.2]), runs("ditto", [0.3, 0.01, 0])
+    assert compare([*ours, *steady]).differences[0].shown == "seeds"
+    assert "the seeds' interval alike: local than fedavg." in notes_of(*ours, *steady)
+    assert compare([*ours, *shaky]).differences[0].shown == "clients"
+    assert "which is not shown for other seeds: ditto than fedavg." in notes_of(*ours, *shaky)
+    assert compare([ours[0], steady[0]]).differences[0].shown == "clients"
+    assert "No difference is shown at 0.05." in notes_of(ours[0], make_run("local", list(np.arange(20) / 40)))
+    losses = [make_run(m, [v] * 20, s, metric="loss") for m, v in (("fedavg", 1.0), ("local", 2.0)) for s in (0, 1)]
+    assert "alike: fedavg than local." in notes_of(*losses, metric="loss")
+
+
 def test_so_few_clients_show_nothing(make_run: MakeRun) -> None:
     runs = [make_run(method, list(np.arange(4) / 10 + gain)) for method, gain in (("fedavg", 0.2), ("local", 0.1))]
     notes = notes_of(*runs)

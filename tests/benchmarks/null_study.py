@@ -1,0 +1,71 @@
+"""How often ``fedtl compare`` finds a difference where there is none: FedAvg against itself.
+
+    python -m tests.benchmarks.null_study
+
+FedAvg is trained under many seeds on one split of digits. Two disjoint draws of these runs are one method under two
+names. Of 1000 such studies it counts those in which Wilcoxon's p-value over clients is below 0.05, and those whose
+intervals, over clients and over seeds, hold zero.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import fedtl
+from fedtl.comparison.statistics import Stratum, interval, interval_over_seeds, signed_rank
+from fedtl.config.read import read_config
+from fedtl.data.federate import federate_with_divisions
+from fedtl.data.split import write_split
+
+RUNS, STUDIES, SEEDS = 40, 1000, (1, 2, 3, 5)
+SCORE = "global/clients"
+
+
+def train(folder: Path) -> list[fedtl.Run]:
+    """FedAvg under each seed, all on the split of seed 0."""
+    config, _ = read_config("quickstart", [])
+    _, divisions = federate_with_divisions(config.data, config.seed)
+    write_split(divisions.source.split(), folder / "split.npz")
+    overrides = [
+        "strategy.name=fedavg",
+        "rounds=20",
+        "evaluate.every=20",
+        f'data.partition={{name="file", path="{folder / "split.npz"}"}}',
+        "simulation.grid=in-process",
+    ]
+    return [fedtl.run("quickstart", [*overrides, f"seed={seed}"], out=folder / str(seed)) for seed in range(RUNS)]
+
+
+def main() -> None:
+    """Train, draw, print a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = train(Path(folder))
+        values = np.array([run.client_scores()[SCORE] for run in runs])
+        samples = np.asarray(runs[0].clients[-1]["samples"], np.float64)
+    means = values @ samples / samples.sum()
+    print(f"{RUNS} runs: accuracy {means.mean():.4f} ± {means.std(ddof=1):.4f}")
+    print("| seeds | p < 0.05 over clients | interval over clients holds 0 | interval over seeds holds 0 |")
+    print("| --: | --: | --: | --: |")
+    generator = np.random.default_rng(0)
+    for seeds in SEEDS:
+        found = np.zeros((STUDIES, 3), bool)
+        for study in range(STUDIES):
+            drawn = generator.permutation(RUNS)
+            first, second = drawn[:seeds], drawn[seeds : 2 * seeds]
+            differences = (values[first] - values[second]).mean(0)
+            over_clients = interval([Stratum(differences, samples)], 0.95, 999, 0) or (0.0, 0.0)
+            over_seeds = interval_over_seeds((means[first] - means[second]).tolist(), 0.95) or (1.0, 0.0)
+            found[study] = (
+                signed_rank(differences).p < 0.05,
+                over_clients[0] <= 0 <= over_clients[1],
+                over_seeds[0] <= 0 <= over_seeds[1],
+            )
+        rejected, clients, by_seeds = 100 * found.mean(0)
+        print(f"| {seeds} | {rejected:.0f} % | {clients:.0f} % | {f'{by_seeds:.0f} %' if seeds > 1 else '-'} |")
+
+
+if __name__ == "__main__":
+    main()

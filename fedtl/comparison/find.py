@@ -50,10 +50,10 @@ def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
 
 def runs_below(folder: Path) -> list[Path]:
     """The runs' folders below a folder, in order, without those within a run."""
-    found = []
+    folders = []
     for name, inner, files in os.walk(folder):
         if {"config.toml", "rounds.jsonl"} <= set(files):
-            found.append(Path(name))
+            folders.append(Path(name))
             inner.clear()
         inner.sort()
-    return found
+    return folders

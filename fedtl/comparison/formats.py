@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedtl.comparison.result import ClientGain, Comparison, Difference, Reached, Summary
@@ -270,16 +271,14 @@ LATEX = {
     "±": r"$\pm$",
 }
 
+SIGNED = re.compile(r"(?<!\S)[+-]\d+(\.\d+)?")
+"""A number with a sign, whose minus is no hyphen."""
+
 
 def _latex_line(cells: Sequence[str]) -> str:
     return " & ".join(_latex_cell(cell) for cell in cells) + r" \\"
 
 
 def _latex_cell(cell: str) -> str:
-    text = "".join(_latex_letters(cell))
-    return f"${text}$" if text[:1] in "+-" and text[1:2].isdigit() and " " not in text else text
-
-
-def _latex_letters(cell: str) -> Iterator[str]:
-    for letter in cell:
-        yield LATEX.get(letter, letter)
+    text = "".join(LATEX.get(letter, letter) for letter in cell)
+    return SIGNED.sub(r"$\g<0>$", text)

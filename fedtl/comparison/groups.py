@@ -66,15 +66,15 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
         named = len(by_name) > 1 and len({run.seed for run in same}) < len(same)
         by_key += [(each, True) for each in by_name.values()] if named else [(same, False)]
     flat = [flatten(_compared(same[0])) | ({"name": same[0].name} if named else {}) for same, named in by_key]
-    told = differences(flat)
-    names = labels(told, [same[0].method for same, _ in by_key])
+    differing = differences(flat)
+    names = labels(differing, [same[0].method for same, _ in by_key])
     notes = []
     groups = []
-    for (same, _), name, differs in zip(by_key, names, told):
+    for (same, _), name, differs in zip(by_key, names, differing):
         kept, left_out = _one_a_seed(same)
         notes += left_out
         groups.append(Group(name, differs, kept))
-    if more := unsaid(flat, told, names):
+    if more := unsaid(flat, differing, names):
         notes.append(f"The groups differ also in {'; '.join(more)}.")
     return Grouped(groups, notes)
 

@@ -133,8 +133,8 @@ class Measured:
         if not over_clients(self.score):
             return None
         curve = self.run.scores(self.question.metric, "worst_decile").get(self.score)
-        found = [] if curve is None else curve.values[curve.rounds == round]
-        return float(found[0]) if len(found) else None
+        values = [] if curve is None else curve.values[curve.rounds == round]
+        return float(values[0]) if len(values) else None
 
     def jain(self, round: int) -> float | None:
         """Jain's index over the clients."""

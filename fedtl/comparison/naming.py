@@ -31,7 +31,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Flat:
 
 
 def differences(configs: Sequence[Flat]) -> list[dict[str, Any]]:
-    """For each config the keys by which it is told from the others, with its values.
+    """For each config the keys that tell it from the others, with its values.
 
     Options of a part, as ``data.partition.alpha``, are compared among configs that chose the same part. Options of a
     method are compared only where nothing else tells its configs apart: that FedAvg has no ``lam`` needs no saying
@@ -39,29 +39,31 @@ def differences(configs: Sequence[Flat]) -> list[dict[str, Any]]:
     """
     known = set().union(*configs)
     options = {key for key in known if key.startswith(OPTIONS) and key != METHOD}
-    told = [_differing(own, configs, sorted(known - options, key=lambda key: (key != METHOD, key))) for own in configs]
-    alike = [[other for other, its in zip(configs, told) if its == each] for each in told]
-    return [each | _differing(own, peers, sorted(options)) for own, each, peers in zip(configs, told, alike)]
+    differing = [
+        _differing(own, configs, sorted(known - options, key=lambda key: (key != METHOD, key))) for own in configs
+    ]
+    alike = [[other for other, its in zip(configs, differing) if its == each] for each in differing]
+    return [each | _differing(own, peers, sorted(options)) for own, each, peers in zip(configs, differing, alike)]
 
 
-def labels(told: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
+def labels(differing: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
     """A short name for each config out of :func:`differences`; the method's where nothing differs."""
-    short = _short_keys({key for each in told for key in each} - {METHOD})
+    short = _short_keys({key for each in differing for key in each} - {METHOD})
 
     def word(key: str, value: Any) -> str:
         return _plain_method(value) if key == METHOD else f"{short[key]}={shown(value)}"
 
     names = [
         " ".join(word(key, value) for key, value in each.items()) or _plain_method(method)
-        for each, method in zip(told, methods)
+        for each, method in zip(differing, methods)
     ]
     if len(set(names)) == len(names):
         return names
     # Classes of one name in two modules, files of one name in two folders.
-    return [" ".join(f"{key}={value}" for key, value in each.items()) for each in told]
+    return [" ".join(f"{key}={value}" for key, value in each.items()) for each in differing]
 
 
-def unsaid(configs: Sequence[Flat], told: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+def unsaid(configs: Sequence[Flat], differing: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """Keys whose values differ, though the groups' names do not say so.
 
     Only those that most groups have, or that one method has twice: options of few methods may mean something else in
@@ -71,7 +73,7 @@ def unsaid(configs: Sequence[Flat], told: Sequence[Mapping[str, Any]], names: Se
     for key in sorted(set().union(*configs)):
         by_value: dict[str, list[str]] = {}
         by_method: dict[str, set[str]] = {}
-        for name, flat, each in zip(names, configs, told):
+        for name, flat, each in zip(names, configs, differing):
             if key in flat and key not in each:
                 value = shown(flat[key])
                 by_value.setdefault(value, []).append(name)

@@ -84,14 +84,14 @@ def signed_rank(differences: Values) -> SignedRank:
     """Wilcoxon's signed-rank test; zeros are dropped, as Wilcoxon did, and ties share their mean rank."""
     from scipy.stats import rankdata, wilcoxon
 
-    given = np.round(differences, DIGITS)
-    given = given[given != 0]
-    if not len(given):
+    nonzero = np.round(differences, DIGITS)
+    nonzero = nonzero[nonzero != 0]
+    if not len(nonzero):
         return SignedRank(1.0, 0.0, 0)
-    ranks = rankdata(np.abs(given))
-    positive, whole = float(ranks[given > 0].sum()), float(ranks.sum())
-    p = _exact(ranks, positive) if len(given) <= EXACT else float(wilcoxon(given).pvalue)
-    return SignedRank(p, (2 * positive - whole) / whole, len(given))
+    ranks = rankdata(np.abs(nonzero))
+    positive, whole = float(ranks[nonzero > 0].sum()), float(ranks.sum())
+    p = _exact(ranks, positive) if len(nonzero) <= EXACT else float(wilcoxon(nonzero).pvalue)
+    return SignedRank(p, (2 * positive - whole) / whole, len(nonzero))
 
 
 def smallest_p(pairs: int) -> float:

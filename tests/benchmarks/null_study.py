@@ -51,19 +51,19 @@ def main() -> None:
     print("| --: | --: | --: | --: |")
     generator = np.random.default_rng(0)
     for seeds in SEEDS:
-        found = np.zeros((STUDIES, 3), bool)
+        outcomes = np.zeros((STUDIES, 3), bool)
         for study in range(STUDIES):
             drawn = generator.permutation(RUNS)
             first, second = drawn[:seeds], drawn[seeds : 2 * seeds]
             differences = (values[first] - values[second]).mean(0)
             over_clients = interval([Stratum(differences, samples)], 0.95, 999, 0) or (0.0, 0.0)
             over_seeds = interval_over_seeds((means[first] - means[second]).tolist(), 0.95) or (1.0, 0.0)
-            found[study] = (
+            outcomes[study] = (
                 signed_rank(differences).p < 0.05,
                 over_clients[0] <= 0 <= over_clients[1],
                 over_seeds[0] <= 0 <= over_seeds[1],
             )
-        rejected, clients, by_seeds = 100 * found.mean(0)
+        rejected, clients, by_seeds = 100 * outcomes.mean(0)
         print(f"| {seeds} | {rejected:.0f} % | {clients:.0f} % | {f'{by_seeds:.0f} %' if seeds > 1 else '-'} |")
 
 

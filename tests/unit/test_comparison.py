@@ -18,7 +18,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.cli.commands import app
 from fedtl.comparison import Comparison, Difference, compare
-from fedtl.comparison.formats import sections
+from fedtl.comparison.formats import latex, sections
 from fedtl.comparison.groups import group_runs
 from fedtl.comparison.naming import differences, flatten, labels, unsaid
 from fedtl.runs.history import Run
@@ -205,11 +205,11 @@ def test_markdown_and_latex_have_the_same_cells(study: Path, compared: Compariso
     for table in text.split("\n\n"):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
-    latex = run_cli(study, "--format", "latex").output
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3
-    assert r"$\pm$" in latex
-    assert "±" not in latex.replace("mean ± standard deviation", "")
-    assert r"worst 10 \%" in latex
+    text = run_cli(study, "--format", "latex").output
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+    assert r"$\pm$" in text
+    assert "±" not in text.replace("mean ± standard deviation", "")
+    assert r"worst 10 \%" in text
 
 
 @pytest.mark.parametrize(
@@ -469,6 +469,11 @@ def test_a_single_client_has_no_interval(make_run: MakeRun) -> None:
     assert comparison.differences[0].low is None
     assert "Of a single client there is no interval." in comparison.notes
     assert math.isclose(comparison.differences[0].by_seed[0], 0.1)  # type: ignore[index]
+
+
+def test_a_minus_in_latex_is_no_hyphen(make_run: MakeRun) -> None:
+    text = latex(compare([make_run("local", [0.5, 0.7]), make_run("my_own:Fed_Avg", [0.6, 0.8])]))
+    assert r"local & Fed\_Avg & $-10.00$ & $-10.00$ to $-10.00$ & 2 & 0 & 0 & 2 & 0.5000 & 0.5000 & $-1.00$ \\" in text
 
 
 def test_targets_are_what_transfer_is_compared_on(make_run: MakeRun) -> None:

@@ -130,7 +130,7 @@ def _other_data(one: Run, other: Run) -> str | None:
 def _other_clients(run: Run, here: ClientValues, there: ClientValues) -> str | None:
     """Why the scored clients are not the same; None if they are."""
     if np.array_equal(here.clients, there.clients):
-        return None
+        return None if len(here.clients) else "no client is scored"
     alone = sorted(set(here.clients.tolist()) ^ set(there.clients.tolist()))
     names = client_names(run, alone[:MOST_NAMED])
     more = f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else ""

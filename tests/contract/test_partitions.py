@@ -12,7 +12,9 @@ from fedtl.data.federation import Shards
 from fedtl.data.partitions import PARTITIONS, read_partition
 from fedtl.data.partitions.contract import Partition
 
-NAMES = sorted(PARTITIONS.keys() - {"file"})  # which lists what clients hold, and is no rule: unit/test_splits.py
+# A file lists what clients hold, and is no rule: unit/test_splits.py. Another package's partitioners are an extra, and
+# no default is one: unit/test_partitions_flwr_datasets.py.
+NAMES = sorted(PARTITIONS.keys() - {"file", "flwr-datasets"})
 
 
 def divide(partition: Partition, n: int, classes: int, clients: int, seed: int) -> Shards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,37 @@ def complete(experiments: Sequence[Experiment], jobs: int) -> None:
 def runs_of(experiments: Iterable[Experiment]) -> list[fedtl.Run]:
     """The records of those that are finished."""
     return [fedtl.load(experiment.folder) for experiment in experiments if experiment.finished]
+
+
+def arguments(text: str | None, out: str, raw: str, seeds: int = 3, jobs: int = 2) -> argparse.ArgumentParser:
+    """What every table's command takes.
+
+    Args:
+        text: what it does, to be printed as it stands.
+        out: where its page is, if not told.
+        raw: where the runs' folders are.
+        seeds: how many.
+        jobs: how many runs at once.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--jobs", type=int, default=jobs, help="runs at once")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--raw", type=Path, default=Path(raw), help="where the runs' folders lie")
+    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
+    return parser
+
+
+def runs_for(
+    experiments: Sequence[Experiment], parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> list[fedtl.Run]:
+    """The table's runs, after what is missing has been run; where there is none, the command ends."""
+    if not options.only_finished:
+        complete(experiments, options.jobs)
+    runs = runs_of(experiments)
+    if not runs:
+        parser.error(f"no run below {options.raw} is finished")
+    return runs
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

@@ -10,13 +10,11 @@ into OUT/niid-bench.md, between its two marks.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import fedtl
-from tests.reproductions.experiments import Experiment, complete, header, row, runs_of, spread, write_between_marks
+from tests.reproductions.experiments import Experiment, arguments, header, row, runs_for, spread, write_between_marks
 
 PARTITIONS: dict[str, dict[str, Any]] = {
     "2-labels": {"name": "label-quantity", "labels_per_client": 2},
@@ -89,15 +87,10 @@ def _best_and_last(runs: Sequence[fedtl.Run]) -> tuple[list[Any], list[Any]]:
 
 def main() -> None:
     """Run and tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    parser = arguments(__doc__, "results/methods", "results/methods/raw/niid-bench", seeds=1)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--partitions", nargs="+", choices=PARTITIONS, default=list(PARTITIONS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--out", type=Path, default=Path("results/methods"))
-    parser.add_argument("--raw", type=Path, default=Path("results/methods/raw/niid-bench"))
-    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
     experiments = [
         Experiment(
@@ -109,11 +102,7 @@ def main() -> None:
         for data in options.data
         for method in options.methods
     ]
-    if not options.only_finished:
-        complete(experiments, options.jobs)
-    runs = runs_of(experiments)
-    if not runs:
-        parser.error(f"no run below {options.raw} is finished")
+    runs = runs_for(experiments, parser, options)
     text = table(runs)
     write_between_marks(text, options.out / "niid-bench.md", "NIID-Bench's Table 3")
     print(text)

@@ -9,7 +9,6 @@ writes the table into OUT/pfllib.md, between its two marks, and OUT/pfllib.csv, 
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import fedtl
 from fedtl.strategies import STRATEGIES
-from tests.reproductions.experiments import Experiment, complete, header, row, runs_of, spread, write_between_marks
+from tests.reproductions.experiments import Experiment, arguments, header, row, runs_for, spread, write_between_marks
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "afl": {"mixture_lr": 0.01},
@@ -119,24 +118,15 @@ def write_runs(runs: Sequence[fedtl.Run], path: Path) -> None:
 
 def main() -> None:
     """Run and tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    parser = arguments(__doc__, "results/methods", "results/methods/raw/pfllib")
     parser.add_argument("--methods", nargs="+", default=[name for name in sorted(STRATEGIES) if name not in LEFT_OUT])
-    parser.add_argument("--out", type=Path, default=Path("results/methods"))
-    parser.add_argument("--raw", type=Path, default=Path("results/methods/raw/pfllib"))
-    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
     experiments = [
         Experiment(options.raw / f"{method}-{seed}", config(method, seed))
         for seed in range(options.seeds)
         for method in options.methods
     ]
-    if not options.only_finished:
-        complete(experiments, options.jobs)
-    runs = runs_of(experiments)
-    if not runs:
-        parser.error(f"no run below {options.raw} is finished")
+    runs = runs_for(experiments, parser, options)
     text = table(runs)
     write_between_marks(text, options.out / "pfllib.md", "Every method in PFLlib's default setting")
     write_runs(runs, options.out / "pfllib.csv")

@@ -13,7 +13,6 @@ samples, so that they are scored apart from those that leaked. It trains on the 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,16 @@ from fedtl.data import read_data
 from fedtl.data.federation import Shards
 from fedtl.data.overlap import identities, trained_elsewhere
 from fedtl.data.split import read_split
-from tests.reproductions.experiments import Experiment, complete, header, row, runs_of, spread, write_between_marks
+from tests.reproductions.experiments import (
+    Experiment,
+    arguments,
+    complete,
+    header,
+    row,
+    runs_of,
+    spread,
+    write_between_marks,
+)
 
 FEDAVG_LR = {"mnist-logistic": 0.02, "mnist-mlp": 0.02, "synthetic-logistic": 0.02, "synthetic-mlp": 0.03}
 # Accuracies in per cent: FedAvg, pFedMe's global model, pFedMe's personalised models.
@@ -142,13 +150,8 @@ def leaked_table(runs: Sequence[fedtl.Run], names: Sequence[str]) -> str:
 
 def main() -> None:
     """Run, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "results/pfedme-table1", "results/pfedme-table1/raw")
     parser.add_argument("--tables", nargs="+", choices=(*TABLES, "leaked"), default=[*TABLES, "leaked"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
-    parser.add_argument("--out", type=Path, default=Path("results/pfedme-table1"))
-    parser.add_argument("--raw", type=Path, default=Path("results/pfedme-table1/raw"))
-    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
     for name in options.tables:
         leaked = name == "leaked"

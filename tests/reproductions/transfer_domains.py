@@ -8,14 +8,13 @@ last scores (runs.csv), a picture per direction, and the table into README.md, b
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import fedtl
 from fedtl import plot
-from tests.reproductions.experiments import Experiment, complete, runs_of, spread, write_between_marks
+from tests.reproductions.experiments import Experiment, arguments, runs_for, spread, write_between_marks
 
 DIRECTIONS = {"mnist-usps": "MNIST → USPS", "usps-mnist": "USPS → MNIST"}
 # A row per method: its name in the table, and what others report for it in each direction, in per cent.
@@ -94,20 +93,11 @@ def write_runs(results: Sequence[fedtl.Run], path: Path) -> None:
 
 def main() -> None:
     """Run, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser = arguments(__doc__, "results/transfer/domains", "results/transfer/raw", jobs=1)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--out", type=Path, default=Path("results/transfer/domains"))
-    parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
-    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
     options = parser.parse_args()
     all_runs = experiments(options.raw, options.seeds, options.methods)
-    if not options.only_finished:
-        complete(all_runs, options.jobs)
-    results = runs_of(all_runs)
-    if not results:
-        parser.error(f"no run below {options.raw} is finished")
+    results = runs_for(all_runs, parser, options)
     options.out.mkdir(parents=True, exist_ok=True)
     write_runs(results, options.out / "runs.csv")
     text = "\n".join(table(results, direction) for direction in DIRECTIONS)

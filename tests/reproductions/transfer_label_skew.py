@@ -8,7 +8,6 @@ table into OUT/README.md, between its two marks, each run's last scores (runs.cs
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import fedtl
 from fedtl import plot
-from tests.reproductions.experiments import Experiment, complete, runs_of, spread, write_between_marks
+from tests.reproductions.experiments import Experiment, arguments, runs_for, spread, write_between_marks
 
 CE = {"term": "cross_entropy"}
 FEDAVG = {"name": "fedavg", "lr": 0.05}
@@ -121,19 +120,10 @@ def write_runs(results: Sequence[fedtl.Run], path: Path) -> None:
 
 def main() -> None:
     """Run, tabulate, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--out", type=Path, default=Path("results/transfer/label-skew"))
-    parser.add_argument("--raw", type=Path, default=Path("results/transfer/raw"), help="where the runs' folders lie")
-    parser.add_argument("--only-finished", action="store_true", help="run nothing; tabulate what is there")
+    parser = arguments(__doc__, "results/transfer/label-skew", "results/transfer/raw", jobs=1)
     options = parser.parse_args()
     all_runs = experiments(options.raw, options.seeds)
-    if not options.only_finished:
-        complete(all_runs, options.jobs)
-    results = runs_of(all_runs)
-    if not results:
-        parser.error(f"no run below {options.raw} is finished")
+    results = runs_for(all_runs, parser, options)
     options.out.mkdir(parents=True, exist_ok=True)
     write_runs(results, options.out / "runs.csv")
     text = "\n".join(table(results, setting) for setting in SETTINGS)

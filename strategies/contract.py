@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
 from fedtl.losses.aggregate import ClientAggregate
+from fedtl.models.vector import Layout
 from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.rounds import Rounds
 
@@ -32,6 +34,17 @@ class Strategy(Rounds):
 
     pools: ClassVar[bool] = False
     """Whether client 0 trains on all clients' samples, which only a simulation can have in one place."""
+
+    @property
+    def model_layout(self) -> Layout:
+        """``self.layout``, for a server that looks into the model.
+
+        Raises:
+            ConfigError: whoever made the server did not say.
+        """
+        if self.layout is None:
+            raise ConfigError(f"strategy.name = {self.settings.name!r}: its server needs the model's layout")
+        return self.layout
 
     def first_state(self, w: Tensor) -> Vectors:
         """What the server remembers before the first round, given the initial model's parameters ``w`` ``[P]``."""

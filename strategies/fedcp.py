@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate
@@ -29,30 +28,24 @@ class FedCP(FedAvg):
     client_update: ClassVar[type[ClientUpdate[Any]]] = FedCPClient
     settings: FedCPSettings
 
-    def first_state(self, w: Tensor) -> Vectors:
-        """The first W^hd and Θ besides, for clients that have not taken part, if clients keep such."""
-        return {"w": w} if self.settings.global_parts == "present" else {"w": w, "first": w[self._parts()].clone()}
-
     def first_tables(self, w: Tensor) -> Vectors:
-        """Whether each client has taken part, and the W^hd and Θ that came of it, if they are remembered."""
+        """The W^hd and Θ that each client goes on with, the first ones to begin with, if they are remembered."""
         if self.settings.global_parts == "present":
             return {}
-        return {"parts": w.new_zeros(1 + len(self._parts())).expand(self.population, -1)}
+        return {"parts": w[self._parts()].expand(self.population, -1)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """W^fe, W^hd and Θ, or the client's own two of the last."""
-        if "first" not in state:
-            return Download({"w": state["w"]})
-        rows = self.tables["parts"].rows(clients)
-        return Download({"w": state["w"]}, {"parts": torch.where(rows[:, :1] > 0, rows[:, 1:], state["first"])})
+        tables = self.tables
+        return Download({"w": state["w"]}, {"parts": tables["parts"].rows(clients)} if "parts" in tables else {})
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The means, which the round's clients remember."""
         state = super().update(state, uploads, round)
-        if "first" in state:
-            row = torch.cat([torch.ones(1), state["w"][self._parts()]])
-            self.tables["parts"].put(uploads.clients, row.expand(len(uploads.clients), -1))
+        if "parts" in self.tables:
+            parts = state["w"][self._parts()]
+            self.tables["parts"].put(uploads.clients, parts.expand(len(uploads.clients), -1))
         return state
 
     def _parts(self) -> Tensor:
-        return places(self.layout, self.parameters, GLOBAL, (HEAD, CONTEXT), self.settings.name)
+        return places(self.model_layout, self.parameters, GLOBAL, (HEAD, CONTEXT), self.settings.name)

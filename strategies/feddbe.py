@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.feddbe import FedDBE as FedDBEClient
 from fedtl.clients.feddbe import FedDBESettings, head_with_bias
@@ -36,9 +35,7 @@ class FedDBE(Strategy):
 
     def first_state(self, w: Tensor) -> Vectors:
         """No consensus yet."""
-        if self.layout is None:
-            raise ConfigError("strategy.name = 'feddbe': its server needs the model's layout")
-        weight, _ = head_with_bias(self.layout, self.settings.name)
+        weight, _ = head_with_bias(self.model_layout, self.settings.name)
         return {"w": w, "consensus": torch.zeros(weight.shape[1]), "agreed": torch.zeros(1)}
 
     def is_initial(self, state: Vectors) -> bool:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
-from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.fedpac import FedPAC as FedPACClient
 from fedtl.clients.fedpac import FedPACSettings
@@ -46,9 +45,7 @@ class FedPAC(Strategy):
 
     def first_tables(self, w: Tensor) -> Vectors:
         """Everybody's head is the initial one."""
-        if self.layout is None:
-            raise ConfigError("strategy.name = 'fedpac': its server needs the model's layout")
-        return {"phi": head_of(self.layout, w).expand(self.population, -1)}
+        return {"phi": head_of(self.model_layout, w).expand(self.population, -1)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model, and to each client its own head."""

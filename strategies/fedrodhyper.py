@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.fedrodhyper import FedRoDHyper as FedRoDHyperClient
 from fedtl.clients.fedrodhyper import FedRoDHyperSettings
@@ -28,10 +27,8 @@ class FedRoDHyper(Strategy):
 
     def first_state(self, w: Tensor) -> Vectors:
         """The initial model and hypernetwork: A and b as torch's linear layers begin, W and c at zeros."""
-        if self.layout is None:
-            raise ConfigError("strategy.name = 'fedrod-hyper': its server needs the model's layout and classes")
         m, classes = self.settings.hyper_hidden, self.classes
-        head = sum(own.stop - own.start for own in self.layout.part("head"))
+        head = sum(own.stop - own.start for own in self.model_layout.part("head"))
         generator = torch.Generator().manual_seed(self.seed)
         first = (2 * torch.rand(m * (classes + 1), generator=generator) - 1) / classes**0.5
         return {"w": w, "nu": torch.cat([first, torch.zeros(head * (m + 1))])}

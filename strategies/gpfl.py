@@ -47,4 +47,4 @@ class GPFL(FedAvg):
 
     def _embeddings(self) -> Tensor:
         private = (*self.settings.private, INPUTS)
-        return places(self.layout, self.parameters, (EMBEDDINGS,), private, self.settings.name)
+        return places(self.model_layout, self.parameters, (EMBEDDINGS,), private, self.settings.name)

@@ -12,7 +12,7 @@ from fedtl.models.vector import Layout
 
 
 def places(
-    layout: Layout | None, parameters: int | None, parts: Iterable[str], private: Collection[str], method: str
+    layout: Layout, parameters: int | None, parts: Iterable[str], private: Collection[str], method: str
 ) -> Tensor:
     """The places of some parts in the travelling parameters, one part after another, ``[n]`` int64.
 
@@ -26,8 +26,6 @@ def places(
     Raises:
         ConfigError: something else stays at clients, too.
     """
-    if layout is None:
-        raise ConfigError(f"strategy.name = {method!r}: its server needs the model's layout")
     travels = torch.ones(layout.parameters, dtype=torch.bool)
     for own in (own for part in private for own in layout.part(part)):
         travels[own] = False

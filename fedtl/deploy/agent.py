@@ -18,6 +18,7 @@ from fedtl.config.schema import Config, Tables
 from fedtl.data.own.read import Own
 from fedtl.data.own.statistics import statistics
 from fedtl.data.schema import DataSchema
+from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
 from fedtl.disk.tensors import DamagedError
@@ -111,7 +112,7 @@ class ClientAgent:
     def _described(self, statistics_of: str, study: Study) -> RecordDict:
         about = {**self._own(study).describe(), NAME: self.folder.name}
         content = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: json.dumps(about)})})
-        if statistics_of in ("dataset", "pixel"):
+        if needs_statistics(statistics_of):
             if statistics_of != study.tables.get("data", {}).get("normalise", "dataset"):
                 raise Declined("the server asks for other sums than the experiment needs")
             if study.tables.get("deploy", {}).get("privacy") or len(self.own.train) < SUMS_FROM:
@@ -121,7 +122,7 @@ class ClientAgent:
                 )
             # Sums of all training samples, validation included. If validation were left out, the difference between
             # the sums of two studies with different seeds or shares would reveal single samples.
-            count, total, square = statistics(self.own, statistics_of)  # type: ignore[arg-type]
+            count, total, square = statistics(self.own, statistics_of)
             content[SUMS] = m.pack_all(
                 {"count": np.array([float(count)]), "total": total.ravel(), "square": square.ravel()}
             )

@@ -20,6 +20,7 @@ from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.own.statistics import Sums
+from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.agent import DESCRIPTION, NAME, STATISTICS_OF, SUMS
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.study import Study
@@ -435,7 +436,7 @@ def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
     )
     if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(description.shape)!r:.60}")
-    if statistics_of not in ("dataset", "pixel"):
+    if not needs_statistics(statistics_of):
         return description
     return replace(description, sums=_sums(reply, statistics_of, description))
 

@@ -323,9 +323,7 @@ class Engine(ABC):
                 program, kinds = joint
                 inputs = [(kind, list(stretch.tensors().values())) for kind, (_, stretch) in zip(kinds, in_turn)]
                 with self.clock.part(STEPS), buffers() as moving:
-                    state = self.tracer.run_joint(  # type: ignore[union-attr]
-                        program, inputs, losses, moving, state, external
-                    )
+                    state = self.tracer.run(program, inputs, losses, moving, state, external)  # type: ignore[union-attr]
                 for kind, (_, stretch) in zip(kinds, in_turn):
                     evaluations += len(stretch.y) * program.programs[kind].evaluations
                 break

@@ -92,14 +92,14 @@ class StepTracer:
 
     def run(
         self,
-        program: Program,
-        inputs: Sequence[Tensor],
+        program: Program | JointProgram,
+        inputs: Any,
         losses: Tensor,
         buffers: Tensor,
         state: State,
         external: Mapping[str, Tensor],
     ) -> State:
-        """Replay a traced step over mini-batches; see :meth:`Program.run`. Gives the new state."""
+        """Replay traced steps over mini-batches, given as the program's own ``run`` takes them; the new state."""
         vectors = {**state, **_placeholders(external)}
         program.run(inputs, losses, buffers, vectors)
         return {name: vectors[name] for name in state}
@@ -129,20 +129,6 @@ class StepTracer:
                 self._joint[key] = _try_to_join(programs)
         joint = self._joint[key]
         return None if joint is None else (joint, of_stretches)
-
-    def run_joint(
-        self,
-        joint: JointProgram,
-        stretches: Sequence[tuple[int, Sequence[Tensor]]],
-        losses: Tensor,
-        buffers: Tensor,
-        state: State,
-        external: Mapping[str, Tensor],
-    ) -> State:
-        """Replay joined steps over stretches of mini-batches; see :meth:`JointProgram.run`. Gives the new state."""
-        vectors = {**state, **_placeholders(external)}
-        joint.run(stretches, losses, buffers, vectors)
-        return {name: vectors[name] for name in state}
 
     def _try(self, loop: Loop, state: State, batch: Batch, external: Mapping[str, Tensor]) -> Program | None:
         if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != loop.budget.batch_size:

@@ -92,6 +92,6 @@ Normalisation = Literal["dataset", "pixel", "none"] | Constants
 """What ``data.normalise`` may be."""
 
 
-def needs_statistics(kind: Normalisation) -> TypeGuard[Literal["dataset", "pixel"]]:
+def needs_statistics(kind: Normalisation | str) -> TypeGuard[Literal["dataset", "pixel"]]:
     """Whether means and deviations of samples are needed."""
     return kind in ("dataset", "pixel")

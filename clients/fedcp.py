@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from fedtl import losses
 from fedtl.choice import ConfigError, shown
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
 from fedtl.clients.parts import PartSteps
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGDSettings
+from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Sizes
 from fedtl.losses.context import Layers, Net
 from fedtl.losses.moments import unit
@@ -155,9 +156,9 @@ class FedCP(PartSteps):
 
     Terms of the objective that read logits read out_i. Θ begins as torch's layers do, and W_i^hd as W^hd.
 
-    Differs from the paper: not at all by default, but that with batch-norm the received extractor, which stands still,
-    is in evaluation mode; the MMD's kernels, which it leaves open, are those of its authors' code. That code, and
-    PFLlib, add Gumbel noise to the policy (``gumbel``; there also when a model is scored), begin with a random v_i
+    Differs from the paper: not knowingly by default, but that with batch-norm the received extractor, which stands
+    still, is in evaluation mode; the MMD's kernels, which it leaves open, are those of its authors' code. That code,
+    and PFLlib, add Gumbel noise to the policy (``gumbel``; there also when a model is scored), begin with a random v_i
     (``first_context``), and pass W^hd and Θ on to the sampled clients alone, at the end of a round (``global_parts``).
     """
 
@@ -229,13 +230,7 @@ class FedCP(PartSteps):
         return _AsItIs(self.settings, self.layout)
 
 
-class _AsItIs(FedCP):
+class _AsItIs(Untrained, FedCP):
     """What the client has, in place of a round."""
 
-    sums: ClassVar[Mapping[str, Weighting]] = {}
-
-    def loops(self) -> Sequence[Loop]:
-        return ()
-
-    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        return {}, {"own": state["w"]}
+    shows: ClassVar[Mapping[str, str]] = {"own": "w"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedtl.choice import ConfigError, shown
-from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import LinearHead
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
 from fedtl.losses.objective import with_term
 from fedtl.losses.term import Term, TermContext
@@ -175,16 +176,10 @@ class FedDBE(SGD):
         return w
 
 
-class _AsItIs(FedDBE):
+class _AsItIs(Untrained, FedDBE):
     """What the client has, in place of a round."""
 
-    sums: ClassVar[Mapping[str, Weighting]] = {}
-
-    def loops(self) -> Sequence[Loop]:
-        return ()
-
-    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        return {}, {"own": state["own"]}
+    shows: ClassVar[Mapping[str, str]] = {"own": "own"}
 
 
 def head_with_bias(layout: Layout, method: str) -> LinearHead:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedtl.choice import shown
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
 from fedtl.clients.heads import head_of, with_head
 from fedtl.clients.parts import HeadFirstSettings, PartSteps
 from fedtl.clients.settings import Settings
+from fedtl.clients.untrained import Untrained
 from fedtl.losses.objective import with_term
 from fedtl.losses.term import Term
 from fedtl.losses.terms.prototypes import Prototype
@@ -127,17 +128,8 @@ class FedPAC(PartSteps):
         return with_head(self.layout, received["w"], received["phi"])
 
 
-class _AsItIs(FedPAC):
+class _AsItIs(Untrained, FedPAC):
     """What the client receives, in place of a round."""
-
-    sums: ClassVar[Mapping[str, Weighting]] = {}
-    rows: ClassVar[tuple[str, ...]] = ()
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         return {"w": received["w"]}
-
-    def loops(self) -> Sequence[Loop]:
-        return ()
-
-    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        return {}, {}

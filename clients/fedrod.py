@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedtl.choice import shown
-from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors
 from fedtl.clients.heads import LinearHead, head_of, with_head
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import stepper_of
@@ -151,13 +152,7 @@ class FedRoD(TwoHeads):
         return _AsItIs(self.settings, self.layout)
 
 
-class _AsItIs(FedRoD):
+class _AsItIs(Untrained, FedRoD):
     """What the client has, in place of a round."""
 
-    sums: ClassVar[Mapping[str, Weighting]] = {}
-
-    def loops(self) -> Sequence[Loop]:
-        return ()
-
-    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        return {}, {"phi": state["phi"]}
+    shows: ClassVar[Mapping[str, str]] = {"phi": "phi"}

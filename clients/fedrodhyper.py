@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.fedrod import TwoHeads, TwoHeadsSettings, log_prior
 from fedtl.clients.settings import Settings
+from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
 
 
@@ -85,16 +86,11 @@ def hidden_layer(A: Tensor, b: Tensor, a: Tensor) -> Tensor:
     return (apply(A, a) + b).relu()
 
 
-class _AsItIs(FedRoDHyper):
+class _AsItIs(Untrained, FedRoDHyper):
     """What the hypernetwork makes of the client's class distribution, in place of a round."""
-
-    sums: ClassVar[Mapping[str, Weighting]] = {}
 
     def first_memory(self, received: Vectors) -> Memory:
         return {"phi": torch.zeros_like(self.head(received["w"]))}
-
-    def loops(self) -> Sequence[Loop]:
-        return ()
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         a = state["distribution"]

@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
 from fedtl.clients.parts import PartSteps
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGDSettings
+from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Sizes
 from fedtl.losses.context import Layers, Net
 from fedtl.losses.moments import norm, unit
@@ -218,13 +219,7 @@ def inputs_of(C: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([rows.mean(-2), (shares.unsqueeze(-1) * rows).sum(-2)], -1)
 
 
-class _AsItIs(GPFL):
+class _AsItIs(Untrained, GPFL):
     """What the client has, in place of a round."""
 
-    sums: ClassVar[Mapping[str, Weighting]] = {}
-
-    def loops(self) -> Sequence[Loop]:
-        return ()
-
-    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
-        return {}, {"own": state["w"]}
+    shows: ClassVar[Mapping[str, str]] = {"own": "w"}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fedtl.choice import ConfigError
 from fedtl.runs.history import Run, load
+from fedtl.studies import Study, is_study
 
 
 class Loaded(NamedTuple):
@@ -19,7 +20,7 @@ class Loaded(NamedTuple):
 
 
 def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
-    """Read runs; of a folder that is none, all that lie below it. The same folder counts once.
+    """Read runs; of a study those that answer its question, of another folder all below it. Each folder counts once.
 
     What lies within a run's folder, as its baselines do, has to be named itself.
 
@@ -33,7 +34,11 @@ def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
             runs.setdefault(source.path.resolve(), source)
             continue
         path = Path(source)
-        folders = [path] if (path / "config.toml").exists() or not path.is_dir() else runs_below(path)
+        if is_study(path):
+            folders, unfinished = _of_study(Study.load(path))
+            notes += unfinished
+        else:
+            folders = [path] if (path / "config.toml").exists() or not path.is_dir() else runs_below(path)
         if not folders:
             raise ConfigError(f"{path} is not a run's folder, and holds none: a run has config.toml and rounds.jsonl")
         for folder in folders:
@@ -46,6 +51,15 @@ def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
     if not runs:
         raise ConfigError(notes[0].removeprefix("Left out: ").rstrip(".") if notes else "there is no run to compare")
     return Loaded(list(runs.values()), notes)
+
+
+def _of_study(study: Study) -> tuple[list[Path], list[str]]:
+    """The folders of a study's finished runs, and a sentence if others are missing; its trials are not compared."""
+    finished = [run for run in study.finals if run.state == "finished"]
+    missing = len(study.finals) - len(finished)
+    failed = sum(run.state == "failed" for run in study.finals)
+    note = f"Of the study {study.name!r} {missing} of {len(study.finals)} runs are missing; {failed} of them failed."
+    return [study.folder / run.folder for run in finished], [note] * bool(missing)
 
 
 def runs_below(folder: Path) -> list[Path]:

@@ -32,6 +32,7 @@ ROOMS = [
     "config",
     "grid",
     "runs",
+    "studies",
     "comparison",
     "plot",
     "assemble",

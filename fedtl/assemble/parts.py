@@ -29,6 +29,7 @@ from fedtl.engine.mixed import Mixed
 from fedtl.engine.plan import eligible
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.losses.objective import Objective
+from fedtl.metrics import read_metrics
 from fedtl.models import build_model
 from fedtl.models.composite import layer_sizes, model_of
 from fedtl.models.settings import ModelChoice
@@ -207,8 +208,9 @@ def _tasks_of(config: Config, federation: Federation) -> list[Task]:
     views = config.views if any("views" in objective.needs for objective in objectives) else None
     view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None
     samples, initial = Samples(federation, torch.device("cpu"), images, view), layout.flatten(module)
+    metrics = read_metrics(config.evaluate.metrics)
     return [
-        Task(module, layout, objective, samples, config.seed, sharing, frozen, initial, config.replay)
+        Task(module, layout, objective, samples, config.seed, sharing, frozen, initial, config.replay, metrics=metrics)
         for objective in objectives
     ]
 
@@ -228,7 +230,7 @@ def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence
         config.strategy,
         seed=config.seed,
         clients=clients,
-        evaluation=Evaluation(evaluate.every, evaluate.personal, evaluate.clients),
+        evaluation=Evaluation(evaluate.every, evaluate.personal, evaluate.clients, read_metrics(evaluate.metrics)),
         max_failures=config.max_failures,
         parameters=sharing.parameters if sharing else parameters,
         phases=_phases(config, tasks),

@@ -38,6 +38,7 @@ PLACES = {
     "datasets": "[data]",
     "models": "[model]",
     "terms": "[[objective]]",
+    "metrics": "[evaluate] metrics",
 }
 """The table of a config that names a part of each kind."""
 
@@ -104,7 +105,7 @@ def _classes(kind: str, name: str) -> tuple[list[Any], type[BaseModel] | None]:
         part = load_object(name, "model.name")
         return [part], part if issubclass(part, BaseModel) else None
     part = resolve(REGISTRIES[kind], name, "name")
-    return [part], part
+    return [part], part if issubclass(part, BaseModel) else None
 
 
 def _print_options(kind: str, part: type[BaseModel], functions: Sequence[object]) -> None:

@@ -20,8 +20,8 @@ def list_parts(
 ) -> None:
     """List what a config can name, or explain one name.
 
-    KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models or terms; all if
-    not given.
+    KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models, terms or
+    metrics; all if not given.
 
     NAME is any of those that are listed, or a class of your own, as my_module:MyMethod: its paper and equation, its
     options, what it sends and keeps, and a config to start from.
@@ -80,6 +80,7 @@ def _kind_of_class(path: str) -> str:
     from fedtl.data.partitions.contract import Partition
     from fedtl.data.settings import DataChoice
     from fedtl.losses.term import Term
+    from fedtl.metrics import Metric
     from fedtl.models.settings import ModelChoice
     from fedtl.strategies.contract import Strategy
 
@@ -87,6 +88,7 @@ def _kind_of_class(path: str) -> str:
     kinds: Sequence[tuple[Any, str]] = (
         ((ClientUpdate, Strategy), "strategies"),
         (Term, "terms"),
+        (Metric, "metrics"),
         (Partition, "partitions"),
         (DataChoice, "datasets"),
         ((ModelChoice, nn.Module), "models"),
@@ -94,7 +96,7 @@ def _kind_of_class(path: str) -> str:
     for bases, kind in kinds:
         if isinstance(part, type) and issubclass(part, bases):
             return kind
-    raise ConfigError(f"{path!r} is neither a method, a term, a partition, a data set nor a model")
+    raise ConfigError(f"{path!r} is neither a method, a term, a metric, a partition, a data set nor a model")
 
 
 def _print_kind(kind: str, registries: Mapping[str, Mapping[str, str]]) -> None:

@@ -27,8 +27,9 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", hidden=True)]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", hidden=True)]
 
 
-def print_scores(runs: Sequence[Run], metric: str = "accuracy") -> None:
-    """Print runs' scores as a table."""
+def print_scores(runs: Sequence[Run], metric: str | None = None) -> None:
+    """Print runs' scores as a table, by a metric or, without one, by that of the first run's config."""
+    metric = metric or runs[0].metric
     from fedtl.runs.history import over_same_clients
 
     unit = " in %" if metric == "accuracy" else ""

@@ -8,6 +8,7 @@ from fedtl.choice import Registry
 from fedtl.data import DATASETS
 from fedtl.data.partitions import PARTITIONS
 from fedtl.losses.objective import TERMS
+from fedtl.metrics import METRICS
 from fedtl.models import MODELS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import STRATEGIES
@@ -21,4 +22,5 @@ REGISTRIES: Mapping[str, Registry] = {
     "datasets": DATASETS,
     "models": MODELS,
     "terms": TERMS,
+    "metrics": METRICS,
 }

@@ -25,6 +25,7 @@ from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.augment import Views
 from fedtl.losses.term import Term
+from fedtl.metrics import read_metrics
 from fedtl.models.settings import ModelChoice
 from fedtl.strategies import strategy_type
 from fedtl.wire.privacy import Privacy
@@ -42,11 +43,21 @@ class Evaluate(Options):
         personal: "adapted": the model that a client would have now, by its local update from the present global model;
             "stored": the one that it kept when it was last sampled. Older configs say "fresh" and "last".
         clients: score a sample of so many clients; all if not given.
+        metrics: scored besides accuracy and loss, by name; the first is what tables and pictures show. A metric of
+            your own is "module:function" of labels [n] and probabilities [n, k], or a subclass of fedtl.metrics.Metric.
     """
 
     every: PositiveInt = 1
     personal: Literal["adapted", "stored"] = "adapted"
     clients: PositiveInt | None = None
+    metrics: tuple[str, ...] = ()
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Check that there are such metrics."""
+        read_metrics(names)
+        return names
 
     @field_validator("personal", mode="before")
     @classmethod

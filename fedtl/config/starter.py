@@ -133,6 +133,11 @@ def _partition(tables: Tables, name: str) -> tuple[str, ...]:
     return ()
 
 
+def _metric(tables: Tables, name: str) -> tuple[str, ...]:
+    tables["evaluate"] = {"metrics": [name]}
+    return ()
+
+
 def _data(tables: Tables, name: str) -> tuple[str, ...]:
     from fedtl.choice import resolve
     from fedtl.data import DATASETS
@@ -182,6 +187,7 @@ def _of_strategy(key: str, registry: str) -> Callable[[Tables, str], tuple[str, 
 _FILL: Mapping[str, Callable[[Tables, str], tuple[str, ...]]] = {
     "strategies": _strategy,
     "terms": _term,
+    "metrics": _metric,
     "partitions": _partition,
     "datasets": _data,
     "models": _model,

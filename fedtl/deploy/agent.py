@@ -180,7 +180,7 @@ class ClientAgent:
             )
         except ConfigError as error:
             raise self._cannot_run(error) from error
-        worker.store.durable = True
+        worker.store.durable, worker.shows_predictions = True, False
         return worker
 
     def _cannot_run(self, error: ConfigError) -> Declined:

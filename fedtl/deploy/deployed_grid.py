@@ -279,13 +279,14 @@ class DeployedGrid(Grid):
         )
         if (failure := validator.failed(reply)) is not None:
             raise Refused(failure)
+        expected = self.expected[int(config.get(m.PHASE, 0))]  # type: ignore[arg-type]
         if kind == MessageType.EVALUATE:
             personal = config.get(m.SCORE_PERSONAL, "none") != "none"
-            return validator.scored(reply, ["global"] * bool(config.get(m.SCORE_GLOBAL)) + ["personal"] * personal)
+            models = ["global"] * bool(config.get(m.SCORE_GLOBAL)) + ["personal"] * personal
+            return validator.scored(reply, models, expected)
         w = m.unpack(request)
         if w is None and m.VECTOR in (each := m.unpack_all(request, m.EACH)):
             w = each[m.VECTOR][0]
-        expected = self.expected[int(config.get(m.PHASE, 0))]  # type: ignore[arg-type]
         vector = np.zeros(0, np.float32) if w is None else np.asarray(w, np.float32)
         return validator.trained(reply, expected, vector)
 

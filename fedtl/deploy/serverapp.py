@@ -39,7 +39,7 @@ from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
 from fedtl.runs import record
-from fedtl.runs.progress import accuracy
+from fedtl.runs.progress import score_text
 from fedtl.runs.resume import begun
 from fedtl.server.report import Round
 from fedtl.server.scores import Coverage, marked
@@ -354,7 +354,8 @@ def _expected(server: Server) -> tuple[Expected, ...]:
         sizes = tuple(len(part) for part in one.statistics(server.initial, 0))
         sums = {name: (how, shapes[name]) for name, how in counts.items()}
         rows = {name: shapes[name] for name in update.rows}
-        replies.append(Expected(sums, rows, one.task.objective.names, sizes))
+        classes = one.task.samples.federation.classes
+        replies.append(Expected(sums, rows, one.task.objective.names, sizes, one.task.metrics, classes))
     return tuple(replies)
 
 
@@ -395,10 +396,11 @@ class RoundLines:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._rounds = names, 0
+        self._metrics: Sequence[str] = ()
 
     def begin(self, config: Config, folder: Path, first_round: int, about: Mapping[str, Any]) -> None:
         """The run's parts are ready."""
-        self._rounds = config.rounds
+        self._rounds, self._metrics = config.rounds, config.evaluate.metrics
         resumed = f", resumed at round {first_round}" if first_round > 1 else ""
         if first_round > config.rounds:
             resumed = f", already finished with round {first_round - 1}"
@@ -409,7 +411,7 @@ class RoundLines:
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
         scores = [
-            marked(f"{name} {100 * accuracy(score):.2f} %", Coverage.of_row(score))
+            marked(f"{name} {score_text(score, self._metrics, 2)}", Coverage.of_row(score))
             for name, score in report.scores.items()
         ]
         untrained = {client for client, why in report.failures if not why.startswith("scoring:")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedtl.config.schema import Deploy
+from fedtl.metrics import Metrics
 from fedtl.wire import messages as m
 
 LONGEST_TEXT = 300
@@ -28,6 +29,7 @@ HEADER = 512
 LARGEST_LOSS = 1e30
 
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+INT64: np.dtype[Any] = np.dtype(np.int64)
 
 T = TypeVar("T")
 
@@ -45,12 +47,16 @@ class Expected:
         rows: the shapes of the uploads that are not summed, by name.
         terms: the names of the objective's terms.
         statistics: the sizes of the statistics that terms ask for.
+        metrics: that are scored besides accuracy and loss.
+        classes: k.
     """
 
     sums: Mapping[str, tuple[str, tuple[int, ...]]]
     rows: Mapping[str, tuple[int, ...]]
     terms: tuple[str, ...]
     statistics: tuple[int, ...]
+    metrics: Metrics = field(default_factory=Metrics)
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,18 +126,20 @@ class ReplyValidator:
                 what = "update" if is_model else f"upload {name!r}"
                 raise Refused(f"its {what} has norm {norm:.4g}, more than the {most:.4g} that deploy.max_norm allows")
 
-    def scored(self, reply: RecordDict, models: Sequence[str]) -> RecordDict:
+    def scored(self, reply: RecordDict, models: Sequence[str], expected: Expected) -> RecordDict:
         """A checked reply to an evaluate message.
 
         Args:
             reply: what the client sent.
             models: those that it was asked to score, "global" and "personal".
+            expected: with the metrics that it was asked for.
 
         Raises:
             Refused: an entry is missing or not as expected.
         """
         metrics = _record(reply, m.METRICS, MetricRecord)
         entries: dict[str, Any] = {m.CLIENTS: [], m.SAMPLES: []}
+        most_of: dict[str, int] = {}
         for domain, most in (("", self.test), (m.TARGET, self.target_test), (m.VALIDATION, self.validation)):
             if not metrics.get(f"{domain}{m.CLIENTS}"):
                 continue
@@ -141,9 +149,36 @@ class ReplyValidator:
             for model in models:
                 entries[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
                 entries[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
+                most_of[f"{domain}{model}"] = samples
+                for name in expected.metrics.names(expected.classes):
+                    key = f"{domain}{model}{m.METRIC}{name}"
+                    entries[key] = [_number(metrics, key)]
             if "personal" in models:
                 entries[f"{domain}{m.NO_PERSONAL_MODEL}"] = [_whole(metrics, f"{domain}{m.NO_PERSONAL_MODEL}", 1)]
-        return RecordDict({m.METRICS: MetricRecord(entries)})
+        content = RecordDict({m.METRICS: MetricRecord(entries)})
+        if tables := self._tables(reply, most_of, expected):
+            content[m.TABLES] = m.pack_all(tables)
+        return content
+
+    def _tables(
+        self, reply: RecordDict, samples: Mapping[str, int], expected: Expected
+    ) -> dict[str, NDArray[np.int64]]:
+        """What of its samples adds up: whole numbers that so many samples can come to.
+
+        Args:
+            reply: what the client sent.
+            samples: how many it has, by domain and model.
+            expected: with the metrics that it was asked for.
+        """
+        of_metrics, shapes = expected.metrics.tables, expected.metrics.shapes(expected.classes)
+        asked = {f"{name}/{table}": shape for name in samples for table, shape in shapes.items()}
+        tables = _tensors(reply, m.TABLES, asked, INT64)
+        for key, table in tables.items():
+            name, _, kind = key.rpartition("/")
+            most = samples[name] * of_metrics[kind].most
+            if table.min() < 0 or table.max() > most:
+                raise Refused(f"its table {key!r} has numbers that {samples[name]} samples cannot come to")
+        return tables
 
     def failed(self, reply: RecordDict) -> str | None:
         """The error that a client reports; None if it reports none.

@@ -240,6 +240,7 @@ class Engine(ABC):
         ensemble: Ensemble | None,
     ) -> Score:
         correct, loss_sum = 0, 0.0
+        outputs, labels = list[Tensor](), list[Tensor]()
         with self.clock.part(FORWARD), torch.inference_mode():
             if ensemble is None:
                 seen = self._logits(vector, index, own, answer)
@@ -248,7 +249,12 @@ class Engine(ABC):
             for logits, y in seen:
                 correct += int((logits.argmax(1) == y).sum())
                 loss_sum += float(F.cross_entropy(logits, y, reduction="sum"))
-        return Score(len(index), correct, loss_sum)
+                if self.task.metrics:
+                    outputs.append(logits.double().softmax(1).cpu())
+                    labels.append(y.cpu())
+        if not labels:
+            return Score(len(index), correct, loss_sum)
+        return Score(len(index), correct, loss_sum, torch.cat(labels).numpy(), torch.cat(outputs).numpy())
 
     def _logits_together(self, ensemble: Ensemble, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """Likewise, of several models together."""

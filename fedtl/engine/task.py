@@ -12,6 +12,7 @@ from fedtl.clients.contract import Memory, Vectors
 from fedtl.data.replay import Replay
 from fedtl.data.samples import Samples
 from fedtl.losses.objective import Objective
+from fedtl.metrics import Labels, Metrics, Probabilities
 from fedtl.models.sharing import Sharing
 from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import PREFIX
@@ -67,6 +68,7 @@ class Task:
         initial: the run's first model ``[d]``, where a term asks for it.
         replay: how samples are synthesised, where a term asks for them.
         received: what a client receives in the first round besides the model, where the method sends more.
+        metrics: that are scored besides accuracy and loss.
     """
 
     module: nn.Module
@@ -79,6 +81,7 @@ class Task:
     initial: Tensor | None = None
     replay: Replay | None = None
     received: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def sent(self, vector: Tensor) -> Tensor:
         """What of a model ``[d]`` travels."""
@@ -149,11 +152,21 @@ class Failed:
 
 @dataclass(frozen=True)
 class Score:
-    """How a model does on n samples: how many it labels correctly, and the sum of its cross-entropies."""
+    """How a model does on n samples.
+
+    Attributes:
+        samples: n.
+        correct: how many it labels correctly.
+        loss_sum: the sum of its cross-entropies.
+        labels: ``[n]``; None where nobody asks for more than these numbers.
+        probabilities: its predictions ``[n, k]``; likewise.
+    """
 
     samples: int
     correct: int
     loss_sum: float
+    labels: Labels | None = None
+    probabilities: Probabilities | None = None
 
 
 Outcome = Trained | Failed

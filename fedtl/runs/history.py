@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
+from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
+from fedtl.metrics.registry import headline
 from fedtl.server.scores import MISSING, marked
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
 from fedtl.server.scores import on_validation as on_validation
@@ -39,8 +41,6 @@ TableKind = Literal["numpy", "pandas"]
 COSTS: Mapping[str, tuple[str, ...]] = {"rounds": (), "bytes": ("bytes_down", "bytes_up"), "seconds": ("seconds",)}
 FURTHER = ("target", "validation")
 """Keys of a line of ``clients.jsonl`` under which the scores on further samples of the clients stand."""
-
-SMALLER_IS_BETTER = frozenset({"loss", "cross_entropy"})
 
 
 class Series(NamedTuple):
@@ -117,6 +117,13 @@ class Run:
     def label(self) -> str:
         """Method and objective in a few words."""
         return f"{self.method}, {self.objective}" if self.objective else self.method
+
+    @property
+    def metric(self) -> str:
+        """What the run is shown by: the first of ``evaluate.metrics`` that its scores have, else accuracy."""
+        recorded = {key for record in self.rounds for score in (record.get("scores") or {}).values() for key in score}
+        asked = (self.config.get("evaluate") or {}).get("metrics") or ()
+        return headline(asked, recorded)
 
     @property
     def seed(self) -> int:
@@ -454,7 +461,7 @@ class Run:
         return f"{done} of {self.config['rounds']} rounds" if "rounds" in self.config else f"{done} rounds"
 
     def _summary(self) -> tuple[str, dict[str, Point], dict[str, Point]]:
-        for metric in ("accuracy", "loss"):
+        for metric in (self.metric, "accuracy", "loss"):
             try:
                 return metric, self.last(metric), self.best(metric)
             except ConfigError:  # a regression has no accuracy; and showing a run must never fail

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Column
 
 from fedtl.config.schema import Config
+from fedtl.metrics.registry import headline
 from fedtl.server.report import Round
 from fedtl.server.scores import Coverage, marked
 
@@ -56,7 +57,8 @@ class ProgressBar(Progress):
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
         )
-        self._accuracy = ""
+        self._metrics: Sequence[str] = ()
+        self._scores = ""
         self._busy = 0.0
         self._clients = 0
 
@@ -66,6 +68,7 @@ class ProgressBar(Progress):
         if about["actors"] == "auto":
             place = "as many Ray actors as the cluster has room for"
         super().begin(config, folder, first_round, about)
+        self._metrics = config.evaluate.metrics
         self._console.print(
             f"{config.name}: {config.strategy.name}, {config.model.name} ({about['parameters']:,} numbers), "
             f"{config.data.name}{_target(config)} at {about['clients']} clients, seed {config.seed}; "
@@ -89,16 +92,16 @@ class ProgressBar(Progress):
                 f"round {report.round}: client {client} failed: {text}", markup=False, soft_wrap=True
             )
         parts = [
-            _marked(f"{SHORT[n]} {100 * accuracy(s):.1f} %", Coverage.of_row(s))
+            _marked(f"{SHORT[n]} {score_text(s, self._metrics, 1)}", Coverage.of_row(s))
             for n, s in report.scores.items()
             if n in SHORT
         ]
-        self._accuracy = "  ".join(parts) or self._accuracy
+        self._scores = "  ".join(parts) or self._scores
         loss = f"loss {sum(report.train.values()):.3f}" if len(report.train) == 1 else _terms(report.train)
         if report.trained is not None:
             loss = _marked(loss, Coverage(report.trained, len(report.clients)))
         rate = self._clients / max(self._busy, 1e-9)
-        self._bar.update(self._task, completed=report.round, status=f"{loss}  {self._accuracy}  {rate:.0f} clients/s")
+        self._bar.update(self._task, completed=report.round, status=f"{loss}  {self._scores}  {rate:.0f} clients/s")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -122,7 +125,15 @@ def _terms(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
-def accuracy(score: Mapping[str, Any]) -> float:
-    """A model's accuracy, over clients the mean weighted by their test samples."""
-    value = score["accuracy"]
-    return float(value["weighted_mean"] if isinstance(value, Mapping) else value)
+def score_text(score: Mapping[str, Any], asked: Sequence[str], digits: int) -> str:
+    """A score by the metric that its run is shown by; over clients the mean weighted by their test samples.
+
+    Args:
+        score: as the record has it.
+        asked: ``evaluate.metrics``.
+        digits: behind the point of a percentage; others have two more.
+    """
+    metric = headline(asked, score)
+    value = score[metric]
+    mean = float(value["weighted_mean"] if isinstance(value, Mapping) else value)
+    return f"{100 * mean:.{digits}f} %" if metric == "accuracy" else f"{metric} {mean:.{digits + 2}f}"

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from fedtl.failure import RunError
 from fedtl.server.reduce import UploadSums
@@ -55,6 +57,20 @@ class TrainReplies(Replies):
     steps: int = 0
 
 
+@dataclass
+class ScoreReplies(Replies):
+    """What came back from the clients that were to be scored.
+
+    Attributes:
+        tables: what adds up over their samples, by domain, model and table.
+        predictions: labels ``[n]`` and probabilities ``[n, k]`` by domain and model, each client's by its number; none
+            where clients keep them.
+    """
+
+    tables: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    predictions: dict[str, dict[int, NDArray[Any]]] = field(default_factory=dict)
+
+
 def gather_training(replies: Iterable[Message], asked: Sequence[int], nodes: Sequence[int]) -> TrainReplies:
     """Gather the replies to a train message; each is summed as it comes, and may stand for many clients.
 
@@ -92,14 +108,14 @@ def gather_training(replies: Iterable[Message], asked: Sequence[int], nodes: Seq
     return gathered
 
 
-def gather_scores(replies: Iterable[Message], nodes: Sequence[int]) -> Replies:
+def gather_scores(replies: Iterable[Message], nodes: Sequence[int]) -> ScoreReplies:
     """Gather the replies to an evaluate message, in the order in which they come.
 
     Args:
         replies: in any order.
         nodes: the node of each client.
     """
-    gathered = Replies()
+    gathered = ScoreReplies()
     for reply in replies:
         if reply.has_error():
             gathered.add_error(reply, nodes)
@@ -109,6 +125,13 @@ def gather_scores(replies: Iterable[Message], nodes: Sequence[int]) -> Replies:
         metrics = m.metrics_of(reply.content)
         for key in metrics:
             gathered.columns.setdefault(key, []).extend(m.floats(metrics, key))
+        for key, table in m.unpack_all(reply.content, m.TABLES).items():
+            gathered.tables[key] = gathered.tables[key] + table if key in gathered.tables else table
+        for key, rows in m.unpack_all(reply.content, m.PREDICTIONS).items():
+            prefix = next(p for p in sorted(m.DOMAINS.values(), reverse=True) if key.startswith(p))
+            ends = np.cumsum(m.ints(metrics, f"{prefix}{m.SAMPLES}"))
+            parts = np.split(rows, ends[:-1])
+            gathered.predictions.setdefault(key, {}).update(zip(m.ints(metrics, f"{prefix}{m.CLIENTS}"), parts))
     return gathered
 
 

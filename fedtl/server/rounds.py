@@ -255,11 +255,11 @@ class Rounds(Method, FlowerStrategy, ABC):
         """Gather the clients' scores."""
         report, gathered = self.report, gather_scores(replies, self._nodes)
         report.add_worker_seconds("scoring", gathered.seconds)
-        raised = {client for client, _ in gathered.failures}
         drawn = self.evaluation.clients is not None and self.evaluation.clients < self.population
         drawn_from = self.population if drawn else None
-        asked = Asked(self._to_score, self.scores_global, self.which_personal(), self.tested, drawn_from)
-        scores = asked.scores(gathered.columns, raised)
+        metrics = self.evaluation.metrics
+        asked = Asked(self._to_score, self.scores_global, self.which_personal(), self.tested, drawn_from, metrics)
+        scores = asked.scores(gathered)
         report.add_client_scores(scores, gathered.failures)
         means = mean_accuracies(scores)
         return MetricRecord({**means}) if means else None

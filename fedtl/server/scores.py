@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedtl.metrics.registry import ALWAYS, SMALLER_IS_BETTER
+
 Summary = dict[str, float]
+
+UNDEFINED = "undefined"
+"""In a record, beside a metric's means over clients: on how many clients' samples it is not defined."""
 
 SCORED, OF, DRAWN_FROM, MISSING = "scored", "of", "drawn_from", "missing"
 """In a record, beside a mean over clients: how many it is over, of how many who should have been scored, and of how
@@ -93,7 +98,10 @@ class ClientScores:
     Attributes:
         clients: their ids.
         samples: test samples of each, or validation samples.
-        accuracy, loss: by the model's name (``"global"``, ``"personal"``), one value per client.
+        values: by the model's name (``"global"``, ``"personal"``) and the metric's, one value per client; NaN where the
+            metric is not defined on a client's samples.
+        pooled: of metrics that are no means over samples, likewise: ``"pooled"``, the metric of all clients' samples
+            together, and ``"bins"`` where it follows from a histogram of so many.
         without: clients that had no personalised model of their own yet, and were scored with the global one.
         personal: which personalised model was scored: ``"adapted"``, ``"stored"``, or ``"partial"`` where only parts of
             it are the client's own; None for none.
@@ -105,8 +113,8 @@ class ClientScores:
 
     clients: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
-    accuracy: dict[str, list[float]] = field(default_factory=dict)
-    loss: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    pooled: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
     without: list[int] = field(default_factory=list)
     personal: str | None = None
     data: str = "clients"
@@ -121,10 +129,11 @@ class ClientScores:
     def summary(self) -> dict[str, Mapping[str, object]]:
         """Scores by name: ``"global/clients"``, ``"personal/clients"``."""
         scores: dict[str, Mapping[str, object]] = {}
-        for model, accuracy in self.accuracy.items():
+        for model, metrics in self.values.items():
+            pooled = self.pooled.get(model, {})
             row: dict[str, object] = {
-                "accuracy": summarise(accuracy, self.samples, higher_is_better=True),
-                "loss": summarise(self.loss[model], self.samples, higher_is_better=False),
+                metric: {**self._summary_of(metric, values), **pooled.get(metric, {})}
+                for metric, values in metrics.items()
             }
             row |= {SCORED: self.coverage.scored, OF: self.coverage.of}
             if self.drawn_from is not None:
@@ -140,8 +149,14 @@ class ClientScores:
             "clients": self.clients,
             "samples": self.samples,
             MISSING: self.missing,
-            "scores": {
-                f"{model}/{self.data}": {"accuracy": self.accuracy[model], "loss": self.loss[model]}
-                for model in self.accuracy
-            },
+            "scores": {f"{model}/{self.data}": metrics for model, metrics in self.values.items()},
         }
+
+    def _summary_of(self, metric: str, values: Sequence[float]) -> Summary:
+        """What the values come to over the clients on whose samples the metric is defined."""
+        higher_is_better = metric not in SMALLER_IS_BETTER
+        if metric in ALWAYS:
+            return summarise(values, self.samples, higher_is_better)
+        defined = [(value, n) for value, n in zip(values, self.samples) if not math.isnan(value)]
+        summary = summarise([value for value, _ in defined], [n for _, n in defined], higher_is_better)
+        return {**summary, UNDEFINED: len(values) - len(defined)}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.clients.serving import Serving
-from fedtl.server.gather import by_client
+from fedtl.metrics import Metrics
+from fedtl.metrics.ranking import BINS
+from fedtl.server.gather import ScoreReplies, by_client
 from fedtl.server.scores import ClientScores
 from fedtl.wire import messages as m
 
@@ -24,11 +26,13 @@ class Evaluation:
         personal: ``"adapted"``, the model that a client would have now by its local update from the present
             global model, or ``"stored"``, the one that it kept when it was last sampled.
         clients: score a sample of this many clients, drawn anew each time; all if None.
+        metrics: that are scored besides accuracy and loss.
     """
 
     every: int = 1
     personal: str = "adapted"
     clients: int | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Asked:
         personal: which of its own models besides.
         tested: who holds samples to score on, by the data's name in scores; not all data need be there.
         drawn_from: of how many clients those were drawn; None if all were to be scored.
+        metrics: besides accuracy and loss.
     """
 
     clients: Sequence[int]
@@ -48,6 +53,7 @@ class Asked:
     personal: Serving
     tested: Mapping[str, NDArray[np.int64]]
     drawn_from: int | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
     def missing(self, data: str, scored: Sequence[int], raised: set[int]) -> list[int]:
         """Who was to be scored on some data, and was not.
@@ -63,20 +69,34 @@ class Asked:
         # Who holds test samples is not known; of those on target data nobody may.
         return sorted(raised - set(scored)) if scored or data == "clients" else []
 
-    def scores(self, columns: Mapping[str, list[Any]], raised: set[int]) -> list[ClientScores]:
-        """Clients' scores on each kind of data that anybody was, or should have been, scored on.
-
-        Args:
-            columns: the replies', in any order.
-            raised: who failed.
-        """
+    def scores(self, replies: ScoreReplies) -> list[ClientScores]:
+        """Clients' scores on each kind of data that anybody was, or should have been, scored on."""
+        raised = {client for client, _ in replies.failures}
         scores = []
         for data, prefix in m.DOMAINS.items():
-            own = by_client(m.of_domain(columns, prefix))
+            own = by_client(m.of_domain(replies.columns, prefix))
             missing = self.missing(data, own.get(m.CLIENTS, []), raised)
             if own.get(m.CLIENTS) or missing:
                 scores.append(self._scores_on(data, own, missing))
+                for model in scores[-1].values if own.get(m.CLIENTS) else ():
+                    scores[-1].pooled[model] = self._pooled(f"{prefix}{model}", prefix, replies)
         return scores
+
+    def _pooled(self, name: str, domain: str, replies: ScoreReplies) -> dict[str, Mapping[str, float]]:
+        """Metrics of all clients' samples together, by name, each as the record has it."""
+        tables = {table: replies.tables[f"{name}/{table}"] for table in self.metrics.tables}
+        predictions = None
+        if name in replies.predictions:
+            parts, labels = replies.predictions[name], replies.predictions[f"{domain}{m.LABELS}"]
+            whole = [client for client in sorted(parts) if np.isfinite(parts[client]).all()]
+            if whole:
+                predictions = tuple(np.concatenate([each[client] for client in whole]) for each in (labels, parts))
+        pooled = self.metrics.pooled(tables, predictions)  # type: ignore[arg-type]  # two arrays
+        binned = set() if predictions else self.metrics.inexact()
+        return {
+            metric: {"pooled": value} | ({"bins": BINS} if metric.partition("/")[0] in binned else {})
+            for metric, value in pooled.items()
+        }
 
     def _scores_on(self, data: str, columns: Mapping[str, list[Any]], missing: list[int]) -> ClientScores:
         """Clients' scores on one kind of data."""
@@ -90,20 +110,24 @@ class Asked:
         scores.without = [client for client, without in zip(clients, columns.get(m.NO_PERSONAL_MODEL, ())) if without]
         for model, is_asked in (("global", self.scores_global), ("personal", personalises)):
             if correct := columns.get(f"{model}/correct"):
-                scores.accuracy[model] = [right / n for right, n in zip(correct, samples)]
-                scores.loss[model] = [loss / n for loss, n in zip(columns[f"{model}/loss_sum"], samples)]
+                start = f"{model}{m.METRIC}"
+                scores.values[model] = {
+                    "accuracy": [right / n for right, n in zip(correct, samples)],
+                    "loss": [loss / n for loss, n in zip(columns[f"{model}/loss_sum"], samples)],
+                    **{key.removeprefix(start): each for key, each in columns.items() if key.startswith(start)},
+                }
             elif is_asked and not clients:  # nobody could be scored, and the record says so
-                scores.accuracy[model], scores.loss[model] = [], []
+                scores.values[model] = {"accuracy": [], "loss": []}
         return scores
 
 
 def mean_accuracies(scores: Sequence[ClientScores]) -> dict[str, float]:
     """The mean over clients of each model's accuracy, as ``"global/clients/accuracy"``."""
     return {
-        f"{model}/{each.data}/accuracy": float(np.mean(values))
+        f"{model}/{each.data}/accuracy": float(np.mean(values["accuracy"]))
         for each in scores
-        for model, values in each.accuracy.items()
-        if values
+        for model, values in each.values.items()
+        if values["accuracy"]
     }
 
 

@@ -4,7 +4,8 @@ A train or evaluate message holds ``config``; ``arrays``, the download that all 
 global model's vector); ``each``, of what differs from client to client a row for each of those that are addressed; and
 ``given``, what terms of the objective ask for. A reply holds ``metrics`` with a list per key, one entry per client that
 it stands for; ``failures`` with those that raised; and, after training, ``arrays`` with the sums of their uploads,
-``rows`` with those that are not summed, a row for each client, and ``statistics`` with the sum of what terms ask for.
+``rows`` with those that are not summed, a row for each client, and ``statistics`` with the sum of what terms ask for;
+after scoring, ``tables`` and ``predictions`` for metrics that are no means.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ PARTS = "statistics-sizes"  # how many numbers each statistic has
 TARGET = "target/"  # before the keys of scores on the target domain
 VALIDATION = "validation/"  # before the keys of scores on validation samples
 
+METRIC = "/of/"  # between a score's model and the name of a metric besides those that every score has
+TABLES = "tables"  # of a reply's scores: what adds up over its clients, by domain, model and table
+PREDICTIONS = "predictions"  # of a reply's scores: labels and probabilities of its clients' samples, in order
+LABELS = "labels"
+
 DOMAINS = {"clients": "", "target-clients": TARGET, "validation-clients": VALIDATION}
 """Before the keys of scores, by the name of the data in a score's name."""
 
@@ -59,7 +65,7 @@ class VectorArray(Array):
     ``data`` and get what an ordinary Array holds.
     """
 
-    def __init__(self, vector: NDArray[np.floating]) -> None:
+    def __init__(self, vector: NDArray[Any]) -> None:
         self._vector = np.ascontiguousarray(vector)
         self.dtype, self.shape, self.stype = str(vector.dtype), tuple(vector.shape), SType.NUMPY
 
@@ -68,7 +74,7 @@ class VectorArray(Array):
         """The vector as ``numpy.save`` writes it."""
         return Array(self._vector).data
 
-    def numpy(self) -> NDArray[np.floating]:
+    def numpy(self) -> NDArray[Any]:
         """The vector itself; it may be read-only."""
         return self._vector
 
@@ -114,7 +120,7 @@ def pack(vector: NDArray[np.floating]) -> ArrayRecord:
     return pack_all({VECTOR: vector})
 
 
-def pack_all(vectors: Mapping[str, NDArray[np.floating]]) -> ArrayRecord:
+def pack_all(vectors: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Named vectors as Flower's record; they are not copied."""
     record = ArrayRecord()
     for name, vector in vectors.items():
@@ -128,7 +134,7 @@ def unpack(content: RecordDict, which: str = ARRAYS) -> NDArray[np.floating] | N
     return tensors.get(VECTOR)
 
 
-def unpack_all(content: RecordDict, which: str) -> dict[str, NDArray[np.floating]]:
+def unpack_all(content: RecordDict, which: str) -> dict[str, NDArray[Any]]:
     """The named vectors of a message's content, none where it has none; they may be read-only."""
     record = content.get(which)
     return {name: array.numpy() for name, array in record.items()} if isinstance(record, ArrayRecord) else {}

@@ -29,6 +29,7 @@ from fedtl.engine.served import part_of_terms, served
 from fedtl.engine.task import RoundContext, Score, reason
 from fedtl.failure import RunError
 from fedtl.wire import messages as m
+from fedtl.wire.further_scores import FurtherScores
 from fedtl.wire.tree_sum import TreeSum
 
 CLIENT_RAISED = 0
@@ -82,6 +83,8 @@ class Worker:
         self.own = part_of_terms([stage.engine for stage in self.stages])
         """What of a term is scored as the client's own model, see :func:`part_of_terms`."""
         self.initial = initial.to(self.engine.task.samples.device)
+        self.shows_predictions = True
+        """Whether the server may see clients' predictions: in a simulation."""
 
     @property
     def engine(self) -> Engine:
@@ -245,6 +248,7 @@ class Worker:
             domains[m.VALIDATION] = federation.validation
         rows: dict[str, list[Any]] = {f"{domain}{key}": [] for domain in domains for key in (m.CLIENTS, m.SAMPLES)}
         failed: list[tuple[int, str]] = []
+        further = FurtherScores(self.engine.task.metrics, self.shows_predictions)
         tested = [i for i, client in enumerate(clients) if any(len(test[client]) for test in domains.values())]
         for some in self._pieces(len(tested)):
             places = [tested[place] for place in some]
@@ -275,11 +279,13 @@ class Worker:
                     for name, score in scores.items():
                         rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
                         rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
+                        further.add(rows, f"{domain}{name}", score)
+                    further.add_labels(domain, next(iter(scores.values())))
         if m.SCORE_PERSONAL not in config:  # a strategy of Flower's, which asks one client at a time
             if failed:  # it would average an accuracy of 0 over 0 samples
                 return Reply(tuple(clients), Error(CLIENT_RAISED, failed[0][1]))
             return Reply(tuple(clients), RecordDict({m.METRICS: self._plain_score(rows)}))
-        reply = RecordDict({m.METRICS: MetricRecord(rows)})  # type: ignore[arg-type]
+        reply = RecordDict({m.METRICS: MetricRecord(rows), **further.records()})  # type: ignore[arg-type]
         if failed:
             reply[m.FAILURES] = m.pack_failures(failed)
         return Reply(tuple(clients), reply)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fedtl.config.schema import Deploy
 from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
 from fedtl.grid.identity import identify
+from fedtl.metrics import read_metrics
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
 from fedtl.wire import messages as m
 
@@ -94,7 +95,7 @@ def checked(reply: RecordDict, expected: Expected = EXPECTED, weighting: str = "
 
 
 def scores(reply: RecordDict, *models: str) -> RecordDict:
-    return SCREEN.scored(reply, models or ["global"])
+    return SCREEN.scored(reply, models or ["global"], EXPECTED)
 
 
 def refused(what: Callable[[], object]) -> str:
@@ -150,16 +151,64 @@ def test_validation_samples_are_scored_by_those_who_said_that_they_hold_some() -
     metrics = {m.VALIDATION + m.CLIENTS: [CLIENT], m.VALIDATION + m.SAMPLES: [3]}
     metrics |= {m.VALIDATION + "global/correct": [2], m.VALIDATION + "global/loss_sum": [1.5]}
     screen = replace(SCREEN, validation=3)
-    assert dict(m.metrics_of(screen.scored(travelled(scored(**metrics)), ["global"]))) == {
+    assert dict(m.metrics_of(screen.scored(travelled(scored(**metrics)), ["global"], EXPECTED))) == {
         **m.metrics_of(scored()),
         **metrics,
     }
-    assert refused(lambda: screen.scored(scored(**metrics | {m.VALIDATION + m.SAMPLES: [4]}), ["global"])) == (
-        "'validation/num-examples' is 4, and may be a whole number from 1 to 3"
-    )
-    assert refused(lambda: SCREEN.scored(scored(**metrics), ["global"])) == (
+    assert refused(
+        lambda: screen.scored(scored(**metrics | {m.VALIDATION + m.SAMPLES: [4]}), ["global"], EXPECTED)
+    ) == ("'validation/num-examples' is 4, and may be a whole number from 1 to 3")
+    assert refused(lambda: SCREEN.scored(scored(**metrics), ["global"], EXPECTED)) == (
         "'validation/num-examples' is 3, and may be a whole number from 1 to 0"
     )
+
+
+METRICS = read_metrics(["auc", "ece", "recall_by_class"])
+
+
+def further(**changed: object) -> RecordDict:
+    """A reply with further metrics of 3 samples of 2 classes, the global model's on them and on the target's."""
+    labels, probabilities = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    values = {
+        f"{domain}global/of/{name}": [value]
+        for domain in ("", "target/")
+        for name, value in METRICS.of(labels, probabilities).items()
+    }
+    reply = scored(**{**values, "num-examples": [3], "target/num-examples": [3], "global/correct": [2], **changed})
+    tables = METRICS.tabulate(labels, probabilities).items()
+    reply[m.TABLES] = m.pack_all({f"{domain}global/{name}": t for domain in ("", "target/") for name, t in tables})
+    reply[m.PREDICTIONS] = m.pack_all({"global": probabilities})
+    return reply
+
+
+def test_further_metrics_are_checked_and_predictions_are_dropped() -> None:
+    expected = replace(EXPECTED, metrics=METRICS, classes=2)
+    screen = replace(SCREEN, test=3, target_test=3)
+    content = screen.scored(travelled(further()), ["global"], expected)
+    assert {*content} == {m.METRICS, m.TABLES}
+    assert m.metrics_of(content)["global/of/auc"] == [1.0]
+    tables = m.unpack_all(content, m.TABLES)
+    assert {*tables} == {f"{d}global/{t}" for d in ("", "target/") for t in ("Histogram", "Reliability", "Counts")}
+    assert tables["global/Counts"].tolist() == [[1, 2], [2, 1], [1, 1]]
+    missing = travelled(further(**{"global/of/auc": None}))
+    why = refused(lambda: screen.scored(missing, ["global"], expected))
+    assert why == "it does not say 'global/of/auc' as one number"
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ([[1, 2], [2, 4], [1, 1]], "its table 'global/Counts' has numbers that 3 samples cannot come to"),
+        ([[1, 2], [2, -1], [1, 1]], "its table 'global/Counts' has numbers that 3 samples cannot come to"),
+        ([[1, 2, 0]], "an array of it has shape [1, 3] and type int64, expected are [3, 2] and int64"),
+    ],
+)
+def test_tables_that_cannot_be(table: list[list[int]], why: str) -> None:
+    expected = replace(EXPECTED, metrics=METRICS, classes=2)
+    reply = further()
+    reply[m.TABLES] = m.pack_all({**m.unpack_all(reply, m.TABLES), "global/Counts": np.array(table)})
+    screen = replace(SCREEN, test=3, target_test=3)
+    assert refused(lambda: screen.scored(travelled(reply), ["global"], expected)) == why
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_such() -> None:

@@ -20,6 +20,7 @@ ROOMS = [
     "disk",
     "data",
     "models",
+    "metrics",
     "losses",
     "distill",
     "optimizers",

@@ -1,0 +1,144 @@
+"""Metrics by name, and all of a config's at once."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError, Registry, resolve
+from fedtl.metrics.contract import Labels, Metric, Probabilities, Table, Values
+from fedtl.metrics.own import Own
+
+METRICS: Registry = {
+    "auc": "fedtl.metrics.ranking:AUC",
+    "average_precision": "fedtl.metrics.ranking:AveragePrecision",
+    "balanced_accuracy": "fedtl.metrics.by_class:BalancedAccuracy",
+    "brier": "fedtl.metrics.probabilities:Brier",
+    "ece": "fedtl.metrics.probabilities:CalibrationError",
+    "log_loss": "fedtl.metrics.probabilities:LogLoss",
+    "macro_f1": "fedtl.metrics.by_class:MacroF1",
+    "macro_precision": "fedtl.metrics.by_class:MacroPrecision",
+    "precision_by_class": "fedtl.metrics.by_class:PrecisionByClass",
+    "recall_by_class": "fedtl.metrics.by_class:RecallByClass",
+    "weighted_f1": "fedtl.metrics.by_class:WeightedF1",
+}
+
+ALWAYS = ("accuracy", "loss")
+"""What every score has, asked for or not."""
+
+SMALLER_IS_BETTER = frozenset({"loss", "cross_entropy", "brier", "ece", "log_loss"})
+KEY = "evaluate.metrics"
+
+
+def read_metrics(names: Sequence[str]) -> Metrics:
+    """Metrics by the names that a config lists; those that every score has are left out.
+
+    Raises:
+        ConfigError: there is no such metric, or two are of one name.
+    """
+    metrics: dict[str, Metric] = {}
+    for path in names:
+        if path in ALWAYS:
+            continue
+        part = resolve({**METRICS, **dict.fromkeys(ALWAYS, "")}, path, KEY)
+        name = path.rpartition(":")[2]
+        if isinstance(part, type) and issubclass(part, Metric):
+            metric = part()
+        elif callable(part):
+            metric = Own(part, path)
+        else:
+            raise ConfigError(f"{KEY} = {path!r}: it is neither a function nor a subclass of fedtl.metrics.Metric")
+        if name in metrics or (":" in path and name in (*METRICS, *ALWAYS)):
+            raise ConfigError(f"{KEY} = {path!r}: there is another metric {name!r}; give this one another name")
+        metrics[name] = metric
+    return Metrics(metrics)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All of a config's metrics besides accuracy and loss.
+
+    Attributes:
+        by_name: in the config's order.
+    """
+
+    by_name: Mapping[str, Metric] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_name)
+
+    @property
+    def tables(self) -> dict[str, type[Table]]:
+        """The tables out of which they follow, by name."""
+        tables = (metric.table for metric in self.by_name.values())
+        return {table.__name__: table for table in tables if table is not None}
+
+    @property
+    def need_predictions(self) -> bool:
+        """Whether any is pooled exactly out of predictions alone."""
+        return bool(self.inexact())
+
+    def inexact(self) -> set[str]:
+        """The metrics of which tables do not tell all."""
+        return {name for name, metric in self.by_name.items() if not metric.exact}
+
+    def of(self, labels: Labels, probabilities: Probabilities) -> dict[str, float]:
+        """Every metric of n ≥ 1 samples; one that each class has is named ``"recall_by_class/3"``.
+
+        None is defined where a prediction is no number.
+        """
+        if not np.isfinite(probabilities).all():
+            return dict.fromkeys(self.names(probabilities.shape[1]), np.nan)
+        return _named({name: metric.of(labels, probabilities) for name, metric in self.by_name.items()})
+
+    def names(self, classes: int) -> list[str]:
+        """The names of all values."""
+        return list(self.of(*_one_sample(classes))) if self else []
+
+    def shapes(self, classes: int) -> dict[str, tuple[int, ...]]:
+        """The tables' shapes, by name."""
+        return {name: table.shape for name, table in self.tabulate(*_one_sample(classes)).items()} if self else {}
+
+    def tabulate(self, labels: Labels, probabilities: Probabilities) -> dict[str, NDArray[np.int64]]:
+        """The tables of some samples, without those of which a prediction is no number."""
+        numbers = np.isfinite(probabilities).all(1)
+        if not numbers.all():
+            labels, probabilities = labels[numbers], probabilities[numbers]
+        return {name: table().of(labels, probabilities) for name, table in self.tables.items()}
+
+    def pooled(
+        self, tables: Mapping[str, NDArray[np.int64]], predictions: tuple[Labels, Probabilities] | None
+    ) -> dict[str, float]:
+        """Every metric of all clients' samples together that is no mean over samples.
+
+        Args:
+            tables: the sum of the clients'.
+            predictions: of all samples; None where clients keep theirs, and what needs them follows from a histogram.
+        """
+        values = {}
+        for name, metric in self.by_name.items():
+            if predictions is not None and not metric.exact:
+                values[name] = metric.of(*predictions)
+            elif metric.table is not None:
+                values[name] = metric.of_table(tables[metric.table.__name__])
+        return _named(values)
+
+
+def headline(asked: Sequence[str], recorded: Container[str]) -> str:
+    """The metric that a run is shown by: the first one asked for that is recorded as one number, else accuracy."""
+    return next((name for path in asked if (name := path.rpartition(":")[2]) in recorded), "accuracy")
+
+
+def _one_sample(classes: int) -> tuple[Labels, Probabilities]:
+    return np.zeros(1, np.int64), np.full((1, classes), 1 / classes)
+
+
+def _named(values: Mapping[str, Values]) -> dict[str, float]:
+    return {
+        (f"{name}/{place}" if each.ndim else name): float(value)
+        for name, each in values.items()
+        for place, value in enumerate(each.reshape(-1))
+    }

@@ -153,6 +153,13 @@ def _data(tables: Tables, name: str) -> tuple[str, ...]:
     if name == "npz":
         tables["data"]["path"] = "my-data"
         return ("my-data: a folder with one .npz file per client, each with x and y",)
+    if name == "files":
+        tables["data"] = {"name": name, "path": "my-data"}
+        return ("my-data: a folder with one .csv file per client, each with a column named label",)
+    if name == "heart-disease":
+        tables["model"] = {"name": "logistic"}
+        tables["evaluate"] = {"metrics": ["auc"]}
+        return ("FEDTL_DATA names the folder that has heart-disease/processed.cleveland.data and so on",)
     if issubclass(kind, Vision):
         tables["model"] = {"name": "cnn"}
         return ("FEDTL_DATA names the folder that torchvision's data sets lie in, or data.download = true",)

@@ -25,6 +25,8 @@ DATASETS: Registry = {
     "digits": "fedtl.data.sets.digits:Digits",
     "emnist": "fedtl.data.sets.vision:EMNIST",
     "fashion-mnist": "fedtl.data.sets.vision:FashionMNIST",
+    "files": "fedtl.data.sets.files:Files",
+    "heart-disease": "fedtl.data.sets.heart:HeartDisease",
     "mnist": "fedtl.data.sets.vision:MNIST",
     "npz": "fedtl.data.sets.npz:Npz",
     "svhn": "fedtl.data.sets.vision:SVHN",

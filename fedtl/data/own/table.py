@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.arrays import UNLABELLED, doubts, labels, samples
+from fedtl.data.arrays import UNLABELLED, Labels, doubts, labels, samples
 from fedtl.data.own.part import LABELLED, TEST, TRAIN, Part
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -75,32 +75,51 @@ def read_table(file: Path, wanted: Sequence[str], label: str, test_share: float)
     assert table.words is not None
     if TRAIN not in wanted:
         return parts_of({TEST: table})
-    order = np.random.default_rng(len(table.x)).permutation(len(table.x))
-    order = order[table.words[order] != str(UNLABELLED)]
-    most = max(len(order) - 1, 0)
-    drawn = np.zeros(len(table.x), np.bool_)
-    if test_share > 0:
-        drawn[order[: min(max(round(len(order) * test_share), 1), most)]] = True
+    drawn = test_rows(table.words, test_share)
     pieces = {TRAIN: ~drawn, TEST: drawn}
     return parts_of({p: replace(table, x=table.x[r], words=table.words[r]) for p, r in pieces.items() if r.any()})
 
 
+def test_rows(words: NDArray[np.str_], test_share: float) -> NDArray[np.bool_]:
+    """Which rows of a file are for testing ``[n]``, see :func:`read_table`, given the words of its labels ``[n]``."""
+    order = np.random.default_rng(len(words)).permutation(len(words))
+    order = order[words[order] != str(UNLABELLED)]
+    most = max(len(order) - 1, 0)
+    drawn = np.zeros(len(words), np.bool_)
+    if test_share > 0:
+        drawn[order[: min(max(round(len(order) * test_share), 1), most)]] = True
+    return drawn
+
+
+def labels_of(tables: Sequence[tuple[str, NDArray[np.str_], int]]) -> list[Labels]:
+    """Labels of files: whole numbers if all of all files are, else words.
+
+    Args:
+        tables: of each its name, the words of its labels ``[n]``, and the smallest label that it may have.
+    """
+    words = [str(word) for _, entries, _ in tables for word in np.unique(entries)]
+    whole = all(map(WHOLE.fullmatch, words))
+    read = []
+    for where, entries, least in tables:
+        fractions = [word for word in entries if not WHOLE.fullmatch(word)]
+        if fractions and all(map(NUMBER.fullmatch, words)):
+            raise ConfigError(f"{where} has the label {fractions[0]}; labels are whole numbers, or words")
+        read.append(labels(where, _as_numbers(entries) if whole else entries, len(entries), least))
+    return read
+
+
 def parts_of(tables: dict[str, CsvTable]) -> dict[str, Part]:
     """Labels are whole numbers if all of all tables are."""
-    words = [str(word) for table in tables.values() if table.words is not None for word in np.unique(table.words)]
-    whole = all(map(WHOLE.fullmatch, words))
-    parts = {}
-    for part, table in tables.items():
-        x, y, notes = samples(str(table.path), table.x), None, table.notes + doubts(str(table.path), table.x)
-        if table.words is not None:
-            entries = table.words
-            fractions = [word for word in entries if not WHOLE.fullmatch(word)]
-            if fractions and all(map(NUMBER.fullmatch, words)):
-                raise ConfigError(f"{table.path} has the label {fractions[0]}; labels are whole numbers, or words")
-            least = UNLABELLED if part == TRAIN else 0
-            y = labels(str(table.path), _as_numbers(entries) if whole else entries, len(x), least)
-        parts[part] = Part(str(table.path), x, y, notes)
-    return parts
+    parts = {
+        part: Part(
+            str(table.path), samples(str(table.path), table.x), None, table.notes + doubts(str(table.path), table.x)
+        )
+        for part, table in tables.items()
+    }
+    worded = {part: table.words for part, table in tables.items() if table.words is not None}
+    least = {part: UNLABELLED if part == TRAIN else 0 for part in worded}
+    read = labels_of([(parts[part].where, words, least[part]) for part, words in worded.items()])
+    return {**parts, **{part: replace(parts[part], y=y) for part, y in zip(worded, read)}}
 
 
 def _as_numbers(words: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -190,7 +209,7 @@ def _table(
     """Lines with their numbers as a table, the first of them being its header."""
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
-    _check_header(path, names, label, labelled)
+    check_header(path, names, label, labelled)
     place = names.index(label) if label in names else None
     columns = tuple(name for name in names if name != label)
     if not columns:
@@ -205,13 +224,13 @@ def _table(
             if labelled and not word:
                 raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is empty")
             words.append(str(UNLABELLED) if NONE.fullmatch(word) else word)
-        x.extend(_number(path, line, column, cell) for column, cell in zip(columns, row))
+        x.extend(number(path, line, column, cell) for column, cell in zip(columns, row))
     if not x:
         raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
     return CsvTable(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
 
 
-def _check_header(path: Path, names: Sequence[str], label: str, labelled: bool) -> None:
+def check_header(path: Path, names: Sequence[str], label: str, labelled: bool) -> None:
     """Check that a file's first line names its columns, and that one is the label if there must be one."""
     # A number that says which column it is may be a name.
     values = [n for i, n in enumerate(names) if NUMBER.fullmatch(n.replace(",", ".")) and n not in (str(i), str(i + 1))]
@@ -234,7 +253,12 @@ def _check_header(path: Path, names: Sequence[str], label: str, labelled: bool) 
         raise ConfigError(f"{path} has no column {label!r}: {nearest(label, names)}")
 
 
-def _number(path: Path, line: int, column: str, cell: str) -> float:
+def number(path: Path, line: int, column: str, cell: str) -> float:
+    """A cell as a finite number.
+
+    Raises:
+        ConfigError: it is none.
+    """
     text = cell.strip()
     if not text:
         raise ConfigError(f"{path}: line {line}, column {column!r}: the cell is empty")

@@ -1,0 +1,189 @@
+"""Clients' own files in a simulation: what becomes of gaps, words and labels, and the same draw as a deployment's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedtl.choice import ConfigError
+from fedtl.data import read_data
+from fedtl.data.dataset import Dataset
+from fedtl.data.federate import federate
+from fedtl.data.own.read import read_own
+
+Write = Callable[..., Path]
+
+BERN = "age;smoker;ward;sick\n40;yes;A;0\n50;no;B;1\n;no;A;0\n70;yes;?;1\n"
+BASEL = "age;smoker;ward;sick\n30;no;C;1\n35;NA;A;0\n45;yes;A;0\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def call(**files: str) -> Path:
+        for name, text in files.items():
+            file = tmp_path / (name.replace("__", "/") + ".csv")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return tmp_path
+
+    return call
+
+
+def load(path: Path, **options: object) -> Dataset:
+    return read_data({"name": "files", "path": str(path), "label": "sick", "test_share": 0.0, **options}).load()
+
+
+def test_gaps_get_the_mean_of_all_clients_rows(write: Write) -> None:
+    folder = write(bern=BERN, basel=BASEL)
+    dataset = load(folder, missing="mean", indicators=True, categorical=["ward"])
+    # Clients in the order of their files' names. Columns: age, its gaps; smoker, its gaps; wards A, B, C, their gaps.
+    age, smoker = np.mean([30, 35, 45, 40, 50, 70]), np.mean([0, 1, 1, 0, 0, 1])
+    np.testing.assert_allclose(
+        dataset.x,
+        np.array(
+            [
+                [30, 0, 0, 0, 0, 0, 1, 0],
+                [35, 0, smoker, 1, 1, 0, 0, 0],
+                [45, 0, 1, 0, 1, 0, 0, 0],
+                [40, 0, 1, 0, 1, 0, 0, 0],
+                [50, 0, 0, 0, 0, 1, 0, 0],
+                [age, 1, 0, 0, 1, 0, 0, 0],
+                [70, 0, 1, 0, 1, 0, 0, 1],  # A is the most frequent ward
+            ],
+            np.float32,
+        ),
+    )
+    assert dataset.y.tolist() == [1, 0, 0, 0, 1, 0, 1]
+    assert dataset.owner is not None
+    assert dataset.owner.tolist() == [0] * 3 + [1] * 4
+    assert any("semicolons" in note for note in dataset.notes)
+
+
+def test_gaps_get_a_median_of_clients_medians(write: Write) -> None:
+    one = "a,sick\n1,0\n2,1\n9,0\n"
+    two = "a,sick\n4,0\n,1\n"
+    three = "a,sick\n?,0\nna,1\n"  # has none of its own
+    # Medians 2 (of three values) and 4 (of one): the middle of 2, 2, 2, 4.
+    assert load(write(a=one, b=two, c=three), missing="median").x[:, 0].tolist() == [1, 2, 9, 4, 2, 2, 2]
+
+
+def test_what_fills_a_gap_is_nothing_that_is_tested(write: Write) -> None:
+    rows = "".join(f"{age},{age % 2}\n" for age in range(1, 21))
+    folder = write(a="age,sick\n" + rows + ",0\n")
+    dataset = load(folder, missing="mean", indicators=True, test_share=0.3)
+    assert dataset.held_out is not None
+    gap = dataset.x[:, 1] == 1
+    assert gap.sum() == 1
+    assert dataset.x[gap, 0] == pytest.approx(dataset.x[~dataset.held_out & ~gap, 0].mean())
+
+
+def test_rows_with_gaps_are_left_out_and_counted(write: Write) -> None:
+    dataset = load(write(bern=BERN, basel=BASEL), missing="drop", categorical=["ward"])
+    assert dataset.x[:, 0].tolist() == [30, 45, 40, 50]
+    assert [note for note in dataset.notes if "left out" in note] == [
+        f"{dataset_path}: {gone} of {rows} rows have gaps, and are left out"
+        for dataset_path, gone, rows in ((_path(dataset.notes, "basel"), 1, 3), (_path(dataset.notes, "bern"), 2, 4))
+    ]
+
+
+def _path(notes: tuple[str, ...], name: str) -> str:
+    return next(note.partition(".csv:")[0] for note in notes if f"{name}.csv: " in note) + ".csv"
+
+
+def test_the_draw_is_a_real_clients(write: Write) -> None:
+    rows = "".join(f"{i},{i % 3}\n" for i in range(40))
+    folder = write(a="v,sick\n" + rows, b="v,sick\n" + rows[: len(rows) // 2].rpartition("\n")[0] + "\n")
+    federation = federate(read_data({"name": "files", "path": str(folder), "label": "sick", "test_share": 0.25}), 0)
+    for client, name in enumerate("ab"):
+        own = read_own(str(folder / f"{name}.csv"), label="sick", test_share=0.25)
+        for here, there in ((federation.train, own.train), (federation.test, own.test)):
+            assert set(federation.x[here[client], 0]) == set(own.x[there, 0])
+
+
+def test_one_file_with_an_owner_column(write: Write) -> None:
+    file = write(all="who,v,sick\nzoe,1,0\nann,2,1\nzoe,3,1\nann,4,0\n") / "all.csv"
+    dataset = load(file, owner="who")
+    assert dataset.owner is not None
+    assert dict(zip(dataset.x[:, 0].tolist(), dataset.owner.tolist())) == {2: 0, 4: 0, 1: 1, 3: 1}
+    assert load(file, leave_out=["who"], partition={"name": "iid"}, clients=2).owner is None
+
+
+def test_folders_with_parts(write: Write) -> None:
+    write(a__train="v,sick\n1,0\n2,1\n", a__test="v,sick\n3,1\n")
+    folder = write(b__train="v,sick\n4,0\n5,1\n", b__test="v,sick\n6,0\n")
+    dataset = load(folder)
+    assert dataset.held_out is not None
+    assert dataset.x[dataset.held_out, 0].tolist() == [3, 6]
+
+
+def test_labels(write: Write) -> None:
+    folder = write(a="v,sick\n1,none\n2,mild\n", b="v,sick\n3,severe\n4,none\n")
+    words = load(folder)
+    assert words.label_names == ("mild", "none", "severe")
+    assert words.y.tolist() == [1, 0, 2, 1]
+    positive = load(folder, positive=["mild", "severe"])
+    assert (positive.y.tolist(), positive.classes) == ([0, 1, 1, 0], 2)
+    assert positive.label_names == ("none", "mild, severe")
+
+
+def test_images_of_clients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for client in ("left", "right"):
+        for kind in ("cat", "dog"):
+            folder = tmp_path / client / kind
+            folder.mkdir(parents=True)
+            for i in range(6):
+                Image.fromarray(rng.integers(0, 255, (9, 9), np.uint8)).save(folder / f"{i}.png")
+    data = read_data({"name": "files", "path": str(tmp_path), "test_share": 0.3, "size": 8})
+    dataset = data.load()
+    assert dataset.x.shape == (24, 1, 8, 8)
+    assert dataset.label_names == ("cat", "dog")
+    for client, name in enumerate(("left", "right")):
+        own = read_own(str(tmp_path / name), size=8, test_share=0.3)
+        assert dataset.owner is not None
+        assert dataset.held_out is not None
+        assert (dataset.held_out[dataset.owner == client]).sum() == len(own.test)
+    assert federate(data, 0).clients == 2
+    with pytest.raises(ConfigError, match=r"data\.label = 'sick': only \.csv files have columns; leave it out"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"a": BERN}, {}, "line 4, column 'age': the cell holds no value; say what to do with data.missing"),
+        ({"a": BERN}, {"missing": "mean"}, "line 2, column 'ward': 'A' is no number; name a column of words in"),
+        ({"a": BERN}, {"missing": "dorp"}, "data.missing = 'dorp'"),
+        ({"a": BERN}, {"indicators": True}, "indicators = true needs missing = 'mean' or"),
+        ({"a": BERN}, {"label": "sik"}, "has no column 'sik': did you mean 'sick'?"),
+        ({"a": BERN}, {"categorical": ["wards"]}, "data.categorical = 'wards': .* did you mean 'ward'?"),
+        ({"a": BERN}, {"owner": "ward"}, "data.owner = 'ward': in a folder each entry is a client; leave it out"),
+        ({"a": BERN, "b": "age,sick\n1,0\n"}, {}, "the column 'smoker' is only in one of them"),
+        ({"a": "v,w,sick\n,1,0\n,2,1\n"}, {"missing": "mean"}, "the column 'v' has no value in any training row"),
+        ({"a": "v,w,sick\n,1,0\n,2,1\n"}, {"missing": "drop"}, "every row has a gap"),
+        ({"a": "v,sick\n1,0\n2,?\n"}, {}, "line 3, column 'sick': the cell is '?'"),
+        ({"a": "v,sick\n1,0\n2,2\n"}, {"positive": ["1"]}, "data.positive = '1': no row has this label"),
+        ({"a": "v,sick\n1,2\n2,2\n"}, {"positive": ["2"]}, "all rows' labels are among them"),
+        ({"a": "v,sick\n1,0\n2,1.5\n"}, {}, "has the label 1.5; labels are whole numbers, or words"),
+        ({"a": "v,sick\n1,0\n2,1\n"}, {"leave_out": ["v"]}, "data.leave_out leaves no column to learn from"),
+        ({"a": "v,sick\n1,0\ninf,1\n"}, {}, "line 3, column 'v': inf is not finite"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(write: Write, files: dict[str, str], options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?").replace("(", r"\(")):
+        load(write(**files), **options)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_DATA names no folder")
+def test_heart_disease_is_flambys() -> None:
+    # Ogier du Terrail et al. 2022, Fed-Heart-Disease: 740 patients.
+    federation = federate(read_data({"name": "heart-disease"}), 0)
+    sizes = federation.train.sizes + federation.test.sizes
+    assert sizes.tolist() == [303, 261, 46, 130]
+    assert (federation.shape, federation.classes) == ((10,), 2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from flwr.serverapp import Grid
 from torch import nn
 
+from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored_data
 from fedtl.assemble.driver import Listener, Server, Silent
 from fedtl.assemble.parts import (
     assemble,
@@ -33,8 +34,9 @@ from fedtl.engine.choice import Choices
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
 from fedtl.runs import record, resume
+from fedtl.runs.best import BestRound
 from fedtl.runs.checkpoint import Checkpoint
-from fedtl.runs.history import Run
+from fedtl.runs.history import Run, check_round
 from fedtl.runs.lock import RunLock
 from fedtl.strategies import strategy_type
 
@@ -154,16 +156,18 @@ def open_run(
         "split": None if elsewhere else federation.fingerprint(),
         "tests_trained_elsewhere": None if elsewhere else federation.share_trained_elsewhere,
         "parameters": layout.size,
-        "notes": [*federation.notes, *resources.notes, *_idle_terms(tasks)],
+        "notes": [*federation.notes, *resources.notes, *_idle_terms(tasks), *chosen_on_test(config)],
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
     memories = None if elsewhere else assembly.kept_memories()
     row = assembly.row_widths()
     keeps = Keeps(numbers, memories.sizes if memories else None, (lambda client, round: row) if row else None)
-    recorder, checkpoint, about = _open_record(config, place, about, keeps, elsewhere)
+    scores = names_of_scores(assembly.strategy, federation, scored_data(federation, elsewhere))
+    rules = Rules.of(config, scores)
+    recorder, checkpoint, about = _open_record(config, place, about, keeps, rules, elsewhere)
     try:
-        server = Server(assembly, resources, choices, recorder, checkpoint, listener, about)
+        server = Server(assembly, resources, choices, recorder, checkpoint, listener, about, rules.stop)
         server.remembers = bool(row) or (memories is not None and memories.any)
         with record.writing(recorder.folder):
             last = checkpoint.round if checkpoint else 0
@@ -194,11 +198,13 @@ def _open_record(
     place: Place,
     about: Mapping[str, Any],
     keeps: Keeps,
+    rules: Rules,
     durable: bool,
 ) -> tuple[record.Recorder, Checkpoint | None, Mapping[str, Any]]:
     """Take a run's folder, and begin its record or go back to its last checkpoint; says what is recorded about it."""
     folder = place.folder or record.new_folder(Path("results"), config)
     recorder = record.Recorder(folder, durable, RunLock(folder))
+    recorder.best = None if rules.best is None else BestRound(rules.best)
     try:
         if not place.resume:
             about = {**about, "notes": [*about["notes"], *place.notes]}
@@ -206,12 +212,19 @@ def _open_record(
             return recorder, None, about
         notes = resume.check_config(folder, config, not place.named)
         resume.check_split(folder, about["split"])
-        there = resume.find(folder, keeps.numbers, keeps.memories, keeps.rows)
+        there = resume.find(folder, keeps.numbers, keeps.memories, keeps.rows, rules.best)
         if there.checkpoint is not None and config.rounds < there.checkpoint.round:
             raise ConfigError(
                 f"rounds = {config.rounds}: the run in {folder} has finished {there.checkpoint.round} already; give as "
                 "many, or more"
             )
+        if there.mark is not None:
+            for rule in (rules.stop, recorder.best):
+                if rule is not None:
+                    resume.follow(rule, folder, there.mark)
+            if (stopped := rules.stopped(config, folder, there.mark.round)) is not None:
+                about = {**about, record.STOPPED: stopped._asdict()}
+                notes = (*notes, f"{stopped}; to go on, raise stop.patience or give stop=none")
         about = {**about, "notes": [*about["notes"], *place.notes, *notes, *there.notes]}
         recorder.resume(config, about, there.mark)
         return recorder, there.checkpoint, about
@@ -264,21 +277,26 @@ def place_of(config: object, read: Config, out: str | Path | None, again: bool) 
     return Place(folder, resume=True, named=same)
 
 
-def load_model(run: Run) -> nn.Module:
-    """The final global model of a run, in evaluation mode.
+def load_model(run: Run, round: Literal["last", "best"] = "last") -> nn.Module:
+    """The global model of a run, in evaluation mode.
+
+    Args:
+        run: the run.
+        round: the ``last``, or the ``best`` by validation, which ``evaluate.keep_best`` keeps.
 
     Raises:
-        ConfigError: the run's method trains no model for all clients.
+        ConfigError: the run's method trains no model for all clients, or the round's is not kept.
     """
+    check_round(round, "round")
     config = build(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to load")
-    return model_on(run, config, federate(config.data, config.seed))
+    return model_on(run, config, federate(config.data, config.seed), round)
 
 
-def model_on(run: Run, config: Config, federation: Federation) -> nn.Module:
+def model_on(run: Run, config: Config, federation: Federation, round: Literal["last", "best"] = "last") -> nn.Module:
     """The same where the run's config and its data have been read."""
     few = FewSamples.of(federation)
     module = build_model(untrained(config.model), federation.shape, federation.classes, config.seed, few)
-    module.load_state_dict(run.state_dict())
+    module.load_state_dict(run.state_dict(round))
     return module.eval()

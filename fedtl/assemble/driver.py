@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedtl.assemble.chosen import holders_of_tests
 from fedtl.assemble.parts import (
     FEDERATION,
     Assembly,
@@ -40,7 +41,8 @@ from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.models.composite import Composite, model_of
 from fedtl.runs import record, resume
-from fedtl.runs.checkpoint import Checkpoint
+from fedtl.runs.best import EarlyStop, Stopped
+from fedtl.runs.checkpoint import Checkpoint, read_checkpoint
 from fedtl.runs.profile import RECORD, Profiler
 from fedtl.server.bench import Bench
 from fedtl.server.rounds import Round
@@ -80,10 +82,13 @@ class Server:
         checkpoint: Checkpoint | None,
         listener: Listener,
         about: Mapping[str, Any],
+        stop: EarlyStop | None = None,
     ) -> None:
         self.config, self.federation, self.strategy = assembly.config, assembly.federation, assembly.strategy
         self.resources, self.choices = resources, choices
         self.recorder, self.listener, self.about = recorder, listener, about
+        self.stop = stop
+        """Whether the run ends early; it knows the rounds so far."""
         self.store, self.rows = MemoryStore(recorder.memories), TableStore(recorder.folder / resume.TABLES)
         self.engines = make_engines(self.config, assembly.tasks, resources.driver_device, choices)
         task = self.engines[0].task
@@ -94,18 +99,17 @@ class Server:
         if checkpoint:
             self.strategy.resume(checkpoint.w, checkpoint.state, checkpoint.round)
             self.rows.restore(self.strategy.tables, checkpoint.round)
-        federation = self.federation
-        tests = {"clients": federation.test} | (
-            {"target-clients": target.test} if (target := federation.target) else {}
-        )
-        if federation.validation is not None:
-            tests["validation-clients"] = federation.validation
-        self.strategy.tested = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
+        self.strategy.tested = holders_of_tests(self.federation)
         self.strategy.bench = self._bench()
         self.first_round = checkpoint.round + 1 if checkpoint else 1
         self.profiled = False
         self.remembers = False
         """Whether clients keep something between rounds, here or on other machines that see the run's folder."""
+
+    @property
+    def stopped(self) -> Stopped | None:
+        """How the run has ended before its last round; None if it has not."""
+        return None if self.stop is None else self.stop.before(self.config.rounds)
 
     @property
     def engine(self) -> Engine:
@@ -141,7 +145,7 @@ class Server:
         """Run the remaining rounds on a grid that somebody else made, and write the final model."""
         with self.recorder, one_thread(self.resources.driver_device):
             self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
-            if self.first_round <= self.config.rounds:
+            if self._goes_on:
                 self.rounds(grid)
             self.finish()
 
@@ -149,18 +153,38 @@ class Server:
         """Run the remaining rounds on the config's own grid, and write the final model."""
         with self.recorder:
             self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
-            if self.first_round <= self.config.rounds:
+            if self._goes_on:
                 with make_grid(self) as go:
                     go(self.rounds)
             self.finish()
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether rounds remain."""
+        return self.first_round <= self.config.rounds and self.stopped is None
+
     def finish(self) -> None:
-        """Write the final global model under the module's own names, and beside it the modules of terms."""
-        self.engine.task.layout.load(self._blank, self.whole(self.w).cpu())
-        self.recorder.finish({name: tensor.numpy() for name, tensor in model_of(self._blank).state_dict().items()})
+        """Write the global models under the module's own names, beside them the modules of terms, and how it ended."""
+        best = None if self.recorder.best is None else self.recorder.best.until()
+        if best is not None and self.strategy.has_global_model():
+            self.recorder.finish(self._named(self._kept(best.round)), resume.BEST, self.recorder.about_best(best))
+        self.recorder.finish(self._named(self.w))  # the last, as extras belong to it
         if isinstance(self._blank, Composite):
             extras = self._blank.extras.state_dict()
             self.recorder.finish({name: tensor.numpy() for name, tensor in extras.items()}, record.EXTRAS)
+        if self.stopped is not None:
+            self.recorder.stopped(self.about, self.stopped)
+
+    def _named(self, w: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """What a module's state_dict has of the model of which ``w`` is what travels."""
+        self.engine.task.layout.load(self._blank, self.whole(w).cpu())
+        return {name: tensor.numpy() for name, tensor in model_of(self._blank).state_dict().items()}
+
+    def _kept(self, round: int) -> NDArray[np.float32]:
+        """What travels of the global model of a round whose checkpoint is kept."""
+        checkpoint = read_checkpoint(self.recorder.folder, lambda last: round)
+        assert checkpoint is not None  # a round is finished
+        return checkpoint.w
 
     def rounds(self, grid: Grid) -> None:
         """Run the remaining rounds on a grid."""
@@ -178,10 +202,10 @@ class Server:
                 self.rows.save(self.strategy.tables, report.round, self.strategy.keep)
             with self.strategy.clock.part(RECORD):
                 write(report, w, self.strategy.remembered())
-            self.strategy.keep = self.recorder.settled
+            self.strategy.keep = self.recorder.kept
             self.listener.round(report)
 
-        self.strategy.keep = self.recorder.settled
+        self.strategy.keep = self.recorder.kept
         # Clients' memories of a round must not be older than its checkpoint, so with them nothing is put off.
         with nullcontext(self.recorder.round) if self.remembers else record.behind(self.recorder.round) as write:
             self.strategy.start(
@@ -193,9 +217,16 @@ class Server:
                 evaluate_fn=self.score if self._tests() else None,
                 first_round=self.first_round,
                 on_round=on_round,
+                ends=self._ends if self.stop is not None else None,
             )
         if trained and not self.config.models and self.choices[-1].traced and self.resources.driver_device == "cpu":
             self._look_at_operations(trained)
+
+    def _ends(self, report: Round) -> str:
+        """Why the run ends with a round; empty if it goes on."""
+        assert self.stop is not None
+        self.stop.add(report.round, report.scores)
+        return "" if self.stop.ended is None else self.stop.because
 
     def _look_at_operations(self, clients: Sequence[int]) -> None:
         """Record what traced steps consist of: train one of the clients, or one stack of them, once more here."""

@@ -36,6 +36,15 @@ def export(
             help="Of a client's: adapted, or stored, the one it kept; as the run if not given.",
         ),
     ] = None,
+    round: Annotated[
+        str,
+        typer.Option(
+            "--round",
+            metavar="ROUND",
+            show_default=False,
+            help="After which: last, if not given, or best by validation.",
+        ),
+    ] = "last",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help=".safetensors or .onnx; model.safetensors if not given."),
@@ -46,12 +55,13 @@ def export(
 
     RUN is a run's folder, finished or not, of fedtl run or of fedtl deploy, on the server or at a client; or a client's
     whole folder. Of several runs of one experiment it is the newest. The model is the global one, or with --client that
-    client's personalised one; the file says what it takes and answers.
+    client's personalised one; the file says what it takes and answers. Models of the best round are kept by runs with
+    evaluate.keep_best = true.
     """
     from fedtl.choice import ConfigError
     from fedtl.cli import printing
     from fedtl.runs.record import EXTRAS
-    from fedtl.runs.resume import MODEL
+    from fedtl.runs.resume import BEST, MODEL
 
     folder = _one_run(folders)
     file = output or Path(f"model{ONNX if onnx else SAFETENSORS}")
@@ -60,7 +70,7 @@ def export(
         raise ConfigError(f"--output = {str(file)!r}: give a name that ends in {SAFETENSORS} or {ONNX}")
     if onnx and kind != ONNX:
         raise ConfigError(f"--output = {str(file)!r}: with --onnx its name ends in {ONNX}; leave one of them out")
-    if file.resolve() in ((folder / MODEL).resolve(), (folder / EXTRAS).resolve()):
+    if file.resolve() in {(folder / name).resolve() for name in (MODEL, BEST, EXTRAS)}:
         raise ConfigError(f"--output = {str(file)!r} is the run's own file; choose another name")
     if kind == ONNX:  # what is missing is better said at once
         from fedtl.export.file import check_onnx
@@ -69,7 +79,7 @@ def export(
     from fedtl.export.file import write_onnx, write_safetensors
     from fedtl.export.of_run import model_of_run
 
-    exported = model_of_run(folder, client, personal)  # type: ignore[arg-type]
+    exported = model_of_run(folder, client, personal, round)  # type: ignore[arg-type]
     (write_onnx if kind == ONNX else write_safetensors)(exported, file)
     printing.out.print(f"{exported.about}", markup=False, soft_wrap=True)
     printing.out.print(f"{file}", markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fedtl.runs.history import Run
+    from fedtl.runs.history import Point, Run
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -35,6 +35,10 @@ def print_scores(runs: Sequence[Run], metric: str | None = None) -> None:
     unit = " in %" if metric == "accuracy" else ""
     out.print(f"{metric}{unit}; clients: mean weighted by test samples, and the worst tenth's")
     print_whole(summary_table(runs, metric))
+    for one in runs:
+        if one.stopped is not None:
+            which = f"{one.label}, seed {one.seed}: " if len(runs) > 1 else ""
+            out.print(f"{which}{one.stopped}", markup=False, soft_wrap=True)
     if len(runs) > 1 and not over_same_clients(runs):
         out.print(
             "Not all of these means are over the same clients, so they do not compare as they stand.", soft_wrap=True
@@ -51,46 +55,58 @@ def print_whole(table: Table) -> None:
 def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
     """Each run's scores: which model on which data, its last value and its best, and in which round.
 
-    A mean over fewer clients than should have been scored says so: ``84.29 (7 of 10 clients)``.
+    Where there are scores on validation samples, the best by validation is a score's value in the round that was best
+    on them; the best on test is chosen on the data that it reports. A mean over fewer clients than should have been
+    scored says so: ``84.29 (7 of 10 clients)``.
     """
+    from fedtl.runs.history import BY_VALIDATION, ON_TEST
 
     def as_text(value: float) -> str:
         if math.isnan(value):
             return "-"
         return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.4f}"
 
+    def point(one: Run, name: str, at: Point | None) -> tuple[str, str, str]:
+        """A value, the mark that it needs, and its round."""
+        return ("", "", "") if at is None else (as_text(at.value), _mark(one, name, at), str(at.round))
+
+    def chosen(one: Run, name: str, at: Point | None) -> tuple[str, str, str]:
+        """The same of the best round, which there is not where no score is a number."""
+        return ("-", _mark(one, name, at), "-") if at is not None and math.isnan(at.value) else point(one, name, at)
+
     rows: list[tuple[str, ...]] = []
     for one in runs:
-        last, worst, best = one.last(metric), one.last(metric, "worst_decile"), one.best(metric)
-        rows.append((f"{one.label}, seed {one.seed}" + ("" if last else ": no scored round yet"), *[""] * 7))
-        for name, (round, value) in last.items():
-            most = best[name]
+        last, worst = one.last(metric), one.last(metric, "worst_decile")
+        by_validation, on_test = one.bests(metric).values()
+        rows.append((f"{one.label}, seed {one.seed}" + ("" if last else ": no scored round yet"), *[""] * 10))
+        for name, at in last.items():
             rows.append(
                 (
                     "  " + name + (_which_personal(one, name) if name.startswith("personal") else ""),
-                    as_text(value),
-                    str(one.coverage(name, round) or ""),
-                    str(round),
+                    *point(one, name, at),
                     as_text(worst[name].value) if name.endswith("clients") else "",
-                    as_text(most.value),
-                    str(one.coverage(name, most.round) or ""),
-                    "-" if math.isnan(most.value) else str(most.round),
+                    *chosen(one, name, by_validation.get(name)),
+                    *chosen(one, name, on_test.get(name)),
                 )
             )
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    names, *numbers = zip(*rows) if rows else [()] * 8
+    names, *numbers = zip(*rows) if rows else [()] * 11
     table.add_column("method", no_wrap=True)
-    last_values, last_marks, last_rounds, worst_values, best_values, best_marks, best_rounds = numbers
     columns = [
-        add_numbers(table, "last", last_values, last_marks),
-        add_numbers(table, "round", last_rounds),
-        add_numbers(table, "worst 10 %", worst_values),
-        add_numbers(table, "best", best_values, best_marks),
-        add_numbers(table, "round", best_rounds),
+        add_numbers(table, "last", *numbers[:2]),
+        add_numbers(table, "round", numbers[2]),
+        add_numbers(table, "worst 10 %", numbers[3]),
     ]
+    for header, (values, marks, rounds) in zip((BY_VALIDATION, ON_TEST), (numbers[4:7], numbers[7:])):
+        if any(values):
+            columns += [add_numbers(table, header, values, marks), add_numbers(table, "round", rounds)]
     for name, *cells in zip(names, *columns):
         table.add_row(Text(name), *cells)
     return table
+
+
+def _mark(one: Run, name: str, at: Point) -> str:
+    return str(one.coverage(name, at.round) or "")
 
 
 def add_numbers(table: Table, header: str, values: Sequence[str], marks: Sequence[str] = ()) -> Sequence[str]:

@@ -115,9 +115,9 @@ def finished_rounds(run: Run) -> int:
 
 
 def unfinished(run: Run) -> bool:
-    """Whether rounds are missing that its config asks for."""
+    """Whether rounds are missing that its config asks for; a run that stopped early has all of its own."""
     planned = planned_rounds(run)
-    return planned is not None and finished_rounds(run) < planned
+    return planned is not None and finished_rounds(run) < planned and run.stopped is None
 
 
 def _has(group: Group, key: str, value: str) -> bool:
@@ -138,8 +138,10 @@ def _compared(run: Run) -> dict[str, Any]:
     if isinstance(data := config.get("data"), Mapping):
         config["data"] = _without_places(data)
     evaluate = config.get("evaluate")
-    if isinstance(evaluate, Mapping) and evaluate.get("personal") in OLDER_PERSONAL:
-        config["evaluate"] = {**evaluate, "personal": OLDER_PERSONAL[evaluate["personal"]]}
+    if isinstance(evaluate, Mapping):
+        config["evaluate"] = {key: value for key, value in evaluate.items() if key != "keep_best"}
+        if evaluate.get("personal") in OLDER_PERSONAL:
+            config["evaluate"]["personal"] = OLDER_PERSONAL[evaluate["personal"]]
     return {key: value for key, value in config.items() if value not in ([], {})}
 
 

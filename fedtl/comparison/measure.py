@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.groups import Group
 from fedtl.comparison.statistics import Values, jain
+from fedtl.runs.best import serving_score
 from fedtl.runs.history import COSTS, FURTHER, SMALLER_IS_BETTER, Run, Series, on_validation
 
 STATISTICS = ("weighted_mean", "mean")
 DATA = ("target-clients", "clients", "target-server-test", "server-test")
 """What groups are compared on, best first: only the clients' own data say who is served; a target is what is asked."""
-MODELS = ("personal", "global")
 
 
 class ClientValues(NamedTuple):
@@ -93,20 +93,13 @@ class Measured:
     @property
     def best_on_test(self) -> float:
         """The best value of all rounds."""
-        return float(self.curve.values[self._best(self.curve)])
+        return self.run.best(self.question.metric, self.question.statistic)[self.score].value
 
     @cached_property
     def validated_round(self) -> int | None:
         """The first of the rounds that are best on validation samples; None where there is no such score."""
-        curves = self.run.scores(self.question.metric, self.question.statistic)
-        curve = curves.get(f"{self.score.partition('/')[0]}/validation-clients")
-        if curve is None:
-            return None
-        both = np.isin(curve.rounds, self.curve.rounds) & np.isfinite(curve.values)
-        if not both.any():
-            return None
-        curve = Series(curve.rounds[both], curve.values[both])
-        return int(curve.rounds[self._best(curve)])
+        point = self.run.validated(self.question.metric, self.question.statistic).get(self.score)
+        return None if point is None else point.round
 
     def at(self, round: int) -> float:
         """The score in a round that has it."""
@@ -152,9 +145,6 @@ class Measured:
             cost = self.run.costs(axis)  # type: ignore[arg-type]
             costs[axis] = float(cost.values[np.flatnonzero(cost.rounds == round)[0]])
         return costs
-
-    def _best(self, curve: Series) -> int:
-        return int(np.argmax(self.question.better(curve.values)))
 
     def _client_values(self, clients: Sequence[int], values: Sequence[float | None], samples: object) -> ClientValues:
         numbers = np.array([np.nan if value is None else float(value) for value in values], np.float64)
@@ -205,9 +195,7 @@ def choose_scores(groups: Sequence[Group], question: Question, score: str | None
     else:
         data = _data_of_most(list(by_group.values()))
         chosen = {
-            name: next(f"{model}/{data}" for model in MODELS if f"{model}/{data}" in have)
-            for name, have in by_group.items()
-            if any(f"{model}/{data}" in have for model in MODELS)
+            name: serving for name, have in by_group.items() if (serving := serving_score(have, data)) is not None
         }
         what = f"has no {question.metric} on {data}"
     return chosen, [f"Left out: {name} {what}." for name in by_group if name not in chosen]
@@ -251,7 +239,5 @@ def _raise_unless_scored(groups: Sequence[Group], question: Question) -> None:
 
 def _data_of_most(scores: Sequence[set[str]]) -> str:
     """The data that most groups are scored on; of equals the first of :data:`DATA`."""
-    data: Mapping[str, int] = {
-        each: sum(any(f"{model}/{each}" in have for model in MODELS) for have in scores) for each in DATA
-    }
+    data: Mapping[str, int] = {each: sum(serving_score(have, each) is not None for have in scores) for each in DATA}
     return max(DATA, key=lambda each: data[each])

@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedtl.choice import ConfigError, nearest
+from fedtl.choice import ConfigError, nearest, shown
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.overrides import section_of
 from fedtl.config.schema import Config, Tables
 from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of
 from fedtl.losses.term import Term
+from fedtl.server.scores import on_validation
 from fedtl.strategies import strategy_type
 
 
@@ -68,12 +69,23 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         for key, there in offers.items()
         if there is not None and (need := key.removeprefix("data.")) not in needs
     ]
+    if config.stop is not None and (scored := _scored_before_the_last(config)) <= config.stop.patience:
+        of = "rounds of the last phase" if config.phases else "rounds"
+        notes.append(
+            f"stop has no effect: stop.patience = {config.stop.patience}, and {scored} {of} are scored before the last"
+        )
     grid = config.simulation.grid
     keys = [key for key in _UNUSED_BY_GRID.get(grid, ()) if asked("simulation", key)]
     if keys:
         names = ", ".join(f"simulation.{key}" for key in keys)
         notes.append(f"{names} {'has' if len(keys) == 1 else 'have'} no effect: the grid is {grid!r}")
     return notes
+
+
+def _scored_before_the_last(config: Config) -> int:
+    """How many rounds of the last phase are scored before its last one."""
+    before = config.rounds - config.stages()[-1].rounds
+    return (config.rounds - 1) // config.evaluate.every - before // config.evaluate.every
 
 
 # Flower's simulation makes as many actors as its machine has room for.
@@ -94,6 +106,7 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
     if config.models:
         _check_models(config)
+    _check_chosen_rounds(config)
     for stage in config.stages():
         asked = method.statistics(stage.strategy)
         if config.data.public is None and any(statistic.on == "public" for statistic in asked):
@@ -118,6 +131,27 @@ def check_together(config: Config) -> None:
         raise ConfigError(
             f"evaluate.personal = 'stored': {config.strategy.name} keeps no model between rounds, it makes one when "
             "it is scored; use 'adapted'"
+        )
+
+
+def _check_chosen_rounds(config: Config) -> None:
+    """Check that rounds can be chosen by validation samples; by test data only where a score on them is named."""
+    stop, scored = config.stop, config.evaluate.scored
+    asked = {"stop.metric": None if stop is None else stop.metric, "evaluate.keep_best": config.evaluate.keep_best}
+    for key, metric in asked.items():
+        if metric is not None and metric.partition("/")[0] not in scored:  # "recall_by_class/3" is one of a metric's
+            raise ConfigError(f"{key} = {shown(metric)}: models are not scored by it: {nearest(metric, scored)}")
+    if config.data.validation_share:
+        return
+    if stop is not None and (stop.score is None or on_validation(stop.score)):
+        raise ConfigError(
+            "stop: the last round is chosen by validation samples, and there are none: set data.validation_share, or "
+            "name a score on test data in stop.score"
+        )
+    if config.evaluate.keep_best is not None:
+        raise ConfigError(
+            "evaluate.keep_best: the best round is chosen by validation samples, and there are none: set "
+            "data.validation_share"
         )
 
 

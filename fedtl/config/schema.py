@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from fedtl.choice import ConfigError, Options, validate
+from fedtl.choice import ConfigError, Options, nearest, validate
 from fedtl.clients.serving import OLDER
 from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
@@ -26,7 +26,9 @@ from fedtl.data.settings import DataChoice
 from fedtl.data.views.augment import Views
 from fedtl.losses.term import Term
 from fedtl.metrics import read_metrics
+from fedtl.metrics.registry import ALWAYS
 from fedtl.models.settings import ModelChoice
+from fedtl.server.scores import SCORES
 from fedtl.strategies import strategy_type
 from fedtl.wire.privacy import Privacy
 
@@ -45,12 +47,15 @@ class Evaluate(Options):
         clients: score a sample of so many clients; all if not given.
         metrics: scored besides accuracy and loss, by name; the first is what tables and pictures show. A metric of
             your own is "module:function" of labels [n] and probabilities [n, k], or a subclass of fedtl.metrics.Metric.
+        keep_best: keep the models of the round that is best on validation samples, by "accuracy" (also: true), "loss",
+            or one of the metrics.
     """
 
     every: PositiveInt = 1
     personal: Literal["adapted", "stored"] = "adapted"
     clients: PositiveInt | None = None
     metrics: tuple[str, ...] = ()
+    keep_best: str | None = None
 
     @field_validator("metrics")
     @classmethod
@@ -63,6 +68,42 @@ class Evaluate(Options):
     @classmethod
     def _by_either_name(cls, value: Any) -> Any:
         return OLDER.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("keep_best", mode="before")
+    @classmethod
+    def _by_accuracy_or_not(cls, value: Any) -> Any:
+        return ("accuracy" if value else None) if isinstance(value, bool) else value
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The metrics of every score, by their names in records."""
+        return (*dict.fromkeys((*ALWAYS, *(path.rpartition(":")[2] for path in self.metrics))),)
+
+
+class Stop(Options):
+    """When a run ends before its last round.
+
+    Attributes:
+        patience: the run ends after so many scored rounds in a row that are not better than the best one before them;
+            where there are phases, rounds of the last one.
+        metric: of the score: "accuracy", "loss", or one of ``evaluate.metrics``; over clients the mean weighted by
+            samples.
+        min_delta: a round is better only if it is so by more than this.
+        score: which one decides, as "global/validation-clients"; if not given, on validation samples that of the
+            clients' own models, or of the global one where they have none. One on test data must be named.
+    """
+
+    patience: PositiveInt
+    metric: str = "accuracy"
+    min_delta: NonNegativeFloat = 0.0
+    score: str | None = None
+
+    @field_validator("score")
+    @classmethod
+    def _is_a_score(cls, score: str | None) -> str | None:
+        if score is not None and score not in SCORES:
+            raise ValueError(f"no score is called so: {nearest(score, SCORES)}")
+        return score
 
 
 LEAST_OF_RAY, MOST_OF_RAY = 1e-4, 1e5
@@ -178,7 +219,7 @@ class Config(Options):
         rounds: T; where there are phases, their sum.
         device: "auto": a GPU where there is one.
         max_failures: the share of a round's clients that may fail before the run stops.
-        data, model, strategy, objective, evaluate, simulation, deploy: its parts.
+        data, model, strategy, objective, evaluate, stop, simulation, deploy: its parts.
         models: in place of ``model``, for methods that send none: client i has the (i mod k)-th of k.
         views: random views of images, for terms that compare two of them.
         replay: samples synthesised out of the global model, for the term "replay".
@@ -199,6 +240,7 @@ class Config(Options):
     replay: Replay | None = None
     phases: tuple[PhaseOptions, ...] = ()
     evaluate: Evaluate = Evaluate()
+    stop: Stop | None = None
     simulation: Simulation = Simulation()
     deploy: Deploy = Deploy()
 

@@ -254,6 +254,8 @@ def names_code(tables: Tables, key: str = "") -> str | None:
 
 
 def _agreement(tables: Tables) -> Tables:
-    """What a client agrees to: not the number of rounds, the machines, and how long to wait for whom."""
-    agreed = {key: value for key, value in tables.items() if key not in ("rounds", "simulation", "device", "deploy")}
-    return {**agreed, "privacy": tables.get("deploy", {}).get("privacy")}
+    """What a client agrees to: not the number of rounds, what the server keeps, the machines, how long it waits."""
+    free = ("rounds", "stop", "simulation", "device", "deploy")
+    agreed = {key: value for key, value in tables.items() if key not in free}
+    evaluate = {key: value for key, value in tables.get("evaluate", {}).items() if key != "keep_best"}
+    return {**agreed, "evaluate": evaluate, "privacy": tables.get("deploy", {}).get("privacy")}

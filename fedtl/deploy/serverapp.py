@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedtl.assemble.chosen import Rules, names_of_scores
 from fedtl.assemble.driver import Server
 from fedtl.assemble.parts import client_updates
 from fedtl.choice import ConfigError
@@ -39,6 +40,7 @@ from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import Objective
 from fedtl.runs import record
+from fedtl.runs.best import Stopped
 from fedtl.runs.progress import score_text
 from fedtl.runs.resume import begun
 from fedtl.server.report import Round
@@ -237,6 +239,8 @@ def _prepare(server: Server, deployed: DeployedGrid, frame: DataSchema) -> None:
     deployed.expected = _expected(server)
     deployed.on_described = lambda: restrict_sampling(server, deployed.described)
     deployed.on_described()
+    tested = [data for data, holders in server.strategy.tested.items() if len(holders)]
+    Rules.of(config, names_of_scores(server.strategy, server.federation, tested))
 
 
 def node_key(folder: ServerFolder, name: str) -> bytes:
@@ -402,7 +406,7 @@ class RoundLines:
         """The run's parts are ready."""
         self._rounds, self._metrics = config.rounds, config.evaluate.metrics
         resumed = f", resumed at round {first_round}" if first_round > 1 else ""
-        if first_round > config.rounds:
+        if first_round > config.rounds or "stopped" in about:
             resumed = f", already finished with round {first_round - 1}"
         say(f"{config.strategy.name}, {config.rounds} rounds{resumed}, in {folder}")
         for note in about.get("notes", ()):
@@ -421,6 +425,8 @@ class RoundLines:
             + (f" (not {', '.join(self._names[client] for client in sorted(untrained))})" if untrained else "")
             + "".join(f"; {each}" for each in scores)
         )
+        if report.ends:
+            say(str(Stopped(report.round, report.ends)))
 
 
 def say(text: str) -> None:

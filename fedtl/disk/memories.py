@@ -121,11 +121,17 @@ class MemoryStore:
             if (UNFINISHED.fullmatch(file.name) or (version and int(version[2]) > round)) and file.is_file():
                 file.unlink(missing_ok=True)
 
-    def forget_kept(self) -> None:
-        """Delete the versions that :attr:`keep` alone held back, so that what is left does not depend on the disk."""
+    def forget_kept(self, but: Sequence[int] = ()) -> None:
+        """Delete the versions that :attr:`keep` alone held back, so that what is left does not depend on the disk.
+
+        Args:
+            but: rounds whose memories stay.
+        """
         for client, versions in self._by_client().items():
+            needed = {newest(versions, round) for round in but}
             for version in versions[:-2]:
-                self._file(client, version).unlink(missing_ok=True)
+                if version not in needed:
+                    self._file(client, version).unlink(missing_ok=True)
 
     def clients(self) -> list[int]:
         """Who remembers something."""

@@ -47,7 +47,7 @@ def unreadable(file: Path, error: OSError) -> ConfigError:
     return ConfigError(f"{file} cannot be read: {error.strerror or error}")
 
 
-def save_tensors(file: Path | str, tensors: Tensors, of: str = "") -> None:
+def save_tensors(file: Path | str, tensors: Tensors, of: str = "", about: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, with their checksum in the metadata.
 
     A file that is there is written over in place, which costs a fraction of a new one: the system need not find room
@@ -57,6 +57,7 @@ def save_tensors(file: Path | str, tensors: Tensors, of: str = "") -> None:
         file: where.
         tensors: by name.
         of: what they belong to, which is part of the checksum: a file under another one's name is found out.
+        about: further metadata.
 
     Raises:
         OSError: the file cannot be written.
@@ -64,7 +65,7 @@ def save_tensors(file: Path | str, tensors: Tensors, of: str = "") -> None:
     whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     # The widest types first, so that each tensor's place is a multiple of its numbers' size.
     names = sorted(whole, key=lambda name: (-whole[name].dtype.itemsize, name))
-    header = _header({name: whole[name] for name in names}, {CHECKSUM: str(checksum(whole, of))})
+    header = _header({name: whole[name] for name in names}, {**(about or {}), CHECKSUM: str(checksum(whole, of))})
     opened = _opened(file)
     try:
         parts = [memoryview(header), *(whole[name].reshape(-1).view(np.uint8).data for name in names)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -29,8 +30,8 @@ from fedtl.failure import RunError
 from fedtl.losses.term import module_name
 from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
-from fedtl.runs.checkpoint import Checkpoint, read_checkpoint, read_header
-from fedtl.runs.history import load
+from fedtl.runs.checkpoint import Checkpoint, CheckpointHeader, at_round, read_checkpoint, read_header
+from fedtl.runs.history import KEEPS_NONE, Run, check_round, load
 from fedtl.runs.record import EXTRAS
 from fedtl.runs.resume import MEMORIES, MODEL, TABLES, last_trained
 from fedtl.server.table import TableStore
@@ -45,15 +46,19 @@ __all__ = ["load_exported", "model_of_run"]
 
 
 def model_of_run(
-    folder: str | Path, client: int | str | None = None, personal: Literal["adapted", "stored"] | None = None
+    folder: str | Path,
+    client: int | str | None = None,
+    personal: Literal["adapted", "stored"] | None = None,
+    round: Literal["last", "best"] = "last",
 ) -> Exported:
-    """The model of a run, finished or not, simulated or deployed, after its last checkpoint.
+    """The model of a run, finished or not, simulated or deployed, after its last checkpoint, or after its best round.
 
     Args:
         folder: the run's.
         client: whose personalised model, by its id from 0 or its name; the global model if None.
         personal: which personalised model, as ``evaluate.personal``; the one that the run scores if None. An adapted
             one is made from the client's data, by the same code and with the same random numbers as when it is scored.
+        round: after which: the ``last``, or the ``best`` by validation, which ``evaluate.keep_best`` keeps.
 
     Raises:
         ConfigError: there is no such run, client or model.
@@ -68,7 +73,9 @@ def model_of_run(
         tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
     names = run.environment.get("names")
     clients = [str(name) for name in names] if isinstance(names, list) else []
-    source = _RunFolder(folder, build(tables), clients, str(run.environment.get("study", folder.name)))
+    check_round(round, "--round")
+    best = _best_round(run) if round == "best" else None
+    source = _RunFolder(folder, build(tables), clients, str(run.environment.get("study", folder.name)), best)
     source.of_one_client = "client" in run.environment
     place = None if client is None else source.place(client)
     choice, state, which = source.of_server() if place is None else source.of_client(place)
@@ -102,9 +109,12 @@ class _RunFolder:
         config: its config.
         names: of its clients, where they have such.
         study: its name at the clients, where it is a deployed one.
+        best: gives the best of the rounds up to one; None to read the last one's models.
     """
 
-    def __init__(self, folder: Path, config: Config, names: list[str], study: str) -> None:
+    def __init__(
+        self, folder: Path, config: Config, names: list[str], study: str, best: Callable[[int], int] | None = None
+    ) -> None:
         self.folder, self.config, self.names, self.study = folder, config, names, study
         self.of_one_client = False
         """Whether a real client keeps the folder, not a server."""
@@ -117,7 +127,7 @@ class _RunFolder:
         else:
             self.federation = federate(config.data, config.seed)
             self.frame = DataSchema.of(self.federation)
-        self.checkpoint = _last_checkpoint(folder)
+        self.checkpoint = _checkpoint(folder, best)
 
     def place(self, client: int | str) -> int:
         """A client's id."""
@@ -213,8 +223,12 @@ class _RunFolder:
         """Check that the client's memory is the one that the last checkpoint's round left."""
         sizes, mark = assembly.kept_memories().sizes, read_header(self.folder)
         at_clients = self.deployed or mark is None  # where no record says who trained when
-        last = {} if at_clients or mark is None else last_trained(self.folder, mark, sizes)
+        last = {} if at_clients or mark is None else last_trained(self.folder, self._mark(mark), sizes)
         self.store.verify({client: last.get(client, 0)}, self._until(client), sizes)
+
+    def _mark(self, last: CheckpointHeader) -> CheckpointHeader:
+        """What says of the round whose models are read what belongs to it."""
+        return at_round(last, self.checkpoint.round)
 
     def _until(self, client: int) -> int:
         """The last round whose memory counts."""
@@ -243,7 +257,7 @@ class _RunFolder:
         if strategy.tables and not self.of_one_client:
             mark, sizes = read_header(self.folder), {name: table.width for name, table in strategy.tables.items()}
             rows = MemoryStore(self.folder / TABLES)
-            trained = {} if mark is None else last_trained(self.folder, mark, lambda client, round: sizes)
+            trained = {} if mark is None else last_trained(self.folder, self._mark(mark), lambda client, round: sizes)
             rows.verify(trained, round, lambda client, round: sizes)
             TableStore(self.folder / TABLES).restore(strategy.tables, round)
         strategy.enter_phase_of(round)
@@ -276,8 +290,31 @@ class _RunFolder:
         return task.whole(received, initial)
 
 
-def _last_checkpoint(folder: Path) -> Checkpoint:
-    checkpoint = read_checkpoint(folder)
+def _best_round(run: Run) -> Callable[[int], int]:
+    """Gives the best of the rounds up to one, whose models the run keeps.
+
+    Raises:
+        ConfigError: it keeps none, or a client's folder is read.
+    """
+    if "client" in run.environment:
+        raise ConfigError(
+            f"--round = 'best': {run.path} is a client's folder, which holds its last models; the run's folder at the "
+            "server keeps the global model of the best round"
+        )
+    if not (run.config.get("evaluate") or {}).get("keep_best"):
+        raise ConfigError(f"--round = 'best': {run.path} {KEEPS_NONE}")
+
+    def best(last: int) -> int:
+        point = load(run.path).kept_best(last)
+        if point is None:
+            raise ConfigError(f"--round = 'best': {run.path} has no round scored on validation samples (yet)")
+        return point.round
+
+    return best
+
+
+def _checkpoint(folder: Path, best: Callable[[int], int] | None) -> Checkpoint:
+    checkpoint = read_checkpoint(folder) if best is None else read_checkpoint(folder, best)
     if checkpoint is None:
         raise ConfigError(f"{folder} holds no checkpoint (yet): it has no model before its first round is finished")
     return checkpoint

@@ -40,6 +40,11 @@ def baselines(config: Config) -> dict[str, Config]:
     tables = config.tables()
     for key in ("objective", "phases"):
         tables.pop(key, None)
+    tables["evaluate"].pop("keep_best", None)  # only their scores are asked for
+    if "stop" in tables:  # each by the model that serves its own clients, or not at all
+        tables["stop"].pop("score", None)
+        if not config.data.validation_share:
+            del tables["stop"]
     terms = [term for stage in config.stages() for term in stage.objective if _supervised(term)]
     kept = {term.key: term.model_dump(mode="json", exclude_none=True) for term in terms}
     if not any("source" in needs_of(term) for term in terms):

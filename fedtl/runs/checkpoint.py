@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,9 +86,7 @@ def write_checkpoint(
     """
     place = folder / CHECKPOINT
     place.mkdir(exist_ok=True)
-    mark = CheckpointHeader(
-        checkpoint.round, f"{checkpoint.round}.safetensors", checkpoint.elapsed, config, dict(records)
-    )
+    mark = CheckpointHeader(checkpoint.round, tensors_of(checkpoint.round), checkpoint.elapsed, config, dict(records))
     unfinished = place / f"{mark.tensors}.unfinished"
     tensors = {"w": checkpoint.w, **{f"state.{k}": v for k, v in checkpoint.state.items()}}
     save_tensors(unfinished, tensors, mark.tensors)
@@ -109,11 +107,22 @@ def write_mark(file: Path, mark: CheckpointHeader, durable: bool = False) -> Non
     put(unfinished, file, durable)
 
 
-def tidy(folder: Path, needed: Collection[str] = ()) -> None:
-    """Delete the tensors of checkpoints that are no more; ``needed`` are not, whatever the checkpoints' JSON says."""
+def tensors_of(round: int) -> str:
+    """The name of the file with the tensors of a round's checkpoint."""
+    return f"{round}.safetensors"
+
+
+def tidy(folder: Path, needed: Collection[str] = (), marks: Collection[str] = (LATEST, SETTLED)) -> None:
+    """Delete the tensors of checkpoints that are no more.
+
+    Args:
+        folder: the run's.
+        needed: which are to stay.
+        marks: checkpoints' JSON files; what they name stays too.
+    """
     place = folder / CHECKPOINT
     named = set(needed)
-    for name in () if needed else (LATEST, SETTLED):
+    for name in marks:
         mark = read_header(folder, name)
         named |= {mark.tensors} if mark else set()
     for old in place.glob("*.safetensors"):
@@ -187,15 +196,24 @@ def load_checkpoint(folder: Path, mark: CheckpointHeader, numbers: int | None = 
     return Checkpoint(mark.round, tensors["w"], state, mark.elapsed)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of a run, which may be going on; None if it has none yet.
+def at_round(mark: CheckpointHeader, round: int) -> CheckpointHeader:
+    """What the mark of an earlier round would say whose tensors are still there."""
+    return mark if round == mark.round else replace(mark, round=round, tensors=tensors_of(round))
+
+
+def read_checkpoint(folder: Path, choose: Callable[[int], int] = lambda last: last) -> Checkpoint | None:
+    """A checkpoint of a run, which may be going on; None if it has none yet.
+
+    Args:
+        folder: the run's.
+        choose: gives the round whose checkpoint is read, which is kept, out of the last finished one.
 
     Raises:
         DamagedError: it is not what was written.
     """
     while (mark := read_header(folder)) is not None:
         try:
-            return load_checkpoint(folder, mark)
+            return load_checkpoint(folder, at_round(mark, choose(mark.round)))
         except DamagedError:
             if read_header(folder) == mark:  # else a run that goes on has just replaced it
                 raise

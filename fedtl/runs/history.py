@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, nearest
 from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
 from fedtl.metrics.registry import headline
+from fedtl.runs.best import VALIDATION, Stopped, first_best, serving_score, validated_by
+from fedtl.runs.best import Point as Point
 from fedtl.server.scores import MISSING, marked
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
 from fedtl.server.scores import on_validation as on_validation
@@ -42,19 +44,15 @@ COSTS: Mapping[str, tuple[str, ...]] = {"rounds": (), "bytes": ("bytes_down", "b
 FURTHER = ("target", "validation")
 """Keys of a line of ``clients.jsonl`` under which the scores on further samples of the clients stand."""
 
+BY_VALIDATION, ON_TEST = "best by validation", "best on test"
+"""How tables call a score's value in the round that was best on validation samples, and its own best."""
+
 
 class Series(NamedTuple):
     """A number over the rounds in which it was recorded."""
 
     rounds: NDArray[np.int64]
     values: NDArray[np.float64]
-
-
-class Point(NamedTuple):
-    """A number and the round it is from."""
-
-    round: int
-    value: float
 
 
 class _Scored(NamedTuple):
@@ -289,15 +287,72 @@ class Run:
     def best(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
         """For each score its best value and the first round that reached it; the smallest of a loss.
 
+        It is chosen on the data that it reports; :meth:`validated` chooses by validation samples.
+
         A round whose value is not a number, as where no client could be scored, is never the best; where there is no
         other, the value is NaN.
         """
-        sign = -1.0 if metric in SMALLER_IS_BETTER else 1.0
         best_points = {}
         for name, (rounds, values) in self.scores(metric, statistic).items():
-            at = int(np.argmax(np.where(np.isnan(values), -np.inf, sign * values)))
+            at = first_best(values, metric) or 0
             best_points[name] = Point(int(rounds[at]), float(values[at]))
         return best_points
+
+    def validated(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
+        """For each score on test data its value in the first of the rounds that are best on validation samples.
+
+        They are scored with the same model. A score is left out where there are no such scores.
+        """
+        curves = self.scores(metric, statistic)
+        points = {}
+        for name, curve in curves.items():
+            chooser = curves.get(validated_by(name))
+            if on_validation(name) or chooser is None:
+                continue
+            finite = curve.rounds[np.isfinite(curve.values)]
+            among = np.isin(chooser.rounds, finite)
+            at = first_best(chooser.values[among], metric)
+            if at is not None:
+                round = int(chooser.rounds[among][at])
+                points[name] = Point(round, float(curve.values[curve.rounds == round][0]))
+        return points
+
+    def bests(self, metric: str = "accuracy") -> dict[str, dict[str, Point]]:
+        """Each score's best by validation and best on test, by these words; see :meth:`validated` and :meth:`best`.
+
+        The best on test is chosen on the data that it reports. A score on validation samples has its own best.
+        """
+        best = self.best(metric)
+        validating = {name: point for name, point in best.items() if on_validation(name)}
+        testing = {name: point for name, point in best.items() if name not in validating}
+        return {BY_VALIDATION: {**self.validated(metric), **validating}, ON_TEST: testing}
+
+    def kept_best(self, until: int | None = None) -> Point | None:
+        """The round whose models ``evaluate.keep_best`` keeps, and the score that chose it.
+
+        Args:
+            until: as of this round; as of the last one if None.
+
+        Returns:
+            None where no models but the last round's are kept (yet).
+        """
+        metric = str((self.config.get("evaluate") or {}).get("keep_best") or "")
+        curves = self.scores(metric) if metric else {}
+        score = serving_score(curves, VALIDATION)
+        if score is None:
+            return None
+        rounds, values = curves[score]
+        among = slice(None) if until is None else rounds <= until
+        at = first_best(values[among], metric)
+        return None if at is None else Point(int(rounds[among][at]), float(values[among][at]))
+
+    @property
+    def stopped(self) -> Stopped | None:
+        """How the run ended before its last round; None if it did not."""
+        how = self.environment.get("stopped")
+        if not isinstance(how, Mapping) or not {"round", "because"} <= how.keys():
+            return None
+        return Stopped(int(how["round"]), str(how["because"]))
 
     def costs(self, axis: Axis = "rounds") -> Series:
         """What the run had cost at the end of each round.
@@ -415,15 +470,22 @@ class Run:
             profile["operations"] = operations
         return profile
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self, round: Literal["last", "best"] = "last") -> dict[str, torch.Tensor]:
         """The global model, for ``module.load_state_dict``.
+
+        Args:
+            round: the ``last``, or the ``best`` by validation, which ``evaluate.keep_best`` keeps.
 
         Raises:
             ConfigError: the run has not written it, or the file is broken.
         """
-        file = self.path / "model.safetensors"
+        check_round(round, "round")
+        if round == "best" and not (self.config.get("evaluate") or {}).get("keep_best"):
+            raise ConfigError(f"round = 'best': {self.path} {KEEPS_NONE}")
+        name = "model.safetensors" if round == "last" else "best.safetensors"
+        file = self.path / name
         if not file.exists():
-            raise ConfigError(f"{self.path} holds no model.safetensors (yet)")
+            raise ConfigError(f"{self.path} holds no {name} (yet)")
         import torch
 
         from fedtl.disk.tensors import load_tensors
@@ -439,34 +501,63 @@ class Run:
         return f"<Run {self.path}: {self.method}, seed {self.seed}, {self._progress()}{scores}>"
 
     def _repr_html_(self) -> str:
-        metric, last, best = self._summary()
+        metric, last, bests = self._summary()
+        columns = {header: points for header, points in {"last": last, **bests}.items() if points}
         rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{self._shown(name, point)}</td>"
-            f"<td>{self._shown(name, best[name])}</td></tr>"
-            for name, point in last.items()
+            f"<tr><td>{html.escape(name)}</td>"
+            + "".join(f"<td>{self._shown(name, points.get(name))}</td>" for points in columns.values())
+            + "</tr>"
+            for name in last
         )
-        head = f"<tr><th>{html.escape(metric)}</th><th>last</th><th>best</th></tr>"
+        head = f"<tr><th>{html.escape(metric)}</th>" + "".join(f"<th>{header}</th>" for header in columns) + "</tr>"
+        how = self._stopped_if_known
+        stopped = "" if how is None else f"<br>{html.escape(str(how))}"
         return (
             f"<b>{html.escape(self.name)}</b>: {html.escape(self.method)}, seed {self.seed}, {self._progress()}"
             f"<br><code>{html.escape(str(self.path))}</code>"
             + (f"<table>{head}{rows}</table>" if rows else "<br>no scored round yet")
+            + stopped
         )
 
-    def _shown(self, score: str, point: Point) -> str:
+    def _shown(self, score: str, point: Point | None) -> str:
+        if point is None:
+            return ""
         mark = str(self.coverage(score, point.round) or "")
         return f"{point.value:.4g} (round {point.round}{f', {mark}' if mark else ''})"
 
+    @property
+    def _stopped_if_known(self) -> Stopped | None:
+        try:
+            return self.stopped
+        except ConfigError:  # a broken file; and showing a run must never fail
+            return None
+
     def _progress(self) -> str:
         done = self.rounds[-1]["round"] if self.rounds else 0
+        if self._stopped_if_known is not None:
+            return f"stopped after {done} of {self.config['rounds']} rounds"
         return f"{done} of {self.config['rounds']} rounds" if "rounds" in self.config else f"{done} rounds"
 
-    def _summary(self) -> tuple[str, dict[str, Point], dict[str, Point]]:
+    def _summary(self) -> tuple[str, dict[str, Point], dict[str, dict[str, Point]]]:
         for metric in (self.metric, "accuracy", "loss"):
             try:
-                return metric, self.last(metric), self.best(metric)
+                return metric, self.last(metric), self.bests(metric)
             except ConfigError:  # a regression has no accuracy; and showing a run must never fail
                 continue
         return "", {}, {}
+
+
+KEEPS_NONE = "keeps the models of its last round only: set evaluate.keep_best = true for such a run"
+
+
+def check_round(round: object, key: str) -> None:
+    """Check that a round of which models are kept is named.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if round not in ("last", "best"):
+        raise ConfigError(f"{key} = {round!r}: give 'last' or 'best'")
 
 
 def load(path: str | Path) -> Run:

@@ -78,9 +78,8 @@ class ProgressBar(Progress):
         for note in about.get("notes", ()):
             self._console.print(note, markup=False, soft_wrap=True)
         self._bar.start()
-        self._task = self._bar.add_task(
-            config.strategy.name, total=config.rounds, completed=first_round - 1, status="starting"
-        )
+        total, status = (first_round - 1, "") if "stopped" in about else (config.rounds, "starting")
+        self._task = self._bar.add_task(config.strategy.name, total=total, completed=first_round - 1, status=status)
 
     def round(self, report: Round) -> None:
         """Move on by a round."""
@@ -102,6 +101,8 @@ class ProgressBar(Progress):
             loss = _marked(loss, Coverage(report.trained, len(report.clients)))
         rate = self._clients / max(self._busy, 1e-9)
         self._bar.update(self._task, completed=report.round, status=f"{loss}  {self._scores}  {rate:.0f} clients/s")
+        if report.ends:
+            self._bar.update(self._task, total=report.round)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -27,6 +27,7 @@ from fedtl.disk.durable import Settler, put, settle
 from fedtl.disk.memories import MemoryStore
 from fedtl.disk.tensors import DamagedError, save_tensors
 from fedtl.failure import OutputError
+from fedtl.runs.best import BestRound, Point, Stopped
 from fedtl.runs.checkpoint import (
     CHECKPOINT,
     LATEST,
@@ -36,15 +37,19 @@ from fedtl.runs.checkpoint import (
     Extent,
     Vector,
     read_header,
+    tensors_of,
     tidy,
     write_checkpoint,
     write_mark,
 )
 from fedtl.runs.lock import RunLock
-from fedtl.runs.resume import CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, TABLES, check_new, cut, digest
+from fedtl.runs.resume import BEST, CLIENTS, CONFIG, MEMORIES, MODEL, RECORDS, ROUNDS, TABLES, check_new, cut, digest
 from fedtl.server.report import Round
 
 ENVIRONMENT, EXTRAS, OPERATIONS = "environment.json", "extras.safetensors", "operations.json"
+
+STOPPED = "stopped"
+"""In ``environment.json``: how the run ended before its last round."""
 
 
 class Recorder:
@@ -66,6 +71,8 @@ class Recorder:
         self.elapsed = 0.0
         self.settled: tuple[int, ...] = ()
         """Rounds whose memories a run needs after a power cut: of the checkpoint that the disk has, and of the next."""
+        self.best: BestRound | None = None
+        """Which round's models are kept besides the last one's; it knows the rounds so far. None for no such round."""
         self._lock = lock
         self._digest: str | None = None
         self._extents = dict.fromkeys(RECORDS, Extent())
@@ -75,6 +82,16 @@ class Recorder:
     def memories(self) -> Path:
         """Where clients' memories are."""
         return self.folder / MEMORIES
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Rounds whose checkpoints and memories stay besides the last one's: settled ones, and the best as of each."""
+        return tuple(sorted({*self.settled, *self._best_until(None, *self.settled)}))
+
+    def _best_until(self, *rounds: int | None) -> set[int]:
+        """The best rounds as of some rounds, None for the last one; of a run that keeps none, nothing."""
+        points = [] if self.best is None else [self.best.until(round) for round in rounds]
+        return {point.round for point in points if point is not None}
 
     def begin(self, config: Config, environment: Mapping[str, Any]) -> None:
         """Make the folder of a new run.
@@ -96,6 +113,8 @@ class Recorder:
             self._extents = cut(self.folder, mark)
             for left in (*self.folder.glob("*.unfinished"), *self.folder.glob(f"{CHECKPOINT}/*.unfinished")):
                 left.unlink(missing_ok=True)
+            if self.best is not None:
+                (self.folder / BEST).unlink(missing_ok=True)  # it is written at the end
             settled = self._settled_before(mark)
             self._describe_anew(config, environment)
             if mark is not None and settled is None and self._settler is not None:
@@ -171,12 +190,32 @@ class Recorder:
                     line_of_clients[scores.data.removesuffix("-clients")] = scores.by_client()
                 self._append(CLIENTS, line_of_clients)
             self._append(ROUNDS, line)
+            if self.best is not None:
+                self.best.add(report.round, report.scores)
             self.checkpoint(Checkpoint(report.round, w, dict(state), self.elapsed))
 
-    def finish(self, tensors: Mapping[str, NDArray[Any]], name: str = MODEL) -> None:
-        """Write the final global model under the module's own names, or what goes with it."""
+    def finish(
+        self, tensors: Mapping[str, NDArray[Any]], name: str = MODEL, about: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a global model under the module's own names, or what goes with it; ``about`` is metadata."""
         with writing(self.folder):
-            self._replace_tensors(name, dict(tensors))
+            self._replace_tensors(name, dict(tensors), about)
+
+    def about_best(self, point: Point) -> dict[str, str]:
+        """Of which round the best model is, and by which score, as its file says it."""
+        assert self.best is not None
+        followed = self.best.followed
+        return {
+            "round": str(point.round),
+            "score": followed.score,
+            "metric": followed.metric,
+            "value": repr(point.value),
+        }
+
+    def stopped(self, environment: Mapping[str, Any], how: Stopped) -> None:
+        """Write that the run has ended before its last round."""
+        with writing(self.folder):
+            self._replace(ENVIRONMENT, json.dumps({**environment, STOPPED: how._asdict()}, indent=2) + "\n")
 
     def operations(self, profile: Mapping[str, Any]) -> None:
         """Write what recorded steps consist of."""
@@ -189,7 +228,7 @@ class Recorder:
         if self._settler is not None and self._settler.due:
             self.settled = (*self.settled[-1:], mark.round)
             self._settler.submit(lambda: self._settle(mark))
-        tidy(self.folder, {mark.tensors, *(f"{round}.safetensors" for round in self.settled)})
+        tidy(self.folder, {mark.tensors, *map(tensors_of, self.kept)}, marks=())
 
     def __enter__(self) -> Recorder:
         """Write until the ``with`` block's end."""
@@ -217,7 +256,8 @@ class Recorder:
         if self._keeps_rows:
             durable.settle_all(self.folder)
         else:
-            for name in (*RECORDS, f"{CHECKPOINT}/{mark.tensors}", "", CHECKPOINT):
+            tensors = {mark.tensors, *map(tensors_of, self._best_until(mark.round))}
+            for name in (*RECORDS, *(f"{CHECKPOINT}/{each}" for each in tensors), "", CHECKPOINT):
                 settle(self.folder / name)
         write_mark(self.folder / CHECKPOINT / SETTLED, mark, durable=True)
 
@@ -227,7 +267,7 @@ class Recorder:
         if self._keeps_rows:
             durable.settle_all(self.folder)
         else:
-            ours = (*RECORDS, CONFIG, ENVIRONMENT, MODEL, EXTRAS, OPERATIONS)
+            ours = (*RECORDS, CONFIG, ENVIRONMENT, MODEL, BEST, EXTRAS, OPERATIONS)
             for file in (*(self.folder / name for name in ours), *place.glob("*.safetensors"), place / LATEST):
                 if file.is_file():
                     settle(file)
@@ -235,11 +275,12 @@ class Recorder:
                 if folder.is_dir():
                     settle(folder)
         (place / SETTLED).unlink(missing_ok=True)
+        best = self._best_until(None)
         if place.exists():
-            tidy(self.folder)
-        if self.settled:
+            tidy(self.folder, {*map(tensors_of, best)})
+        if self.settled or self.best is not None:
             for rows in (self.memories, self.folder / TABLES):
-                MemoryStore(rows).forget_kept()
+                MemoryStore(rows).forget_kept([*best])
             self.settled = ()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
@@ -256,9 +297,11 @@ class Recorder:
         unfinished.write_text(text, encoding="utf-8")
         put(unfinished, self.folder / name, self.durable)
 
-    def _replace_tensors(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
+    def _replace_tensors(
+        self, name: str, tensors: dict[str, NDArray[Any]], about: Mapping[str, str] | None = None
+    ) -> None:
         unfinished = self.folder / f"{name}.unfinished"
-        save_tensors(unfinished, tensors)
+        save_tensors(unfinished, tensors, about=about)
         put(unfinished, self.folder / name, self.durable)
 
 

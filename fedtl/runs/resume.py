@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedtl.choice import ConfigError
 from fedtl.config.read import build, load_tables
@@ -19,6 +20,7 @@ from fedtl.disk.memories import MemoryStore, Sizes
 from fedtl.disk.tensors import DamagedError, unreadable
 from fedtl.losses.objective import Objective
 from fedtl.optimizers.settings import OptimizerSettings
+from fedtl.runs.best import BestRound, Followed, Rule
 from fedtl.runs.checkpoint import (
     CHECKPOINT,
     LATEST,
@@ -26,14 +28,18 @@ from fedtl.runs.checkpoint import (
     Checkpoint,
     CheckpointHeader,
     Extent,
+    at_round,
     load_checkpoint,
     read_header,
 )
 
+R = TypeVar("R", bound=Rule)
+
 BY_ROUND_ALONE = ("constant", "exponential", "step")
 """Schedules that do not look at how many rounds there are."""
 
-CONFIG, MEMORIES, TABLES, MODEL = "config.toml", "memories", "tables", "model.safetensors"
+CONFIG, MEMORIES, TABLES = "config.toml", "memories", "tables"
+MODEL, BEST = "model.safetensors", "best.safetensors"
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 
 RECORDS = (CLIENTS, ROUNDS)
@@ -120,7 +126,7 @@ def same_experiment(folder: Path, config: Config) -> bool:
 def alike(one: Config, other: Config) -> bool:
     """Whether two configs ask for the same numbers.
 
-    Only the rounds, where clients live and how they are waited for may differ.
+    Only the rounds, when they end, where clients live and how they are waited for may differ.
     Where a term's weight follows the rounds' progress, the number of rounds counts too.
     """
     return one.model_copy(update=_free(one, other)) == other.model_copy(update=_free(one, other))
@@ -128,7 +134,7 @@ def alike(one: Config, other: Config) -> bool:
 
 def _free(one: Config, other: Config) -> dict[str, Any]:
     """What may differ between two configs of one run, made alike."""
-    free: dict[str, Any] = {"simulation": other.simulation, "device": other.device}
+    free: dict[str, Any] = {"simulation": other.simulation, "device": other.device, "stop": other.stop}
     if not any(Objective(stage.objective).ramps or _follows_rounds(stage.strategy) for stage in other.stages()):
         free["rounds"] = 1
     if one.deploy.privacy == other.deploy.privacy:
@@ -143,7 +149,7 @@ def _follows_rounds(options: object) -> bool:
 
 def digest(tables: Tables) -> str:
     """What says whether a config as it was written still asks for the same numbers."""
-    free = {"simulation", "device", "deploy"} | ({"rounds"} if not _ramps(tables) else set())
+    free = {"simulation", "device", "deploy", "stop"} | ({"rounds"} if not _ramps(tables) else set())
     kept = {key: value for key, value in tables.items() if key not in free}
     deploy = tables.get("deploy")
     kept["privacy"] = deploy.get("privacy") if isinstance(deploy, Mapping) else deploy
@@ -199,7 +205,7 @@ def check_config(folder: Path, config: Config, named: bool) -> tuple[str, ...]:
         key, old, new = _first_difference(before, config)
         raise ConfigError(
             f"--resume: {folder} is a run of another config: {key} is {old} there and {new} here; only rounds (where "
-            "no weight follows them), simulation and device may change"
+            "no weight follows them), stop, simulation and device may change"
         )
     return ()
 
@@ -235,7 +241,9 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | None = None) -> Remaining:
+def find(
+    folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | None = None, best: Followed | None = None
+) -> Remaining:
     """Where a run can go on: at its last checkpoint, or at the one before it if that alone is whole.
 
     Args:
@@ -243,6 +251,7 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | N
         numbers: how many of the model travel.
         sizes: what clients keep; None where their memories are elsewhere.
         rows: what the server keeps of each client that has trained; None where it keeps nothing.
+        best: the score whose best round's models are kept besides; None where none are.
 
     Raises:
         DamagedError: no checkpoint is whole; the error is of the last one.
@@ -255,9 +264,12 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | N
                 continue
             checkpoint = load_checkpoint(folder, mark, numbers)
             check_records(folder, mark)
-            for place, kept in ((MEMORIES, sizes), (TABLES, rows)):
+            marks = [mark, *_mark_of_best(folder, mark, best)]
+            for each in marks[1:]:
+                load_checkpoint(folder, each, numbers)
+            for each, (place, kept) in product(marks, ((MEMORIES, sizes), (TABLES, rows))):
                 if kept is not None:
-                    MemoryStore(folder / place).verify(last_trained(folder, mark, kept), mark.round, kept)
+                    MemoryStore(folder / place).verify(last_trained(folder, each, kept), each.round, kept)
         except DamagedError as error:
             damage = damage or error
             continue
@@ -268,6 +280,24 @@ def find(folder: Path, numbers: int, sizes: Sizes | None = None, rows: Sizes | N
         raise damage
     _check_nothing_finished(folder)
     return Remaining(None, None)
+
+
+def _mark_of_best(folder: Path, mark: CheckpointHeader, best: Followed | None) -> list[CheckpointHeader]:
+    """The mark of the best round up to a checkpoint's, where that is an earlier one and kept."""
+    point = None if best is None else follow(BestRound(best), folder, mark).until()
+    return [] if point is None or point.round == mark.round else [at_round(mark, point.round)]
+
+
+def follow(rule: R, folder: Path, mark: CheckpointHeader) -> R:
+    """Let a rule see the scores of the rounds up to a checkpoint's; gives the rule.
+
+    Raises:
+        DamagedError: the record is no longer whole.
+    """
+    for line in lines(folder / ROUNDS, None if mark.records is None else mark.records[ROUNDS].size):
+        if line["round"] <= mark.round:
+            rule.add(line["round"], line.get("scores") or {})
+    return rule
 
 
 def _notes(damage: DamagedError | None, mark: CheckpointHeader) -> tuple[str, ...]:

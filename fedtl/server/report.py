@@ -39,6 +39,7 @@ class Round:
             each by parts.
         profile: where the time of server and workers went; empty unless a profile is made.
         bytes_by_name: ``bytes_down`` and ``bytes_up``, by what they are: ``{"down": {"w": …}, "up": {"w": …}}``.
+        ends: why the run ends with this round, though it is not the last one; empty where it goes on.
     """
 
     round: int
@@ -56,6 +57,7 @@ class Round:
     worker_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict)
     bytes_by_name: dict[str, dict[str, int]] = field(default_factory=dict)
+    ends: str = ""
 
     @property
     def sends_more_than_a_model(self) -> bool:

@@ -279,6 +279,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         *,
         first_round: int = 1,
         on_round: OnRound | None = None,
+        ends: Callable[[Round], str] | None = None,
     ) -> Result:
         """Run rounds ``first_round..num_rounds``.
 
@@ -292,6 +293,7 @@ class Rounds(Method, FlowerStrategy, ABC):
             evaluate_fn: scores the global model on the server's own test set.
             first_round: greater than 1 to go on from a checkpoint.
             on_round: called after each round with what happened and the new global model.
+            ends: asked after each round but the last why the run ends with it; empty to go on.
 
         Raises:
             RunError: too many clients failed.
@@ -322,8 +324,12 @@ class Rounds(Method, FlowerStrategy, ABC):
                     self.report.scores |= scores_at_server(own)
             now = time.perf_counter()
             self.report.seconds, self.report.seconds_scoring = now - began, now - began_scoring
+            if ends is not None and round < num_rounds:
+                self.report.ends = ends(self.report)
             if on_round:
                 on_round(self.report, self._memory.w)
+            if self.report.ends:
+                break
         return result
 
     def _answers(self, grid: Grid, sent: Iterable[Message], timeout: float) -> Iterable[Message]:

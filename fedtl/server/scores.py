@@ -20,6 +20,13 @@ SCORED, OF, DRAWN_FROM, MISSING = "scored", "of", "drawn_from", "missing"
 """In a record, beside a mean over clients: how many it is over, of how many who should have been scored, and of how
 many those were drawn by ``evaluate.clients``; in ``clients.jsonl``: who is missing."""
 
+SCORES = (
+    *(f"personal/{data}" for data in ("clients", "target-clients", "validation-clients")),
+    *(f"global/{data}" for data in ("clients", "target-clients", "validation-clients")),
+    *(f"global/{data}" for data in ("server-test", "target-server-test")),
+)
+"""All that a record may have: of which model, on which samples."""
+
 
 def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better: bool) -> Summary:
     """What clients' values come to.

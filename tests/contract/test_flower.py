@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TABLES: dict[str, Any] = {
     "name": "flower",
-    "rounds": 2,
+    "rounds": 9,
+    "stop": {"patience": 1, "min_delta": 1},  # no accuracy is better by more than 1: two rounds
     "device": "cpu",
-    "data": {"name": "digits", "clients": 4, "partition": "iid"},
+    "data": {"name": "digits", "clients": 4, "partition": "iid", "validation_share": 0.2},
     "model": {"name": "logistic"},
     "strategy": {
         "name": "pfedme",

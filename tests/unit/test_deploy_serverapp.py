@@ -36,6 +36,7 @@ from fedtl.deploy.folders import ServerFolder, read_client, read_server
 from fedtl.deploy.process import alone
 from fedtl.deploy.serverapp import RunRequest, common_frame
 from fedtl.experiment import Place, open_run
+from fedtl.export.of_run import model_of_run
 from fedtl.failure import RunError
 from fedtl.wire import messages as m
 from tests.contract.test_grids import records
@@ -278,6 +279,44 @@ def test_a_run_that_is_gone_on_with_by_new_processes(deploy: Callable[..., Deplo
     check_equal(deployed, tmp_path / "simulated")
     rounds = [m.config_of(sent.content).get(m.ROUND) for sent in deployed.grid.sent[asked:]]
     assert [round for round in rounds if round is not None] == [2] * 6
+
+
+def test_a_study_that_ends_early_as_its_simulation_does(
+    deploy: Callable[..., Deployment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No accuracy is better by more than 1. Clients agreed to more, and do not keep the best round's memories."""
+    validated = {**CONFIGS["pfedme"], "data": {"validation_share": 0.3}}
+    config = tables(**validated, rounds=5, stop={"patience": 2, "min_delta": 1}, evaluate={"keep_best": True})
+    fedtl.run(config, ["evaluate.keep_best=none"], out=tmp_path / "simulated")
+    deployed = deploy(config)
+    deployed.begin_clients(approved=build(tables(**validated, rounds=5)))
+    deployed.serve()
+    check_equal(deployed, tmp_path / "simulated")
+    run = fedtl.load(deployed.run)
+    assert run.stopped == fedtl.load(tmp_path / "simulated").stopped
+    assert run.stopped is not None
+    assert run.stopped.round == 3
+    assert f"fedtl: {run.stopped}" in capsys.readouterr().out
+    best = run.kept_best()
+    assert best is not None
+    assert model_of_run(deployed.run, round="best").about.round == best.round
+    with pytest.raises(ConfigError, match="is a client's folder, which holds its last models; the run's folder at the"):
+        model_of_run(deployed.client(NAMES[0]) / "studies" / "study-1", 0, "stored", round="best")
+    asked = len(deployed.grid.sent)
+    deployed.serve(resume=True)
+    assert all(m.ROUND not in m.config_of(sent.content) for sent in deployed.grid.sent[asked:])
+    said = capsys.readouterr().out
+    assert "already finished with round 3" in said
+    assert f"fedtl: {run.stopped}; to go on, raise stop.patience or give stop=none" in said
+
+
+def test_clients_without_labels_cannot_choose_a_round(deploy: Callable[..., Deployment]) -> None:
+    """They have nothing to draw validation samples from, which the server hears from them alone."""
+    config = tables(data={"labelled_fraction": 0}, objective=[{"term": "entropy"}], rounds=9)
+    deployed = deploy(config)
+    config["data"]["validation_share"] = 0.3
+    with pytest.raises(ConfigError, match="stop: no client holds validation samples"):
+        deployed.serve(stop={"patience": 1})
 
 
 def test_a_client_that_is_away_in_a_round_is_a_failure_there(deploy: Callable[..., Deployment]) -> None:

@@ -50,8 +50,9 @@ class APFL(ClientUpdate[APFLSettings]):
     - v_i ← v_i - η ∇_v f_i(v̄_i) = v_i - η α_i ∇f_i(v̄_i), with v̄_i as it was before both steps;
     - with ``adaptive``, α_i ← α_i - η ⟨v_i - w_i, ∇f_i(v̄_i)⟩, kept between 0 and 1.
 
-    v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w; of
-    w's private parts, where there are any, with its own.
+    v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w, one
+    that has never been sampled with that of its first v_i and α_i; of w's private parts, where there are any, with its
+    own.
 
     Differs from the paper: not at all by default. The authors' code (FedTorch) is ``mixing = "outputs"``: v_i descends
     along the loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are
@@ -61,6 +62,7 @@ class APFL(ClientUpdate[APFLSettings]):
 
     settings_type: ClassVar[type[Settings]] = APFLSettings
     personalises: ClassVar[bool] = True
+    serves_untrained = True
 
     def __init__(self, settings: APFLSettings, layout: Layout) -> None:
         super().__init__(settings, layout)

@@ -186,9 +186,10 @@ class ClientUpdate(ABC, Generic[S]):
     needs_whole_model: ClassVar[bool] = False
     """Whether its local training makes sense only where no part of the model stays at the client."""
 
-    serves_untrained: ClassVar[bool] = False
-    """Whether parts that stay at clients serve a client that has never trained too, with their first values; else it
-    counts as one without a model of its own."""
+    serves_untrained: bool = False
+    """Whether a client that has never trained is served by what it begins with: by the first values of the parts that
+    stay at it, or by the model that ``personal`` makes of its ``first_memory``; else it counts as one without a model
+    of its own."""
 
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""

@@ -51,7 +51,8 @@ class Ditto(ClientUpdate[DittoSettings]):
     """Ditto: min h_k(v_k; w*) = F_k(v_k) + λ/2 ‖v_k - w*‖², with w* from FedAvg (Li et al. 2021, arXiv 2012.04221).
 
     Algorithm 1: from the received w^t, w_k ← w_k - η ∇F_k(w_k), which the server averages; and s times
-    v_k ← v_k - η (∇F_k(v_k) + λ (v_k - w^t)), which stays. A client that is not sampled keeps its v_k.
+    v_k ← v_k - η (∇F_k(v_k) + λ (v_k - w^t)), which stays. A client that is not sampled keeps its v_k, and one that has
+    never been sampled the v_k^0 that all begin with.
 
     Differs from the paper: not at all by default. Its authors' code is the default too; the sample-weighted mean of
     other libraries is ``weighting = "samples"``.
@@ -63,6 +64,7 @@ class Ditto(ClientUpdate[DittoSettings]):
     def __init__(self, settings: DittoSettings, layout: Layout) -> None:
         super().__init__(settings, layout)
         self.personal_optimizer = stepper_of(settings, settings.personal_lr, settings.lr, layout)
+        self.serves_untrained = settings.personal_start == "initial"  # else there is no v_k before the first round
 
     def first_memory(self, received: Vectors) -> Memory:
         """v_k^0."""

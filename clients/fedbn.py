@@ -31,4 +31,4 @@ class FedBN(SGD):
     """
 
     settings_type: ClassVar[type[Settings]] = FedBNSettings
-    serves_untrained: ClassVar[bool] = True
+    serves_untrained = True

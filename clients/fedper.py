@@ -31,4 +31,4 @@ class FedPer(SGD):
     """
 
     settings_type: ClassVar[type[Settings]] = FedPerSettings
-    serves_untrained: ClassVar[bool] = True
+    serves_untrained = True

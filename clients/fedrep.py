@@ -49,7 +49,7 @@ class FedRep(PartSteps):
     """
 
     settings_type: ClassVar[type[Settings]] = FedRepSettings
-    serves_untrained: ClassVar[bool] = True
+    serves_untrained = True
     settings: FedRepSettings
 
     def start(self, received: Vectors, memory: Vectors, probe: Probe) -> State:

@@ -31,4 +31,4 @@ class LGFedAvg(SGD):
     """
 
     settings_type: ClassVar[type[Settings]] = LGFedAvgSettings
-    serves_untrained: ClassVar[bool] = True
+    serves_untrained = True

@@ -146,6 +146,10 @@ class Engine(ABC):
             return personal
         return torch.cat([personal, memory.get(BUFFERS, w[P:])])
 
+    def memory_before(self, update: ClientUpdate[Any], received: Vectors) -> Memory:
+        """What a client that has never trained would begin its training with, which received ``"w"`` as ``[d]``."""
+        return self._first_memory(update, {**received, "w": received["w"][: self.task.layout.parameters]})
+
     def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Own:
         """A client's own model; see :meth:`personal_vector`."""
         vector, P = self.personal_vector(update, memory, received), self.task.layout.parameters

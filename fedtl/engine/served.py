@@ -36,14 +36,11 @@ def served(
         eligible: which clients hold something to train on; None if all do.
         checked: makes of a client whose model is not finite one that has failed.
     """
-    memories, places = cohort.memories, range(len(cohort.clients))
+    places = range(len(cohort.clients))
     if which is Serving.NONE:
         return [None for _ in places]
     if which is not Serving.ADAPTED:
-        sharing = engine.task.sharing
-        all_have = cohort.update.serves_untrained and sharing is not None and not sharing.whole
-        has = [all_have or PRIVATE in memory if which is Serving.PARTIAL else bool(memory) for memory in memories]
-        return [_model(engine, cohort, place, memories[place]) if has[place] else None for place in places]
+        return [_as_it_is(engine, which, cohort, place) for place in places]
     able = [place for place in places if eligible is None or eligible[cohort.clients[place]]]
     models: list[Own | Failed | None] = [None for _ in places]
     if able:
@@ -51,6 +48,18 @@ def served(
         for at, (place, outcome) in enumerate(zip(able, map(checked, engine.train(adapting)))):
             models[place] = _model(engine, adapting, at, outcome.memory) if isinstance(outcome, Trained) else outcome
     return models
+
+
+def _as_it_is(engine: Engine, which: Serving, cohort: Assignment, place: int) -> Own | None:
+    """The own model of a client for which nothing is trained; None if it has none."""
+    memory, begun = cohort.memories[place], cohort.update.serves_untrained
+    if which is Serving.PARTIAL:
+        sharing = engine.task.sharing
+        first_values = begun and sharing is not None and not sharing.whole
+        return _model(engine, cohort, place, memory) if first_values or PRIVATE in memory else None
+    if not memory and begun:
+        memory = engine.of(cohort.clients[place]).memory_before(cohort.update, cohort.received.of(place))
+    return _model(engine, cohort, place, memory) if memory else None
 
 
 def _model(engine: Engine, cohort: Assignment, place: int, memory: Memory) -> Own:

@@ -81,6 +81,10 @@ class Followed:
         """A value as a sentence has it."""
         return f"{100 * value:.2f} %" if self.metric == "accuracy" else f"{value:.4f}"
 
+    def shown_gap(self, gap: float) -> str:
+        """A difference of two values, likewise."""
+        return f"{100 * gap:g} points" if self.metric == "accuracy" else f"{gap:g}"
+
 
 class Rule(Protocol):
     """What sees the scores of one round after another."""
@@ -174,7 +178,7 @@ class EarlyStop:
         of = f"{self.followed.metric} of {self.followed.score}, stop.patience = {self._stop.patience}"
         if self._best is None:
             return f"no score was a number ({of})"
-        margin = f" by more than {self._stop.min_delta:g}" if self._stop.min_delta else ""
+        margin = f" by more than {self.followed.shown_gap(self._stop.min_delta)}" if self._stop.min_delta else ""
         return f"no better{margin} than {self.followed.shown(self._best.value)} in round {self._best.round} ({of})"
 
 

@@ -77,7 +77,7 @@ def test_why_a_run_ended() -> None:
     end(rule, [0.5, 0.75, 0.8, 0.7])
     how = rule.before(20)
     assert str(how) == (
-        "stopped after round 4: no better by more than 0.1 than 75.00 % in round 2 "
+        "stopped after round 4: no better by more than 10 points than 75.00 % in round 2 "
         "(accuracy of personal/validation-clients, stop.patience = 2)"
     )
     assert rule.before(4) is None, "the last round ends a run anyway"

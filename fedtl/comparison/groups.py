@@ -167,6 +167,7 @@ def _one_a_seed(runs: Sequence[Run]) -> tuple[dict[int, Run], list[str]]:
     finished = {seed: run for seed, run in by_seed.items() if not unfinished(run)}
     for run in by_seed.values():
         if unfinished(run):
-            of = f"{run.path} is unfinished ({finished_rounds(run)} of {planned_rounds(run)} rounds)"
-            notes.append(f"Left out: {of}." if finished else f"{of[0].upper()}{of[1:]}; its last scored round counts.")
+            what = "Left out" if finished else "Its last scored round counts"
+            done = f"{finished_rounds(run)} of {planned_rounds(run)} rounds"
+            notes.append(f"{what}: {run.path} is unfinished ({done}).")
     return dict(sorted((finished or by_seed).items())), notes

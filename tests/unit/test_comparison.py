@@ -373,7 +373,7 @@ def test_unfinished_runs_are_left_out_and_named(make_run: MakeRun) -> None:
     comparison = compare([whole, half])
     assert comparison.groups[0].last == (0.5, None, 1)
     assert f"Left out: {half.path} is unfinished (1 of 2 rounds)." in comparison.notes
-    assert "its last scored round counts" in notes_of(half)
+    assert "Its last scored round counts" in notes_of(half)
 
 
 def test_a_run_counts_once_a_seed(make_run: MakeRun) -> None:

@@ -22,10 +22,22 @@ if TYPE_CHECKING:
     from fedtl.experiment import load_model as load_model
     from fedtl.experiment import run as run
     from fedtl.export.file import load_exported as load_exported
+    from fedtl.reports import report as report
     from fedtl.runs.history import Run as Run
     from fedtl.runs.history import load as load
 
-__all__ = ["Comparison", "ConfigError", "Run", "__version__", "compare", "load", "load_exported", "load_model", "run"]
+__all__ = [
+    "Comparison",
+    "ConfigError",
+    "Run",
+    "__version__",
+    "compare",
+    "load",
+    "load_exported",
+    "load_model",
+    "report",
+    "run",
+]
 
 # torch takes seconds to import; whoever only asks for the version should not wait for it.
 _WHERE = {
@@ -36,6 +48,7 @@ _WHERE = {
     "load": "fedtl.runs.history",
     "load_exported": "fedtl.export.file",
     "load_model": "fedtl.experiment",
+    "report": "fedtl.reports",
     "run": "fedtl.experiment",
 }
 

@@ -16,6 +16,7 @@ from fedtl.cli.listing import list_parts
 from fedtl.cli.plot import partition, plot
 from fedtl.cli.printing import INTERRUPTED, RUN_ERROR, USAGE_ERROR
 from fedtl.cli.probe import probe
+from fedtl.cli.report import report
 from fedtl.cli.run import run, show_profile
 
 # Everything else is imported by the command that needs it: torch alone takes longer than --help may.
@@ -31,6 +32,7 @@ app.command()(run)
 app.command(name="profile")(show_profile)
 app.command()(plot)
 app.command()(compare)
+app.command()(report)
 app.command()(partition)
 app.command()(distill)
 app.command()(probe)

@@ -36,6 +36,7 @@ ROOMS = [
     "studies",
     "comparison",
     "plot",
+    "reports",
     "assemble",
     "experiment",
     "app",

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPPED = ("strategies", "clients", "configs")
+TEMPLATES = (".html", ".css", ".js")
 HEAVY = ("torch", "torchvision", "ray", "flwr", "matplotlib", "sklearn")
 
 
@@ -39,7 +40,7 @@ def files(root: Path) -> set[str]:
         (Path(folder) / name).relative_to(root).as_posix()
         for folder, _, names in os.walk(root / "fedtl", followlinks=True)
         for name in names
-        if name.endswith((".py", ".toml", "py.typed"))
+        if name.endswith((".py", ".toml", "py.typed", *TEMPLATES))
     }
 
 
@@ -117,7 +118,7 @@ def test_sdist_has_files_not_links(dist: Path) -> None:
 
 
 def test_pyproject_lists_every_package() -> None:
-    folders = {Path(name).parent for name in files(ROOT)}
+    folders = {Path(name).parent for name in files(ROOT) if not name.endswith(TEMPLATES)}
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
     assert [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists()] == []

@@ -1,0 +1,66 @@
+"""``fedtl report``: a study, or runs, as one page that can be sent to somebody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedtl.cli import printing
+
+
+def report(
+    sources: Annotated[list[Path], typer.Argument(metavar="STUDY|RUN...", hidden=True)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", show_default=False, help="The page; report.html if not given.")
+    ] = Path("report.html"),
+    score: Annotated[
+        str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
+    ] = "accuracy",
+    statistic: Annotated[
+        str,
+        typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),
+    ] = "weighted_mean",
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="METHOD", help="Compare all with this one; each pair if not given."),
+    ] = None,
+    at: Annotated[
+        str,
+        typer.Option("--at", show_default=False, help="Pair the last round, if not given, or the best by validation."),
+    ] = "last",
+    target: Annotated[
+        float | None, typer.Option("--target", help="Also say what it took to reach this score, as 0.9.")
+    ] = None,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Read no data set: draw clients' sizes, not which labels they hold.")
+    ] = False,
+    made: Annotated[
+        str,
+        typer.Option("--made", metavar="WORDS", show_default=False, help="When or by whom, if it is to stand there."),
+    ] = "",
+) -> None:
+    """Write a study, or runs, as one HTML page that loads nothing: the answer, pictures, tables, how to repeat it.
+
+    STUDY is a study's folder; RUN is a run's folder, or a folder that holds runs. Only records are read, and the data
+    sets, for who holds what.
+    """
+    from fedtl.reports import report as write
+
+    written = write(
+        sources,
+        output,
+        score=score,
+        metric=metric,
+        statistic=statistic,
+        against=against,
+        target=target,
+        at=at,  # type: ignore[arg-type]  # which is checked there
+        read_data=not no_data,
+        made=made,
+    )
+    printing.out.print(f"{written}", markup=False, soft_wrap=True)

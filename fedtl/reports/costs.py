@@ -1,0 +1,93 @@
+"""Every run, what it came to and what it has cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fedtl.choice import ConfigError
+from fedtl.comparison.groups import finished_rounds, planned_rounds, unfinished
+from fedtl.reports import words
+from fedtl.reports.layout import Setting, setting_name
+from fedtl.reports.material import Asked, Material
+from fedtl.reports.tables import Table, plain
+from fedtl.runs.history import Axis, Run
+
+COSTS: tuple[Axis, Axis] = ("seconds", "bytes")
+NOTHING = "-"
+NUMBERS = ("seed", "rounds", "last score", "seconds", "MB sent")
+
+
+class _Place(NamedTuple):
+    """Where a run stands, and what became of it."""
+
+    method: str
+    setting: str
+    seed: int
+    state: str
+    folder: str
+
+
+def runs_table(material: Material, settings: Sequence[Setting]) -> Table:
+    """All runs that answer the question, those without a record among them."""
+    compared = {
+        str(run.path): (method.label, setting.name, method.summary.score)
+        for setting in settings
+        for method in setting.methods
+        for run in method.runs.values()
+    }
+    places = _planned(material) if material.study is not None else _read(material, compared)
+    records = {str(run.path): run for run in material.runs}
+    several = len({place.setting for place in places.values()}) > 1
+    rows = []
+    for path, place in places.items():
+        _, _, score = compared.get(path, ("", "", ""))
+        run = records.get(path)
+        cells = [NOTHING] * 4 if run is None else _cells(run, score, material.asked)
+        rows.append((place.method, *[place.setting] * several, str(place.seed), place.state, *cells, place.folder))
+    header = ("method", *["setting"] * several, "seed", "state", *NUMBERS[1:], "folder")
+    return plain("Runs and what they cost", header, rows, NUMBERS)
+
+
+def _planned(material: Material) -> dict[str, _Place]:
+    """A study's runs by their folders."""
+    study = material.study
+    assert study is not None
+    cells = {cell.name: cell for cell in study.cells}
+    settings = [cell.setting for cell in study.cells]
+    return {
+        str(study.folder / run.folder): _Place(
+            cells[run.cell].variant, setting_name(cells[run.cell].setting, settings), run.seed, run.state, run.folder
+        )
+        for run in study.finals
+    }
+
+
+def _read(material: Material, compared: Mapping[str, tuple[str, str, str]]) -> dict[str, _Place]:
+    """Plain runs by their folders."""
+    places = {}
+    for run in material.runs:
+        path = str(run.path)
+        method, setting, _ = compared.get(path, (run.label, "", ""))
+        places[path] = _Place(method, setting, run.seed, "unfinished" if unfinished(run) else "finished", path)
+    return places
+
+
+def _cells(run: Run, score: str, asked: Asked) -> list[str]:
+    planned, done = planned_rounds(run), finished_rounds(run)
+    seconds, sent = (sum(run.costs(axis).values[-1:]) for axis in COSTS)
+    rounds = str(done) if planned in (None, done) else f"{done} of {planned}"
+    if run.stopped is not None:
+        rounds += ", stopped early"
+    return [rounds, _last(run, score, asked), f"{seconds:.1f}", f"{sent / 1e6:.2f}"]
+
+
+def _last(run: Run, score: str, asked: Asked) -> str:
+    """The last value of the score by which the run was compared."""
+    try:
+        curve = run.scores(asked.metric, asked.statistic).get(score)
+    except ConfigError:  # it has no such metric, which the notes say
+        curve = None
+    value = math.nan if curve is None else float(curve.values[-1])
+    return NOTHING if math.isnan(value) else words.score(asked.metric, value)

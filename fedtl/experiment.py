@@ -143,7 +143,8 @@ def open_run(
     if elsewhere:
         choices: Choices = (EngineChoice(False, False, "clients choose their own"),) * len(tasks)
     else:
-        choices = assembly.choose_engines(resources.worker_device)
+        with one_thread(resources.worker_device):  # as clients train, and several would wait for each other's
+            choices = assembly.choose_engines(resources.worker_device)
     layout = tasks[0].layout
     found_here = {
         "device": resources.worker_device,

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -50,7 +50,10 @@ def simulate_with_flower(
     logging.getLogger("flwr").setLevel(logging.ERROR)
     simulation, tables = config.simulation, config.tables()
     share = 0.0 if simulation.num_gpus == "auto" else simulation.num_gpus
-    with nullcontext() if cluster.joins(None) else cluster.on_loopback():
+    with ExitStack() as as_here:
+        if not cluster.joins(None):  # Flower starts a Ray
+            as_here.enter_context(cluster.on_loopback())
+            as_here.enter_context(cluster.without_helpers())
         run_simulation(
             app,
             make_client_app(tables, memories, choices, definitions(tables)),

@@ -8,6 +8,9 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from inspect import signature
 from math import ceil
 from typing import Any
 
@@ -22,6 +25,10 @@ REACHABLE_WITHIN = 10.0
 
 OPEN_TO_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """The environment variable by which Ray is told whether other machines may reach it."""
+
+
+UNUSED_HELPERS = {"no_monitor": True, "include_log_monitor": False}
+"""Of Ray's own parameters those by which a Ray that starts here does without helpers; a version need not know them."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def connect(address: str | None, cpus: float = 0, environment: Mapping[str, str]
     quiet: dict[str, Any] = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if at is None:
-            with _environment(environment or {}), on_loopback():
+            with _environment(environment or {}), on_loopback(), without_helpers():
                 # "local": without it Ray would join any cluster that it finds on this machine.
                 ray.init(address="local", num_cpus=max(1, ceil(cpus - 1e-6)), include_dashboard=False, **quiet)
         else:
@@ -110,6 +117,26 @@ def on_loopback() -> Iterator[None]:
             yield
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Let a Ray that starts here do without three processes that nobody asks: 150 MiB, and seconds until it is there.
+
+    These are its autoscaler's monitor and the reader of its logs, which ``ray start`` has options for, and the
+    dashboard's server, which otherwise begins even where there is to be no dashboard.
+    """
+    parameter: Any = import_module("ray._private.parameter")
+    services: Any = import_module("ray._private.services")
+    usual, server = parameter.RayParams, services.start_api_server
+    known = signature(usual.__init__).parameters
+    without = {name: value for name, value in UNUSED_HELPERS.items() if name in known}
+    parameter.RayParams = partial(usual, **without)
+    services.start_api_server = lambda *_, **__: (None, None)  # no address and no process, as where it could not start
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = usual, server
 
 
 @contextmanager

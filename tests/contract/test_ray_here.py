@@ -120,10 +120,12 @@ def tables(grid: str, **parts: Any) -> dict[str, Any]:
 def test_what_a_notebook_defines_gives_the_same_bits_on_ray(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    if name != "all":  # which has processes of its own, that know nothing yet
+    actors = 1  # a process of its own, that knows nothing yet
+    if name != "all":
         request.getfixturevalue("warm_actors")
+        actors = 2
     for grid in ("in-process", "ray"):
-        fedtl.run(tables(grid, **PARTS[name]), out=tmp_path / grid)
+        fedtl.run(tables(grid, **PARTS[name]), [f"simulation.actors={actors}"], out=tmp_path / grid)
     assert_same_run(tmp_path / "in-process", tmp_path / "ray")
 
 
@@ -215,6 +217,8 @@ def work():
     pass
 ray.get(work.remote())
 me = psutil.Process()
+programs = {word for process in me.children(recursive=True) for word in process.cmdline() if word.endswith(".py")}
+assert not {"monitor.py", "log_monitor.py", "dashboard.py"} & {os.path.basename(program) for program in programs}
 for process in [me, *me.children(recursive=True)]:
     for connection in process.net_connections():
         if connection.status == "LISTEN":

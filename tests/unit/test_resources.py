@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import fedtl
 from fedtl.assemble import parts
 from fedtl.assemble.resources import Resources
 from fedtl.choice import ConfigError
 from fedtl.config.read import read_config
 from fedtl.data.federate import federate
+from fedtl.engine.choice import Choices
 from fedtl.grid import cluster
 
 
@@ -125,3 +128,23 @@ def test_how_many_clients_train_at_once() -> None:
     assert most_at_once(phases=[few, few], rounds=2, **sampling(2)) == 2
     more = {**few, "strategy": {"clients_per_round": 4}}
     assert most_at_once(phases=[few, more], rounds=2, **sampling(2)) == 4
+
+
+def test_engines_are_chosen_on_one_thread_as_clients_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Several would wait for one another, and round otherwise."""
+    choose, threads = parts.Assembly.choose_engines, list[int]()
+
+    def noted(assembly: parts.Assembly, device: str) -> Choices:
+        threads.append(torch.get_num_threads())
+        return choose(assembly, device)
+
+    monkeypatch.setattr(parts.Assembly, "choose_engines", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fedtl.run(
+            "quickstart", ["rounds=1", "simulation.grid=in-process", "simulation.traced=false"], out=tmp_path / "a"
+        )
+        assert (threads, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)

@@ -28,8 +28,15 @@ def simplify(graph: fx.Graph) -> None:
     passes = (drop_copies, parts_of_cats, known_numbers, drop_copies, merge_equals, products, pool_before_relu)
     for change in (*passes, softmax_minus_one_hot, drop_copies):
         change(graph)
-        graph.eliminate_dead_code()
+        drop_unused(graph)
     graph.lint()
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Take out what nobody uses, as ``graph.eliminate_dead_code``, which looks at what all others might do first."""
+    for node in reversed(graph.nodes):
+        if not node.users and not node.is_impure():
+            graph.erase_node(node)
 
 
 def drop_copies(graph: fx.Graph) -> None:

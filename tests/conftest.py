@@ -20,6 +20,10 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Processes that tests start share two processors with other tests: threads of theirs would wait for one another, and
+# Ray's workers, which by default let everybody else go first, would hardly begin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import hypothesis
 import numpy as np
@@ -109,7 +113,13 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    from fedtl.grid import cluster
+    from fedtl.grid.ray import WORKER_ENVIRONMENT
+
+    with pytest.MonkeyPatch.context() as patch, cluster.without_helpers():
+        for name, value in WORKER_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

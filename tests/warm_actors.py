@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from fedtl.grid.mailbox import Mailbox
-from fedtl.grid.ray import AHEAD, WORKER_ENVIRONMENT, CohortActor, RayGrid
+from fedtl.grid.ray import AHEAD, CohortActor, RayGrid
 from fedtl.grid.slots import ActorSlots
 from fedtl.wire.worker import Worker
 
@@ -58,6 +58,5 @@ class WarmActors:
         patch.setattr(ActorSlots, "close", close)
 
     def _start(self) -> Any:
-        # It takes no processor from the actors of tests that have real ones.
-        options: dict[str, Any] = {"num_cpus": 0, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
-        return ray.remote(WarmActor).options(**options).remote()
+        # It takes no processor from the actors of tests that have real ones. Its environment is the session's Ray's.
+        return ray.remote(WarmActor).options(num_cpus=0).remote()

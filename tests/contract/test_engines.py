@@ -75,7 +75,8 @@ def several_rounds(engine: Engine, method: str, **options: object) -> tuple[torc
     return torch.from_numpy(models[-1]), outcomes  # type: ignore[return-value]
 
 
-def assert_agree(federation: Federation, module_of: object, method: str, **options: object) -> None:
+def assert_agree(federation: Federation, module_of: object, method: str, **options: object) -> list[Trained]:
+    """Give what came of the last training one by one."""
     w1, one = several_rounds(engine_for(method, federation, module_of(), **options), method, **options)  # type: ignore[operator]
     for name, kind in ENGINES.items():
         if kind is OneByOne:
@@ -92,6 +93,7 @@ def assert_agree(federation: Federation, module_of: object, method: str, **optio
             assert a.memory.keys() == b.memory.keys()
             for vector in a.memory:  # it may be a difference of models divided by lr, and its rounding errors too
                 torch.testing.assert_close(a.memory[vector], b.memory[vector], rtol=1e-4, atol=2e-5)
+    return one
 
 
 @pytest.mark.parametrize("budget", [{"local_epochs": 2}, {"local_steps": 5}, {"local_epochs": 1, "batch_size": 0}])
@@ -147,14 +149,12 @@ def batch_norm_net() -> nn.Module:
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
     federation = federation_of([22, 24, 22, 30, 22])  # no mini-batch of one, which batch-norm refuses
-    assert_agree(federation, batch_norm_net, method, local_epochs=1)
+    outcomes = assert_agree(federation, batch_norm_net, method, local_epochs=1)
     engine = engine_of(federation, batch_norm_net())
     layout = engine.task.layout
     assert (layout.parameters, layout.size) == (6 * 8 + 8 + 16 + 27, 6 * 8 + 8 + 16 + 27 + 16)
     before = layout.flatten(engine.task.module)[layout.parameters :].clone()
-    engine = engine_for(method, federation, batch_norm_net())
-    layout = engine.task.layout
-    _, outcomes = several_rounds(engine, method, local_epochs=1)
+    layout = engine_for(method, federation, batch_norm_net(), local_epochs=1).task.layout
     for outcome in outcomes:
         buffers = (
             outcome.uploads.get("w")[layout.parameters :]

@@ -55,11 +55,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method: str, 
     overrides = overrides_of(method)
     first, a = final(tmp_path / "a", *overrides)
     again, b = final(tmp_path / "b", *overrides)
-    _, c = final(tmp_path / "c", *overrides, "seed=1")
+    _, c = final(tmp_path / "c", *overrides, "seed=1", "simulation.traced=false", "simulation.stacked=false")
     assert equal(a, b)
     assert [r["train"] for r in first.rounds] == [r["train"] for r in again.rounds]
     assert first.last() == again.last()
-    assert not equal(a, c)
+    # Which is by far more than what one engine differs from another; the seed's is the quickest to begin.
+    assert any(not torch.allclose(a[name], c[name], rtol=0.1, atol=0.01) for name in a)
     assert first.rounds[-1]["scores"]  # the last round is scored though it is no multiple of every
 
 

@@ -56,7 +56,8 @@ EXIT_CODES: Mapping[str, int] = {"fedtl deploy status": 3}
 """Of commands that say that nothing runs here."""
 
 QUICK: Mapping[str, list[str]] = {
-    "run": ["rounds=2", "simulation.grid=in-process"],
+    # Steps are not traced: for two rounds that takes most of the time, and other tests are there for it.
+    "run": ["rounds=2", "simulation.grid=in-process", "simulation.traced=false"],
     "distill": ["method.steps=2"],
 }
 """Overrides with which the tests run a command."""

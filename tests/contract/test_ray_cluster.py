@@ -65,9 +65,11 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    from fedtl.grid.cluster import without_helpers
+
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths must be short
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after Ray's own, which write there once more
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_helpers():
         # Ray writes down where the last cluster was started; other Rays of this machine need not find it.
         patch.setenv("RAY_TMPDIR", folder)
         quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}

@@ -377,6 +377,28 @@ def test_mnist_files_are_read_in_bulk(tmp_path):
     assert data.std.item() == pytest.approx(images[:20].std() / 255, rel=1e-5)
 
 
+def test_files_in_mnists_format_need_no_torchvision(tmp_path, monkeypatch):
+    """Which is imported to say what is wrong with them."""
+
+    def imported():
+        raise RuntimeError("torchvision is imported")
+
+    monkeypatch.setattr("fedtl.data.torchvision_ops.import_torchvision", imported)
+    for kind in (MNIST, FashionMNIST):
+        folder = tmp_path / kind.place
+        images, _ = write_mnist_like(folder)
+        assert np.array_equal(kind(clients=2, root=str(tmp_path)).load().x[:, 0], images)
+        labels = (folder / "train-labels-idx1-ubyte").read_bytes()
+        for broken in (labels[:-1], b"nothing", b""):
+            (folder / "train-labels-idx1-ubyte").write_bytes(broken)
+            with pytest.raises(RuntimeError, match="torchvision is imported"):
+                kind(clients=2, root=str(tmp_path)).load()
+        (folder / "train-labels-idx1-ubyte").write_bytes(labels)
+        (folder / "t10k-labels-idx1-ubyte").unlink()
+        with pytest.raises(RuntimeError, match="torchvision is imported"):
+            kind(clients=2, root=str(tmp_path)).load()
+
+
 def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path):
     images, _ = write_mnist_like(tmp_path / "EMNIST/raw", prefix="emnist-letters-", first_label=1)
     data = EMNIST(clients=2, root=str(tmp_path), split="letters").load()

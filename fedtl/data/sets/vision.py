@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -91,11 +92,41 @@ class Vision(DataChoice):
         return tuple(part.classes)
 
 
-class MNIST(Vision):
+class IdxFiles(Vision):
+    """One that lies there as four files in MNIST's format."""
+
+    words: ClassVar[tuple[str, ...]]
+    """A word per class."""
+
+    def open(self, train: bool) -> Any:
+        """What the files hold; torchvision's data set object where they are not all there, or not as they should be.
+
+        Importing torchvision takes seconds, and 75 MiB for as long as the process lives.
+        """
+        root = self.folder()
+        folder = root / self.place if root else None
+        if folder and not (folder.parent / "processed").exists():  # where torchvision once kept them
+            stem, other = ("train", "t10k") if train else ("t10k", "train")
+            if all((folder / f"{other}-{kind}-ubyte").is_file() for kind in ("images-idx3", "labels-idx1")):
+                with suppress(OSError, ValueError):
+                    return self.part_of(folder, stem)
+        return super().open(train)
+
+    def part_of(self, folder: Path, stem: str, ending: str = "") -> SimpleNamespace:
+        """The training or the test set, as torchvision would give it."""
+        data = read_idx(folder / f"{stem}-images-idx3-ubyte{ending}")
+        targets = read_idx(folder / f"{stem}-labels-idx1-ubyte{ending}")
+        if data.ndim != 3 or targets.shape != data.shape[:1]:
+            raise ValueError(f"{folder} does not hold an image for each label")
+        return SimpleNamespace(data=data, targets=targets, classes=self.words)
+
+
+class MNIST(IdxFiles):
     """60,000 + 10,000 handwritten digits, 28 x 28."""
 
     reader: ClassVar[str] = "MNIST"
     place: ClassVar[str] = "MNIST/raw"
+    words: ClassVar[tuple[str, ...]] = DIGITS
     name: str = "mnist"
 
     def names(self, part: Any) -> tuple[str, ...]:
@@ -103,7 +134,7 @@ class MNIST(Vision):
         return DIGITS
 
 
-class FashionMNIST(Vision):
+class FashionMNIST(IdxFiles):
     """60,000 + 10,000 pieces of clothing, 28 x 28; Debian's package dataset-fashion-mnist will do as well."""
 
     reader: ClassVar[str] = "FashionMNIST"
@@ -127,13 +158,10 @@ class FashionMNIST(Vision):
         """Torchvision's data set object, or Debian's files where ``root`` does not have the data."""
         root = self.folder()
         if (root is None or not (root / self.place).is_dir()) and self.debian.is_dir() and not self.download:
-            stem = "train" if train else "t10k"
             try:
-                data = read_idx(self.debian / f"{stem}-images-idx3-ubyte.gz")
-                targets = read_idx(self.debian / f"{stem}-labels-idx1-ubyte.gz")
+                return self.part_of(self.debian, "train" if train else "t10k", ".gz")
             except (OSError, EOFError, ValueError) as error:
                 raise ConfigError(f"data.name = {self.name!r}: {self.debian} cannot be read: {error}") from error
-            return SimpleNamespace(data=data, targets=targets, classes=self.words)
         return super().open(train)
 
 
@@ -219,8 +247,10 @@ class CIFAR100(Vision):
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An array of bytes from a gzipped file in MNIST's format: dtype, number of axes, their lengths, values."""
-    raw = gzip.decompress(path.read_bytes())
+    """An array of bytes from a file in MNIST's format, gzipped or not: dtype, number of axes, their lengths, values."""
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        raw = gzip.decompress(raw)
     if raw[:3] != b"\0\0\x08":
         raise ValueError(f"{path.name} is not a file of bytes in MNIST's format")
     axes = raw[3]

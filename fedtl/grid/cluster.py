@@ -128,7 +128,7 @@ def without_helpers() -> Iterator[None]:
     """
     parameter: Any = import_module("ray._private.parameter")
     services: Any = import_module("ray._private.services")
-    usual, server = parameter.RayParams, services.start_api_server
+    usual, server = parameter.RayParams, getattr(services, "start_api_server", None)
     known = signature(usual.__init__).parameters
     without = {name: value for name, value in UNUSED_HELPERS.items() if name in known}
     parameter.RayParams = partial(usual, **without)

@@ -157,9 +157,15 @@ def test_a_config_without_such_names_carries_nothing() -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a\nb"), Exception("port taken")])
 def test_a_ray_that_cannot_start_is_a_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import parameter, services
+
     from fedtl.grid import cluster
 
+    usual, helpers = (parameter.RayParams, services.start_api_server), list[object]()
+
     def init(**options: Any) -> None:
+        params = parameter.RayParams(num_cpus=1)
+        helpers.append((params.no_monitor, params.include_log_monitor, services.start_api_server()))
         raise error
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -169,6 +175,8 @@ def test_a_ray_that_cannot_start_is_a_sentence(error: Exception, monkeypatch: py
     with pytest.raises(RunError, match=r"^Ray cannot start on this machine: .*'in-process' needs none$") as caught:
         cluster.connect(None, 1)
     assert "\n" not in str(caught.value)
+    assert helpers == [(True, False, (None, None))]  # none of them starts
+    assert usual == (parameter.RayParams, services.start_api_server)  # in what is started later they may
 
 
 @pytest.mark.parametrize("cpus", [(5 * 0.5, 3), (3 * (1 / 3), 1), (3 * 0.01, 1), (2.0, 2)])

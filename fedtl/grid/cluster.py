@@ -126,10 +126,14 @@ def without_helpers() -> Iterator[None]:
     These are its autoscaler's monitor and the reader of its logs, which ``ray start`` has options for, and the
     dashboard's server, which otherwise begins even where there is to be no dashboard.
     """
-    parameter: Any = import_module("ray._private.parameter")
-    services: Any = import_module("ray._private.services")
-    usual, server = parameter.RayParams, getattr(services, "start_api_server", None)
-    known = signature(usual.__init__).parameters
+    try:
+        parameter: Any = import_module("ray._private.parameter")
+        services: Any = import_module("ray._private.services")
+        usual, server = parameter.RayParams, services.start_api_server
+        known = signature(usual.__init__).parameters
+    except (ImportError, AttributeError, ValueError):  # a Ray that has them elsewhere starts with its helpers
+        yield
+        return
     without = {name: value for name, value in UNUSED_HELPERS.items() if name in known}
     parameter.RayParams = partial(usual, **without)
     services.start_api_server = lambda *_, **__: (None, None)  # no address and no process, as where it could not start

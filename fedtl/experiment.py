@@ -25,6 +25,7 @@ from fedtl.assemble.resources import Resources
 from fedtl.choice import ConfigError
 from fedtl.config.read import build, is_run, read_config
 from fedtl.config.schema import Config
+from fedtl.config.tracking import check_trackers
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.data.samples import FewSamples
@@ -76,6 +77,7 @@ def run_at(config: Config, place: Place, profile: bool, listener: Listener) -> R
     """Run an experiment that has been read, at a place that has been found; see :func:`run`."""
     if profile and config.simulation.grid == "flower":
         raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
+    check_trackers(config.tracking)
     server = open_run(config, federate(config.data, config.seed), place, listener)
     server.profiled = profile
     with one_thread(server.resources.driver_device):
@@ -87,6 +89,7 @@ def serve(config: Config, grid: Grid) -> Run:
     """Run an experiment on a grid of another's making: Flower's own runtimes."""
     # The process's own command line is Flower's, and holds a token.
     about = {"command": ["flwr", "run"], "grid": "flower", "actors": None}
+    check_trackers(config.tracking)
     server = open_run(config, federate(config.data, config.seed), Place(None), Silent(), about)
     server.run_on(grid)
     return Run(server.recorder.folder)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from fedtl.engine.choice import Choices
 from fedtl.engine.mixed import Mixed
 from fedtl.engine.operations import operations
 from fedtl.engine.stacked import MOST_ON_CPU
+from fedtl.failure import OutputError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.models.composite import Composite, model_of
@@ -48,6 +49,7 @@ from fedtl.runs.profile import RECORD, Profiler
 from fedtl.server.bench import Bench
 from fedtl.server.rounds import Round
 from fedtl.server.table import TableStore
+from fedtl.tracking.process import Tracking
 from fedtl.wire import messages as m
 
 
@@ -59,6 +61,14 @@ class Listener(Protocol):
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """A listener that also wants to hear what is to be known only once the run goes on."""
+
+    def note(self, text: str) -> None:
+        """A sentence, which is recorded too; from a thread of its own."""
 
 
 class Silent:
@@ -113,6 +123,18 @@ class Server:
         return None if self.stop is None else self.stop.before(self.config.rounds)
 
     @property
+    def tracking(self) -> Tracking:
+        """What fills the config's trackers while the run goes on."""
+        return Tracking(self.recorder.folder, self.config.tracking, self._note)
+
+    def _note(self, text: str) -> None:
+        """Record a sentence and show it; a run does not end by either."""
+        with suppress(OutputError, OSError, ValueError):
+            self.recorder.note(text)
+        if isinstance(self.listener, Noted):
+            self.listener.note(text)
+
+    @property
     def engine(self) -> Engine:
         """The first phase's."""
         return self.engines[0]
@@ -144,7 +166,7 @@ class Server:
 
     def run_on(self, grid: Grid) -> None:
         """Run the remaining rounds on a grid that somebody else made, and write the final model."""
-        with self.recorder, one_thread(self.resources.driver_device):
+        with self.recorder, self.tracking, one_thread(self.resources.driver_device):
             self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
             if self._goes_on:
                 self.rounds(grid)
@@ -152,7 +174,7 @@ class Server:
 
     def run(self) -> None:
         """Run the remaining rounds on the config's own grid, and write the final model."""
-        with self.recorder:
+        with self.recorder, self.tracking:
             self.listener.begin(self.config, self.recorder.folder, self.first_round, self.about)
             if self._goes_on:
                 with make_grid(self) as go:

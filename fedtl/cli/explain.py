@@ -39,6 +39,7 @@ PLACES = {
     "models": "[model]",
     "terms": "[[objective]]",
     "metrics": "[evaluate] metrics",
+    "trackers": "[[tracking]]",
 }
 """The table of a config that names a part of each kind."""
 

@@ -20,8 +20,8 @@ def list_parts(
 ) -> None:
     """List what a config can name, or explain one name.
 
-    KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models, terms or
-    metrics; all if not given.
+    KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models, terms,
+    metrics or trackers; all if not given.
 
     NAME is any of those that are listed, or a class of your own, as my_module:MyMethod: its paper and equation, its
     options, what it sends and keeps, and a config to start from.
@@ -77,6 +77,7 @@ def _kind_of_class(path: str) -> str:
 
     from fedtl.choice import ConfigError, load_object
     from fedtl.clients.contract import ClientUpdate
+    from fedtl.config.tracking import Tracker
     from fedtl.data.partitions.contract import Partition
     from fedtl.data.settings import DataChoice
     from fedtl.losses.term import Term
@@ -92,11 +93,12 @@ def _kind_of_class(path: str) -> str:
         (Partition, "partitions"),
         (DataChoice, "datasets"),
         ((ModelChoice, nn.Module), "models"),
+        (Tracker, "trackers"),
     )
     for bases, kind in kinds:
         if isinstance(part, type) and issubclass(part, bases):
             return kind
-    raise ConfigError(f"{path!r} is neither a method, a term, a metric, a partition, a data set nor a model")
+    raise ConfigError(f"{path!r} is neither a method, a term, a metric, a partition, a data set, a model nor a tracker")
 
 
 def _print_kind(kind: str, registries: Mapping[str, Mapping[str, str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.choice import Registry
+from fedtl.config.tracking import TRACKERS
 from fedtl.data import DATASETS
 from fedtl.data.partitions import PARTITIONS
 from fedtl.losses.objective import TERMS
@@ -23,4 +24,5 @@ REGISTRIES: Mapping[str, Registry] = {
     "models": MODELS,
     "terms": TERMS,
     "metrics": METRICS,
+    "trackers": TRACKERS,
 }

@@ -12,7 +12,7 @@ from fedtl.comparison.naming import OPTIONS, differences, flatten, labels, shown
 from fedtl.runs.history import Run
 
 # Where a run is computed and written, not what it computes.
-MACHINE = ("name", "seed", "device", "simulation")
+MACHINE = ("name", "seed", "device", "simulation", "tracking")
 OLDER_PERSONAL: Mapping[str, str] = {"fresh": "adapted", "last": "stored"}
 
 

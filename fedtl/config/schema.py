@@ -224,6 +224,8 @@ class Config(Options):
         views: random views of images, for terms that compare two of them.
         replay: samples synthesised out of the global model, for the term "replay".
         phases: rounds with objectives of their own, one after another, in place of ``objective``.
+        tracking: other places that the run's numbers are written to: tables with a ``name`` and options, names alone,
+            or one of them.
     """
 
     name: str
@@ -243,6 +245,20 @@ class Config(Options):
     stop: Stop | None = None
     simulation: Simulation = Simulation()
     deploy: Deploy = Deploy()
+    tracking: tuple[dict[str, Any], ...] = ()
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _as_tables(cls, value: Any) -> Any:
+        """Only the form is checked here: other machines, which read the config too, need not have the trackers."""
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        tables = [{"name": each} if isinstance(each, str) else each for each in entries]
+        if not all(isinstance(each, Mapping) and isinstance(each.get("name"), str) for each in tables):
+            raise ValueError("should be a list of names, or of tables with a name, as ['tensorboard']")
+        names = [each["name"] for each in tables]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"has {twice!r} twice; give it once")
+        return tuple(dict(each) for each in tables)
 
     @field_validator("name")
     @classmethod

@@ -191,10 +191,20 @@ def _of_strategy(key: str, registry: str) -> Callable[[Tables, str], tuple[str, 
     return fill
 
 
+def _tracking(tables: Tables, name: str) -> tuple[str, ...]:
+    from fedtl.choice import part_type
+    from fedtl.config.tracking import TRACKERS, Tracker
+
+    kind = part_type(Tracker, TRACKERS, name, "tracking[0].name")
+    tables["tracking"] = [{"name": name, **required(kind)}]
+    return (f"first: pip install 'fedtl[{kind.package}]'",) if kind.package else ()
+
+
 _FILL: Mapping[str, Callable[[Tables, str], tuple[str, ...]]] = {
     "strategies": _strategy,
     "terms": _term,
     "metrics": _metric,
+    "trackers": _tracking,
     "partitions": _partition,
     "datasets": _data,
     "models": _model,

@@ -254,8 +254,8 @@ def names_code(tables: Tables, key: str = "") -> str | None:
 
 
 def _agreement(tables: Tables) -> Tables:
-    """What a client agrees to: not the number of rounds, what the server keeps, the machines, how long it waits."""
-    free = ("rounds", "stop", "simulation", "device", "deploy")
+    """What a client agrees to: not the number of rounds, what the server keeps and where, the machines, waiting."""
+    free = ("rounds", "stop", "simulation", "device", "deploy", "tracking")
     agreed = {key: value for key, value in tables.items() if key not in free}
     evaluate = {key: value for key, value in tables.get("evaluate", {}).items() if key != "keep_best"}
     return {**agreed, "evaluate": evaluate, "privacy": tables.get("deploy", {}).get("privacy")}

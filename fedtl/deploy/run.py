@@ -16,6 +16,7 @@ import tomli_w
 
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Config
+from fedtl.config.tracking import check_trackers
 from fedtl.deploy import flower, process
 from fedtl.deploy.folders import ServerFolder
 from fedtl.deploy.server import runs, told_as_json
@@ -51,6 +52,7 @@ def order_for(server: ServerFolder, config: Config, folder: Path, data: Path | N
             f"strategy.name = {config.strategy.name!r}: it trains on all clients' samples in one place, and those of a "
             "deployment stay at the clients; compare with it by fedtl run, on data that are in one place"
         )
+    check_trackers(config.tracking)
     study = new_id(config.name)
     if resume:
         earlier = load(folder).environment.get("study")

@@ -183,7 +183,9 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     """
     config = build(dict(order.experiment))
     clients = [Client(name, node_key(folder, name)) for name in folder.clients]
-    study = Study(order.study, json.dumps(config.tables()), len(clients))
+    # Where the server tracks is none of the clients' business; the place may even hold a password.
+    sent = config.model_copy(update={"tracking": ()})
+    study = Study(order.study, json.dumps(sent.tables()), len(clients))
     deployed = DeployedGrid(grid, clients, study, config.deploy, say)
     expected = [i for i, name in enumerate(folder.clients) if name in folder.admitted]
     least = config.deploy.min_clients or 1
@@ -411,6 +413,10 @@ class RoundLines:
         say(f"{config.strategy.name}, {config.rounds} rounds{resumed}, in {folder}")
         for note in about.get("notes", ()):
             say(note)
+
+    def note(self, text: str) -> None:
+        """A sentence that is recorded too."""
+        say(text)
 
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""

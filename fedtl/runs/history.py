@@ -621,6 +621,12 @@ def _reason(error: Exception) -> str:
     return "it has no 'round'" if isinstance(error, KeyError) else str(error)
 
 
+def numbers_of(record: Record) -> dict[str, float]:
+    """The numbers of a round's record by the names of the columns of :meth:`Run.table`; lists as their lengths."""
+    flat = {name: value for name, value in _flatten(record) if name != "round"}
+    return {name: _number(value) for name, value in flat.items() if not isinstance(value, str)}
+
+
 def over_same_clients(runs: Iterable[Run]) -> bool:
     """Whether all these runs' last scores on clients' data are over the same clients, as far as that is known."""
     sets: dict[str, set[frozenset[int]]] = {}

@@ -39,6 +39,9 @@ class Progress:
     def round(self, report: Round) -> None:
         """Nothing: the run's folder says how far it is."""
 
+    def note(self, text: str) -> None:
+        """Nothing: it is recorded."""
+
     def close(self) -> None:
         """Leave the terminal as it was."""
 
@@ -103,6 +106,10 @@ class ProgressBar(Progress):
         self._bar.update(self._task, completed=report.round, status=f"{loss}  {self._scores}  {rate:.0f} clients/s")
         if report.ends:
             self._bar.update(self._task, total=report.round)
+
+    def note(self, text: str) -> None:
+        """Say it above the bar."""
+        self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -77,6 +78,7 @@ class Recorder:
         self._digest: str | None = None
         self._extents = dict.fromkeys(RECORDS, Extent())
         self._settler = None if durable else Settler()
+        self._noting = Lock()
 
     @property
     def memories(self) -> Path:
@@ -216,6 +218,13 @@ class Recorder:
         """Write that the run has ended before its last round."""
         with writing(self.folder):
             self._replace(ENVIRONMENT, json.dumps({**environment, STOPPED: how._asdict()}, indent=2) + "\n")
+
+    def note(self, text: str) -> None:
+        """Add a sentence to what is to be known of the run."""
+        with writing(self.folder), self._noting:
+            environment = json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+            environment["notes"] = [*environment.get("notes", ()), text]
+            self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def operations(self, profile: Mapping[str, Any]) -> None:
         """Write what recorded steps consist of."""

@@ -126,7 +126,8 @@ def same_experiment(folder: Path, config: Config) -> bool:
 def alike(one: Config, other: Config) -> bool:
     """Whether two configs ask for the same numbers.
 
-    Only the rounds, when they end, where clients live and how they are waited for may differ.
+    Only the rounds, when they end, where clients live, how they are waited for and where numbers are also written to
+    may differ.
     Where a term's weight follows the rounds' progress, the number of rounds counts too.
     """
     return one.model_copy(update=_free(one, other)) == other.model_copy(update=_free(one, other))
@@ -134,7 +135,7 @@ def alike(one: Config, other: Config) -> bool:
 
 def _free(one: Config, other: Config) -> dict[str, Any]:
     """What may differ between two configs of one run, made alike."""
-    free: dict[str, Any] = {"simulation": other.simulation, "device": other.device, "stop": other.stop}
+    free: dict[str, Any] = {key: getattr(other, key) for key in ("simulation", "device", "stop", "tracking")}
     if not any(Objective(stage.objective).ramps or _follows_rounds(stage.strategy) for stage in other.stages()):
         free["rounds"] = 1
     if one.deploy.privacy == other.deploy.privacy:
@@ -149,7 +150,7 @@ def _follows_rounds(options: object) -> bool:
 
 def digest(tables: Tables) -> str:
     """What says whether a config as it was written still asks for the same numbers."""
-    free = {"simulation", "device", "deploy", "stop"} | ({"rounds"} if not _ramps(tables) else set())
+    free = {"simulation", "device", "deploy", "stop", "tracking"} | ({"rounds"} if not _ramps(tables) else set())
     kept = {key: value for key, value in tables.items() if key not in free}
     deploy = tables.get("deploy")
     kept["privacy"] = deploy.get("privacy") if isinstance(deploy, Mapping) else deploy
@@ -205,7 +206,7 @@ def check_config(folder: Path, config: Config, named: bool) -> tuple[str, ...]:
         key, old, new = _first_difference(before, config)
         raise ConfigError(
             f"--resume: {folder} is a run of another config: {key} is {old} there and {new} here; only rounds (where "
-            "no weight follows them), stop, simulation and device may change"
+            "no weight follows them), stop, simulation, device and tracking may change"
         )
     return ()
 

@@ -33,6 +33,7 @@ ROOMS = [
     "config",
     "grid",
     "runs",
+    "tracking",
     "studies",
     "comparison",
     "plot",

@@ -1,0 +1,44 @@
+"""Trackers for the tests of tracking; little is imported, as a process of its own imports them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedtl.config.tracking import TrackedRun, Tracker, Writer
+
+
+class Lines(Tracker):
+    """Appends what it is given to a file.
+
+    Attributes:
+        fails_at: a round that it cannot write.
+    """
+
+    fails_at: int = 0
+
+    def open(self, run: TrackedRun) -> Writer:
+        return LinesWriter(run.folder / f"lines-{run.id}.jsonl", self.fails_at)
+
+
+class LinesWriter:
+    def __init__(self, file: Path, fails_at: int) -> None:
+        self.file, self.fails_at = file, fails_at
+
+    def write(self, round: int, numbers: Mapping[str, float]) -> None:
+        if round == self.fails_at:
+            raise OSError(28, "No space left on device")
+        self.add({"round": round, **numbers})
+
+    def close(self, end: str) -> None:
+        self.add({"end": end})
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Others(Lines):
+    """Another one."""

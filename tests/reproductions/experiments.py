@@ -15,6 +15,7 @@ from typing import Any
 import fedtl
 from fedtl.choice import ConfigError
 from fedtl.failure import RunError
+from fedtl.runs.checkpoint import last_round
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,20 @@ class Experiment:
         folder: where its records are.
         config: tables, or the name of a config that ships.
         overrides: as on the command line.
+        rounds: how many it should have, where an earlier command may have asked for fewer.
     """
 
     folder: Path
     config: str | Mapping[str, Any]
     overrides: tuple[str, ...] = ()
+    rounds: int = 0
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return (self.folder / "model.safetensors").exists()  # written last
+        if not (self.folder / "model.safetensors").exists():  # written last
+            return False
+        return last_round(self.folder) >= self.rounds
 
     def run(self) -> str:
         """Run it in this process; a sentence if it could not be run to its end, else nothing."""

@@ -20,6 +20,7 @@ import numpy as np
 
 import fedtl
 from fedtl import plot
+from fedtl.choice import ConfigError
 from fedtl.config.read import load_tables
 from fedtl.data import read_data
 from fedtl.data.federation import Shards
@@ -155,7 +156,11 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.tables:
         leaked = name == "leaked"
-        all_runs = leaked_experiments(options.raw) if leaked else experiments(name, options.raw, options.seeds)
+        try:
+            all_runs = leaked_experiments(options.raw) if leaked else experiments(name, options.raw, options.seeds)
+        except ConfigError as error:
+            print(f"{name}: {error}")
+            continue
         if not options.only_finished:
             complete(all_runs, options.jobs)
         runs = runs_of(all_runs)

@@ -274,7 +274,7 @@ def _missing(config: Config, term: Term, need: str) -> str | None:
     data, needs = config.data, needs_of(term)
     unlabelled = data.target is not None or data.labelled_fraction < 1
     if need == "target" and not unlabelled:
-        return "client data have none: set data.target"
+        return "client data have none: set data.target, or data.labelled_fraction below 1"
     if need == "source" and data.labelled_fraction == 0:
         return "client data have none: raise data.labelled_fraction above 0"
     if {"source", "target"} <= needs and need == "target" and data.target and data.target.clients is not None:

@@ -38,7 +38,8 @@ from fedtl.engine.first_memory import after_one_step
 from fedtl.engine.plan import eligible
 from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
-from fedtl.losses.objective import Objective
+from fedtl.losses.objective import NEEDS, Objective, needs_of
+from fedtl.losses.term import Term
 from fedtl.runs import record
 from fedtl.runs.best import Stopped
 from fedtl.runs.progress import score_text
@@ -388,6 +389,9 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
             raise ConfigError(
                 f"no client holds what the objective of the rounds {phase.first} to {phase.last} trains on"
             )
+    for engine in server.engines:
+        for term in engine.task.objective.terms:
+            _check_held(term, federation)
     server.strategy.phases = tuple(phases)
     # A client that was never connected is assumed to have a kind of test samples that another one has.
     scored = {"clients": "test", "target-clients": "target_test", "validation-clients": "validation"}
@@ -395,6 +399,22 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
         any_samples = sizes(kind).sizes
         known = any(any_samples[i] for i in described)
         server.strategy.tested[data] = np.flatnonzero(any_samples) if known else np.arange(0)
+
+
+def _check_held(term: Term, federation: Federation) -> None:
+    """Check that some client holds all that a term needs: else it would be skipped everywhere, without a word.
+
+    In a simulation the config says so; here the clients bring what they hold.
+    """
+    needs = sorted(needs_of(term) & {"source", "target"})
+    target = np.zeros(federation.clients) if federation.target is None else federation.target.train.sizes
+    sizes = {"source": federation.train.sizes, "target": target}
+    if needs and term.weight and not np.logical_and.reduce([sizes[need] > 0 for need in needs]).any():
+        hint = "; a client brings target data as target/train, or as training samples with the label -1"
+        raise ConfigError(
+            f"no client holds {' and '.join(NEEDS[need] for need in needs)}, which the term {term.key!r} trains on"
+            + (hint if "target" in needs else "")
+        )
 
 
 class RoundLines:

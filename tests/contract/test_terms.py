@@ -146,7 +146,8 @@ def test_the_sentence_names_the_term_and_what_to_set() -> None:
     with pytest.raises(ConfigError) as caught:
         build({**tables({"term": "mmd"}), "data": {"name": "digits", "clients": 3}})
     assert str(caught.value) == (
-        "objective[0]: the term 'mmd' needs target data; client data have none: set data.target"
+        "objective[0]: the term 'mmd' needs target data; client data have none: set data.target, or "
+        "data.labelled_fraction below 1"
     )
 
 

@@ -321,6 +321,8 @@ def test_npz_errors_of_files_and_folders(tmp_path):
 
     assert "there is no such file or folder" in error(tmp_path / "absent")
     assert "the folder has no .npz file" in error(tmp_path)
+    (tmp_path / "a.csv").write_text("x,label\n1,0\n")
+    assert error(tmp_path).endswith("the folder has no .npz file; data.name = 'files' reads those that are there")
     (tmp_path / "text.npz").write_text("hello")
     assert "is not an .npz file" in error(tmp_path / "text.npz")
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")

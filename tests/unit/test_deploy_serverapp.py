@@ -559,6 +559,10 @@ def test_an_objective_that_nobody_can_train(tmp_path: Path) -> None:
     nothing = replace(ONE, train=0)
     with pytest.raises(ConfigError, match=r"^no client holds what the objective of the rounds 1 to 2 trains on$"):
         serverapp.restrict_sampling(server, dict.fromkeys(range(3), nothing))
+    with pytest.raises(
+        ConfigError, match=r"^no client holds .*target data, which the term 'coral' trains on; a client bri"
+    ):
+        serverapp.restrict_sampling(server, dict.fromkeys(range(3), ONE))  # which have no unlabelled samples
     serverapp.restrict_sampling(server, {0: nothing, 1: replace(ONE, unlabelled=5)})  # who is not known may hold some
     assert [phase.clients.tolist() for phase in server.strategy.phases if phase.clients is not None] == [[1, 2]]
 

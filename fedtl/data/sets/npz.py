@@ -74,7 +74,9 @@ class Npz(DataChoice):
     def _load_folder(self, path: Path) -> Dataset:
         files = sorted(file for file in path.iterdir() if file.suffix == ".npz" and not file.name.startswith("."))
         if not files:
-            raise ConfigError(f"data.path = {self.path!r}: the folder has no .npz file")
+            other = any(file.suffix == ".csv" for file in path.iterdir())
+            hint = "; data.name = 'files' reads those that are there" if other else ""
+            raise ConfigError(f"data.path = {self.path!r}: the folder has no .npz file{hint}")
         clients = [_read(file, of_one_client=True) for file in files]
         for file, client in zip(files, clients, strict=True):
             _check_alike(file, client.train, files[0], clients[0].train)

@@ -48,6 +48,7 @@ class About(BaseModel):
         round: after which the global model was this one, or the one that a personalised model belongs to.
         model: the network, as a [model] table.
         frame: what it takes and answers, a :class:`~fedtl.data.schema.DataSchema` as JSON has it.
+        predictor: the term whose modules the network is taken together with; None where it is alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,6 +65,7 @@ class About(BaseModel):
     round: int
     model: dict[str, Any]
     frame: dict[str, Any]
+    predictor: dict[str, Any] | None = None
 
     @field_validator("personal", mode="before")
     @classmethod
@@ -137,7 +139,7 @@ def load_exported(path: str | Path) -> tuple[nn.Module, DataSchema, About]:
     except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"{file} cannot be read as safetensors: {why}") from error
-    return rebuilt(read_model(about.model), frame, state, str(file)), frame, about
+    return rebuilt(read_model(about.model), frame, state, str(file), predictor=about.predictor), frame, about
 
 
 def existing(path: str | Path) -> Path:
@@ -175,15 +177,32 @@ def read_about(metadata: Mapping[str, str], file: Path) -> tuple[About, DataSche
 
 
 def rebuilt(
-    choice: ModelChoice, frame: DataSchema, state: Mapping[str, Tensor], what: str, few: FewSamples | None = None
+    choice: ModelChoice,
+    frame: DataSchema,
+    state: Mapping[str, Tensor],
+    what: str,
+    few: FewSamples | None = None,
+    predictor: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """The network with exactly these parameters, in evaluation mode; ``few`` are samples that it takes.
+    """The network with exactly these parameters, in evaluation mode.
+
+    Args:
+        choice: which network.
+        frame: what it takes and answers.
+        state: the parameters by name.
+        what: they are, for messages.
+        few: samples that it takes.
+        predictor: a term whose modules it is taken together with.
 
     Raises:
         ConfigError: the network cannot be built, or these are another one's; ``what`` names them.
     """
     untrained = choice.model_copy(update={"pretrained": None})
     module = build_model(untrained, frame.shape, frame.classes, 0, few)
+    if predictor is not None:
+        from fedtl.export.predictor import predictor_of
+
+        module = predictor_of(module, predictor, frame, what)
     copy(state, module, what)
     return module.eval()
 

@@ -26,8 +26,9 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.disk.tensors import DamagedError, load_tensors
 from fedtl.engine import EngineChoice, Failed, Task
 from fedtl.export.file import FORMAT, About, Exported, Personal, load_exported, rebuilt
+from fedtl.export.predictor import described
 from fedtl.failure import RunError
-from fedtl.losses.term import module_name
+from fedtl.losses.term import Term, module_name
 from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
 from fedtl.runs.checkpoint import Checkpoint, CheckpointHeader, at_round, read_checkpoint, read_header
@@ -78,7 +79,8 @@ def model_of_run(
     source = _RunFolder(folder, build(tables), clients, str(run.environment.get("study", folder.name)), best)
     source.of_one_client = "client" in run.environment
     place = None if client is None else source.place(client)
-    choice, state, which = source.of_server() if place is None else source.of_client(place)
+    choice, state, which, term = source.of_server() if place is None else source.of_client(place)
+    predictor = None if term is None else described(term)
     about = About(
         format=FORMAT,
         fedtl=__version__,
@@ -92,13 +94,16 @@ def model_of_run(
         round=source.checkpoint.round,
         model=choice.model_dump(mode="json", exclude_none=True, exclude={"pretrained"}),
         frame=json.loads(source.frame.to_json()),
+        predictor=predictor,
     )
     few = FewSamples.of(source.federation)
-    return Exported(rebuilt(choice, source.frame, state, str(folder), few), source.frame, about, few)
+    module = rebuilt(choice, source.frame, state, str(folder), few, predictor)
+    return Exported(module, source.frame, about, few)
 
 
-Model = tuple[ModelChoice, dict[str, Tensor], Personal | None]
-"""Which network, its parameters by name, and which personalised model they are."""
+Model = tuple[ModelChoice, dict[str, Tensor], Personal | None, Term | None]
+"""Which network, its parameters by name, which personalised model they are, and the term that makes a predictor of it
+and modules of its own, if one does."""
 
 
 class _RunFolder:
@@ -159,7 +164,7 @@ class _RunFolder:
                 f"{self.folder}: strategy.private = {list(self.config.strategy.private)} stays at the clients, so the "
                 "global model alone is no whole one; add --client"
             )
-        return self.config.model, _state(task, self._global(task)), None
+        return self.config.model, _state(task, self._global(task)), None, None
 
     def of_client(self, client: int) -> Model:
         """A client's personalised model."""
@@ -184,11 +189,6 @@ class _RunFolder:
         device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
         with one_thread(device):
             assembly = assemble(self._rebuilt(trains=makes), self.federation)
-            if (predictor := assembly.tasks[0].objective.predictor) is not None:
-                raise ConfigError(
-                    f"--client = {client}: a client's own predictor is the model with modules of {predictor.key!r} in "
-                    "it, and no network that [model] describes, so there is no file for it; leave --client out"
-                )
             self._check_memory(client, assembly)
             worker = self._worker(assembly, device, trains=makes)
             strategy = self._resumed(assembly)
@@ -213,11 +213,14 @@ class _RunFolder:
                 f"--client = {client}: it has no memory in {self.store.folder}, or none up to round "
                 f"{self.checkpoint.round}, so no model of its own{hint}"
             )
-        own = worker.own if which is Serving.PARTIAL else None
+        task, personal = worker.engine.of(client).task, cast(Personal, which.value)
         choice = self.config.architectures()[client % len(self.config.architectures())].model
+        if (predictor := task.objective.predictor) is not None:
+            return choice, _state_of_all(task, vector), personal, predictor
+        own = worker.own if which is Serving.PARTIAL else None
         if own is not None:
             choice = _choice_of(own, worker)
-        return choice, _state(worker.engine.of(client).task, vector, own), cast(Personal, which.value)
+        return choice, _state(task, vector, own), personal, None
 
     def _check_memory(self, client: int, assembly: Assembly) -> None:
         """Check that the client's memory is the one that the last checkpoint's round left."""
@@ -347,10 +350,25 @@ def _choice_of(own: str, worker: Worker) -> ModelChoice:
     raise AssertionError(own)
 
 
-def _state(task: Task, vector: Tensor, own: str | None = None) -> dict[str, Tensor]:
-    """The parameters by name of the model ``vector`` ``[d]``, or of a term's own module in it."""
+def _loaded(task: Task, vector: Tensor) -> nn.Module:
+    """The model ``vector`` ``[d]``, with what terms bring along."""
     module = deepcopy(task.module).cpu()
     task.layout.load(module, vector.cpu())
+    return module
+
+
+def _state_of_all(task: Task, vector: Tensor) -> dict[str, Tensor]:
+    """The parameters by name of the model ``vector`` ``[d]`` and of the modules of the term that predicts with it."""
+    predictor = task.objective.predictor
+    assert predictor is not None
+    state = _loaded(task, vector).state_dict()
+    own = f"extras.{module_name(predictor, '')}"
+    return {name: tensor for name, tensor in state.items() if name.startswith(("model.", own))}
+
+
+def _state(task: Task, vector: Tensor, own: str | None = None) -> dict[str, Tensor]:
+    """The parameters by name of the model ``vector`` ``[d]``, or of a term's own module in it."""
+    module = _loaded(task, vector)
     if own is None:
         return dict(model_of(module).state_dict())
     assert isinstance(module, Composite)

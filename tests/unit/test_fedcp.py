@@ -14,7 +14,6 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.engine import OneByOne
-from fedtl.export.of_run import model_of_run
 from tests.parted import Parted
 from tests.parts import EACH_ENGINE, ENGINES, EngineKind, federation_of
 
@@ -268,13 +267,6 @@ def test_noise_is_not_for_stacks(tmp_path: Path) -> None:
         fedtl.run(tables({"gumbel": True}, simulation={"grid": "in-process", "stacked": True}), out=tmp_path / "a")
     run = fedtl.run(tables({"gumbel": True}), out=tmp_path / "b")
     assert "one by one" in str(run.environment["engine"])
-
-
-def test_a_clients_own_predictor_is_no_model_for_a_file(tmp_path: Path) -> None:
-    run = fedtl.run(tables({}), out=tmp_path / "run")
-    assert model_of_run(run.path).about.which == "global"
-    with pytest.raises(ConfigError, match=r"--client = 1: .*modules of 'fedcp'"):
-        model_of_run(run.path, 1)
 
 
 @pytest.mark.parametrize(

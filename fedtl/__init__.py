@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from fedtl.reports import report as report
     from fedtl.runs.history import Run as Run
     from fedtl.runs.history import load as load
+    from fedtl.studies import Study as Study
+    from fedtl.sweeps.study import sweep as sweep
 
 __all__ = [
     "Comparison",
     "ConfigError",
     "Run",
+    "Study",
     "__version__",
     "compare",
     "load",
@@ -37,6 +40,7 @@ __all__ = [
     "load_model",
     "report",
     "run",
+    "sweep",
 ]
 
 # torch takes seconds to import; whoever only asks for the version should not wait for it.
@@ -44,12 +48,14 @@ _WHERE = {
     "Comparison": "fedtl.comparison",
     "ConfigError": "fedtl.choice",
     "Run": "fedtl.runs.history",
+    "Study": "fedtl.studies",
     "compare": "fedtl.comparison",
     "load": "fedtl.runs.history",
     "load_exported": "fedtl.export.file",
     "load_model": "fedtl.experiment",
     "report": "fedtl.reports",
     "run": "fedtl.experiment",
+    "sweep": "fedtl.sweeps.study",
 }
 
 

@@ -18,6 +18,7 @@ from fedtl.cli.printing import INTERRUPTED, RUN_ERROR, USAGE_ERROR
 from fedtl.cli.probe import probe
 from fedtl.cli.report import report
 from fedtl.cli.run import run, show_profile
+from fedtl.cli.sweep import sweep
 
 # Everything else is imported by the command that needs it: torch alone takes longer than --help may.
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command(name="profile")(show_profile)
+app.command()(sweep)
 app.command()(plot)
 app.command()(compare)
 app.command()(report)

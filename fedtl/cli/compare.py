@@ -62,13 +62,14 @@ def compare(
         target=target,
     )
     if form == "table":
-        _show(comparison)
+        show(comparison)
         return
     text = {"json": formats.as_json, "markdown": formats.markdown, "latex": formats.latex}[form](comparison)
     typer.echo(text)
 
 
-def _show(comparison: Comparison) -> None:
+def show(comparison: Comparison) -> None:
+    """Print a comparison as tables and sentences."""
     from fedtl.cli import printing
     from fedtl.comparison import formats
 

@@ -19,7 +19,7 @@ from fedtl.cli import printing
 from fedtl.cli.documented import functions_of, options, papers, prose
 from fedtl.cli.registries import REGISTRIES
 from fedtl.clients.contract import ClientUpdate
-from fedtl.config.read import read_config
+from fedtl.config.read import STUDIES, read_config
 from fedtl.config.starter import starter
 from fedtl.data.federate import federate
 from fedtl.engine.first_memory import first_download
@@ -43,6 +43,8 @@ PLACES = {
 }
 """The table of a config that names a part of each kind."""
 
+SHIPS = {"configs": "a config that ships", "studies": "a study that ships, for fedtl sweep"}
+
 WEIGHTED = {
     "samples": "weighted by the clients' numbers of training samples",
     "uniform": "in which all clients count alike",
@@ -56,9 +58,10 @@ def explain(kind: str, name: str) -> None:
     Raises:
         ConfigError: it cannot be imported.
     """
-    _heading(f"{name}: {PLACES.get(kind, 'a config that ships')}")
-    if kind == "configs":
-        text = resources.files("fedtl.configs").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    _heading(f"{name}: {PLACES.get(kind) or SHIPS[kind]}")
+    if kind in SHIPS:
+        file = f"{STUDIES}/{name}" if kind == "studies" else name
+        text = resources.files("fedtl.configs").joinpath(f"{file}.toml").read_text(encoding="utf-8")
         printing.out.print(text.rstrip(), markup=False, soft_wrap=True)
         return
     described, kind_of_options = _classes(kind, name)

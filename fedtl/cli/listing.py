@@ -20,7 +20,7 @@ def list_parts(
 ) -> None:
     """List what a config can name, or explain one name.
 
-    KIND is configs, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models, terms,
+    KIND is configs, studies, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models, terms,
     metrics or trackers; all if not given.
 
     NAME is any of those that are listed, or a class of your own, as my_module:MyMethod: its paper and equation, its
@@ -28,9 +28,9 @@ def list_parts(
     """
     from fedtl.choice import ConfigError, nearest
     from fedtl.cli.registries import REGISTRIES
-    from fedtl.config.read import shipped_configs
+    from fedtl.config.read import shipped_configs, shipped_studies
 
-    kinds = ["configs", *REGISTRIES]
+    kinds = ["configs", "studies", *REGISTRIES]
     if name is not None and name not in kinds:
         if kinds_of_name := _kinds_of(name, REGISTRIES):
             from fedtl.cli.explain import explain
@@ -40,7 +40,12 @@ def list_parts(
                     printing.out.print()
                 explain(kind, name)
             return
-        everything = {*kinds, *shipped_configs(), *(row for rows in REGISTRIES.values() for row in rows)}
+        everything = {
+            *kinds,
+            *shipped_configs(),
+            *shipped_studies(),
+            *(row for rows in REGISTRIES.values() for row in rows),
+        }
         hint = nearest(name, everything)
         if not hint.startswith("did"):
             hint = f"give one of {', '.join(kinds)}, or a name that fedtl list prints"
@@ -53,11 +58,13 @@ def list_parts(
 
 def _kinds_of(name: str, registries: Mapping[str, Mapping[str, str]]) -> list[str]:
     """The kinds of part that a name is of; several have one name, as the method and the partition pfedme."""
-    from fedtl.config.read import shipped_configs
+    from fedtl.config.read import shipped_configs, shipped_studies
 
     kinds = [kind for kind, rows in registries.items() if name in rows]
     if name in shipped_configs():
         kinds.append("configs")
+    if name in shipped_studies():
+        kinds.append("studies")
     if not kinds and ":" in name:
         kinds = [_kind_of_class(name)]
     if not kinds:
@@ -103,10 +110,11 @@ def _kind_of_class(path: str) -> str:
 
 def _print_kind(kind: str, registries: Mapping[str, Mapping[str, str]]) -> None:
     from fedtl.choice import first_line, load_object
-    from fedtl.config.read import shipped_configs
+    from fedtl.config.read import STUDIES, shipped_configs, shipped_studies
 
-    if kind == "configs":
-        _print_rows([(name, _headline(name)) for name in shipped_configs()])
+    if kind in ("configs", "studies"):
+        files = shipped_configs() if kind == "configs" else [f"{STUDIES}/{name}" for name in shipped_studies()]
+        _print_rows([(file.removeprefix(f"{STUDIES}/"), _headline(file)) for file in files])
         return
     rows = {name: first_line(load_object(path, kind)) for name, path in sorted(registries[kind].items())}
     if kind != "strategies":

@@ -48,7 +48,7 @@ def differences(configs: Sequence[Flat]) -> list[dict[str, Any]]:
 
 def labels(differing: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
     """A short name for each config out of :func:`differences`; the method's where nothing differs."""
-    short = _short_keys({key for each in differing for key in each} - {METHOD})
+    short = short_keys({key for each in differing for key in each} - {METHOD})
 
     def word(key: str, value: Any) -> str:
         return _plain_method(value) if key == METHOD else f"{short[key]}={shown(value)}"
@@ -135,7 +135,7 @@ def _plain_method(value: Any) -> str:
     return str(value).rpartition(":")[2]
 
 
-def _short_keys(keys: set[str]) -> dict[str, str]:
+def short_keys(keys: set[str]) -> dict[str, str]:
     """For each key its shortest ending that no other key has."""
     words = {key: key.removesuffix(".name").split(".") for key in keys}
     short = {}

@@ -19,6 +19,9 @@ from fedtl.losses.objective import read_objective
 from fedtl.models import read_model
 from fedtl.strategies import read_strategy
 
+STUDIES = "studies"
+"""Among the configs that ship, the folder of those that are studies."""
+
 
 def read_config(
     source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()
@@ -42,7 +45,7 @@ def read_config(
         source = source.tables()
     tables = dict(_copied(source)) if isinstance(source, Mapping) else load_tables(source)
     if isinstance(source, (str, Path)) and not resolved and Path(source).is_file():
-        _find_beside(tables, Path(source).parent)
+        find_beside(tables, Path(source).parent)
     notes = override(tables, overrides)
     try:
         config = build(tables)
@@ -149,7 +152,7 @@ def load_tables(source: str | Path) -> Tables:
         raise ConfigError(f"{where} is not TOML: {' '.join(str(error).split())}") from error
 
 
-def _find_beside(tables: Tables, folder: Path) -> None:
+def find_beside(tables: Tables, folder: Path) -> None:
     """Name the files of splits that lie beside a config by their whole path, in place."""
     data = tables.get("data")
     parts = [data, data.get("target")] if isinstance(data, dict) else []
@@ -165,7 +168,13 @@ def _find_beside(tables: Tables, folder: Path) -> None:
 def shipped_configs() -> list[str]:
     """Names of the configs that ship."""
     root = Path(str(resources.files("fedtl.configs")))
-    return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.toml"))
+    names = (file.relative_to(root).with_suffix("") for file in root.rglob("*.toml"))
+    return sorted(str(name) for name in names if name.parts[0] != STUDIES)  # which are no configs
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that ship, which are files for ``fedtl sweep``."""
+    return sorted(file.stem for file in (Path(str(resources.files("fedtl.configs"))) / STUDIES).glob("*.toml"))
 
 
 def _copied(table: Mapping[str, Any]) -> Tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,32 @@ from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.images import fit, prepared
 
+OF_CLIENTS = {
+    "partition",
+    "test_share",
+    "validation_share",
+    "server_test_share",
+    "pool",
+    "normalise",
+    "labelled_fraction",
+    "target",
+    "public",
+}
+"""Options of a data set that say what becomes of its samples once they are read."""
+
+_kept: dict[str, Dataset] | None = None
+
+
+def keep_data_sets() -> None:
+    """Let this process, and what is forked from it, read each data set once; nobody can then write to its samples."""
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
+def kept_bytes() -> int:
+    """How many bytes of samples are kept."""
+    return sum(dataset.x.nbytes for dataset in (_kept or {}).values())
+
 
 def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]:
     """The data set, its target and its public samples, where there are such; samples of all have one shape.
@@ -20,7 +47,7 @@ def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]
     Raises:
         ConfigError: they cannot be had, or do not go together.
     """
-    source = prepared(data, _loaded(data))
+    source = _prepared(data)
     target = _load(data.target, "data.target", source)
     if data.target is not None and target is not None:
         if target.classes != source.classes:
@@ -43,7 +70,20 @@ def _load(data: DataChoice | None, key: str, source: Dataset) -> Dataset | None:
         return None
     with named(key, data):
         # Resized before its look is changed, so that the changes are as fine as the source's pixels.
-        return prepared(data, _loaded(data), source.x.shape[2:] if source.x.ndim == 4 else None)
+        return _prepared(data, source.x.shape[2:] if source.x.ndim == 4 else None)
+
+
+def _prepared(data: DataChoice, size: tuple[int, int] | None = None) -> Dataset:
+    """The data set as :func:`prepared` makes it; read once where they are kept."""
+    if _kept is None:
+        return prepared(data, _loaded(data), size)
+    kind = f"{type(data).__module__}:{type(data).__qualname__}"
+    key = json.dumps([kind, data.model_dump(mode="json", exclude=OF_CLIENTS), size])
+    if key not in _kept:
+        dataset = _kept[key] = prepared(data, _loaded(data), size)
+        dataset.x.setflags(write=False)
+        dataset.y.setflags(write=False)
+    return _kept[key]
 
 
 def _loaded(data: DataChoice) -> Dataset:

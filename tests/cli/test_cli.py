@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from fedtl.cli import commands, printing
-from fedtl.config.read import shipped_configs
+from fedtl.config.read import shipped_configs, shipped_studies
 from fedtl.data import DATASETS
 from fedtl.data.partitions import PARTITIONS
 from fedtl.losses.objective import TERMS
@@ -314,6 +314,7 @@ def test_partition_errors(fedtl: Fedtl) -> None:
 
 KINDS = {
     "configs": shipped_configs(),
+    "studies": shipped_studies(),
     "strategies": STRATEGIES,
     "partitions": PARTITIONS,
     "datasets": DATASETS,

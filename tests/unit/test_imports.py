@@ -40,6 +40,7 @@ ROOMS = [
     "reports",
     "assemble",
     "experiment",
+    "sweeps",
     "app",
     "export",
     "deploy",

@@ -1,0 +1,230 @@
+"""Carrying a plan out: which run begins next, what the record says after each, and what is chosen when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from fedtl.choice import ConfigError
+from fedtl.runs import resume
+from fedtl.studies import Cell, Planned, Study
+from fedtl.sweeps.plan import Plan, PlannedCell
+from fedtl.sweeps.pool import Ended, Job, Pool, Scored
+from fedtl.sweeps.search import CellSearch, best, make_search, outcome, recorded, remarks, value_of
+
+DEATHS = 3
+"""How many processes a run may cost before it counts as failed."""
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks of whoever watches, where nothing happens."""
+
+AT_END = ("finished", "pruned", "failed")
+
+
+class Watcher(Protocol):
+    """Somebody who watches a sweep; the command's live table is one."""
+
+    def begin(self, study: Study, plan: Plan, at_once: int) -> None:
+        """All is checked, and the first runs begin."""
+
+    def scored(self, run: Planned, news: Scored) -> None:
+        """A run has finished a round."""
+
+    def changed(self, run: Planned, study: Study) -> None:
+        """A run has begun or ended, and the record says so."""
+
+    def look(self) -> None:
+        """Some time has passed."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def begin(self, study: Study, plan: Plan, at_once: int) -> None:
+        """Nothing."""
+
+    def scored(self, run: Planned, news: Scored) -> None:
+        """Nothing."""
+
+    def changed(self, run: Planned, study: Study) -> None:
+        """Nothing."""
+
+    def look(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Conductor:
+    """Carries out a plan.
+
+    Args:
+        plan: what is to be done.
+        study: the record, with what has been done; its runs and cells are the plan's.
+        watcher: told of everything.
+    """
+
+    def __init__(self, plan: Plan, study: Study, watcher: Watcher) -> None:
+        self._plan, self._study, self._watcher = plan, study, watcher
+        self._planned = {each.cell.name: each for each in plan.cells}
+        self._cells: dict[str, Cell] = {cell.name: cell for cell in study.cells}
+        self._runs: dict[str, Planned] = {run.folder: run for run in study.runs}
+        self._searches: dict[str, CellSearch] = {}
+        self._deaths: dict[str, int] = {}
+
+    @property
+    def study(self) -> Study:
+        """The record as it is now."""
+        notes = [*self._plan.notes, *(note for each in self._plan.cells for note in self._remarks(each))]
+        return replace(
+            self._study,
+            cells=tuple(self._cells.values()),
+            runs=tuple(self._runs.values()),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+    def retry(self) -> None:
+        """Let what failed earlier be tried again: runs, and trials of searches that could choose nothing."""
+        for run in list(self._runs.values()):
+            if run.state == "failed" and (run.trial is None or self._cells[run.cell].chosen is None):
+                self._runs[run.folder] = replace(run, state="waiting", failure="")
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The cells of which something is still to be done."""
+        return list(dict.fromkeys(run.cell for run in self._runs.values() if run.state not in AT_END))
+
+    def run(self, pool: Pool) -> Study:
+        """Do all that is left; what fails is recorded, and the rest goes on."""
+        self._settle()
+        self.study.save()
+        self._watcher.begin(self.study, self._plan, pool.size)
+        while True:
+            for run in self._ready():
+                if not pool.free:
+                    break
+                self._start(run, pool)
+            if not any(run.state == "running" for run in self._runs.values()):
+                return self.study
+            pool.wait(LOOK_EVERY, self)
+            self._watcher.look()
+
+    # What is told by the pool.
+
+    def scored(self, news: Scored) -> bool:
+        """A run has finished a round; whether it is to go on."""
+        run, search = self._runs[news.key], self._plan.search
+        self._watcher.scored(run, news)
+        if run.trial is None or search is None or (value := value_of(news.scores, search)) is None:
+            return True
+        return self._search_of(run.cell).goes_on(run.trial, news.round, value)
+
+    def ended(self, news: Ended) -> None:
+        """A run is at its end."""
+        run = self._runs[news.key]
+        run = replace(run, seconds=run.seconds + news.seconds)
+        if news.lost and self._deaths.get(news.key, 0) + 1 < DEATHS:
+            self._deaths[news.key] = self._deaths.get(news.key, 0) + 1
+            self._change(replace(run, state="waiting"))
+            return
+        if news.failure:
+            often = f"{news.failure}, {DEATHS} times" if news.lost else news.failure
+            run = replace(run, state="failed", failure=often)
+        else:
+            run = replace(run, state="pruned" if news.pruned else "finished")
+        self._change(self._valued(run))
+        if run.trial is not None:
+            self._search_of(run.cell).ended(self._runs[run.folder])
+        self._settle()
+
+    # What begins next.
+
+    def _ready(self) -> Iterator[Planned]:
+        """Runs that could begin, trials first, as others wait for them."""
+        waiting = [run for run in self._runs.values() if run.state == "waiting"]
+        trials = sorted((run for run in waiting if run.trial is not None), key=lambda run: run.trial or 0)
+        busy = {run.cell for run in self._runs.values() if run.trial is not None and run.state == "running"}
+        for run in trials:
+            if self._search_of(run.cell).in_turn:
+                if run.cell in busy:
+                    continue
+                busy.add(run.cell)
+            yield run
+        for run in waiting:
+            if run.trial is None and (not self._planned[run.cell].trials or self._cells[run.cell].chosen is not None):
+                yield run
+
+    def _start(self, run: Planned, pool: Pool) -> None:
+        planned, search = self._planned[run.cell], self._plan.search
+        folder, values = self._study.folder / run.folder, self._cells[run.cell].chosen or {}
+        asks = False
+        if run.trial is not None and search is not None:
+            seen = recorded(folder, search) if resume.begun(folder) and (folder / resume.CONFIG).exists() else {}
+            values = self._search_of(run.cell).begin(planned.trials[run.trial], seen)
+            asks = search.pruner is not None
+        self._change(replace(run, state="running", values=values if run.trial is not None else {}))
+        config = pool.fitted(self._plan.config(planned, run.seed, values))
+        pool.start(Job(run.folder, folder, config.tables(), asks))
+
+    def _search_of(self, cell: str) -> CellSearch:
+        if cell not in self._searches:
+            assert self._plan.search is not None
+            ended = [run for run in self._study_trials(cell) if run.state in AT_END]
+            place = self._study.folder / "search"
+            place.mkdir(exist_ok=True)
+            self._searches[cell] = make_search(self._plan.search, self._planned[cell], place, ended)
+        return self._searches[cell]
+
+    def _study_trials(self, cell: str) -> list[Planned]:
+        return [run for run in self._runs.values() if run.cell == cell and run.trial is not None]
+
+    # What the record says.
+
+    def _valued(self, run: Planned) -> Planned:
+        """A trial with its value; one that was never scored has failed."""
+        search = self._plan.search
+        if run.trial is None or search is None or run.state == "failed":
+            return run
+        try:
+            value = outcome(recorded(self._study.folder / run.folder, search), search)
+        except ConfigError as error:
+            return replace(run, state="failed", failure=str(error))
+        if value is None and run.state == "finished":
+            return replace(run, state="failed", failure=f"it has no {search.metric} on validation samples")
+        return replace(run, value=value)
+
+    def _settle(self) -> None:
+        """Choose for the cells whose trials have all ended."""
+        search = self._plan.search
+        for name, planned in self._planned.items():
+            trials = self._study_trials(name) if planned.trials else []
+            if search is None or not trials or any(run.state not in AT_END for run in trials):
+                continue
+            if self._cells[name].chosen is not None:
+                continue
+            first = best(trials, search)
+            if first is not None:
+                self._cells[name] = replace(self._cells[name], chosen=dict(first.values))
+                self.study.save()
+                continue
+            failure = next((run.failure for run in trials if run.failure), "all were pruned")
+            for run in list(self._runs.values()):
+                if run.cell == name and run.trial is None and run.state == "waiting":
+                    self._change(replace(run, state="failed", failure=f"no trial of its search finished: {failure}"))
+
+    def _change(self, run: Planned) -> None:
+        self._runs[run.folder] = run
+        study = self.study
+        study.save()
+        self._watcher.changed(run, study)
+
+    def _remarks(self, planned: PlannedCell) -> list[str]:
+        chosen = self._cells[planned.cell.name].chosen
+        if chosen is None:
+            return []
+        return remarks(planned.cell.name, planned.space, self._study_trials(planned.cell.name), dict(chosen))

@@ -1,0 +1,204 @@
+"""A sweep's progress: a live table on a terminal or in a notebook, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedtl.comparison.measure import DATA, MODELS
+from fedtl.studies import Planned, Study
+from fedtl.sweeps.conductor import AT_END, Watcher
+from fedtl.sweeps.plan import Plan
+from fedtl.sweeps.pool import Scored
+
+OTHER_LINES = 8
+"""Of a terminal, which are not a cell's."""
+
+SERVING = tuple(f"{model}/{data}" for data in DATA for model in MODELS)
+"""Scores, best first: of the model that serves clients, on what is asked."""
+
+
+def watch(console: Console | None = None) -> Watcher:
+    """Whoever shows a sweep best on this console."""
+    console = console or Console(highlight=False)
+    return LiveTable(console) if console.is_terminal or console.is_jupyter else Lines(console)
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's."""
+    return "ipykernel" in sys.modules
+
+
+@dataclass
+class _Row:
+    """What a cell's line says."""
+
+    rounds: int
+    trials: int = 0
+    runs: int = 0
+    last: str = ""
+    done: dict[str, int] = field(default_factory=dict)
+    """Rounds that are finished, by run."""
+
+
+class Progress:
+    """Knows how far a sweep is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rows: dict[str, _Row] = {}
+        self._runs: dict[str, Planned] = {}
+        self._at_once, self._began, self._before = 1, time.monotonic(), 0
+
+    def begin(self, study: Study, plan: Plan, at_once: int) -> None:
+        """Take note of what is to be done."""
+        self._at_once, self._began = at_once, time.monotonic()
+        self._runs = {run.folder: run for run in study.runs}
+        self._rows = {
+            each.cell.name: _Row(each.config.rounds, len(each.trials), len(plan.seeds)) for each in plan.cells
+        }
+        for run in study.runs:
+            if run.state in AT_END:
+                self._rows[run.cell].done[run.folder] = self._rows[run.cell].rounds
+        self._before = self._rounds_done()
+        for note in study.notes:
+            self._console.print(note, markup=False, soft_wrap=True)
+
+    def scored(self, run: Planned, news: Scored) -> None:
+        """Take note of a round."""
+        row = self._rows[run.cell]
+        if run.folder not in row.done:  # rounds of an earlier sweep took no time of this one
+            self._before += news.round - 1
+        row.done[run.folder] = news.round
+        name = next((name for name in SERVING if name in news.scores), None)
+        if name is not None:
+            scores = news.scores[name]
+            row.last = f"{100 * scores['accuracy']:.1f} %" if "accuracy" in scores else f"loss {scores['loss']:.4g}"
+
+    def changed(self, run: Planned, study: Study) -> None:
+        """Take note of a run that began or ended."""
+        self._runs[run.folder] = run
+        if run.state in AT_END:
+            row = self._rows[run.cell]
+            self._before += row.rounds - row.done.get(run.folder, 0)
+            row.done[run.folder] = row.rounds
+
+    def look(self) -> None:
+        """Nothing has to be done."""
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+    def _rounds_done(self) -> int:
+        return sum(sum(row.done.values()) for row in self._rows.values())
+
+    def left(self) -> float | None:
+        """Seconds that are left, about; None where nothing can be said yet."""
+        trained = self._rounds_done() - self._before
+        total = sum(row.rounds * (row.trials + row.runs) for row in self._rows.values())
+        if trained <= 0:
+            return None
+        return (time.monotonic() - self._began) / trained * (total - self._rounds_done())
+
+    def counts(self, cell: str | None = None) -> dict[str, int]:
+        """How many runs are in each state."""
+        counts: dict[str, int] = {}
+        for run in self._runs.values():
+            if cell is None or run.cell == cell:
+                counts[run.state] = counts.get(run.state, 0) + 1
+        return counts
+
+
+class Lines(Progress):
+    """A line for each run that has ended."""
+
+    def changed(self, run: Planned, study: Study) -> None:
+        """Say how a run ended."""
+        super().changed(run, study)
+        if run.state not in AT_END:
+            return
+        counts, row = self.counts(), self._rows[run.cell]
+        ended = sum(counts.get(state, 0) for state in AT_END)
+        what = f"seed {run.seed}" if run.trial is None else f"trial {run.trial}"
+        how = f"{run.state}: {run.failure}" if run.failure else f"{run.state}, {row.last}, {run.seconds:.1f} s"
+        left = self.left()
+        later = "" if left is None or ended == len(self._runs) else f"; {clock(left)} left"
+        self._console.print(f"{ended}/{len(self._runs)} {run.cell}, {what} {how}{later}", markup=False, soft_wrap=True)
+
+
+class LiveTable(Progress):
+    """A table with a line for each cell, and failures as lines above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def begin(self, study: Study, plan: Plan, at_once: int) -> None:
+        """Show it."""
+        super().begin(study, plan, at_once)
+        self._live.start()
+        self.look()
+
+    def changed(self, run: Planned, study: Study) -> None:
+        """Say what failed."""
+        super().changed(run, study)
+        if run.state == "failed":
+            text = f"{run.folder} failed: {run.failure}"
+            self._live.console.print(text, markup=False, soft_wrap=True)
+        self.look()
+
+    def look(self) -> None:
+        """Draw it anew."""
+        self._live.update(self._drawn(), refresh=True)
+
+    def close(self) -> None:
+        """Take it away."""
+        self._live.stop()
+
+    def _drawn(self) -> Group:
+        table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+        for header in ("", "", "done", "running", "failed", "last"):
+            table.add_column(header, no_wrap=True, justify="left" if header in ("", "done") else "right")
+        shown, hidden = self._shown()
+        for name in shown:
+            row, counts = self._rows[name], self.counts(name)
+            ended, failed = sum(counts.get(state, 0) for state in AT_END), counts.get("failed", 0)
+            of = row.trials + row.runs
+            table.add_row(
+                Text(name),
+                ProgressBar(total=row.rounds * of, completed=sum(row.done.values()), width=16),
+                f"{ended}/{of}",
+                str(counts.get("running", 0) or ""),
+                Text(str(failed or ""), style="red"),
+                row.last,
+            )
+        left = self.left()
+        words = [f"{self._at_once} at once", f"{clock(time.monotonic() - self._began)} so far"]
+        words += [f"{clock(left)} left"] if left is not None else []
+        words += [f"{hidden} more lines"] if hidden else []
+        return Group(table, Text(", ".join(words)))
+
+    def _shown(self) -> tuple[Sequence[str], int]:
+        """The cells that there is room for, those that something happens in first."""
+        room = max(3, self._console.height - OTHER_LINES)
+        if len(self._rows) <= room:
+            return [*self._rows], 0
+        busy = {run.cell for run in self._runs.values() if run.state == "running"}
+        ordered = sorted(self._rows, key=lambda name: name not in busy)[:room]
+        return [name for name in self._rows if name in ordered], len(self._rows) - room
+
+
+def clock(seconds: float) -> str:
+    """A time as ``"1:02:03"`` or ``"2:03"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,114 @@
+"""Choosing hyperparameters: what is tried next, and which of what was tried is best on validation samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fedtl.comparison.measure import MODELS
+from fedtl.comparison.naming import shown
+from fedtl.runs.history import SMALLER_IS_BETTER, load
+from fedtl.studies import Planned
+from fedtl.sweeps.file import Search
+from fedtl.sweeps.plan import PlannedCell, Trial
+from fedtl.sweeps.space import Space, Values
+
+VALIDATION = "validation-clients"
+
+
+class CellSearch(Protocol):
+    """The search of one cell, trial by trial."""
+
+    in_turn: bool
+    """Whether a trial's values depend on how the trials before it ended."""
+
+    def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
+        """A trial's values, when it begins or goes on; ``seen`` has what it scored earlier, by round."""
+
+    def goes_on(self, number: int, round: int, value: float) -> bool:
+        """Told of a trial's score in a round; whether it is worth going on."""
+
+    def ended(self, run: Planned) -> None:
+        """Told how a trial ended."""
+
+
+class Fixed:
+    """A search whose trials are all known beforehand."""
+
+    in_turn = False
+
+    def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
+        """The plan's."""
+        return trial.values or {}
+
+    def goes_on(self, number: int, round: int, value: float) -> bool:
+        """Always."""
+        return True
+
+    def ended(self, run: Planned) -> None:
+        """Nothing depends on it."""
+
+
+def make_search(search: Search, cell: PlannedCell, folder: Path, ended: Sequence[Planned]) -> CellSearch:
+    """The search of a cell, of which some trials have ended already."""
+    if search.by != "optuna":
+        return Fixed()
+    from fedtl.sweeps.with_optuna import OptunaSearch
+
+    return OptunaSearch(search, cell.cell.name, cell.space, folder, ended)
+
+
+def score_names(search: Search) -> list[str]:
+    """The scores that trials are compared by; the first that there is counts."""
+    return [search.score] if search.score else [f"{model}/{VALIDATION}" for model in MODELS]
+
+
+def value_of(scores: Mapping[str, Mapping[str, float]], search: Search) -> float | None:
+    """What a scored round says of a trial; None where it says nothing."""
+    name = next((name for name in score_names(search) if name in scores), None)
+    value = None if name is None else scores[name].get(search.metric)
+    return None if value is None or not math.isfinite(value) else value
+
+
+def recorded(folder: Path, search: Search) -> dict[int, float]:
+    """What a trial has scored so far, by round, out of its records."""
+    curves = load(folder).scores(search.metric)
+    curve = next((curves[name] for name in score_names(search) if name in curves), None)
+    if curve is None:
+        return {}
+    return {int(at): float(value) for at, value in zip(curve.rounds, curve.values) if math.isfinite(value)}
+
+
+def outcome(seen: Mapping[int, float], search: Search) -> float | None:
+    """The value that counts of what a trial has scored; None where it has not."""
+    if not seen:
+        return None
+    if search.at == "last":
+        return seen[max(seen)]
+    return min(seen.values()) if search.metric in SMALLER_IS_BETTER else max(seen.values())
+
+
+def best(trials: Iterable[Planned], search: Search) -> Planned | None:
+    """The finished trial with the best value, of equals the first; None where none has finished."""
+    finished = [run for run in trials if run.state == "finished" and run.value is not None]
+    sign = -1.0 if search.metric in SMALLER_IS_BETTER else 1.0
+    return max(finished, key=lambda run: (sign * (run.value or 0.0), -(run.trial or 0)), default=None)
+
+
+def remarks(cell: str, space: Space, trials: Sequence[Planned], chosen: Values) -> list[str]:
+    """What a reader must know of a cell's search."""
+    notes = []
+    for key, axis in space.items():
+        if key in chosen and (end := axis.edge(chosen[key])) is not None:
+            notes.append(
+                f"{cell}: {key} = {shown(chosen[key])} was chosen at the {end} end of what was tried; a wider range "
+                "may have better ones."
+            )
+    failed = [run for run in trials if run.state == "failed"]
+    if failed:
+        notes.append(
+            f"{cell}: {len(failed)} of {len(trials)} trials failed, as trial {failed[0].trial}: {failed[0].failure}."
+        )
+    return notes

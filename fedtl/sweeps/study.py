@@ -1,0 +1,160 @@
+"""A sweep from its study's file to its record."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from fedtl.choice import ConfigError
+from fedtl.config.read import build
+from fedtl.data.memory import available_memory
+from fedtl.runs.lock import RunLock
+from fedtl.studies import Study
+from fedtl.sweeps.conductor import Conductor, Unwatched, Watcher
+from fedtl.sweeps.file import Asked, read_study
+from fedtl.sweeps.nursery import Question
+from fedtl.sweeps.plan import Plan, PlannedCell, make_plan
+from fedtl.sweeps.pool import Pool, in_one_process
+from fedtl.sweeps.record import open_record, write_inputs
+from fedtl.sweeps.work import Here, check_data
+from fedtl.sweeps.workers import Nursery, Workers
+
+ROOT = Path("studies")
+"""Where studies are that were given no folder."""
+
+LOG = "sweep.log"
+"""In a study's folder: what runs' processes print."""
+
+WORKER = 400 * 2**20
+"""Bytes of memory that a worker of its own needs for a small model, about."""
+
+
+def sweep(
+    study: str | Path | Mapping[str, Any],
+    words: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    progress: bool | None = None,
+) -> Study:
+    """Run methods in every setting under every seed, or go on with that; what fails is recorded, and the rest goes on.
+
+    Args:
+        study: a study's file, the name of one that ships, its tables, a study's folder, or a config.
+        words: as on the command line: ``"strategy.name=fedavg,pfedme"``, ``"seed=0:5"``, ``"rounds=20"``.
+        out: the study's folder; ``studies/<name>`` if not given. A study that is there goes on.
+        jobs: how many runs at once; by cores and memory if not given. One at a time runs in this process.
+        progress: whether to show a table of what goes on; if not given, in a notebook.
+
+    Returns:
+        The record; :func:`fedtl.compare` of its folder has the statistics.
+
+    Raises:
+        ConfigError: something is wrong with what is asked for, and nothing has begun.
+    """
+    from fedtl.sweeps.progress import in_notebook, watch
+
+    watcher = watch() if (in_notebook() if progress is None else progress) else Unwatched()
+    return sweep_asked(read_study(study, words), out, jobs, watcher)
+
+
+def sweep_asked(
+    asked: Asked, out: str | Path | None, jobs: int | None, watcher: Watcher, nursery: Nursery | None = None
+) -> Study:
+    """The same for what has been read; ``nursery`` may have begun already."""
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs = {jobs}: should be 1 or more")
+    plan = make_plan(asked)
+    folder = folder_of(asked, out)
+    with ExitStack() as stack:
+        lock = RunLock(folder)
+        stack.callback(lock.release)
+        record = open_record(plan, folder, tuple(sys.argv))
+        conductor = Conductor(plan, record, watcher)
+        conductor.retry()
+        names = conductor.unfinished
+        cells = [each for each in plan.cells if each.cell.name in names]
+        pool = stack.enter_context(_pool(plan, cells, folder, jobs, nursery))
+        write_inputs(plan, folder)
+        stack.callback(watcher.close)
+        return conductor.run(pool)
+
+
+def folder_of(asked: Asked, out: str | Path | None) -> Path:
+    """A study's folder."""
+    return Path(out) if out is not None else asked.folder or ROOT / asked.file.name
+
+
+@contextmanager
+def _pool(
+    plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None, nursery: Nursery | None
+) -> Iterator[Pool]:
+    """Where the runs of cells are trained, once their data are there; it is closed with the block."""
+    if jobs == 1 or not cells:
+        for each in _questions(plan, cells):
+            check_data(each.name, build(each.tables), each.tuned)
+        yield Here()
+        return
+    with ExitStack() as stack:
+        if nursery is None:
+            nursery = Nursery(stack.enter_context(_log(folder)))
+        stack.callback(nursery.close)
+        nursery.begin(_definitions(cells))
+        nursery.check(_questions(plan, cells))
+        runs = sum(len(each.trials) + len(plan.seeds) for each in cells)
+        pool = Workers(nursery, min(jobs or default_jobs(nursery.kept), runs))
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def _questions(plan: Plan, cells: Sequence[PlannedCell]) -> Iterator[Question]:
+    """All that data are divided among, once for each way and each seed: another draw may not be possible."""
+    asked = set()
+    for each, seed in itertools.product(cells, plan.seeds):
+        config, tuned = plan.config(each, seed), bool(each.trials)
+        key = config.data.model_dump_json(), seed, config.strategy.clients_per_round, tuned
+        if key not in asked:
+            asked.add(key)
+            yield Question(each.cell.name, in_one_process(config).tables(), tuned)
+
+
+def default_jobs(kept: int) -> int:
+    """How many runs at once this machine has cores and memory for.
+
+    Args:
+        kept: bytes of the data that workers share; each may need as much again for what it makes of them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = free_memory()
+    return max(1, cores if memory is None else min(cores, memory // (WORKER + 2 * kept)))
+
+
+def free_memory() -> int | None:
+    """Bytes that could be used now; None where nobody says."""
+    limit = available_memory()
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 2**10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return limit
+    return free if limit is None else min(free, limit)
+
+
+def _definitions(cells: Sequence[PlannedCell]) -> bytes | None:
+    """What the cells' configs name in this process's ``__main__``, by value."""
+    from fedtl.grid.notebook import definitions
+
+    return definitions({"cells": [each.config.tables() for each in cells]})
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[IO[Any]]:
+    with (folder / LOG).open("ab") as log:
+        yield log

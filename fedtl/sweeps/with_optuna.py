@@ -1,0 +1,189 @@
+"""A search by Optuna's samplers and pruners, which repeats itself."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedtl.choice import ConfigError, cause, nearest
+from fedtl.random import derived_seed
+from fedtl.runs.history import SMALLER_IS_BETTER
+from fedtl.studies import Planned
+from fedtl.sweeps.file import Search
+from fedtl.sweeps.plan import Trial
+from fedtl.sweeps.space import Axis, Listed, Space, Values
+
+FILE = "optuna.sqlite3"
+"""In the study's folder ``search``: every ended trial, for Optuna's own tools."""
+
+SAMPLER, PRUNER = "TPESampler", "NopPruner"
+
+
+class OptunaSearch:
+    """The search of one cell.
+
+    Trials are asked for one after another, of a study in memory with all trials that have ended, by a sampler with a
+    seed of the trial's own. So a search that goes on after a crash makes the same trials as one that was left alone.
+
+    Args:
+        search: what is asked for.
+        cell: its name.
+        space: what is searched.
+        folder: of the study's searches.
+        ended: the trials that have ended, in order.
+    """
+
+    in_turn = True
+
+    def __init__(self, search: Search, cell: str, space: Space, folder: Path, ended: Sequence[Planned]) -> None:
+        optuna = _optuna()
+        self._search, self._cell, self._space = search, cell, space
+        self._trials: dict[int, Any] = {}
+        self._kept = optuna.create_study(
+            study_name=cell,
+            storage=f"sqlite:///{(folder / FILE).absolute()}",
+            direction=_direction(search),
+            load_if_exists=True,
+        )
+        self._study = optuna.create_study(direction=_direction(search), study_name=cell, pruner=make_pruner(search))
+        there = {trial.number: trial for trial in self._kept.get_trials()}
+        for run in ended:
+            self._study.add_trial(there.get(run.trial) or self._of_record(run))
+
+    def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
+        """A trial's values: those that Optuna suggests."""
+        self._study.sampler = make_sampler(
+            self._search, self._space, derived_seed(self._search.seed, self._cell, trial.number)
+        )
+        asked = self._trials[trial.number] = self._study.ask()
+        values = {key: _suggested(asked, key, axis) for key, axis in self._space.items()}
+        for round, value in seen.items():
+            asked.report(value, round)
+        return values
+
+    def goes_on(self, number: int, round: int, value: float) -> bool:
+        """Whether the pruner lets it."""
+        self._trials[number].report(value, round)
+        return not self._trials[number].should_prune()
+
+    def ended(self, run: Planned) -> None:
+        """Tell Optuna, and keep the trial in its file."""
+        optuna = _optuna()
+        state = _states()[run.state]
+        value = run.value if state == optuna.trial.TrialState.COMPLETE else None
+        told = self._study.tell(self._trials.pop(run.trial or 0), value, state=state)
+        if len(self._kept.get_trials(deepcopy=False)) <= told.number:
+            self._kept.add_trial(told)
+
+    def _of_record(self, run: Planned) -> Any:
+        """A trial that Optuna's file lacks."""
+        optuna = _optuna()
+        state = _states()[run.state]
+        return optuna.trial.create_trial(
+            state=state,
+            params={key: _stored(axis, run.values[key]) for key, axis in self._space.items()},
+            distributions={key: _distribution(axis) for key, axis in self._space.items()},
+            value=run.value if state == optuna.trial.TrialState.COMPLETE else None,
+        )
+
+
+def check(search: Search, space: Space) -> None:
+    """Check that Optuna is there, and that it knows the sampler and the pruner with their options.
+
+    Raises:
+        ConfigError: in one sentence.
+    """
+    make_sampler(search, space, 0)
+    make_pruner(search)
+
+
+def make_sampler(search: Search, space: Space, seed: int) -> Any:
+    """The sampler that is asked for; see :class:`OptunaSearch`."""
+    table = {"name": SAMPLER, **(search.sampler or {})}
+    kind = _kind("sampler", str(table.pop("name")))
+    known = inspect.signature(kind).parameters
+    if "seed" in known:
+        # What is no sequence of independent numbers goes on with the same ones.
+        table.setdefault("seed", (search.seed if "QMC" in kind.__name__ else seed) % 2**32)
+    if "search_space" in known:
+        table.setdefault("search_space", {key: list(_categories(axis)) for key, axis in space.items()})
+    return _made("sampler", kind, table)
+
+
+def make_pruner(search: Search) -> Any:
+    """The pruner that is asked for."""
+    table = {"name": PRUNER, **(search.pruner or {})}
+    return _made("pruner", _kind("pruner", str(table.pop("name"))), table)
+
+
+def _kind(what: str, name: str) -> Any:
+    module = getattr(_optuna(), f"{what}s")
+    ending = what.capitalize()
+    known = [each for each in dir(module) if each.endswith(ending) and not each.startswith("Base")]
+    if name not in known:
+        raise ConfigError(f"search.{what} = {name!r} is unknown to Optuna: {nearest(name, known)}")
+    return getattr(module, name)
+
+
+def _made(what: str, kind: Any, options: Mapping[str, Any]) -> Any:
+    known = inspect.signature(kind).parameters
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"search.{what}.{option} is no option of {kind.__name__}: {nearest(option, known)}")
+    try:
+        return kind(**options)
+    except Exception as error:
+        raise ConfigError(f"search.{what}: {kind.__name__} cannot be made: {cause(error)}") from error
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("search.by = 'optuna': optuna is not installed: pip install 'fedtl[optuna]'") from error
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    return optuna
+
+
+def _states() -> dict[str, Any]:
+    state = _optuna().trial.TrialState
+    return {"finished": state.COMPLETE, "pruned": state.PRUNED, "failed": state.FAIL}
+
+
+def _direction(search: Search) -> str:
+    return "minimize" if search.metric in SMALLER_IS_BETTER else "maximize"
+
+
+def _suggested(trial: Any, key: str, axis: Axis) -> Any:
+    if isinstance(axis, Listed):
+        return axis.values[_categories(axis).index(trial.suggest_categorical(key, _categories(axis)))]
+    numbers = axis.numbers()
+    if axis.log and axis.step and numbers is not None:
+        return trial.suggest_categorical(key, numbers)
+    suggest = trial.suggest_int if axis.whole else trial.suggest_float
+    return suggest(key, axis.low, axis.high, log=axis.log, **({"step": axis.step} if axis.step else {}))
+
+
+def _distribution(axis: Axis) -> Any:
+    distributions = _optuna().distributions
+    if isinstance(axis, Listed) or (axis.log and axis.step):
+        return distributions.CategoricalDistribution(_categories(axis))
+    kind = distributions.IntDistribution if axis.whole else distributions.FloatDistribution
+    return kind(axis.low, axis.high, log=axis.log, **({"step": axis.step} if axis.step else {}))
+
+
+def _categories(axis: Axis) -> tuple[Any, ...]:
+    """A list's values, or words for them where Optuna does not know their kind."""
+    values = axis.numbers() or ()
+    if all(isinstance(each, (bool, int, float, str)) for each in values):
+        return values
+    return tuple(map(str, values))
+
+
+def _stored(axis: Axis, value: Any) -> Any:
+    if isinstance(axis, Listed):
+        return _categories(axis)[axis.values.index(value)]
+    return value

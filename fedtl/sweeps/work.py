@@ -1,0 +1,125 @@
+"""One run of a sweep, wherever it is trained."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedtl.assemble.driver import Silent
+from fedtl.choice import ConfigError, cause
+from fedtl.config.read import build
+from fedtl.config.schema import Config
+from fedtl.data.federate import federate
+from fedtl.experiment import Place, run_at
+from fedtl.failure import RunError
+from fedtl.runs import resume
+from fedtl.server.report import Round
+from fedtl.sweeps.pool import Ended, Job, Scored, Told
+
+METRICS = ("accuracy", "loss")
+
+Heard = Callable[[Scored], bool]
+"""Told of each round; says whether the run is to go on."""
+
+
+class PrunedError(Exception):
+    """A run was told to stop."""
+
+
+class _Listener(Silent):
+    """Passes on what a run has done."""
+
+    def __init__(self, job: Job, heard: Heard) -> None:
+        self._job, self._heard = job, heard
+
+    def round(self, report: Round) -> None:
+        """Pass on a round."""
+        if not self._heard(Scored(self._job.key, report.round, scores_of(report.scores))) and self._job.asks:
+            raise PrunedError
+
+
+def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Each score's metrics, over clients their mean weighted by samples."""
+    return {name: {metric: _mean(row[metric]) for metric in METRICS if metric in row} for name, row in scores.items()}
+
+
+def _mean(value: Any) -> float:
+    return float(value["weighted_mean"] if isinstance(value, Mapping) else value)
+
+
+def work_on(job: Job, heard: Heard) -> Ended:
+    """Train a run to its end, from where it stands."""
+    began = time.monotonic()
+    pruned, failure = False, ""
+    try:
+        place = Place(job.folder, resume=resume.begun(job.folder))
+        run_at(build(dict(job.config)), place, False, _Listener(job, heard))
+    except PrunedError:
+        pruned = True
+    except (ConfigError, RunError) as error:
+        failure = " ".join(str(error).split())
+    except MemoryError as error:
+        failure = f"there is not enough memory for it ({cause(error)})"
+    except Exception as error:
+        failure = cause(error)
+        print(f"{job.key}:", flush=True)  # for whoever reads the log
+        traceback.print_exc()
+    return Ended(job.key, time.monotonic() - began, failure, pruned)
+
+
+def check_data(name: str, config: Config, tuned: bool) -> None:
+    """Read the data of one of a cell's runs, and divide them.
+
+    Raises:
+        ConfigError: it cannot be had, or not be divided as asked; ``name`` begins the message.
+    """
+    try:
+        federation = federate(config.data, config.seed)
+        sampled, clients = config.strategy.clients_per_round, federation.clients
+        if sampled is not None and sampled > clients:
+            raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {clients} clients")
+    except ConfigError as error:
+        raise ConfigError(f"{name}, seed {config.seed}: {error}") from error
+    if tuned and federation.validation is None:
+        raise no_validation(name)
+
+
+def no_validation(cell: str) -> ConfigError:
+    """What a search lacks that has no validation samples."""
+    return ConfigError(
+        f"{cell}: a search chooses by validation samples, and data.validation_share = 0: set it, as "
+        '"data.validation_share" = 0.2'
+    )
+
+
+class Here:
+    """A pool that trains one run after another, in this process."""
+
+    size = 1
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+
+    @property
+    def free(self) -> int:
+        """Whether it has nothing to do."""
+        return int(self._job is None)
+
+    def fitted(self, config: Config) -> Config:
+        """As it is."""
+        return config
+
+    def start(self, job: Job) -> None:
+        """Take a run, which begins when somebody waits for it."""
+        self._job = job
+
+    def wait(self, timeout: float, told: Told) -> None:
+        """Train it to its end."""
+        job, self._job = self._job, None
+        if job is not None:
+            told.ended(work_on(job, told.scored))
+
+    def close(self) -> None:
+        """Nothing is left."""

@@ -1,0 +1,259 @@
+"""A sweep carried out: chosen by validation, killed at any instant and resumed, and what fails is not lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedtl
+from fedtl.assemble.driver import Server
+from fedtl.choice import ConfigError
+from fedtl.failure import RunError
+from fedtl.runs.lock import RunLock
+from fedtl.studies import Study
+from fedtl.sweeps import work, workers
+from fedtl.sweeps.file import Search
+from fedtl.sweeps.search import best, outcome, remarks
+from fedtl.sweeps.space import read_space
+from tests.interrupted import Killed, contents, stop_at
+from tests.sweeps import LR, METHODS, left_of, study_of
+
+SEARCH: dict[str, Any] = {"by": "random", "budget": 2, "space": {LR: {"low": 0.01, "high": 0.5, "log": True}}}
+OPTUNA = {
+    **SEARCH,
+    "by": "optuna",
+    "budget": 3,
+    "sampler": {"name": "TPESampler", "n_startup_trials": 1},
+    "pruner": {"name": "PercentilePruner", "percentile": 1.0, "n_startup_trials": 1, "n_warmup_steps": 0},
+}
+
+
+def swept(folder: Path, **more: Any) -> Study:
+    return fedtl.sweep(study_of(**more), out=folder, jobs=1)
+
+
+def states(study: Study) -> list[str]:
+    return [run.state for run in study.runs]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Two methods, tuned, under two seeds."""
+    return swept(tmp_path_factory.mktemp("tuned") / "study", search=SEARCH)
+
+
+# What is run and recorded.
+
+
+def test_each_run_is_the_run_of_its_config(tuned: Study, tmp_path: Path) -> None:
+    cell = tuned.cells[0]
+    assert cell.chosen is not None
+    words = ["strategy.name=fedavg", f"{LR}={cell.chosen[LR]}", "seed=1"]
+    alone = fedtl.run(study_of()["config"], words, out=tmp_path / "alone")
+    assert contents(alone.path) == contents(tuned.folder / "runs/fedavg-1")
+
+
+def test_the_best_on_validation_is_chosen_and_all_of_the_search_is_recorded(tuned: Study) -> None:
+    for cell in tuned.cells:
+        trials = tuned.trials(cell.name)
+        assert [(run.trial, run.state, run.seed) for run in trials] == [(0, "finished", 0), (1, "finished", 0)]
+        for run in trials:
+            last = fedtl.load(tuned.folder / run.folder).last()
+            score = "personal" if cell.variant == "local" else "global"
+            assert run.value == last[f"{score}/validation-clients"].value
+        assert cell.chosen == max(trials, key=lambda run: run.value or 0).values
+    assert Study.load(tuned.folder) == tuned
+    assert len({run.values[LR] for run in tuned.runs if run.trial is not None}) == 4
+
+
+def test_what_is_finished_is_not_run_again(tuned: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "run_at", lambda *_: pytest.fail("a run began"))
+    assert fedtl.sweep(tuned.folder).runs == tuned.runs
+
+
+def test_seeds_can_be_added(tuned: Study, tmp_path: Path) -> None:
+    words = ["seed=0:3", "strategy.lr=0.1"]
+    small = study_of(variants=METHODS[:1])
+    before = fedtl.sweep(small, words[1:], out=tmp_path / "a", jobs=1)
+    after = fedtl.sweep(small, words, out=tmp_path / "a", jobs=1)
+    assert [run for run in after.runs if run.seed < 2] == [*before.runs]
+    assert states(after) == ["finished"] * 3
+
+
+def test_nobody_else_sweeps_into_the_folder(tuned: Study) -> None:
+    lock = RunLock(tuned.folder)
+    try:
+        with pytest.raises(ConfigError, match="is being written by process"):
+            fedtl.sweep(tuned.folder)
+    finally:
+        lock.release()
+
+
+# Killed and resumed.
+
+
+@pytest.mark.parametrize("search", [None, SEARCH, OPTUNA], ids=["plain", "random", "optuna"])
+def test_a_killed_sweep_goes_on_to_the_same_study(
+    search: dict[str, Any] | None, tmp_path: Path, engines_chosen_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if search is OPTUNA:
+        pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    more = {"variants": METHODS[:1], **({"search": search} if search else {})}
+    whole = left_of(swept(tmp_path / "whole", **more).folder)
+    deaths, folder = 0, tmp_path / "killed"
+    for attempt in itertools.count(1):
+        with monkeypatch.context() as patch:
+            # In the writing of the record, ever later, or at the end of a run of which the record does not know yet.
+            owner, name, call = (Server, "finish", 1) if attempt % 3 == 0 else (Study, "save", attempt)
+            stop_at(patch, owner, name, call, after=bool(attempt % 2))
+            try:
+                swept(folder, **more)
+                break
+            except Killed:
+                deaths += 1
+                assert deaths < 40, "it does not get on"
+    assert deaths >= 4
+    assert left_of(folder) == whole
+
+
+def test_optuna_prunes_and_keeps_its_trials_in_the_studys_folder(tmp_path: Path, engines_chosen_once: None) -> None:
+    optuna = pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    done = swept(tmp_path / "study", variants=METHODS[:1], seeds=1, search=OPTUNA)
+    trials = done.trials("fedavg")
+    assert {run.state for run in trials} == {"finished", "pruned"}
+    pruned = [run for run in trials if run.state == "pruned"]
+    assert all(len(fedtl.load(done.folder / run.folder).rounds) < 2 for run in pruned)
+    storage = f"sqlite:///{done.folder / 'search' / 'optuna.sqlite3'}"
+    kept = optuna.load_study(study_name="fedavg", storage=storage).trials
+    assert [trial.params[LR] for trial in kept] == [run.values[LR] for run in trials]
+    assert done.cells[0].chosen == {LR: max((t for t in kept if t.value), key=lambda t: t.value).params[LR]}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"sampler": "TPESampel"}, "search.sampler = 'TPESampel' is unknown to Optuna: did you mean 'TPESampler'?"),
+        ({"sampler": {"name": "TPESampler", "n_startup": 1}}, "search.sampler.n_startup is no option of TPESampler"),
+        ({"pruner": {"name": "PercentilePruner"}}, "search.pruner: PercentilePruner cannot be made"),
+    ],
+)
+def test_what_optuna_does_not_know(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    with pytest.raises(ConfigError) as error:
+        swept(tmp_path, search={**OPTUNA, **more})
+    assert message in str(error.value)
+
+
+# What fails.
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets runs fail whose folder ends so."""
+    run_at, endings = work.run_at, list[str]()
+
+    def fails(config: Any, place: Any, *more: Any) -> Any:
+        if any(str(place.folder).endswith(ending) for ending in endings):
+            raise RunError("the disk is full")
+        return run_at(config, place, *more)
+
+    monkeypatch.setattr(work, "run_at", fails)
+
+    def set_endings(*new: str) -> None:
+        endings[:] = new
+
+    return set_endings
+
+
+def test_failed_runs_are_listed_and_tried_again(
+    broken: Callable[..., None], tmp_path: Path, engines_chosen_once: None
+) -> None:
+    broken("local-0")
+    done = swept(tmp_path)
+    assert [run.state for run in done.finals] == ["finished", "failed", "finished", "finished"]
+    assert [(run.folder, run.failure) for run in done.failed] == [("runs/local-0", "the disk is full")]
+    broken()
+    again = swept(tmp_path)
+    assert states(again) == ["finished"] * 4
+    assert not again.failed
+
+
+def test_a_search_goes_on_without_trials_that_fail(
+    broken: Callable[..., None], tmp_path: Path, engines_chosen_once: None
+) -> None:
+    broken("search/fedavg/0", "search/local/0", "search/local/1")
+    done = swept(tmp_path, search=SEARCH, seeds=1)
+    chosen = {cell.name: cell.chosen for cell in done.cells}
+    assert chosen == {"fedavg": done.trials("fedavg")[1].values, "local": None}
+    assert "fedavg: 1 of 2 trials failed, as trial 0: the disk is full." in done.notes
+    assert done.finals[1].failure == "no trial of its search finished: the disk is full"
+    broken()
+    again = swept(tmp_path, search=SEARCH, seeds=1)
+    assert {cell.name: cell.chosen is None for cell in again.cells} == {"fedavg": False, "local": False}
+    assert again.trials("fedavg")[0].state == "failed"  # what was chosen stays
+    assert [run.state for run in again.finals] == ["finished"] * 2
+
+
+def test_nothing_begins_where_data_cannot_be_divided(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fedavg min_size=999, seed 0: data\.clients = 3: 150 samples"):
+        swept(tmp_path, grid={"data.partition.min_size": [1, 999]})
+    assert not (tmp_path / "study.json").exists()
+
+
+# Choosing.
+
+
+def test_the_last_or_the_best_scored_round_counts() -> None:
+    seen = {1: 0.9, 2: 0.7}
+    assert outcome(seen, Search(by="random")) == 0.7
+    assert outcome(seen, Search(by="random", at="best")) == 0.9
+    assert outcome(seen, Search(by="random", at="best", metric="loss")) == 0.7
+    assert outcome({}, Search(by="random")) is None
+
+
+def test_of_equals_the_first_is_chosen_and_a_smaller_loss_is_better(tuned: Study) -> None:
+    trials = [replace(tuned.runs[0], trial=number, value=value) for number, value in enumerate((0.5, 0.7, 0.7))]
+    assert getattr(best(trials, Search(by="random")), "trial", None) == 1
+    assert getattr(best(trials, Search(by="random", metric="loss")), "trial", None) == 0
+    pruned = [replace(run, state="pruned") for run in trials]
+    assert best(pruned, Search(by="random")) is None
+
+
+def test_a_value_at_the_end_of_its_range_is_a_note() -> None:
+    space = read_space({LR: {"low": 0.01, "high": 1.0, "log": True}, "strategy.mu": [0.1, 1.0, 10.0]}, "space")
+    (note,) = remarks("fedprox", space, (), {LR: 0.99, "strategy.mu": 1.0})
+    assert note.startswith("fedprox: strategy.lr = 0.99 was chosen at the largest end")
+    assert len(remarks("fedprox", space, (), {LR: 0.1, "strategy.mu": 0.1})) == 1
+
+
+# Workers.
+
+
+def test_workers_give_the_same_bits_and_one_that_is_killed_costs_nothing(
+    tuned: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One nursery for all: it takes seconds to begin."""
+    killed: list[int] = []
+    start = workers.Workers.start
+
+    def start_and_kill(self: workers.Workers, job: Any) -> None:
+        start(self, job)
+        if job.key == "runs/local-0" and len(killed) < 1:
+            worker = next(each for each in self._workers if each.job is job)
+            killed.append(worker.process)
+            os.kill(worker.process, signal.SIGKILL)
+
+    monkeypatch.setattr(workers.Workers, "start", start_and_kill)
+    done = fedtl.sweep(study_of(search=SEARCH), out=tmp_path / "study", jobs=2)
+    assert killed
+    assert left_of(done.folder) == left_of(tuned.folder)
+    for process in killed:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -378,6 +379,7 @@ def environment(**about: Any) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -385,6 +387,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache  # what a process has imported stays as it was
 def _commit() -> str | None:
     """The commit of fedtl's own checkout, with ``+`` where files differ from it; None for an installed package."""
     here = Path(__file__).resolve().parent

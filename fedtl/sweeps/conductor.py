@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
@@ -105,9 +107,7 @@ class Conductor:
         self.study.save()
         self._watcher.begin(self.study, self._plan, pool.size)
         while True:
-            for run in self._ready():
-                if not pool.free:
-                    break
+            for run in itertools.islice(self._ready(), pool.free) if pool.free else ():
                 self._start(run, pool)
             if not any(run.state == "running" for run in self._runs.values()):
                 return self.study
@@ -137,15 +137,19 @@ class Conductor:
             run = replace(run, state="failed", failure=often)
         else:
             run = replace(run, state="pruned" if news.pruned else "finished")
-        self._change(self._valued(run))
-        if run.trial is not None:
-            self._search_of(run.cell).ended(self._runs[run.folder])
+        run = self._valued(run)
+        if run.trial is not None:  # first, as a search may know more than the record, but not less
+            self._search_of(run.cell).ended(run)
+        self._change(run)
         self._settle()
 
     # What begins next.
 
     def _ready(self) -> Iterator[Planned]:
-        """Runs that could begin, trials first, as others wait for them."""
+        """Runs that could begin: trials first, as others wait for them, then seed by seed.
+
+        Of a seed the longest runs are first, as far as is known, so that all end together.
+        """
         waiting = [run for run in self._runs.values() if run.state == "waiting"]
         trials = sorted((run for run in waiting if run.trial is not None), key=lambda run: run.trial or 0)
         busy = {run.cell for run in self._runs.values() if run.trial is not None and run.state == "running"}
@@ -155,9 +159,20 @@ class Conductor:
                     continue
                 busy.add(run.cell)
             yield run
-        for run in waiting:
-            if run.trial is None and (not self._planned[run.cell].trials or self._cells[run.cell].chosen is not None):
+        seconds = self._mean_seconds()
+        finals = [run for run in waiting if run.trial is None]
+        finals.sort(key=lambda run: (self._plan.seeds.index(run.seed), -seconds.get(run.cell, math.inf)))
+        for run in finals:
+            if not self._planned[run.cell].trials or self._cells[run.cell].chosen is not None:
                 yield run
+
+    def _mean_seconds(self) -> dict[str, float]:
+        """How long a cell's runs take, of which one has finished."""
+        seconds: dict[str, list[float]] = {}
+        for run in self._runs.values():
+            if run.state == "finished":
+                seconds.setdefault(run.cell, []).append(run.seconds)
+        return {cell: sum(each) / len(each) for cell, each in seconds.items()}
 
     def _start(self, run: Planned, pool: Pool) -> None:
         planned, search = self._planned[run.cell], self._plan.search
@@ -174,13 +189,13 @@ class Conductor:
     def _search_of(self, cell: str) -> CellSearch:
         if cell not in self._searches:
             assert self._plan.search is not None
-            ended = [run for run in self._study_trials(cell) if run.state in AT_END]
+            ended = [run for run in self._trials_of(cell) if run.state in AT_END]
             place = self._study.folder / "search"
             place.mkdir(exist_ok=True)
             self._searches[cell] = make_search(self._plan.search, self._planned[cell], place, ended)
         return self._searches[cell]
 
-    def _study_trials(self, cell: str) -> list[Planned]:
+    def _trials_of(self, cell: str) -> list[Planned]:
         return [run for run in self._runs.values() if run.cell == cell and run.trial is not None]
 
     # What the record says.
@@ -202,7 +217,7 @@ class Conductor:
         """Choose for the cells whose trials have all ended."""
         search = self._plan.search
         for name, planned in self._planned.items():
-            trials = self._study_trials(name) if planned.trials else []
+            trials = self._trials_of(name) if planned.trials else []
             if search is None or not trials or any(run.state not in AT_END for run in trials):
                 continue
             if self._cells[name].chosen is not None:
@@ -227,4 +242,4 @@ class Conductor:
         chosen = self._cells[planned.cell.name].chosen
         if chosen is None:
             return []
-        return remarks(planned.cell.name, planned.space, self._study_trials(planned.cell.name), dict(chosen))
+        return remarks(planned.cell.name, planned.space, self._trials_of(planned.cell.name), dict(chosen))

@@ -48,8 +48,7 @@ class Question(NamedTuple):
     tuned: bool
 
 
-FORK = "fork"
-READY = "ready"
+FORK, READY, STOP = "fork", "ready", "stop"
 
 
 class Exited(NamedTuple):
@@ -103,9 +102,11 @@ def _begin(setting: Setting) -> None:
     import fedtl.sweeps.work  # noqa: F401  # so that no worker has to
     from fedtl.data.domains import keep_data_sets
     from fedtl.grid.notebook import define
+    from fedtl.runs.record import environment
 
     torch.set_num_threads(1)
     keep_data_sets()
+    environment()  # asks git, whose answer stays
     if setting.definitions is not None:
         define(setting.definitions)
 
@@ -151,23 +152,21 @@ def _fork(asked: Connection, workers: set[int]) -> int:
 
 
 def _work(told: Connection) -> None:
-    """Train one run after another."""
+    """Train one run after another, until the end of a round in which this is no longer wanted."""
     from fedtl.sweeps.pool import Job, Scored
     from fedtl.sweeps.work import work_on
 
-    signal.signal(signal.SIGTERM, _interrupted)
     while True:
         job: Job = told.recv()
 
         def heard(scored: Scored, asks: bool = job.asks) -> bool:
             told.send(scored)
-            return bool(told.recv()) if asks and scored.scores else True
+            answer = told.recv() if (asks and scored.scores) or told.poll() else True
+            if answer == STOP:
+                raise KeyboardInterrupt
+            return bool(answer)
 
         told.send(work_on(job, heard))
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _ended(workers: set[int]) -> list[Exited]:

@@ -51,14 +51,19 @@ class OptunaSearch:
         self._study = optuna.create_study(direction=_direction(search), study_name=cell, pruner=make_pruner(search))
         there = {trial.number: trial for trial in self._kept.get_trials()}
         for run in ended:
-            self._study.add_trial(there.get(run.trial) or self._of_record(run))
+            trial = there.get(run.trial) or self._of_record(run)
+            self._study.add_trial(trial)
+            if run.trial not in there:  # its file was lost
+                self._kept.add_trial(trial)
 
     def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
         """A trial's values: those that Optuna suggests."""
         self._study.sampler = make_sampler(
             self._search, self._space, derived_seed(self._search.seed, self._cell, trial.number)
         )
-        asked = self._trials[trial.number] = self._study.ask()
+        if trial.number not in self._trials:  # else its process was lost, and another one goes on
+            self._trials[trial.number] = self._study.ask()
+        asked = self._trials[trial.number]
         values = {key: _suggested(asked, key, axis) for key, axis in self._space.items()}
         for round, value in seen.items():
             asked.report(value, round)

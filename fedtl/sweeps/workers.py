@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fedtl.choice import ConfigError
 from fedtl.failure import RunError
-from fedtl.sweeps.nursery import FORK, READY, Exited, Question, Setting, socket_pair
+from fedtl.sweeps.nursery import FORK, READY, STOP, Exited, Question, Setting, socket_pair
 from fedtl.sweeps.pool import Ended, Job, Scored, Told, in_one_process
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 START = "from fedtl.sweeps.nursery import main; main({})"
 """The nursery's program; it has a ``__main__`` of its own, for what the asking process has defined in its."""
 
-PATIENCE = 5.0
-"""Seconds that a worker has to end a run by itself when all are to stop."""
+PATIENCE = 2.0
+"""Seconds that a worker has to end a round when all are to stop."""
 
 
 @dataclass
@@ -182,16 +182,18 @@ class Workers:
             if isinstance(news, Scored):
                 goes_on = told.scored(news)
                 if job.asks and news.scores:
-                    worker.connection.send(goes_on)
+                    with suppress(OSError):
+                        worker.connection.send(goes_on)
             else:
                 worker.job = None
                 told.ended(news)
 
     def close(self) -> None:
-        """End all; a run that is going on is left as it stands."""
+        """End all: at the end of a round where that is soon, else wherever they are, which no run minds."""
         busy = [worker for worker in self._workers if worker.job is not None]
         for worker in busy:
-            _signal(worker.process, signal.SIGTERM)
+            with suppress(OSError):
+                worker.connection.send(STOP)
         until = time.monotonic() + PATIENCE
         while busy and (left := until - time.monotonic()) > 0:
             ready = wait([worker.connection for worker in busy], left)
@@ -212,11 +214,6 @@ def _at_end(worker: _Worker) -> bool:
     except (EOFError, OSError):
         return True
     return False
-
-
-def _signal(process: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process, number)
 
 
 def _how(code: int | None) -> str:

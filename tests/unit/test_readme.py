@@ -32,6 +32,8 @@ from fedtl.models import MODELS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import STRATEGIES, strategy_type
 from fedtl.strategies.contract import Strategy
+from fedtl.sweeps.file import read_study
+from fedtl.sweeps.plan import make_plan
 from tests.parts import ENGINES, NO_LAYOUT, quadratic, train_cohort
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,7 @@ NOT_RUN: Mapping[str, str] = {
     "(trap 'kill 0' INT; for c in a b c;": "clients' real processes: tests/deploy",
     "fedtl deploy run deploy/hospitals": "it needs those: tests/deploy",
     "fedtl export study/a": "a model that only those leave: tests/cli/test_export_choice.py has such folders",
+    "fedtl sweep first-study": "18 runs; tests/unit/test_sweep_plan.py reads it, and other studies are run",
     "fedtl predict a.safetensors": "likewise; tests/cli/test_export.py predicts",
 }
 """How commands begin that only their words are looked at of, and why."""
@@ -58,6 +61,7 @@ EXIT_CODES: Mapping[str, int] = {"fedtl deploy status": 3}
 QUICK: Mapping[str, list[str]] = {
     # Steps are not traced: for two rounds that takes most of the time, and other tests are there for it.
     "run": ["rounds=2", "simulation.grid=in-process", "simulation.traced=false"],
+    "sweep": ["rounds=2", "seed=0:1", "simulation.grid=in-process", "simulation.traced=false", "--jobs=1"],
     "distill": ["method.steps=2"],
 }
 """Overrides with which the tests run a command."""
@@ -197,6 +201,10 @@ def test_configs_are_configs(page: Path) -> None:
     for each in blocks(page):
         if each.kind == "toml":
             tables = tomllib.loads(each.text)
+            if page.name == "studies.md":  # an excerpt is one of the first block
+                first = tomllib.loads(blocks(page)[1].text)
+                make_plan(read_study({**first, **tables}))
+                continue
             build(tables if "name" in tables else with_base(tables))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -30,10 +30,25 @@ OF_CLIENTS = {
 _kept: dict[str, Dataset] | None = None
 
 
-def keep_data_sets() -> None:
-    """Let this process, and what is forked from it, read each data set once; nobody can then write to its samples."""
+def keep_data_sets(there: Mapping[str, Dataset] | None = None) -> None:
+    """Let this process, and what is forked from it, read each data set once; nobody can then write to its samples.
+
+    Args:
+        there: what another process has read already.
+    """
     global _kept
-    _kept = {} if _kept is None else _kept
+    _kept = {**(_kept or {}), **(there or {})}
+
+
+def kept_data_sets() -> dict[str, Dataset]:
+    """What was read since :func:`keep_data_sets`."""
+    return dict(_kept or {})
+
+
+def forget_data_sets() -> None:
+    """Keep none any more."""
+    global _kept
+    _kept = None
 
 
 def kept_bytes() -> int:

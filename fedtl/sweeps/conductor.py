@@ -109,7 +109,8 @@ class Conductor:
         while True:
             for run in itertools.islice(self._ready(), pool.free) if pool.free else ():
                 self._start(run, pool)
-            if not any(run.state == "running" for run in self._runs.values()):
+            # A pool that has just lost its last process begins another while it is waited for.
+            if not any(run.state == "running" for run in self._runs.values()) and next(self._ready(), None) is None:
                 return self.study
             pool.wait(LOOK_EVERY, self)
             self._watcher.look()

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
+from fedtl.data.domains import forget_data_sets, keep_data_sets, kept_data_sets
 from fedtl.data.memory import available_memory
 from fedtl.runs.lock import RunLock
 from fedtl.studies import Study
@@ -100,6 +101,9 @@ def _pool(
             check_data(each.name, build(each.tables), each.tuned)
         yield Here()
         return
+    if any(each.config.simulation.address is not None for each in cells):
+        yield from _on_cluster(plan, cells, folder, jobs)
+        return
     with ExitStack() as stack:
         if nursery is None:
             nursery = Nursery(stack.enter_context(_log(folder)))
@@ -112,6 +116,27 @@ def _pool(
             yield pool
         finally:
             pool.close()
+
+
+def _on_cluster(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None) -> Iterator[Pool]:
+    try:
+        from fedtl.sweeps.cluster import OnCluster, address_of
+    except ModuleNotFoundError as error:
+        raise ConfigError("simulation.address: that needs the package ray; leave it out") from error
+    address_of([each.config for each in cells])
+    keep_data_sets()
+    try:
+        for each in _questions(plan, cells):
+            check_data(each.name, build(each.tables), each.tuned)
+        kept = kept_data_sets()
+    finally:
+        forget_data_sets()
+    runs = sum(len(each.trials) + len(plan.seeds) for each in cells)
+    pool = OnCluster(folder, cells[0].config, jobs, runs, _definitions(cells), kept)
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
 def _questions(plan: Plan, cells: Sequence[PlannedCell]) -> Iterator[Question]:

@@ -1,0 +1,75 @@
+"""A sweep on a Ray cluster: whole runs on its actors, with the bits of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fedtl
+from fedtl.data import domains
+from fedtl.studies import Study
+from fedtl.sweeps.conductor import Conductor, Unwatched
+from fedtl.sweeps.file import read_study
+from fedtl.sweeps.plan import make_plan
+from fedtl.sweeps.pool import Ended, Job, Scored
+from fedtl.sweeps.record import open_record
+from tests.interrupted import contents
+from tests.sweeps import BASE, METHODS, left_of, study_of
+
+pytest.importorskip("ray")
+from fedtl.sweeps.cluster import OnCluster, RunActor, _unpack
+
+
+@pytest.fixture(autouse=True)
+def _no_data_kept() -> Iterator[None]:
+    yield
+    domains.forget_data_sets()
+
+
+def test_a_run_comes_back_from_a_machine_that_does_not_see_the_folder(tmp_path: Path) -> None:
+    alone = fedtl.run(BASE, out=tmp_path / "alone")
+    domains.keep_data_sets()
+    actor = RunActor([], None, domains.kept_data_sets(), str(tmp_path / "nowhere"))
+    (tmp_path / "run").mkdir()
+    ended, archive = actor.run(Job("run", tmp_path / "run", BASE))
+    assert (ended.key, ended.failure) == ("run", "")
+    assert not [*(tmp_path / "run").iterdir()]
+    assert [news.round for news in actor.news()] == [1, 2]
+    assert not actor.news()
+    assert archive is not None
+    _unpack(archive, tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(alone.path)
+
+
+@pytest.mark.ray
+def test_an_actor_trains_runs_and_another_goes_on_when_it_dies(tmp_path: Path, ray_session: None) -> None:
+    import ray
+
+    plan = make_plan(read_study(study_of(variants=METHODS[:1])))
+    here = fedtl.sweep(study_of(variants=METHODS[:1]), out=tmp_path / "here", jobs=1)
+    killed: list[str] = []
+
+    class Killing(Conductor):
+        def scored(self, news: Scored) -> bool:
+            if not killed:
+                killed.append(news.key)
+                ray.kill(pool._workers[0].actor)
+            return super().scored(news)
+
+        def ended(self, news: Ended) -> None:
+            if news.key in killed[:1] and len(killed) == 1:
+                killed.append("lost" if news.lost else "ended")
+            super().ended(news)
+
+    folder = tmp_path / "there"
+    folder.mkdir()
+    pool = OnCluster(folder, plan.cells[0].config, 1, 2, None, {})
+    try:
+        done = Killing(plan, open_record(plan, folder, ()), Unwatched()).run(pool)
+    finally:
+        pool.close()
+    assert isinstance(done, Study)
+    assert len(killed) == 2
+    assert left_of(folder) == left_of(here.folder)

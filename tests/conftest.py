@@ -157,4 +157,4 @@ _CHOSEN: dict[str, Choices] = {}
 @pytest.fixture
 def warm_actors(_actors: WarmActors, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on Ray train on actors that have begun for an earlier test: see :mod:`tests.warm_actors`."""
-    _actors.lend(monkeypatch)
+    _actors.lend_to_grids(monkeypatch)

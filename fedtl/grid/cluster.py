@@ -23,6 +23,22 @@ from fedtl.failure import RunError
 REACHABLE_WITHIN = 10.0
 """Seconds that a cluster's head has to accept a connection; Ray itself would try for many minutes."""
 
+WORKER_ENVIRONMENT = {
+    # One thread an actor: clients are the parallelism, and more threads would change the order of sums.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Vectors of a few 100 kB come and go with every client; glibc would ask the kernel for each anew.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    # Replies up to this many bytes travel in the answer itself, in half the time of Ray's shared memory; for
+    # megabytes it would be the other way round. Ray's own limit is 100 KiB.
+    "RAY_max_direct_call_object_size": str(2**19),
+    # Actors go on as fast as this process does, which waits for them; Ray would let everything else go first.
+    "RAY_worker_niceness": "0",
+}
+"""What actors' processes begin with. Where this process starts Ray, they inherit it: asked of Ray as a runtime
+environment it would cost a second, as the processes that Ray begins with would not do."""
+
 OPEN_TO_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """The environment variable by which Ray is told whether other machines may reach it."""
 

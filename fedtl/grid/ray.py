@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +17,14 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError, TaskUnschedulableError
 
 from fedtl.failure import RunError
-from fedtl.grid.cluster import Needs, connect, joins
+from fedtl.grid import warm
+from fedtl.grid.actor import CohortActor
+from fedtl.grid.cluster import WORKER_ENVIRONMENT, Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
-from fedtl.grid.mailbox import Address, Letter, Mailbox
+from fedtl.grid.mailbox import Letter, Mailbox
 from fedtl.grid.shared_folder import FolderMark
 from fedtl.grid.simulated import Order, SimulatedGrid
-from fedtl.grid.slots import ActorSlots, Begun, NoRoomError, WorkerStartError
+from fedtl.grid.slots import ActorSlots, NoRoomError, WorkerStartError
 from fedtl.wire import messages as m
 from fedtl.wire.worker import CLIENT_RAISED, Reply, Worker
 
@@ -37,75 +38,6 @@ AHEAD = 2
 
 INLINE = 90_000
 """Bytes up to which a content travels in the call itself (Ray's own limit is 100 KiB): half the time of ``ray.put``."""
-
-
-WORKER_ENVIRONMENT = {
-    # One thread an actor: clients are the parallelism, and more threads would change the order of sums.
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # Vectors of a few 100 kB come and go with every client; glibc would ask the kernel for each anew.
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
-    # Replies up to this many bytes travel in the answer itself, in half the time of Ray's shared memory; for
-    # megabytes it would be the other way round. Ray's own limit is 100 KiB.
-    "RAY_max_direct_call_object_size": str(2**19),
-    # Actors go on as fast as this process does, which waits for them; Ray would let everything else go first.
-    "RAY_worker_niceness": "0",
-}
-"""What actors' processes begin with. Where this process starts Ray, they inherit it: asked of Ray as a runtime
-environment it would cost a second, as the processes that Ray begins with would not do."""
-
-
-class CohortActor:
-    """A process that trains cohorts; see :class:`~fedtl.wire.worker.Worker`."""
-
-    def __init__(self, path: list[str], make_worker: Callable[..., Worker], *parts: Any) -> None:
-        # What the driver can import (a user's own model beside a notebook) can be imported here.
-        sys.path += [folder for folder in path if folder not in sys.path]
-        self._worker = make_worker(*parts)
-        self._inbox: Mailbox | None = None
-        self._outbox: Mailbox | None = None
-
-    def ready(self, mark: str | None, inbox: Address | None, outbox: Address | None) -> Begun:
-        """Told once the worker is made.
-
-        Args:
-            mark: a file that lies in the shared folder.
-            inbox: where the driver lays what it sends to all.
-            outbox: where this actor may lay its answers.
-        """
-        if inbox and outbox:
-            self._inbox, self._outbox = Mailbox.open(inbox), Mailbox.open(outbox)
-        has_mail = self._inbox is not None and self._outbox is not None
-        return Begun(os.getpid(), socket.gethostname(), mark is None or os.path.exists(mark), has_mail)
-
-    def handle(
-        self,
-        kind: str,
-        sent: RecordDict | bytes | Letter,
-        clients: tuple[int, ...],
-        first: int,
-        row: int,
-        slot: int | None,
-    ) -> list[Reply] | Letter:
-        """Answer one message for a cohort.
-
-        Args:
-            kind: Flower's message type.
-            sent: the content, or where it lies.
-            clients: of the cohort.
-            first: the place of the first of them in the round.
-            row: which row of the content's is the first of them's.
-            slot: of the outbox, for the answer where that is worth it.
-        """
-        if isinstance(sent, Letter):
-            assert self._inbox is not None  # the driver was told that there is one
-            content = self._inbox.get(sent, copy=False)
-        else:
-            content = pickle.loads(sent) if isinstance(sent, bytes) else sent
-        replies = self._worker.handle(kind, m.cut(content, row, row + len(clients)), clients, first)
-        laid = self._outbox.put(replies, slot) if self._outbox and slot is not None else None
-        return laid or replies
 
 
 class RayGrid(SimulatedGrid):
@@ -155,6 +87,7 @@ class RayGrid(SimulatedGrid):
         self._pace: dict[str, float] = {}  # seconds that an actor took for a unit of work, by the message's kind
         self.started = False
         """Whether somebody has waited for the actors' processes."""
+        self._lender = warm.lender
         joined = joins(address)
         self._connection = connect(address, actors * num_cpus, WORKER_ENVIRONMENT)
         self._mark = FolderMark(shared) if shared else None
@@ -260,7 +193,7 @@ class RayGrid(SimulatedGrid):
 
     def close(self) -> None:
         """End the actors, and Ray where this Grid started it."""
-        self._seats.close()
+        self._seats.close(None if self._lender is None else self._lender.take_back)
         self._leave()
 
     def _leave(self) -> None:
@@ -270,11 +203,15 @@ class RayGrid(SimulatedGrid):
             ray.shutdown()
 
     def _new_actor(self) -> tuple[Any, Any, Mailbox | None]:
-        actor: Any = ray.remote(CohortActor).options(**self._options).remote(self._path, self._make, *self._parts)
         # One of its own: an actor that was given up may write once more.
         box = Mailbox.make(AHEAD) if self._mail else None
         addresses = (self._mail.address, box.address) if self._mail and box else (None, None)
-        return actor, actor.ready.remote(str(self._mark.file.absolute()) if self._mark else None, *addresses), box
+        mark = str(self._mark.file.absolute()) if self._mark else None
+        if self._lender is not None:
+            lent = self._lender.lend(self._options)
+            return lent, lent.ready.remote(self._path, self._make, self._parts, mark, *addresses), box
+        actor: Any = ray.remote(CohortActor).options(**self._options).remote(self._path, self._make, *self._parts)
+        return actor, actor.ready.remote(mark, *addresses), box
 
     def _hand_out(self, order: Order, sent: _Sent, waiting: list[Cohort]) -> None:
         """Give cohorts to whoever has least to do, a few ahead."""

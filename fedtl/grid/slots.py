@@ -235,10 +235,13 @@ class ActorSlots:
         self._looked = -LOOK_EVERY  # a node may be gone
         return lost
 
-    def close(self) -> None:
-        """End all."""
+    def close(self, take_back: Callable[[Any], None] | None = None) -> None:
+        """End all, but for those with nothing to do where somebody takes them back."""
         for seat in self._seats:
-            ray.kill(seat.actor)
+            if take_back is not None and seat.begun and not seat.running:
+                take_back(seat.actor)
+            else:
+                ray.kill(seat.actor)
         self._seats = []
 
     def _without(self, seat: ActorSlot, why: str) -> None:

@@ -25,8 +25,8 @@ from fedtl.data.dataset import Dataset
 from fedtl.data.domains import keep_data_sets
 from fedtl.failure import RunError
 from fedtl.grid import cluster
+from fedtl.grid.cluster import WORKER_ENVIRONMENT
 from fedtl.grid.notebook import define
-from fedtl.grid.ray import WORKER_ENVIRONMENT
 from fedtl.grid.shared_folder import FolderMark
 from fedtl.sweeps.pool import Ended, Job, Scored, Told, in_one_process
 from fedtl.sweeps.work import work_on

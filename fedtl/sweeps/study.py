@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
+from fedtl.config.schema import Config
 from fedtl.data.domains import forget_data_sets, keep_data_sets, kept_data_sets
 from fedtl.data.memory import available_memory
 from fedtl.runs.lock import RunLock
@@ -99,7 +100,8 @@ def _pool(
     if jobs == 1 or not cells:
         for each in _questions(plan, cells):
             check_data(each.name, build(each.tables), each.tuned)
-        yield Here()
+        with _actors([each.config for each in cells]):
+            yield Here()
         return
     if any(each.config.simulation.address is not None for each in cells):
         yield from _on_cluster(plan, cells, folder, jobs)
@@ -116,6 +118,23 @@ def _pool(
             yield pool
         finally:
             pool.close()
+
+
+@contextmanager
+def _actors(configs: Sequence[Config]) -> Iterator[None]:
+    """One Ray, and actors that begin once, for runs one after another that train on them."""
+    simulations = [config.simulation for config in configs if config.simulation.grid == "ray"]
+    if not simulations:
+        yield
+        return
+    try:
+        from fedtl.grid.warm import warm_actors
+    except ModuleNotFoundError:
+        yield  # the first run says what is missing
+        return
+    asked = [each.num_cpus * (cores() if each.actors == "auto" else each.actors) for each in simulations]
+    with warm_actors(simulations[0].address, max(asked)):
+        yield
 
 
 def _on_cluster(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None) -> Iterator[Pool]:
@@ -156,9 +175,13 @@ def default_jobs(kept: int) -> int:
     Args:
         kept: bytes of the data that workers share; each may need as much again for what it makes of them.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = free_memory()
-    return max(1, cores if memory is None else min(cores, memory // (WORKER + 2 * kept)))
+    return max(1, cores() if memory is None else min(cores(), memory // (WORKER + 2 * kept)))
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:

@@ -99,13 +99,13 @@ def test_nobody_else_sweeps_into_the_folder(tuned: Study) -> None:
 # Killed and resumed.
 
 
-@pytest.mark.parametrize("search", [None, SEARCH, OPTUNA], ids=["plain", "random", "optuna"])
+@pytest.mark.parametrize("search", [SEARCH, OPTUNA], ids=["random", "optuna"])
 def test_a_killed_sweep_goes_on_to_the_same_study(
-    search: dict[str, Any] | None, tmp_path: Path, engines_chosen_once: None, monkeypatch: pytest.MonkeyPatch
+    search: dict[str, Any], tmp_path: Path, engines_chosen_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if search is OPTUNA:
         pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
-    more = {"variants": METHODS[:1], **({"search": search} if search else {})}
+    more = {"variants": METHODS[:1], "search": search}
     whole = left_of(swept(tmp_path / "whole", **more).folder)
     deaths, folder = 0, tmp_path / "killed"
     for attempt in itertools.count(1):

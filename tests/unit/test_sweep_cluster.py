@@ -73,3 +73,27 @@ def test_an_actor_trains_runs_and_another_goes_on_when_it_dies(tmp_path: Path, r
     assert isinstance(done, Study)
     assert len(killed) == 2
     assert left_of(folder) == left_of(here.folder)
+
+
+@pytest.mark.ray
+def test_one_run_after_another_trains_on_the_same_actors(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedtl.grid import warm
+    from fedtl.grid.ray import RayGrid
+
+    began, processes = [], RayGrid.processes
+
+    def noted(grid: RayGrid) -> list[int]:
+        began.append(processes(grid))
+        return began[-1]
+
+    monkeypatch.setattr(RayGrid, "processes", noted)
+    here = fedtl.sweep(study_of(variants=METHODS[:1]), out=tmp_path / "here", jobs=1)
+    on_ray = ["simulation.grid=ray", "simulation.actors=1"]
+    there = fedtl.sweep(study_of(variants=METHODS[:1]), on_ray, out=tmp_path / "there", jobs=1)
+    assert len(began) == 2
+    assert began[0] == began[1]
+    assert warm.lender is None
+    for run in here.runs:
+        assert contents(here.folder / run.folder) == contents(there.folder / run.folder)

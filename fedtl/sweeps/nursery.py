@@ -48,7 +48,16 @@ class Question(NamedTuple):
     tuned: bool
 
 
-FORK, READY, STOP = "fork", "ready", "stop"
+READY, STOP = "ready", "stop"
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that says which GPUs a process sees."""
+
+
+class Fork(NamedTuple):
+    """A new worker is wanted; ``gpu`` is the only one that it sees, where that is said."""
+
+    gpu: str | None
 
 
 class Exited(NamedTuple):
@@ -84,8 +93,8 @@ def main(file: int) -> None:
             if not wait([asked], LOOK_EVERY):
                 continue
             message = asked.recv()
-            if message == FORK:
-                asked.send(_fork(asked, workers))
+            if isinstance(message, Fork):
+                asked.send(_fork(asked, workers, message.gpu))
             else:
                 asked.send(_checked(message))
     except (EOFError, ConnectionError):
@@ -125,7 +134,7 @@ def _checked(question: Question) -> str | int:
     return kept_bytes()
 
 
-def _fork(asked: Connection, workers: set[int]) -> int:
+def _fork(asked: Connection, workers: set[int], gpu: str | None) -> int:
     """Begin a worker, which is handed its own connection; gives its process."""
     own, parent = recv_handle(asked), os.getpid()
     process = os.fork()
@@ -137,6 +146,8 @@ def _fork(asked: Connection, workers: set[int]) -> int:
     try:
         asked.close()
         end_with(parent)
+        if gpu is not None:  # before anything has looked for one
+            os.environ[VISIBLE] = gpu
         _work(Connection(own))
         code = 0
     except (EOFError, ConnectionError, KeyboardInterrupt):

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Config
@@ -65,10 +67,8 @@ def sweep(
     return sweep_asked(read_study(study, words), out, jobs, watcher)
 
 
-def sweep_asked(
-    asked: Asked, out: str | Path | None, jobs: int | None, watcher: Watcher, nursery: Nursery | None = None
-) -> Study:
-    """The same for what has been read; ``nursery`` may have begun already."""
+def sweep_asked(asked: Asked, out: str | Path | None, jobs: int | None, watcher: Watcher) -> Study:
+    """The same for what has been read."""
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs = {jobs}: should be 1 or more")
     plan = make_plan(asked)
@@ -81,7 +81,7 @@ def sweep_asked(
         conductor.retry()
         names = conductor.unfinished
         cells = [each for each in plan.cells if each.cell.name in names]
-        pool = stack.enter_context(_pool(plan, cells, folder, jobs, nursery))
+        pool = stack.enter_context(_pool(plan, cells, folder, jobs))
         write_inputs(plan, folder)
         stack.callback(watcher.close)
         return conductor.run(pool)
@@ -93,9 +93,7 @@ def folder_of(asked: Asked, out: str | Path | None) -> Path:
 
 
 @contextmanager
-def _pool(
-    plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None, nursery: Nursery | None
-) -> Iterator[Pool]:
+def _pool(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None) -> Iterator[Pool]:
     """Where the runs of cells are trained, once their data are there; it is closed with the block."""
     if jobs == 1 or not cells:
         for each in _questions(plan, cells):
@@ -107,13 +105,13 @@ def _pool(
         yield from _on_cluster(plan, cells, folder, jobs)
         return
     with ExitStack() as stack:
-        if nursery is None:
-            nursery = Nursery(stack.enter_context(_log(folder)))
+        nursery = Nursery(stack.enter_context(_log(folder)))
         stack.callback(nursery.close)
         nursery.begin(_definitions(cells))
         nursery.check(_questions(plan, cells))
         runs = sum(len(each.trials) + len(plan.seeds) for each in cells)
-        pool = Workers(nursery, min(jobs or default_jobs(nursery.kept), runs))
+        gpus = 0 if all(each.config.device == "cpu" for each in cells) else torch.cuda.device_count()
+        pool = Workers(nursery, min(jobs or default_jobs(nursery.kept, gpus), runs), gpus)
         try:
             yield pool
         finally:
@@ -169,14 +167,16 @@ def _questions(plan: Plan, cells: Sequence[PlannedCell]) -> Iterator[Question]:
             yield Question(each.cell.name, in_one_process(config).tables(), tuned)
 
 
-def default_jobs(kept: int) -> int:
-    """How many runs at once this machine has cores and memory for.
+def default_jobs(kept: int, gpus: int = 0) -> int:
+    """How many runs at once this machine has cores and memory for; with GPUs one on each.
 
     Args:
         kept: bytes of the data that workers share; each may need as much again for what it makes of them.
+        gpus: that runs may train on.
     """
     memory = free_memory()
-    return max(1, cores() if memory is None else min(cores(), memory // (WORKER + 2 * kept)))
+    at_once = gpus or cores()
+    return max(1, at_once if memory is None else min(at_once, memory // (WORKER + 2 * kept)))
 
 
 def cores() -> int:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fedtl.choice import ConfigError
 from fedtl.failure import RunError
-from fedtl.sweeps.nursery import FORK, READY, STOP, Exited, Question, Setting, socket_pair
+from fedtl.sweeps.nursery import READY, STOP, VISIBLE, Exited, Fork, Question, Setting, socket_pair
 from fedtl.sweeps.pool import Ended, Job, Scored, Told, in_one_process
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class _Worker:
 
     process: int
     connection: Connection
+    gpu: str | None
     job: Job | None = None
     began: float = 0.0
 
@@ -83,13 +84,13 @@ class Nursery:
                 raise ConfigError(answer)
             self.kept = int(answer)
 
-    def fork(self) -> _Worker:
-        """A new worker."""
+    def fork(self, gpu: str | None = None) -> _Worker:
+        """A new worker; ``gpu`` is the only one that it sees, where that is said."""
         here, there = socket_pair()
         with there:
-            self._send(FORK)
+            self._send(Fork(gpu))
             send_handle(self._connection, there.fileno(), self._process.pid)
-        return _Worker(self._answer(), here)
+        return _Worker(self._answer(), here, gpu)
 
     def exit_of(self, process: int) -> int | None:
         """What a worker's end was, for which it is waited a moment; None if nobody knows."""
@@ -135,18 +136,20 @@ class Nursery:
 
     def _gone(self) -> RunError:
         return RunError(
-            "the process that workers begin from has ended, perhaps for want of memory: the same command goes on, and "
-            "needs less with --jobs 1"
+            "the process that workers begin from has ended, perhaps for want of memory; sweep.log in the study's "
+            "folder may say more, and the same command goes on"
         )
 
 
 class Workers:
-    """A pool of processes that are forked from a nursery."""
+    """A pool of processes that are forked from a nursery, shared out among GPUs where there are several."""
 
-    def __init__(self, nursery: Nursery, size: int) -> None:
+    def __init__(self, nursery: Nursery, size: int, gpus: int = 0) -> None:
         self.size = size
         self._nursery = nursery
-        self._workers = [nursery.fork() for _ in range(size)]
+        shown = [name for name in os.environ.get(VISIBLE, "").split(",") if name] or [*map(str, range(gpus))]
+        each = [shown[i % len(shown)] if gpus > 1 else None for i in range(size)]
+        self._workers = [nursery.fork(gpu) for gpu in each]
 
     @property
     def free(self) -> int:
@@ -204,7 +207,7 @@ class Workers:
 
     def _replace(self, worker: _Worker) -> None:
         worker.connection.close()
-        self._workers[self._workers.index(worker)] = self._nursery.fork()
+        self._workers[self._workers.index(worker)] = self._nursery.fork(worker.gpu)
 
 
 def _at_end(worker: _Worker) -> bool:

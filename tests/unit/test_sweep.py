@@ -20,6 +20,7 @@ from fedtl.runs.lock import RunLock
 from fedtl.studies import Study
 from fedtl.sweeps import work, workers
 from fedtl.sweeps.file import Search
+from fedtl.sweeps.pool import Ended
 from fedtl.sweeps.search import best, outcome, remarks
 from fedtl.sweeps.space import read_space
 from tests.interrupted import Killed, contents, stop_at
@@ -199,6 +200,27 @@ def test_a_search_goes_on_without_trials_that_fail(
     assert {cell.name: cell.chosen is None for cell in again.cells} == {"fedavg": False, "local": False}
     assert again.trials("fedavg")[0].state == "failed"  # what was chosen stays
     assert [run.state for run in again.finals] == ["finished"] * 2
+
+
+def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_chosen_once: None
+) -> None:
+    wait, lost = work.Here.wait, list[str]()
+
+    def lose(self: work.Here, timeout: float, told: Any) -> None:
+        if self._job is not None and self._job.key == "runs/local-0":
+            lost.append(self._job.key)
+            self._job = None
+            told.ended(Ended(lost[-1], 1.0, "its process was ended by SIGKILL", lost=True))
+        else:
+            wait(self, timeout, told)
+
+    monkeypatch.setattr(work.Here, "wait", lose)
+    done = swept(tmp_path)
+    assert len(lost) == 3
+    assert [run.state for run in done.runs] == ["finished", "failed", "finished", "finished"]
+    assert done.runs[1].failure == "its process was ended by SIGKILL, 3 times"
+    assert done.runs[1].seconds == 3.0
 
 
 def test_nothing_begins_where_data_cannot_be_divided(tmp_path: Path) -> None:

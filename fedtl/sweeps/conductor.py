@@ -13,7 +13,7 @@ from fedtl.runs import resume
 from fedtl.studies import Cell, Planned, Study
 from fedtl.sweeps.plan import Plan, PlannedCell
 from fedtl.sweeps.pool import Ended, Job, Pool, Scored
-from fedtl.sweeps.search import CellSearch, best, make_search, outcome, recorded, remarks, value_of
+from fedtl.sweeps.search import CellSearch, best, make_search, metric_of, outcome, recorded, remarks, value_of
 
 DEATHS = 3
 """How many processes a run may cost before it counts as failed."""
@@ -211,7 +211,7 @@ class Conductor:
         except ConfigError as error:
             return replace(run, state="failed", failure=str(error))
         if value is None and run.state == "finished":
-            return replace(run, state="failed", failure=f"it has no {search.metric} on validation samples")
+            return replace(run, state="failed", failure=f"it has no {metric_of(search)} on validation samples")
         return replace(run, value=value)
 
     def _settle(self) -> None:

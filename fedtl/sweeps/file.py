@@ -31,7 +31,7 @@ class Search(Options):
         seed: of what is drawn.
         score: by which trials are compared, ``"personal/validation-clients"`` or ``"global/validation-clients"``; if
             not given, of the model that serves the clients.
-        metric: ``"accuracy"`` or ``"loss"`` of it.
+        metric: of it; if not given, the first of ``evaluate.metrics``, else accuracy.
         at: the ``"last"`` scored round's, or the ``"best"`` one's.
         sampler, pruner: Optuna's, by its own names, with its own options.
         space: what is searched for every method.
@@ -41,7 +41,7 @@ class Search(Options):
     budget: PositiveInt | None = None
     seed: NonNegativeInt = 0
     score: Literal["personal/validation-clients", "global/validation-clients"] | None = None
-    metric: Literal["accuracy", "loss"] = "accuracy"
+    metric: str | None = None
     at: Literal["last", "best"] = "last"
     sampler: dict[str, Any] | None = None
     pruner: dict[str, Any] | None = None

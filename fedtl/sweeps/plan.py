@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.naming import short_keys, shown
 from fedtl.config.read import read_config
 from fedtl.config.schema import Config, Tables
+from fedtl.metrics.registry import ALWAYS, headline
 from fedtl.random import derived_seed
 from fedtl.studies import Cell, Planned
 from fedtl.sweeps.file import METHOD, Asked, Search, as_override, flat
@@ -167,6 +168,9 @@ def make_plan(asked: Asked) -> Plan:
         if each.trials:
             _check_validation(each)
     notes += _unfair(file.search, cells)
+    if file.search is not None:
+        search = file.search.model_copy(update={"metric": _metric(file.search, cells)})
+        asked = replace(asked, file=file.model_copy(update={"search": search}))
     if len(file.seed_list) == 1:
         notes.append("There is one seed, so no deviation over seeds is known: give more, as seeds = 5.")
     return Plan(
@@ -302,6 +306,21 @@ def _check_validation(planned: PlannedCell) -> None:
     data = planned.config.data
     if not data.validation_share and not data.partition.by_owner and not data.partition.counts_clients:
         raise no_validation(planned.cell.name)
+
+
+def _metric(search: Search, cells: Sequence[PlannedCell]) -> str:
+    """What trials are compared by, which every cell that is tuned must be scored by."""
+    tuned = [each for each in cells if each.trials]
+    names = [path.rpartition(":")[2] for path in tuned[0].config.evaluate.metrics]
+    metric = search.metric or headline(names, [name for name in names if not name.endswith("_by_class")])
+    for each in tuned:
+        known = [*ALWAYS, *(path.rpartition(":")[2] for path in each.config.evaluate.metrics)]
+        if metric.partition("/")[0] not in known:
+            raise ConfigError(
+                f"search.metric = {metric!r}: {each.cell.name} is not scored by it: {nearest(metric, known)}; or add "
+                "it to evaluate.metrics"
+            )
+    return metric
 
 
 def _unfair(search: Search | None, cells: Sequence[PlannedCell]) -> list[str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtl.comparison.measure import DATA, MODELS
+from fedtl.runs.progress import score_text
 from fedtl.studies import Planned, Study
 from fedtl.sweeps.conductor import AT_END, Watcher
 from fedtl.sweeps.plan import Plan
@@ -43,6 +44,7 @@ class _Row:
     """What a cell's line says."""
 
     rounds: int
+    metrics: Sequence[str] = ()
     trials: int = 0
     runs: int = 0
     last: str = ""
@@ -63,9 +65,9 @@ class Progress:
         """Take note of what is to be done."""
         self._at_once, self._began = at_once, time.monotonic()
         self._runs = {run.folder: run for run in study.runs}
-        self._rows = {
-            each.cell.name: _Row(each.config.rounds, len(each.trials), len(plan.seeds)) for each in plan.cells
-        }
+        for each in plan.cells:
+            config, runs = each.config, len(plan.seeds)
+            self._rows[each.cell.name] = _Row(config.rounds, config.evaluate.metrics, len(each.trials), runs)
         for run in study.runs:
             if run.state in AT_END:
                 self._rows[run.cell].done[run.folder] = self._rows[run.cell].rounds
@@ -81,8 +83,7 @@ class Progress:
         row.done[run.folder] = news.round
         name = next((name for name in SERVING if name in news.scores), None)
         if name is not None:
-            scores = news.scores[name]
-            row.last = f"{100 * scores['accuracy']:.1f} %" if "accuracy" in scores else f"loss {scores['loss']:.4g}"
+            row.last = score_text(news.scores[name], row.metrics, 1)
 
     def changed(self, run: Planned, study: Study) -> None:
         """Take note of a run that began or ended."""

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from fedtl.comparison.measure import MODELS
 from fedtl.comparison.naming import shown
-from fedtl.runs.history import SMALLER_IS_BETTER, load
+from fedtl.metrics.registry import SMALLER_IS_BETTER
+from fedtl.runs.history import load
 from fedtl.studies import Planned
 from fedtl.sweeps.file import Search
 from fedtl.sweeps.plan import PlannedCell, Trial
@@ -65,16 +66,21 @@ def score_names(search: Search) -> list[str]:
     return [search.score] if search.score else [f"{model}/{VALIDATION}" for model in MODELS]
 
 
+def metric_of(search: Search) -> str:
+    """What trials are compared by."""
+    return search.metric or "accuracy"
+
+
 def value_of(scores: Mapping[str, Mapping[str, float]], search: Search) -> float | None:
     """What a scored round says of a trial; None where it says nothing."""
     name = next((name for name in score_names(search) if name in scores), None)
-    value = None if name is None else scores[name].get(search.metric)
+    value = None if name is None else scores[name].get(metric_of(search))
     return None if value is None or not math.isfinite(value) else value
 
 
 def recorded(folder: Path, search: Search) -> dict[int, float]:
     """What a trial has scored so far, by round, out of its records."""
-    curves = load(folder).scores(search.metric)
+    curves = load(folder).scores(metric_of(search))
     curve = next((curves[name] for name in score_names(search) if name in curves), None)
     if curve is None:
         return {}
@@ -87,13 +93,13 @@ def outcome(seen: Mapping[int, float], search: Search) -> float | None:
         return None
     if search.at == "last":
         return seen[max(seen)]
-    return min(seen.values()) if search.metric in SMALLER_IS_BETTER else max(seen.values())
+    return min(seen.values()) if metric_of(search) in SMALLER_IS_BETTER else max(seen.values())
 
 
 def best(trials: Iterable[Planned], search: Search) -> Planned | None:
     """The finished trial with the best value, of equals the first; None where none has finished."""
     finished = [run for run in trials if run.state == "finished" and run.value is not None]
-    sign = -1.0 if search.metric in SMALLER_IS_BETTER else 1.0
+    sign = -1.0 if metric_of(search) in SMALLER_IS_BETTER else 1.0
     return max(finished, key=lambda run: (sign * (run.value or 0.0), -(run.trial or 0)), default=None)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedtl.choice import ConfigError, cause, nearest
+from fedtl.metrics.registry import SMALLER_IS_BETTER
 from fedtl.random import derived_seed
-from fedtl.runs.history import SMALLER_IS_BETTER
 from fedtl.studies import Planned
 from fedtl.sweeps.file import Search
 from fedtl.sweeps.plan import Trial
@@ -159,7 +159,7 @@ def _states() -> dict[str, Any]:
 
 
 def _direction(search: Search) -> str:
-    return "minimize" if search.metric in SMALLER_IS_BETTER else "maximize"
+    return "minimize" if (search.metric or "") in SMALLER_IS_BETTER else "maximize"
 
 
 def _suggested(trial: Any, key: str, axis: Axis) -> Any:

@@ -18,8 +18,6 @@ from fedtl.runs import resume
 from fedtl.server.report import Round
 from fedtl.sweeps.pool import Ended, Job, Scored, Told
 
-METRICS = ("accuracy", "loss")
-
 Heard = Callable[[Scored], bool]
 """Told of each round; says whether the run is to go on."""
 
@@ -42,11 +40,17 @@ class _Listener(Silent):
 
 def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Each score's metrics, over clients their mean weighted by samples."""
-    return {name: {metric: _mean(row[metric]) for metric in METRICS if metric in row} for name, row in scores.items()}
+    return {
+        name: {metric: mean for metric, value in row.items() if (mean := _mean(value)) is not None}
+        for name, row in scores.items()
+    }
 
 
-def _mean(value: Any) -> float:
-    return float(value["weighted_mean"] if isinstance(value, Mapping) else value)
+def _mean(value: Any) -> float | None:
+    """A metric's mean; None of what is no metric, as the number of clients."""
+    if isinstance(value, Mapping):
+        value = value.get("weighted_mean")
+    return value if isinstance(value, float) else None
 
 
 def work_on(job: Job, heard: Heard) -> Ended:

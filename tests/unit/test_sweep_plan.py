@@ -118,6 +118,7 @@ def test_shipped_studies_can_be_planned(name: str) -> None:
         ({"search": {**RANDOM, "space": {LR: {"low": 0.0, "high": 0.1, "log": True}}}}, "begins above 0"),
         ({"search": {**RANDOM, "space": {"strategy.lam": [1.0]}}}, "strategy.lam is not a key here"),
         ({"search": {**RANDOM, "score": "global/clients"}}, "search.score = 'global/clients'"),
+        ({"search": {**RANDOM, "metric": "auc"}}, "fedavg is not scored by it: known: accuracy, loss; or add it"),
         ({"search": {**RANDOM, "by": "grid"}}, "a grid needs a list, or a range with a step"),
         ({"search": {**RANDOM, "by": "grid", "space": {LR: [1, 2, 3, 4]}}}, "has 4 points"),
         ({"search": RANDOM, "set": {SHARE: 0.0}}, "fedavg: a search chooses by validation samples"),
@@ -183,6 +184,12 @@ def test_each_method_has_as_many_trials_or_a_note_says_so() -> None:
     more = [{"strategy.name": "fedprox", "space": {"strategy.mu": [0.1, 1.0]}}, *METHODS]
     notes = plan_of(variants=more, search={"by": "grid", "space": {LR: [0.1, 0.2]}}).notes
     assert "Not all methods have as many trials: fedprox 4, fedavg 2, local 2. More trials are an advantage." in notes
+
+
+def test_trials_are_compared_by_what_tables_show() -> None:
+    assert getattr(plan_of(search=RANDOM).search, "metric", None) == "accuracy"
+    plan = plan_of(search=RANDOM, set={"evaluate.metrics": ["auc", "ece"]})
+    assert plan.record()["metric"] == "auc"
 
 
 def test_a_method_with_nothing_to_tune_runs_as_it_is() -> None:

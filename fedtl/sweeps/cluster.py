@@ -28,7 +28,7 @@ from fedtl.grid import cluster
 from fedtl.grid.cluster import WORKER_ENVIRONMENT
 from fedtl.grid.notebook import define
 from fedtl.grid.shared_folder import FolderMark
-from fedtl.sweeps.pool import Ended, Job, Scored, Told, in_one_process
+from fedtl.sweeps.pool import Ended, Job, Observer, Scored, in_one_process
 from fedtl.sweeps.work import work_on
 
 LOOK_EVERY = 5.0
@@ -161,7 +161,7 @@ class OnCluster:
         worker.job, worker.began = replace(job, folder=job.folder.absolute()), time.monotonic()
         worker.running, worker.asked = worker.actor.run.remote(worker.job), None
 
-    def wait(self, timeout: float, told: Told) -> None:
+    def wait(self, timeout: float, observer: Observer) -> None:
         """Wait for news, and pass them on."""
         self._fill()
         busy = [worker for worker in self._workers if worker.job is not None]
@@ -181,11 +181,11 @@ class OnCluster:
             try:
                 if reference == worker.asked:
                     worker.asked = None
-                    self._pass_on(worker, ray.get(reference), told)
+                    self._pass_on(worker, ray.get(reference), observer)
                 else:
-                    self._end(worker, told)
+                    self._end(worker, observer)
             except RayError as error:
-                self._lose(worker, error, told)
+                self._lose(worker, error, observer)
 
     def close(self) -> None:
         """End all; a run that is going on is left as it stands."""
@@ -208,25 +208,25 @@ class OnCluster:
     def _new_actor(self) -> Any:
         return ray.remote(RunActor).options(**self._options).remote(*self._parts)
 
-    def _pass_on(self, worker: _Worker, news: list[Scored], told: Told) -> None:
+    def _pass_on(self, worker: _Worker, news: list[Scored], observer: Observer) -> None:
         job = worker.job
         assert job is not None
         for scored in news:
-            goes_on = told.scored(scored)
+            goes_on = observer.scored(scored)
             if job.asks and scored.scores:
                 worker.actor.answer.remote(goes_on)
 
-    def _end(self, worker: _Worker, told: Told) -> None:
+    def _end(self, worker: _Worker, observer: Observer) -> None:
         job = worker.job
         assert job is not None
         ended, archive = ray.get(worker.running)
-        self._pass_on(worker, ray.get(worker.actor.news.remote()), told)
+        self._pass_on(worker, ray.get(worker.actor.news.remote()), observer)
         if archive is not None:
             _unpack(archive, job.folder)
         worker.job = worker.running = worker.asked = None
-        told.ended(ended)
+        observer.ended(ended)
 
-    def _lose(self, worker: _Worker, error: RayError, told: Told) -> None:
+    def _lose(self, worker: _Worker, error: RayError, observer: Observer) -> None:
         """Put another actor in the place of one that has died, alone or with its machine."""
         job, seconds = worker.job, time.monotonic() - worker.began
         assert job is not None
@@ -235,7 +235,7 @@ class OnCluster:
         self._looked = -LOOK_EVERY
         if isinstance(error, RayActorError) and error.actor_init_failed:
             raise RunError(f"a Ray actor cannot begin: {_last_line(error)}") from None
-        told.ended(Ended(job.key, seconds, f"its Ray actor ended: {_last_line(error)}", lost=True))
+        observer.ended(Ended(job.key, seconds, f"its Ray actor ended: {_last_line(error)}", lost=True))
 
 
 def _last_line(error: BaseException) -> str:

@@ -162,22 +162,22 @@ def _fork(asked: Connection, workers: set[int], gpu: str | None) -> int:
         os._exit(code)
 
 
-def _work(told: Connection) -> None:
+def _work(connection: Connection) -> None:
     """Train one run after another, until the end of a round in which this is no longer wanted."""
     from fedtl.sweeps.pool import Job, Scored
     from fedtl.sweeps.work import work_on
 
     while True:
-        job: Job = told.recv()
+        job: Job = connection.recv()
 
         def heard(scored: Scored, asks: bool = job.asks) -> bool:
-            told.send(scored)
-            answer = told.recv() if (asks and scored.scores) or told.poll() else True
+            connection.send(scored)
+            answer = connection.recv() if (asks and scored.scores) or connection.poll() else True
             if answer == STOP:
                 raise KeyboardInterrupt
             return bool(answer)
 
-        told.send(work_on(job, heard))
+        connection.send(work_on(job, heard))
 
 
 def _ended(workers: set[int]) -> list[Exited]:

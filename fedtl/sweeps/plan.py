@@ -198,8 +198,8 @@ def _variants(tables: Sequence[Mapping[str, Any]], search: Search | None, method
             raise ConfigError(
                 f"{key}.space: nothing says how to search it: add [search], as by = 'random', budget = 10"
             )
-        for given in (own, grid, space):
-            _check_keys(given, key)
+        for values_by_key in (own, grid, space):
+            _check_keys(values_by_key, key)
         twice = sorted((own.keys() & grid.keys()) | ((own.keys() | grid.keys()) & space.keys()))
         if twice:
             raise ConfigError(f"{key}: {twice[0]} has more than one value to have: give it in one place")

@@ -60,8 +60,8 @@ class Ended(NamedTuple):
     lost: bool = False
 
 
-class Told(Protocol):
-    """Whoever is told what runs do."""
+class Observer(Protocol):
+    """Whoever hears what runs do."""
 
     def scored(self, news: Scored) -> bool:
         """A run has finished a round; whether it is to go on, for those that ask."""
@@ -87,7 +87,7 @@ class Pool(Protocol):
     def start(self, job: Job) -> None:
         """Begin a run; there must be one free."""
 
-    def wait(self, timeout: float, told: Told) -> None:
+    def wait(self, timeout: float, observer: Observer) -> None:
         """Wait at most so many seconds for news, and pass them on."""
 
     def close(self) -> None:

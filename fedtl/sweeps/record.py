@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from fedtl.choice import ConfigError
 from fedtl.config.read import build, is_run
 from fedtl.disk.durable import put
 from fedtl.studies import Cell, Planned, Study, is_study
+from fedtl.studies.record import FILE
 from fedtl.sweeps.file import BASE, STUDY, load_toml
 from fedtl.sweeps.plan import Plan
 
@@ -55,6 +57,9 @@ def write_inputs(plan: Plan, folder: Path) -> None:
     if text is None:
         text = tomli_w.dumps(plan.asked.file.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (BASE, STUDY, FILE):
+        for left in folder.glob(f".{name}.*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
     for name, content in ((BASE, tomli_w.dumps(plan.asked.base)), (STUDY, text)):
         unfinished = folder / f".{name}.{os.getpid()}"
         unfinished.write_text(content, encoding="utf-8")
@@ -97,9 +102,9 @@ def _check_same(before: Study, plan: Plan, folder: Path) -> None:
         for key in {**cell.overrides, **now.overrides}:
             old, new = (_plain(each.overrides.get(key)) for each in (cell, now))
             if old != new:
-                raise ConfigError(
-                    f"{cell.name}: {key} = {new!r}, and in {other} it is {old!r}; restore it, or choose another --out"
-                )
+                here = f"{key} = {new!r}" if key in now.overrides else f"{key} is not given"
+                there = f"it is {old!r}" if key in cell.overrides else "it is not given"
+                raise ConfigError(f"{cell.name}: {here}, and in {other} {there}; restore it, or choose another --out")
     missing = sorted(set(before.seeds) - set(plan.seeds))
     if missing:
         raise ConfigError(f"seeds: {other} has the seed {missing[0]}; put it back, or choose another --out")
@@ -124,8 +129,4 @@ def _check_search(before: Study, plan: Plan, other: str) -> None:
 
 def _plain(value: Any, toml: bool = False) -> Any:
     """A value as a file gives it back."""
-    if toml:
-        import tomllib
-
-        return tomllib.loads(tomli_w.dumps(value))
-    return json.loads(json.dumps(value, default=str))
+    return tomllib.loads(tomli_w.dumps(value)) if toml else json.loads(json.dumps(value, default=str))

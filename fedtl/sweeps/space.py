@@ -155,13 +155,13 @@ def draws(space: Space, count: int, seed: int) -> list[Values]:
     """``count`` different combinations at random; all of them where there are no more."""
     if size(space) <= count:
         return points(space, "")
-    found: list[Values] = []
+    drawn: list[Values] = []
     for values in _draws(space, np.random.default_rng(seed)):
-        if values not in found:
-            found.append(values)
-        if len(found) == count:
+        if values not in drawn:
+            drawn.append(values)
+        if len(drawn) == count:
             break
-    return found
+    return drawn
 
 
 def _draws(space: Space, rng: np.random.Generator) -> Iterator[Values]:

@@ -79,9 +79,9 @@ class OptunaSearch:
         optuna = _optuna()
         state = _states()[run.state]
         value = run.value if state == optuna.trial.TrialState.COMPLETE else None
-        told = self._study.tell(self._trials.pop(run.trial or 0), value, state=state)
-        if len(self._kept.get_trials(deepcopy=False)) <= told.number:
-            self._kept.add_trial(told)
+        trial = self._study.tell(self._trials.pop(run.trial or 0), value, state=state)
+        if len(self._kept.get_trials(deepcopy=False)) <= trial.number:
+            self._kept.add_trial(trial)
 
     def _of_record(self, run: Planned) -> Any:
         """A trial that Optuna's file lacks."""

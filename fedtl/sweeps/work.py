@@ -16,10 +16,10 @@ from fedtl.experiment import Place, run_at
 from fedtl.failure import RunError
 from fedtl.runs import resume
 from fedtl.server.report import Round
-from fedtl.sweeps.pool import Ended, Job, Scored, Told
+from fedtl.sweeps.pool import Ended, Job, Observer, Scored
 
 Heard = Callable[[Scored], bool]
-"""Told of each round; says whether the run is to go on."""
+"""Observer of each round; says whether the run is to go on."""
 
 
 class PrunedError(Exception):
@@ -119,11 +119,11 @@ class Here:
         """Take a run, which begins when somebody waits for it."""
         self._job = job
 
-    def wait(self, timeout: float, told: Told) -> None:
+    def wait(self, timeout: float, observer: Observer) -> None:
         """Train it to its end."""
         job, self._job = self._job, None
         if job is not None:
-            told.ended(work_on(job, told.scored))
+            observer.ended(work_on(job, observer.scored))
 
     def close(self) -> None:
         """Nothing is left."""

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from fedtl.choice import ConfigError
 from fedtl.failure import RunError
 from fedtl.sweeps.nursery import READY, STOP, VISIBLE, Exited, Fork, Question, Setting, socket_pair
-from fedtl.sweeps.pool import Ended, Job, Scored, Told, in_one_process
+from fedtl.sweeps.pool import Ended, Job, Observer, Scored, in_one_process
 
 if TYPE_CHECKING:
     from fedtl.config.schema import Config
@@ -167,7 +167,7 @@ class Workers:
         with suppress(OSError):  # it has ended, which its connection says as well
             worker.connection.send(job)
 
-    def wait(self, timeout: float, told: Told) -> None:
+    def wait(self, timeout: float, observer: Observer) -> None:
         """Wait for news, and pass them on."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         for connection in wait(list(busy), timeout):
@@ -180,16 +180,16 @@ class Workers:
                 seconds = time.monotonic() - worker.began
                 worker.job = None
                 self._replace(worker)
-                told.ended(Ended(job.key, seconds, _how(self._nursery.exit_of(worker.process)), lost=True))
+                observer.ended(Ended(job.key, seconds, _how(self._nursery.exit_of(worker.process)), lost=True))
                 continue
             if isinstance(news, Scored):
-                goes_on = told.scored(news)
+                goes_on = observer.scored(news)
                 if job.asks and news.scores:
                     with suppress(OSError):
                         worker.connection.send(goes_on)
             else:
                 worker.job = None
-                told.ended(news)
+                observer.ended(news)
 
     def close(self) -> None:
         """End all: at the end of a round where that is soon, else wherever they are, which no run minds."""

@@ -47,10 +47,10 @@ def tree(process: int) -> list[int]:
         except OSError:
             continue
         children.setdefault(parent, []).append(int(file.parent.name))
-    found = [process]
-    for each in found:
-        found += children.get(each, [])
-    return found
+    processes = [process]
+    for each in processes:
+        processes += children.get(each, [])
+    return processes
 
 
 @pytest.mark.parametrize("by", SEARCHES)

@@ -207,13 +207,13 @@ def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(
 ) -> None:
     wait, lost = work.Here.wait, list[str]()
 
-    def lose(self: work.Here, timeout: float, told: Any) -> None:
+    def lose(self: work.Here, timeout: float, observer: Any) -> None:
         if self._job is not None and self._job.key == "runs/local-0":
             lost.append(self._job.key)
             self._job = None
-            told.ended(Ended(lost[-1], 1.0, "its process was ended by SIGKILL", lost=True))
+            observer.ended(Ended(lost[-1], 1.0, "its process was ended by SIGKILL", lost=True))
         else:
-            wait(self, timeout, told)
+            wait(self, timeout, observer)
 
     monkeypatch.setattr(work.Here, "wait", lose)
     done = swept(tmp_path)

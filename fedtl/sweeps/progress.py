@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.comparison.measure import DATA, MODELS
+from fedtl.comparison.measure import DATA
+from fedtl.runs.best import serving_score
 from fedtl.runs.progress import score_text
 from fedtl.studies import Planned, Study
 from fedtl.sweeps.conductor import AT_END, Watcher
@@ -23,9 +24,6 @@ from fedtl.sweeps.pool import Scored
 
 OTHER_LINES = 8
 """Of a terminal, which are not a cell's."""
-
-SERVING = tuple(f"{model}/{data}" for data in DATA for model in MODELS)
-"""Scores, best first: of the model that serves clients, on what is asked."""
 
 
 def watch(console: Console | None = None) -> Watcher:
@@ -81,7 +79,7 @@ class Progress:
         if run.folder not in row.done:  # rounds of an earlier sweep took no time of this one
             self._before += news.round - 1
         row.done[run.folder] = news.round
-        name = next((name for name in SERVING if name in news.scores), None)
+        name = next((name for data in DATA if (name := serving_score(news.scores.keys(), data))), None)
         if name is not None:
             row.last = score_text(news.scores[name], row.metrics, 1)
 

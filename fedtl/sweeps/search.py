@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fedtl.comparison.measure import MODELS
 from fedtl.comparison.naming import shown
 from fedtl.metrics.registry import SMALLER_IS_BETTER
+from fedtl.runs.best import VALIDATION, serving_score
 from fedtl.runs.history import load
 from fedtl.studies import Planned
 from fedtl.sweeps.file import Search
 from fedtl.sweeps.plan import PlannedCell, Trial
 from fedtl.sweeps.space import Space, Values
-
-VALIDATION = "validation-clients"
 
 
 class CellSearch(Protocol):
@@ -61,9 +59,11 @@ def make_search(search: Search, cell: PlannedCell, folder: Path, ended: Sequence
     return OptunaSearch(search, cell.cell.name, cell.space, folder, ended)
 
 
-def score_names(search: Search) -> list[str]:
-    """The scores that trials are compared by; the first that there is counts."""
-    return [search.score] if search.score else [f"{model}/{VALIDATION}" for model in MODELS]
+def score_of(names: Collection[str], search: Search) -> str | None:
+    """Which of a run's scores trials are compared by; None where it has no such score."""
+    if search.score is None:
+        return serving_score(names, VALIDATION)
+    return search.score if search.score in names else None
 
 
 def metric_of(search: Search) -> str:
@@ -73,7 +73,7 @@ def metric_of(search: Search) -> str:
 
 def value_of(scores: Mapping[str, Mapping[str, float]], search: Search) -> float | None:
     """What a scored round says of a trial; None where it says nothing."""
-    name = next((name for name in score_names(search) if name in scores), None)
+    name = score_of(scores.keys(), search)
     value = None if name is None else scores[name].get(metric_of(search))
     return None if value is None or not math.isfinite(value) else value
 
@@ -81,9 +81,10 @@ def value_of(scores: Mapping[str, Mapping[str, float]], search: Search) -> float
 def recorded(folder: Path, search: Search) -> dict[int, float]:
     """What a trial has scored so far, by round, out of its records."""
     curves = load(folder).scores(metric_of(search))
-    curve = next((curves[name] for name in score_names(search) if name in curves), None)
-    if curve is None:
+    name = score_of(curves.keys(), search)
+    if name is None:
         return {}
+    curve = curves[name]
     return {int(at): float(value) for at, value in zip(curve.rounds, curve.values) if math.isfinite(value)}
 
 

@@ -93,6 +93,8 @@ def bases() -> list[Tables]:
     ]
     configs += [{**TINY, "strategy": {**TINY["strategy"], "server": {"name": name}}} for name in SERVER_OPTIMIZERS]
     configs += [{**TINY, "model": {"name": name}} for name in ("logistic", "mlp", "cnn", "lenet5", "resnet18-gn")]
+    validated = {**TINY["data"], "validation_share": 0.2}
+    stop = {"patience": 1, "metric": "loss", "min_delta": 0.1, "score": "global/validation-clients"}
     phase = {"rounds": 1, "objective": [{"term": "cross_entropy"}]}
     later = {**phase, "name": "b", "strategy": {"lr": 0.01}, "restart": True}
     configs += [
@@ -106,6 +108,7 @@ def bases() -> list[Tables]:
         {**TINY, "views": {"transforms": [{"name": "RandomHorizontalFlip"}], "per_image": False}},
         {**TINY, "objective": [{"term": "cross_entropy", "ramp": {"shape": "linear", "start": 0.1}}]},
         {**TINY, "evaluate": {"every": 1, "personal": "stored", "clients": 2}},
+        {**TINY, "rounds": 3, "data": validated, "stop": stop, "evaluate": {"keep_best": "loss"}},
     ]
     return configs
 

@@ -69,9 +69,13 @@ def begun(folder: Path) -> bool:
 
 
 def newest_run(root: Path, config: Config) -> Path | None:
-    """The run of this experiment below ``root/<name>`` that was begun or resumed last; None if there is none."""
+    """The run of this experiment below ``root/<name>`` that was begun or resumed last; None if there is none.
+
+    One that ends early by the same rule comes before one that does by another.
+    """
     runs = [file.parent for file in (root / config.name).glob(f"*/{CONFIG}") if same_experiment(file.parent, config)]
-    return max(runs, key=_started, default=None)
+    same = [run for run in runs if (read := _config_of(run)) is not None and read.stop == config.stop]
+    return max(same or runs, key=_started, default=None)
 
 
 def unreadable_runs(root: Path, config: Config) -> list[Path]:

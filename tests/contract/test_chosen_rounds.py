@@ -308,3 +308,13 @@ def test_the_rounds_before_the_last_phase_do_not_count(tmp_path: Path) -> None:
     assert run.stopped.round == 10
     assert run.kept_best() == (BEST, 0.8), "of all rounds"
     assert json.loads((tmp_path / "environment.json").read_text())["stopped"]["round"] == 10
+
+
+def test_the_run_that_ends_by_the_same_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = chosen("adam") | {"rounds": 2}
+    patient = {**short, "stop": {"patience": 5}}
+    first = fedtl.run(patient)
+    second = fedtl.run(short)
+    assert fedtl.run(patient, resume=True).path == first.path
+    assert fedtl.run(short | {"stop": {"patience": 7}}, resume=True).path in (first.path, second.path)

@@ -348,8 +348,11 @@ class Run:
 
     @property
     def stopped(self) -> Stopped | None:
-        """How the run ended before its last round; None if it did not."""
-        how = self.environment.get("stopped")
+        """How the run ended before its last round; None if it did not, or nothing readable says so."""
+        try:
+            how = self.environment.get("stopped")
+        except ConfigError:  # whoever shows what is in the file says so
+            return None
         if not isinstance(how, Mapping) or not {"round", "because"} <= how.keys():
             return None
         return Stopped(int(how["round"]), str(how["because"]))
@@ -510,8 +513,7 @@ class Run:
             for name in last
         )
         head = f"<tr><th>{html.escape(metric)}</th>" + "".join(f"<th>{header}</th>" for header in columns) + "</tr>"
-        how = self._stopped_if_known
-        stopped = "" if how is None else f"<br>{html.escape(str(how))}"
+        stopped = "" if self.stopped is None else f"<br>{html.escape(str(self.stopped))}"
         return (
             f"<b>{html.escape(self.name)}</b>: {html.escape(self.method)}, seed {self.seed}, {self._progress()}"
             f"<br><code>{html.escape(str(self.path))}</code>"
@@ -525,16 +527,9 @@ class Run:
         mark = str(self.coverage(score, point.round) or "")
         return f"{point.value:.4g} (round {point.round}{f', {mark}' if mark else ''})"
 
-    @property
-    def _stopped_if_known(self) -> Stopped | None:
-        try:
-            return self.stopped
-        except ConfigError:  # a broken file; and showing a run must never fail
-            return None
-
     def _progress(self) -> str:
         done = self.rounds[-1]["round"] if self.rounds else 0
-        if self._stopped_if_known is not None:
+        if self.stopped is not None:
             return f"stopped after {done} of {self.config['rounds']} rounds"
         return f"{done} of {self.config['rounds']} rounds" if "rounds" in self.config else f"{done} rounds"
 

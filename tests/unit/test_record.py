@@ -56,8 +56,10 @@ def report(round: int, loss: float = 0.5, scored: bool = True) -> Round:
     scores = ClientScores(
         clients=[0, 2],
         samples=[3, 5],
-        accuracy={"global": [0.5, 1.0], "personal": [1.0, NAN]},
-        loss={"global": [loss, 0.1], "personal": [0.1, 0.2]},
+        values={
+            "global": {"accuracy": [0.5, 1.0], "loss": [loss, 0.1]},
+            "personal": {"accuracy": [1.0, NAN], "loss": [0.1, 0.2]},
+        },
         personal="adapted",
     )
     return Round(

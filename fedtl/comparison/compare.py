@@ -14,6 +14,7 @@ from fedtl.comparison.find import load_all
 from fedtl.comparison.groups import Group, find_references, group_runs
 from fedtl.comparison.measure import STATISTICS, Measured, Question, choose_scores, measure
 from fedtl.comparison.pairs import Runs, difference, pair, transfer
+from fedtl.comparison.ranking import rank_methods
 from fedtl.comparison.result import At, Comparison, Difference, Reached, Shown, Summary, Transfer
 from fedtl.comparison.statistics import Spread, holm, spread
 from fedtl.runs.history import Run
@@ -38,7 +39,7 @@ def compare(
     """Compare runs by their records; nothing is trained.
 
     Runs that differ in their seed alone are one group. Groups are compared on pairs: the same clients under the same
-    seed.
+    seed. A study's methods are compared within each of its settings.
 
     Args:
         runs: runs, their folders, or folders that hold runs.
@@ -51,7 +52,7 @@ def compare(
         target: also count rounds, bytes and seconds until this score.
         at: compare each run's ``last`` scored round, or its best by ``validation``.
         level: of the intervals.
-        resamples: of each bootstrap.
+        resamples: of each bootstrap; 0 for no intervals over clients.
         seed: of the bootstraps' draws.
 
     Raises:
@@ -60,7 +61,7 @@ def compare(
     _check(metric, statistic, at, target, level)
     question = Question(metric, statistic, level, resamples, seed)
     loaded = load_all([runs] if isinstance(runs, Run | str | Path) else runs)
-    groups, notes = group_runs(loaded.runs)
+    groups, notes = group_runs(loaded.runs, loaded.study)
     references = None if against is None else find_references(groups, against)
     chosen, unscored = choose_scores(groups, question, score)
     notes = [*loaded.notes, *notes, *unscored]
@@ -75,8 +76,8 @@ def compare(
         if not references:
             raise ConfigError(f"--against = {against!r}: it has no {metric} to compare with")
     rounds = {group.name: _rounds(group, measured[group.name], at) for group in kept}
-    summaries = tuple(_summary(group, measured[group.name], target) for group in kept)
-    pairs = _pairs(kept, references)
+    summaries = tuple(_summary(group, rounds[group.name], target) for group in kept)
+    pairs = _pairs(kept, references, within_settings=loaded.study is not None)
     differences = [difference(a, b, pair(rounds[a], rounds[b]), question) for a, b in pairs]
     comparison = Comparison(
         metric=metric,
@@ -91,6 +92,7 @@ def compare(
         differences=tuple(_corrected(differences, question.alpha)),
         transfers=tuple(_transfers(kept, rounds, question)),
         notes=(),
+        ranking=rank_methods(kept, summaries, question),
     )
     return replace(comparison, notes=(*notes, *remarks.of(comparison, kept, rounds)))
 
@@ -125,9 +127,12 @@ def _rounds(group: Group, measured: Mapping[int, Measured], at: At) -> Runs:
     return rounds
 
 
-def _pairs(groups: Sequence[Group], references: Sequence[Group] | None) -> list[tuple[str, str]]:
+def _pairs(groups: Sequence[Group], references: Sequence[Group] | None, within_settings: bool) -> list[tuple[str, str]]:
     if references is None:
-        return [(first.name, second.name) for first, second in combinations(groups, 2)]
+        pairs = list(combinations(groups, 2))
+        if within_settings and len({group.variant for group in groups}) > 1:
+            pairs = [(first, second) for first, second in pairs if first.setting == second.setting]
+        return [(first.name, second.name) for first, second in pairs]
     return [
         (group.name, reference.name)
         for group in groups
@@ -171,7 +176,8 @@ def _transfers(groups: Sequence[Group], rounds: Mapping[str, Runs], question: Qu
     return rows
 
 
-def _summary(group: Group, measured: Mapping[int, Measured], target: float | None) -> Summary:
+def _summary(group: Group, compared: Runs, target: float | None) -> Summary:
+    measured = {seed: one for seed, (one, _) in compared.items()}
     runs = list(measured.values())
     validated = [(one, one.validated_round) for one in runs]
     by_validation = [one.at(round) for one, round in validated if round is not None]
@@ -192,6 +198,10 @@ def _summary(group: Group, measured: Mapping[int, Measured], target: float | Non
         worst_decile=_spread_of_all([one.worst_decile(one.last_round) for one in runs]),
         jain=_spread_of_all([one.jain(one.last_round) for one in runs]),
         to_target=None if target is None else _reached(runs, target),
+        variant=group.variant,
+        setting=group.setting,
+        compared={seed: one.at(round) for seed, (one, round) in compared.items()},
+        sent=spread([one.costs_until(round)["bytes"] for one, round in compared.values()]),
     )
 
 

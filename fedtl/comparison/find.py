@@ -13,10 +13,17 @@ from fedtl.studies import Study, is_study
 
 
 class Loaded(NamedTuple):
-    """Runs, and a sentence for each that cannot be read."""
+    """Runs, and where they come from.
+
+    Attributes:
+        runs: in order.
+        notes: a sentence for each that cannot be read.
+        study: that all of them belong to; None where there is no such.
+    """
 
     runs: list[Run]
     notes: list[str]
+    study: Study | None = None
 
 
 def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
@@ -29,14 +36,20 @@ def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
     """
     runs: dict[Path, Run] = {}
     notes = []
+    origins: list[Study | None] = []
     for source in sources:
         if isinstance(source, Run):
             runs.setdefault(source.path.resolve(), source)
+            origins.append(None)
             continue
         path = Path(source)
-        if is_study(path):
-            folders, unfinished = _of_study(Study.load(path))
+        study = Study.load(path) if is_study(path) else None
+        origins.append(study)
+        if study is not None:
+            folders, unfinished = _of_study(study)
             notes += unfinished
+            if not folders:
+                raise ConfigError(f"no run of the study {path} is finished yet")
         else:
             folders = [path] if (path / "config.toml").exists() or not path.is_dir() else runs_below(path)
         if not folders:
@@ -50,7 +63,7 @@ def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
                 notes.append(f"Left out: {error}.")
     if not runs:
         raise ConfigError(notes[0].removeprefix("Left out: ").rstrip(".") if notes else "there is no run to compare")
-    return Loaded(list(runs.values()), notes)
+    return Loaded(list(runs.values()), notes, origins[0] if len(origins) == 1 else None)
 
 
 def _of_study(study: Study) -> tuple[list[Path], list[str]]:

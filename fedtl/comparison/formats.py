@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedtl.comparison.result import ClientGain, Comparison, Difference, Reached, Summary
+from fedtl.comparison.result import ClientGain, Comparison, Difference, Ranking, Reached, Summary
 from fedtl.comparison.statistics import Spread
 
 PLUS_MINUS = " ± "
@@ -43,7 +43,13 @@ class Section:
 
 def sections(comparison: Comparison) -> list[Section]:
     """All tables of a comparison that have a row."""
-    tables = (_groups(comparison), _target(comparison), _differences(comparison), _transfers(comparison))
+    tables = (
+        _groups(comparison),
+        _target(comparison),
+        _differences(comparison),
+        _ranks(comparison),
+        _transfers(comparison),
+    )
     return [table for table in tables if table is not None and table.rows]
 
 
@@ -178,6 +184,37 @@ def _seeds_better(comparison: Comparison, each: Difference) -> str:
     values = list((each.by_seed or {}).values())
     better = sum(value < 0 if comparison.smaller_is_better else value > 0 for value in values)
     return f"{better} of {len(values)}"
+
+
+def _ranks(comparison: Comparison) -> Section | None:
+    ranking = comparison.ranking
+    if ranking is None:
+        return None
+    tested = ranking.nemenyi is not None and ranking.p is not None and ranking.p < comparison.alpha
+    rows = []
+    for place, (method, mean) in enumerate(zip(ranking.methods, ranking.ranks)):
+        row = [method, f"{mean:.2f}"]
+        if tested and ranking.nemenyi is not None:
+            p_values = ranking.nemenyi[place]
+            worse = [other for other, p in zip(ranking.methods[place:], p_values[place:]) if p < comparison.alpha]
+            row.append(", ".join(worse) or NOTHING)
+        rows.append(tuple(row))
+    title = f"Mean ranks over {len(ranking.settings)} settings, 1 is the best{_friedman(ranking, comparison.alpha)}"
+    header = ("method", "mean rank", *["better than (Nemenyi)"] * tested)
+    return Section(title, header, tuple(rows), last_is_words=tested)
+
+
+def _friedman(ranking: Ranking, alpha: float) -> str:
+    """The tests' statistics, as the end of a title; empty where nothing is tested."""
+    if ranking.p is None or ranking.chi_square is None or ranking.f is None:
+        return ""
+    k, n = len(ranking.methods), len(ranking.settings)
+    f = "infinite" if math.isinf(ranking.f) else f"{ranking.f:.2f}"
+    return (
+        f"; Friedman chi-squared({k - 1}) {ranking.chi_square:.2f}, "
+        f"Iman-Davenport F({k - 1}, {(k - 1) * (n - 1)}) {f}, "
+        f"p {_p(ranking.p)}; Nemenyi's critical difference {ranking.critical_difference:.2f} at {alpha:g}"
+    )
 
 
 def _transfers(comparison: Comparison) -> Section:

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.naming import OPTIONS, differences, flatten, labels, shown, unsaid
 from fedtl.runs.history import Run
+from fedtl.studies import Study
 
 # Where a run is computed and written, not what it computes.
 MACHINE = ("name", "seed", "device", "simulation", "tracking")
+OF_METHODS = (OPTIONS, "name", "objective.", "phases.")
+"""Keys that say what a method does, not on which data and models it does it."""
 OLDER_PERSONAL: Mapping[str, str] = {"fresh": "adapted", "last": "stored"}
 
 
@@ -24,21 +27,20 @@ class Group:
         name: what tells it from the other groups.
         differs: the same by whole keys.
         runs: by seed, in order.
+        variant: the method in a few words, alike in all settings; a study's variant.
+        setting: where it ran: the keys that are not the method's, with their values; a study's axes.
     """
 
     name: str
     differs: Mapping[str, Any]
     runs: Mapping[int, Run]
+    variant: str
+    setting: Mapping[str, Any]
 
     @property
     def method(self) -> str:
         """The strategy's name."""
         return next(iter(self.runs.values())).method
-
-    @property
-    def setting(self) -> dict[str, Any]:
-        """What of :attr:`differs` is not the method's: data, model, objective."""
-        return {key: value for key, value in self.differs.items() if not key.startswith(OPTIONS)}
 
 
 class Grouped(NamedTuple):
@@ -48,12 +50,14 @@ class Grouped(NamedTuple):
     notes: list[str]
 
 
-def group_runs(runs: Sequence[Run]) -> Grouped:
-    """Gather runs by config, in the order in which they were given.
+def group_runs(runs: Sequence[Run], study: Study | None = None) -> Grouped:
+    """Gather runs by config, in the order in which they were given; a study's by its cells, which name them.
 
     A run counts once a seed: of several the one that got furthest. Unfinished runs are left out of a group that has
     finished ones.
     """
+    if study is not None:
+        return _by_cell(runs, study)
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(json.dumps(_compared(run), sort_keys=True, default=str), []).append(run)
@@ -68,15 +72,45 @@ def group_runs(runs: Sequence[Run]) -> Grouped:
     flat = [flatten(_compared(same[0])) | ({"name": same[0].name} if named else {}) for same, named in by_key]
     differing = differences(flat)
     names = labels(differing, [same[0].method for same, _ in by_key])
+    of_methods = [{key: value for key, value in each.items() if key.startswith(OF_METHODS)} for each in differing]
+    variants = _variants(of_methods, [same[0].method for same, _ in by_key])
     notes = []
     groups = []
-    for (same, _), name, differs in zip(by_key, names, differing):
+    for (same, _), name, differs, variant, own in zip(by_key, names, differing, variants, of_methods):
         kept, left_out = _one_a_seed(same)
         notes += left_out
-        groups.append(Group(name, differs, kept))
+        setting = {key: value for key, value in differs.items() if key not in own}
+        groups.append(Group(name, differs, kept, variant, setting))
     if more := unsaid(flat, differing, names):
         notes.append(f"The groups differ also in {'; '.join(more)}.")
     return Grouped(groups, notes)
+
+
+def _by_cell(runs: Sequence[Run], study: Study) -> Grouped:
+    """A study's runs by its cells, in their order."""
+    cell_of = {(study.folder / each.folder).resolve(): each.cell for each in study.finals}
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(cell_of[run.path.resolve()], []).append(run)
+    cells = [cell for cell in study.cells if cell.name in members]
+    differing = differences([flatten(_compared(members[cell.name][0])) for cell in cells])
+    notes = []
+    groups = []
+    for cell, differs in zip(cells, differing):
+        kept, left_out = _one_a_seed(members[cell.name])
+        notes += left_out
+        groups.append(Group(cell.name, differs, kept, cell.variant, dict(cell.setting)))
+    return Grouped(groups, notes)
+
+
+def _variants(of_methods: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
+    """A short name for what each group's method is; groups that differ in their settings alone share it."""
+    keys = [json.dumps(each, sort_keys=True, default=str) + method for each, method in zip(of_methods, methods)]
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    places = sorted(first.values())
+    names = labels([of_methods[place] for place in places], [methods[place] for place in places])
+    by_key = {keys[place]: name for place, name in zip(places, names)}
+    return [by_key[key] for key in keys]
 
 
 def find_references(groups: Sequence[Group], words: str) -> list[Group]:
@@ -124,7 +158,7 @@ def _has(group: Group, key: str, value: str) -> bool:
     """Whether a pair is the group's; a word without "=" is its method's name."""
     config = flatten(next(iter(group.runs.values())).config)
     if not value:
-        return key in (group.method, group.method.rpartition(":")[2])
+        return key in (group.method, group.method.rpartition(":")[2], group.variant)
     fitting = [each for each in config if each == key or each.endswith(f".{key}") or each == f"{key}.name"]
     return any(value in (shown(config[each]), str(config[each])) for each in fitting)
 

@@ -139,7 +139,10 @@ class Measured:
         reached = self.curve.values <= target if self.question.smaller_is_better else self.curve.values >= target
         if not reached.any():
             return None
-        round = int(self.curve.rounds[np.argmax(reached)])
+        return self.costs_until(int(self.curve.rounds[np.argmax(reached)]))
+
+    def costs_until(self, round: int) -> dict[str, float]:
+        """Rounds, bytes and seconds at the end of a round."""
         costs = {}
         for axis in COSTS:
             cost = self.run.costs(axis)  # type: ignore[arg-type]

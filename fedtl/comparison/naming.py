@@ -63,6 +63,15 @@ def labels(differing: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> li
     return [" ".join(f"{key}={value}" for key, value in each.items()) for each in differing]
 
 
+def setting_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings in a few words, as ``"alpha=0.1 clients=20"``."""
+    short = _short_keys({key for each in settings for key in each})
+    names = [" ".join(f"{short[key]}={shown(value)}" for key, value in each.items()) for each in settings]
+    if len(set(names)) == len(names):
+        return names
+    return [" ".join(f"{key}={value}" for key, value in each.items()) for each in settings]
+
+
 def unsaid(configs: Sequence[Flat], differing: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """Keys whose values differ, though the groups' names do not say so.
 

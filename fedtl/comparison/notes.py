@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fedtl.comparison.groups import Group, planned_rounds
 from fedtl.comparison.naming import listed
 from fedtl.comparison.pairs import Runs, pair
+from fedtl.comparison.ranking import ENOUGH
 from fedtl.comparison.result import Comparison
 from fedtl.comparison.statistics import holm, smallest_p
 
@@ -38,6 +39,7 @@ def of(comparison: Comparison, groups: Sequence[Group], rounds: Mapping[str, Run
         *_partly_paired(comparison, rounds),
         *_too_few(comparison),
         *_only_these_seeds(comparison),
+        *_ranking(comparison),
     ]
 
 
@@ -194,4 +196,32 @@ def _only_these_seeds(comparison: Comparison) -> Iterator[str]:
         yield (
             f"{sentence}; the interval over seeds says what others would give. {fewest} seeds agree in sign by chance "
             f"alone with probability {smallest_p(fewest):.2g}."
+        )
+
+
+def _ranking(comparison: Comparison) -> Iterator[str]:
+    ranking = comparison.ranking
+    if ranking is None:
+        return
+    settings = len(ranking.settings)
+    if ranking.left_out:
+        yield f"Not ranked, as they did not run in all settings: {listed(ranking.left_out)}."
+    if ranking.without_seed:
+        yield f"Left out of the ranks, as the methods have no seed in common there: {listed(ranking.without_seed)}."
+    if settings < ENOUGH:
+        yield f"{settings} settings are too few to conclude anything from ranks: {ENOUGH} at least are tested."
+        return
+    if ranking.two is not None:
+        shown = "differ" if ranking.two.p < comparison.alpha else "are not shown to differ"
+        yield (
+            f"Over the {settings} settings {ranking.methods[0]} and {ranking.methods[1]} {shown} at "
+            f"{comparison.alpha:g} (Wilcoxon's signed-rank test, p = {ranking.two.p:.2g})."
+        )
+    elif ranking.p is not None and ranking.p >= comparison.alpha:
+        yield f"Friedman's test shows no difference over the {settings} settings at {comparison.alpha:g}."
+    if ranking.data_sets < settings:
+        sets = f"{ranking.data_sets} data set{'s' * (ranking.data_sets > 1)}"
+        yield (
+            f"Tests over settings take these for independent; the {settings} settings are of {sets}, so they say "
+            "little about other data."
         )

@@ -82,7 +82,10 @@ def difference(first: str, second: str, paired: Paired, question: Question) -> D
     if not paired.strata:
         return plain
     differences = np.concatenate([each.differences for each in paired.strata])
-    low, high = interval(paired.strata, question.level, question.resamples, question.seed) or (None, None)
+    low, high = (question.resamples and interval(paired.strata, question.level, question.resamples, question.seed)) or (
+        None,
+        None,
+    )
     signs = np.sign(np.round(question.better(differences), DIGITS))
     return replace(
         plain,

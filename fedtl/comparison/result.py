@@ -48,6 +48,10 @@ class Summary:
         worst_decile: the mean of the worst tenth of the clients; None where single clients are not scored.
         jain: Jain's index over clients; likewise.
         to_target: None without a target.
+        variant: the method in a few words, alike in all settings.
+        setting: in which it ran: the keys that are not the method's, with their values.
+        compared: by seed the score in the round that is compared.
+        sent: bytes to and from all clients until that round.
     """
 
     group: str
@@ -64,6 +68,10 @@ class Summary:
     worst_decile: Spread | None
     jain: Spread | None
     to_target: Reached | None
+    variant: str
+    setting: Mapping[str, Any]
+    compared: Mapping[int, float]
+    sent: Spread
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,40 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Methods ranked in every setting by their means over the seeds that all of them have there.
+
+    Attributes:
+        methods: that ran in all settings, the best first.
+        settings: in words.
+        ranks: the mean rank of each method; 1 is the best.
+        left_out: methods that did not run in all settings.
+        without_seed: settings that are left out, as no seed is common to the methods there.
+        data_sets: how many different data sets the settings are of.
+        chi_square: Friedman's statistic; None where too few methods or settings say nothing.
+        f, p: Iman and Davenport's out of it, and its p-value.
+        critical_difference: Nemenyi's, at the comparison's ``alpha``.
+        nemenyi: p-values of all pairs of methods.
+        cliques: methods that Nemenyi's test does not tell apart; all of them where Friedman's test shows nothing.
+        two: Wilcoxon's test over the settings, where there are two methods.
+    """
+
+    methods: tuple[str, ...]
+    settings: tuple[str, ...]
+    ranks: tuple[float, ...]
+    left_out: tuple[str, ...] = ()
+    without_seed: tuple[str, ...] = ()
+    data_sets: int = 1
+    chi_square: float | None = None
+    f: float | None = None
+    p: float | None = None
+    critical_difference: float | None = None
+    nemenyi: tuple[tuple[float, ...], ...] | None = None
+    cliques: tuple[tuple[str, ...], ...] = ()
+    two: SignedRank | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Groups of runs compared, all out of their records.
 
@@ -159,6 +201,7 @@ class Comparison:
         resamples: of each bootstrap.
         groups, differences, transfers: in the order of the runs.
         notes: what a reader must know, a sentence each; what cannot be concluded among them.
+        ranking: of methods over settings; None where fewer than two methods ran in at least two settings.
     """
 
     metric: str
@@ -173,6 +216,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     transfers: tuple[Transfer, ...]
     notes: tuple[str, ...]
+    ranking: Ranking | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON has it; what is no number is None."""

@@ -19,6 +19,7 @@ from fedtl.cli.probe import probe
 from fedtl.cli.report import report
 from fedtl.cli.run import run, show_profile
 from fedtl.cli.sweep import sweep
+from fedtl.cli.table import table
 
 # Everything else is imported by the command that needs it: torch alone takes longer than --help may.
 
@@ -35,6 +36,7 @@ app.command()(sweep)
 app.command()(plot)
 app.command()(compare)
 app.command()(report)
+app.command()(table)
 app.command()(partition)
 app.command()(distill)
 app.command()(probe)

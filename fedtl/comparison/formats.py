@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def _groups(comparison: Comparison) -> Section:
         row += [_scored(comparison, group.worst_decile), _number(group.jain, 4)] * clients
         rows.append(tuple(row))
     scores = "" if several else f" of {comparison.groups[0].score}"
-    unit = " in %" if _percent(comparison) else ""
+    unit = " in %" if in_percent(comparison.metric) else ""
     over = "mean over clients" + (" weighted by samples" if comparison.statistic == "weighted_mean" else "")
     title = f"{comparison.metric}{unit}{scores}" + (f"; {over}" if clients else "")
     if any(group.last.deviation is not None for group in comparison.groups):
@@ -125,7 +126,7 @@ def _target(comparison: Comparison) -> Section | None:
     largest = max((each.bytes.mean for _, each in reached if each.bytes), default=0.0)
     size, unit = next(((size, unit) for size, unit in UNITS if largest >= size), UNITS[-1])
     rows = [(name, *_cost_cells(each, size)) for name, each in reached]
-    goal = f"{100 * comparison.target:g} %" if _percent(comparison) else f"{comparison.target:g}"
+    goal = f"{100 * comparison.target:g} %" if in_percent(comparison.metric) else f"{comparison.target:g}"
     title = f"Until {comparison.metric} first is {goal}{' or less' if comparison.smaller_is_better else ''}"
     return Section(title, ("method", "reached by", "rounds", unit, "seconds"), tuple(rows))
 
@@ -159,7 +160,11 @@ def _differences(comparison: Comparison) -> Section:
         if tested:
             row += _test_cells(each)
         rows.append(tuple(row))
-    unit = " in percentage points" if _percent(comparison) else " (below 0 is better)" * comparison.smaller_is_better
+    unit = (
+        " in percentage points"
+        if in_percent(comparison.metric)
+        else " (below 0 is better)" * comparison.smaller_is_better
+    )
     where = "in the round best by validation" if comparison.at == "validation" else "in the last round"
     title = f"Differences{unit}, paired by seed and client, {where}"
     if tested:
@@ -251,12 +256,18 @@ def _who(gains: Sequence[ClientGain]) -> str:
     return "; ".join(words) + more
 
 
-def _percent(comparison: Comparison) -> bool:
-    return comparison.metric == "accuracy"
+def in_percent(metric: str) -> bool:
+    """Whether tables show a metric in per cent."""
+    return metric == "accuracy"
 
 
 def _scored(comparison: Comparison, value: Spread | None) -> str:
-    factor, digits = (100.0, 2) if _percent(comparison) else (1.0, 4)
+    return score_cell(comparison.metric, value)
+
+
+def score_cell(metric: str, value: Spread | None) -> str:
+    """A score over seeds, in per cent where its metric is a share."""
+    factor, digits = (100.0, 2) if in_percent(metric) else (1.0, 4)
     if value is None:
         return NOTHING
     deviation = None if value.deviation is None else factor * value.deviation
@@ -271,7 +282,7 @@ def _number(value: Spread | None, digits: int) -> str:
 
 
 def _signed(comparison: Comparison, value: float) -> str:
-    text = f"{100 * value:+.2f}" if _percent(comparison) else f"{value:+.4f}"
+    text = f"{100 * value:+.2f}" if in_percent(comparison.metric) else f"{value:+.4f}"
     return text if float(text) else text[1:]
 
 
@@ -306,8 +317,15 @@ LATEX = {
     "<": r"$<$",
     ">": r"$>$",
     "±": r"$\pm$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "–": "--",
+    "’": "'",
+    '"': "''",
 }
 
+GREEK = re.compile("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
 SIGNED = re.compile(r"(?<!\S)[+-]\d+(\.\d+)?")
 """A number with a sign, whose minus is no hyphen."""
 
@@ -317,5 +335,16 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def _latex_cell(cell: str) -> str:
-    text = "".join(LATEX.get(letter, letter) for letter in cell)
-    return SIGNED.sub(r"$\g<0>$", text)
+    return SIGNED.sub(r"$\g<0>$", latex_text(cell))
+
+
+def latex_text(text: str) -> str:
+    """Text in which no letter is a command; Greek ones are mathematics, as pdfLaTeX knows no others."""
+    return "".join(LATEX.get(letter) or _greek(letter) for letter in text)
+
+
+def _greek(letter: str) -> str:
+    word = GREEK.fullmatch(unicodedata.name(letter, ""))
+    if word is None:
+        return letter
+    return f"$\\{word[2].lower() if word[1] == 'SMALL' else word[2].capitalize()}$"

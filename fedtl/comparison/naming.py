@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MODEL_WORDS = {"global": "global model", "personal": "personalised model"}
+DATA_WORDS = {
+    "server-test": "on the server's test data",
+    "clients": "on the clients' test data",
+    "target-server-test": "on the server's target test data",
+    "target-clients": "on the clients' target test data",
+    "validation-clients": "on the clients' validation data",
+}
+
 Flat = dict[str, Any]
 """A config as dotted keys and values."""
 

@@ -13,11 +13,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
+from fedtl.comparison.naming import MODEL_WORDS
 from fedtl.plot.groups import Group, parts_of
 from fedtl.plot.style import look
 from fedtl.runs.history import Run, on_validation
 
-MODELS = {"global": "global model", "personal": "personalised model"}
 DARK = "#222222"
 MOST_NAMED = 12
 """Clients that a note names; of more it says how many there are."""
@@ -178,7 +178,7 @@ def _row(group: Group, index: int, name: str, metric: str) -> Row:
 def label_of(score: str) -> str:
     """A score of clients in a few words: which model, and on which data if not on the clients' own."""
     model, _, data = score.partition("/")
-    return MODELS.get(model, score) + (", target data" if data.startswith("target") else "")
+    return MODEL_WORDS.get(model, score) + (", target data" if data.startswith("target") else "")
 
 
 def _recorded(runs: Sequence[Run], name: str, metric: str, statistic: str) -> float:

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.choice import ConfigError, nearest
+from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS
 from fedtl.plot.clients import (
-    MODELS,
     client_height,
     client_notes,
     client_rows,
@@ -27,13 +27,6 @@ from fedtl.plot.groups import Group, Line, group, line, parts_of, term_line
 from fedtl.plot.style import DPI, RC, byte_unit, look
 from fedtl.runs.history import Axis, Run, over_same_clients
 
-DATA = {
-    "server-test": "on the server's test data",
-    "clients": "on the clients' test data",
-    "target-server-test": "on the server's target test data",
-    "target-clients": "on the clients' target test data",
-    "validation-clients": "on the clients' validation data",
-}
 # Preferred first: only the clients' own data lets the two models be compared.
 GLOBAL_SCORES = ("global/clients", "global/server-test")
 PERSONAL_SCORES = ("personal/clients",)
@@ -267,10 +260,10 @@ def _x_axis(axis: Axis, largest: float) -> tuple[float, str]:
 
 def _title(name: str, statistic: str) -> str:
     model, _, data = name.partition("/")
-    if model not in MODELS or data not in DATA:
+    if model not in MODEL_WORDS or data not in DATA_WORDS:
         return name
     over = f",\n{statistic.replace('_', ' ')} over clients" if data.endswith("clients") else ""
-    return f"{MODELS[model].capitalize()}\n{DATA[data]}{over}"
+    return f"{MODEL_WORDS[model].capitalize()}\n{DATA_WORDS[data]}{over}"
 
 
 def _notes(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) -> list[str]:

@@ -135,7 +135,14 @@ def test_rooms_within_rooms_are_looked_at() -> None:
 def test_pictures_know_records_and_shards_only() -> None:
     for module in MODULES:
         if room_of(module) == "plot":
-            assert {room_of(other) for other in imported(module)} <= {"choice", "runs", "plot", "data"}, module
+            assert {room_of(other) for other in imported(module)} <= {
+                "choice",
+                "runs",
+                "studies",
+                "comparison",
+                "plot",
+                "data",
+            }, module
             assert {other for other in imported(module) if room_of(other) == "runs"} <= {"fedtl.runs.history"}, module
 
 

@@ -1,0 +1,53 @@
+"""``fedtl table``: a study's scores, methods by settings, as a paper prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def table(
+    runs: Annotated[list[Path], typer.Argument(metavar="STUDY|RUN...", hidden=True)],
+    form: Annotated[
+        str, typer.Option("--format", show_default=False, help="text, if not given, markdown, latex, or csv.")
+    ] = "text",
+    at: Annotated[
+        str,
+        typer.Option("--at", show_default=False, help="The last round, if not given, or the best by validation."),
+    ] = "last",
+    score: Annotated[
+        str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
+    ] = "accuracy",
+    statistic: Annotated[
+        str,
+        typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),
+    ] = "weighted_mean",
+) -> None:
+    """Write a study's scores as a table: methods as rows, settings as columns.
+
+    STUDY is a study's folder, RUN a run's folder or one that holds runs. The best of each column and its ties are
+    marked, as fedtl compare decides.
+    """
+    from fedtl.choice import ConfigError, nearest
+    from fedtl.comparison import compare
+    from fedtl.comparison.table import score_table
+    from fedtl.comparison.table_formats import FORMATS, formatted
+    from fedtl.studies import Study, is_study
+
+    if form not in FORMATS:
+        raise ConfigError(f"--format = {form!r} is unknown: {nearest(form, FORMATS)}")
+    comparison = compare(
+        runs,
+        score=score,
+        metric=metric,
+        statistic=statistic,
+        at=at,  # type: ignore[arg-type]  # which is checked there
+        resamples=0,
+    )
+    study = Study.load(runs[0]) if len(runs) == 1 and is_study(runs[0]) else None
+    typer.echo(formatted(score_table(comparison, study), form))

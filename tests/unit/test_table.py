@@ -1,0 +1,137 @@
+"""``fedtl table``: the comparison's own numbers, laid out, with marks that the comparison justifies."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from fedtl.choice import ConfigError
+from fedtl.cli.commands import app
+from fedtl.comparison import compare
+from fedtl.comparison.formats import latex_text
+from fedtl.comparison.table import ScoreTable, score_table
+from fedtl.comparison.table_formats import as_csv, latex, markdown, text
+from fedtl.studies import Study
+from tests.made_up import ALPHA, made_up_study
+
+METHODS = ("pfedme 50% & x_1", "fedavg", "local")
+
+
+def accuracies(method: str, setting: Mapping[str, Any], seed: int, round: int) -> NDArray[np.float64]:
+    """The variant is best; of the others FedAvg is as good under some seeds where α = 1, and worse elsewhere."""
+    mean = {"fedavg": 0.7, "local": 0.6}.get(method, 0.8) - 0.02 * round
+    if setting[ALPHA] == 1 and method == "fedavg":
+        mean += 0.09 * seed  # 0.7, 0.79 and 0.88, so 0.79 on the average
+    return mean + 0.01 * seed + np.linspace(-0.02, 0.02, 9)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("table")
+    failed = {("local", 0, 2), *(("local", 1, seed) for seed in range(3))}
+    return made_up_study(folder, accuracies, METHODS, failed=failed)
+
+
+@pytest.fixture(scope="module")
+def table(study: Study) -> ScoreTable:
+    return score_table(compare(study.folder, resamples=0), study)
+
+
+def test_it_is_the_comparison_laid_out(study: Study, table: ScoreTable) -> None:
+    assert table.methods == METHODS
+    assert table.labels == ("alpha=0.1", "alpha=1")
+    for group in compare(study.folder, resamples=0).groups:
+        entry = table.entries[METHODS.index(group.variant)][(0.1, 1.0).index(group.setting[ALPHA])]
+        assert entry.value == group.last
+        assert entry.score == group.score
+
+
+def test_best_ties_and_missing_runs_are_marked(table: ScoreTable) -> None:
+    marks = [[(entry.best, entry.tied, entry.seeds, entry.planned) for entry in row] for row in table.entries]
+    assert marks == [
+        [(True, False, 3, 3), (True, False, 3, 3)],
+        [(False, False, 3, 3), (False, True, 3, 3)],  # the best is better under two of three seeds
+        [(False, False, 2, 3), (False, False, 0, 3)],
+    ]
+    lines = text(table).splitlines()
+    assert lines[2].split("  ")[0] == METHODS[0]
+    assert "> " in lines[2]
+    assert "* 76." in lines[3]
+    assert "(2/3)" in lines[4]
+    caption = table.caption()
+    assert "the global model (fedavg)" in caption
+    assert f"the personalised model ({METHODS[0]}, local) on the clients' test data" in caption
+    assert "mean over clients weighted by samples, in the last round, mean ± standard deviation over 3 seeds" in caption
+    assert "*: the best is not shown to be better than it at 0.05" in caption
+    assert caption.endswith("In brackets: seeds that finished, of those planned. -: no run finished.")
+
+
+def test_validation_chooses_the_round(study: Study) -> None:
+    table = score_table(compare(study.folder, at="validation", resamples=0), study)
+    value = table.entries[0][0].value
+    assert value is not None
+    first = [np.average(accuracies(METHODS[0], {ALPHA: 0.1}, seed, 0), weights=range(10, 19)) for seed in range(3)]
+    assert value.mean == pytest.approx(np.mean(first))  # scores fall from round to round
+    assert "in the round that is best on validation data" in table.caption()
+
+
+def test_one_seed_has_no_ties(study: Study) -> None:
+    runs = [study.folder / run.folder for run in study.finals if run.seed == 0 and run.state == "finished"]
+    table = score_table(compare(runs, resamples=0))
+    assert not any(entry.tied for row in table.entries for entry in row)
+    assert "One seed shows nothing about others, so no ties are marked." in table.caption()
+    assert table.labels == ("alpha=0.1", "alpha=1")
+
+
+def test_csv_has_plain_numbers(table: ScoreTable) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert [(row["method"], row[ALPHA]) for row in rows] == [(m, a) for m in METHODS for a in ("0.1", "1.0")]
+    assert table.entries[0][0].value is not None
+    assert float(rows[0]["mean"]) == table.entries[0][0].value.mean
+    assert (rows[-1]["mean"], rows[-1]["seeds"], rows[-1]["planned"]) == ("", "0", "3")
+    assert [row["best"] for row in rows] == ["1", "1", "0", "0", "0", "0"]
+
+
+def test_markdown_has_a_cell_for_each_column(table: ScoreTable) -> None:
+    lines = markdown(table).splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines[:5]} == {4}
+    assert lines[2].startswith(f"| {METHODS[0]} | **")
+    assert r"\* |" in lines[3]
+
+
+def test_latex_has_no_command_that_is_not_meant(table: ScoreTable) -> None:
+    source = latex(table)
+    body = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+    assert set(re.findall(r"\\([a-z]+)", body)) <= {
+        *("begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule"),
+        *("textbf", "rlap", "pm"),
+    }
+    assert re.search(r"(?<!\\)[%#]", body) is None
+    outside = re.sub(r"(?<!\\)\$[^$]*(?<!\\)\$", "", body)
+    assert re.search(r"(?<!\\)[_^$]", outside) is None
+    depth = np.cumsum([(letter == "{") - (letter == "}") for letter in re.sub(r"\\[{}]", "", body)])
+    assert depth[-1] == 0
+    assert (depth >= 0).all()
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table.labels)}
+    assert r"pfedme 50\% \& x\_1 & \textbf{" in body
+    assert latex_text("α=0.1, Δ_{x}^2 ~ \\a") == r"$\alpha$=0.1, $\Delta$\_\{x\}\textasciicircum{}2 " + (
+        r"\textasciitilde{} \textbackslash{}a"
+    )
+
+
+def test_the_command(study: Study) -> None:
+    result = CliRunner().invoke(app, ["table", str(study.folder), "--format", "latex"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("% \\usepackage{booktabs}\n\\begin{table}")
+    wrong = CliRunner().invoke(app, ["table", str(study.folder), "--format", "latx"])
+    assert isinstance(wrong.exception, ConfigError)
+    assert str(wrong.exception) == "--format = 'latx' is unknown: did you mean 'latex'?"

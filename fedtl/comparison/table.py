@@ -151,10 +151,9 @@ def _best(groups: Sequence[Summary], comparison: Comparison) -> list[Summary]:
 
 def _about(comparison: Comparison, entries: Sequence[Sequence[Entry]]) -> str:
     metric = comparison.metric.capitalize() + (" in %" if in_percent(comparison.metric) else "")
-    where = "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
     several = any(entry.seeds > 1 for row in entries for entry in row)
     over = f", mean{PLUS_MINUS}standard deviation over {_seeds(entries)}" if several else ", of one seed"
-    return f"{metric}{_scored(comparison)}, {where}{over}."
+    return f"{metric} of {scored_in_words(comparison)}{over}."
 
 
 def _notes(comparison: Comparison, entries: Sequence[Sequence[Entry]], tests: bool) -> Iterator[str]:
@@ -183,8 +182,8 @@ def _seeds(entries: Sequence[Sequence[Entry]]) -> str:
     return f"{max(planned)} seeds" if len(planned) == 1 else f"{min(planned)} to {max(planned)} seeds"
 
 
-def _scored(comparison: Comparison) -> str:
-    """Which model is scored on whom, as the rest of a sentence."""
+def scored_in_words(comparison: Comparison) -> str:
+    """Which model is scored on whom, and in which round, as a part of a sentence."""
     groups = comparison.groups
     by_score: dict[str, list[str]] = {}
     for group in groups:
@@ -201,4 +200,5 @@ def _scored(comparison: Comparison) -> str:
     means = ""
     if any(group.clients or group.score.endswith("clients") for group in groups):
         means = ", mean over clients" + (" weighted by samples" if comparison.statistic == "weighted_mean" else "")
-    return f" of {' and '.join(models)} {' and '.join(word for word in data if word)}".rstrip() + means
+    where = "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
+    return f"{' and '.join(models)} {' and '.join(word for word in data if word)}".rstrip() + f"{means}, {where}"

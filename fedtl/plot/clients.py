@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.comparison.naming import MODEL_WORDS
 from fedtl.plot.groups import Group, parts_of
-from fedtl.plot.style import look
+from fedtl.plot.style import DARK, look
 from fedtl.runs.history import Run, on_validation
 
-DARK = "#222222"
 MOST_NAMED = 12
 """Clients that a note names; of more it says how many there are."""
 GOLDEN = 0.6180339887498949

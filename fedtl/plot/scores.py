@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,7 +22,8 @@ from fedtl.plot.clients import (
     personal_notes,
 )
 from fedtl.plot.groups import Group, Line, group, line, parts_of, term_line
-from fedtl.plot.style import DPI, RC, byte_unit, look
+from fedtl.plot.panels import blank_figure, columns_of, legend
+from fedtl.plot.style import byte_unit, look, styled
 from fedtl.runs.history import Axis, Run, over_same_clients
 
 # Preferred first: only the clients' own data lets the two models be compared.
@@ -34,7 +33,7 @@ TARGET_SCORES = ("global/target-clients", "global/target-server-test")
 PERSONAL_TARGET_SCORES = ("personal/target-clients",)
 
 
-@mpl.rc_context(RC)
+@styled
 def convergence(
     runs: Sequence[Run],
     metric: str = "accuracy",
@@ -42,6 +41,7 @@ def convergence(
     *,
     score: str | Sequence[str] | None = None,
     statistic: str = "weighted_mean",
+    width: float | None = None,
 ) -> Figure:
     """How fast each method learns: the global model's scores and, beside them, the personalised models'.
 
@@ -54,22 +54,26 @@ def convergence(
         score: the names to show, a panel each. Without it the global model on the clients' test data, if every
             method has that, else on the server's; and the personalised models, if a method has any.
         statistic: what stands for all clients, such as ``mean`` or ``worst_decile``.
+        width: of the picture, in inches; panels stand below each other where it is small. By itself if None.
 
     Raises:
         ConfigError: there is nothing to show, or no such score, metric, statistic or axis.
     """
     groups = group(runs)
     panels = _panels(groups, metric, statistic, score)
-    figure = _figure(5.9 if len(panels) == 1 else 4.4 * len(panels) + 1.2, 4.2)
-    first = figure.add_subplot(1, len(panels), 1)
-    axes = [first, *(figure.add_subplot(1, len(panels), 1 + i, sharey=first) for i in range(1, len(panels)))]
-    handles, notes = _draw_panels(figure, axes, groups, panels, metric, statistic, axis)
-    _legend(figure, [handles], notes)
+    columns = columns_of(len(panels), width)
+    rows = -(-len(panels) // columns)
+    figure = blank_figure(5.9 if len(panels) == 1 else 4.4 * len(panels) + 1.2, 4.2, width, rows)
+    axes: list[Axes] = []
+    for place in range(len(panels)):
+        axes.append(figure.add_subplot(rows, columns, place + 1, sharey=axes[0] if axes else None))
+    handles, notes = _draw_panels(axes, groups, panels, metric, statistic, axis, columns)
+    legend(figure, [handles], notes)
     return figure
 
 
-@mpl.rc_context(RC)
-def per_client(runs: Sequence[Run], metric: str = "accuracy") -> Figure:
+@styled
+def per_client(runs: Sequence[Run], metric: str = "accuracy", *, width: float | None = None) -> Figure:
     """Which clients each method serves: every client's own score in the last scored round.
 
     A row per method and model; a point per client (and seed), a box for the middle half of them, marks for the
@@ -80,13 +84,14 @@ def per_client(runs: Sequence[Run], metric: str = "accuracy") -> Figure:
     """
     groups = group(runs)
     rows = client_rows(groups, metric)
-    figure = _figure(8.0, max(2.4, client_height(rows) + 0.5))
+    figure = blank_figure(8.0, max(2.4, client_height(rows) + 0.5), width)
+    figure.set_figheight(max(2.4, client_height(rows) + 0.5))
     draw_clients(figure.add_subplot(), rows, metric)
-    _legend(figure, [mark_handles(rows)], client_notes(groups, rows))
+    legend(figure, [mark_handles(rows)], client_notes(groups, rows))
     return figure
 
 
-@mpl.rc_context(RC)
+@styled
 def compare(
     runs: Sequence[Run],
     metric: str = "accuracy",
@@ -94,6 +99,7 @@ def compare(
     *,
     score: str | Sequence[str] | None = None,
     statistic: str = "weighted_mean",
+    width: float | None = None,
 ) -> Figure:
     """Which method serves each client: :func:`convergence` on the left, :func:`per_client` on the right.
 
@@ -102,19 +108,29 @@ def compare(
     groups = group(runs)
     panels = _panels(groups, metric, statistic, score)
     rows = client_rows(groups, metric)
-    figure = _figure(max(11.0, 3.4 * len(panels) + 4.2), max(4.2, client_height(rows) + 0.9))
-    grid = figure.add_gridspec(1, len(panels) + 1, width_ratios=[1.0] * len(panels) + [1.2])
-    first = figure.add_subplot(grid[0])
-    axes = [first, *(figure.add_subplot(grid[i], sharey=first) for i in range(1, len(panels)))]
-    handles, notes = _draw_panels(figure, axes, groups, panels, metric, statistic, axis)
+    height = max(4.2, client_height(rows) + 0.9)
+    stacked = width is not None and width < 2.6 * (len(panels) + 1)
+    figure = blank_figure(max(11.0, 3.4 * len(panels) + 4.2), height, width)
+    if stacked:
+        columns = 1
+        figure.set_figheight(2.2 * len(panels) + height)
+        grid = figure.add_gridspec(len(panels) + 1, 1, height_ratios=[2.2] * len(panels) + [height])
+    else:
+        columns = len(panels)
+        figure.set_figheight(height)
+        grid = figure.add_gridspec(1, len(panels) + 1, width_ratios=[1.0] * len(panels) + [1.2])
+    axes: list[Axes] = []
+    for place in range(len(panels)):
+        axes.append(figure.add_subplot(grid[place], sharey=axes[0] if axes else None))
+    handles, notes = _draw_panels(axes, groups, panels, metric, statistic, axis, columns)
     draw_clients(figure.add_subplot(grid[-1]), rows, metric)
     notes += [note for note in client_notes(groups, rows) if note not in notes]
-    _legend(figure, [handles, mark_handles(rows)], notes)
+    legend(figure, [handles, mark_handles(rows)], notes)
     return figure
 
 
-@mpl.rc_context(RC)
-def terms(runs: Sequence[Run], axis: Axis = "rounds") -> Figure:
+@styled
+def terms(runs: Sequence[Run], axis: Axis = "rounds", *, width: float | None = None) -> Figure:
     """What local training did: each term of the objectives, as clients saw it while they trained, a panel each.
 
     Values are without their weights; runs are lines as in :func:`convergence`.
@@ -126,9 +142,9 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds") -> Figure:
     names = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.terms()))
     if not names:
         raise ConfigError(f"no round is recorded yet in {', '.join(str(run.path) for run in runs)}")
-    columns = min(len(names), 3)
+    columns = min(columns_of(len(names), width), 3)
     rows = -(-len(names) // columns)
-    figure = _figure(5.9 if columns == 1 else 4.0 * columns + 1.0, 3.2 * rows + 0.8)
+    figure = blank_figure(5.9 if columns == 1 else 4.0 * columns + 1.0, 3.2 * rows + 0.8, width, rows)
     lines = {
         (index, name): curve
         for name in names
@@ -144,12 +160,8 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds") -> Figure:
         axes.set_title(f"{name}\nin local training", loc="left")
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
-    _legend(figure, [_group_handles(groups, lines)], _notes(groups, lines))
+    legend(figure, [_group_handles(groups, lines)], _notes(groups, lines))
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def _panels(groups: Sequence[Group], metric: str, statistic: str, score: str | Sequence[str] | None) -> list[str]:
@@ -175,15 +187,15 @@ def _panels(groups: Sequence[Group], metric: str, statistic: str, score: str | S
 
 
 def _draw_panels(
-    figure: Figure,
     axes: Sequence[Axes],
     groups: Sequence[Group],
     panels: Sequence[str],
     metric: str,
     statistic: str,
     axis: Axis,
+    columns: int,
 ) -> tuple[list[Any], list[str]]:
-    """Draw a panel per score name.
+    """Draw a panel per score name, ``columns`` of them side by side.
 
     Returns:
         The groups' legend entries, and what a reader must know and cannot see.
@@ -195,7 +207,7 @@ def _draw_panels(
         if (curve := line(group, name, metric, statistic, axis))
     }
     factor, label = _x_axis(axis, max((float(curve.x.max()) for curve in lines.values()), default=0.0))
-    for place, name in zip(axes, panels):
+    for number, (place, name) in enumerate(zip(axes, panels)):
         for (index, of), curve in lines.items():
             if of == name:
                 _draw_line(place, curve, factor, index, groups[index].label)
@@ -205,7 +217,7 @@ def _draw_panels(
             place.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         else:
             place.xaxis.set_major_locator(MaxNLocator(6))
-        if place is axes[0]:
+        if number % columns == 0:
             place.set_ylabel(metric)
         else:
             place.tick_params(labelleft=False)
@@ -299,26 +311,3 @@ def _group_handles(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) 
         label = f"{each.label} ({in_part}{over})" if over else each.label
         handles.append(Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label))
     return handles
-
-
-def _legend(figure: Figure, blocks: Sequence[Sequence[Any]], notes: Sequence[str]) -> None:
-    """One legend below all panels, each block of entries on rows of its own; its title is the picture's caption."""
-    width = figure.get_figwidth() * 14.0  # characters of this size that fit in a row
-    longest = max(len(str(handle.get_label())) for block in blocks for handle in block)
-    columns = int(np.clip(width // (longest + 6), 1, max(map(len, blocks))))
-    blank = Line2D([], [], linestyle="", label="")
-    cells = [handle for block in blocks for handle in (*block, *[blank] * (-len(block) % columns))]
-    # Legends are filled column by column, and read row by row.
-    handles = [handle for column in range(columns) for handle in cells[column::columns]]
-    caption = textwrap.fill("; ".join(notes), int(width))
-    rows = len(cells) // columns + caption.count("\n") + bool(caption)
-    figure.set_figheight(figure.get_figheight() + 0.19 * max(0, rows - 2))
-    figure.legend(
-        handles,
-        [str(handle.get_label()) for handle in handles],
-        loc="outside lower center",
-        ncols=columns,
-        title=caption or None,
-        handlelength=3.0,
-        columnspacing=1.6,
-    )

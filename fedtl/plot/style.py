@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -12,6 +15,11 @@ from fedtl.choice import ConfigError
 
 DPI = 150
 SMALL = 9.0
+DARK = "#222222"
+NARROW = 5.0
+"""Inches below which a picture is one for a page's column: smaller letters and lines, finer pixels."""
+
+P = ParamSpec("P")
 
 # Set while a picture is made, so that a user's own matplotlibrc cannot break its layout. Names are shown
 # as they are: "a_$b$" is a run's name, not mathematics.
@@ -40,8 +48,30 @@ RC: Any = {
     "text.parse_math": False,
 }
 
+# Letters of a column-wide picture, which is printed as large as it is made.
+NARROW_RC: Any = {
+    **RC,
+    "font.size": 7.5,
+    "axes.titlesize": 8.0,
+    "axes.titlepad": 4.0,
+    "axes.labelsize": 7.5,
+    "axes.labelpad": 2.5,
+    "axes.linewidth": 0.6,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7.0,
+    "legend.title_fontsize": 7.0,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.6,
+}
+
 # Text stays text, and the same figure always gives the same bytes.
-SAVE_RC: Any = {**RC, "svg.fonttype": "none", "svg.hashsalt": "fedtl"}
+SAVE_RC: Any = {"svg.fonttype": "none", "svg.hashsalt": "fedtl"}
 
 # Okabe and Ito's colours, told apart with any colour vision; without their yellow, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -70,6 +100,43 @@ def byte_unit(largest: float) -> tuple[float, str]:
     return 1.0, "bytes"
 
 
+def rc(width: float | None) -> Any:
+    """The settings of a picture of so many inches; of its own width if None."""
+    return NARROW_RC if width is not None and width < NARROW else RC
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Let a function that has an option ``width`` draw in the style of a picture that wide."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **options: P.kwargs) -> Figure:
+        width: Any = options.get("width")
+        with mpl.rc_context(rc(width)):
+            return draw(*args, **options)
+
+    return drawn
+
+
+def letters(figure: Figure) -> int:
+    """How many letters of a legend's size fit into the figure's width."""
+    return int(figure.get_figwidth() * (18.0 if figure.get_figwidth() < NARROW else 14.0))
+
+
+def inches(text: str) -> float:
+    """A length, as ``"3.3in"``, ``"8.4cm"``, ``"84mm"``; inches without a unit.
+
+    Raises:
+        ConfigError: it is none, or no picture can be so wide.
+    """
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(in|cm|mm|)\s*", text)
+    if parts is None:
+        raise ConfigError(f"--width = {text!r}: give a length, as 3.3in or 8.4cm")
+    width = float(parts[1]) / {"cm": 2.54, "mm": 25.4}.get(parts[2], 1.0)
+    if not 2 <= width <= 40:
+        raise ConfigError(f"--width = {text!r}: a picture is 2 to 40 inches wide")
+    return width
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write ``figure`` as PNG or SVG, by the path's suffix; a missing folder is made.
 
@@ -87,8 +154,9 @@ def save(figure: Figure, path: str | Path) -> Path:
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(SAVE_RC):
-            figure.savefig(path, format=kind, dpi=DPI, metadata=metadata)
+        width = figure.get_figwidth()
+        with mpl.rc_context({**rc(width), **SAVE_RC}):  # ticks are made when they are drawn
+            figure.savefig(path, format=kind, dpi=DPI if width >= NARROW else 2 * DPI, metadata=metadata)
     except OSError as error:
         raise ConfigError(f"cannot save a picture as {str(path)!r}: {error.strerror or error}") from error
     return path

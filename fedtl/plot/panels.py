@@ -1,0 +1,114 @@
+"""Figures of one or more panels, and the legend and caption below them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fedtl.plot.style import DPI, NARROW, letters
+
+LEAST = 2.4
+"""Inches that a panel needs, with its labels, to stand beside another."""
+
+
+def blank_figure(own_width: float, height: float, width: float | None = None, rows: int = 1) -> Figure:
+    """An empty figure.
+
+    Args:
+        own_width: in inches, where no width is asked for.
+        height: likewise.
+        width: that is asked for; then each of the ``rows`` of panels is as high as suits it.
+        rows: of panels.
+    """
+    own_width = max(own_width, NARROW)  # whose letters are those of its style
+    if width is not None:
+        own_width, height = width, rows * float(np.clip(0.72 * width, 2.2, height))
+    return Figure(figsize=(own_width, height), dpi=DPI, layout="constrained")
+
+
+def columns_of(panels: int, width: float | None, most: int | None = None, least: float = LEAST) -> int:
+    """How many panels stand side by side; all, or ``most``, where no width is asked for."""
+    most = panels if most is None else min(most, panels)
+    return most if width is None else int(np.clip(width // least, 1, most))
+
+
+def grid_of_panels(
+    panels: int,
+    width: float | None,
+    size: tuple[float, float] = (3.4, 2.9),
+    most: int = 3,
+    least: float = LEAST,
+    **shared: bool,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with that many axes, row by row.
+
+    Args:
+        panels: how many.
+        width: of the figure; by itself if None.
+        size: of a panel in inches, where no width is asked for.
+        most: panels in a row.
+        least: inches that a panel needs to stand beside another.
+        shared: ``sharex`` and ``sharey``: whether all panels have the first one's axis.
+    """
+    columns = columns_of(panels, width, most, least)
+    rows = -(-panels // columns)
+    alone = 1.4 if columns == 1 else 1.0
+    height = size[1] * (1.15 if panels == 1 else 1.0)
+    figure = blank_figure(size[0] * columns * alone + 0.6, height * rows, None)
+    if width is not None:
+        figure.set_size_inches(
+            width,
+            rows * float(np.clip(width / columns * size[1] / size[0] * (0.8 if columns == 1 else 1.0), 1.4, height)),
+        )
+    axes: list[Axes] = []
+    for place in range(panels):
+        first: dict[str, Any] = {key: axes[0] for key, value in shared.items() if value and axes}
+        axes.append(figure.add_subplot(rows, columns, place + 1, **first))
+        if shared.get("sharey") and place % columns:
+            axes[-1].tick_params(labelleft=False)
+        if shared.get("sharex") and place + columns < panels:
+            axes[-1].tick_params(labelbottom=False)
+    return figure, axes
+
+
+def legend(figure: Figure, blocks: Sequence[Sequence[Any]], notes: Sequence[str]) -> None:
+    """One legend below all panels, each block of entries on rows of its own; its title is the picture's caption."""
+    width = letters(figure)  # that fit in a row
+    narrow = figure.get_figwidth() < NARROW
+    blocks = [[_shortened(handle, width - 8) for handle in block] for block in blocks if block]
+    longest = max((len(str(handle.get_label())) for block in blocks for handle in block), default=0)
+    columns = int(np.clip(width // (longest + 9), 1, max(map(len, blocks), default=1)))
+    blank = Line2D([], [], linestyle="", label="")
+    cells = [handle for block in blocks for handle in (*block, *[blank] * (-len(block) % columns))]
+    # Legends are filled column by column, and read row by row.
+    handles = [handle for column in range(columns) for handle in cells[column::columns]]
+    caption = textwrap.fill("; ".join(notes), width)
+    if not handles and not caption:
+        return
+    rows = len(cells) // columns + caption.count("\n") + bool(caption)
+    row = 0.145 if narrow else 0.19
+    figure.set_figheight(figure.get_figheight() + row * max(0, rows - (0 if narrow else 2)))
+    figure.legend(
+        handles,
+        [str(handle.get_label()) for handle in handles],
+        loc="outside lower center",
+        ncols=columns,
+        title=caption or None,
+        handlelength=2.4 if narrow else 3.0,
+        columnspacing=1.2 if narrow else 1.6,
+    )
+
+
+def _shortened(handle: Any, letters: int) -> Any:
+    """An entry whose words fit into a row."""
+    label = str(handle.get_label())
+    if len(label) > letters:
+        head = letters // 2
+        handle.set_label(f"{label[:head]}…{label[head + 1 - letters :]}")  # names often differ in their ends
+    return handle

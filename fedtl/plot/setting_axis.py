@@ -1,0 +1,119 @@
+"""A study's settings as an axis: which key runs along it, where its values lie, and which key makes panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from fedtl.choice import ConfigError, nearest
+from fedtl.comparison.layout import Layout, Setting
+from fedtl.comparison.naming import setting_labels, shown
+
+WIDE = 8.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+
+
+@dataclass(frozen=True)
+class SettingAxis:
+    """One key of the settings along x, panels for what the other keys are.
+
+    Attributes:
+        key: dotted.
+        values: in order.
+        panels: the other keys' values, an empty mapping where there is none.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+    panels: tuple[Setting, ...]
+
+    @classmethod
+    def of(cls, layout: Layout, wanted: str | None) -> SettingAxis:
+        """Choose the axis: the key that is wanted, else the one with the most numbers.
+
+        Raises:
+            ConfigError: there is one setting alone, or no such key.
+        """
+        keys = list(dict.fromkeys(key for setting in layout.settings for key in setting))
+        if len(layout.settings) < 2:
+            raise ConfigError("--kind settings: all runs are of one setting; two at least make an axis, as two α do")
+        if wanted is not None:
+            fitting = [key for key in keys if key == wanted or key.endswith(f".{wanted}") or key == f"{wanted}.name"]
+            if not fitting:
+                raise ConfigError(f"--x = {wanted!r}: the settings do not differ in it: {nearest(wanted, keys)}")
+            key = fitting[0]
+        else:
+            key = max(keys, key=lambda each: (_are_numbers(layout, each), len(_values(layout, each))))
+        others = [{name: value for name, value in setting.items() if name != key} for setting in layout.settings]
+        panels = {repr(sorted(other.items())): other for other in others}
+        return cls(key, tuple(_values(layout, key)), tuple(panels.values()))
+
+    @property
+    def label(self) -> str:
+        """Of the axis: the key's last part."""
+        return self.key.removesuffix(".name").rpartition(".")[2]
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the panels."""
+        return setting_labels(list(self.panels))
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers, which lie where they are; words lie side by side."""
+        return all(_is_number(value) for value in self.values)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the axis is."""
+        return self.numeric and min(self.values) > 0 and max(self.values) / min(self.values) >= WIDE
+
+    def places(self) -> NDArray[np.float64]:
+        """Where the values lie, ``[values]``."""
+        if not self.numeric:
+            return np.arange(len(self.values), dtype=np.float64)
+        return np.log10(self.values) if self.logarithmic else np.asarray(self.values, np.float64)
+
+    def prepare(self, axes: Axes) -> None:
+        """Ticks and limits, in the units of :meth:`places`."""
+        places = self.places()
+        margin = 0.1 * float(np.ptp(places)) if self.numeric else 0.5
+        axes.set_xlim(places.min() - margin, places.max() + margin)
+        words = [shown(value) for value in self.values]
+        axes.set_xticks(places, words)
+        if not self.numeric and max(map(len, words)) * len(words) > 30:
+            axes.tick_params(axis="x", labelrotation=30)
+        axes.set_xlabel(self.label)
+
+
+def _values(layout: Layout, key: str) -> list[Any]:
+    values = dict.fromkeys(setting.get(key) for setting in layout.settings)
+    return sorted(values) if all(_is_number(value) for value in values) else list(values)
+
+
+def _are_numbers(layout: Layout, key: str) -> bool:
+    return len(_values(layout, key)) > 1 and all(_is_number(value) for value in _values(layout, key))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def matching(layout: Layout, axis: SettingAxis, panel: Setting, value: Any) -> Sequence[Setting]:
+    """The settings of a panel at one value."""
+    wanted = {**panel, axis.key: value}
+    return [setting for setting in layout.settings if dict(setting) == wanted]
+
+
+def ticks_of(settings: Sequence[Setting], labels: Sequence[str]) -> tuple[str, list[str]]:
+    """An axis's label and a tick for each setting, whose values stand below each other where all have the same keys."""
+    keys = list(settings[0])
+    if not keys or any(list(setting) != keys for setting in settings):
+        return "", [label.replace(" ", "\n") for label in labels]
+    ticks = ["\n".join(shown(value) for value in setting.values()) for setting in settings]
+    return ", ".join(key.removesuffix(".name").rpartition(".")[2] for key in keys), ticks

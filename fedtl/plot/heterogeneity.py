@@ -15,7 +15,7 @@ from fedtl.comparison.formats import in_percent
 from fedtl.comparison.layout import Layout, Setting
 from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.table import ScoreTable, score_table, scored_in_words
-from fedtl.plot.panels import blank_figure, grid_of_panels, legend
+from fedtl.plot.panels import blank_figure, grid_of_panels, label_outer, legend, title
 from fedtl.plot.setting_axis import SettingAxis, matching, ticks_of
 from fedtl.plot.style import DARK, NARROW, look, styled
 from fedtl.studies import Study
@@ -39,12 +39,13 @@ def settings(
     layout, table = Layout.of(comparison.groups, study), score_table(comparison, study)
     axis = SettingAxis.of(layout, x)
     figure, all_axes = grid_of_panels(len(axis.panels), width, sharey=True)
-    for axes, panel, title in zip(all_axes, axis.panels, axis.titles):
+    for axes, panel, words in zip(all_axes, axis.panels, axis.titles):
         for index, variant in enumerate(layout.variants):
             _draw_method(axes, axis, panel_groups(layout, axis, panel, variant), index, table, len(layout.variants))
         axis.prepare(axes)
-        axes.set_title(title, loc="left")
-    all_axes[0].set_ylabel(comparison.metric)
+        title(axes, words)
+        axes.set_ylabel(comparison.metric)
+    label_outer(all_axes)
     handles = [_handle(index, variant) for index, variant in enumerate(layout.variants)]
     legend(figure, [handles], _notes(comparison, table))
     return figure

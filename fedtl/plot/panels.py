@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fedtl.plot.style import DPI, NARROW, letters
 
 LEAST = 2.4
 """Inches that a panel needs, with its labels, to stand beside another."""
+LEAST_OF_MANY = 1.5
+"""The same where more than three would stand below each other."""
 
 
 def blank_figure(own_width: float, height: float, width: float | None = None, rows: int = 1) -> Figure:
@@ -43,7 +46,7 @@ def grid_of_panels(
     width: float | None,
     size: tuple[float, float] = (3.4, 2.9),
     most: int = 3,
-    least: float = LEAST,
+    least: float | None = None,
     **shared: bool,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with that many axes, row by row.
@@ -53,10 +56,10 @@ def grid_of_panels(
         width: of the figure; by itself if None.
         size: of a panel in inches, where no width is asked for.
         most: panels in a row.
-        least: inches that a panel needs to stand beside another.
+        least: inches that a panel needs to stand beside another; by their number if None.
         shared: ``sharex`` and ``sharey``: whether all panels have the first one's axis.
     """
-    columns = columns_of(panels, width, most, least)
+    columns = columns_of(panels, width, most, least or (LEAST if panels <= 3 else LEAST_OF_MANY))
     rows = -(-panels // columns)
     alone = 1.4 if columns == 1 else 1.0
     height = size[1] * (1.15 if panels == 1 else 1.0)
@@ -72,9 +75,46 @@ def grid_of_panels(
         axes.append(figure.add_subplot(rows, columns, place + 1, **first))
         if shared.get("sharey") and place % columns:
             axes[-1].tick_params(labelleft=False)
-        if shared.get("sharex") and place + columns < panels:
-            axes[-1].tick_params(labelbottom=False)
     return figure, axes
+
+
+def label_outer(panels: Sequence[Axes], below: bool = True) -> None:
+    """Leave labels that all panels share to those at the left and, if they share that too, at the bottom."""
+    columns = _columns(panels[0])
+    for place, axes in enumerate(panels):
+        if place % columns:
+            axes.set_ylabel("")
+        if below and place + columns < len(panels):
+            axes.set_xlabel("")
+
+
+def title(axes: Axes, words: str, further: str = "") -> None:
+    """A panel's title on its left; of words that are wider than the panel the middle is left out."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    room = int(0.62 * letters(figure) / _columns(axes))
+    lines = [middle_out(line, room) for line in (words, further) if line]
+    axes.set_title("\n".join(lines), loc="left")
+
+
+def middle_out(words: str, room: int) -> str:
+    """Words that are no longer than ``room`` letters: names often differ in their ends."""
+    head = room // 2
+    return words if len(words) <= room else f"{words[:head]}…{words[head + 1 - room :]}"
+
+
+def plain_log(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Let an axis be logarithmic, with numbers as they are; names and powers are no mathematics here."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(numticks=4))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _columns(axes: Axes) -> int:
+    gridspec = axes.get_gridspec()
+    return 1 if gridspec is None else gridspec.ncols
 
 
 def legend(figure: Figure, blocks: Sequence[Sequence[Any]], notes: Sequence[str]) -> None:
@@ -105,10 +145,7 @@ def legend(figure: Figure, blocks: Sequence[Sequence[Any]], notes: Sequence[str]
     )
 
 
-def _shortened(handle: Any, letters: int) -> Any:
+def _shortened(handle: Any, room: int) -> Any:
     """An entry whose words fit into a row."""
-    label = str(handle.get_label())
-    if len(label) > letters:
-        head = letters // 2
-        handle.set_label(f"{label[:head]}…{label[head + 1 - letters :]}")  # names often differ in their ends
+    handle.set_label(middle_out(str(handle.get_label()), room))
     return handle

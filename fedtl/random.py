@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     LABEL_NOISE = 209
     DISTILL_ORDER = 1101
     PROBE_DRAW = 1201
+    DOMAIN_DRAW = 1202
 
     __repr__ = int.__repr__  # derived seeds are made of what numbers read as
 

@@ -13,7 +13,8 @@ from fedtl.cli.deploy import deploy
 from fedtl.cli.distill import distill
 from fedtl.cli.export import export, predict
 from fedtl.cli.listing import list_parts
-from fedtl.cli.plot import partition, plot
+from fedtl.cli.partition import partition
+from fedtl.cli.plot import plot
 from fedtl.cli.printing import INTERRUPTED, RUN_ERROR, USAGE_ERROR
 from fedtl.cli.probe import probe
 from fedtl.cli.report import report

@@ -20,6 +20,9 @@ def compare(
     score: Annotated[
         str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
+    ] = None,
     metric: Annotated[
         str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
     ] = "accuracy",
@@ -55,6 +58,7 @@ def compare(
     comparison = compare_runs(
         runs,
         score=score,
+        only=only or (),
         metric=metric,
         statistic=statistic,
         against=against,

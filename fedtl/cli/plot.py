@@ -1,186 +1,193 @@
-"""``fedtl plot | partition``: pictures of runs, and who holds what."""
+"""``fedtl plot``: pictures of runs and studies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from fedtl.cli import printing
-from fedtl.cli.printing import ConfigArgument, OverridesArgument, print_scores
+from fedtl.cli.printing import print_scores
 
 if TYPE_CHECKING:
-    from fedtl.data.federate import Divided, Divisions
-    from fedtl.data.federation import Domain, Federation
-    from fedtl.data.settings import DataChoice
+    from matplotlib.figure import Figure
+
+    from fedtl.comparison import Comparison
+    from fedtl.runs.history import Run
+    from fedtl.studies import Study
+
+_SCORED = frozenset({"--metric", "--at", "--score"})
+KINDS: Mapping[str, frozenset[str]] = {
+    "compare": frozenset({"--metric", "--axis", "--score"}),
+    "convergence": frozenset({"--metric", "--axis", "--score"}),
+    "clients": frozenset({"--metric"}),
+    "terms": frozenset({"--axis"}),
+    "settings": _SCORED | {"--x"},
+    "heat": _SCORED,
+    "gains": _SCORED | {"--against"},
+    "pareto": _SCORED,
+    "personal-global": frozenset({"--metric"}),
+    "ranks": _SCORED,
+    "sensitivity": frozenset(),
+    "similarity": frozenset(),
+    "features": frozenset({"--projection"}),
+}
+"""What can be drawn, and which options say how."""
+
+_OF_RECORDS = ("compare", "convergence", "clients", "terms")
+_OF_ONE_RUN = ("similarity", "features")
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", hidden=True)],
+    runs: Annotated[list[Path], typer.Argument(metavar="STUDY|RUN...", hidden=True)],
     output: Annotated[
-        Path, typer.Option("-o", "--output", show_default=False, help="PNG or SVG; convergence.png if not given.")
-    ] = Path("convergence.png"),
+        Path | None,
+        typer.Option("-o", "--output", show_default=False, help="PNG or SVG; the kind's name, as heat.png."),
+    ] = None,
     kind: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--kind", show_default=False, help="compare (convergence and clients), convergence, clients, or terms."
+            "--kind",
+            help="compare (convergence and clients; of runs, if not given), convergence, clients, terms; settings (of "
+            "a study, if not given), heat, gains, pareto, personal-global, ranks, sensitivity; similarity, features.",
         ),
-    ] = "compare",
-    metric: Annotated[
-        str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
-    ] = "accuracy",
-    axis: Annotated[
-        str, typer.Option("--axis", show_default=False, help="rounds, if not given, bytes, or seconds.")
-    ] = "rounds",
+    ] = None,
+    width: Annotated[str | None, typer.Option("--width", help="As 3.3in, a column's; or 8.4cm.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="accuracy, if not given, or loss.")] = None,
+    axis: Annotated[str | None, typer.Option("--axis", help="rounds, if not given, bytes, or seconds.")] = None,
     score: Annotated[
         list[str] | None, typer.Option("--score", help="Which scores to draw, as global/server-test; repeatable.")
     ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="The last round, if not given, or the best by validation.")
+    ] = None,
+    x: Annotated[str | None, typer.Option("--x", help="settings: the key along the axis, as alpha.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="METHOD", help="gains: over which baseline.")
+    ] = None,
+    projection: Annotated[
+        str | None, typer.Option("--projection", help="features: pca, if not given, or tsne.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the picture's path.")] = False,
 ) -> None:
-    """Draw how runs converge and serve each client.
+    """Draw runs and studies.
 
-    RUN is a run's folder; runs that differ in their seed alone become one line. The runs' scores are printed.
+    STUDY is a study's folder, RUN a run's folder or one that holds runs; runs that differ in their seed alone are
+    one method. Without --kind a study of several settings is drawn over them, and runs as they converge and serve
+    each client; their scores are printed.
     """
     from fedtl import plot as pictures
-    from fedtl.choice import ConfigError
-    from fedtl.runs.history import load
+    from fedtl.choice import ConfigError, nearest
+    from fedtl.comparison.find import load_all
+    from fedtl.comparison.groups import group_runs
+    from fedtl.comparison.only import only_groups, only_study
+    from fedtl.plot.style import inches
 
-    loaded = [load(folder) for folder in runs]
-    if axis not in ("rounds", "bytes", "seconds"):
-        raise ConfigError(f"--axis = {axis!r}: give rounds, bytes or seconds")
-    if kind == "compare":
-        figure = pictures.compare(loaded, metric, axis, score=score)  # type: ignore[arg-type]
-    elif kind == "convergence":
-        figure = pictures.convergence(loaded, metric, axis, score=score)  # type: ignore[arg-type]
-    elif kind == "clients":
-        figure = pictures.per_client(loaded, metric)
-    elif kind == "terms":
-        figure = pictures.terms(loaded, axis)  # type: ignore[arg-type]
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"--kind = {kind!r} is unknown: {nearest(kind, KINDS)}")
+    inch = None if width is None else inches(width)
+    loaded = load_all(runs)
+    study = None if loaded.study is None else only_study(loaded.study, only or ())
+    chosen = only_groups(group_runs(loaded.runs, loaded.study).groups, only or ())
+    kept = [run for group in chosen for run in group.runs.values()] if only else loaded.runs
+    if kind is None:
+        several = study is not None and len({str(group.setting) for group in chosen}) > 1
+        kind = "settings" if several else "compare"
+    options = {
+        "--metric": metric,
+        "--axis": axis,
+        "--score": score or None,
+        "--at": at,
+        "--x": x,
+        "--against": against,
+        "--projection": projection,
+    }
+    for name, value in options.items():
+        if value is not None and name not in KINDS[kind]:
+            raise ConfigError(f"{name} = {value!r}: a picture of the kind {kind!r} has no such option")
+    if kind in _OF_RECORDS:
+        figure = _of_records(kind, kept, options, inch)
+    elif kind in _OF_ONE_RUN:
+        figure = _of_one_run(kind, kept, projection or "pca", inch)
+    elif kind == "sensitivity":
+        if study is None:
+            raise ConfigError("--kind sensitivity: the trials of a search are a study's; give one study's folder")
+        figure = pictures.sensitivity(study, width=inch)
     else:
-        raise ConfigError(f"--kind = {kind!r}: give compare, convergence, clients or terms")
-    written = pictures.save(figure, output)
-    if not quiet:
-        print_scores(loaded, metric)
+        comparison = _compared(runs, only or (), options)
+        figure = _of_comparison(kind, comparison, study, options, inch)
+    written = pictures.save(figure, output or Path(f"{'convergence' if kind == 'compare' else kind}.png"))
+    if not quiet and kind in _OF_RECORDS:
+        print_scores(kept, metric or "accuracy")
     printing.out.print(f"{written}", markup=False, soft_wrap=True)
 
 
-def partition(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", show_default=False, help="PNG or SVG; partition.png if not given.")
-    ] = Path("partition.png"),
-    rows: Annotated[
-        int, typer.Option("--rows", show_default=False, help="Clients in the table; 20 if not given.")
-    ] = 20,
-    export: Annotated[
-        Path | None, typer.Option("--export", help="Also write what each client and the server hold, as .npz files.")
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option("--save", help="Also write who holds what to a .npz or .csv file, as 'file' reads it."),
-    ] = None,
-    clients: Annotated[
-        str | None, typer.Option("--names", help="With --export: the clients' folders, as a,b,c; 0,1,2 if not given.")
-    ] = None,
-) -> None:
-    """Show who holds what: a table and a picture.
-
-    CONFIG is a TOML file, a run's folder, or the name of a config that ships (see fedtl list configs).
-
-    KEY=VALUE overrides a key of it, as data.partition.name=dirichlet.
-    """
-    import numpy as np
-
+def _of_records(kind: str, runs: Sequence[Run], options: Mapping[str, Any], width: float | None) -> Figure:
+    """Pictures of each run's rounds and clients."""
     from fedtl import plot as pictures
     from fedtl.choice import ConfigError
-    from fedtl.config.read import read_config
-    from fedtl.data.export import check_empty, size_of
-    from fedtl.data.export import export as write
-    from fedtl.data.federate import federate_with_divisions
-    from fedtl.data.split import check_format
 
-    read, notes = read_config(config, overrides or ())
-    for note in notes:
-        printing.out.print(note, markup=False)
-    if export is not None:
-        check_empty(export)
-    elif clients is not None:
-        raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
-    if save is not None:
-        check_format(save, f"--save = {str(save)!r}")
-    federation, divisions = federate_with_divisions(read.data, read.seed)
-    for note in federation.notes:
-        printing.out.print(note, markup=False, soft_wrap=True)
-    names = federation.label_names or tuple(str(k) for k in range(federation.classes))
-
-    def show(
-        data: DataChoice, of: Federation | Domain, divided: Divided, first: int, last: int, prefix: str = ""
-    ) -> None:
-        """What clients first..last-1 hold; ``prefix`` says of which domain."""
-        counts = federation.label_counts(min(first + rows, last), target=of is federation.target)
-        table = Table(box=SIMPLE_HEAD, show_edge=False)
-        unlabelled = federation.target if read.data.target is None else None
-        parts = {"train": of.train, "unlabelled": unlabelled.train if unlabelled else None}
-        parts |= {"validation": federation.validation if of is federation else None, "test": of.test}
-        shown = {word: part for word, part in parts.items() if part is not None}
-        for column in ("client", *shown, "labels (samples)"):
-            table.add_column(column, justify="left" if column.startswith("labels") else "right")
-        for client in range(first, len(counts)):
-            labels = "  ".join(f"{names[k]} ({counts[client, k]})" for k in np.flatnonzero(counts[client]))
-            sizes = [part[client].size for part in shown.values()]
-            table.add_row(str(client), *map(str, sizes), Text(labels))
-        printing.out.print(f"{prefix}{data.name}, {last - first} clients, {data.partition.name}", markup=False)
-        printing.out.print(table)
-        if last - first > rows:
-            printing.out.print(f"and {last - first - rows} more clients")
-        kinds = {"train": "training", "unlabelled": "unlabelled training", "validation": "validation"}
-        for word, kind in kinds.items():
-            if word in shown:
-                each = shown[word].sizes[first:last]
-                printing.out.print(f"{kind} samples: {each.sum()}, {each.min()} to {each.max()} a client")
-        printing.out.print(f"test samples: {of.test.sizes.sum()} at the clients, {len(of.server_test)} at the server")
-        entries = np.concatenate([part.order for part in (divided.train, divided.test, divided.validation) if part])
-        samples = entries if divided.origin is None else divided.origin[entries]
-        if (different := len(np.unique(samples))) < len(samples):
-            printing.out.print(f"the clients' {len(samples)} samples are {different} different ones")
-
-    first = federation.first_of_target
-    show(read.data, federation, divisions.source, 0, first or federation.clients)
-    if read.data.target is not None and federation.target is not None and divisions.target is not None:
-        printing.out.print()
-        show(read.data.target, federation.target, divisions.target, first, federation.clients, "target: ")
-    if len(federation.public):
-        printing.out.print(f"public samples: {len(federation.public)}")
-    printing.out.print(f"{pictures.save(pictures.partition(federation), output)}", markup=False, soft_wrap=True)
-    if export is not None:
-        write(federation, export, None if clients is None else [name.strip() for name in clients.split(",")])
-        printing.out.print(
-            f"{export}: {federation.clients} clients and the server, {decimal(size_of(export))}",
-            markup=False,
-            soft_wrap=True,
-        )
-    if save is not None:
-        _save(read.data, divisions, save)
+    metric, score = options["--metric"] or "accuracy", options["--score"]
+    axis: Any = options["--axis"] or "rounds"
+    if axis not in ("rounds", "bytes", "seconds"):
+        raise ConfigError(f"--axis = {axis!r}: give rounds, bytes or seconds")
+    if kind == "compare":
+        return pictures.compare(runs, metric, axis, score=score, width=width)
+    if kind == "convergence":
+        return pictures.convergence(runs, metric, axis, score=score, width=width)
+    if kind == "clients":
+        return pictures.per_client(runs, metric, width=width)
+    return pictures.terms(runs, axis, width=width)
 
 
-def _save(data: DataChoice, divisions: Divisions, file: Path) -> None:
-    """Write who holds what to a file, and of a target to another beside it, and say so."""
-    from fedtl.data.partitions.on_top import OnTop
-    from fedtl.data.split import write_split
+def _compared(runs: Sequence[Path], only: Sequence[str], options: Mapping[str, Any]) -> Comparison:
+    """The comparison that a picture is drawn of."""
+    from fedtl.choice import ConfigError
+    from fedtl.comparison import compare
 
-    domains = [(data, divisions.source, file)]
-    if data.target is not None and divisions.target is not None:
-        domains.append((data.target, divisions.target, file.with_stem(f"{file.stem}-target")))
-    for choice, divided, path in domains:
-        split = divided.split()
-        write_split(split, path)
-        words = f"{path}: {split.clients} clients, {len(split.sample)} samples, {decimal(path.stat().st_size)}"
-        if isinstance(choice.partition, OnTop) and (names := choice.partition.shifting):
-            words += f"; what {names[0]!r} does to samples is not in it: name the file as the base of {names[0]!r}"
-        printing.out.print(words, markup=False, soft_wrap=True)
+    scores = options["--score"] or [None]
+    if len(scores) > 1:
+        raise ConfigError(f"--score = {scores}: this picture has one score; give one")
+    metric = options["--metric"] or "accuracy"
+    at: Any = options["--at"] or "last"  # which is checked there
+    return compare(runs, score=scores[0], metric=metric, at=at, only=only, resamples=0)
+
+
+def _of_comparison(
+    kind: str, comparison: Comparison, study: Study | None, options: Mapping[str, Any], width: float | None
+) -> Figure:
+    """Pictures of methods over settings and clients."""
+    from fedtl import plot as pictures
+
+    if kind == "settings":
+        return pictures.settings(comparison, study, options["--x"], width=width)
+    if kind == "heat":
+        return pictures.heat(comparison, study, width=width)
+    if kind == "gains":
+        return pictures.gains(comparison, options["--against"], width=width)
+    if kind == "pareto":
+        return pictures.pareto(comparison, width=width)
+    if kind == "ranks":
+        return pictures.ranks(comparison, width=width)
+    return pictures.personal_global(comparison, width=width)
+
+
+def _of_one_run(kind: str, runs: Sequence[Run], projection: str, width: float | None) -> Figure:
+    """Pictures for which a run's model is opened on its data."""
+    from fedtl import plot as pictures
+    from fedtl.choice import ConfigError
+
+    if len(runs) != 1:
+        raise ConfigError(f"--kind {kind}: it shows one run, and these are {len(runs)}; give one run's folder")
+    if kind == "similarity":
+        from fedtl.export.similarity import similarity_of
+
+        return pictures.similarity(similarity_of(runs[0]), width=width)
+    from fedtl.export.domains import features_by_domain
+
+    return pictures.features(features_by_domain(runs[0], projection), width=width)  # type: ignore[arg-type]

@@ -20,6 +20,9 @@ def table(
     score: Annotated[
         str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
+    ] = None,
     metric: Annotated[
         str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
     ] = "accuracy",
@@ -35,6 +38,7 @@ def table(
     """
     from fedtl.choice import ConfigError, nearest
     from fedtl.comparison import compare
+    from fedtl.comparison.only import only_study
     from fedtl.comparison.table import score_table
     from fedtl.comparison.table_formats import FORMATS, formatted
     from fedtl.studies import Study, is_study
@@ -44,10 +48,11 @@ def table(
     comparison = compare(
         runs,
         score=score,
+        only=only or (),
         metric=metric,
         statistic=statistic,
         at=at,  # type: ignore[arg-type]  # which is checked there
         resamples=0,
     )
-    study = Study.load(runs[0]) if len(runs) == 1 and is_study(runs[0]) else None
+    study = only_study(Study.load(runs[0]), only or ()) if len(runs) == 1 and is_study(runs[0]) else None
     typer.echo(formatted(score_table(comparison, study), form))

@@ -13,6 +13,7 @@ from fedtl.comparison import notes as remarks
 from fedtl.comparison.find import load_all
 from fedtl.comparison.groups import Group, find_references, group_runs
 from fedtl.comparison.measure import STATISTICS, Measured, Question, choose_scores, measure
+from fedtl.comparison.only import only_groups
 from fedtl.comparison.pairs import Runs, difference, pair, transfer
 from fedtl.comparison.ranking import rank_methods
 from fedtl.comparison.result import At, Comparison, Difference, Reached, Shown, Summary, Transfer
@@ -32,6 +33,7 @@ def compare(
     against: str | None = None,
     target: float | None = None,
     at: At = "last",
+    only: Iterable[str] = (),
     level: float = 0.95,
     resamples: int = 9999,
     seed: int = 0,
@@ -51,6 +53,7 @@ def compare(
             not given. Of a method that was run on several data sets or models, the group of the same.
         target: also count rounds, bytes and seconds until this score.
         at: compare each run's ``last`` scored round, or its best by ``validation``.
+        only: methods by name, and ``key=value`` of settings, as ``"alpha=0.1"``; all if empty.
         level: of the intervals.
         resamples: of each bootstrap; 0 for no intervals over clients.
         seed: of the bootstraps' draws.
@@ -62,6 +65,7 @@ def compare(
     question = Question(metric, statistic, level, resamples, seed)
     loaded = load_all([runs] if isinstance(runs, Run | str | Path) else runs)
     groups, notes = group_runs(loaded.runs, loaded.study)
+    groups = only_groups(groups, only)
     references = None if against is None else find_references(groups, against)
     chosen, unscored = choose_scores(groups, question, score)
     notes = [*loaded.notes, *notes, *unscored]

@@ -127,7 +127,7 @@ def find_references(groups: Sequence[Group], words: str) -> list[Group]:
     if words in by_name:
         return [by_name[words]]
     pairs = [pair.partition("=") for pair in words.replace(",", " ").split()]
-    matching = [group for group in groups if pairs and all(_has(group, key, value) for key, _, value in pairs)]
+    matching = [group for group in groups if pairs and all(fits(group, key, value) for key, _, value in pairs)]
     if not matching:
         raise ConfigError(f"--against = {words!r} is no group: {nearest(words, by_name)}")
     for group in matching:
@@ -154,7 +154,7 @@ def unfinished(run: Run) -> bool:
     return planned is not None and finished_rounds(run) < planned and run.stopped is None
 
 
-def _has(group: Group, key: str, value: str) -> bool:
+def fits(group: Group, key: str, value: str) -> bool:
     """Whether a pair is the group's; a word without "=" is its method's name."""
     config = flatten(next(iter(group.runs.values())).config)
     if not value:

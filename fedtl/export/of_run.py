@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from flwr.app import ConfigRecord, RecordDict
@@ -25,6 +25,7 @@ from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import MemoryStore
 from fedtl.disk.tensors import DamagedError, load_tensors
 from fedtl.engine import EngineChoice, Failed, Task
+from fedtl.engine.plan import eligible
 from fedtl.export.file import FORMAT, About, Exported, Personal, load_exported, rebuilt
 from fedtl.export.predictor import described
 from fedtl.failure import RunError
@@ -72,12 +73,8 @@ def model_of_run(
     tables = dict(run.config)
     if personal is not None:
         tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
-    names = run.environment.get("names")
-    clients = [str(name) for name in names] if isinstance(names, list) else []
     check_round(round, "--round")
-    best = _best_round(run) if round == "best" else None
-    source = _RunFolder(folder, build(tables), clients, str(run.environment.get("study", folder.name)), best)
-    source.of_one_client = "client" in run.environment
+    source = RunFolder.of(run, tables, _best_round(run) if round == "best" else None)
     place = None if client is None else source.place(client)
     choice, state, which, term = source.of_server() if place is None else source.of_client(place)
     predictor = None if term is None else described(term)
@@ -106,7 +103,7 @@ Model = tuple[ModelChoice, dict[str, Tensor], Personal | None, Term | None]
 and modules of its own, if one does."""
 
 
-class _RunFolder:
+class RunFolder:
     """What a run's folder holds.
 
     Args:
@@ -133,6 +130,39 @@ class _RunFolder:
             self.federation = federate(config.data, config.seed)
             self.frame = DataSchema.of(self.federation)
         self.checkpoint = _checkpoint(folder, best)
+
+    @classmethod
+    def of(
+        cls, run: Run, tables: Mapping[str, Any] | None = None, best: Callable[[int], int] | None = None
+    ) -> RunFolder:
+        """A run's folder, read with other tables than its config's where they are given; ``best`` as of the class."""
+        names = run.environment.get("names")
+        clients = [str(name) for name in names] if isinstance(names, list) else []
+        study = str(run.environment.get("study", run.path.name))
+        folder = cls(run.path, build(dict(run.config if tables is None else tables)), clients, study, best)
+        folder.of_one_client = "client" in run.environment
+        return folder
+
+    def changes(self, most: int) -> dict[int, Tensor | Failed]:
+        """What one more round of each client that can train would change in the model that it is sent.
+
+        Args:
+            most: clients; of more the first ones.
+        """
+        name = self.config.strategy.name
+        if self.deployed:
+            raise ConfigError(f"{self.folder} is a deployed run's, and holds no samples to train on")
+        if not strategy_type(name).has_global_model() or strategy_type(name).pools:
+            raise ConfigError(f"{self.folder} is a run of {name!r}, which has no global model that clients change")
+        device = "cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        with one_thread(device):
+            assembly = assemble(self._rebuilt(trains=True), self.federation)
+            worker = self._worker(assembly, device, trains=True)
+            strategy = self._resumed(assembly)
+            worker.initial = self._global(worker.engine.task)
+            round, able = self.checkpoint.round, eligible(self.federation, worker.engine.task.objective)
+            clients = list(range(self.federation.clients) if able is None else map(int, able))[:most]
+            return dict(zip(clients, worker.changes(strategy.about_scoring(clients, round), clients, round)))
 
     def place(self, client: int | str) -> int:
         """A client's id."""

@@ -347,6 +347,37 @@ class Worker:
                 )
         return [own.vector if isinstance(own, Own) else own for own in made]
 
+    def changes(self, content: RecordDict, clients: Sequence[int], round: int) -> list[Tensor | Failed]:
+        """What each client's training would change in the model that it is sent; nothing is kept of it.
+
+        Args:
+            content: what the server sends these clients when it asks for scores.
+            clients: their ids.
+            round: the last finished one.
+
+        Returns:
+            What they would send minus what they received, as it travels; or why a client failed.
+
+        Raises:
+            ConfigError: clients of this method send no model.
+        """
+        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        if "w" not in self.update.sums and "w" not in self.update.rows:
+            raise ConfigError(f"clients of {self.update.settings.name!r} send no model, so none can be compared")
+        received, context, task = self._received(content, len(clients)), self._context(content), self.engine.task
+        changes: list[Tensor | Failed] = []
+        for places in self._pieces(len(clients)):
+            own, piece = received.at(places), [clients[place] for place in places]
+            memories = self._memories(piece, round + 1)
+            cohort = Assignment(self.update, own, piece, memories, round + 1, context)
+            for place, outcome in enumerate(map(self._checked, self.engine.train(cohort))):
+                if isinstance(outcome, Failed):
+                    changes.append(outcome)
+                    continue
+                sent = task.sent(outcome.uploads["w"])
+                changes.append((sent - task.sent(own.model(place))).cpu())
+        return changes
+
     def _served(
         self, received: Received, clients: Sequence[int], round: int, which: Serving, context: RoundContext
     ) -> list[Own | Failed | None]:

@@ -1,0 +1,105 @@
+"""Where samples of several domains lie for a model: its features in the plane, and how far the domains are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from fedtl.plot.panels import grid_of_panels, legend, title
+from fedtl.plot.style import COLOURS, MARKERS, look, styled
+
+MOST_LABELS = 10
+"""Labels up to which a panel colours samples by label."""
+
+
+@dataclass(frozen=True)
+class DomainFeatures:
+    """Features of samples, projected.
+
+    Attributes:
+        method: of the run, in a few words.
+        names: the domains'.
+        points: ``[n, 2]``.
+        domains: of each sample its place in ``names``.
+        labels: of each sample.
+        label_names: in words.
+        projection: in words, as ``"PCA (61 % of the variance)"``.
+        distances: proxy A-distances of the domains, ``[domains, domains]``.
+        notes: what a reader must know besides.
+    """
+
+    method: str
+    names: tuple[str, ...]
+    points: NDArray[np.float64]
+    domains: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    label_names: tuple[str, ...]
+    projection: str
+    distances: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+
+@styled
+def features(data: DomainFeatures, *, width: float | None = None) -> Figure:
+    """A point for each sample, coloured by domain and, where there are few, by label.
+
+    Args:
+        data: of one run.
+        width: of the picture, in inches; by itself if None.
+    """
+    by_label = 1 < len(data.label_names) <= MOST_LABELS
+    figure, all_axes = grid_of_panels(1 + by_label, width, (4.0, 3.4), sharex=True, sharey=True)
+    size = 10.0 if len(data.points) <= 600 else 6.0
+    for index in range(len(data.names)):
+        style = look(index)
+        mine = data.points[data.domains == index]
+        all_axes[0].scatter(
+            mine[:, 0], mine[:, 1], s=size, color=style.colour, marker=style.marker, alpha=0.6, linewidths=0
+        )
+    title(all_axes[0], "by domain")
+    handles = [_handle(look(index).colour, look(index).marker, name) for index, name in enumerate(data.names)]
+    blocks = [handles]
+    if by_label:
+        title(all_axes[1], "by label")
+        for label in range(len(data.label_names)):
+            x, y = data.points[data.labels == label].T
+            all_axes[1].scatter(x, y, s=size, color=_label_colour(label), alpha=0.7, linewidths=0)
+        blocks.append([_handle(_label_colour(i), "o", f"label {name}") for i, name in enumerate(data.label_names)])
+    for axes in all_axes:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+    notes = [f"{data.method}: features of the final global model, {data.projection}", _apart(data), *data.notes]
+    legend(figure, blocks, notes)
+    return figure
+
+
+def _apart(data: DomainFeatures) -> str:
+    """The proxy A-distances in words."""
+    pairs = data.distances[np.triu_indices(len(data.names), 1)]
+    scale = "0: alike, 2: told apart without error"
+    if len(pairs) == 1:
+        return f"proxy A-distance {pairs[0]:.2f} ({scale})"
+    return f"proxy A-distance of pairs {pairs.min():.2f} to {pairs.max():.2f}, mean {pairs.mean():.2f} ({scale})"
+
+
+# Okabe and Ito's, and three that differ from them in lightness.
+LABEL_COLOURS = (
+    *COLOURS,
+    "#8B5A2B",
+    "#999999",
+    "#5E3C99",
+)
+
+
+def _label_colour(label: int) -> str:
+    return LABEL_COLOURS[label]
+
+
+def _handle(colour: str, marker: str, name: str) -> Line2D:
+    assert marker in MARKERS
+    return Line2D([], [], linestyle="", marker=marker, color=colour, label=name)

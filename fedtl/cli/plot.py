@@ -152,7 +152,7 @@ def _compared(runs: Sequence[Path], only: Sequence[str], options: Mapping[str, A
 
     scores = options["--score"] or [None]
     if len(scores) > 1:
-        raise ConfigError(f"--score = {scores}: this picture has one score; give one")
+        raise ConfigError(f"--score = {scores}: this picture has one; give one")
     metric = options["--metric"] or "accuracy"
     at: Any = options["--at"] or "last"  # which is checked there
     return compare(runs, score=scores[0], metric=metric, at=at, only=only, resamples=0)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -135,7 +136,7 @@ def draw_clients(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{metric} of each client")
     rounds = sorted(set().union(*(row.rounds for row in rows)))
-    last = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]} (each run's last scored)"
+    last = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}\n(each run's last scored)"
     axes.set_title(f"Each client\nafter round {last}", loc="left")
 
 
@@ -198,7 +199,7 @@ def _mark(marker: str, x: Sequence[float] = (), y: Sequence[float] = (), label: 
         y,
         marker=marker,
         linestyle="",
-        markersize=7.0,
+        markersize=1.4 * mpl.rcParams["lines.markersize"],
         markerfacecolor="white",
         markeredgecolor=DARK,
         markeredgewidth=1.3,
@@ -241,7 +242,7 @@ def _draw_row(axes: Axes, row: Row, place: float) -> None:
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8.5,
+        fontsize=min(8.5, mpl.rcParams["legend.fontsize"]),
         color=DARK,
     )
 

@@ -13,6 +13,9 @@ def table(
     form: Annotated[
         str, typer.Option("--format", show_default=False, help="text, if not given, markdown, latex, or csv.")
     ] = "text",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write it into this file; printed if not given.")
+    ] = None,
     at: Annotated[
         str,
         typer.Option("--at", show_default=False, help="The last round, if not given, or the best by validation."),
@@ -37,6 +40,7 @@ def table(
     marked, as fedtl compare decides.
     """
     from fedtl.choice import ConfigError, nearest
+    from fedtl.cli import printing
     from fedtl.comparison import compare
     from fedtl.comparison.only import only_study
     from fedtl.comparison.table import score_table
@@ -55,4 +59,13 @@ def table(
         resamples=0,
     )
     study = only_study(Study.load(runs[0]), only or ()) if len(runs) == 1 and is_study(runs[0]) else None
-    typer.echo(formatted(score_table(comparison, study), form))
+    text = formatted(score_table(comparison, study), form)
+    if output is None:
+        typer.echo(text)
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output = {str(output)!r}: it cannot be written: {error.strerror or error}") from error
+    printing.out.print(f"{output}", markup=False, soft_wrap=True)

@@ -43,16 +43,12 @@ def friedman(values: Values, alpha: float, smaller_is_better: bool = False) -> F
         alpha: the level of Nemenyi's critical difference.
         smaller_is_better: of the values.
     """
-    from scipy.stats import f, rankdata, studentized_range
+    from scipy.stats import rankdata, studentized_range
 
     n, k = values.shape
     rounded = np.round(values, DIGITS)
     ranks: Values = rankdata(rounded if smaller_is_better else -rounded, axis=1).mean(axis=0)
-    chi_square = 12 * n / (k * (k + 1)) * float((ranks**2).sum() - k * (k + 1) ** 2 / 4)
-    chi_square = max(0.0, chi_square)  # rounding may leave less
-    rest = n * (k - 1) - chi_square
-    statistic = (n - 1) * chi_square / rest if rest > 1e-9 else math.inf
-    p = max(float(f.sf(statistic, k - 1, (k - 1) * (n - 1))), smallest_friedman_p(n, k))
+    chi_square, statistic, p = iman_davenport(ranks, n)
     unit = math.sqrt(k * (k + 1) / (6 * n))
     # Nemenyi's critical values are those of the studentised range without end, divided by the root of 2.
     apart = np.abs(ranks[:, None] - ranks[None, :]) / unit
@@ -60,6 +56,19 @@ def friedman(values: Values, alpha: float, smaller_is_better: bool = False) -> F
     np.fill_diagonal(nemenyi, 1.0)
     difference = float(studentized_range.ppf(1 - alpha, k, np.inf)) / math.sqrt(2) * unit
     return Friedman(ranks, chi_square, statistic, p, difference, nemenyi)
+
+
+def iman_davenport(ranks: Values, settings: int) -> tuple[float, float, float]:
+    """Friedman's statistic, Iman and Davenport's, and the p-value of the latter, out of mean ranks ``[methods]``."""
+    from scipy.special import fdtrc
+
+    n, k = settings, len(ranks)
+    chi_square = 12 * n / (k * (k + 1)) * float((ranks**2).sum() - k * (k + 1) ** 2 / 4)
+    chi_square = max(0.0, chi_square)  # rounding may leave less
+    rest = n * (k - 1) - chi_square
+    f = (n - 1) * chi_square / rest if rest > 1e-9 else math.inf
+    p = 0.0 if math.isinf(f) else float(fdtrc(k - 1, (k - 1) * (n - 1), f))
+    return chi_square, f, max(p, smallest_friedman_p(n, k))
 
 
 def smallest_friedman_p(settings: int, methods: int) -> float:

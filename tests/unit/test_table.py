@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,10 +129,15 @@ def test_latex_has_no_command_that_is_not_meant(table: ScoreTable) -> None:
     )
 
 
-def test_the_command(study: Study) -> None:
-    result = CliRunner().invoke(app, ["table", str(study.folder), "--format", "latex"])
+def test_the_command(study: Study, tmp_path: Path) -> None:
+    words = ["table", str(study.folder), "--format", "latex"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     assert result.stdout.startswith("% \\usepackage{booktabs}\n\\begin{table}")
+    CliRunner().invoke(app, [*words, "-o", str(tmp_path / "tables" / "a.tex")])
+    assert (tmp_path / "tables" / "a.tex").read_text() == result.stdout
+    nowhere = CliRunner().invoke(app, [*words, "-o", str(study.folder)])
+    assert isinstance(nowhere.exception, ConfigError)
     wrong = CliRunner().invoke(app, ["table", str(study.folder), "--format", "latx"])
     assert isinstance(wrong.exception, ConfigError)
     assert str(wrong.exception) == "--format = 'latx' is unknown: did you mean 'latex'?"

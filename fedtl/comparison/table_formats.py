@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 
-from fedtl.comparison.formats import PLUS_MINUS, latex_text, score_cell
+from fedtl.comparison.formats import latex_text, score_cell
 from fedtl.comparison.table import Entry, ScoreTable
 
 BEST, TIED = "> ", "* "
@@ -121,15 +121,15 @@ def _number(table: ScoreTable, entry: Entry) -> str:
 
 
 def _text_cell(table: ScoreTable, entry: Entry) -> str:
-    mark = BEST if entry.best else TIED if entry.tied else "  " * table.marked
+    mark = BEST if entry.best else TIED if entry.tied else "  "
     return mark + _number(table, entry)
 
 
 def _below_each_other(cells: list[str]) -> list[str]:
-    """Cells whose means and deviations end at the same place."""
-    parts = [cell.partition(PLUS_MINUS) for cell in cells]
-    width = max(len(mean) for mean, _, _ in parts)
-    return [mean[:2] + mean[2:].rjust(width - 2) + sign + rest for mean, sign, rest in parts]
+    """Cells whose means end at the same place, whatever follows."""
+    parts = [(cell[:2], *cell[2:].partition(" ")) for cell in cells]
+    width = max(len(mean) for _, mean, _, _ in parts)
+    return [mark + mean.rjust(width) + space + rest for mark, mean, space, rest in parts]
 
 
 def _aligned(header: str, cells: list[str]) -> list[str]:

@@ -180,10 +180,10 @@ def test_the_picture_shows_the_target_below(further):
 
 
 def test_the_partition_command_tells_of_the_target(tmp_path, capsys):
-    from fedtl.cli import plot
+    from fedtl.cli.partition import partition
 
     def lines(*overrides: str) -> list[str]:
-        plot.partition("quickstart", ["data.name=digits", "data.clients=12", *overrides], tmp_path / "p.svg", rows=2)
+        partition("quickstart", ["data.name=digits", "data.clients=12", *overrides], tmp_path / "p.svg", rows=2)
         return capsys.readouterr().out.splitlines()
 
     alone = lines()

@@ -41,7 +41,7 @@ def compare(
     """Compare runs by their records; nothing is trained.
 
     Runs that differ in their seed alone are one group. Groups are compared on pairs: the same clients under the same
-    seed. A study's methods are compared within each of its settings.
+    seed.
 
     Args:
         runs: runs, their folders, or folders that hold runs.
@@ -81,7 +81,7 @@ def compare(
             raise ConfigError(f"--against = {against!r}: it has no {metric} to compare with")
     rounds = {group.name: _rounds(group, measured[group.name], at) for group in kept}
     summaries = tuple(_summary(group, rounds[group.name], target) for group in kept)
-    pairs = _pairs(kept, references, within_settings=loaded.study is not None)
+    pairs = _pairs(kept, references)
     differences = [difference(a, b, pair(rounds[a], rounds[b]), question) for a, b in pairs]
     comparison = Comparison(
         metric=metric,
@@ -131,12 +131,9 @@ def _rounds(group: Group, measured: Mapping[int, Measured], at: At) -> Runs:
     return rounds
 
 
-def _pairs(groups: Sequence[Group], references: Sequence[Group] | None, within_settings: bool) -> list[tuple[str, str]]:
+def _pairs(groups: Sequence[Group], references: Sequence[Group] | None) -> list[tuple[str, str]]:
     if references is None:
-        pairs = list(combinations(groups, 2))
-        if within_settings and len({group.variant for group in groups}) > 1:
-            pairs = [(first, second) for first, second in pairs if first.setting == second.setting]
-        return [(first.name, second.name) for first, second in pairs]
+        return [(first.name, second.name) for first, second in combinations(groups, 2)]
     return [
         (group.name, reference.name)
         for group in groups

@@ -143,4 +143,5 @@ def _within(comparison: Comparison, names: Mapping[str, str]) -> Comparison:
             for each in comparison.transfers
             if each.group in names and each.baseline in names
         ),
+        ranking=None,
     )

@@ -52,6 +52,13 @@ def of_differences(comparison: Comparison) -> tuple[Table, ...]:
     return tuple(_table(section, "") for section in sections(comparison) if "minus" in section.header)
 
 
+def of_ranks(comparison: Comparison | None) -> tuple[Table, ...]:
+    """The table of methods' mean ranks over settings, where there is one."""
+    if comparison is None:
+        return ()
+    return tuple(_table(section, "") for section in sections(comparison) if "mean rank" in section.header)
+
+
 def plain(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
     """A table of words.
 

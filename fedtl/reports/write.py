@@ -152,6 +152,7 @@ def _content(material: Material, read_data: bool) -> dict[str, Any]:
         "distributions": _drawn(distribution, here),
         "tables": {setting.name: tables.of_comparison(setting.comparison, setting.name) for setting in here},
         "across": [] if border is None else tables.of_differences(border),
+        "ranks": tables.of_ranks(material.comparison),
         "columns": COLUMNS,
         "how_chosen": options.how_chosen(study),
         "search_facts": options.search_facts(study),

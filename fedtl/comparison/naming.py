@@ -74,7 +74,7 @@ def labels(differing: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> li
 
 def setting_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Settings in a few words, as ``"alpha=0.1 clients=20"``."""
-    short = _short_keys({key for each in settings for key in each})
+    short = short_keys({key for each in settings for key in each})
     names = [" ".join(f"{short[key]}={shown(value)}" for key, value in each.items()) for each in settings]
     if len(set(names)) == len(names):
         return names

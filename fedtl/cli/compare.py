@@ -24,8 +24,8 @@ def compare(
         list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
     ] = None,
     metric: Annotated[
-        str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
-    ] = "accuracy",
+        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
+    ] = None,
     statistic: Annotated[
         str,
         typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),

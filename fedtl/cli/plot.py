@@ -58,7 +58,9 @@ def plot(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
     ] = None,
-    metric: Annotated[str | None, typer.Option("--metric", help="accuracy, if not given, or loss.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
+    ] = None,
     axis: Annotated[str | None, typer.Option("--axis", help="rounds, if not given, bytes, or seconds.")] = None,
     score: Annotated[
         list[str] | None, typer.Option("--score", help="Which scores to draw, as global/server-test; repeatable.")
@@ -123,7 +125,7 @@ def plot(
         figure = _of_comparison(kind, comparison, study, options, inch)
     written = pictures.save(figure, output or Path(f"{'convergence' if kind == 'compare' else kind}.png"))
     if not quiet and kind in _OF_RECORDS:
-        print_scores(kept, metric or "accuracy")
+        print_scores(kept, metric)
     printing.out.print(f"{written}", markup=False, soft_wrap=True)
 
 
@@ -131,8 +133,9 @@ def _of_records(kind: str, runs: Sequence[Run], options: Mapping[str, Any], widt
     """Pictures of each run's rounds and clients."""
     from fedtl import plot as pictures
     from fedtl.choice import ConfigError
+    from fedtl.runs.history import shared_metric
 
-    metric, score = options["--metric"] or "accuracy", options["--score"]
+    metric, score = options["--metric"] or shared_metric(runs), options["--score"]
     axis: Any = options["--axis"] or "rounds"
     if axis not in ("rounds", "bytes", "seconds"):
         raise ConfigError(f"--axis = {axis!r}: give rounds, bytes or seconds")
@@ -153,9 +156,8 @@ def _compared(runs: Sequence[Path], only: Sequence[str], options: Mapping[str, A
     scores = options["--score"] or [None]
     if len(scores) > 1:
         raise ConfigError(f"--score = {scores}: this picture has one; give one")
-    metric = options["--metric"] or "accuracy"
     at: Any = options["--at"] or "last"  # which is checked there
-    return compare(runs, score=scores[0], metric=metric, at=at, only=only, resamples=0)
+    return compare(runs, score=scores[0], metric=options["--metric"], at=at, only=only, resamples=0)
 
 
 def _of_comparison(

@@ -28,10 +28,10 @@ OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VAL
 
 
 def print_scores(runs: Sequence[Run], metric: str | None = None) -> None:
-    """Print runs' scores as a table, by a metric or, without one, by that of the first run's config."""
-    metric = metric or runs[0].metric
-    from fedtl.runs.history import over_same_clients
+    """Print runs' scores as a table, by a metric or, without one, by the one that all are shown by, else accuracy."""
+    from fedtl.runs.history import over_same_clients, shared_metric
 
+    metric = metric or shared_metric(runs)
     unit = " in %" if metric == "accuracy" else ""
     out.print(f"{metric}{unit}; clients: mean weighted by test samples, and the worst tenth's")
     print_whole(summary_table(runs, metric))

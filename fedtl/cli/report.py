@@ -19,8 +19,8 @@ def report(
         str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
     ] = None,
     metric: Annotated[
-        str, typer.Option("--metric", show_default=False, help="accuracy, if not given, or loss.")
-    ] = "accuracy",
+        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
+    ] = None,
     statistic: Annotated[
         str,
         typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),

@@ -18,7 +18,7 @@ from fedtl.comparison.pairs import Runs, difference, pair, transfer
 from fedtl.comparison.ranking import rank_methods
 from fedtl.comparison.result import At, Comparison, Difference, Reached, Shown, Summary, Transfer
 from fedtl.comparison.statistics import Spread, holm, spread
-from fedtl.runs.history import Run
+from fedtl.runs.history import Run, shared_metric
 from fedtl.strategies import BASELINES
 
 AT = ("last", "validation")
@@ -28,7 +28,7 @@ def compare(
     runs: Run | str | Path | Iterable[Run | str | Path],
     *,
     score: str | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     statistic: str = "weighted_mean",
     against: str | None = None,
     target: float | None = None,
@@ -47,7 +47,7 @@ def compare(
         runs: runs, their folders, or folders that hold runs.
         score: which model on which data, as ``"global/clients"``; if not given, the personalised model where a group
             has one, else the global one, on the clients' test data.
-        metric: such as ``accuracy`` or ``loss``.
+        metric: such as ``accuracy`` or ``loss``; if not given, the one that all runs are shown by, else accuracy.
         statistic: what stands for all clients: ``weighted_mean`` (by their samples), or ``mean``.
         against: the group that all others are compared with, by its name, its method or by ``key=value``; each pair if
             not given. Of a method that was run on several data sets or models, the group of the same.
@@ -61,9 +61,11 @@ def compare(
     Raises:
         ConfigError: there is no such run, score, metric, or group, or nothing is scored.
     """
-    _check(metric, statistic, at, target, level)
-    question = Question(metric, statistic, level, resamples, seed)
+    _check(statistic, at, level)
     loaded = load_all([runs] if isinstance(runs, Run | str | Path) else runs)
+    metric = metric or shared_metric(loaded.runs)
+    _check_target(target, metric)
+    question = Question(metric, statistic, level, resamples, seed)
     groups, notes = group_runs(loaded.runs, loaded.study)
     groups = only_groups(groups, only)
     references = None if against is None else find_references(groups, against)
@@ -101,18 +103,21 @@ def compare(
     return replace(comparison, notes=(*notes, *remarks.of(comparison, kept, rounds)))
 
 
-def _check(metric: str, statistic: str, at: str, target: float | None, level: float) -> None:
+def _check(statistic: str, at: str, level: float) -> None:
     """Check what does not depend on the runs."""
     if statistic not in STATISTICS:
         raise ConfigError(f"--statistic = {statistic!r} is unknown: {nearest(statistic, STATISTICS)}")
     if at not in AT:
         raise ConfigError(f"--at = {at!r} is unknown: {nearest(at, AT)}")
+    if not 0 < level < 1:
+        raise ConfigError(f"level = {level}: should lie between 0 and 1")
+
+
+def _check_target(target: float | None, metric: str) -> None:
     if target is not None and not math.isfinite(target):
         raise ConfigError(f"--target = {target}: should be a finite number")
     if target is not None and metric == "accuracy" and not 0 <= target <= 1:
         raise ConfigError(f"--target = {target:g}: accuracy is a share between 0 and 1, as 0.9")
-    if not 0 < level < 1:
-        raise ConfigError(f"level = {level}: should lie between 0 and 1")
 
 
 def _rounds(group: Group, measured: Mapping[int, Measured], at: At) -> Runs:

@@ -10,7 +10,7 @@ from fedtl.choice import ConfigError
 from fedtl.comparison.groups import finished_rounds, planned_rounds, unfinished
 from fedtl.reports import words
 from fedtl.reports.layout import Setting, setting_name
-from fedtl.reports.material import Asked, Material
+from fedtl.reports.material import Material
 from fedtl.reports.tables import Table, plain
 from fedtl.runs.history import Axis, Run
 
@@ -44,7 +44,7 @@ def runs_table(material: Material, settings: Sequence[Setting]) -> Table:
     for path, place in places.items():
         _, _, score = compared.get(path, ("", "", ""))
         run = records.get(path)
-        cells = [NOTHING] * 4 if run is None else _cells(run, score, material.asked)
+        cells = [NOTHING] * 4 if run is None else _cells(run, score, material)
         rows.append((place.method, *[place.setting] * several, str(place.seed), place.state, *cells, place.folder))
     header = ("method", *["setting"] * several, "seed", "state", *NUMBERS[1:], "folder")
     return plain("Runs and what they cost", header, rows, NUMBERS)
@@ -74,20 +74,20 @@ def _read(material: Material, compared: Mapping[str, tuple[str, str, str]]) -> d
     return places
 
 
-def _cells(run: Run, score: str, asked: Asked) -> list[str]:
+def _cells(run: Run, score: str, material: Material) -> list[str]:
     planned, done = planned_rounds(run), finished_rounds(run)
     seconds, sent = (sum(run.costs(axis).values[-1:]) for axis in COSTS)
     rounds = str(done) if planned in (None, done) else f"{done} of {planned}"
     if run.stopped is not None:
         rounds += ", stopped early"
-    return [rounds, _last(run, score, asked), f"{seconds:.1f}", f"{sent / 1e6:.2f}"]
+    return [rounds, _last(run, score, material), f"{seconds:.1f}", f"{sent / 1e6:.2f}"]
 
 
-def _last(run: Run, score: str, asked: Asked) -> str:
+def _last(run: Run, score: str, material: Material) -> str:
     """The last value of the score by which the run was compared."""
     try:
-        curve = run.scores(asked.metric, asked.statistic).get(score)
+        curve = run.scores(material.metric, material.asked.statistic).get(score)
     except ConfigError:  # it has no such metric, which the notes say
         curve = None
     value = math.nan if curve is None else float(curve.values[-1])
-    return NOTHING if math.isnan(value) else words.score(asked.metric, value)
+    return NOTHING if math.isnan(value) else words.score(material.metric, value)

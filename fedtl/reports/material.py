@@ -21,7 +21,7 @@ class Asked:
     """How runs are compared, as for :func:`fedtl.comparison.compare`."""
 
     score: str | None = None
-    metric: str = "accuracy"
+    metric: str | None = None
     statistic: str = "weighted_mean"
     against: str | None = None
     target: float | None = None
@@ -49,6 +49,11 @@ class Material:
     notes: tuple[str, ...]
     asked: Asked
 
+    @property
+    def metric(self) -> str:
+        """The metric that scores are of."""
+        return "accuracy" if self.comparison is None else self.comparison.metric
+
 
 def gather(sources: Sequence[Source], asked: Asked) -> Material:
     """Read what is there.
@@ -68,7 +73,7 @@ def gather(sources: Sequence[Source], asked: Asked) -> Material:
     comparison, because = None, ""
     try:
         comparison = compare(
-            loaded.runs,
+            loaded.runs if study is None else sources,
             score=asked.score,
             metric=asked.metric,
             statistic=asked.statistic,

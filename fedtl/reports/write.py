@@ -44,7 +44,7 @@ def report(
     output: str | Path = "report.html",
     *,
     score: str | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     statistic: str = "weighted_mean",
     against: str | None = None,
     target: float | None = None,

@@ -622,6 +622,12 @@ def numbers_of(record: Record) -> dict[str, float]:
     return {name: _number(value) for name, value in flat.items() if not isinstance(value, str)}
 
 
+def shared_metric(runs: Iterable[Run]) -> str:
+    """What runs are shown by together: their common :attr:`Run.metric`, or accuracy where they differ."""
+    metrics = {run.metric for run in runs}
+    return metrics.pop() if len(metrics) == 1 else "accuracy"
+
+
 def over_same_clients(runs: Iterable[Run]) -> bool:
     """Whether all these runs' last scores on clients' data are over the same clients, as far as that is known."""
     sets: dict[str, set[frozenset[int]]] = {}

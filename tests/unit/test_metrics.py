@@ -13,6 +13,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 import fedtl
+from fedtl import plot
 from fedtl.choice import ConfigError
 from fedtl.metrics import METRICS, SMALLER_IS_BETTER, Labels, Metrics, Probabilities, read_metrics
 from fedtl.metrics.contract import OfSamples
@@ -231,4 +232,7 @@ def test_readers_take_them_by_name(run: fedtl.Run, tmp_path: Path) -> None:
     )
     comparison = fedtl.compare([run], metric="ece")
     assert comparison.smaller_is_better
+    assert fedtl.compare([run]).metric == "macro_f1"
+    figure = plot.per_client([run], "recall_by_class/0")  # which is not defined at every client
+    assert figure.axes[0].get_xlabel() == "recall_by_class/0 of each client"
     assert "macro_f1" in repr(run)

@@ -50,7 +50,6 @@ NOT_RUN: Mapping[str, str] = {
     "(trap 'kill 0' INT; for c in a b c;": "clients' real processes: tests/deploy",
     "fedtl deploy run deploy/hospitals": "it needs those: tests/deploy",
     "fedtl export study/a": "a model that only those leave: tests/cli/test_export_choice.py has such folders",
-    "fedtl sweep first-study": "18 runs; tests/unit/test_sweep_plan.py reads it, and other studies are run",
     "fedtl predict a.safetensors": "likewise; tests/cli/test_export.py predicts",
 }
 """How commands begin that only their words are looked at of, and why."""

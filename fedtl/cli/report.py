@@ -44,7 +44,9 @@ def report(
         typer.Option("--made", metavar="WORDS", show_default=False, help="When or by whom, if it is to stand there."),
     ] = "",
 ) -> None:
-    """Write a study, or runs, as one HTML page that loads nothing: the answer, pictures, tables, how to repeat it.
+    """Write a study, or runs, as one HTML page.
+
+    The page loads nothing. It has the answer, pictures, tables, and how to repeat it.
 
     STUDY is a study's folder; RUN is a run's folder, or a folder that holds runs. Only records are read, and the data
     sets, for who holds what.

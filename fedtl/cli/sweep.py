@@ -30,7 +30,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the folder.")] = False,
 ) -> None:
-    """Run methods in every setting under every seed, tuned alike, and compare them.
+    """Run a study: methods in every setting under every seed.
 
     STUDY is a study's file, the name of one that ships (see fedtl list studies), a study's folder, or any config.
 

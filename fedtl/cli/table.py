@@ -34,7 +34,9 @@ def table(
         typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),
     ] = "weighted_mean",
 ) -> None:
-    """Write a study's scores as a table: methods as rows, settings as columns.
+    """Write a study's scores as a table.
+
+    Methods are rows, settings are columns.
 
     STUDY is a study's folder, RUN a run's folder or one that holds runs. The best of each column and its ties are
     marked, as fedtl compare decides.

@@ -812,7 +812,7 @@ def check_goes_on(both: Both) -> None:
     assert len(reports) == 2
     for report in reports:
         (scores,) = report.client_scores
-        lengths = {len(scores.clients), len(scores.samples), len(scores.accuracy["global"]), len(scores.loss["global"])}
+        lengths = {len(scores.clients), len(scores.samples), *map(len, scores.values["global"].values())}
         assert len(lengths) == 1
-        assert "personal" not in scores.accuracy
+        assert "personal" not in scores.values
         assert set(scores.clients) <= {0, 1, 2}

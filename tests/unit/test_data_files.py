@@ -110,6 +110,8 @@ def test_one_file_with_an_owner_column(write: Write) -> None:
     dataset = load(file, owner="who")
     assert dataset.owner is not None
     assert dict(zip(dataset.x[:, 0].tolist(), dataset.owner.tolist())) == {2: 0, 4: 0, 1: 1, 3: 1}
+    with pytest.raises(ConfigError, match="line 3, column 'who': the cell does not say whose the row is"):
+        load(write(some="who,v,sick\nzoe,1,0\n?,2,1\n") / "some.csv", owner="who")
     assert load(file, leave_out=["who"], partition={"name": "iid"}, clients=2).owner is None
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, numbered, samples
 from fedtl.data.dataset import Dataset, channel_statistics
-from fedtl.data.own.cells import CellTable, read_cells
+from fedtl.data.own.cells import CellTable, is_missing, read_cells
 from fedtl.data.own.columns import ColumnRules, Missing, decide, without_gaps
 from fedtl.data.own.part import TEST, TRAIN, VALIDATION
 from fedtl.data.own.read import Own, read_own
@@ -126,6 +126,9 @@ class Files(DataChoice):
                 f"data.owner = {self.owner!r}: {file} has no such column: {nearest(self.owner, table.cells)}"
             )
         owners = table.cells.pop(self.owner)
+        if (nobodys := is_missing(owners)).any():
+            line = table.lines[nobodys][0]
+            raise ConfigError(f"{file}: line {line}, column {self.owner!r}: the cell does not say whose the row is")
         return self._of_tables([{TRAIN: table.rows(owners == name)} for name in np.unique(owners)])
 
     def _of_tables(self, clients: Sequence[Mapping[str, CellTable]], owned: bool = True) -> Dataset:

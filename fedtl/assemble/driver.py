@@ -275,9 +275,7 @@ class Server:
             score = self.engine.score(vector, test)
             scores[f"{prefix}accuracy"] = score.correct / score.samples
             scores[f"{prefix}loss"] = score.loss_sum / score.samples
-            if score.labels is not None and score.probabilities is not None:
-                further = self.engine.task.metrics.of(score.labels, score.probabilities)
-                scores |= {f"{prefix}{name}": value for name, value in further.items()}
+            scores |= {f"{prefix}{name}": value for name, value in score.values.items()}
         return MetricRecord({**scores})
 
 

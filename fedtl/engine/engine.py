@@ -258,7 +258,9 @@ class Engine(ABC):
                     labels.append(y.cpu())
         if not labels:
             return Score(len(index), correct, loss_sum)
-        return Score(len(index), correct, loss_sum, torch.cat(labels).numpy(), torch.cat(outputs).numpy())
+        scored, probabilities = torch.cat(labels).numpy(), torch.cat(outputs).numpy()
+        further = self.task.metrics.of(scored, probabilities)
+        return Score(len(index), correct, loss_sum, scored, probabilities, further)
 
     def _logits_together(self, ensemble: Ensemble, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """Likewise, of several models together."""

@@ -160,6 +160,7 @@ class Score:
         loss_sum: the sum of its cross-entropies.
         labels: ``[n]``; None where nobody asks for more than these numbers.
         probabilities: its predictions ``[n, k]``; likewise.
+        values: of the task's further metrics, by name.
     """
 
     samples: int
@@ -167,6 +168,7 @@ class Score:
     loss_sum: float
     labels: Labels | None = None
     probabilities: Probabilities | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 Outcome = Trained | Failed

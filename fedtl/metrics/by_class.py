@@ -46,6 +46,8 @@ class BalancedAccuracy(OfCounts):
 class RecallByClass(OfCounts):
     """Each class's recall, ``recall_by_class/0`` and so on: the share of its samples that are predicted as it."""
 
+    by_class = True
+
     def of_counts(self, samples: Values, predicted: Values, hits: Values) -> Values:
         """Hits / samples, not defined where a class has none."""
         return _share(hits, samples)
@@ -53,6 +55,8 @@ class RecallByClass(OfCounts):
 
 class PrecisionByClass(OfCounts):
     """Each class's precision, ``precision_by_class/0`` and so on: the share of right ones among its predictions."""
+
+    by_class = True
 
     def of_counts(self, samples: Values, predicted: Values, hits: Values) -> Values:
         """Hits / predicted, not defined where a class is never predicted."""
@@ -91,4 +95,4 @@ def _share(part: Values, whole: Values) -> Values:
 
 
 def _mean_where(counted: NDArray[np.bool_], values: Values) -> Values:
-    return np.asarray(values[counted].mean())
+    return np.asarray(values[counted].sum() / counted.sum())

@@ -24,20 +24,27 @@ class Table(ABC):
     most: ClassVar[int] = 1
     """What a number may be of one sample."""
 
+    bins: ClassVar[int] = 0
+    """By how many bins predictions are told apart; 0 where nothing is lost that its metrics need."""
+
     @abstractmethod
     def of(self, labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
         """The numbers of some samples, of a shape that depends on k alone."""
 
 
 class Metric(ABC):
-    """A metric; its class's name in the registry is its name in configs and records."""
+    """A metric; its class's name in the registry is its name in configs and records. One of one's own: more is better.
 
-    smaller_is_better: ClassVar[bool] = False
+    Attributes:
+        by_class: whether it is a number of each class.
+        table: what it follows from where clients are pooled without showing their predictions; None where nothing adds
+            up.
+        exact: whether pooling needs no predictions: :attr:`table` tells all, or the mean over clients does.
+    """
+
+    by_class: ClassVar[bool] = False
     table: ClassVar[type[Table] | None] = None
-    """What it follows from where clients are pooled without showing their predictions; None where nothing adds up."""
-
     exact: ClassVar[bool] = True
-    """Whether :attr:`table` tells all; else pooling needs the predictions themselves to be exact."""
 
     @abstractmethod
     def of(self, labels: Labels, probabilities: Probabilities) -> Values:

@@ -17,8 +17,6 @@ ONE = 2**32
 class LogLoss(OfSamples):
     """The mean of -log p of the right class; ``loss`` is the same before rounding to probabilities."""
 
-    smaller_is_better = True
-
     def each(self, labels: Labels, probabilities: Probabilities) -> Values:
         """-log p_y, with p no smaller than float64's ε, as in scikit-learn."""
         p = probabilities[np.arange(len(labels)), labels]
@@ -27,8 +25,6 @@ class LogLoss(OfSamples):
 
 class Brier(OfSamples):
     """The mean of Σ_k (p_k - y_k)² (Brier 1950); with two classes half of it, (p_1 - y)²."""
-
-    smaller_is_better = True
 
     def each(self, labels: Labels, probabilities: Probabilities) -> Values:
         """The squared distance from the right corner of the simplex."""
@@ -56,7 +52,6 @@ class Reliability(Table):
 class CalibrationError(OfTable):
     """The expected calibration error over 15 bins of confidence (Guo et al. 2017)."""
 
-    smaller_is_better = True
     table = Reliability
 
     def of_table(self, table: NDArray[np.int64]) -> Values:

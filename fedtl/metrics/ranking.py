@@ -21,6 +21,8 @@ BINS = 1024
 class Histogram(Table):
     """Of each class by bins of its probability: its own samples, and the others: ``[k, 2, 1024]``."""
 
+    bins = BINS
+
     def of(self, labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
         """The counts; a bin has its lower end."""
         k = probabilities.shape[1]

@@ -79,11 +79,7 @@ class Metrics:
     @property
     def need_predictions(self) -> bool:
         """Whether any is pooled exactly out of predictions alone."""
-        return bool(self.inexact())
-
-    def inexact(self) -> set[str]:
-        """The metrics of which tables do not tell all."""
-        return {name for name, metric in self.by_name.items() if not metric.exact}
+        return any(not metric.exact for metric in self.by_name.values())
 
     def of(self, labels: Labels, probabilities: Probabilities) -> dict[str, float]:
         """Every metric of n ≥ 1 samples; one that each class has is named ``"recall_by_class/3"``.
@@ -92,15 +88,23 @@ class Metrics:
         """
         if not np.isfinite(probabilities).all():
             return dict.fromkeys(self.names(probabilities.shape[1]), np.nan)
-        return _named({name: metric.of(labels, probabilities) for name, metric in self.by_name.items()})
+        values: dict[str, float] = {}
+        for name, metric in self.by_name.items():
+            values |= _named(name, metric, metric.of(labels, probabilities))
+        return values
 
     def names(self, classes: int) -> list[str]:
         """The names of all values."""
-        return list(self.of(*_one_sample(classes))) if self else []
+        return [
+            each
+            for name, metric in self.by_name.items()
+            for each in ([f"{name}/{c}" for c in range(classes)] if metric.by_class else [name])
+        ]
 
     def shapes(self, classes: int) -> dict[str, tuple[int, ...]]:
         """The tables' shapes, by name."""
-        return {name: table.shape for name, table in self.tabulate(*_one_sample(classes)).items()} if self else {}
+        one = np.zeros(1, np.int64), np.full((1, max(classes, 1)), 1.0)
+        return {name: table.shape for name, table in self.tabulate(*one).items()}
 
     def tabulate(self, labels: Labels, probabilities: Probabilities) -> dict[str, NDArray[np.int64]]:
         """The tables of some samples, without those of which a prediction is no number."""
@@ -111,20 +115,29 @@ class Metrics:
 
     def pooled(
         self, tables: Mapping[str, NDArray[np.int64]], predictions: tuple[Labels, Probabilities] | None
-    ) -> dict[str, float]:
-        """Every metric of all clients' samples together that is no mean over samples.
+    ) -> dict[str, dict[str, float]]:
+        """Every metric of all clients' samples together that is no mean over samples, as the record has it.
 
         Args:
             tables: the sum of the clients'.
             predictions: of all samples; None where clients keep theirs, and what needs them follows from a histogram.
+
+        Returns:
+            By name ``"pooled"``, and ``"bins"`` where the histogram has so many.
         """
-        values = {}
+        pooled: dict[str, dict[str, float]] = {}
         for name, metric in self.by_name.items():
+            bins = {}
             if predictions is not None and not metric.exact:
-                values[name] = metric.of(*predictions)
+                values = metric.of(*predictions)
             elif metric.table is not None:
-                values[name] = metric.of_table(tables[metric.table.__name__])
-        return _named(values)
+                with np.errstate(invalid="ignore"):  # of no samples nothing is defined
+                    values = metric.of_table(tables[metric.table.__name__])
+                bins = {"bins": metric.table.bins} if metric.table.bins else {}
+            else:
+                continue
+            pooled |= {each: {"pooled": value, **bins} for each, value in _named(name, metric, values).items()}
+        return pooled
 
 
 def headline(asked: Sequence[str], recorded: Container[str]) -> str:
@@ -132,13 +145,8 @@ def headline(asked: Sequence[str], recorded: Container[str]) -> str:
     return next((name for path in asked if (name := path.rpartition(":")[2]) in recorded), "accuracy")
 
 
-def _one_sample(classes: int) -> tuple[Labels, Probabilities]:
-    return np.zeros(1, np.int64), np.full((1, classes), 1 / classes)
-
-
-def _named(values: Mapping[str, Values]) -> dict[str, float]:
-    return {
-        (f"{name}/{place}" if each.ndim else name): float(value)
-        for name, each in values.items()
-        for place, value in enumerate(each.reshape(-1))
-    }
+def _named(name: str, metric: Metric, values: Values) -> dict[str, float]:
+    """A metric's value, or one for each class, by name."""
+    if not metric.by_class:
+        return {name: float(values)}
+    return {f"{name}/{c}": float(value) for c, value in enumerate(values)}

@@ -121,7 +121,7 @@ class ClientScores:
     clients: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    pooled: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
+    pooled: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     without: list[int] = field(default_factory=list)
     personal: str | None = None
     data: str = "clients"

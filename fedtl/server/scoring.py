@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fedtl.clients.serving import Serving
 from fedtl.metrics import Metrics
-from fedtl.metrics.ranking import BINS
 from fedtl.server.gather import ScoreReplies, by_client
 from fedtl.server.scores import ClientScores
 from fedtl.wire import messages as m
@@ -82,7 +81,7 @@ class Asked:
                     scores[-1].pooled[model] = self._pooled(f"{prefix}{model}", prefix, replies)
         return scores
 
-    def _pooled(self, name: str, domain: str, replies: ScoreReplies) -> dict[str, Mapping[str, float]]:
+    def _pooled(self, name: str, domain: str, replies: ScoreReplies) -> dict[str, dict[str, float]]:
         """Metrics of all clients' samples together, by name, each as the record has it."""
         tables = {table: replies.tables[f"{name}/{table}"] for table in self.metrics.tables}
         predictions = None
@@ -90,13 +89,9 @@ class Asked:
             parts, labels = replies.predictions[name], replies.predictions[f"{domain}{m.LABELS}"]
             whole = [client for client in sorted(parts) if np.isfinite(parts[client]).all()]
             if whole:
-                predictions = tuple(np.concatenate([each[client] for client in whole]) for each in (labels, parts))
-        pooled = self.metrics.pooled(tables, predictions)  # type: ignore[arg-type]  # two arrays
-        binned = set() if predictions else self.metrics.inexact()
-        return {
-            metric: {"pooled": value} | ({"bins": BINS} if metric.partition("/")[0] in binned else {})
-            for metric, value in pooled.items()
-        }
+                of_all = [np.concatenate([each[client] for client in whole]) for each in (labels, parts)]
+                predictions = of_all[0], of_all[1]
+        return self.metrics.pooled(tables, predictions)
 
     def _scores_on(self, data: str, columns: Mapping[str, list[Any]], missing: list[int]) -> ClientScores:
         """Clients' scores on one kind of data."""

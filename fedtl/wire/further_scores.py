@@ -38,7 +38,7 @@ class FurtherScores:
         """
         if score.labels is None or score.probabilities is None:
             return
-        for metric, value in self.metrics.of(score.labels, score.probabilities).items():
+        for metric, value in score.values.items():
             rows.setdefault(f"{name}{m.METRIC}{metric}", []).append(value)
         for table, more in self.metrics.tabulate(score.labels, score.probabilities).items():
             key = f"{name}/{table}"

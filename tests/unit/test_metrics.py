@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
 import fedtl
 from fedtl import plot
 from fedtl.choice import ConfigError
+from fedtl.config.read import build
+from fedtl.data.federate import federate
 from fedtl.metrics import METRICS, SMALLER_IS_BETTER, Labels, Metrics, Probabilities, read_metrics
 from fedtl.metrics.contract import OfSamples
 from fedtl.metrics.probabilities import ONE
+from fedtl.metrics.ranking import BINS
 from fedtl.metrics.registry import headline
 
+Tables = Mapping[str, NDArray[np.int64]]
 Theirs = Callable[[Labels, Probabilities], float]
 
 
@@ -119,23 +124,34 @@ def test_tables_add_up_to_the_metric_of_all(kind: str) -> None:
     for name, table in metrics.tabulate(y, p).items():
         np.testing.assert_array_equal(total[name], table)
         assert table.max() <= len(y) * metrics.tables[name].most
-    exact, whole = metrics.pooled(total, (y, p)), metrics.of(y, p)
+    exact, whole = pooled(metrics, total, (y, p)), metrics.of(y, p)
     np.testing.assert_equal(exact, {name: whole[name] for name in exact})
     means = {name for name, metric in metrics.by_name.items() if isinstance(metric, OfSamples)}
     assert whole.keys() - exact.keys() == means  # which are clients' weighted means
-    binned = metrics.pooled(total, None)
+    binned = pooled(metrics, total, None)
     assert binned.keys() == exact.keys()
-    for name in exact.keys() - metrics.inexact():
+    for name in exact.keys() - {"auc", "average_precision"}:
         assert binned[name] == pytest.approx(exact[name], abs=2 / ONE * len(y), nan_ok=True)
+    of_bins = {name for name, each in metrics.pooled(total, None).items() if each.get("bins") == BINS}
+    assert of_bins == {"auc", "average_precision"}
+    assert not any("bins" in each for each in metrics.pooled(total, (y, p)).values())
+
+
+def pooled(metrics: Metrics, tables: Tables, predictions: tuple[Labels, Probabilities] | None) -> dict[str, float]:
+    return {name: each["pooled"] for name, each in metrics.pooled(tables, predictions).items()}
+
+
+def test_of_no_samples_nothing_is_defined() -> None:
+    metrics = read_metrics(list(METRICS))
+    none = metrics.tabulate(np.zeros(0, np.int64), np.zeros((0, 3)))
+    assert all(math.isnan(value) for value in pooled(metrics, none, None).values())
 
 
 def test_the_histogram_is_exact_where_bins_tell_samples_apart() -> None:
     metrics = read_metrics(["auc", "average_precision"])
-    y, p = (
-        np.array([0, 1, 1, 0, 2, 2]),
-        np.array([[6, 1, 1], [1, 6, 1], [2, 2, 4], [4, 4, 0], [0, 0, 8], [3, 3, 2]]) / 8,
-    )
-    assert metrics.pooled(metrics.tabulate(y, p), None) == pytest.approx(metrics.of(y, p))
+    y = np.array([0, 1, 1, 0, 2, 2])
+    p = np.array([[6, 1, 1], [1, 6, 1], [2, 2, 4], [4, 4, 0], [0, 0, 8], [3, 3, 2]]) / 8
+    assert pooled(metrics, metrics.tabulate(y, p), None) == pytest.approx(metrics.of(y, p))
 
 
 def test_predictions_that_are_no_numbers() -> None:
@@ -177,10 +193,34 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_run_is_shown_by() -> None:
     assert headline([], {"accuracy"}) == "accuracy"
     assert headline(["recall_by_class", "mine:auc"], {"accuracy", "recall_by_class/0", "auc"}) == "auc"
-    assert SMALLER_IS_BETTER.issuperset(
-        name for name, metric in read_metrics(list(METRICS)).by_name.items() if metric.smaller_is_better
-    )
     assert not Metrics()
+
+
+def test_which_way_is_better() -> None:
+    y = np.array([0, 1, 2, 0, 1, 2])
+    right, wrong = np.eye(3)[y] * 0.7 + 0.1, np.eye(3)[(y + 1) % 3] * 0.7 + 0.1
+    metrics = read_metrics(list(METRICS))
+    good, bad = metrics.of(y, right), metrics.of(y, wrong)
+    for name in good:
+        assert good[name] != bad[name]
+        assert (good[name] < bad[name]) == (name in SMALLER_IS_BETTER), name
+
+
+def test_a_metric_that_raises_costs_its_client_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "few_labels.py").write_text(
+        "def metric(labels, probabilities):\n"
+        "    if len(set(labels)) < 6:\n        raise ValueError('too few labels')\n"
+        "    return 1.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = [*OVERRIDES, "data.validation_share=0", "data.server_test_share=0", "rounds=1"]
+    run = fedtl.run("quickstart", [*overrides, 'evaluate.metrics=["few_labels:metric"]'], out=tmp_path / "run")
+    federation = federate(build(dict(run.config)).data, run.seed)
+    few = [i for i in range(4) if len(set(federation.y[federation.test[i]])) < 6]
+    assert 0 < len(few) < 4
+    assert run.missing() == {"global/clients": few, "personal/clients": few}
+    assert run.last("metric", "mean")["global/clients"].value == 1
+    assert all("too few labels" in failure["message"] for failure in run.rounds[-1]["failures"])
 
 
 OVERRIDES = [

@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedtl.cli.options import (
+    AgainstOption,
+    AtOption,
+    MetricOption,
+    OnlyOption,
+    ScoreOption,
+    StatisticOption,
+    TargetOption,
+)
+
 if TYPE_CHECKING:
     from fedtl.comparison import Comparison
     from fedtl.comparison.formats import Section
@@ -17,30 +27,13 @@ FORMATS = ("table", "markdown", "latex", "json")
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", hidden=True)],
-    score: Annotated[
-        str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
-    ] = None,
-    statistic: Annotated[
-        str,
-        typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),
-    ] = "weighted_mean",
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="METHOD", help="Compare all with this one; each pair if not given."),
-    ] = None,
-    at: Annotated[
-        str,
-        typer.Option("--at", show_default=False, help="Pair the last round, if not given, or the best by validation."),
-    ] = "last",
-    target: Annotated[
-        float | None, typer.Option("--target", help="Also say what it took to reach this score, as 0.9.")
-    ] = None,
+    score: ScoreOption = None,
+    only: OnlyOption = None,
+    metric: MetricOption = None,
+    statistic: StatisticOption = "weighted_mean",
+    against: AgainstOption = None,
+    at: AtOption = "last",
+    target: TargetOption = None,
     form: Annotated[
         str, typer.Option("--format", show_default=False, help="table, if not given, markdown, latex, or json.")
     ] = "table",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedtl.cli import printing
+from fedtl.cli.options import MetricOption, OnlyOption
 from fedtl.cli.printing import print_scores
 
 if TYPE_CHECKING:
@@ -55,12 +56,8 @@ def plot(
         ),
     ] = None,
     width: Annotated[str | None, typer.Option("--width", help="As 3.3in, a column's; or 8.4cm.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
-    ] = None,
+    only: OnlyOption = None,
+    metric: MetricOption = None,
     axis: Annotated[str | None, typer.Option("--axis", help="rounds, if not given, bytes, or seconds.")] = None,
     score: Annotated[
         list[str] | None, typer.Option("--score", help="Which scores to draw, as global/server-test; repeatable.")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedtl.cli import printing
+from fedtl.cli.options import AgainstOption, AtOption, MetricOption, ScoreOption, StatisticOption, TargetOption
 
 
 def report(
@@ -15,27 +16,12 @@ def report(
     output: Annotated[
         Path, typer.Option("-o", "--output", show_default=False, help="The page; report.html if not given.")
     ] = Path("report.html"),
-    score: Annotated[
-        str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
-    ] = None,
-    statistic: Annotated[
-        str,
-        typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),
-    ] = "weighted_mean",
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="METHOD", help="Compare all with this one; each pair if not given."),
-    ] = None,
-    at: Annotated[
-        str,
-        typer.Option("--at", show_default=False, help="Pair the last round, if not given, or the best by validation."),
-    ] = "last",
-    target: Annotated[
-        float | None, typer.Option("--target", help="Also say what it took to reach this score, as 0.9.")
-    ] = None,
+    score: ScoreOption = None,
+    metric: MetricOption = None,
+    statistic: StatisticOption = "weighted_mean",
+    against: AgainstOption = None,
+    at: AtOption = "last",
+    target: TargetOption = None,
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Read no data set: draw clients' sizes, not which labels they hold.")
     ] = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedtl.cli.options import AtOption, MetricOption, OnlyOption, ScoreOption, StatisticOption
+
 
 def table(
     runs: Annotated[list[Path], typer.Argument(metavar="STUDY|RUN...", hidden=True)],
@@ -16,23 +18,11 @@ def table(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write it into this file; printed if not given.")
     ] = None,
-    at: Annotated[
-        str,
-        typer.Option("--at", show_default=False, help="The last round, if not given, or the best by validation."),
-    ] = "last",
-    score: Annotated[
-        str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="As loss; the first of evaluate.metrics, or accuracy, if not given.")
-    ] = None,
-    statistic: Annotated[
-        str,
-        typer.Option("--statistic", show_default=False, help="Over clients: weighted_mean, if not given, or mean."),
-    ] = "weighted_mean",
+    at: AtOption = "last",
+    score: ScoreOption = None,
+    only: OnlyOption = None,
+    metric: MetricOption = None,
+    statistic: StatisticOption = "weighted_mean",
 ) -> None:
     """Write a study's scores as a table.
 

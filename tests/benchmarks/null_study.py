@@ -3,9 +3,9 @@
     python -m tests.benchmarks.null_study
 
 FedAvg is trained under many seeds on one split of digits. Two disjoint draws of these runs are one method under two
-names. Of 1000 such studies it counts those in which Wilcoxon's p-value over clients is below 0.05, and those whose
-intervals, over clients and over seeds, hold zero. A second table has how often Friedman's test rejects where each
-setting ranks the methods at random.
+names. Of 1000 such studies it counts those in which Wilcoxon's p-value over clients is below 0.05, those whose
+intervals, over clients and over seeds, hold zero, and those in which one name is called better than the other. A second
+table has how often Friedman's test rejects where each setting ranks the methods at random.
 """
 
 from __future__ import annotations
@@ -64,24 +64,30 @@ def main() -> None:
         samples = np.asarray(runs[0].clients[-1]["samples"], np.float64)
     means = values @ samples / samples.sum()
     print(f"{RUNS} runs: accuracy {means.mean():.4f} ± {means.std(ddof=1):.4f}")
-    print("| seeds | p < 0.05 over clients | interval over clients holds 0 | interval over seeds holds 0 |")
-    print("| --: | --: | --: | --: |")
+    print(
+        "| seeds | p < 0.05 over clients | interval over clients holds 0 | interval over seeds holds 0 | called better |"
+    )
+    print("| --: | --: | --: | --: | --: |")
     generator = np.random.default_rng(0)
     for seeds in SEEDS:
-        outcomes = np.zeros((STUDIES, 3), bool)
+        outcomes = np.zeros((STUDIES, 4), bool)
         for study in range(STUDIES):
             drawn = generator.permutation(RUNS)
             first, second = drawn[:seeds], drawn[seeds : 2 * seeds]
             differences = (values[first] - values[second]).mean(0)
             over_clients = interval([Stratum(differences, samples)], 0.95, 999, 0) or (0.0, 0.0)
             over_seeds = interval_over_seeds((means[first] - means[second]).tolist(), 0.95) or (1.0, 0.0)
+            test = signed_rank(differences)
             outcomes[study] = (
-                signed_rank(differences).p < 0.05,
+                test.p < 0.05,
                 over_clients[0] <= 0 <= over_clients[1],
                 over_seeds[0] <= 0 <= over_seeds[1],
+                # As fedtl.comparison.compare decides.
+                test.p < 0.05 and seeds > 1 and all(end * test.effect > 0 for end in over_seeds),
             )
-        rejected, clients, by_seeds = 100 * outcomes.mean(0)
-        print(f"| {seeds} | {rejected:.0f} % | {clients:.0f} % | {f'{by_seeds:.0f} %' if seeds > 1 else '-'} |")
+        rejected, clients, by_seeds, better = 100 * outcomes.mean(0)
+        zero_within = f"{by_seeds:.0f} %" if seeds > 1 else "-"
+        print(f"| {seeds} | {rejected:.0f} % | {clients:.0f} % | {zero_within} | {better:.1f} % |")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _prepared(data: DataChoice, size: tuple[int, int] | None = None) -> Dataset:
     if _kept is None:
         return prepared(data, _loaded(data), size)
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
-    key = json.dumps([kind, data.model_dump(mode="json", exclude=OF_CLIENTS), size])
+    key = json.dumps([kind, data.model_dump(mode="json", exclude=OF_CLIENTS - data.load_reads), size])
     if key not in _kept:
         dataset = _kept[key] = prepared(data, _loaded(data), size)
         dataset.x.setflags(write=False)

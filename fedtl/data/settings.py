@@ -72,6 +72,8 @@ class DataChoice(Choice):
     """
 
     default_partition: ClassVar[dict[str, Any]] = {"name": "iid"}
+    load_reads: ClassVar[frozenset[str]] = frozenset()
+    """Of the options here, those by which :meth:`load` itself goes."""
 
     clients: int | None = Field(None, gt=0)
     partition: SerializeAsAny[Partition] = Field(None, validate_default=True)

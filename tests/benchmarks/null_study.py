@@ -64,10 +64,9 @@ def main() -> None:
         samples = np.asarray(runs[0].clients[-1]["samples"], np.float64)
     means = values @ samples / samples.sum()
     print(f"{RUNS} runs: accuracy {means.mean():.4f} ± {means.std(ddof=1):.4f}")
-    print(
-        "| seeds | p < 0.05 over clients | interval over clients holds 0 | interval over seeds holds 0 | called better |"
-    )
-    print("| --: | --: | --: | --: | --: |")
+    columns = ("seeds", "p < 0.05 over clients", "interval over clients holds 0", "over seeds", "called better")
+    print(f"| {' | '.join(columns)} |")
+    print("| --: " * len(columns) + "|")
     generator = np.random.default_rng(0)
     for seeds in SEEDS:
         outcomes = np.zeros((STUDIES, 4), bool)

@@ -13,8 +13,10 @@ from PIL import Image
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.dataset import Dataset
+from fedtl.data.domains import forget_data_sets, keep_data_sets
 from fedtl.data.federate import federate
 from fedtl.data.own.read import read_own
+from fedtl.data.sets.heart import HOSPITALS
 
 Write = Callable[..., Path]
 
@@ -155,6 +157,67 @@ def test_images_of_clients(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_gap_that_only_test_rows_have_is_filled_too(write: Write) -> None:
+    folder = write(a__train="ward,v,sick\nA,1,0\nA,2,1\nB,3,1\n", a__test="ward,v,sick\n?,,0\n")
+    dataset = load(folder, missing="mean", categorical=["ward"])
+    assert dataset.x[-1].tolist() == [1, 0, 2]
+
+
+def test_yes_and_no_are_numbers_where_a_column_has_no_others(write: Write) -> None:
+    with pytest.raises(ConfigError, match="line 3, column 'v': 'y' is no number; name a column of words in"):
+        load(write(a="v,w,sick\n1,yes,0\ny,no,1\n"))
+
+
+def test_doubts_are_said(write: Write, tmp_path: Path) -> None:
+    folder = write(a="v,sick\n1,1\n2,2\n")
+    assert any("only 2 of 3 classes have a sample (the labels 1, 2)" in note for note in load(folder).notes)
+    with pytest.raises(ConfigError, match="only 2 of 70,001 classes have a sample"):
+        load(write(a="v,sick\n1,1\n2,70000\n"))
+    close = "".join(f"{1e9 + i},{i % 2}\n" for i in range(9))
+    assert any("which float32 hardly tells apart" in note for note in load(write(a="v,sick\n" + close)).notes)
+    with pytest.raises(ConfigError, match="there is no such file or folder"):
+        load(Path("~nobody-of-this-name/data"))
+
+
+def test_what_a_simulation_has_elsewhere(write: Write) -> None:
+    write(a__train="v,sick\n1,0\n2,1\n", a__public="v\n3\n")
+    folder = write(b__train="v,sick\n1,0\n2,1\n")
+    with pytest.raises(ConfigError, match=r"has public; in a simulation data\.target and data\.public give such"):
+        load(folder)
+    np.savez(folder / "b" / "train.npz", x=np.ones((2, 1)), y=np.arange(2))
+    (folder / "a" / "public.csv").unlink()
+    with pytest.raises(ConfigError, match=r"holds both \.npz and \.csv files"):
+        load(folder)
+
+
+def test_kept_data_sets_know_the_test_share(write: Write) -> None:
+    folder = write(a="v,sick\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    choices = [
+        read_data({"name": "files", "path": str(folder), "label": "sick", "test_share": share})
+        for share in (0.25, 0.5, 0.25)
+    ]
+    keep_data_sets()
+    try:
+        sizes = [federate(choice, 0).test.sizes.tolist() for choice in choices]
+    finally:
+        forget_data_sets()
+    assert sizes == [[5], [10], [5]]
+
+
+def test_heart_disease_without_a_line_of_names(tmp_path: Path) -> None:
+    row = "63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,{},3.0,0.0,6.0,{}\n"
+    rows = [row.format(label / 2, label) for label in range(5)] + [row.format("?", 1)]
+    for hospital in HOSPITALS:
+        (tmp_path / f"processed.{hospital}.data").write_text("".join(rows))
+    (tmp_path / "reprocessed.hungarian.data").write_text("of another form\n")
+    dataset = read_data({"name": "heart-disease", "path": str(tmp_path)}).load()
+    assert dataset.owner is not None
+    for client in range(4):  # a client's training rows come first
+        own = dataset.owner == client
+        assert sorted(zip(dataset.x[own, -1], dataset.y[own])) == [(0, 0), (0.5, 1), (1, 1), (1.5, 1), (2, 1)]
+    assert dataset.label_names == ("0", "1, 2, 3, 4")
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
@@ -165,7 +228,7 @@ def test_images_of_clients(tmp_path: Path) -> None:
         ({"a": BERN}, {"label": "sik"}, "has no column 'sik': did you mean 'sick'?"),
         ({"a": BERN}, {"categorical": ["wards"]}, "data.categorical = 'wards': .* did you mean 'ward'?"),
         ({"a": BERN}, {"owner": "ward"}, "data.owner = 'ward': in a folder each entry is a client; leave it out"),
-        ({"a": BERN, "b": "age,sick\n1,0\n"}, {}, "the column 'smoker' is only in one of them"),
+        ({"a": BERN, "b": "age,sick\n1,0\n"}, {}, "it has no column 'smoker', which is in"),
         ({"a": "v,w,sick\n,1,0\n,2,1\n"}, {"missing": "mean"}, "the column 'v' has no value in any training row"),
         ({"a": "v,w,sick\n,1,0\n,2,1\n"}, {"missing": "drop"}, "every row has a gap"),
         ({"a": "v,sick\n1,0\n2,?\n"}, {}, "line 3, column 'sick': the cell is '?'"),

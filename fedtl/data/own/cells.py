@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.own.table import NONE, check_header, rows_of
+from fedtl.data.own.table import checked_rows, rows_of
 
 Cells = NDArray[np.str_]
 
@@ -47,33 +48,25 @@ class CellTable:
         return replace(self, cells=cells, label=self.label[chosen], lines=self.lines[chosen])
 
 
-def read_cells(path: Path, label: str) -> CellTable:
+def read_cells(path: Path, label: str, header: Sequence[str] = ()) -> CellTable:
     """Read a .csv file whose column ``label`` is the class; separators and encodings as for ``read_rows``.
+
+    Args:
+        path: the file.
+        label: the column with the class.
+        header: the columns' names where the file's first line does not name them.
 
     Raises:
         ConfigError: it is no such file, has no such column, or a row without a label.
     """
     with rows_of(path, label) as (rows, notes):
-        _, header = next(rows, (1, []))
-        names = [name.strip() for name in header]
-        check_header(path, names, label, labelled=True)
-        if len(names) == 1:
-            raise ConfigError(f"{path} has no column besides {label!r}; a sample needs one or more")
-        lines, read = list[int](), list[list[str]]()
-        for line, row in rows:
-            if len(row) != len(names):
-                raise ConfigError(f"{path}: line {line} has {len(row)} cells, but the header {len(names)}")
-            lines.append(line)
-            read.append([cell.strip() for cell in row])
-    if not read:
-        raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
-    cells = {name: np.array(column) for name, column in zip(names, zip(*read))}
-    words = cells.pop(label)
+        columns, read = checked_rows(path, rows, label, labelled=True, header=header)
+        lines, words, cells = zip(*((line, word or "", [cell.strip() for cell in row]) for line, word, row in read))
     for line, word in zip(lines, words):
         if word.lower() in NO_LABEL:
-            raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is {str(word) or 'empty'!r}")
-    words = np.array(["-1" if NONE.fullmatch(word) else str(word) for word in words])
-    return CellTable(path, cells, words, np.array(lines), notes)
+            raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is {word!r}")
+    by_column = {name: np.array(column) for name, column in zip(columns, zip(*cells))}
+    return CellTable(path, by_column, np.array(words), np.array(lines), notes)
 
 
 def is_missing(column: Cells) -> NDArray[np.bool_]:

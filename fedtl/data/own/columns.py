@@ -6,7 +6,6 @@ and sums over their training rows, so that a column means the same at each; nobo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.own.cells import Cells, CellTable, is_missing
-from fedtl.data.own.table import number
+from fedtl.data.own.table import difference, number
 
 Missing = Literal["error", "drop", "mean", "median"]
 
@@ -42,44 +41,6 @@ class ColumnRules:
     leave_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Column:
-    """What a column of the files becomes.
-
-    Attributes:
-        name: the column's.
-        words: those that it may hold; None of a column of numbers, or of yes and no.
-        filler: what a gap gets: a number, or the place of a word; NaN where there is nothing to fill.
-        indicator: whether a further number says where its gaps are.
-    """
-
-    name: str
-    words: tuple[str, ...] | None
-    filler: float
-    indicator: bool
-
-    def encode(self, table: CellTable) -> NDArray[np.float64]:
-        """The column's numbers ``[n, numbers]``.
-
-        Raises:
-            ConfigError: a cell is no number.
-        """
-        cells = table.cells[self.name]
-        gaps = is_missing(cells)
-        if self.words is None:
-            values = _numbers(table, self.name, gaps)
-            values[gaps] = self.filler
-            parts = [values[:, None]]
-        else:
-            place = {word: k for k, word in enumerate(self.words)}
-            places = np.array([place.get(str(cell), -1) for cell in cells])
-            places[gaps] = -1 if np.isnan(self.filler) else int(self.filler)
-            parts = [(places[:, None] == np.arange(len(self.words))).astype(np.float64)]
-        if self.indicator:
-            parts.append(gaps[:, None].astype(np.float64))
-        return np.concatenate(parts, axis=1)
-
-
 def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[CellTable], tuple[str, ...]]:
     """Tables without the columns that are left out and, where that is asked for, without rows that have gaps.
 
@@ -93,9 +54,7 @@ def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[
     names = list(tables[0].cells)
     for table in tables[1:]:
         if list(table.cells) != names:
-            differing = sorted(set(table.cells) ^ set(names))
-            what = f"the column {differing[0]!r} is only in one of them" if differing else "in another order"
-            raise ConfigError(f"{table.path} and {tables[0].path} do not have the same columns: {what}")
+            raise ConfigError(f"{table.path}: {difference(list(table.cells), names)} in {tables[0].path}")
     for key, listed in (("categorical", rules.categorical), ("leave_out", rules.leave_out)):
         for name in listed:
             if name not in names:
@@ -122,30 +81,48 @@ def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[
     return kept, tuple(notes)
 
 
-def decide(training: Sequence[CellTable], rules: ColumnRules) -> list[Column]:
-    """What each column becomes, out of all participants' training rows.
+def as_numbers(tables: Sequence[CellTable], training: Sequence[bool], rules: ColumnRules) -> list[NDArray[np.float64]]:
+    """The tables' rows as numbers ``[n, numbers]``, each number meaning the same in all of them.
+
+    Args:
+        tables: all participants', with the same columns.
+        training: which of them are of training rows, and so decide what a column becomes.
+        rules: how cells become numbers.
 
     Raises:
-        ConfigError: a column holds words and is not said to, or has no value at all.
+        ConfigError: a column holds words and is not said to, or has no value in training rows.
     """
-    return [_decide(name, training, rules) for name in training[0].cells]
+    by_column = [_numbers_of(name, tables, training, rules) for name in tables[0].cells]
+    return [np.concatenate(blocks, axis=1) for blocks in zip(*by_column)]
 
 
-def _decide(name: str, training: Sequence[CellTable], rules: ColumnRules) -> Column:
-    gaps = [is_missing(table.cells[name]) for table in training]
-    any_gap = any(each.any() for each in gaps)
-    if all(each.all() for each in gaps):
+def _numbers_of(
+    name: str, tables: Sequence[CellTable], training: Sequence[bool], rules: ColumnRules
+) -> list[NDArray[np.float64]]:
+    """A column's numbers in each table ``[n, 1]``, or more where it becomes several."""
+    cells = [table.cells[name] for table in tables]
+    gaps = [is_missing(column) for column in cells]
+    decisive = [each for each, decides in enumerate(training) if decides]
+    if all(gaps[each].all() for each in decisive):
         raise ConfigError(f"the column {name!r} has no value in any training row; name it in data.leave_out")
-    indicator = rules.indicators and any_gap
     if name in rules.categorical:
-        counts: Counter[str] = Counter()
-        for table, gap in zip(training, gaps):
-            counts.update(map(str, table.cells[name][~gap]))
-        words = tuple(sorted(counts))
-        most = min(words, key=lambda word: (-counts[word], word))
-        return Column(name, words, float(words.index(most)) if any_gap else np.nan, indicator)
-    values = [_numbers(table, name, gap)[~gap] for table, gap in zip(training, gaps)]
-    return Column(name, None, _filler(values, rules.missing), indicator)
+        blocks = _one_hot(cells, gaps, decisive)
+    else:
+        values = _parsed(name, tables, gaps)
+        filler = _filler([values[each][~gaps[each]] for each in decisive], rules.missing)
+        blocks = [np.where(gap, filler, own)[:, None] for own, gap in zip(values, gaps)]
+    if rules.indicators and any(gaps[each].any() for each in decisive):
+        blocks = [np.column_stack([block, gap]) for block, gap in zip(blocks, gaps)]
+    return blocks
+
+
+def _one_hot(
+    cells: Sequence[Cells], gaps: Sequence[NDArray[np.bool_]], decisive: Sequence[int]
+) -> list[NDArray[np.float64]]:
+    """A number for each word of the training rows; a gap is the most frequent one, of equals the first."""
+    words, counts = np.unique(np.concatenate([cells[each][~gaps[each]] for each in decisive]), return_counts=True)
+    most = words[np.argmax(counts)]
+    return [(np.where(gap, most, column)[:, None] == words).astype(np.float64) for column, gap in zip(cells, gaps)]
 
 
 def _filler(values: Sequence[NDArray[np.float64]], missing: Missing) -> float:
@@ -162,27 +139,27 @@ def _filler(values: Sequence[NDArray[np.float64]], missing: Missing) -> float:
     return float("nan")
 
 
-def _numbers(table: CellTable, name: str, gaps: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A column's numbers, NaN in gaps."""
-    cells: Cells = table.cells[name]
-    values = np.full(len(cells), np.nan)
-    for row in np.flatnonzero(~gaps):
-        cell, line = str(cells[row]), int(table.lines[row])
-        if cell.lower() in BOOLEAN:
-            values[row] = BOOLEAN[cell.lower()]
-        elif any(map(str.isalpha, cell)) and not _is_float(cell):
-            raise ConfigError(
-                f"{table.path}: line {line}, column {name!r}: {cell!r} is no number; name a column of words in "
-                "data.categorical, or one that is not to be used in data.leave_out"
-            )
-        else:
-            values[row] = number(table.path, line, name, cell)
-    return values
+def _parsed(name: str, tables: Sequence[CellTable], gaps: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.float64]]:
+    """A column's numbers in each table ``[n]``, NaN in gaps."""
+    lower = [np.char.lower(table.cells[name]) for table in tables]
+    boolean = all(np.isin(column[~gap], list(BOOLEAN)).all() for column, gap in zip(lower, gaps))
+    parsed = []
+    for table, column, gap in zip(tables, lower, gaps):
+        values = np.full(len(table), np.nan)
+        for row in np.flatnonzero(~gap):
+            values[row] = BOOLEAN[column[row]] if boolean else _number(table, name, int(row))
+        parsed.append(values)
+    return parsed
 
 
-def _is_float(cell: str) -> bool:
+def _number(table: CellTable, name: str, row: int) -> float:
+    cell, line = str(table.cells[name][row]), int(table.lines[row])
     try:
         float(cell)
     except ValueError:
-        return False
-    return True
+        if any(map(str.isalpha, cell)):
+            raise ConfigError(
+                f"{table.path}: line {line}, column {name!r}: {cell!r} is no number; name a column of words in "
+                "data.categorical, or one that is not to be used in data.leave_out"
+            ) from None
+    return number(table.path, line, name, cell)

@@ -222,7 +222,7 @@ def read_own(
         raise ConfigError(f"size = {size}: should be less than or equal to {LARGEST_SIDE}")
     wanted = (TEST, TARGET_TEST, PUBLIC) if server else PARTS
     place = Path(path).expanduser()
-    kind = _kind(place, path)
+    kind = kind_of(place, path)
     if label is not None and kind not in ("csv", "table"):
         raise ConfigError(f"label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
     column = "label" if label is None else label
@@ -262,7 +262,7 @@ def _read(
     return read_images(place, wanted, test_share, change)
 
 
-def _kind(place: Path, path: str) -> str:
+def kind_of(place: Path, path: str) -> str:
     """What ``path`` is: "function", "table" (a .csv file), or a folder of "npz", "csv" or "images"."""
     if place.is_dir():
         kinds = [kind for kind in ("npz", "csv") if any((place / f"{part}.{kind}").is_file() for part in PARTS)]

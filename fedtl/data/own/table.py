@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import math
 import re
 from array import array
@@ -58,7 +59,7 @@ def read_tables(folder: Path, wanted: Sequence[str], label: str) -> dict[str, Pa
     for table in tables.values():
         first = next(iter(tables.values()))
         if table.columns != first.columns:
-            raise ConfigError(f"{table.path}: {_difference(table.columns, first.columns)} in {first.path}")
+            raise ConfigError(f"{table.path}: {difference(table.columns, first.columns)} in {first.path}")
     return parts_of(tables)
 
 
@@ -207,27 +208,56 @@ def _table(
     path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labelled: bool, notes: tuple[str, ...]
 ) -> CsvTable:
     """Lines with their numbers as a table, the first of them being its header."""
-    _, header = next(rows, (1, []))
-    names = [name.strip() for name in header]
+    columns, lines = checked_rows(path, rows, label, labelled)
+    x = array("d")  # a quarter of a list's memory
+    words: list[str] = []
+    for line, word, cells in lines:
+        if word is not None:
+            words.append(word)
+        x.extend(number(path, line, column, cell) for column, cell in zip(columns, cells))
+    return CsvTable(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
+
+
+def checked_rows(
+    path: Path, rows: Iterator[tuple[int, list[str]]], label: str, labelled: bool, header: Sequence[str] = ()
+) -> tuple[tuple[str, ...], Iterator[tuple[int, str | None, list[str]]]]:
+    """A file's columns but for the label's, and its rows: the line of each, its label and its other cells.
+
+    Args:
+        path: the file.
+        rows: of :func:`rows_of`.
+        label: the column with the class.
+        labelled: whether there must be one; else a row's label is None where there is none.
+        header: the columns' names where the first line does not name them; without, that is an error.
+
+    Raises:
+        ConfigError: it has no such column, a row of another length, no row, or an empty label.
+    """
+    first_line, first = next(rows, (1, []))
+    names = [name.strip() for name in first]
+    if header and label not in names:
+        names, rows = [*header], itertools.chain([(first_line, first)], rows)
     check_header(path, names, label, labelled)
     place = names.index(label) if label in names else None
     columns = tuple(name for name in names if name != label)
     if not columns:
         raise ConfigError(f"{path} has no column besides {label!r}; a sample needs one number or more")
-    x = array("d")  # a quarter of a list's memory
-    words: list[str] = []
-    for line, row in rows:
-        if len(row) != len(names):
-            raise ConfigError(f"{path}: line {line} has {len(row)} cells, but the header {len(names)}")
-        if place is not None:
-            word = row.pop(place).strip()
-            if labelled and not word:
-                raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is empty")
-            words.append(str(UNLABELLED) if NONE.fullmatch(word) else word)
-        x.extend(number(path, line, column, cell) for column, cell in zip(columns, row))
-    if not x:
-        raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
-    return CsvTable(path, columns, np.array(x).reshape(-1, len(columns)), np.array(words) if labelled else None, notes)
+
+    def lines() -> Iterator[tuple[int, str | None, list[str]]]:
+        line, word = 0, None
+        for line, row in rows:
+            if len(row) != len(names):
+                raise ConfigError(f"{path}: line {line} has {len(row)} cells, but the header {len(names)}")
+            if place is not None:
+                word = row.pop(place).strip()
+                if labelled and not word:
+                    raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is empty")
+                word = str(UNLABELLED) if NONE.fullmatch(word) else word
+            yield line, word, row
+        if not line:
+            raise ConfigError(f"{path} has no row besides its header; leave out what holds no sample")
+
+    return columns, lines()
 
 
 def check_header(path: Path, names: Sequence[str], label: str, labelled: bool) -> None:
@@ -278,7 +308,7 @@ def number(path: Path, line: int, column: str, cell: str) -> float:
     return value
 
 
-def _difference(mine: Sequence[str], other: Sequence[str]) -> str:
+def difference(mine: Sequence[str], other: Sequence[str]) -> str:
     """How two files' columns differ, up to the other's name."""
     for one in mine:
         if one not in other:

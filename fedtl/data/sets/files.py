@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.arrays import UNLABELLED, numbered, samples
+from fedtl.data.arrays import UNLABELLED, Labels, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.own.cells import CellTable, is_missing, read_cells
-from fedtl.data.own.columns import ColumnRules, Missing, decide, without_gaps
-from fedtl.data.own.part import TEST, TRAIN, VALIDATION
-from fedtl.data.own.read import Own, read_own
+from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
+from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
+from fedtl.data.own.read import Own, gathered, kind_of, read_own
 from fedtl.data.own.table import labels_of, test_rows
 from fedtl.data.settings import DataChoice
 
-PARTS = (TRAIN, VALIDATION, TEST)
-NOT_HERE = ("target_train", "target_test", "public")
+NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
+"""Parts of a real client's data that a simulation has elsewhere."""
 
 
 class Files(DataChoice):
@@ -50,6 +50,9 @@ class Files(DataChoice):
     """
 
     default_partition: ClassVar[dict[str, Any]] = {"name": "natural"}
+    load_reads = frozenset({"test_share"})
+    header: ClassVar[tuple[str, ...]] = ()
+    """The columns' names, where files need not have a first line with these."""
 
     name: str = "files"
     path: str = Field(min_length=1)
@@ -69,30 +72,29 @@ class Files(DataChoice):
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
-        place = self.place()
         try:
+            place = Path(self.path).expanduser()
             if place.is_dir():
                 entries = sorted(each for each in place.iterdir() if not each.name.startswith((".", "_")))
-                clients = [each for each in entries if each.is_dir() or each.suffix.lower() in (".csv", ".data")]
+                clients = [each for each in entries if each.is_dir() or each.suffix.lower() == ".csv"]
                 if not clients:
                     raise ConfigError(f"data.path = {self.path!r}: the folder has no .csv file and no folder")
-                return self._of_clients(clients)
+                return self.of_clients(clients)
             if place.is_file():
                 return self._of_file(place)
         except OSError as error:
             raise ConfigError(f"data.path = {self.path!r} cannot be read: {error.strerror or error}") from error
+        except RuntimeError as error:  # pathlib's word for ~somebody who is not there
+            raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder") from error
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
 
-    def place(self) -> Path:
-        """Where the files are."""
-        return Path(self.path).expanduser()
-
-    def _of_clients(self, entries: Sequence[Path]) -> Dataset:
+    def of_clients(self, entries: Sequence[Path]) -> Dataset:
+        """The data set of clients, of whom each has a file or a folder."""
         if self.owner is not None:
             raise ConfigError(f"data.owner = {self.owner!r}: in a folder each entry is a client; leave it out")
-        if all(_is_table(entry) for entry in entries):
+        tables = [entry for entry in entries if entry.is_file() or kind_of(entry, str(entry)) == "csv"]
+        if len(tables) == len(entries):
             return self._of_tables([self._parts(entry) for entry in entries])
-        tables = [entry for entry in entries if _is_table(entry)]
         if tables:
             raise ConfigError(
                 f"data.path = {self.path!r}: {tables[0].name} is a table, and others are none; keep one kind"
@@ -110,15 +112,18 @@ class Files(DataChoice):
     def _parts(self, entry: Path) -> dict[str, CellTable]:
         """A client's rows by part, before any is drawn for testing."""
         if entry.is_file():
-            return {TRAIN: read_cells(entry, self.label)}
+            return {TRAIN: read_cells(entry, self.label, self.header)}
         files = {part: entry / f"{part}.csv" for part in PARTS}
-        parts = {part: read_cells(file, self.label) for part, file in files.items() if file.is_file()}
+        for part in NOT_HERE:
+            if files[part].is_file():
+                raise ConfigError(_not_here(str(entry), part))
+        parts = {part: read_cells(file, self.label, self.header) for part, file in files.items() if file.is_file()}
         if TRAIN not in parts:
             raise ConfigError(f"{entry} has no train.csv")
         return parts
 
     def _of_file(self, file: Path) -> Dataset:
-        table = read_cells(file, self.label)
+        table = read_cells(file, self.label, self.header)
         if self.owner is None:
             return self._of_tables([{TRAIN: table}], owned=False)
         if self.owner not in table.cells:
@@ -144,62 +149,45 @@ class Files(DataChoice):
             pieces += [
                 (client, kind, table.rows(rows)) for kind, rows in ((TRAIN, ~drawn), (TEST, drawn)) if rows.any()
             ]
-        columns = decide([table for _, part, table in pieces if part == TRAIN], rules)
-        x = np.concatenate([np.concatenate([c.encode(table) for c in columns], axis=1) for _, _, table in pieces])
-        y, names, classes = self._classes([table for _, _, table in pieces])
-        sizes = [len(table) for _, _, table in pieces]
-        owner = np.repeat([client for client, _, _ in pieces], sizes).astype(np.int64)
-        kinds = np.repeat([part for _, part, _ in pieces], sizes)
-        stored = samples(f"data.path = {self.path!r}", x)
-        mean, std = channel_statistics(stored[kinds == TRAIN])
-        read_as = (note for _, _, table in pieces for note in table.notes)
-        return Dataset(
-            stored,
-            y,
-            classes,
-            mean,
-            std,
-            owner=owner if owned else None,
-            held_out=kinds == TEST if owned and (kinds == TEST).any() else None,
-            validation=kinds == VALIDATION if (kinds == VALIDATION).any() else None,
-            label_names=names,
-            notes=tuple(dict.fromkeys([*notes, *read_as])),
-        )
+        tables = [table for _, _, table in pieces]
+        numbers = as_numbers(tables, [part == TRAIN for _, part, _ in pieces], rules)
+        labels, names = self._labels(tables)
+        parts: list[dict[str, Part]] = [{} for _ in clients]
+        for (client, part, table), x, y in zip(pieces, numbers, labels):
+            where = str(table.path)
+            parts[client][part] = Part(where, samples(where, x), y, (*table.notes, *doubts(where, x)))
+        dataset = _joined([gathered(next(iter(each.values())).where, each, server=False) for each in parts])
+        dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names or dataset.label_names)
+        return dataset if owned else replace(dataset, owner=None)
 
-    def _classes(self, tables: Sequence[CellTable]) -> tuple[NDArray[np.int64], tuple[str, ...], int]:
-        """Labels ``[n]``, the classes' names and their number."""
-        words = np.concatenate([table.label for table in tables])
-        if (words == str(UNLABELLED)).any():
-            raise ConfigError(f"data.path = {self.path!r}: a row's label is -1; leave out rows without a label")
-        if self.positive:
-            present = set(map(str, np.unique(words)))
-            for word in self.positive:
-                if word not in present:
-                    raise ConfigError(f"data.positive = {word!r}: no row has this label: {nearest(word, present)}")
-            others = ", ".join(sorted(present - set(self.positive)))
-            if not others:
-                raise ConfigError("data.positive: all rows' labels are among them, so that there is one class")
-            return np.isin(words, self.positive).astype(np.int64), (others, ", ".join(self.positive)), 2
-        read = labels_of([(str(table.path), table.label, 0) for table in tables])
-        y, names = numbered([(str(table.path), each) for table, each in zip(tables, read)])
-        return y, names or (), len(names) if names else int(y.max()) + 1
+    def _labels(self, tables: Sequence[CellTable]) -> tuple[list[Labels], tuple[str, ...]]:
+        """The labels of each table ``[n]``, and the classes' names where :attr:`positive` makes these."""
+        if not self.positive:
+            return labels_of([(str(table.path), table.label, UNLABELLED) for table in tables]), ()
+        present = {str(word) for table in tables for word in np.unique(table.label)}
+        for word in self.positive:
+            if word not in present:
+                raise ConfigError(f"data.positive = {word!r}: no row has this label: {nearest(word, present)}")
+        others = ", ".join(sorted(present - set(self.positive)))
+        if not others:
+            raise ConfigError("data.positive: all rows' labels are among them, so that there is one class")
+        each: list[Labels] = [np.isin(table.label, self.positive).astype(np.int64) for table in tables]
+        return each, (others, ", ".join(self.positive))
 
 
-def _is_table(entry: Path) -> bool:
-    return entry.is_file() or (entry / "train.csv").is_file()
+def _not_here(source: str, part: str) -> str:
+    return f"{source} has {part}; in a simulation data.target and data.public give such"
 
 
 def _joined(owns: Sequence[Own]) -> Dataset:
-    """Clients' images or arrays as one data set."""
+    """Clients' own samples as one data set."""
     for own in owns:
         for part in NOT_HERE:
-            if len(getattr(own, part)):
-                raise ConfigError(
-                    f"{own.source} has {part.replace('_', '/')}, which data.target and data.public give here"
-                )
+            if len(getattr(own, part.replace("/", "_"))):
+                raise ConfigError(_not_here(own.source, part))
         if own.unlabelled:
             raise ConfigError(
-                f"{own.source} has training samples without labels; data.labelled_fraction makes such here"
+                f"{own.source} has training samples without labels; in a simulation data.labelled_fraction gives such"
             )
         if own.x.shape[1:] != owns[0].x.shape[1:] or own.x.dtype != owns[0].x.dtype:
             raise ConfigError(
@@ -214,15 +202,14 @@ def _joined(owns: Sequence[Own]) -> Dataset:
     names = tuple(sorted({word for own in owns for word in own.names or ()}))
     rows = [np.concatenate([own.train, own.validation, own.test]) for own in owns]
     y = [np.array([names.index(word) for word in own.names])[own.y] if own.names else own.y for own in owns]
-    kinds = [np.repeat([0, 1, 2], [len(own.train), len(own.validation), len(own.test)]) for own in owns]
-    x, labels, kind = (
-        np.concatenate(parts)
-        for parts in ([own.x[r] for own, r in zip(owns, rows)], [each[r] for each, r in zip(y, rows)], kinds)
-    )
+    kind = np.concatenate([np.repeat([0, 1, 2], [len(o.train), len(o.validation), len(o.test)]) for o in owns])
+    x = np.concatenate([own.x[r] for own, r in zip(owns, rows)])
+    labels = np.concatenate([each[r] for each, r in zip(y, rows)]).astype(np.int64)
+    note = None if names else check_classes(owns[0].source, np.unique(labels), len(labels))
     mean, std = channel_statistics(x[kind == 0])
     return Dataset(
         x,
-        labels.astype(np.int64),
+        labels,
         len(names) or int(labels.max()) + 1,
         mean,
         std,
@@ -230,5 +217,5 @@ def _joined(owns: Sequence[Own]) -> Dataset:
         held_out=kind == 2 if (kind == 2).any() else None,
         validation=kind == 1 if (kind == 1).any() else None,
         label_names=names,
-        notes=tuple(dict.fromkeys(note for own in owns for note in own.notes)),
+        notes=tuple(dict.fromkeys([*(note for own in owns for note in own.notes), *([note] if note else [])])),
     )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from fedtl.choice import ConfigError
+from fedtl.data.dataset import Dataset
 from fedtl.data.own.columns import Missing
 from fedtl.data.sets.files import Files
 
@@ -25,6 +26,11 @@ class HeartDisease(Files):
         root: the folder that has them in ``heart-disease``; the environment variable FEDTL_DATA if not given.
     """
 
+    header = (
+        *("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"),
+        *("slope", "ca", "thal", "target"),
+    )
+
     name: str = "heart-disease"
     path: str = ""
     root: str | None = None
@@ -33,12 +39,8 @@ class HeartDisease(Files):
     missing: Missing = "drop"
     leave_out: tuple[str, ...] = ("slope", "ca", "thal")
 
-    def place(self) -> Path:
-        """Where the files are.
-
-        Raises:
-            ConfigError: nothing says where, or they are not there.
-        """
+    def load(self) -> Dataset:
+        """See :class:`~fedtl.data.settings.DataChoice`."""
         root = self.root or os.environ.get("FEDTL_DATA")
         if not self.path and not root:
             raise ConfigError(
@@ -46,7 +48,8 @@ class HeartDisease(Files):
                 f"has {PLACE}"
             )
         folder = Path(self.path or Path(str(root)) / PLACE).expanduser()
-        for hospital in HOSPITALS:
-            if not (folder / f"processed.{hospital}.data").is_file():
-                raise ConfigError(f"data.name = {self.name!r}: {folder} has no processed.{hospital}.data")
-        return folder
+        files = [folder / f"processed.{hospital}.data" for hospital in HOSPITALS]
+        for file in files:
+            if not file.is_file():
+                raise ConfigError(f"data.name = {self.name!r}: {folder} has no {file.name}")
+        return self.of_clients(files)

@@ -76,10 +76,9 @@ class Metrics:
         tables = (metric.table for metric in self.by_name.values())
         return {table.__name__: table for table in tables if table is not None}
 
-    @property
-    def need_predictions(self) -> bool:
-        """Whether any is pooled exactly out of predictions alone."""
-        return any(not metric.exact for metric in self.by_name.values())
+    def without_predictions(self) -> Metrics:
+        """Those that are pooled exactly without predictions."""
+        return Metrics({name: metric for name, metric in self.by_name.items() if metric.exact})
 
     def of(self, labels: Labels, probabilities: Probabilities) -> dict[str, float]:
         """Every metric of n ≥ 1 samples; one that each class has is named ``"recall_by_class/3"``.
@@ -88,9 +87,13 @@ class Metrics:
         """
         if not np.isfinite(probabilities).all():
             return dict.fromkeys(self.names(probabilities.shape[1]), np.nan)
+        tables = self.without_predictions().tabulate(labels, probabilities)
         values: dict[str, float] = {}
         for name, metric in self.by_name.items():
-            values |= _named(name, metric, metric.of(labels, probabilities))
+            if metric.exact and metric.table is not None:
+                values |= _named(name, metric, metric.of_table(tables[metric.table.__name__]))
+            else:
+                values |= _named(name, metric, metric.of(labels, probabilities))
         return values
 
     def names(self, classes: int) -> list[str]:
@@ -119,17 +122,21 @@ class Metrics:
         """Every metric of all clients' samples together that is no mean over samples, as the record has it.
 
         Args:
-            tables: the sum of the clients'.
+            tables: the sum of the clients', of metrics that follow from these.
             predictions: of all samples; None where clients keep theirs, and what needs them follows from a histogram.
+                Samples of which a prediction is no number are left out.
 
         Returns:
             By name ``"pooled"``, and ``"bins"`` where the histogram has so many.
         """
+        if predictions is not None:
+            numbers = np.isfinite(predictions[1]).all(1)
+            predictions = predictions[0][numbers], predictions[1][numbers]
         pooled: dict[str, dict[str, float]] = {}
         for name, metric in self.by_name.items():
             bins = {}
             if predictions is not None and not metric.exact:
-                values = metric.of(*predictions)
+                values = metric.of(*predictions) if len(predictions[0]) else np.asarray(np.nan)
             elif metric.table is not None:
                 with np.errstate(invalid="ignore"):  # of no samples nothing is defined
                     values = metric.of_table(tables[metric.table.__name__])

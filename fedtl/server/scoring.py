@@ -83,14 +83,13 @@ class Asked:
 
     def _pooled(self, name: str, domain: str, replies: ScoreReplies) -> dict[str, dict[str, float]]:
         """Metrics of all clients' samples together, by name, each as the record has it."""
-        tables = {table: replies.tables[f"{name}/{table}"] for table in self.metrics.tables}
+        start = f"{name}/"
+        tables = {key.removeprefix(start): sums for key, sums in replies.tables.items() if key.startswith(start)}
         predictions = None
         if name in replies.predictions:
             parts, labels = replies.predictions[name], replies.predictions[f"{domain}{m.LABELS}"]
-            whole = [client for client in sorted(parts) if np.isfinite(parts[client]).all()]
-            if whole:
-                of_all = [np.concatenate([each[client] for client in whole]) for each in (labels, parts)]
-                predictions = of_all[0], of_all[1]
+            of_all = [np.concatenate([each[client] for client in sorted(parts)]) for each in (labels, parts)]
+            predictions = of_all[0], of_all[1]
         return self.metrics.pooled(tables, predictions)
 
     def _scores_on(self, data: str, columns: Mapping[str, list[Any]], missing: list[int]) -> ClientScores:

@@ -23,8 +23,9 @@ class FurtherScores:
     """
 
     def __init__(self, metrics: Metrics, shows_predictions: bool) -> None:
-        self.metrics = metrics
-        self._shows = shows_predictions and metrics.need_predictions
+        without = metrics.without_predictions()
+        self._shows = shows_predictions and len(without.by_name) < len(metrics.by_name)
+        self._tabulated = without if self._shows else metrics
         self._tables: dict[str, NDArray[np.int64]] = {}
         self._predictions: dict[str, list[NDArray[Any]]] = {}
 
@@ -40,7 +41,7 @@ class FurtherScores:
             return
         for metric, value in score.values.items():
             rows.setdefault(f"{name}{m.METRIC}{metric}", []).append(value)
-        for table, more in self.metrics.tabulate(score.labels, score.probabilities).items():
+        for table, more in self._tabulated.tabulate(score.labels, score.probabilities).items():
             key = f"{name}/{table}"
             self._tables[key] = self._tables[key] + more if key in self._tables else more
         if self._shows:

@@ -141,10 +141,22 @@ def pooled(metrics: Metrics, tables: Tables, predictions: tuple[Labels, Probabil
     return {name: each["pooled"] for name, each in metrics.pooled(tables, predictions).items()}
 
 
+def test_all_are_pooled_over_the_same_samples() -> None:
+    metrics = read_metrics(list(METRICS))
+    y, p = predictions(0, "random")
+    broken = p.copy()
+    broken[1] = np.nan
+    others = np.delete(np.arange(len(y)), 1)
+    expected = pooled(metrics, metrics.tabulate(y[others], p[others]), (y[others], p[others]))
+    np.testing.assert_equal(pooled(metrics, metrics.tabulate(y, broken), (y, broken)), expected)
+
+
 def test_of_no_samples_nothing_is_defined() -> None:
     metrics = read_metrics(list(METRICS))
     none = metrics.tabulate(np.zeros(0, np.int64), np.zeros((0, 3)))
-    assert all(math.isnan(value) for value in pooled(metrics, none, None).values())
+    empty = np.zeros(0, np.int64), np.zeros((0, 3))
+    for known in (None, empty):
+        assert all(math.isnan(value) for value in pooled(metrics, none, known).values())
 
 
 def test_the_histogram_is_exact_where_bins_tell_samples_apart() -> None:

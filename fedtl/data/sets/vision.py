@@ -112,6 +112,10 @@ class IdxFiles(Vision):
                     return self.part_of(folder, stem)
         return super().open(train)
 
+    def names(self, part: Any) -> tuple[str, ...]:
+        """A word per class."""
+        return self.words
+
     def part_of(self, folder: Path, stem: str, ending: str = "") -> SimpleNamespace:
         """The training or the test set, as torchvision would give it."""
         data = read_idx(folder / f"{stem}-images-idx3-ubyte{ending}")
@@ -128,10 +132,6 @@ class MNIST(IdxFiles):
     place: ClassVar[str] = "MNIST/raw"
     words: ClassVar[tuple[str, ...]] = DIGITS
     name: str = "mnist"
-
-    def names(self, part: Any) -> tuple[str, ...]:
-        """The digits."""
-        return DIGITS
 
 
 class FashionMNIST(IdxFiles):

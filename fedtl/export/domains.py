@@ -8,15 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.config.read import build
-from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.experiment import model_on
-from fedtl.export.probe import Features, features_of, fit_linear
+from fedtl.export.features import Features, opened
+from fedtl.export.probe import fit_linear
 from fedtl.plot.domain_features import DomainFeatures
 from fedtl.random import Purpose, stream
 from fedtl.runs.history import Run
-from fedtl.strategies import strategy_type
 
 Projection = Literal["pca", "tsne"]
 PROJECTIONS = ("pca", "tsne")
@@ -44,22 +41,17 @@ def features_by_domain(run: Run, projection: Projection = "pca") -> DomainFeatur
             which keeps neighbours together, and no distances.
 
     Raises:
-        ConfigError: the run has no final global model, or fewer than two domains.
+        ConfigError: the run is deployed, has no final global model, or fewer than two domains.
     """
     if projection not in PROJECTIONS:
         raise ConfigError(f"--projection = {projection!r} is unknown: {nearest(str(projection), PROJECTIONS)}")
-    run.state_dict()  # a run that is not finished says so
-    config = build(dict(run.config))
-    if not strategy_type(config.strategy.name).has_global_model():
-        raise ConfigError(f"--kind features: {run.path} is a run of {config.strategy.name!r}, without a global model")
-    federation = federate(config.data, config.seed)
+    config, federation, see = opened(run, "show")
     domains = _domains(federation, config.seed, [str(name) for name in run.environment.get("names") or []])
     if len(domains) < 2:
         raise ConfigError(
             f"--kind features: {run.path} has fewer than two domains, or clients, with {FEWEST} samples to show"
         )
-    module = model_on(run, config, federation)
-    each = [features_of(module, federation, domain.rows) for domain in domains]
+    each = [see(domain.rows) for domain in domains]
     points, words = _projected(np.concatenate(each).astype(np.float64), projection, config.seed)
     rows = np.concatenate([domain.rows for domain in domains])
     return DomainFeatures(

@@ -26,6 +26,7 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.disk.tensors import DamagedError, load_tensors
 from fedtl.engine import EngineChoice, Failed, Task
 from fedtl.engine.plan import eligible
+from fedtl.export.features import device_of
 from fedtl.export.file import FORMAT, About, Exported, Personal, load_exported, rebuilt
 from fedtl.export.predictor import described
 from fedtl.failure import RunError
@@ -154,7 +155,7 @@ class RunFolder:
             raise ConfigError(f"{self.folder} is a deployed run's, and holds no samples to train on")
         if not strategy_type(name).has_global_model() or strategy_type(name).pools:
             raise ConfigError(f"{self.folder} is a run of {name!r}, which has no global model that clients change")
-        device = "cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        device = device_of(self.config)
         with one_thread(device):
             assembly = assemble(self._rebuilt(trains=True), self.federation)
             worker = self._worker(assembly, device, trains=True)
@@ -216,7 +217,7 @@ class RunFolder:
                 f"--client = {client}: under {self.config.strategy.name} a client's own predictor is more than a model "
                 "(it also looks at the client's training samples), so there is no file for it; leave --client out"
             )
-        device = "cuda" if makes and self.config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        device = device_of(self.config) if makes else "cpu"
         with one_thread(device):
             assembly = assemble(self._rebuilt(trains=makes), self.federation)
             self._check_memory(client, assembly)

@@ -18,27 +18,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.config.read import build
-from fedtl.data.federate import federate
-from fedtl.data.federation import Federation, Shards
+from fedtl.data.federation import Shards
 from fedtl.data.partitions.contract import by_label
-from fedtl.data.samples import Samples
-from fedtl.experiment import model_on
-from fedtl.models.head import features_and_logits
+from fedtl.export.features import Features, opened
 from fedtl.random import Purpose, stream
 from fedtl.runs.history import Run
 from fedtl.server.scores import Coverage, Summary, summarise
-from fedtl.strategies import strategy_type
 
 Kind = Literal["linear", "knn"]
-Features = NDArray[np.float32]
-"""``[n, f]``."""
 Labels = NDArray[np.int64]
 
 KINDS = ("linear", "knn")
 
 BLOCK = 500
-"""Samples that are given to the network, or compared with all training samples, at a time."""
+"""Samples that are compared with all training samples at a time."""
 
 
 @dataclass(frozen=True)
@@ -250,11 +243,7 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
             raise ConfigError(f"--labels = {share:g}: give a share of the training labels, above 0 and at most 1")
     if seed is not None and seed < 0:
         raise ConfigError(f"--seed = {seed}: give a whole number, 0 or more")
-    run.state_dict()  # a run that is not finished says so
-    config = build(dict(run.config))
-    if not strategy_type(config.strategy.name).has_global_model():
-        raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to probe")
-    federation = federate(config.data, config.seed)
+    config, federation, see = opened(run, "probe")
     # Without labels for training, or with few, a client's training samples are the target's, whose labels lie in y.
     whole = federation.target if config.data.labelled_fraction < 1 else None
     train = federation.train if whole is None else whole.train
@@ -265,7 +254,6 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
             f"{run.path}: neither the server nor a client holds a test sample; run with data.test_share or "
             "data.server_test_share"
         )
-    see = partial(features_of, model_on(run, config, federation), federation, device=_device(config.device))
     source = _RunFolder(
         (see(train.order), federation.y[train.order], train),
         (see(federation.test.order), federation.y[federation.test.order], federation.test),
@@ -274,36 +262,6 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
     )
     drawn = config.seed if seed is None else seed
     return [result for share in shares for result in _results(source, share, kind, drawn)]
-
-
-def features_of(
-    module: nn.Module, federation: Federation, rows: NDArray[np.int64], device: torch.device | str = "cpu"
-) -> Features:
-    """What a module's head receives for samples of a federation, ``[len(rows), f]``; the module's mode stays.
-
-    Args:
-        module: in evaluation mode, or its BatchNorm and dropout act as in training.
-        federation: whose samples.
-        rows: which.
-        device: where; the module is moved there.
-    """
-    if not len(rows):  # not every module takes a batch of none
-        return np.empty((0, 0), np.float32)
-    place = torch.device(device)
-    module = module.to(place)
-    images = len(federation.shape) == 3 and any(isinstance(part, nn.Conv2d) for part in module.modules())
-    samples = Samples(federation, place, channels_last=images and place.type == "cpu")
-    blocks = []
-    with torch.no_grad():
-        for first in range(0, len(rows), BLOCK):
-            x, _ = samples.batch(rows[first : first + BLOCK])
-            features, _ = features_and_logits(module, x)
-            blocks.append(features.float().cpu().numpy().copy())  # a view of the batch's memory is written over
-    return np.concatenate(blocks)
-
-
-def _device(wanted: str) -> str:
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)

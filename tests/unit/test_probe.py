@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fedtl.data.federation import Shards
+from fedtl.export.features import features_of
 from fedtl.export.probe import (
     Result,
     _results,
     _RunFolder,
-    features_of,
     fit_knn,
     fit_linear,
     knn,

@@ -10,9 +10,11 @@ import torch
 
 import fedtl
 from fedtl.choice import ConfigError
+from fedtl.data.own.read import FRAME
 from fedtl.engine import Failed
 from fedtl.export.domains import features_by_domain, proxy_a_distance
 from fedtl.export.of_run import RunFolder
+from fedtl.export.probe import probe
 from fedtl.export.similarity import cosines, similarity_of
 from fedtl.runs.history import Run
 
@@ -72,6 +74,17 @@ def test_without_a_global_model_there_is_none_to_change(tmp_path: Path) -> None:
         similarity_of(run)
     with pytest.raises(ConfigError, match="is a run of 'local', without a global model"):
         features_by_domain(run)
+
+
+def test_of_a_deployed_run_nobody_here_has_the_samples(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "rounds=1")
+    RunFolder.of(run).frame.write(run.path / FRAME)
+    with pytest.raises(ConfigError, match="is a deployed run's, and holds no samples to train on"):
+        similarity_of(run)
+    with pytest.raises(ConfigError, match="is a deployed run's, and holds no samples to show"):
+        features_by_domain(run)
+    with pytest.raises(ConfigError, match="is a deployed run's, and holds no samples to probe"):
+        probe(run)
 
 
 def test_cosines() -> None:

@@ -28,7 +28,9 @@ from fedtl.config.schema import Config
 from fedtl.config.tracking import check_trackers
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from fedtl.data.own.read import FRAME
 from fedtl.data.samples import FewSamples
+from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import Sizes
 from fedtl.engine import EngineChoice, Task
 from fedtl.engine.choice import Choices
@@ -295,7 +297,10 @@ def load_model(run: Run, round: Literal["last", "best"] = "last") -> nn.Module:
     config = build(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to load")
-    return model_on(run, config, federate(config.data, config.seed), round)
+    # Of a deployed run the config's data only stand in for the clients'; what those are like is written down.
+    frame = run.path / FRAME
+    federation = DataSchema.read(frame).without_samples(1) if frame.is_file() else federate(config.data, config.seed)
+    return model_on(run, config, federation, round)
 
 
 def model_on(run: Run, config: Config, federation: Federation, round: Literal["last", "best"] = "last") -> nn.Module:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 
 import fedtl
@@ -85,6 +86,14 @@ def test_of_a_deployed_run_nobody_here_has_the_samples(tmp_path: Path) -> None:
         features_by_domain(run)
     with pytest.raises(ConfigError, match="is a deployed run's, and holds no samples to probe"):
         probe(run)
+
+
+def test_a_deployed_runs_model_takes_the_clients_samples(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "rounds=1")
+    RunFolder.of(run).frame.write(run.path / FRAME)
+    stand_in = run.config | {"data": run.config["data"] | {"name": "synthetic"}}  # of 60 numbers
+    (run.path / "config.toml").write_text(tomli_w.dumps(stand_in))
+    assert fedtl.load_model(fedtl.Run(run.path))(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_cosines() -> None:

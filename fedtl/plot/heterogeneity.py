@@ -16,7 +16,7 @@ from fedtl.comparison.layout import Layout, Setting
 from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.table import ScoreTable, score_table, scored_in_words
 from fedtl.plot.panels import blank_figure, grid_of_panels, label_outer, legend, title
-from fedtl.plot.setting_axis import SettingAxis, matching, ticks_of
+from fedtl.plot.setting_axis import SettingAxis, ticks_of
 from fedtl.plot.style import DARK, NARROW, look, styled
 from fedtl.studies import Study
 
@@ -53,11 +53,8 @@ def settings(
 
 def panel_groups(layout: Layout, axis: SettingAxis, panel: Setting, variant: str) -> list[Summary | None]:
     """A method's groups along the axis."""
-    groups = []
-    for value in axis.values:
-        fitting = matching(layout, axis, panel, value)
-        groups.append(layout.group(variant, fitting[0]) if fitting else None)
-    return groups
+    settings = [axis.setting(layout, panel, value) for value in axis.values]
+    return [None if setting is None else layout.group(variant, setting) for setting in settings]
 
 
 @styled

@@ -24,7 +24,7 @@ class SettingAxis:
 
     Attributes:
         key: dotted.
-        values: in order.
+        values: in order; None of settings that lack the key, as an IID split has no alpha.
         panels: the other keys' values, an empty mapping where there is none.
     """
 
@@ -49,9 +49,14 @@ class SettingAxis:
             key = fitting[0]
         else:
             key = max(keys, key=lambda each: (_are_numbers(layout, each), len(_values(layout, each))))
-        others = [{name: value for name, value in setting.items() if name != key} for setting in layout.settings]
+        others = [_without(setting, key) for setting in layout.settings]
         panels = {repr(sorted(other.items())): other for other in others}
         return cls(key, tuple(_values(layout, key)), tuple(panels.values()))
+
+    def setting(self, layout: Layout, panel: Setting, value: Any) -> Setting | None:
+        """The setting of a panel at one value; None where there is none."""
+        fitting = [each for each in layout.settings if each.get(self.key) == value]
+        return next((each for each in fitting if _without(each, self.key) == panel), None)
 
     @property
     def label(self) -> str:
@@ -104,10 +109,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def matching(layout: Layout, axis: SettingAxis, panel: Setting, value: Any) -> Sequence[Setting]:
-    """The settings of a panel at one value."""
-    wanted = {**panel, axis.key: value}
-    return [setting for setting in layout.settings if dict(setting) == wanted]
+def _without(setting: Setting, key: str) -> Setting:
+    return {name: value for name, value in setting.items() if name != key}
 
 
 def ticks_of(settings: Sequence[Setting], labels: Sequence[str]) -> tuple[str, list[str]]:

@@ -90,6 +90,25 @@ def test_a_line_over_the_settings(comparison: Comparison, study: Study) -> None:
         plot.settings(comparison, study, x="beta")
 
 
+@pytest.mark.parametrize("without", [{}, {ALPHA: None}])
+def test_a_setting_without_the_axiss_key_is_drawn(comparison: Comparison, without: dict[str, Any]) -> None:
+    name = "data.partition.name"
+    settings = [
+        {name: "iid", **without} if group.setting[ALPHA] == 1.0 else {name: "dirichlet", **group.setting}
+        for group in comparison.groups
+    ]
+    groups = [replace(group, setting=setting) for group, setting in zip(comparison.groups, settings)]
+    figure = plot.settings(replace(comparison, groups=tuple(groups)), x="alpha")
+    drawn = {axes.get_title("left"): axes for axes in figure.axes}
+    assert list(drawn) == ["partition=iid", "partition=dirichlet"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["none", "0.1", "0.5"]
+    for title, alphas in (("partition=iid", [1.0, None, None]), ("partition=dirichlet", [None, 0.1, 0.5])):
+        lines = [line for line in drawn[title].lines if len(np.asarray(line.get_xdata())) == 3]
+        for line, variant in zip(lines, ("pfedme", "fedavg", "local"), strict=True):
+            means = [np.nan if alpha is None else mean_of(comparison, variant, alpha) for alpha in alphas]
+            np.testing.assert_allclose(np.asarray(line.get_ydata()), means)
+
+
 def test_a_heat_map_has_every_mean(comparison: Comparison, study: Study) -> None:
     (axes,) = plot.heat(comparison, study).axes
     texts = {text.get_position(): text.get_text() for text in axes.texts}

@@ -97,8 +97,9 @@ class SettingAxis:
 
 
 def _values(layout: Layout, key: str) -> list[Any]:
-    values = dict.fromkeys(setting.get(key) for setting in layout.settings)
-    return sorted(values) if all(_is_number(value) for value in values) else list(values)
+    each = [setting.get(key) for setting in layout.settings]
+    values = list({repr(value): value for value in each}.values())  # a list, as of widths, is no key
+    return sorted(values) if all(_is_number(value) for value in values) else values
 
 
 def _are_numbers(layout: Layout, key: str) -> bool:

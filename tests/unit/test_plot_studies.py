@@ -109,6 +109,14 @@ def test_a_setting_without_the_axiss_key_is_drawn(comparison: Comparison, withou
             np.testing.assert_allclose(np.asarray(line.get_ydata()), means)
 
 
+def test_lists_are_values_of_an_axis(comparison: Comparison) -> None:
+    widths = {0.1: [64], 0.5: [64, 32], 1.0: []}
+    groups = [replace(each, setting={"model.hidden": widths[each.setting[ALPHA]]}) for each in comparison.groups]
+    (axes,) = plot.settings(replace(comparison, groups=tuple(groups))).axes
+    assert axes.get_xlabel() == "hidden"
+    assert sorted(tick.get_text() for tick in axes.get_xticklabels()) == ["64", "64+32", "none"]
+
+
 def test_a_heat_map_has_every_mean(comparison: Comparison, study: Study) -> None:
     (axes,) = plot.heat(comparison, study).axes
     texts = {text.get_position(): text.get_text() for text in axes.texts}

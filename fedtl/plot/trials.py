@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedtl.choice import ConfigError
-from fedtl.comparison.naming import setting_labels, shown
+from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS, setting_labels, shown
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, plain_log, title
 from fedtl.plot.style import DARK, look, styled
 from fedtl.studies import Cell, Planned, Study
@@ -56,7 +56,7 @@ def sensitivity(study: Study, *, width: float | None = None) -> Figure:
             _draw_trials(axes, panel.key, trials, cell, unique.index(dict(cell.setting)), place)
         title(axes, panel.variant)
         axes.set_xlabel(panel.key.rpartition(".")[2])
-        axes.set_ylabel("validation score")
+        axes.set_ylabel(_metric(study))
     label_outer(all_axes, below=False)
     handles = [_handle(index, label) for index, label in enumerate(setting_labels(unique)) if label]
     circle: dict[str, Any] = {"linestyle": "", "marker": "o"}
@@ -128,9 +128,23 @@ def _handle(index: int, label: str) -> Line2D:
     return Line2D([], [], color=style.colour, linestyle="", marker=style.marker, label=label)
 
 
+def _metric(study: Study) -> str:
+    """What trials are compared by."""
+    return str(study.search.get("metric") or "accuracy")
+
+
+def _scored_in_words(study: Study) -> str:
+    """Which model of a trial is scored on whom, and in which round."""
+    model, _, data = str(study.search.get("score") or "/validation-clients").partition("/")
+    word = MODEL_WORDS.get(model, "personalised model (the global one where a method has none)")
+    which = "best" if study.search.get("at") == "best" else "last"
+    return f"the {word} {DATA_WORDS[data]}, in the {which} scored round"
+
+
 def _notes(study: Study) -> list[str]:
     trials = [run for run in study.runs if run.trial is not None]
-    notes = ["each point is a trial, in which the other hyperparameters differ too"]
+    notes = [f"{_metric(study)} of {_scored_in_words(study)}"]
+    notes.append("each point is a trial, in which the other hyperparameters differ too")
     failed = sum(trial.state == "failed" for trial in trials)
     without = sum(trial.value is None for trial in trials) - failed
     if failed:

@@ -188,6 +188,14 @@ def test_trials_of_a_search(study: Study) -> None:
     rings = [line for line in first.lines if line.get_markerfacecolor() == "none"]
     assert [(np.asarray(ring.get_xdata())[0], np.asarray(ring.get_ydata())[0]) for ring in rings] == [(0.1, 0.7)]
     assert "1 of 4 trials failed" in caption(figure)
+    assert first.get_ylabel() == "accuracy"
+    of = "accuracy of the personalised model (the global one where a method has none) on the clients' validation data"
+    assert f"{of}, in the last scored round; each point is a trial" in caption(figure)
+    search = {"metric": "loss", "score": "global/validation-clients", "at": "best"}
+    figure = plot.sensitivity(replace(study, search=search))
+    assert figure.axes[0].get_ylabel() == "loss"
+    of = "loss of the global model on the clients' validation data, in the best scored round"
+    assert f"{of}; each point" in caption(figure)
     with pytest.raises(ConfigError, match="has searched no hyperparameters"):
         plot.sensitivity(replace(study, runs=study.finals))
 

@@ -14,7 +14,7 @@ from fedtl.comparison.layout import Layout
 from fedtl.comparison.result import Comparison, Summary, Transfer
 from fedtl.comparison.table import scored_in_words
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, title
-from fedtl.plot.style import COLOURS, DARK, look, styled
+from fedtl.plot.style import COLOURS, DARK, handle, look, styled
 
 MOST_BARS = 30
 """Clients up to which one method's gains are bars with the clients' names."""
@@ -46,7 +46,7 @@ def gains(comparison: Comparison, against: str | None = None, *, width: float | 
         title(axes, label)
         axes.set_ylabel(f"gain over {by_name[rows[0].baseline].variant}")
     label_outer(all_axes)
-    handles: list[Line2D | Patch] = [_handle(index, variant) for index, variant in enumerate(variants)]
+    handles: list[Line2D | Patch] = [handle(index, variant, markersize=3.0) for index, variant in enumerate(variants)]
     if len(variants) == 1:
         handles = [Patch(color=COLOURS[0], label="better off"), Patch(color=WORSE, label="worse off")]
     seeds = max(len(by_name[row.group].runs) for row in rows)
@@ -118,8 +118,3 @@ def _draw_panel(
     if len(shares) <= MOST_SHARES:
         for number, (share, colour) in enumerate(shares):
             axes.text(0.97, 0.04 + 0.1 * number, share, transform=axes.transAxes, ha="right", color=colour)
-
-
-def _handle(index: int, label: str) -> Line2D:
-    style = look(index)
-    return Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, markersize=3.0, label=label)

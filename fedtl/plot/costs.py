@@ -14,7 +14,7 @@ from fedtl.comparison.layout import Layout
 from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.table import scored_in_words
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, plain_log, title
-from fedtl.plot.style import byte_unit, look, styled
+from fedtl.plot.style import byte_unit, handle, look, styled
 
 WIDE = 30.0
 """Ratio of the most to the fewest bytes from which their axis is logarithmic."""
@@ -57,7 +57,12 @@ def pareto(comparison: Comparison, *, width: float | None = None) -> Figure:
         title(axes, label)
     label_outer(all_axes)
     silent = {group.variant for group in groups if not group.sent.mean}
-    handles = [_handle(index, each, each in silent) for index, each in enumerate(layout.variants)]
+    handles = [
+        handle(index, f"{each} (sends nothing)", marker="", linewidth=1.0)
+        if each in silent
+        else handle(index, each, linestyle="")
+        for index, each in enumerate(layout.variants)
+    ]
     handles.append(Line2D([], [], color="#999999", linewidth=1.0, label="front"))
     notes = [
         f"{comparison.metric} of {scored_in_words(comparison)}, and what was sent to and from all clients until then"
@@ -102,10 +107,3 @@ def _draw_method(axes: Axes, index: int, group: Summary, factor: float, beaten: 
     axes.vlines(x, min(values), max(values), color=style.colour, linewidth=1.0)
     face = "white" if beaten else style.colour
     axes.plot(x, mean, color=style.colour, marker=style.marker, linestyle="", markerfacecolor=face)
-
-
-def _handle(index: int, label: str, silent: bool) -> Line2D:
-    style = look(index)
-    if silent:
-        return Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=1.0, label=f"{label} (sends nothing)")
-    return Line2D([], [], color=style.colour, linestyle="", marker=style.marker, label=label)

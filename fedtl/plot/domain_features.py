@@ -10,10 +10,17 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from fedtl.plot.panels import grid_of_panels, legend, title
-from fedtl.plot.style import COLOURS, MARKERS, look, styled
+from fedtl.plot.style import COLOURS, handle, look, styled
 
 MOST_LABELS = 10
 """Labels up to which a panel colours samples by label."""
+# Okabe and Ito's, and three that differ from them in lightness.
+LABEL_COLOURS = (
+    *COLOURS,
+    "#8B5A2B",
+    "#999999",
+    "#5E3C99",
+)
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,14 @@ def features(data: DomainFeatures, *, width: float | None = None) -> Figure:
             mine[:, 0], mine[:, 1], s=size, color=style.colour, marker=style.marker, alpha=0.6, linewidths=0
         )
     title(all_axes[0], "by domain")
-    handles = [_handle(look(index).colour, look(index).marker, name) for index, name in enumerate(data.names)]
-    blocks = [handles]
+    blocks = [[handle(index, name, linestyle="") for index, name in enumerate(data.names)]]
     if by_label:
         title(all_axes[1], "by label")
-        for label in range(len(data.label_names)):
+        blocks.append([])
+        for label, (name, colour) in enumerate(zip(data.label_names, LABEL_COLOURS)):
             x, y = data.points[data.labels == label].T
-            all_axes[1].scatter(x, y, s=size, color=_label_colour(label), alpha=0.7, linewidths=0)
-        blocks.append([_handle(_label_colour(i), "o", f"label {name}") for i, name in enumerate(data.label_names)])
+            all_axes[1].scatter(x, y, s=size, color=colour, alpha=0.7, linewidths=0)
+            blocks[1].append(Line2D([], [], color=colour, linestyle="", marker="o", label=f"label {name}"))
     for axes in all_axes:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -85,21 +92,3 @@ def _apart(data: DomainFeatures) -> str:
     if len(pairs) == 1:
         return f"proxy A-distance {pairs[0]:.2f} ({scale})"
     return f"proxy A-distance of pairs {pairs.min():.2f} to {pairs.max():.2f}, mean {pairs.mean():.2f} ({scale})"
-
-
-# Okabe and Ito's, and three that differ from them in lightness.
-LABEL_COLOURS = (
-    *COLOURS,
-    "#8B5A2B",
-    "#999999",
-    "#5E3C99",
-)
-
-
-def _label_colour(label: int) -> str:
-    return LABEL_COLOURS[label]
-
-
-def _handle(colour: str, marker: str, name: str) -> Line2D:
-    assert marker in MARKERS
-    return Line2D([], [], linestyle="", marker=marker, color=colour, label=name)

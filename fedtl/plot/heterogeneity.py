@@ -7,7 +7,6 @@ import textwrap
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from fedtl.choice import ConfigError
@@ -17,7 +16,7 @@ from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.table import ScoreTable, score_table, scored_in_words
 from fedtl.plot.panels import blank_figure, grid_of_panels, label_outer, legend, title
 from fedtl.plot.setting_axis import SettingAxis, ticks_of
-from fedtl.plot.style import DARK, NARROW, look, styled
+from fedtl.plot.style import DARK, NARROW, handle, look, styled
 from fedtl.studies import Study
 
 
@@ -46,7 +45,7 @@ def settings(
         title(axes, words)
         axes.set_ylabel(comparison.metric)
     label_outer(all_axes)
-    handles = [_handle(index, variant) for index, variant in enumerate(layout.variants)]
+    handles = [handle(index, variant) for index, variant in enumerate(layout.variants)]
     legend(figure, [handles], _notes(comparison, table))
     return figure
 
@@ -157,11 +156,6 @@ def _planned(table: ScoreTable, group: Summary | None) -> int:
         return 0
     row = table.entries[table.methods.index(group.variant)]
     return next(e.planned for e, setting in zip(row, table.settings) if dict(setting) == dict(group.setting))
-
-
-def _handle(index: int, label: str) -> Line2D:
-    style = look(index)
-    return Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label)
 
 
 def _notes(comparison: Comparison, table: ScoreTable) -> list[str]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
@@ -15,7 +14,7 @@ from fedtl.comparison.layout import Layout
 from fedtl.comparison.naming import MODEL_WORDS
 from fedtl.comparison.result import Comparison, Summary
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, title
-from fedtl.plot.style import DARK, look, styled
+from fedtl.plot.style import DARK, handle, look, styled
 from fedtl.runs.history import load
 
 GLOBAL, PERSONAL = "global/clients", "personal/clients"
@@ -79,7 +78,7 @@ def personal_global(comparison: Comparison, *, width: float | None = None) -> Fi
         axes.set_xlabel(MODEL_WORDS["global"])
         axes.set_ylabel(MODEL_WORDS["personal"])
     label_outer(all_axes)
-    handles = [_handle(index, label) for index, label in enumerate(layout.labels) if label]
+    handles = [handle(index, label, linestyle="") for index, label in enumerate(layout.labels) if label]
     legend(figure, [handles], _notes(comparison, groups))
     return figure
 
@@ -96,11 +95,6 @@ def _both(group: Summary, metric: str) -> Both | None:
     values = np.concatenate(rows, axis=1)
     values = values[:, np.isfinite(values).all(axis=0)]
     return Both(values[0], values[1]) if values.size else None
-
-
-def _handle(index: int, label: str) -> Line2D:
-    style = look(index)
-    return Line2D([], [], color=style.colour, linestyle="", marker=style.marker, label=label)
 
 
 def _notes(comparison: Comparison, groups: Sequence[Summary]) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.choice import ConfigError, nearest
@@ -23,7 +22,7 @@ from fedtl.plot.clients import (
 )
 from fedtl.plot.groups import Group, Line, group, line, parts_of, term_line
 from fedtl.plot.panels import blank_figure, columns_of, legend
-from fedtl.plot.style import byte_unit, look, styled
+from fedtl.plot.style import byte_unit, handle, look, styled
 from fedtl.runs.history import Axis, Run, over_same_clients
 
 # Preferred first: only the clients' own data lets the two models be compared.
@@ -304,10 +303,9 @@ def _group_handles(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) 
     """Legend entries; one of a group with means over fewer clients says over how many."""
     handles = []
     for index, each in enumerate(groups):
-        style = look(index)
         own = [curve for (at, _), curve in lines.items() if at == index]
         over = parts_of(coverage for curve in own for coverage in curve.lacking)
         in_part = "" if all(curve.fewer.all() for curve in own) else "in part "
         label = f"{each.label} ({in_part}{over})" if over else each.label
-        handles.append(Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label))
+        handles.append(handle(index, label))
     return handles

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fedtl.choice import ConfigError
 
@@ -90,6 +91,19 @@ class LineStyle(NamedTuple):
 def look(index: int) -> LineStyle:
     """The look of the ``index``-th method; numbers of colours, dashes and markers share no divisor for long."""
     return LineStyle(COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
+
+
+def handle(index: int, label: str, **otherwise: Any) -> Line2D:
+    """A legend's entry of the ``index``-th method.
+
+    Args:
+        index: its place.
+        label: its words.
+        otherwise: what differs from the method's look, as ``linestyle=""`` of marks alone.
+    """
+    style = look(index)
+    drawn: Any = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, **otherwise}
+    return Line2D([], [], label=label, **drawn)
 
 
 def byte_unit(largest: float) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from fedtl.choice import ConfigError
 from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS, setting_labels, shown
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, plain_log, title
-from fedtl.plot.style import DARK, look, styled
+from fedtl.plot.style import DARK, handle, look, styled
 from fedtl.studies import Cell, Planned, Study
 
 WIDE = 8.0
@@ -58,7 +58,7 @@ def sensitivity(study: Study, *, width: float | None = None) -> Figure:
         axes.set_xlabel(panel.key.rpartition(".")[2])
         axes.set_ylabel(_metric(study))
     label_outer(all_axes, below=False)
-    handles = [_handle(index, label) for index, label in enumerate(setting_labels(unique)) if label]
+    handles = [handle(index, label, linestyle="") for index, label in enumerate(setting_labels(unique)) if label]
     circle: dict[str, Any] = {"linestyle": "", "marker": "o"}
     marks = [Line2D([], [], color=DARK, markerfacecolor="none", markersize=8, label="chosen", **circle)]
     if any(trial.state == "pruned" for panel in panels for _, each in panel.cells for trial in each):
@@ -121,11 +121,6 @@ def _draw_trials(
     for trial, one, score in zip(having, x, y):
         if chosen and all(chosen.get(name) == value for name, value in trial.values.items()):
             axes.plot(one, score, marker="o", markersize=9, markerfacecolor="none", color=DARK, markeredgewidth=1.0)
-
-
-def _handle(index: int, label: str) -> Line2D:
-    style = look(index)
-    return Line2D([], [], color=style.colour, linestyle="", marker=style.marker, label=label)
 
 
 def _metric(study: Study) -> str:

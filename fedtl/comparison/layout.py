@@ -66,5 +66,9 @@ def _order(value: Any) -> tuple[int, float, str]:
     """Numbers by size, after what is missing and before words."""
     if value is None:
         return (0, 0.0, "")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (1, float(value), "") if is_number else (2, 0.0, str(value))
+    return (1, float(value), "") if is_number(value) else (2, 0.0, str(value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value lies on an axis of numbers; true and false are words."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

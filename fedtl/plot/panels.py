@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fedtl.comparison.layout import is_number
 from fedtl.plot.style import DPI, NARROW, letters
 
 LEAST = 2.4
 """Inches that a panel needs, with its labels, to stand beside another."""
 LEAST_OF_MANY = 1.5
 """The same where more than three would stand below each other."""
+WIDE = 8.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
 def blank_figure(own_width: float, height: float, width: float | None = None, rows: int = 1) -> Figure:
@@ -101,6 +104,16 @@ def middle_out(words: str, room: int) -> str:
     """Words that are no longer than ``room`` letters: names often differ in their ends."""
     head = room // 2
     return words if len(words) <= room else f"{words[:head]}…{words[head + 1 - room :]}"
+
+
+def are_numbers(values: Sequence[Any]) -> bool:
+    """Whether values lie on an axis of numbers, each where it is; words lie side by side."""
+    return all(is_number(value) for value in values)
+
+
+def far_apart(values: Sequence[float]) -> bool:
+    """Whether numbers are so far apart that their axis is logarithmic."""
+    return min(values) > 0 and max(values) / min(values) >= WIDE
 
 
 def plain_log(axes: Axes, which: Literal["x", "y"]) -> None:

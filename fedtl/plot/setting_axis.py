@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.layout import Layout, Setting
 from fedtl.comparison.naming import setting_labels, shown
-
-WIDE = 8.0
-"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+from fedtl.plot.panels import are_numbers, far_apart
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ class SettingAxis:
                 raise ConfigError(f"--x = {wanted!r}: the settings do not differ in it: {nearest(wanted, keys)}")
             key = fitting[0]
         else:
-            key = max(keys, key=lambda each: (_are_numbers(layout, each), len(_values(layout, each))))
+            values = {key: _values(layout, key) for key in keys}
+            key = max(keys, key=lambda each: (len(values[each]) > 1 and are_numbers(values[each]), len(values[each])))
         others = [_without(setting, key) for setting in layout.settings]
         panels = {repr(sorted(other.items())): other for other in others}
         return cls(key, tuple(_values(layout, key)), tuple(panels.values()))
@@ -71,12 +70,12 @@ class SettingAxis:
     @property
     def numeric(self) -> bool:
         """Whether the values are numbers, which lie where they are; words lie side by side."""
-        return all(_is_number(value) for value in self.values)
+        return are_numbers(self.values)
 
     @property
     def logarithmic(self) -> bool:
         """Whether the axis is."""
-        return self.numeric and min(self.values) > 0 and max(self.values) / min(self.values) >= WIDE
+        return self.numeric and far_apart(self.values)
 
     def places(self) -> NDArray[np.float64]:
         """Where the values lie, ``[values]``."""
@@ -99,15 +98,7 @@ class SettingAxis:
 def _values(layout: Layout, key: str) -> list[Any]:
     each = [setting.get(key) for setting in layout.settings]
     values = list({repr(value): value for value in each}.values())  # a list, as of widths, is no key
-    return sorted(values) if all(_is_number(value) for value in values) else values
-
-
-def _are_numbers(layout: Layout, key: str) -> bool:
-    return len(_values(layout, key)) > 1 and all(_is_number(value) for value in _values(layout, key))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return sorted(values) if are_numbers(values) else values
 
 
 def _without(setting: Setting, key: str) -> Setting:

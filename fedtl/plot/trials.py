@@ -12,12 +12,10 @@ from matplotlib.lines import Line2D
 
 from fedtl.choice import ConfigError
 from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS, setting_labels, shown
-from fedtl.plot.panels import grid_of_panels, label_outer, legend, plain_log, title
+from fedtl.plot.panels import are_numbers, far_apart, grid_of_panels, label_outer, legend, plain_log, title
 from fedtl.plot.style import DARK, handle, look, styled
 from fedtl.studies import Cell, Planned, Study
 
-WIDE = 8.0
-"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 MOST_PANELS = 24
 
 
@@ -95,8 +93,8 @@ def _axis(axes: Axes, panel: Panel) -> dict[Any, float] | None:
         Where each word lies; None of numbers, which lie where they are.
     """
     values = [trial.values[panel.key] for _, trials in panel.cells for trial in trials if panel.key in trial.values]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        if min(values) > 0 and max(values) / min(values) >= WIDE:
+    if are_numbers(values):
+        if far_apart(values):
             plain_log(axes, "x")
         return None
     words = sorted({shown(value) for value in values})

@@ -61,8 +61,7 @@ def similarity(data: Similarity, *, width: float | None = None) -> Figure:
     leaves = dendrogram(tree, no_plot=True)
     order = leaves["leaves"]
     whole = 6.0 if width is None else width
-    figure = blank_figure(whole, whole * 1.05)
-    figure.set_size_inches(whole, whole * 1.05)
+    figure = blank_figure(whole, whole * 1.05, width)
     grid = figure.add_gridspec(2, 1, height_ratios=[1, 6], hspace=0.02)
     fields, above = figure.add_subplot(grid[1]), figure.add_subplot(grid[0])
     for x, y in zip(leaves["icoord"], leaves["dcoord"]):  # leaves stand at 5, 15, 25

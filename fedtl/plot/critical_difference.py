@@ -43,8 +43,7 @@ def ranks(comparison: Comparison, *, width: float | None = None) -> Figure:
     row = (0.12 if narrow else 0.16) * (1 + max(name.count("\n") for name in names)) + 0.05
     left = math.ceil(len(names) / 2)
     height = 0.5 + BAR * (len(ranking.cliques) + 1) + row * left
-    figure = blank_figure(whole, height)
-    figure.set_size_inches(whole, height + 0.3)
+    figure = blank_figure(whole, height + 0.3, width)
     axes = figure.add_subplot()
     k = len(names)
     unit = (k - 1) / max(whole - 2 * margin - 0.2, 0.8)  # ranks in an inch

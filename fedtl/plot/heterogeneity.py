@@ -73,9 +73,8 @@ def heat(comparison: Comparison, study: Study | None = None, *, width: float | N
     narrow = width is not None and width < NARROW
     names = [textwrap.fill(method, 24) for method in table.methods]
     lines = max(name.count("\n") for name in names) + 1
-    figure = blank_figure(0.085 * max(map(len, names)) + 0.95 * columns + 1.5, 0.42 * rows + 1.6)
-    if width is not None:
-        figure.set_size_inches(width, max(0.2, 0.13 * lines) * rows + 0.7 if narrow else 0.42 * rows + 1.6)
+    height = max(0.2, 0.13 * lines) * rows + 0.7 if narrow else 0.42 * rows + 1.6
+    figure = blank_figure(0.085 * max(map(len, names)) + 0.95 * columns + 1.5, height, width)
     axes = figure.add_subplot()
     colours = "Blues_r" if comparison.smaller_is_better else "Blues"
     image = axes.imshow(means, cmap=colours, aspect="auto", interpolation="nearest")

@@ -23,19 +23,16 @@ WIDE = 8.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
-def blank_figure(own_width: float, height: float, width: float | None = None, rows: int = 1) -> Figure:
+def blank_figure(own_width: float, height: float, width: float | None = None) -> Figure:
     """An empty figure.
 
     Args:
         own_width: in inches, where no width is asked for.
-        height: likewise.
-        width: that is asked for; then each of the ``rows`` of panels is as high as suits it.
-        rows: of panels.
+        height: in inches.
+        width: that is asked for.
     """
     own_width = max(own_width, NARROW)  # whose letters are those of its style
-    if width is not None:
-        own_width, height = width, rows * float(np.clip(0.72 * width, 2.2, height))
-    return Figure(figsize=(own_width, height), dpi=DPI, layout="constrained")
+    return Figure(figsize=(own_width if width is None else width, height), dpi=DPI, layout="constrained")
 
 
 def columns_of(panels: int, width: float | None, most: int | None = None, least: float = LEAST) -> int:
@@ -66,12 +63,10 @@ def grid_of_panels(
     rows = -(-panels // columns)
     alone = 1.4 if columns == 1 else 1.0
     height = size[1] * (1.15 if panels == 1 else 1.0)
-    figure = blank_figure(size[0] * columns * alone + 0.6, height * rows, None)
     if width is not None:
-        figure.set_size_inches(
-            width,
-            rows * float(np.clip(width / columns * size[1] / size[0] * (0.8 if columns == 1 else 1.0), 1.4, height)),
-        )
+        suiting = width / columns * size[1] / size[0] * (0.8 if columns == 1 else 1.0)
+        height = float(np.clip(suiting, 1.4, height))
+    figure = blank_figure(size[0] * columns * alone + 0.6, height * rows, width)
     axes: list[Axes] = []
     for place in range(panels):
         first: dict[str, Any] = {key: axes[0] for key, value in shared.items() if value and axes}

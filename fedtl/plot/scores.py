@@ -62,7 +62,8 @@ def convergence(
     panels = _panels(groups, metric, statistic, score)
     columns = columns_of(len(panels), width)
     rows = -(-len(panels) // columns)
-    figure = blank_figure(5.9 if len(panels) == 1 else 4.4 * len(panels) + 1.2, 4.2, width, rows)
+    height = 4.2 if width is None else rows * _row_height(width, 4.2)
+    figure = blank_figure(5.9 if len(panels) == 1 else 4.4 * len(panels) + 1.2, height, width)
     axes: list[Axes] = []
     for place in range(len(panels)):
         axes.append(figure.add_subplot(rows, columns, place + 1, sharey=axes[0] if axes else None))
@@ -84,7 +85,6 @@ def per_client(runs: Sequence[Run], metric: str = "accuracy", *, width: float | 
     groups = group(runs)
     rows = client_rows(groups, metric)
     figure = blank_figure(8.0, max(2.4, client_height(rows) + 0.5), width)
-    figure.set_figheight(max(2.4, client_height(rows) + 0.5))
     draw_clients(figure.add_subplot(), rows, metric)
     legend(figure, [mark_handles(rows)], client_notes(groups, rows))
     return figure
@@ -109,14 +109,13 @@ def compare(
     rows = client_rows(groups, metric)
     height = max(4.2, client_height(rows) + 0.9)
     stacked = width is not None and width < 2.6 * (len(panels) + 1)
-    figure = blank_figure(max(11.0, 3.4 * len(panels) + 4.2), height, width)
+    whole = 2.2 * len(panels) + height if stacked else height
+    figure = blank_figure(max(11.0, 3.4 * len(panels) + 4.2), whole, width)
     if stacked:
         columns = 1
-        figure.set_figheight(2.2 * len(panels) + height)
         grid = figure.add_gridspec(len(panels) + 1, 1, height_ratios=[2.2] * len(panels) + [height])
     else:
         columns = len(panels)
-        figure.set_figheight(height)
         grid = figure.add_gridspec(1, len(panels) + 1, width_ratios=[1.0] * len(panels) + [1.2])
     axes: list[Axes] = []
     for place in range(len(panels)):
@@ -143,7 +142,10 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds", *, width: float | None = N
         raise ConfigError(f"no round is recorded yet in {', '.join(str(run.path) for run in runs)}")
     columns = min(columns_of(len(names), width), 3)
     rows = -(-len(names) // columns)
-    figure = blank_figure(5.9 if columns == 1 else 4.0 * columns + 1.0, 3.2 * rows + 0.8, width, rows)
+    height = 3.2 * rows + 0.8
+    if width is not None:
+        height = rows * _row_height(width, height)
+    figure = blank_figure(5.9 if columns == 1 else 4.0 * columns + 1.0, height, width)
     lines = {
         (index, name): curve
         for name in names
@@ -161,6 +163,11 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds", *, width: float | None = N
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
     legend(figure, [_group_handles(groups, lines)], _notes(groups, lines))
     return figure
+
+
+def _row_height(width: float, most: float) -> float:
+    """Inches that suit a row of panels over the rounds in a figure of a width that is asked for."""
+    return float(np.clip(0.72 * width, 2.2, most))
 
 
 def _panels(groups: Sequence[Group], metric: str, statistic: str, score: str | Sequence[str] | None) -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedtl.comparison import Comparison
+    from fedtl.comparison.find import Loaded
     from fedtl.runs.history import Run
     from fedtl.studies import Study
 
@@ -90,13 +91,7 @@ def plot(
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind = {kind!r} is unknown: {nearest(kind, KINDS)}")
     inch = None if width is None else inches(width)
-    loaded = load_all(runs)
-    study = None if loaded.study is None else only_study(loaded.study, only or ())
-    chosen = only_groups(group_runs(loaded.runs, loaded.study).groups, only or ())
-    kept = [run for group in chosen for run in group.runs.values()] if only else loaded.runs
-    if kind is None:
-        several = study is not None and len({str(group.setting) for group in chosen}) > 1
-        kind = "settings" if several else "compare"
+    words = only or ()
     options = {
         "--metric": metric,
         "--axis": axis,
@@ -106,24 +101,49 @@ def plot(
         "--against": against,
         "--projection": projection,
     }
-    for name, value in options.items():
-        if value is not None and name not in KINDS[kind]:
-            raise ConfigError(f"{name} = {value!r}: a picture of the kind {kind!r} has no such option")
-    if kind in _OF_RECORDS:
-        figure = _of_records(kind, kept, options, inch)
-    elif kind in _OF_ONE_RUN:
-        figure = _of_one_run(kind, kept, projection or "pca", inch)
-    elif kind == "sensitivity":
-        if study is None:
-            raise ConfigError("--kind sensitivity: the trials of a search are a study's; give one study's folder")
-        figure = pictures.sensitivity(study, width=inch)
+    kept: Sequence[Run] = ()
+    if kind == "sensitivity":
+        _check_options(kind, options)
+        figure = _of_trials(runs, words, inch)
     else:
-        comparison = _compared(runs, only or (), options)
-        figure = _of_comparison(kind, comparison, study, options, inch)
+        loaded = load_all(runs)
+        chosen = only_groups(group_runs(loaded.runs, loaded.study).groups, words)
+        kept = [run for group in chosen for run in group.runs.values()] if words else loaded.runs
+        if kind is None:
+            several = loaded.study is not None and len({str(group.setting) for group in chosen}) > 1
+            kind = "settings" if several else "compare"
+        _check_options(kind, options)
+        if kind in _OF_RECORDS:
+            figure = _of_records(kind, kept, options, inch)
+        elif kind in _OF_ONE_RUN:
+            figure = _of_one_run(kind, kept, projection or "pca", inch)
+        else:
+            study = None if loaded.study is None else only_study(loaded.study, words)
+            figure = _of_comparison(kind, _compared(loaded, words, options), study, options, inch)
     written = pictures.save(figure, output or Path(f"{'convergence' if kind == 'compare' else kind}.png"))
     if not quiet and kind in _OF_RECORDS:
         print_scores(kept, metric)
     printing.out.print(f"{written}", markup=False, soft_wrap=True)
+
+
+def _check_options(kind: str, options: Mapping[str, Any]) -> None:
+    from fedtl.choice import ConfigError
+
+    for name, value in options.items():
+        if value is not None and name not in KINDS[kind]:
+            raise ConfigError(f"{name} = {value!r}: a picture of the kind {kind!r} has no such option")
+
+
+def _of_trials(folders: Sequence[Path], only: Sequence[str], width: float | None) -> Figure:
+    """The picture of a search, of which no run need be finished that answers the study's question."""
+    from fedtl import plot as pictures
+    from fedtl.choice import ConfigError
+    from fedtl.comparison.only import only_study
+    from fedtl.studies import Study, is_study
+
+    if len(folders) != 1 or not is_study(folders[0]):
+        raise ConfigError("--kind sensitivity: the trials of a search are a study's; give one study's folder")
+    return pictures.sensitivity(only_study(Study.load(folders[0]), only), width=width)
 
 
 def _of_records(kind: str, runs: Sequence[Run], options: Mapping[str, Any], width: float | None) -> Figure:
@@ -145,7 +165,7 @@ def _of_records(kind: str, runs: Sequence[Run], options: Mapping[str, Any], widt
     return pictures.terms(runs, axis, width=width)
 
 
-def _compared(runs: Sequence[Path], only: Sequence[str], options: Mapping[str, Any]) -> Comparison:
+def _compared(loaded: Loaded, only: Sequence[str], options: Mapping[str, Any]) -> Comparison:
     """The comparison that a picture is drawn of."""
     from fedtl.choice import ConfigError
     from fedtl.comparison import compare
@@ -154,7 +174,7 @@ def _compared(runs: Sequence[Path], only: Sequence[str], options: Mapping[str, A
     if len(scores) > 1:
         raise ConfigError(f"--score = {scores}: this picture has one; give one")
     at: Any = options["--at"] or "last"  # which is checked there
-    return compare(runs, score=scores[0], metric=options["--metric"], at=at, only=only, resamples=0)
+    return compare(loaded, score=scores[0], metric=options["--metric"], at=at, only=only, resamples=0)
 
 
 def _of_comparison(

@@ -34,15 +34,16 @@ def table(
     from fedtl.choice import ConfigError, nearest
     from fedtl.cli import printing
     from fedtl.comparison import compare
+    from fedtl.comparison.find import load_all
     from fedtl.comparison.only import only_study
     from fedtl.comparison.table import score_table
     from fedtl.comparison.table_formats import FORMATS, formatted
-    from fedtl.studies import Study, is_study
 
     if form not in FORMATS:
         raise ConfigError(f"--format = {form!r} is unknown: {nearest(form, FORMATS)}")
+    loaded = load_all(runs)
     comparison = compare(
-        runs,
+        loaded,
         score=score,
         only=only or (),
         metric=metric,
@@ -50,7 +51,7 @@ def table(
         at=at,  # type: ignore[arg-type]  # which is checked there
         resamples=0,
     )
-    study = only_study(Study.load(runs[0]), only or ()) if len(runs) == 1 and is_study(runs[0]) else None
+    study = None if loaded.study is None else only_study(loaded.study, only or ())
     text = formatted(score_table(comparison, study), form)
     if output is None:
         typer.echo(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison import notes as remarks
-from fedtl.comparison.find import load_all
+from fedtl.comparison.find import Loaded, load_all
 from fedtl.comparison.groups import Group, find_references, group_runs
 from fedtl.comparison.measure import STATISTICS, Measured, Question, choose_scores, measure
 from fedtl.comparison.only import only_groups
@@ -25,7 +25,7 @@ AT = ("last", "validation")
 
 
 def compare(
-    runs: Run | str | Path | Iterable[Run | str | Path],
+    runs: Loaded | Run | str | Path | Iterable[Run | str | Path],
     *,
     score: str | None = None,
     metric: str | None = None,
@@ -44,7 +44,7 @@ def compare(
     seed.
 
     Args:
-        runs: runs, their folders, or folders that hold runs.
+        runs: runs, their folders, or folders that hold runs; or all of these as they were read before.
         score: which model on which data, as ``"global/clients"``; if not given, the personalised model where a group
             has one, else the global one, on the clients' test data.
         metric: such as ``accuracy`` or ``loss``; if not given, the one that all runs are shown by, else accuracy.
@@ -62,7 +62,7 @@ def compare(
         ConfigError: there is no such run, score, metric, or group, or nothing is scored.
     """
     _check(statistic, at, level)
-    loaded = load_all([runs] if isinstance(runs, Run | str | Path) else runs)
+    loaded = runs if isinstance(runs, Loaded) else load_all([runs] if isinstance(runs, Run | str | Path) else runs)
     metric = metric or shared_metric(loaded.runs)
     _check_target(target, metric)
     question = Question(metric, statistic, level, resamples, seed)

@@ -64,7 +64,7 @@ def gather(sources: Sequence[Source], asked: Asked) -> Material:
         ConfigError: there is no run, a file is broken, or something was asked that the runs do not have.
     """
     by_name = {str(each.path if isinstance(each, Run) else each): each for each in sources}
-    names, sources, study = tuple(by_name), tuple(by_name.values()), None
+    names, sources = tuple(by_name), tuple(by_name.values())
     if len(sources) == 1 and not isinstance(sources[0], Run) and is_study(sources[0]):
         study = Study.load(sources[0])
         if not any(run.state == "finished" for run in study.finals):
@@ -73,7 +73,7 @@ def gather(sources: Sequence[Source], asked: Asked) -> Material:
     comparison, because = None, ""
     try:
         comparison = compare(
-            loaded.runs if study is None else sources,
+            loaded,
             score=asked.score,
             metric=asked.metric,
             statistic=asked.statistic,
@@ -85,5 +85,5 @@ def gather(sources: Sequence[Source], asked: Asked) -> Material:
         if asked != Asked():  # what was asked may be what is wrong
             raise
         because = str(error)
-    notes = (*loaded.notes, *(comparison.notes if comparison else ()))
-    return Material(names, study, tuple(loaded.runs), comparison, because, notes, asked)
+    notes = tuple(loaded.notes) if comparison is None else comparison.notes  # which begin with those
+    return Material(names, loaded.study, tuple(loaded.runs), comparison, because, notes, asked)

@@ -282,6 +282,15 @@ def test_the_command(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ">fedavg<" not in (tmp_path / "few.svg").read_text()
 
 
+def test_trials_are_drawn_before_any_run_is_finished(study: Study, tmp_path: Path) -> None:
+    waiting = tuple(run if run.trial is not None else replace(run, state="waiting") for run in study.runs)
+    replace(study, folder=tmp_path, runs=waiting).save()
+    run("plot", tmp_path, "--kind", "sensitivity", "-o", tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").exists()
+    with pytest.raises(ConfigError, match="the trials of a search are a study's"):
+        run("plot", study.folder / study.finals[0].folder, "--kind", "sensitivity")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -9,6 +9,8 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.cli.commands import app
 from fedtl.comparison import compare
+from fedtl.comparison.find import Loaded, load_all
 from fedtl.comparison.formats import sections
 from fedtl.data import read_data
 from fedtl.data.federate import federate
@@ -29,7 +32,7 @@ from fedtl.reports.curves import MOST_POINTS, convergence
 from fedtl.reports.distributions import MOST_MARKS, distribution
 from fedtl.reports.holdings import holdings
 from fedtl.reports.layout import settings
-from fedtl.reports.material import Asked, gather
+from fedtl.reports.material import Asked, Source, gather
 from fedtl.reports.options import how_chosen
 from fedtl.reports.write import render
 from fedtl.studies import Planned, Study
@@ -201,6 +204,21 @@ def test_unfinished_and_failed_runs_stand_beside_the_answer(tmp_path: Path) -> N
     text = words_of(page_of(tmp_path))
     assert "3 of 5 runs finished (1 failed, 1 waiting). What follows is of those alone." in text
     assert "the disk <is> full" in text
+
+
+def test_a_run_may_finish_while_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = made_study(tmp_path, {(m, 0.1, s): HIGH.tolist() for m in ("fedavg", "local") for s in range(2)})
+    running = tuple(replace(run, state="running") if run.seed else run for run in study.runs)
+    replace(study, runs=running).save()
+
+    def load_and_finish(sources: Iterable[Source]) -> Loaded:
+        loaded = load_all(sources)
+        study.save()
+        return loaded
+
+    monkeypatch.setattr("fedtl.reports.material.load_all", load_and_finish)
+    text = words_of(page_of(tmp_path))
+    assert "2 of 4 runs finished (2 running). What follows is of those alone." in text
 
 
 @pytest.mark.parametrize("state", ["failed", "waiting", "running"])

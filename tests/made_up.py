@@ -67,6 +67,7 @@ def made_up_study(
     study = Study(
         folder=folder,
         name="made-up",
+        base={"rounds": ROUNDS[-1], "data": {"name": "digits", "partition": {"name": "dirichlet"}}},
         variants=tuple(methods),
         axes={key: tuple(each) for key, each in axes.items()},
         seeds=tuple(seeds),

@@ -118,7 +118,7 @@ def plot(
         elif kind in _OF_ONE_RUN:
             figure = _of_one_run(kind, kept, projection or "pca", inch)
         else:
-            study = None if loaded.study is None else only_study(loaded.study, words)
+            study = None if loaded.study is None else only_study(loaded.study, words, loaded.runs)
             figure = _of_comparison(kind, _compared(loaded, words, options), study, options, inch)
     written = pictures.save(figure, output or Path(f"{'convergence' if kind == 'compare' else kind}.png"))
     if not quiet and kind in _OF_RECORDS:

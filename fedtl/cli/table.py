@@ -51,7 +51,7 @@ def table(
         at=at,  # type: ignore[arg-type]  # which is checked there
         resamples=0,
     )
-    study = None if loaded.study is None else only_study(loaded.study, only or ())
+    study = None if loaded.study is None else only_study(loaded.study, only or (), loaded.runs)
     text = formatted(score_table(comparison, study), form)
     if output is None:
         typer.echo(text)

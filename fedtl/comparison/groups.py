@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.comparison.naming import OPTIONS, differences, flatten, labels, shown, unsaid
+from fedtl.comparison.naming import METHOD, OPTIONS, Flat, differences, flatten, is_called, labels, shown, unsaid
 from fedtl.runs.history import Run
 from fedtl.studies import Study
 
@@ -41,6 +41,10 @@ class Group:
     def method(self) -> str:
         """The strategy's name."""
         return next(iter(self.runs.values())).method
+
+    def fits(self, key: str, value: str) -> bool:
+        """Whether a pair is the group's, as :func:`fits` says."""
+        return fits(flatten(next(iter(self.runs.values())).config), self.variant, key, value)
 
 
 class Grouped(NamedTuple):
@@ -127,7 +131,7 @@ def find_references(groups: Sequence[Group], words: str) -> list[Group]:
     if words in by_name:
         return [by_name[words]]
     pairs = [pair.partition("=") for pair in words.replace(",", " ").split()]
-    matching = [group for group in groups if pairs and all(fits(group, key, value) for key, _, value in pairs)]
+    matching = [group for group in groups if pairs and all(group.fits(key, value) for key, _, value in pairs)]
     if not matching:
         raise ConfigError(f"--against = {words!r} is no group: {nearest(words, by_name)}")
     for group in matching:
@@ -154,12 +158,12 @@ def unfinished(run: Run) -> bool:
     return planned is not None and finished_rounds(run) < planned and run.stopped is None
 
 
-def fits(group: Group, key: str, value: str) -> bool:
-    """Whether a pair is the group's; a word without "=" is its method's name."""
-    config = flatten(next(iter(group.runs.values())).config)
+def fits(config: Flat, variant: str, key: str, value: str) -> bool:
+    """Whether a pair is a config's; a word without "=" is its variant's name, or its method's."""
     if not value:
-        return key in (group.method, group.method.rpartition(":")[2], group.variant)
-    fitting = [each for each in config if each == key or each.endswith(f".{key}") or each == f"{key}.name"]
+        method = str(config.get(METHOD))
+        return key in (variant, method, method.rpartition(":")[2])
+    fitting = [each for each in config if is_called(each, key)]
     return any(value in (shown(config[each]), str(config[each])) for each in fitting)
 
 

@@ -149,6 +149,11 @@ def _part_of(key: str, known: set[str]) -> str | None:
     return None
 
 
+def is_called(key: str, word: str) -> bool:
+    """Whether a dotted key may be called so: by itself or its ending, of a part's name without ``.name``."""
+    return any(each == word or each.endswith(f".{word}") for each in (key, key.removesuffix(".name")))
+
+
 def _plain_method(value: Any) -> str:
     return str(value).rpartition(":")[2]
 

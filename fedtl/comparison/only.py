@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.comparison.groups import Group, fits
-from fedtl.comparison.naming import shown
+from fedtl.comparison.groups import Group, fits, group_runs
+from fedtl.comparison.naming import flatten, short_keys, shown
+from fedtl.runs.history import Run
 from fedtl.studies import Cell, Study
 
 
@@ -19,19 +21,27 @@ def only_groups(groups: Sequence[Group], words: Iterable[str]) -> list[Group]:
         ConfigError: none does.
     """
     words = list(words)
-    kept = [group for group in groups if _all(words, partial(fits, group))]
+    kept = [group for group in groups if _all(words, group.fits)]
     if not kept:
-        known = {group.variant for group in groups} | {
-            f"{key.rpartition('.')[2]}={shown(value)}" for group in groups for key, value in group.setting.items()
-        }
-        raise ConfigError(f"--only = {', '.join(words)}: no run fits: {nearest(words[0], known)}")
+        raise _nothing("run", words, [(group.variant, group.setting) for group in groups])
     return kept
 
 
-def only_study(study: Study, words: Iterable[str]) -> Study:
-    """The study as if it had the cells alone that fit."""
+def only_study(study: Study, words: Iterable[str], runs: Sequence[Run] = ()) -> Study:
+    """The study as if it had the cells alone that fit: by their runs' configs, else by what is planned for them.
+
+    Raises:
+        ConfigError: none does.
+    """
     words = list(words)
-    cells = [cell for cell in study.cells if _all(words, partial(_has, cell))]
+    groups = {group.name: group for group in group_runs(runs, study).groups}
+    cells = [
+        cell
+        for cell in study.cells
+        if _all(words, groups[cell.name].fits if cell.name in groups else _planned(study, cell))
+    ]
+    if not cells:
+        raise _nothing("cell", words, [(cell.variant, cell.setting) for cell in study.cells])
     names = {cell.name for cell in cells}
     variants = {cell.variant for cell in cells}
     return replace(
@@ -42,12 +52,18 @@ def only_study(study: Study, words: Iterable[str]) -> Study:
     )
 
 
-def _has(cell: Cell, key: str, value: str) -> bool:
-    """As :func:`fedtl.comparison.groups.fits`, of a cell that may have no run."""
-    if not value:
-        return key in (cell.variant, str(cell.overrides.get("strategy.name")))
-    fitting = [each for each in cell.setting if each == key or each.endswith(f".{key}") or each == f"{key}.name"]
-    return any(value in (shown(cell.setting[each]), str(cell.setting[each])) for each in fitting)
+def _planned(study: Study, cell: Cell) -> Callable[[str, str], bool]:
+    """What fits a cell that has no run."""
+    config = flatten(study.base) | flatten({**cell.overrides, **cell.setting, **(cell.chosen or {})})
+    return partial(fits, config, cell.variant)
+
+
+def _nothing(what: str, words: Sequence[str], known: Sequence[tuple[str, Mapping[str, Any]]]) -> ConfigError:
+    """That no run or cell fits, with what there is: methods and settings."""
+    short = short_keys({key for _, setting in known for key in setting})
+    pairs = {f"{short[key]}={shown(value)}" for _, setting in known for key, value in setting.items()}
+    near = nearest(words[0], {variant for variant, _ in known} | pairs)
+    return ConfigError(f"--only = {', '.join(words)}: no {what} fits: {near}")
 
 
 def _all(words: Sequence[str], has: Callable[[str, str], bool]) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.layout import Layout, Setting
-from fedtl.comparison.naming import setting_labels, shown
+from fedtl.comparison.naming import is_called, setting_labels, shown
 from fedtl.plot.panels import are_numbers, far_apart
 
 
@@ -41,7 +41,7 @@ class SettingAxis:
         if len(layout.settings) < 2:
             raise ConfigError("--kind settings: all runs are of one setting; two at least make an axis, as two α do")
         if wanted is not None:
-            fitting = [key for key in keys if key == wanted or key.endswith(f".{wanted}") or key == f"{wanted}.name"]
+            fitting = [key for key in keys if is_called(key, wanted)]
             if not fitting:
                 raise ConfigError(f"--x = {wanted!r}: the settings do not differ in it: {nearest(wanted, keys)}")
             key = fitting[0]

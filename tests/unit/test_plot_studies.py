@@ -298,6 +298,7 @@ def test_trials_are_drawn_before_any_run_is_finished(study: Study, tmp_path: Pat
         (["--kind", "heat", "--axis", "bytes"], "--axis = 'bytes': a picture of the kind 'heat' has no such option"),
         (["--kind", "similarity"], "--kind similarity: it shows one run, and these are 26; give one run's folder"),
         (["--only", "alpha=7"], "--only = alpha=7: no run fits: did you mean 'alpha=1'?"),
+        (["--kind", "sensitivity", "--only", "alpha=7"], "--only = alpha=7: no cell fits: did you mean 'alpha=1'?"),
         (
             ["--kind", "heat", "--score", "a", "--score", "b"],
             "--score = ['a', 'b']: this picture has one; give one",

@@ -129,6 +129,25 @@ def test_latex_has_no_command_that_is_not_meant(table: ScoreTable) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("word", "methods"),
+    [
+        ("rounds=2", METHODS),  # which no cell says, as all runs have it
+        ("data=digits", METHODS),
+        ("partition=dirichlet", METHODS),
+        ("strategy.name=fedavg", ("fedavg",)),
+        ("pfedme", METHODS[:1]),
+        ("strategy.name=local", ("local",)),
+    ],
+)
+def test_some_of_the_methods_by_any_key(study: Study, word: str, methods: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["table", str(study.folder), "--only", word, "--format", "csv"])
+    assert result.exception is None
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [(row["method"], row[ALPHA]) for row in rows] == [(m, a) for m in methods for a in ("0.1", "1.0")]
+    assert {row["planned"] for row in rows} == {"3"}  # of the cell without any run too
+
+
 def test_the_command(study: Study, tmp_path: Path) -> None:
     words = ["table", str(study.folder), "--format", "latex"]
     result = CliRunner().invoke(app, words)

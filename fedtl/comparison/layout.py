@@ -36,25 +36,22 @@ class Layout:
         settings = [group.setting for group in groups] if study is None else [cell.setting for cell in study.cells]
         if study is None:
             settings = sorted(settings, key=lambda each: [_order(each.get(key)) for key in sorted(_keys(settings))])
-        unique = {_key(setting): setting for setting in settings}
+        unique = {key_of(setting): setting for setting in settings}
         variants = dict.fromkeys(group.variant for group in groups) if study is None else study.variants
         return cls(
             variants=tuple(variants),
             settings=tuple(unique.values()),
             labels=tuple(setting_labels(list(unique.values()))),
-            _groups={(group.variant, _key(group.setting)): group for group in groups},
+            _groups={(group.variant, key_of(group.setting)): group for group in groups},
         )
 
     def group(self, variant: str, setting: Setting) -> Summary | None:
         """The method's group in a setting; None where it has none."""
-        return self._groups.get((variant, _key(setting)))
-
-    def label(self, setting: Setting) -> str:
-        """A setting in words."""
-        return next(label for each, label in zip(self.settings, self.labels) if _key(each) == _key(setting))
+        return self._groups.get((variant, key_of(setting)))
 
 
-def _key(setting: Setting) -> str:
+def key_of(setting: Setting) -> str:
+    """A setting as one word, whatever the order of its keys."""
     return json.dumps(setting, sort_keys=True, default=str)
 
 

@@ -52,8 +52,7 @@ def _shown(comparison: Comparison) -> Iterator[str]:
     better: dict[str, list[str]] = {"seeds": [], "clients": []}
     for each in comparison.differences:
         if each.shown is not None and each.test is not None:
-            names = (each.first, each.second)
-            winner, loser = names if (each.test.effect > 0) != comparison.smaller_is_better else names[::-1]
+            winner, loser = comparison.winner(each)
             better[each.shown].append(f"{winner} than {loser}")
     if better["seeds"]:
         yield (

@@ -1,4 +1,4 @@
-"""What a comparison of runs comes to, as plain typed values; nothing is computed here."""
+"""What a comparison of runs comes to, as plain typed values, and what follows from them alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from fedtl.comparison.statistics import SignedRank, Spread
+from fedtl.comparison.statistics import SignedRank, Spread, spread
 
 At = Literal["last", "validation"]
 Shown = Literal["seeds", "clients"]
@@ -72,6 +72,11 @@ class Summary:
     setting: Mapping[str, Any]
     compared: Mapping[int, float]
     sent: Spread
+
+    @property
+    def value(self) -> Spread:
+        """The score in the round that is compared, over seeds."""
+        return spread(list(self.compared.values()))
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,18 @@ class Comparison:
     transfers: tuple[Transfer, ...]
     notes: tuple[str, ...]
     ranking: Ranking | None = None
+
+    @property
+    def best_first(self) -> tuple[Summary, ...]:
+        """The groups by their scores in the round that is compared; equal ones as they come."""
+        sign = 1 if self.smaller_is_better else -1
+        return tuple(sorted(self.groups, key=lambda group: sign * group.value.mean))
+
+    def winner(self, difference: Difference) -> tuple[str, str]:
+        """Who is better by the test of a difference that has one, and than whom."""
+        assert difference.test is not None
+        pair = (difference.first, difference.second)
+        return pair if (difference.test.effect > 0) != self.smaller_is_better else pair[::-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON has it; what is no number is None."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedtl.comparison.formats import PLUS_MINUS, in_percent
-from fedtl.comparison.layout import Layout, Setting
+from fedtl.comparison.layout import Layout, Setting, key_of
 from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS, MOST_LISTED, listed
 from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.statistics import DIGITS, Spread
@@ -70,6 +70,11 @@ class ScoreTable:
         """Whether some entry is the best."""
         return any(entry.best for row in self.entries for entry in row)
 
+    def entry(self, method: str, setting: Setting) -> Entry:
+        """A method in a setting."""
+        column = [key_of(each) for each in self.settings].index(key_of(setting))
+        return self.entries[self.methods.index(method)][column]
+
     def caption(self, mark: str = "bold") -> str:
         """What a reader must know; ``mark`` says what the best of a column is."""
         best = [f"The best of each column is {mark}."] if self.marked else []
@@ -84,23 +89,26 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
         study: that the runs belong to: which cells and seeds there should be, and in which order.
     """
     layout = Layout.of(comparison.groups, study)
-    planned = _planned(comparison, study)
+    planned = {} if study is None else _planned(study)
+    most = 0 if study is not None else max(len(group.runs) for group in comparison.groups)
     shown = {frozenset((each.first, each.second)) for each in comparison.differences if each.shown == "seeds"}
-    tests = any(each.test is not None and each.seeds_low is not None for each in comparison.differences)
+    untested = _untested(comparison)
     columns = []
     for setting in layout.settings:
         groups = [layout.group(variant, setting) for variant in layout.variants]
         best = _best([each for each in groups if each is not None], comparison)
         column = []
         for variant, group in zip(layout.variants, groups):
-            seeds = planned(variant, setting)
+            seeds = planned.get((variant, key_of(setting)), most)
             if group is None:
                 column.append(Entry("", None, seeds))
                 continue
-            tied = tests and group not in best and not any(frozenset((group.group, b.group)) in shown for b in best)
+            tied = (
+                not untested and group not in best and not any(frozenset((group.group, b.group)) in shown for b in best)
+            )
             is_best = group in best and len(layout.variants) > 1
             part = bool(group.coverage)
-            column.append(Entry(group.score, _value(group, comparison), seeds, is_best, tied, part))
+            column.append(Entry(group.score, group.value, seeds, is_best, tied, part))
         columns.append(column)
     entries = tuple(zip(*columns))
     return ScoreTable(
@@ -111,38 +119,19 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
         labels=layout.labels,
         entries=entries,
         about=_about(comparison, entries),
-        notes=tuple(_notes(comparison, entries, tests)),
+        notes=(*_on_ties(comparison, columns, untested), *_on_gaps(entries)),
     )
 
 
-def _value(group: Summary, comparison: Comparison) -> Spread:
-    if comparison.at == "validation" and group.by_validation is not None:
-        return group.by_validation
-    return group.last
-
-
-def _planned(comparison: Comparison, study: Study | None) -> _Planned:
-    if study is not None:
-        cells = {(cell.variant, repr(sorted(cell.setting.items()))): cell.name for cell in study.cells}
-        finals = [run.cell for run in study.finals]
-        return _Planned({key: finals.count(name) for key, name in cells.items()}, 0)
-    return _Planned({}, max(len(group.runs) for group in comparison.groups))
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """How many seeds a method should have in a setting: as its study says, else as many as any other has."""
-
-    by_cell: Mapping[tuple[str, str], int]
-    otherwise: int
-
-    def __call__(self, variant: str, setting: Setting) -> int:
-        return self.by_cell.get((variant, repr(sorted(setting.items()))), self.otherwise)
+def _planned(study: Study) -> dict[tuple[str, str], int]:
+    """How many seeds each variant should have in each setting."""
+    finals = [run.cell for run in study.finals]
+    return {(cell.variant, key_of(cell.setting)): finals.count(cell.name) for cell in study.cells}
 
 
 def _best(groups: Sequence[Summary], comparison: Comparison) -> list[Summary]:
     """Those with the best mean."""
-    means = np.round([_value(group, comparison).mean for group in groups], DIGITS)
+    means = np.round([group.value.mean for group in groups], DIGITS)
     if not len(means):
         return []
     best = means.min() if comparison.smaller_is_better else means.max()
@@ -156,19 +145,49 @@ def _about(comparison: Comparison, entries: Sequence[Sequence[Entry]]) -> str:
     return f"{metric} of {scored_in_words(comparison)}{over}."
 
 
-def _notes(comparison: Comparison, entries: Sequence[Sequence[Entry]], tests: bool) -> Iterator[str]:
-    flat = [entry for row in entries for entry in row]
-    if any(entry.tied for entry in flat):
+def _untested(comparison: Comparison) -> str:
+    """Why no two methods of one setting were tested over clients and seeds; empty where some were."""
+    settings = {group.group: key_of(group.setting) for group in comparison.groups}
+    pairs = [each for each in comparison.differences if settings[each.first] == settings[each.second]]
+    if any(each.test is not None and each.seeds_low is not None for each in pairs):
+        return ""
+    if any(each.test is not None for each in pairs):
+        several = any(group.value.seeds > 1 for group in comparison.groups)
+        return f"One seed{' in common' * several} shows nothing about others"
+    refused = list(dict.fromkeys(each.refused for each in pairs if each.refused is not None))
+    if refused:
+        return f"Methods are not paired, as {refused[0]}" if len(refused) == 1 else "Methods are not paired"
+    return "Without scores of single clients nothing is tested" if pairs else "Nothing is tested"
+
+
+def _on_ties(comparison: Comparison, columns: Sequence[Sequence[Entry]], untested: str) -> Iterator[str]:
+    """What the marks of the best and of its ties say, and where they say nothing."""
+    best = [sum(entry.best for entry in column) for column in columns]
+    finished = [sum(entry.value is not None for entry in column) for column in columns]
+    if not any(best):
+        return
+    # Of columns in which it is better than some other one.
+    one_of_several = [n == 1 < of for n, of in zip(best, finished)]
+    if any(entry.tied for column in columns for entry in column):
         yield (
             f"*: the best is not shown to be better than it at {comparison.alpha:g}, which takes both Wilcoxon's "
             "signed-rank test over clients with Holm's correction and Student's interval over seeds."
         )
-    elif any(entry.best for entry in flat) and not tests:
-        several = any(entry.seeds > 1 for entry in flat)
-        why = "Without scores of single clients nothing is tested" if several else "One seed shows nothing about others"
-        yield f"{why}, so no ties are marked."
-    elif any(entry.best for entry in flat):
+    elif untested and max(finished) > 1:
+        yield f"{untested}, so no ties are marked."
+    elif all(one_of_several):
         yield f"Each is shown to be better than the others at {comparison.alpha:g}; there are no ties."
+    elif any(one_of_several):
+        yield f"Where one of several is best, it is shown to be better than the others at {comparison.alpha:g}."
+    if max(best) > 1:
+        yield "Where several are best, their means are equal."
+    if 1 in finished:
+        yield "A method that finished alone in its column is compared with nothing."
+
+
+def _on_gaps(entries: Sequence[Sequence[Entry]]) -> Iterator[str]:
+    """What is missing."""
+    flat = [entry for row in entries for entry in row]
     if any(0 < entry.seeds < entry.planned for entry in flat):
         yield "In brackets: seeds that finished, of those planned."
     if any(not entry.seeds for entry in flat):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -79,27 +78,23 @@ def front(groups: Sequence[Summary], smaller_is_better: bool = False) -> list[Su
     """Those that no other beats: as good with fewer bytes, or better with as many; by bytes."""
 
     def beats(one: Summary, other: Summary) -> bool:
-        gain = (_mean(one) - _mean(other)) * (-1 if smaller_is_better else 1)
+        gain = (one.value.mean - other.value.mean) * (-1 if smaller_is_better else 1)
         return gain >= 0 and one.sent.mean <= other.sent.mean and (gain > 0 or one.sent.mean < other.sent.mean)
 
     best = [group for group in groups if not any(beats(other, group) for other in groups)]
     return sorted(best, key=lambda group: group.sent.mean)
 
 
-def _mean(group: Summary) -> float:
-    return float(np.mean(list(group.compared.values())))
-
-
 def _draw_front(axes: Axes, best: Sequence[Summary], left: float, right: float, factor: float) -> None:
     """From each to the next: as good as before until more bytes are sent."""
     x = [max(left, group.sent.mean * factor) for group in best]
-    y = [_mean(group) for group in best]
+    y = [group.value.mean for group in best]
     axes.step([*x, right], [*y, y[-1]], where="post", color="#999999", linewidth=1.0, zorder=1)
 
 
 def _draw_method(axes: Axes, index: int, group: Summary, factor: float, beaten: bool) -> None:
     style = look(index)
-    mean, values = _mean(group), list(group.compared.values())
+    mean, values = group.value.mean, list(group.compared.values())
     if not group.sent.mean:
         axes.axhline(mean, color=style.colour, linestyle=style.dash, linewidth=1.0)
         return

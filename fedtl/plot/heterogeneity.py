@@ -131,13 +131,13 @@ def _draw_method(
     # Side by side, so that whiskers do not hide each other.
     step = min(0.012, 0.05 / methods) * float(np.ptp(places)) if axis.numeric else 0.7 / max(methods, 4)
     x = places + step * (index - (methods - 1) / 2)
-    mean = np.array([np.nan if each is None else np.mean(list(each.compared.values())) for each in groups])
+    mean = np.array([np.nan if each is None else each.value.mean for each in groups])
     low = np.array([np.nan if each is None else min(each.compared.values()) for each in groups])
     high = np.array([np.nan if each is None else max(each.compared.values()) for each in groups])
     axes.vlines(x, low, high, color=style.colour, linewidth=1.0, alpha=0.8)
     axes.plot(x, mean, color=style.colour, linestyle=style.dash if axis.numeric else "", marker=style.marker)
-    planned = [_planned(table, each) for each in groups]
-    part = np.array([each is not None and len(each.compared) < n for each, n in zip(groups, planned)])
+    entries = [None if each is None else table.entry(each.variant, each.setting) for each in groups]
+    part = np.array([each is not None and each.seeds < each.planned for each in entries])
     if part.any():
         axes.plot(
             x[part],
@@ -150,11 +150,6 @@ def _draw_method(
         )
 
 
-def _planned(table: ScoreTable, group: Summary | None) -> int:
-    if group is None:
-        return 0
-    row = table.entries[table.methods.index(group.variant)]
-    return next(e.planned for e, setting in zip(row, table.settings) if dict(setting) == dict(group.setting))
 
 
 def _notes(comparison: Comparison, table: ScoreTable) -> list[str]:

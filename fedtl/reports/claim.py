@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedtl.comparison import Comparison, Difference
+from fedtl.comparison import Comparison
 from fedtl.reports import words
 from fedtl.reports.layout import Setting
 from fedtl.reports.material import Material
@@ -97,15 +97,8 @@ def read(comparison: Comparison) -> Shown:
         elif each.shown is None:
             rows["not_shown"].append((each.first, each.second))
         else:
-            rows[f"by_{each.shown}"].append(winner(each, comparison))
+            rows[f"by_{each.shown}"].append(comparison.winner(each))
     return Shown(**{name: tuple(pairs) for name, pairs in rows.items()})
-
-
-def winner(difference: Difference, comparison: Comparison) -> Pair:
-    """Who is better by the test, and than whom."""
-    assert difference.test is not None
-    pair = (difference.first, difference.second)
-    return pair if (difference.test.effect > 0) != comparison.smaller_is_better else pair[::-1]
 
 
 def _headline(settings: Sequence[Setting], shown: Mapping[str, Shown]) -> str:
@@ -196,9 +189,7 @@ def _between(pairs: Sequence[Pair]) -> str:
 
 def _line(setting: Setting, shown: Shown) -> Line:
     comparison = setting.comparison
-    sign = 1 if comparison.smaller_is_better else -1
-    ordered = sorted(setting.methods, key=lambda method: sign * words.compared(comparison, method.summary).mean)
-    names = [method.label for method in ordered]
+    names = [group.group for group in comparison.best_first]
     sentences = []
     if shown.by_seeds:
         sentences.append(f"Shown, by the clients' test and the seeds' interval alike: {_wins(shown.by_seeds, names)}.")
@@ -211,9 +202,9 @@ def _line(setting: Setting, shown: Shown) -> Line:
         sentences.append(f"No difference is shown between {pairs}.")
     if shown.not_tested:
         sentences.append(f"Nothing was tested between {_between(shown.not_tested)}; the notes say why.")
+    colours = {method.label: method.colour for method in setting.methods}
     scores = [
-        (method.label, words.spread(comparison, words.compared(comparison, method.summary)), method.colour)
-        for method in ordered
+        (group.group, words.spread(comparison, group.value), colours[group.group]) for group in comparison.best_first
     ]
     return Line(setting.name, tuple(sentences), tuple(scores))
 

@@ -65,7 +65,7 @@ def forest(setting: Setting) -> Forest | None:
     if not pairs:
         return None
     if len(pairs) > MOST_PAIRS:
-        best = _best(comparison)
+        best = comparison.best_first[0].group
         notes.append(f"Of {len(pairs)} pairs those with {best} are drawn, which has the best score.")
         pairs = [each for each in pairs if best in (each.first, each.second)][:MOST_PAIRS]
     ends = [0.0, *(value for each in pairs for value in _values(each))]
@@ -83,11 +83,6 @@ def forest(setting: Setting) -> Forest | None:
         notes=tuple(notes),
         height=TOP + ROW * len(pairs) + BOTTOM,
     )
-
-
-def _best(comparison: Comparison) -> str:
-    sign = -1 if comparison.smaller_is_better else 1
-    return max(comparison.groups, key=lambda group: sign * words.compared(comparison, group).mean).group
 
 
 def _values(each: Difference) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedtl.comparison import Comparison, Summary
+from fedtl.comparison import Comparison
 from fedtl.comparison.statistics import Spread
 
 DATA = {
@@ -30,13 +30,6 @@ def value(comparison: Comparison, number: float) -> str:
 def score(metric: str, number: float) -> str:
     """A score."""
     return f"{100 * number:.2f} %" if metric == "accuracy" else f"{number:.4f}"
-
-
-def compared(comparison: Comparison, summary: Summary) -> Spread:
-    """A group's score in the round that is compared."""
-    if comparison.at == "validation" and summary.by_validation is not None:
-        return summary.by_validation
-    return summary.last
 
 
 def spread(comparison: Comparison, number: Spread) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,47 @@ def test_one_seed_has_no_ties(study: Study) -> None:
     assert not any(entry.tied for row in table.entries for entry in row)
     assert "One seed shows nothing about others, so no ties are marked." in table.caption()
     assert table.labels == ("alpha=0.1", "alpha=1")
+
+
+ALL_SHOWN = "Each is shown to be better than the others at 0.05; there are no ties."
+
+
+@pytest.mark.parametrize(
+    ("equal", "failed", "said"),
+    [
+        ((), (), ALL_SHOWN),
+        (("fedavg", "pfedme"), (), "Where several are best, their means are equal."),
+        (
+            (),
+            [(method, 1, seed) for method in ("fedavg", "local") for seed in range(3)],
+            "Where one of several is best, it is shown to be better than the others at 0.05. A method that finished "
+            "alone in its column is compared with nothing.",
+        ),
+        (
+            (),
+            [("local", p, s) for p in (0, 1) for s in range(3)]
+            + [(m, p, s) for m, s in (("pfedme", 2), ("fedavg", 0)) for p in (0, 1)],
+            "One seed in common shows nothing about others, so no ties are marked.",
+        ),
+        (
+            (),
+            [("local", p, s) for p in (0, 1) for s in range(3)]
+            + [(m, p, s) for m, s in (("pfedme", 0), ("fedavg", 1), ("fedavg", 2)) for p in (0, 1)],
+            "Methods are not paired, as they have no seed in common, so no ties are marked.",
+        ),
+    ],
+)
+def test_it_claims_no_more_than_is_shown(
+    tmp_path: Path, equal: tuple[str, ...], failed: Sequence[tuple[str, int, int]], said: str
+) -> None:
+    def values(method: str, setting: Mapping[str, Any], seed: int, round: int) -> NDArray[np.float64]:
+        mean = 0.8 if method in equal else {"pfedme": 0.7, "fedavg": 0.6, "local": 0.5}[method]
+        return mean + 0.01 * seed + np.linspace(-0.02, 0.02, 9)
+
+    made = made_up_study(tmp_path, values, failed=failed)
+    caption = score_table(compare(tmp_path, resamples=0), made).caption()
+    assert said in caption
+    assert (ALL_SHOWN in caption) == (said == ALL_SHOWN)
 
 
 def test_csv_has_plain_numbers(table: ScoreTable) -> None:

@@ -186,8 +186,9 @@ def _compared(run: Run) -> dict[str, Any]:
 def _without_places(data: Mapping[str, Any]) -> dict[str, Any]:
     """A data set's options without where its files lie on a machine."""
     kept = {key: value for key, value in data.items() if key not in ("root", "download")}
-    if isinstance(target := kept.get("target"), Mapping):
-        kept["target"] = _without_places(target)
+    for part in ("target", "public"):
+        if isinstance(domain := kept.get(part), Mapping):
+            kept[part] = _without_places(domain)
     return kept
 
 

@@ -19,6 +19,7 @@ from fedtl.runs.history import Run
 
 if TYPE_CHECKING:
     from fedtl.data.federation import Federation
+    from fedtl.data.settings import DataChoice
 
 WIDTH = 380.0
 LEFT, RIGHT, TOP, BARS, GAP, BOTTOM = 46.0, 8.0, 6.0, 44.0, 8.0, 34.0
@@ -162,10 +163,19 @@ def _federation(config: Mapping[str, Any], seed: int) -> Federation:
     from fedtl.data import read_data
     from fedtl.data.federate import federate
 
-    data = read_data(config["data"])
+    return federate(without_download(read_data(config["data"])), seed)
+
+
+def without_download(data: DataChoice) -> DataChoice:
+    """The same data, of which no part is fetched from elsewhere."""
+    changed: dict[str, Any] = {
+        part: without_download(choice)
+        for part, choice in (("target", data.target), ("public", data.public))
+        if choice is not None
+    }
     if "download" in type(data).model_fields:
-        data = data.model_copy(update={"download": False})
-    return federate(data, seed)
+        changed["download"] = False
+    return data.model_copy(update=changed)
 
 
 def _by_record(run: Run, why: str) -> list[_Known]:

@@ -366,6 +366,11 @@ def test_where_a_run_was_computed_and_written_does_not_count(make_run: MakeRun) 
     here = make_run("fedavg", [0.5], 0, config={"device": "cpu", "simulation": {"grid": "ray"}})
     there = make_run("fedavg", [0.6], 1, config={"name": "again", "data": {"name": "digits", "root": "/elsewhere"}})
     assert len(compare([here, there]).groups) == 1
+    domains: dict[str, dict[str, Any]] = {"target": {"name": "usps"}, "public": {"name": "svhn"}}
+    here = make_run("fedavg", [0.5], 0, config={"data": {"name": "mnist", **domains}})
+    domains = {part: {**table, "root": "/elsewhere"} for part, table in domains.items()}
+    there = make_run("fedavg", [0.6], 1, config={"data": {"name": "mnist", **domains}})
+    assert len(compare([here, there]).groups) == 1
 
 
 def test_unfinished_runs_are_left_out_and_named(make_run: MakeRun) -> None:

@@ -30,7 +30,7 @@ from fedtl.reports.claim import Claim, claim, read
 from fedtl.reports.costs import runs_table
 from fedtl.reports.curves import MOST_POINTS, convergence
 from fedtl.reports.distributions import MOST_MARKS, distribution
-from fedtl.reports.holdings import holdings
+from fedtl.reports.holdings import holdings, without_download
 from fedtl.reports.layout import settings
 from fedtl.reports.material import Asked, Source, gather
 from fedtl.reports.options import how_chosen
@@ -390,6 +390,16 @@ def test_data_that_are_not_here_are_a_sentence(tmp_path: Path) -> None:
     made_run(tmp_path / "a", "fedavg", [0.5] * 2, split="some", config={"data": data})
     (picture,) = holdings(settings(gather([tmp_path], Asked())), read_data=True)
     assert "The data could not be read here" in picture.checked
+
+
+def test_no_part_of_the_data_is_downloaded() -> None:
+    others = {"target": {"name": "usps", "download": True}, "public": {"name": "emnist", "download": True}}
+    data = read_data({"name": "mnist", "clients": 2, "download": True, **others})
+    assert data.target is not None
+    assert data.public is not None
+    assert all(getattr(part, "download", None) for part in (data, data.target, data.public))
+    offline = without_download(data)
+    assert not any(getattr(part, "download", None) for part in (offline, offline.target, offline.public))
 
 
 # Hyperparameters.

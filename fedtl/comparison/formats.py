@@ -47,8 +47,8 @@ def sections(comparison: Comparison) -> list[Section]:
     tables = (
         _groups(comparison),
         _target(comparison),
-        _differences(comparison),
-        _ranks(comparison),
+        differences(comparison),
+        ranks(comparison),
         _transfers(comparison),
     )
     return [table for table in tables if table is not None and table.rows]
@@ -141,7 +141,8 @@ def _cost_cells(reached: Reached, size: float) -> tuple[str, ...]:
     return runs, _number(reached.rounds, 1), _number(sent, 2), _number(reached.seconds, 1)
 
 
-def _differences(comparison: Comparison) -> Section:
+def differences(comparison: Comparison) -> Section:
+    """The pairs that are not refused, with their intervals and tests; it may have no row."""
     paired = [each for each in comparison.differences if each.refused is None]
     tested = any(each.test is not None for each in paired)
     several = any(each.over_seeds and each.over_seeds.seeds > 1 for each in paired)
@@ -153,7 +154,7 @@ def _differences(comparison: Comparison) -> Section:
     rows = []
     for each in paired:
         over = each.over_seeds
-        row = [each.first, each.second, NOTHING if over is None else _signed(comparison, over.mean)]
+        row = [each.first, each.second, NOTHING if over is None else signed(comparison, over.mean)]
         row += [_ends(comparison, each.low, each.high)] * tested
         if several:
             row += [_ends(comparison, each.seeds_low, each.seeds_high), _seeds_better(comparison, each)]
@@ -176,13 +177,13 @@ def _test_cells(each: Difference) -> list[str]:
     if each.test is None or each.p_holm is None:
         return [NOTHING] * 7
     counts = [str(count) for count in (each.clients, each.better, each.equal, each.worse)]
-    return [*counts, _p(each.test.p), _p(each.p_holm), f"{each.test.effect:+.2f}"]
+    return [*counts, p_cell(each.test.p), p_cell(each.p_holm), f"{each.test.effect:+.2f}"]
 
 
 def _ends(comparison: Comparison, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return NOTHING
-    return f"{_signed(comparison, low)} to {_signed(comparison, high)}"
+    return f"{signed(comparison, low)} to {signed(comparison, high)}"
 
 
 def _seeds_better(comparison: Comparison, each: Difference) -> str:
@@ -191,7 +192,8 @@ def _seeds_better(comparison: Comparison, each: Difference) -> str:
     return f"{better} of {len(values)}"
 
 
-def _ranks(comparison: Comparison) -> Section | None:
+def ranks(comparison: Comparison) -> Section | None:
+    """Mean ranks over settings; None where nothing is ranked."""
     ranking = comparison.ranking
     if ranking is None:
         return None
@@ -218,7 +220,7 @@ def _friedman(ranking: Ranking, alpha: float) -> str:
     return (
         f"; Friedman chi-squared({k - 1}) {ranking.chi_square:.2f}, "
         f"Iman-Davenport F({k - 1}, {(k - 1) * (n - 1)}) {f}, "
-        f"p {_p(ranking.p)}; Nemenyi's critical difference {ranking.critical_difference:.2f} at {alpha:g}"
+        f"p {p_cell(ranking.p)}; Nemenyi's critical difference {ranking.critical_difference:.2f} at {alpha:g}"
     )
 
 
@@ -281,12 +283,14 @@ def _number(value: Spread | None, digits: int) -> str:
     return f"{value.mean:.{digits}f}{deviation}"
 
 
-def _signed(comparison: Comparison, value: float) -> str:
+def signed(comparison: Comparison, value: float) -> str:
+    """A difference of scores, in percentage points where the metric is a share."""
     text = f"{100 * value:+.2f}" if in_percent(comparison.metric) else f"{value:+.4f}"
     return text if float(text) else text[1:]
 
 
-def _p(value: float) -> str:
+def p_cell(value: float) -> str:
+    """A p-value."""
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

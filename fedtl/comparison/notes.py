@@ -15,6 +15,8 @@ MACHINE = ("device", "gpu", "cores", "grid", "actors")
 """Of a run's environment, what its speed depends on."""
 FEW = 10
 """Clients below which a bootstrap interval is known to be too narrow."""
+NOT_PAIRED = "Not paired, as "
+"""How the sentences on pairs that are refused begin."""
 
 
 def of(comparison: Comparison, groups: Sequence[Group], rounds: Mapping[str, Runs]) -> list[str]:
@@ -131,9 +133,14 @@ def _refused(comparison: Comparison) -> Iterator[str]:
             by_reason.setdefault(each.refused, {}).setdefault(each.first, []).append(each.second)
     for reason, pairs in by_reason.items():
         which = "; ".join(f"{first} with {listed(others)}" for first, others in pairs.items())
-        yield f"Not paired, as {reason}: {which}."
+        yield not_paired(reason, which)
     if any(each.refused is None and not each.clients for each in comparison.differences):
         yield "Scores of the server are one number a run: nothing can be paired over clients, and nothing is tested."
+
+
+def not_paired(reason: str, pairs: str) -> str:
+    """That pairs are refused."""
+    return f"{NOT_PAIRED}{reason}: {pairs}."
 
 
 def _partly_paired(comparison: Comparison, rounds: Mapping[str, Runs]) -> Iterator[str]:

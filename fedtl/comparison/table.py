@@ -202,10 +202,20 @@ def _seeds(entries: Sequence[Sequence[Entry]]) -> str:
 
 
 def scored_in_words(comparison: Comparison) -> str:
-    """Which model is scored on whom, and in which round, as a part of a sentence."""
-    groups = comparison.groups
+    """Which model is scored on whom, what stands for all, and in which round, as a part of a sentence."""
+    where = "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
+    return f"{models_in_words(comparison)}{_mean_in_words(comparison)}, {where}"
+
+
+def curves_in_words(comparison: Comparison) -> str:
+    """The same of all rounds."""
+    return f"{models_in_words(comparison)}{_mean_in_words(comparison)}"
+
+
+def models_in_words(comparison: Comparison) -> str:
+    """Which model is scored on whom."""
     by_score: dict[str, list[str]] = {}
-    for group in groups:
+    for group in comparison.groups:
         by_score.setdefault(group.score, [])
         if group.variant not in by_score[group.score]:
             by_score[group.score].append(group.variant)
@@ -216,8 +226,11 @@ def scored_in_words(comparison: Comparison) -> str:
         who = listed(variants) if len(variants) <= MOST_LISTED else "the others"
         models.append(f"the {word}" + (f" ({who})" if len(by_score) > 1 else ""))
     data = dict.fromkeys(DATA_WORDS.get(score.partition("/")[2], "") for score in by_score)
-    means = ""
-    if any(group.clients or group.score.endswith("clients") for group in groups):
-        means = ", mean over clients" + (" weighted by samples" if comparison.statistic == "weighted_mean" else "")
-    where = "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
-    return f"{' and '.join(models)} {' and '.join(word for word in data if word)}".rstrip() + f"{means}, {where}"
+    return f"{' and '.join(models)} {' and '.join(word for word in data if word)}".rstrip()
+
+
+def _mean_in_words(comparison: Comparison) -> str:
+    """What stands for all clients; empty where clients are not scored."""
+    if not any(group.clients or group.score.endswith("clients") for group in comparison.groups):
+        return ""
+    return ", mean over clients" + (" weighted by samples" if comparison.statistic == "weighted_mean" else "")

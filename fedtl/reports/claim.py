@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedtl.comparison import Comparison
+from fedtl.comparison.table import scored_in_words
 from fedtl.reports import words
 from fedtl.reports.layout import Setting
 from fedtl.reports.material import Material
@@ -80,7 +81,7 @@ def claim(material: Material, settings: Sequence[Setting]) -> Claim:
         return Claim(f"Nothing can be concluded: {material.because}.")
     shown = {setting.name: read(setting.comparison) for setting in settings}
     lines = tuple(_line(setting, shown[setting.name]) for setting in settings)
-    measured = [f"Scores are {words.what_is_scored(material.comparison)}."]
+    measured = [f"Scores are {material.comparison.metric} of {scored_in_words(material.comparison)}."]
     if any(each.test is not None for each in material.comparison.differences):
         measured.append(_better(material.comparison))
     if material.asked.against is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedtl.choice import ConfigError
+from fedtl.comparison import Comparison
+from fedtl.comparison.formats import NOTHING
 from fedtl.comparison.groups import finished_rounds, planned_rounds, unfinished
 from fedtl.reports import words
 from fedtl.reports.layout import Setting, setting_name
@@ -15,7 +16,6 @@ from fedtl.reports.tables import Table, plain
 from fedtl.runs.history import Axis, Run
 
 COSTS: tuple[Axis, Axis] = ("seconds", "bytes")
-NOTHING = "-"
 NUMBERS = ("seed", "rounds", "last score", "seconds", "MB sent")
 
 
@@ -40,13 +40,15 @@ def runs_table(material: Material, settings: Sequence[Setting]) -> Table:
     places = _planned(material) if material.study is not None else _read(material, compared)
     records = {str(run.path): run for run in material.runs}
     several = len({place.setting for place in places.values()}) > 1
+    scores = len({score for _, _, score in compared.values()}) > 1
     rows = []
     for path, place in places.items():
         _, _, score = compared.get(path, ("", "", ""))
         run = records.get(path)
-        cells = [NOTHING] * 4 if run is None else _cells(run, score, material)
-        rows.append((place.method, *[place.setting] * several, str(place.seed), place.state, *cells, place.folder))
-    header = ("method", *["setting"] * several, "seed", "state", *NUMBERS[1:], "folder")
+        rounds, last, *costs = [NOTHING] * 4 if run is None else _cells(run, score, material.comparison)
+        row = [place.method, *[place.setting] * several, str(place.seed), place.state, rounds]
+        rows.append((*row, *[score or NOTHING] * scores, last, *costs, place.folder))
+    header = ["method", *["setting"] * several, "seed", "state", "rounds", *["score"] * scores, *NUMBERS[2:], "folder"]
     return plain("Runs and what they cost", header, rows, NUMBERS)
 
 
@@ -74,20 +76,20 @@ def _read(material: Material, compared: Mapping[str, tuple[str, str, str]]) -> d
     return places
 
 
-def _cells(run: Run, score: str, material: Material) -> list[str]:
+def _cells(run: Run, score: str, comparison: Comparison | None) -> list[str]:
     planned, done = planned_rounds(run), finished_rounds(run)
     seconds, sent = (sum(run.costs(axis).values[-1:]) for axis in COSTS)
     rounds = str(done) if planned in (None, done) else f"{done} of {planned}"
     if run.stopped is not None:
         rounds += ", stopped early"
-    return [rounds, _last(run, score, material), f"{seconds:.1f}", f"{sent / 1e6:.2f}"]
+    last = NOTHING if comparison is None else _last(run, score, comparison)
+    return [rounds, last, f"{seconds:.1f}", f"{sent / 1e6:.2f}"]
 
 
-def _last(run: Run, score: str, material: Material) -> str:
+def _last(run: Run, score: str, comparison: Comparison) -> str:
     """The last value of the score by which the run was compared."""
     try:
-        curve = run.scores(material.metric, material.asked.statistic).get(score)
+        curve = run.scores(comparison.metric, comparison.statistic).get(score)
     except ConfigError:  # it has no such metric, which the notes say
         curve = None
-    value = math.nan if curve is None else float(curve.values[-1])
-    return NOTHING if math.isnan(value) else words.score(material.metric, value)
+    return NOTHING if curve is None else words.value(comparison, float(curve.values[-1]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedtl.comparison import Comparison
+from fedtl.comparison.formats import NOTHING, in_percent
 from fedtl.plot.groups import Group, Line, line
 from fedtl.reports import words
 from fedtl.reports.layout import Method, Setting
@@ -94,9 +95,9 @@ def convergence(setting: Setting) -> Convergence | None:
     return Convergence(
         setting=setting.name,
         summary=_summary(setting, lines),
-        unit=f"{comparison.metric}{' in %' if words.is_share(comparison) else ''}",
+        unit=f"{comparison.metric}{' in %' if in_percent(comparison.metric) else ''}",
         x_ticks=x.ticks(whole=True),
-        y_ticks=y.ticks(percent=words.is_share(comparison)),
+        y_ticks=y.ticks(percent=in_percent(comparison.metric)),
         curves=curves,
         numbers=_numbers(lines, rounds, comparison, f"Means over seeds{setting.where}"),
         notes=tuple(notes),
@@ -137,10 +138,11 @@ def _said(drawn: Line, i: int, comparison: Comparison) -> str:
 def _numbers(
     lines: Sequence[tuple[Method, Line]], rounds: Sequence[float], comparison: Comparison, caption: str
 ) -> Table:
-    factor, unit = (100, ", in %") if words.is_share(comparison) else (1, "")
+    factor, unit = (100, ", in %") if in_percent(comparison.metric) else (1, "")
     by_round = [dict(zip(each.x.tolist(), each.mean.tolist())) for _, each in lines]
     shown = [rounds[i] for i in thinned(len(rounds), MOST_POINTS)]
-    rows = [(f"{r:g}", *(f"{factor * each[r]:.4g}" if r in each else "-" for each in by_round)) for r in shown]
+    cells = [[factor * each.get(r, math.nan) for each in by_round] for r in shown]
+    rows = [(f"{r:g}", *(NOTHING if math.isnan(v) else f"{v:.4g}" for v in row)) for r, row in zip(shown, cells)]
     header = ("round", *(method.label for method, _ in lines))
     return plain(f"{caption}{unit}", header, rows, header)
 

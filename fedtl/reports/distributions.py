@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtl.comparison import Comparison
+from fedtl.comparison.formats import in_percent
 from fedtl.comparison.measure import Measured, Question
 from fedtl.comparison.pairs import client_names
 from fedtl.reports import words
@@ -99,8 +100,8 @@ def distribution(setting: Setting) -> Distribution | None:
     return Distribution(
         setting=setting.name,
         summary=f"{comparison.metric} of every client, a row for each method{setting.where}; the table has quartiles.",
-        unit=f"{comparison.metric}{' in %' if words.is_share(comparison) else ''} of each client",
-        x_ticks=x.ticks(percent=words.is_share(comparison)),
+        unit=f"{comparison.metric}{' in %' if in_percent(comparison.metric) else ''} of each client",
+        x_ticks=x.ticks(percent=in_percent(comparison.metric)),
         strips=tuple(_strip(each, number, comparison, x) for number, each in enumerate(rows)),
         numbers=plain(
             f"Clients under all seeds{setting.where}",

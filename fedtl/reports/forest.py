@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedtl.comparison import Comparison, Difference
+from fedtl.comparison.formats import in_percent, signed
 from fedtl.reports import words
 from fedtl.reports.curves import Mark
 from fedtl.reports.layout import Setting
@@ -70,14 +71,14 @@ def forest(setting: Setting) -> Forest | None:
         pairs = [each for each in pairs if best in (each.first, each.second)][:MOST_PAIRS]
     ends = [0.0, *(value for each in pairs for value in _values(each))]
     x = over(ends, LEFT + 4, WIDTH - RIGHT - 4)
-    unit = "percentage points" if words.is_share(comparison) else comparison.metric
+    unit = "percentage points" if in_percent(comparison.metric) else comparison.metric
     direction = "below" if comparison.smaller_is_better else "above"
     return Forest(
         setting=setting.name,
         summary=f"Differences of {words.count(len(pairs), 'pair')} of methods with their intervals{setting.where}; the "
         "table of differences has the numbers.",
         unit=f"difference in {unit}; {direction} 0 the first is better",
-        x_ticks=x.ticks(percent=words.is_share(comparison)),
+        x_ticks=x.ticks(percent=in_percent(comparison.metric)),
         zero=x(0.0),
         rows=tuple(_row(each, number, comparison, x) for number, each in enumerate(pairs)),
         notes=tuple(notes),
@@ -94,10 +95,10 @@ def _row(each: Difference, number: int, comparison: Comparison, x: Scale) -> Row
     assert each.over_seeds is not None
     start, label = TOP + ROW * number, f"{each.first} minus {each.second}"
     mean, middle = each.over_seeds.mean, place(start + 22)
-    said = [f"{label}: {words.change(comparison, mean)}"]
+    said = [f"{label}: {signed(comparison, mean)}"]
     for name, low, high in (("clients", each.low, each.high), ("seeds", each.seeds_low, each.seeds_high)):
         if low is not None and high is not None:
-            ends = f"{words.change(comparison, low)} to {words.change(comparison, high)}"
+            ends = f"{signed(comparison, low)} to {signed(comparison, high)}"
             said.append(f"{100 * comparison.level:g} % over {name} {ends}")
     if each.p_holm is not None:
         said.append(f"{words.p_value(each.p_holm)} (Holm)")

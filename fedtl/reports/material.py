@@ -49,11 +49,6 @@ class Material:
     notes: tuple[str, ...]
     asked: Asked
 
-    @property
-    def metric(self) -> str:
-        """The metric that scores are of."""
-        return "accuracy" if self.comparison is None else self.comparison.metric
-
 
 def gather(sources: Sequence[Source], asked: Asked) -> Material:
     """Read what is there.

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedtl.comparison import Comparison
+from fedtl.comparison.notes import NOT_PAIRED, not_paired
 from fedtl.reports import words
 from fedtl.reports.layout import Setting
 from fedtl.reports.material import Material
 
-NOT_PAIRED = "Not paired, as "
-"""How the comparison's sentences on pairs that are refused begin; of many settings they would name each pair."""
-
 
 def notes(material: Material, settings: Sequence[Setting]) -> list[str]:
     """All sentences, each once; that settings are not compared with each other is said once for all."""
+    # Those on pairs that are refused would name each pair over all settings.
     kept = [note for note in material.notes if not note.startswith(NOT_PAIRED)]
     rows = [*(material.study.notes if material.study else ()), *kept]
     for setting in settings:
@@ -33,7 +32,7 @@ def _refused(setting: Setting) -> list[str]:
         if each.refused is not None:
             by_reason.setdefault(each.refused, []).append(f"{each.first} with {each.second}")
     where = f" ({setting.name})" if setting.name else ""
-    return [f"{NOT_PAIRED}{reason}{where}: {words.listed(pairs)}." for reason, pairs in by_reason.items()]
+    return [not_paired(f"{reason}{where}", words.listed(pairs)) for reason, pairs in by_reason.items()]
 
 
 def _refused_across(comparison: Comparison, settings: Sequence[Setting]) -> bool:

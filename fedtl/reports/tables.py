@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedtl.comparison import Comparison
-from fedtl.comparison.formats import Section, sections
+from fedtl.comparison.formats import Section, differences, ranks, sections
 
 LONG = 24
 """Letters of a cell that may stand in one line."""
@@ -49,14 +49,14 @@ def of_comparison(comparison: Comparison, setting: str = "") -> tuple[Table, ...
 
 def of_differences(comparison: Comparison) -> tuple[Table, ...]:
     """The table of a comparison's differences alone."""
-    return tuple(_table(section, "") for section in sections(comparison) if "minus" in section.header)
+    section = differences(comparison)
+    return (_table(section, ""),) if section.rows else ()
 
 
 def of_ranks(comparison: Comparison | None) -> tuple[Table, ...]:
     """The table of methods' mean ranks over settings, where there is one."""
-    if comparison is None:
-        return ()
-    return tuple(_table(section, "") for section in sections(comparison) if "mean rank" in section.header)
+    section = None if comparison is None else ranks(comparison)
+    return () if section is None else (_table(section, ""),)
 
 
 def plain(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:

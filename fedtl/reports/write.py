@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from fedtl.choice import ConfigError
 from fedtl.comparison.result import At
+from fedtl.comparison.table import curves_in_words, models_in_words
 from fedtl.disk.durable import put
 from fedtl.reports import options, plan, provenance, remarks, tables, words
 from fedtl.reports.claim import claim
@@ -121,12 +122,12 @@ def _content(material: Material, read_data: bool) -> dict[str, Any]:
     """All that the template says, by the names that it uses."""
     from fedtl import __version__
 
-    study, here = material.study, settings(material)
+    study, comparison, here = material.study, material.comparison, settings(material)
     became, complete = plan.became(material)
     different, shared = options.options(here)
     base_config, base_words = options.base_config(material)
     pictures = holdings(here, read_data)
-    border = None if material.comparison is None else across(material.comparison, here)
+    border = None if comparison is None else across(comparison, here)
     colours = {method.label: method.colour for setting in here for method in setting.methods}
     return {
         "version": __version__,
@@ -148,11 +149,13 @@ def _content(material: Material, read_data: bool) -> dict[str, Any]:
         "bubbles": any(picture.bubbles for picture in pictures),
         "forests": _drawn(forest, here),
         "convergence": _drawn(convergence, here),
+        "curves_are": "" if comparison is None else f"{comparison.metric} of {curves_in_words(comparison)}",
         "several_seeds": any(len(method.runs) > 1 for setting in here for method in setting.methods),
         "distributions": _drawn(distribution, here),
+        "points_are": "" if comparison is None else f"{comparison.metric} of {models_in_words(comparison)}",
         "tables": {setting.name: tables.of_comparison(setting.comparison, setting.name) for setting in here},
         "across": [] if border is None else tables.of_differences(border),
-        "ranks": tables.of_ranks(material.comparison),
+        "ranks": tables.of_ranks(comparison),
         "columns": COLUMNS,
         "how_chosen": options.how_chosen(study),
         "search_facts": options.search_facts(study),

@@ -7,6 +7,7 @@ import hashlib
 import html
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from fedtl.comparison.find import Loaded, load_all
 from fedtl.comparison.formats import sections
 from fedtl.data import read_data
 from fedtl.data.federate import federate
+from fedtl.reports import words
 from fedtl.reports.claim import Claim, claim, read
 from fedtl.reports.costs import runs_table
 from fedtl.reports.curves import MOST_POINTS, convergence
@@ -335,6 +337,27 @@ def test_every_run_is_listed_with_its_costs(tmp_path: Path) -> None:
         ("fedavg", "1", "finished", "3", "-", "3.0", "0.01", "runs/fedavg-0.1-1"),
         ("local", "0", "failed", "-", "-", "-", "-", "runs/local-0.1-0"),
     )
+
+
+def test_the_page_says_what_scores_are_of(tmp_path: Path) -> None:
+    made_run(tmp_path / "a", "fedavg", LOW.tolist())
+    made_run(tmp_path / "b", "local", HIGH.tolist(), score="personal/clients")
+    text = words_of(page_of(tmp_path))
+    models = "accuracy of the global model (fedavg) and the personalised model (local) on the clients' test data"
+    assert text.count(f"Scores are {models}, mean over clients weighted by samples.") == 1  # of the curves
+    assert text.count(f"Scores are {models}, mean over clients weighted by samples, in the last round.") == 1
+    assert text.count(f"Scores are {models}. A point is one client") == 1
+    material = gather([tmp_path], Asked())
+    table = runs_table(material, settings(material))
+    place = [column.name for column in table.columns].index("score")
+    assert [row[place] for row in table.rows] == ["global/clients", "personal/clients"]
+
+
+def test_what_is_no_number_is_a_dash(tmp_path: Path) -> None:
+    made_run(tmp_path / "a", "fedavg", LOW.tolist())
+    comparison = compare(tmp_path)
+    assert (words.value(comparison, 0.5), words.value(comparison, math.nan)) == ("50.00 %", "-")
+    assert (words.p_value(0.00001), words.p_value(0.25)) == ("p < 0.0001", "p = 0.2500")
 
 
 # Pictures.

@@ -72,13 +72,12 @@ def labels(differing: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> li
     return [" ".join(f"{key}={value}" for key, value in each.items()) for each in differing]
 
 
-def setting_labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings in a few words, as ``"alpha=0.1 clients=20"``."""
+def setting_labels(settings: Sequence[Mapping[str, Any]], equals: str = "=", between: str = " ") -> list[str]:
+    """Settings in a few words, as ``"alpha=0.1 clients=20"``; by whole keys and values where they clash."""
     short = short_keys({key for each in settings for key in each})
-    names = [" ".join(f"{short[key]}={shown(value)}" for key, value in each.items()) for each in settings]
-    if len(set(names)) == len(names):
-        return names
-    return [" ".join(f"{key}={value}" for key, value in each.items()) for each in settings]
+    whole = [between.join(f"{key}{equals}{value}" for key, value in each.items()) for each in settings]
+    names = [between.join(f"{short[key]}{equals}{shown(value)}" for key, value in each.items()) for each in settings]
+    return names if len(set(names)) == len(set(whole)) else whole
 
 
 def unsaid(configs: Sequence[Flat], differing: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.layout import Layout, Setting
-from fedtl.comparison.naming import is_called, setting_labels, shown
+from fedtl.comparison.naming import is_called, setting_labels, short_keys, shown
 from fedtl.plot.panels import are_numbers, far_apart
 
 
@@ -59,8 +59,8 @@ class SettingAxis:
 
     @property
     def label(self) -> str:
-        """Of the axis: the key's last part."""
-        return self.key.removesuffix(".name").rpartition(".")[2]
+        """Of the axis: the key's ending that no other one has."""
+        return short_keys({self.key, *(key for panel in self.panels for key in panel)})[self.key]
 
     @property
     def titles(self) -> list[str]:
@@ -111,4 +111,5 @@ def ticks_of(settings: Sequence[Setting], labels: Sequence[str]) -> tuple[str, l
     if not keys or any(list(setting) != keys for setting in settings):
         return "", [label.replace(" ", "\n") for label in labels]
     ticks = ["\n".join(shown(value) for value in setting.values()) for setting in settings]
-    return ", ".join(key.removesuffix(".name").rpartition(".")[2] for key in keys), ticks
+    short = short_keys(set(keys))
+    return ", ".join(short[key] for key in keys), ticks

@@ -10,7 +10,7 @@ from fedtl.comparison import Comparison
 from fedtl.comparison.formats import NOTHING
 from fedtl.comparison.groups import finished_rounds, planned_rounds, unfinished
 from fedtl.reports import words
-from fedtl.reports.layout import Setting, setting_name
+from fedtl.reports.layout import Setting, setting_names
 from fedtl.reports.material import Material
 from fedtl.reports.tables import Table, plain
 from fedtl.runs.history import Axis, Run
@@ -56,12 +56,10 @@ def _planned(material: Material) -> dict[str, _Place]:
     """A study's runs by their folders."""
     study = material.study
     assert study is not None
-    cells = {cell.name: cell for cell in study.cells}
-    settings = [cell.setting for cell in study.cells]
+    names = setting_names([cell.setting for cell in study.cells])
+    cells = {cell.name: (cell.variant, name) for cell, name in zip(study.cells, names)}
     return {
-        str(study.folder / run.folder): _Place(
-            cells[run.cell].variant, setting_name(cells[run.cell].setting, settings), run.seed, run.state, run.folder
-        )
+        str(study.folder / run.folder): _Place(*cells[run.cell], run.seed, run.state, run.folder)
         for run in study.finals
     }
 

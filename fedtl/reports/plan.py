@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fedtl.comparison.groups import unfinished
-from fedtl.comparison.naming import shown
+from fedtl.comparison.naming import short_keys, shown
 from fedtl.reports import words
 from fedtl.reports.layout import Setting
 from fedtl.reports.material import Material
@@ -30,10 +30,8 @@ def asked(material: Material, settings: Sequence[Setting]) -> str:
         parts += [words.count(len(settings), "setting")] * (len(settings) > 1)
         return f"{' × '.join([*parts, words.count(len(seeds), 'seed')])}: {words.count(len(material.runs), 'run')}."
     parts = [words.count(len(study.variants), "method")]
-    parts += [
-        f"{words.count(len(values), 'value')} of {key.removesuffix('.name').rpartition('.')[2]}"
-        for key, values in study.axes.items()
-    ]
+    short = short_keys(set(study.axes))
+    parts += [f"{words.count(len(values), 'value')} of {short[key]}" for key, values in study.axes.items()]
     parts.append(words.count(len(study.seeds), "seed"))
     return f"{' × '.join(parts)}: {words.count(len(study.finals), 'run')}."
 

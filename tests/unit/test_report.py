@@ -36,6 +36,7 @@ from fedtl.reports.holdings import holdings, without_download
 from fedtl.reports.layout import settings
 from fedtl.reports.material import Asked, Source, gather
 from fedtl.reports.options import how_chosen
+from fedtl.reports.plan import asked
 from fedtl.reports.write import render
 from fedtl.studies import Planned, Study
 from tests.made_study import made_run, made_study
@@ -325,6 +326,33 @@ def test_plain_runs_have_the_page_without_the_study(study: Study) -> None:
     assert "does not say how their hyperparameters were chosen" in text
     assert "2 methods × 2 settings × 2 seeds: 8 runs." in text
     assert "local is better than fedavg in both settings." in text
+
+
+def test_settings_are_those_of_the_comparison(tmp_path: Path) -> None:
+    """Of plain runs every key that is not a method's makes a setting, as in the ranks and in fedtl table."""
+    for method, rounds, seed in itertools.product(("fedavg", "local"), (3, 2), range(2)):
+        values = (HIGH if method == "local" else LOW).tolist()
+        made_run(tmp_path / f"{method}-{rounds}-{seed}", method, values, seed, rounds=rounds)
+    drawn = settings(gather([tmp_path], Asked()))
+    assert [setting.name for setting in drawn] == ["rounds = 2", "rounds = 3"]
+    assert [[method.label for method in setting.methods] for setting in drawn] == [["fedavg", "local"]] * 2
+    text = words_of(page_of(tmp_path))
+    assert "local is better than fedavg in both settings." in text
+    assert "Mean ranks over 2 settings" in text
+    assert "2 methods × 2 settings × 2 seeds: 8 runs." in text
+
+
+def test_keys_of_one_ending_are_told_apart(tmp_path: Path) -> None:
+    study = made_study(tmp_path, {("fedavg", 0.1, 0): LOW.tolist(), ("local", 0.1, 0): HIGH.tolist()})
+    axes = {"data.partition.size": ("a", "b"), "data.target.size": ("a", "b")}
+    cells = [replace(cell, setting=dict.fromkeys(axes, "ab"[n])) for n, cell in enumerate(study.cells)]
+    replace(study, axes=axes, cells=tuple(cells)).save()
+    material = gather([tmp_path], Asked())
+    drawn = settings(material)
+    assert [setting.name for setting in drawn] == [f"partition.size = {each}, target.size = {each}" for each in "ab"]
+    sentence = "2 methods × 2 values of partition.size × 2 values of target.size × 1 seed: 2 runs."
+    assert asked(material, drawn) == sentence
+    assert [row[1] for row in runs_table(material, drawn).rows] == [setting.name for setting in drawn]
 
 
 def test_every_run_is_listed_with_its_costs(tmp_path: Path) -> None:

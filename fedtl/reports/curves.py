@@ -34,7 +34,6 @@ class Mark:
 class Curve:
     """One method's line, the band from its worst to its best seed, and its points, of which ``every`` so many show."""
 
-    label: str
     colour: int
     line: str
     band: str
@@ -118,7 +117,6 @@ def _curve(method: Method, drawn: Line, comparison: Comparison, x: Scale, y: Sca
         for i in kept
     )
     return Curve(
-        label=method.label,
         colour=method.colour,
         line=path([(mark.x, mark.y) for mark in marks]),
         band=f"{path(upper + lower)}Z" if drawn.runs > 1 and kept else "",

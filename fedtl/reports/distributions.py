@@ -37,7 +37,7 @@ class Strip:
 
     Attributes:
         label: as it fits.
-        base, middle, top, box_height: where its name stands, where its points lie, and its box.
+        base, top: where its name stands, and the upper end of its box.
         dots: all points as one path, where they are too many to say their values.
         box: left end, width and median of the middle half; None of few clients.
         mean, worst: marks of the weighted mean and the worst decile; None where there is none.
@@ -46,7 +46,6 @@ class Strip:
     label: str
     colour: int
     base: str
-    middle: str
     top: str
     marks: tuple[Mark, ...]
     dots: str
@@ -154,7 +153,6 @@ def _strip(clients: _Clients, number: int, comparison: Comparison, x: Scale) -> 
         label=words.shortened(label, SHORT),
         colour=clients.method.colour,
         base=place(start + LABEL),
-        middle=place(middle),
         top=place(middle - HALF),
         marks=marks if few else (),
         dots="" if few else "".join(f"M{mark.x} {mark.y}h0" for mark in marks),

@@ -74,11 +74,9 @@ class Holding:
     bar_ticks: tuple[Tick, ...]
     numbers: Table
     height: float
-    bars_end: float = TOP + BARS
     width: float = WIDTH
     left: float = LEFT
     right: float = WIDTH - RIGHT
-    bottom_label: str = "client"
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,6 @@ def _content(material: Material, read_data: bool) -> dict[str, Any]:
         "claim": claim(material, here),
         "most_scores": MOST_SCORES,
         "notes": remarks.notes(material, here),
-        "names": _names(here),
         "holdings": pictures,
         "bubbles": any(picture.bubbles for picture in pictures),
         "forests": _drawn(forest, here),
@@ -173,12 +172,6 @@ def _content(material: Material, read_data: bool) -> dict[str, Any]:
         "remarks": provenance.remarks(material.runs),
         "runs_table": runs_table(material, here),
     }
-
-
-def _names(settings: Sequence[Setting]) -> list[tuple[str, str]]:
-    """Methods by the names that the notes have for them, where these are others."""
-    pairs = [(method.label, setting, method.summary.group) for setting in settings for method in setting.methods]
-    return [(f"{label}{setting.where}", group) for label, setting, group in pairs if not group.startswith(label)]
 
 
 def _title(material: Material, methods: list[str]) -> str:

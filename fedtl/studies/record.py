@@ -157,10 +157,6 @@ class Study:
         """The trials of a cell's search, in order."""
         return tuple(run for run in self.runs if run.cell == cell and run.trial is not None)
 
-    def cell(self, name: str) -> Cell:
-        """A cell by its name."""
-        return next(cell for cell in self.cells if cell.name == name)
-
     def load_runs(self) -> list[Run]:
         """The records of the finished runs that answer the question."""
         return [load(self.folder / run.folder) for run in self.finals if run.state == "finished"]

@@ -150,8 +150,6 @@ def _draw_method(
         )
 
 
-
-
 def _notes(comparison: Comparison, table: ScoreTable) -> list[str]:
     entries = [entry for row in table.entries for entry in row]
     most = max(entry.planned for entry in entries)

@@ -19,7 +19,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from fedtl.choice import ConfigError
 from fedtl.config.schema import Config
 from fedtl.data.dataset import Dataset
 from fedtl.data.domains import keep_data_sets
@@ -261,15 +260,3 @@ def _unpack(archive: bytes, folder: Path) -> None:
         tar.extractall(unfinished, filter="data")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-
-
-def address_of(configs: list[Config]) -> str | None:
-    """The cluster that all runs' configs name; None where they name none.
-
-    Raises:
-        ConfigError: they name several.
-    """
-    addresses = {config.simulation.address for config in configs}
-    if len(addresses) > 1:
-        raise ConfigError("simulation.address: all runs of a study are on one cluster; give it in [set]")
-    return addresses.pop() if addresses else None

@@ -97,9 +97,9 @@ class Conductor:
                 self._runs[run.folder] = replace(run, state="waiting", failure="")
 
     @property
-    def unfinished(self) -> list[str]:
-        """The cells of which something is still to be done."""
-        return list(dict.fromkeys(run.cell for run in self._runs.values() if run.state not in AT_END))
+    def unfinished(self) -> list[Planned]:
+        """The runs that are still to be done."""
+        return [run for run in self._runs.values() if run.state not in AT_END]
 
     def run(self, pool: Pool) -> Study:
         """Do all that is left; what fails is recorded, and the rest goes on."""

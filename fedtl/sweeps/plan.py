@@ -63,7 +63,7 @@ class PlannedCell:
         space: what is searched.
         trials: of its search.
         folder: its runs' name.
-        config: of its first seed, with what the search has to choose as it is without.
+        config: of its first seed; of a cell that is tuned, with a trial's hyperparameters.
     """
 
     cell: Cell

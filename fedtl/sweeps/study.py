@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,7 @@ from fedtl.config.schema import Config
 from fedtl.data.domains import forget_data_sets, keep_data_sets, kept_data_sets
 from fedtl.data.memory import available_memory
 from fedtl.runs.lock import RunLock
-from fedtl.studies import Study
+from fedtl.studies import Planned, Study
 from fedtl.sweeps.conductor import Conductor, Unwatched, Watcher
 from fedtl.sweeps.file import Asked, read_study
 from fedtl.sweeps.nursery import Question
@@ -79,9 +79,7 @@ def sweep_asked(asked: Asked, out: str | Path | None, jobs: int | None, watcher:
         record = open_record(plan, folder, tuple(sys.argv))
         conductor = Conductor(plan, record, watcher)
         conductor.retry()
-        names = conductor.unfinished
-        cells = [each for each in plan.cells if each.cell.name in names]
-        pool = stack.enter_context(_pool(plan, cells, folder, jobs))
+        pool = stack.enter_context(_pool(plan, conductor.unfinished, folder, jobs))
         write_inputs(plan, folder)
         stack.callback(watcher.close)
         return conductor.run(pool)
@@ -93,25 +91,27 @@ def folder_of(asked: Asked, out: str | Path | None) -> Path:
 
 
 @contextmanager
-def _pool(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None) -> Iterator[Pool]:
-    """Where the runs of cells are trained, once their data are there; it is closed with the block."""
+def _pool(plan: Plan, left: Sequence[Planned], folder: Path, jobs: int | None) -> Iterator[Pool]:
+    """Where the runs that are left are trained, once their data are there; it is closed with the block."""
+    names = {run.cell for run in left}
+    cells = [each for each in plan.cells if each.cell.name in names]
+    questions = _questions(cells, {(run.cell, run.seed) for run in left}, plan.seeds)
     if jobs == 1 or not cells:
-        for each in _questions(plan, cells):
+        for each in questions:
             check_data(each.name, build(each.tables), each.tuned)
         with _actors([each.config for each in cells]):
             yield Here()
         return
-    if any(each.config.simulation.address is not None for each in cells):
-        yield from _on_cluster(plan, cells, folder, jobs)
+    if one_address([each.config for each in cells]) is not None:
+        yield from _on_cluster(cells, questions, folder, jobs, len(left))
         return
     with ExitStack() as stack:
         nursery = Nursery(stack.enter_context(_log(folder)))
         stack.callback(nursery.close)
         nursery.begin(_definitions(cells))
-        nursery.check(_questions(plan, cells))
-        runs = sum(len(each.trials) + len(plan.seeds) for each in cells)
+        nursery.check(questions)
         gpus = 0 if all(each.config.device == "cpu" for each in cells) else torch.cuda.device_count()
-        pool = Workers(nursery, min(jobs or default_jobs(nursery.kept, gpus), runs), gpus)
+        pool = Workers(nursery, min(jobs or default_jobs(nursery.kept, gpus), len(left)), gpus)
         try:
             yield pool
         finally:
@@ -121,34 +121,35 @@ def _pool(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | No
 @contextmanager
 def _actors(configs: Sequence[Config]) -> Iterator[None]:
     """One Ray, and actors that begin once, for runs one after another that train on them."""
-    simulations = [config.simulation for config in configs if config.simulation.grid == "ray"]
-    if not simulations:
+    on_ray = [config for config in configs if config.simulation.grid == "ray"]
+    if not on_ray:
         yield
         return
+    address, simulations = one_address(on_ray), [config.simulation for config in on_ray]
     try:
         from fedtl.grid.warm import warm_actors
     except ModuleNotFoundError:
         yield  # the first run says what is missing
         return
     asked = [each.num_cpus * (cores() if each.actors == "auto" else each.actors) for each in simulations]
-    with warm_actors(simulations[0].address, max(asked)):
+    with warm_actors(address, max(asked)):
         yield
 
 
-def _on_cluster(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: int | None) -> Iterator[Pool]:
+def _on_cluster(
+    cells: Sequence[PlannedCell], questions: Iterator[Question], folder: Path, jobs: int | None, runs: int
+) -> Iterator[Pool]:
     try:
-        from fedtl.sweeps.cluster import OnCluster, address_of
+        from fedtl.sweeps.cluster import OnCluster
     except ModuleNotFoundError as error:
         raise ConfigError("simulation.address: that needs the package ray; leave it out") from error
-    address_of([each.config for each in cells])
     keep_data_sets()
     try:
-        for each in _questions(plan, cells):
+        for each in questions:
             check_data(each.name, build(each.tables), each.tuned)
         kept = kept_data_sets()
     finally:
         forget_data_sets()
-    runs = sum(len(each.trials) + len(plan.seeds) for each in cells)
     pool = OnCluster(folder, cells[0].config, jobs, runs, _definitions(cells), kept)
     try:
         yield pool
@@ -156,11 +157,34 @@ def _on_cluster(plan: Plan, cells: Sequence[PlannedCell], folder: Path, jobs: in
         pool.close()
 
 
-def _questions(plan: Plan, cells: Sequence[PlannedCell]) -> Iterator[Question]:
-    """All that data are divided among, once for each way and each seed: another draw may not be possible."""
+def one_address(configs: Sequence[Config]) -> str | None:
+    """The cluster that all runs' configs name; None where they name none.
+
+    Raises:
+        ConfigError: they do not all name the same.
+    """
+    addresses = {config.simulation.address for config in configs}
+    if len(addresses) > 1:
+        raise ConfigError("simulation.address: all runs of a study are on one cluster; give it in [set]")
+    return addresses.pop() if addresses else None
+
+
+def _questions(
+    cells: Sequence[PlannedCell], left: Collection[tuple[str, int]], seeds: Sequence[int]
+) -> Iterator[Question]:
+    """All that data are divided among, once for each way and each seed: another draw may not be possible.
+
+    Args:
+        cells: of which runs are left.
+        left: the cell and the seed of each of these runs.
+        seeds: of the study.
+    """
     asked = set()
-    for each, seed in itertools.product(cells, plan.seeds):
-        config, tuned = plan.config(each, seed), bool(each.trials)
+    for each, seed in itertools.product(cells, seeds):
+        if (each.cell.name, seed) not in left:
+            continue
+        # As it was checked: of a cell that is tuned, its search may give what its method cannot do without.
+        config, tuned = each.config.model_copy(update={"seed": seed}), bool(each.trials)
         key = config.data.model_dump_json(), seed, config.strategy.clients_per_round, tuned
         if key not in asked:
             asked.add(key)

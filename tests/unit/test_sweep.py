@@ -18,6 +18,7 @@ from fedtl.choice import ConfigError
 from fedtl.failure import RunError
 from fedtl.runs.lock import RunLock
 from fedtl.studies import Study
+from fedtl.sweeps import study as sweeping
 from fedtl.sweeps import work, workers
 from fedtl.sweeps.file import Search
 from fedtl.sweeps.pool import Ended
@@ -79,13 +80,30 @@ def test_what_is_finished_is_not_run_again(tuned: Study, monkeypatch: pytest.Mon
     assert fedtl.sweep(tuned.folder).runs == tuned.runs
 
 
-def test_seeds_can_be_added(tuned: Study, tmp_path: Path) -> None:
+def test_seeds_can_be_added(tuned: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["seed=0:3", "strategy.lr=0.1"]
     small = study_of(variants=METHODS[:1])
     before = fedtl.sweep(small, words[1:], out=tmp_path / "a", jobs=1)
+    divided = list[int]()
+    monkeypatch.setattr(sweeping, "check_data", lambda name, config, tuned: divided.append(config.seed))
     after = fedtl.sweep(small, words, out=tmp_path / "a", jobs=1)
+    assert divided == [2]
     assert [run for run in after.runs if run.seed < 2] == [*before.runs]
     assert states(after) == ["finished"] * 3
+
+
+def test_a_search_may_give_what_its_method_cannot_do_without(tmp_path: Path, engines_chosen_once: None) -> None:
+    fedprox = {"strategy.name": "fedprox", "space": {"strategy.mu": [0.1]}}
+    done = swept(tmp_path, variants=[fedprox], seeds=1, search={"by": "grid"})
+    assert states(done) == ["finished"] * 2
+    assert done.cells[0].chosen == {"strategy.mu": 0.1}
+
+
+def test_runs_on_several_clusters_are_refused(tmp_path: Path) -> None:
+    each = [{"name": f"on-{port}", "simulation": {"grid": "ray", "address": f"10.0.0.1:{port}"}} for port in (1, 2)]
+    for jobs in (1, 2):
+        with pytest.raises(ConfigError, match=r"simulation\.address: all runs of a study are on one cluster"):
+            fedtl.sweep(study_of(variants=each), out=tmp_path, jobs=jobs)
 
 
 def test_nobody_else_sweeps_into_the_folder(tuned: Study) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from fedtl.choice import ConfigError
-from fedtl.runs import resume
+from fedtl.config.read import is_run
 from fedtl.studies import Cell, Planned, Study
 from fedtl.sweeps.plan import Plan, PlannedCell
 from fedtl.sweeps.pool import Ended, Job, Pool, Scored
@@ -91,9 +93,15 @@ class Conductor:
         )
 
     def retry(self) -> None:
-        """Let what failed earlier be tried again: runs, and trials of searches that could choose nothing."""
+        """Let what failed earlier be tried again: runs, and trials of searches that have chosen nothing.
+
+        Where a trial's values follow from how those before it ended, a search first comes to its end.
+        """
+        in_turn = self._plan.search is not None and self._plan.search.by == "optuna"
+        going_on = {run.cell for run in self._runs.values() if run.trial is not None and run.state not in AT_END}
         for run in list(self._runs.values()):
-            if run.state == "failed" and (run.trial is None or self._cells[run.cell].chosen is None):
+            done = self._cells[run.cell].chosen is not None or (in_turn and run.cell in going_on)
+            if run.state == "failed" and (run.trial is None or not done):
                 self._runs[run.folder] = replace(run, state="waiting", failure="")
 
     @property
@@ -178,14 +186,28 @@ class Conductor:
     def _start(self, run: Planned, pool: Pool) -> None:
         planned, search = self._planned[run.cell], self._plan.search
         folder, values = self._study.folder / run.folder, self._cells[run.cell].chosen or {}
-        asks = False
-        if run.trial is not None and search is not None:
-            seen = recorded(folder, search) if resume.begun(folder) and (folder / resume.CONFIG).exists() else {}
-            values = self._search_of(run.cell).begin(planned.trials[run.trial], seen)
-            asks = search.pruner is not None
+        if run.trial is not None:
+            values = self._search_of(run.cell).begin(planned.trials[run.trial])
+            if run.values and as_json(run.values) != as_json(values):  # its search goes on from another history
+                shutil.rmtree(folder, ignore_errors=True)
         self._change(replace(run, state="running", values=values if run.trial is not None else {}))
+        if run.trial is not None and (ended := self._from_records(run)):
+            self.ended(ended)
+            return
         config = pool.fitted(self._plan.config(planned, run.seed, values))
-        pool.start(Job(run.folder, folder, config.tables(), asks))
+        pool.start(Job(run.folder, folder, config.tables(), search is not None and search.pruner is not None))
+
+    def _from_records(self, run: Planned) -> Ended | None:
+        """Let a search know what a trial scored before it was interrupted; how it ended, if that was its end."""
+        folder, search, goes_on = self._study.folder / run.folder, self._plan.search, True
+        if search is None or run.trial is None or not self._search_of(run.cell).in_turn or not is_run(folder):
+            return None
+        try:
+            for round, value in recorded(folder, search).items():
+                goes_on = self._search_of(run.cell).goes_on(run.trial, round, value)
+        except ConfigError as error:
+            return Ended(run.folder, 0.0, str(error))
+        return None if goes_on or search.pruner is None else Ended(run.folder, 0.0, pruned=True)
 
     def _search_of(self, cell: str) -> CellSearch:
         if cell not in self._searches:
@@ -244,3 +266,8 @@ class Conductor:
         if chosen is None:
             return []
         return remarks(planned.cell.name, planned.space, self._trials_of(planned.cell.name), dict(chosen))
+
+
+def as_json(values: Mapping[str, Any]) -> str:
+    """Values as the record has them."""
+    return json.dumps(values, default=str, sort_keys=True)

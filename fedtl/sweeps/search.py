@@ -23,11 +23,11 @@ class CellSearch(Protocol):
     in_turn: bool
     """Whether a trial's values depend on how the trials before it ended."""
 
-    def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
-        """A trial's values, when it begins or goes on; ``seen`` has what it scored earlier, by round."""
+    def begin(self, trial: Trial) -> Values:
+        """A trial's values, when it begins or goes on."""
 
     def goes_on(self, number: int, round: int, value: float) -> bool:
-        """Told of a trial's score in a round; whether it is worth going on."""
+        """Told of a trial's score in a round, perhaps once more; whether it is worth going on."""
 
     def ended(self, run: Planned) -> None:
         """Told how a trial ended."""
@@ -38,7 +38,7 @@ class Fixed:
 
     in_turn = False
 
-    def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
+    def begin(self, trial: Trial) -> Values:
         """The plan's."""
         return trial.values or {}
 

@@ -14,12 +14,15 @@ from fedtl.random import derived_seed
 from fedtl.studies import Planned
 from fedtl.sweeps.file import Search
 from fedtl.sweeps.plan import Trial
-from fedtl.sweeps.space import Axis, Listed, Space, Values
+from fedtl.sweeps.space import Axis, Listed, Space, Values, points
 
 FILE = "optuna.sqlite3"
 """In the study's folder ``search``: every ended trial, for Optuna's own tools."""
 
 SAMPLER, PRUNER = "TPESampler", "NopPruner"
+
+SEQUENCES = ("QMCSampler", "GridSampler")
+"""Samplers that go through a sequence, trial by trial: all must have the same."""
 
 
 class OptunaSearch:
@@ -39,24 +42,18 @@ class OptunaSearch:
     in_turn = True
 
     def __init__(self, search: Search, cell: str, space: Space, folder: Path, ended: Sequence[Planned]) -> None:
-        optuna = _optuna()
         self._search, self._cell, self._space = search, cell, space
         self._trials: dict[int, Any] = {}
-        self._kept = optuna.create_study(
-            study_name=cell,
-            storage=f"sqlite:///{(folder / FILE).absolute()}",
-            direction=_direction(search),
-            load_if_exists=True,
-        )
-        self._study = optuna.create_study(direction=_direction(search), study_name=cell, pruner=make_pruner(search))
-        there = {trial.number: trial for trial in self._kept.get_trials()}
+        self._storage = f"sqlite:///{(folder / FILE).absolute()}"
+        self._study = _in_memory(direction=_direction(search), study_name=cell, pruner=make_pruner(search))
+        self._kept = self._opened()
+        there = self._kept.get_trials()
         for run in ended:
-            trial = there.get(run.trial) or self._of_record(run)
-            self._study.add_trial(trial)
-            if run.trial not in there:  # its file was lost
-                self._kept.add_trial(trial)
+            of_record = self._of_record(run)
+            self._study.add_trial(next((trial for trial in there if _same(trial, of_record)), of_record))
+        self._keep()
 
-    def begin(self, trial: Trial, seen: Mapping[int, float]) -> Values:
+    def begin(self, trial: Trial) -> Values:
         """A trial's values: those that Optuna suggests."""
         self._study.sampler = make_sampler(
             self._search, self._space, derived_seed(self._search.seed, self._cell, trial.number)
@@ -64,23 +61,37 @@ class OptunaSearch:
         if trial.number not in self._trials:  # else its process was lost, and another one goes on
             self._trials[trial.number] = self._study.ask()
         asked = self._trials[trial.number]
-        values = {key: _suggested(asked, key, axis) for key, axis in self._space.items()}
-        for round, value in seen.items():
-            asked.report(value, round)
-        return values
+        return {key: _suggested(asked, key, axis) for key, axis in self._space.items()}
 
     def goes_on(self, number: int, round: int, value: float) -> bool:
         """Whether the pruner lets it."""
-        self._trials[number].report(value, round)
-        return not self._trials[number].should_prune()
+        asked = self._trials[number]
+        if round not in self._study.get_trials(deepcopy=False)[asked.number].intermediate_values:
+            asked.report(value, round)
+        return not asked.should_prune()
 
     def ended(self, run: Planned) -> None:
         """Tell Optuna, and keep the trial in its file."""
         optuna = _optuna()
         state = _states()[run.state]
         value = run.value if state == optuna.trial.TrialState.COMPLETE else None
-        trial = self._study.tell(self._trials.pop(run.trial or 0), value, state=state)
-        if len(self._kept.get_trials(deepcopy=False)) <= trial.number:
+        self._study.tell(self._trials.pop(run.trial or 0), value, state=state)
+        self._keep()
+
+    def _opened(self) -> Any:
+        """The study in Optuna's file."""
+        return _optuna().create_study(
+            study_name=self._cell, storage=self._storage, direction=_direction(self._search), load_if_exists=True
+        )
+
+    def _keep(self) -> None:
+        """Let the file have the trials that have ended; it may be one ahead of the record, which then follows."""
+        ended = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        there = self._kept.get_trials(deepcopy=False)
+        if not all(map(_same, there, ended)):  # it has what was tried again since
+            _optuna().delete_study(study_name=self._cell, storage=self._storage)
+            self._kept, there = self._opened(), []
+        for trial in ended[len(there) :]:
             self._kept.add_trial(trial)
 
     def _of_record(self, run: Planned) -> Any:
@@ -101,8 +112,18 @@ def check(search: Search, space: Space) -> None:
     Raises:
         ConfigError: in one sentence.
     """
-    make_sampler(search, space, 0)
+    sampler = make_sampler(search, space, 0)
     make_pruner(search)
+    try:
+        study = _in_memory(sampler=sampler)
+        for _ in range(2):  # some begin with random values
+            trial = study.ask()
+            for key, axis in space.items():
+                _suggested(trial, key, axis)
+            study.tell(trial, 0.0)
+    except Exception as error:  # whatever a sampler raises that has another idea of a space
+        kind = type(sampler).__name__
+        raise ConfigError(f"search.sampler: {kind} cannot choose from this space: {cause(error)}") from error
 
 
 def make_sampler(search: Search, space: Space, seed: int) -> Any:
@@ -112,8 +133,9 @@ def make_sampler(search: Search, space: Space, seed: int) -> Any:
     known = inspect.signature(kind).parameters
     if "seed" in known:
         # What is no sequence of independent numbers goes on with the same ones.
-        table.setdefault("seed", (search.seed if "QMC" in kind.__name__ else seed) % 2**32)
+        table.setdefault("seed", (search.seed if kind.__name__ in SEQUENCES else seed) % 2**32)
     if "search_space" in known:
+        points(space, "space")
         table.setdefault("search_space", {key: list(_categories(axis)) for key, axis in space.items()})
     return _made("sampler", kind, table)
 
@@ -122,6 +144,13 @@ def make_pruner(search: Search) -> Any:
     """The pruner that is asked for."""
     table = {"name": PRUNER, **(search.pruner or {})}
     return _made("pruner", _kind("pruner", str(table.pop("name"))), table)
+
+
+def _in_memory(**options: Any) -> Any:
+    study = _optuna().create_study(**options)
+    # Samplers that have tried everything call it, and it would raise outside of Optuna's own loop.
+    study.stop = lambda: None
+    return study
 
 
 def _kind(what: str, name: str) -> Any:
@@ -151,6 +180,12 @@ def _optuna() -> Any:
         raise ConfigError("search.by = 'optuna': optuna is not installed: pip install 'fedtl[optuna]'") from error
     logging.getLogger("optuna").setLevel(logging.ERROR)
     return optuna
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two trials tried the same, and came to the same end; of one that was pruned Optuna has its own value."""
+    counts = one.state == _states()["finished"]
+    return bool((one.state, one.params) == (other.state, other.params) and (not counts or one.value == other.value))
 
 
 def _states() -> dict[str, Any]:

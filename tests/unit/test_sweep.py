@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -155,12 +156,47 @@ def test_optuna_prunes_and_keeps_its_trials_in_the_studys_folder(tmp_path: Path,
     assert done.cells[0].chosen == {LR: max((t for t in kept if t.value), key=lambda t: t.value).params[LR]}
 
 
+@pytest.mark.parametrize("sampler", ["GridSampler", "BruteForceSampler"])
+def test_optunas_samplers_that_end_try_each_point_once(sampler: str, tmp_path: Path, engines_chosen_once: None) -> None:
+    pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    space = {LR: [0.05, 0.1], "strategy.batch_size": [10, 20]}
+    search = {"by": "optuna", "budget": 4, "sampler": sampler, "space": space}
+    with warnings.catch_warnings(action="ignore"):  # one of them is called experimental
+        done = swept(tmp_path, variants=METHODS[:1], seeds=1, set={"rounds": 1}, search=search)
+    assert states(done) == ["finished"] * 5
+    assert len({tuple(run.values.items()) for run in done.trials("fedavg")}) == 4
+
+
+def test_what_an_interrupted_trial_has_scored_decides_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_chosen_once: None
+) -> None:
+    """Its process is lost after a round is on disk, and before anybody has heard of it."""
+    pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    whole = swept(tmp_path / "whole", variants=METHODS[:1], seeds=1, search=OPTUNA)
+    pruned = next(run.folder for run in whole.runs if run.state == "pruned")
+    round, lost = work._Listener.round, list[str]()
+
+    def unheard(self: work._Listener, report: Any) -> None:
+        if self._job.key == pruned and not lost:
+            lost.append(self._job.key)
+            raise Killed
+        round(self, report)
+
+    monkeypatch.setattr(work._Listener, "round", unheard)
+    with pytest.raises(Killed):
+        swept(tmp_path / "killed", variants=METHODS[:1], seeds=1, search=OPTUNA)
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        swept(tmp_path / "killed", variants=METHODS[:1], seeds=1, search=OPTUNA)
+    assert left_of(tmp_path / "killed") == left_of(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"sampler": "TPESampel"}, "search.sampler = 'TPESampel' is unknown to Optuna: did you mean 'TPESampler'?"),
         ({"sampler": {"name": "TPESampler", "n_startup": 1}}, "search.sampler.n_startup is no option of TPESampler"),
         ({"pruner": {"name": "PercentilePruner"}}, "search.pruner: PercentilePruner cannot be made"),
+        ({"sampler": "GridSampler"}, f"space.{LR}: a grid needs a list, or a range with a step"),
     ],
 )
 def test_what_optuna_does_not_know(more: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -218,6 +254,57 @@ def test_a_search_goes_on_without_trials_that_fail(
     assert {cell.name: cell.chosen is None for cell in again.cells} == {"fedavg": False, "local": False}
     assert again.trials("fedavg")[0].state == "failed"  # what was chosen stays
     assert [run.state for run in again.finals] == ["finished"] * 2
+
+
+def test_a_search_that_goes_on_does_not_try_again_what_its_values_follow_from(
+    broken: Callable[..., None], tmp_path: Path, engines_chosen_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    more = {"variants": METHODS[:1], "search": OPTUNA, "seeds": 1}
+    broken("search/fedavg/0")
+    swept(tmp_path / "whole", **more)
+    with monkeypatch.context() as patch:
+        stop_at(patch, Study, "save", 5, after=False)  # after trial 1, of which the record does not say so
+        with pytest.raises(Killed):
+            swept(tmp_path / "killed", **more)
+    broken()
+    swept(tmp_path / "killed", **more)
+    assert left_of(tmp_path / "killed") == left_of(tmp_path / "whole")
+
+
+def test_trials_that_all_failed_are_tried_again(
+    tmp_path: Path, engines_chosen_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna = pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    more = {"variants": METHODS[:1], "search": {**OPTUNA, "pruner": None}, "seeds": 1}
+    run_at = work.run_at
+
+    def fails(*arguments: Any) -> None:
+        run_at(*arguments)
+        raise RunError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "run_at", fails)
+        assert set(states(swept(tmp_path, **more))) == {"failed"}
+    done = swept(tmp_path, **more)  # with other values, as trials that failed say nothing to the sampler
+    assert states(done) == ["finished"] * 4
+    kept = optuna.load_study(study_name="fedavg", storage=f"sqlite:///{tmp_path / 'search' / 'optuna.sqlite3'}").trials
+    assert [trial.value for trial in kept] == [run.value for run in done.trials("fedavg")]
+
+
+def test_a_trial_whose_records_are_damaged_fails_alone(
+    tmp_path: Path, engines_chosen_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+    more = {"variants": METHODS[:1], "search": OPTUNA, "seeds": 1}
+    with monkeypatch.context() as patch:
+        stop_at(patch, Server, "finish", 1, after=False)
+        with pytest.raises(Killed):
+            swept(tmp_path, **more)
+    (tmp_path / "search/fedavg/0/rounds.jsonl").write_text("{\n{\n{}\n")
+    done = swept(tmp_path, **more)
+    assert done.trials("fedavg")[0].state == "failed"
+    assert done.finals[0].state == "finished"
 
 
 def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,9 @@ from fedtl.sweeps.conductor import AT_END, Watcher
 from fedtl.sweeps.plan import Plan
 from fedtl.sweeps.pool import Scored
 
+DRAW_EVERY = 0.2
+"""Seconds between two drawings of the table, where nothing begins or ends."""
+
 OTHER_LINES = 8
 """Of a terminal, which are not a cell's."""
 
@@ -30,11 +32,6 @@ def watch(console: Console | None = None) -> Watcher:
     """Whoever shows a sweep best on this console."""
     console = console or Console(highlight=False)
     return LiveTable(console) if console.is_terminal or console.is_jupyter else Lines(console)
-
-
-def in_notebook() -> bool:
-    """Whether this process is a notebook's."""
-    return "ipykernel" in sys.modules
 
 
 @dataclass
@@ -140,11 +137,17 @@ class LiveTable(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._drawn_at = -DRAW_EVERY
 
     def begin(self, study: Study, plan: Plan, at_once: int) -> None:
         """Show it."""
         super().begin(study, plan, at_once)
         self._live.start()
+        self._draw()
+
+    def scored(self, run: Planned, news: Scored) -> None:
+        """Show a round; where runs are trained in this process, nobody looks until one has ended."""
+        super().scored(run, news)
         self.look()
 
     def changed(self, run: Planned, study: Study) -> None:
@@ -153,17 +156,22 @@ class LiveTable(Progress):
         if run.state == "failed":
             text = f"{run.folder} failed: {run.failure}"
             self._live.console.print(text, markup=False, soft_wrap=True)
-        self.look()
+        self._draw()
 
     def look(self) -> None:
-        """Draw it anew."""
-        self._live.update(self._drawn(), refresh=True)
+        """Draw it anew, unless that was just done."""
+        if time.monotonic() - self._drawn_at >= DRAW_EVERY:
+            self._draw()
 
     def close(self) -> None:
         """Take it away."""
         self._live.stop()
 
-    def _drawn(self) -> Group:
+    def _draw(self) -> None:
+        self._live.update(self._table(), refresh=True)
+        self._drawn_at = time.monotonic()
+
+    def _table(self) -> Group:
         table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
         for header in ("", "", "done", "running", "failed", "last"):
             table.add_column(header, no_wrap=True, justify="left" if header in ("", "done") else "right")

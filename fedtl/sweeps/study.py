@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from rich.console import Console
 
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
@@ -61,9 +62,9 @@ def sweep(
     Raises:
         ConfigError: something is wrong with what is asked for, and nothing has begun.
     """
-    from fedtl.sweeps.progress import in_notebook, watch
+    from fedtl.sweeps.progress import watch
 
-    watcher = watch() if (in_notebook() if progress is None else progress) else Unwatched()
+    watcher = watch() if (Console().is_jupyter if progress is None else progress) else Unwatched()
     return sweep_asked(read_study(study, words), out, jobs, watcher)
 
 

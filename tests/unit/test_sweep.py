@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import math
 import os
 import signal
 import warnings
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
 import fedtl
 from fedtl.assemble.driver import Server
@@ -19,10 +23,12 @@ from fedtl.choice import ConfigError
 from fedtl.failure import RunError
 from fedtl.runs.lock import RunLock
 from fedtl.studies import Study
+from fedtl.sweeps import progress, work, workers
 from fedtl.sweeps import study as sweeping
-from fedtl.sweeps import work, workers
-from fedtl.sweeps.file import Search
-from fedtl.sweeps.pool import Ended
+from fedtl.sweeps.file import Search, read_study
+from fedtl.sweeps.plan import make_plan
+from fedtl.sweeps.pool import Ended, Scored
+from fedtl.sweeps.progress import LiveTable
 from fedtl.sweeps.search import best, outcome, remarks
 from fedtl.sweeps.space import read_space
 from tests.interrupted import Killed, contents, stop_at
@@ -114,6 +120,33 @@ def test_nobody_else_sweeps_into_the_folder(tuned: Study) -> None:
             fedtl.sweep(tuned.folder)
     finally:
         lock.release()
+
+
+def test_the_table_is_drawn_as_rounds_end_but_not_at_each(tuned: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[object]()
+    monkeypatch.setattr(Live, "update", lambda self, table, **_: drawn.append(table))
+    table, run = LiveTable(Console(file=io.StringIO(), force_terminal=True)), tuned.finals[0]
+
+    def drawings(every: float) -> list[int]:
+        monkeypatch.setattr(progress, "DRAW_EVERY", every)
+        counts = []
+        for told in (
+            lambda: table.scored(run, Scored(run.folder, 1, {})),
+            lambda: table.look(),
+            lambda: table.changed(run, tuned),
+        ):
+            drawn.clear()
+            told()
+            counts.append(len(drawn))
+        return counts
+
+    table.begin(tuned, make_plan(read_study(tuned.folder)), 1)
+    try:
+        assert len(drawn) == 1
+        assert drawings(0.0) == [1, 1, 1]
+        assert drawings(math.inf) == [0, 0, 1]
+    finally:
+        table.close()
 
 
 # Killed and resumed.

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -144,6 +145,7 @@ def _on_cluster(
         from fedtl.sweeps.cluster import OnCluster
     except ModuleNotFoundError as error:
         raise ConfigError("simulation.address: that needs the package ray; leave it out") from error
+    check_same_needs([each.config for each in cells])
     keep_data_sets()
     try:
         for each in questions:
@@ -168,6 +170,22 @@ def one_address(configs: Sequence[Config]) -> str | None:
     if len(addresses) > 1:
         raise ConfigError("simulation.address: all runs of a study are on one cluster; give it in [set]")
     return addresses.pop() if addresses else None
+
+
+def check_same_needs(configs: Sequence[Config]) -> None:
+    """Check that any actor of a cluster can train any run.
+
+    Raises:
+        ConfigError: they do not all ask for the same.
+    """
+    for key in ("device", "simulation.num_cpus", "simulation.num_gpus"):
+        asked = {attrgetter(key)(config) for config in configs}
+        if len(asked) > 1:
+            listed = " and ".join(sorted(map(repr, asked)))
+            raise ConfigError(
+                f"{key} = {listed}: on a cluster all runs of a study ask for the same; give it in [set], or run them "
+                "one after another with --jobs 1"
+            )
 
 
 def _questions(

@@ -113,6 +113,13 @@ def test_runs_on_several_clusters_are_refused(tmp_path: Path) -> None:
             fedtl.sweep(study_of(variants=each), out=tmp_path, jobs=jobs)
 
 
+def test_runs_on_a_cluster_that_ask_for_different_things_are_refused(tmp_path: Path) -> None:
+    on_ray = {"simulation.grid": "ray", "simulation.address": "10.0.0.1:1"}
+    each = [{"name": f"with-{cpus}", "simulation.num_cpus": cpus} for cpus in (1.0, 2.0)]
+    with pytest.raises(ConfigError, match=r"simulation\.num_cpus = 1\.0 and 2\.0: on a cluster all runs of a study"):
+        fedtl.sweep(study_of(set=on_ray, variants=each), out=tmp_path)
+
+
 def test_nobody_else_sweeps_into_the_folder(tuned: Study) -> None:
     lock = RunLock(tuned.folder)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import queue
 import shutil
@@ -19,6 +20,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from fedtl.assemble.resources import Resources
+from fedtl.choice import ConfigError
 from fedtl.config.schema import Config
 from fedtl.data.dataset import Dataset
 from fedtl.data.domains import keep_data_sets
@@ -27,6 +30,8 @@ from fedtl.grid import cluster
 from fedtl.grid.cluster import WORKER_ENVIRONMENT
 from fedtl.grid.notebook import define
 from fedtl.grid.shared_folder import FolderMark
+from fedtl.grid.slots import FAILED_STARTS, SAY_AFTER, SAY_AGAIN, NoRoomError
+from fedtl.sweeps.nursery import VISIBLE
 from fedtl.sweeps.pool import Ended, Job, Observer, Scored, in_one_process
 from fedtl.sweeps.work import work_on
 
@@ -34,7 +39,9 @@ LOOK_EVERY = 5.0
 """Seconds between two looks at how much room the cluster has."""
 
 ASK_EVERY = 0.5
-"""Seconds between two questions to an actor what its run has done."""
+"""Seconds between two questions to an actor what its run has done, and whether it is still there."""
+
+log = logging.getLogger("fedtl")
 
 
 class RunActor:
@@ -87,13 +94,23 @@ class RunActor:
 
 @dataclass
 class _Worker:
-    """An actor, and what it works on."""
+    """An actor, and what it works on.
+
+    Attributes:
+        actor: itself.
+        there: whether it has begun; until then it may be waiting for room.
+        job: its run, which it is given once it is there.
+        running: the reference to how that ended.
+        asked, asked_at: the reference to what was last asked of it, and when that was.
+        began: when its run did.
+    """
 
     actor: Any
+    there: bool = False
     job: Job | None = None
     running: Any = None
     asked: Any = None
-    asked_at: float = 0.0
+    asked_at: float = -ASK_EVERY
     began: float = 0.0
 
 
@@ -105,11 +122,14 @@ class OnCluster:
 
     Args:
         folder: the study's.
-        config: of a run, which says where the cluster is and what an actor asks of it.
+        config: of a run, which says where the cluster is, what an actor asks of it, and how long it is waited for room.
         jobs: how many runs at once, at most; None for as many as there is room for.
         most: how many runs there are.
         definitions: what configs name in this process's ``__main__``.
         kept: the data sets that were read here.
+
+    Raises:
+        ConfigError: no Ray answers there, or what an actor asks for contradicts itself.
     """
 
     def __init__(
@@ -121,23 +141,33 @@ class OnCluster:
         definitions: bytes | None,
         kept: Mapping[str, Dataset],
     ) -> None:
-        simulation = config.simulation
-        gpus = (1.0 if config.device == "cuda" else 0.0) if simulation.num_gpus == "auto" else simulation.num_gpus
-        self._connection = cluster.connect(simulation.address, environment=WORKER_ENVIRONMENT)
-        self._needs, self._most = cluster.Needs(simulation.num_cpus, gpus), min(jobs or most, most)
+        on_ray = config.simulation.model_copy(update={"grid": "ray"})
+        self._connection = cluster.connect(on_ray.address, environment=WORKER_ENVIRONMENT)
+        try:
+            asked = Resources.of(config.model_copy(update={"simulation": on_ray}), busy=1)
+        except ConfigError:
+            self._disconnect()
+            raise
+        self._needs, self._patience = cluster.Needs(asked.num_cpus, asked.num_gpus), on_ray.patience
+        self._most = min(jobs or most, most)
+        # Ray itself lets an actor that asks for no GPU see all of them.
+        environment = WORKER_ENVIRONMENT if asked.num_gpus else {**WORKER_ENVIRONMENT, VISIBLE: ""}
         self._mark = FolderMark(folder.absolute())
         self._options: dict[str, Any] = {
-            "num_cpus": simulation.num_cpus,
-            "num_gpus": gpus,
+            "num_cpus": asked.num_cpus,
+            "num_gpus": asked.num_gpus,
             "max_restarts": 0,
             "max_concurrency": 2,  # one that trains, one that answers
             "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+            "runtime_env": {"env_vars": environment},
         }
         path = [os.path.abspath(each) for each in ["", *sys.path]]
         self._parts = (path, definitions, ray.put(dict(kept)), str(self._mark.file))
         self._workers: list[_Worker] = []
         self._looked = -LOOK_EVERY
+        self._failed_starts = 0
+        self._there_at = time.monotonic()
+        self._say_at = self._there_at + SAY_AFTER
         self._fill()
 
     @property
@@ -147,8 +177,8 @@ class OnCluster:
 
     @property
     def free(self) -> int:
-        """How many actors have nothing to do."""
-        return sum(worker.job is None for worker in self._workers)
+        """How many actors are there and have nothing to do."""
+        return sum(worker.there and worker.job is None for worker in self._workers)
 
     def fitted(self, config: Config) -> Config:
         """With all clients in the actor: the runs are the parallelism."""
@@ -156,33 +186,36 @@ class OnCluster:
 
     def start(self, job: Job) -> None:
         """Let an actor begin a run."""
-        worker = next(worker for worker in self._workers if worker.job is None)
+        worker = next(worker for worker in self._workers if worker.there and worker.job is None)
         worker.job, worker.began = replace(job, folder=job.folder.absolute()), time.monotonic()
-        worker.running, worker.asked = worker.actor.run.remote(worker.job), None
+        worker.running = worker.actor.run.remote(worker.job)
 
     def wait(self, timeout: float, observer: Observer) -> None:
-        """Wait for news, and pass them on."""
+        """Wait for news, and pass them on.
+
+        Raises:
+            RunError: no actor can begin, or for longer than the patience there was no room for one.
+        """
         self._fill()
-        busy = [worker for worker in self._workers if worker.job is not None]
-        if not busy:
-            time.sleep(timeout)
-            return
+        self._look_for_room()
         now = time.monotonic()
-        for worker in busy:
+        for worker in self._workers:
             if worker.asked is None and now - worker.asked_at >= ASK_EVERY:
                 worker.asked, worker.asked_at = worker.actor.news.remote(), now
-        waiting = {each: worker for worker in busy for each in (worker.running, worker.asked) if each is not None}
+        waiting = {
+            each: worker for worker in self._workers for each in (worker.running, worker.asked) if each is not None
+        }
+        if not waiting:
+            time.sleep(timeout)
+            return
         ready, _ = ray.wait([*waiting], timeout=timeout)
         for reference in ready:
             worker = waiting[reference]
-            if worker.job is None:
-                continue  # it was lost with the other answer
             try:
-                if reference == worker.asked:
-                    worker.asked = None
-                    self._pass_on(worker, ray.get(reference), observer)
-                else:
+                if reference == worker.running:
                     self._end(worker, observer)
+                elif reference == worker.asked:
+                    self._hear(worker, observer)
             except RayError as error:
                 self._lose(worker, error, observer)
 
@@ -191,6 +224,9 @@ class OnCluster:
         for worker in self._workers:
             ray.kill(worker.actor)
         self._mark.remove()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection.ours:
             ray.shutdown()
 
@@ -207,34 +243,53 @@ class OnCluster:
     def _new_actor(self) -> Any:
         return ray.remote(RunActor).options(**self._options).remote(*self._parts)
 
-    def _pass_on(self, worker: _Worker, news: list[Scored], observer: Observer) -> None:
-        job = worker.job
-        assert job is not None
+    def _look_for_room(self) -> None:
+        """Say that no actor has begun for a while, and give up after the patience."""
+        now = time.monotonic()
+        if any(worker.there for worker in self._workers):
+            self._there_at, self._say_at = now, now + SAY_AFTER
+            return
+        if now < min(self._say_at, self._there_at + self._patience):
+            return
+        asked_and_had = f"each asks for {self._needs}, there are {cluster.size()}"
+        if now - self._there_at > self._patience:
+            raise NoRoomError(f"no Ray actor has begun within {self._patience:g} s: {asked_and_had}")
+        log.warning("waiting for a Ray actor to begin: %s", asked_and_had)
+        self._say_at = now + SAY_AGAIN
+
+    def _hear(self, worker: _Worker, observer: Observer) -> None:
+        """Pass on what an actor was asked for."""
+        news: list[Scored] = ray.get(worker.asked)
+        worker.asked, worker.there, self._failed_starts = None, True, 0
         for scored in news:
             goes_on = observer.scored(scored)
-            if job.asks and scored.scores:
+            if worker.job is not None and worker.job.asks and scored.scores:
                 worker.actor.answer.remote(goes_on)
 
     def _end(self, worker: _Worker, observer: Observer) -> None:
         job = worker.job
         assert job is not None
         ended, archive = ray.get(worker.running)
-        self._pass_on(worker, ray.get(worker.actor.news.remote()), observer)
+        if worker.asked is not None:
+            self._hear(worker, observer)
+        worker.asked = worker.actor.news.remote()  # what it has done since
+        self._hear(worker, observer)
         if archive is not None:
             _unpack(archive, job.folder)
-        worker.job = worker.running = worker.asked = None
+        worker.job = worker.running = None
         observer.ended(ended)
 
     def _lose(self, worker: _Worker, error: RayError, observer: Observer) -> None:
-        """Put another actor in the place of one that has died, alone or with its machine."""
-        job, seconds = worker.job, time.monotonic() - worker.began
-        assert job is not None
+        """Put another actor in the place of one that has died, alone or with its machine; it may have been idle."""
         ray.kill(worker.actor)
         self._workers.remove(worker)
         self._looked = -LOOK_EVERY
-        if isinstance(error, RayActorError) and error.actor_init_failed:
+        self._failed_starts += not worker.there
+        if (isinstance(error, RayActorError) and error.actor_init_failed) or self._failed_starts == FAILED_STARTS:
             raise RunError(f"a Ray actor cannot begin: {_last_line(error)}") from None
-        observer.ended(Ended(job.key, seconds, f"its Ray actor ended: {_last_line(error)}", lost=True))
+        if worker.job is not None:
+            seconds = time.monotonic() - worker.began
+            observer.ended(Ended(worker.job.key, seconds, f"its Ray actor ended: {_last_line(error)}", lost=True))
 
 
 def _last_line(error: BaseException) -> str:

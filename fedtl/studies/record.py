@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fedtl.choice import ConfigError
+from pydantic import TypeAdapter, ValidationError
+
+from fedtl.choice import ConfigError, shown
 from fedtl.disk.durable import put
 from fedtl.runs.history import Run, load
 
@@ -112,27 +114,21 @@ class Study:
         folder = Path(folder)
         file = folder / FILE
         try:
-            table = json.loads(file.read_text())
+            table = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{folder} is no study: it has no {FILE}") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read: {error}") from None
+        if not isinstance(table, dict):
+            raise ConfigError(f"{file} is damaged: it holds {shown(table)}, and no table; restore it from a copy")
         if table.get("format") != FORMAT:
             raise ConfigError(f"{file} has format {table.get('format')!r}; this version of fedtl reads {FORMAT}")
-        return cls(
-            folder=folder,
-            name=table["name"],
-            question=table["question"],
-            command=tuple(table["command"]),
-            base=table["base"],
-            variants=tuple(table["variants"]),
-            axes={key: tuple(values) for key, values in table["axes"].items()},
-            seeds=tuple(table["seeds"]),
-            search=table["search"],
-            cells=tuple(Cell(**each) for each in table["cells"]),
-            runs=tuple(Planned(**each) for each in table["runs"]),
-            notes=tuple(table["notes"]),
-        )
+        try:
+            return TypeAdapter(cls).validate_python({**table, "folder": folder})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{file} is damaged: {place}: {first['msg']}; restore it from a copy") from error
 
     def save(self) -> None:
         """Write the study's file, whole or not at all."""

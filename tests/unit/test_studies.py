@@ -34,6 +34,29 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     assert study.finals == ()
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ([], "is damaged: it holds [], and no table"),
+        ({"format": 0}, "has format 0; this version of fedtl reads 1"),
+        ({"cells": 5}, "is damaged: cells: Input should be a valid tuple"),
+        ({"cells": [{"variant": "a"}]}, "is damaged: cells.0.name: Field required"),
+        (
+            {"runs": [{"folder": "a", "cell": "a", "seed": 0, "state": "lost"}]},
+            "is damaged: runs.0.state: Input should be",
+        ),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(damage: object, message: str, tmp_path: Path) -> None:
+    Study(tmp_path, "s").save()
+    file = tmp_path / FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damage} if isinstance(damage, dict) else damage))
+    with pytest.raises(ConfigError) as error:
+        Study.load(tmp_path)
+    assert str(error.value).startswith(f"{file} {message}")
+    assert "\n" not in str(error.value)
+
+
 def test_comparison_takes_finished_runs_and_says_what_is_missing(study: Study) -> None:
     comparison = compare(study.folder)
     assert {len(group.runs) for group in comparison.groups} == {1, 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,17 @@ def override(tables: Tables, overrides: Sequence[str]) -> list[str]:
         if old is not None and new is not None and new != old:
             notes += _drop_leftovers(tables, section, old, new, overridden)
     return notes
+
+
+def dotted(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables' values by dotted keys, as overrides name them."""
+    values: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            values |= dotted(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def _drop_leftovers(tables: Tables, section: str, old: str, new: str, overridden: set[str]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedtl.choice import ConfigError
+from fedtl.config.overrides import dotted
 from fedtl.config.read import build, load_tables
 from fedtl.config.schema import Config, Tables
 from fedtl.disk.memories import MemoryStore, Sizes
@@ -230,20 +231,12 @@ def _digest_of_run(folder: Path) -> str | None:
 def _first_difference(one: Config, other: Config) -> tuple[str, str, str]:
     """The first key in which two configs differ, and its values."""
     free = _free(one, other)
-    pairs = [dict(_flat(each.model_copy(update=free).tables())) for each in (one, other)]
+    pairs = [dotted(each.model_copy(update=free).tables()) for each in (one, other)]
     for key in {**pairs[0], **pairs[1]}:
         values = [pair.get(key, "not given") for pair in pairs]
         if values[0] != values[1]:
             return key, *(str(value) if value == "not given" else repr(value) for value in values)  # type: ignore[return-value]
     raise AssertionError("they are alike")
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def find(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from fedtl.choice import ConfigError, Options, nearest, shown, validate
+from fedtl.config.overrides import dotted
 from fedtl.config.read import STUDIES, find_beside, is_run, load_tables, shipped_configs, shipped_studies
 from fedtl.config.schema import Tables
 
@@ -120,19 +123,20 @@ def read_study(source: str | Path | Mapping[str, Any], words: Sequence[str] = ()
     if len(set(file.seed_list)) != len(file.seed_list):
         raise ConfigError(f"seeds = {[*file.seed_list]}: has a seed twice")
     if folder is not None and (folder / BASE).is_file():
-        return Asked(file, text, load_toml(folder / BASE), folder)
+        return Asked(file, text, load_tables(folder / BASE), folder)
     return Asked(file, text, _base_of(file, beside), folder)
 
 
 def _tables_of(source: str | Path | Mapping[str, Any]) -> tuple[Tables, str | None, Path | None, Path | None]:
     """A study's tables, their text, the folder that its config may lie in, and the study's own folder."""
     if isinstance(source, Mapping):
-        return (dict(source) if _is_study(source) else _of_config("study", dict(source))), None, None, None
+        tables: Tables = _as_of_a_file(source, "")
+        return (tables if _is_study(tables) else _of_config("study", tables)), None, None, None
     path = Path(source)
     if path.is_dir() and (path / STUDY).is_file():
-        return load_toml(path / STUDY), (path / STUDY).read_text(encoding="utf-8"), path, path
+        return load_tables(path / STUDY), (path / STUDY).read_text(encoding="utf-8"), path, path
     if path.is_file():
-        tables = load_toml(path)
+        tables = load_tables(path)
         if _is_study(tables):
             return tables, path.read_text(encoding="utf-8"), path.parent, None
         return _of_config(str(tables.get("name", path.stem)), str(path.absolute())), None, None, None
@@ -157,9 +161,40 @@ def _of_config(name: str, config: str | Tables) -> Tables:
     return {"name": name, "config": config}
 
 
+def _as_of_a_file(value: Any, key: str) -> Any:
+    """A value of Python's as a file would give it; None removes a key as the word ``"none"`` does.
+
+    Args:
+        value: as a caller has it.
+        key: its place.
+
+    Raises:
+        ConfigError: no file could have it.
+    """
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        removes = key.partition(".")[0] in ("set", "variants")
+        places = {name: f"{key}.{name}" if key else f"{name}" for name in value}
+        return {
+            name: _as_of_a_file(inner, places[name]) for name, inner in value.items() if removes or inner is not None
+        }
+    if isinstance(value, (list, tuple, range, set, frozenset)):
+        return [_as_of_a_file(inner, key) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None:
+        return "none"
+    if not isinstance(value, (str, int, float)):
+        raise ConfigError(f"{key} = {shown(value)}: is no value that a config can have")
+    return value
+
+
 def _base_of(file: StudyFile, beside: Path | None) -> Tables:
     config = file.config
     if isinstance(config, dict):
+        if beside is not None:
+            find_beside(config, beside)
         return config
     place = None if beside is None else beside / config
     tables = load_tables(place if place is not None and place.is_file() else config)
@@ -170,34 +205,12 @@ def _base_of(file: StudyFile, beside: Path | None) -> Tables:
     return tables
 
 
-def load_toml(file: Path) -> Tables:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file} is not TOML: {' '.join(str(error).split())}") from error
-
-
-def _flat(tables: Tables, key: str) -> Any:
+def _flat(tables: Tables, key: str) -> dict[str, Any]:
+    """A table by dotted keys; ``strategy.lr = 0.1`` without quotes is a table within a table."""
     table = tables.get(key, {})
-    return flat(table) if isinstance(table, Mapping) else table
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted keys; ``strategy.lr = 0.1`` without quotes is a table within a table."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{key} = {shown(table)}: should be a table")
+    return dotted(table)
 
 
 # Words of the command line.
@@ -205,7 +218,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _with_words(tables: Tables, words: Sequence[str]) -> Tables:
     """A study with what words add to it or change of it."""
-    changed: Tables = {**tables, "set": dict(_flat(tables, "set")), "grid": dict(_flat(tables, "grid"))}
+    changed: Tables = {**tables, "set": _flat(tables, "set"), "grid": _flat(tables, "grid")}
     for word in words:
         key, equals, text = word.partition("=")
         key = key.strip()

@@ -11,12 +11,13 @@ from typing import Any
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.naming import short_keys, shown
+from fedtl.config.overrides import dotted
 from fedtl.config.read import read_config
 from fedtl.config.schema import Config, Tables
 from fedtl.metrics.registry import ALWAYS, headline
 from fedtl.random import derived_seed
 from fedtl.studies import Cell, Planned
-from fedtl.sweeps.file import METHOD, Asked, Search, as_override, flat
+from fedtl.sweeps.file import METHOD, Asked, Search, as_override
 from fedtl.sweeps.space import Listed, Space, Values, draws, points, read_space, read_values
 from fedtl.sweeps.work import no_validation
 
@@ -191,9 +192,11 @@ def _variants(tables: Sequence[Mapping[str, Any]], search: Search | None, method
         for part in ("grid", "space"):
             if not isinstance(table.get(part, {}), Mapping):
                 raise ConfigError(f"{key}.{part}: give a table, as [variants.{part}]")
-        own = flat({name: value for name, value in table.items() if name not in ("name", "grid", "space")})
+        own = dotted({name: value for name, value in table.items() if name not in ("name", "grid", "space")})
         space = _space_of({**(search.space if search else {}), **table.get("space", {})}, key)
-        grid = {name: read_values(values, f"{key}.grid.{name}") for name, values in flat(table.get("grid", {})).items()}
+        grid = {
+            name: read_values(values, f"{key}.grid.{name}") for name, values in dotted(table.get("grid", {})).items()
+        }
         if "space" in table and search is None:
             raise ConfigError(
                 f"{key}.space: nothing says how to search it: add [search], as by = 'random', budget = 10"

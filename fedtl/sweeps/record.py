@@ -13,11 +13,11 @@ from typing import Any
 import tomli_w
 
 from fedtl.choice import ConfigError
-from fedtl.config.read import build, is_run
+from fedtl.config.read import build, is_run, load_tables
 from fedtl.disk.durable import put
 from fedtl.studies import Cell, Planned, Study, is_study
 from fedtl.studies.record import FILE
-from fedtl.sweeps.file import BASE, STUDY, load_toml
+from fedtl.sweeps.file import BASE, STUDY
 from fedtl.sweeps.plan import Plan
 
 
@@ -92,7 +92,7 @@ def _check_same(before: Study, plan: Plan, folder: Path) -> None:
         ConfigError: something else differs.
     """
     other = f"the study in {folder}"
-    if (folder / BASE).is_file() and load_toml(folder / BASE) != _plain(plan.asked.base, toml=True):
+    if (folder / BASE).is_file() and load_tables(folder / BASE) != _plain(plan.asked.base, toml=True):
         raise ConfigError(f"config: {other} began with another; restore it, or choose another folder with --out")
     cells = {each.cell.name: each.cell for each in plan.cells}
     for cell in before.cells:

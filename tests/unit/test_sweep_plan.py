@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 
 from fedtl.choice import ConfigError
 from fedtl.config.read import shipped_studies
@@ -80,6 +81,26 @@ def test_what_is_made_of_words_reads_as_the_same_study(tmp_path: Path) -> None:
     assert [each.config for each in make_plan(again).cells] == [each.config for each in make_plan(asked).cells]
 
 
+def test_what_python_has_reads_as_the_same_study(tmp_path: Path) -> None:
+    variants = [{"strategy": {"name": "fedavg", "clients_per_round": None}}, METHODS[1]]
+    more = {"set": {LR: np.float64(0.1)}, "grid": {ALPHA: np.array([0.5, 1.0])}, "seeds": range(2)}
+    plan = plan_of(config={**BASE, "stop": None}, variants=variants, **more)
+    assert plan.seeds == (0, 1)
+    opened(plan, tmp_path)
+    again = make_plan(read_study(tmp_path))
+    assert [each.cell for each in again.cells] == [each.cell for each in plan.cells]
+    assert opened(again, tmp_path).runs == (*plan.runs(),)
+
+
+def test_a_config_within_a_studys_file_names_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "split.csv").write_text("sample,client\n")
+    base = {**BASE, "data": {**BASE["data"], "partition": {"name": "file", "path": "split.csv"}}}
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(study_of(config=base)))
+    monkeypatch.chdir("/")
+    partition = read_study(tmp_path / "tiny.toml").base["data"]["partition"]
+    assert partition["path"] == str(tmp_path / "split.csv")
+
+
 @pytest.mark.parametrize("value", [True, 1, 0.1, 1e-05, 'a "b" \\ c\n', [1, [2.5]], {"name": "adam", "lr": 0.1}])
 def test_values_travel_as_toml(value: Any) -> None:
     assert tomllib.loads(f"value = {as_toml(value)}")["value"] == value
@@ -98,6 +119,9 @@ def test_shipped_studies_can_be_planned(name: str) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"set": 5}, "set = 5: should be a table"),
+        ({"set": {LR: object()}}, f"set.{LR} = <object object at"),
+        ({"config": {**BASE, "rounds": object()}}, "config.rounds = <object object at"),
         ({"variant": []}, "variant is not a key here: did you mean 'variants'"),
         ({"seeds": [1, 1]}, "seeds = [1, 1]: has a seed twice"),
         ({"seeds": []}, "seeds = []: give a number"),
@@ -145,6 +169,14 @@ def test_what_is_wrong_with_words(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         plan_of(*words)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("more", [{"set": 5}, {"set": [1]}, {"grid": [1]}])
+def test_words_change_tables_alone(more: dict[str, Any]) -> None:
+    ((key, value),) = more.items()
+    with pytest.raises(ConfigError) as error:
+        plan_of("rounds=3", **more)
+    assert str(error.value) == f"{key} = {value}: should be a table"
 
 
 def test_what_is_no_study(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from fedtl.metrics.registry import ALWAYS, headline
 from fedtl.random import derived_seed
 from fedtl.studies import Cell, Planned
 from fedtl.sweeps.file import METHOD, Asked, Search, as_override
-from fedtl.sweeps.space import Listed, Space, Values, draws, points, read_space, read_values
+from fedtl.sweeps.space import Listed, Space, Values, draws, points, read_space, read_values, size
 from fedtl.sweeps.work import no_validation
 
 OF_A_RUN = ("seed", "name")
@@ -260,12 +261,12 @@ def _trials(search: Search | None, variant: Variant, cell: str) -> tuple[Trial, 
     if search is None or not variant.space:
         return ()
     if search.by == "grid":
-        tries = points(variant.space, f"{variant.name}: space")
-        if search.budget is not None and len(tries) > search.budget:
+        if search.budget is not None and search.budget < (many := size(variant.space)) < math.inf:
             raise ConfigError(
-                f"search.budget = {search.budget}: the grid of {variant.name!r} has {len(tries)} points; give a budget "
-                "of as many, or fewer values"
+                f"search.budget = {search.budget}: the grid of {variant.name!r} has {many} points; give a budget of as "
+                "many, or fewer values"
             )
+        tries = points(variant.space, f"{variant.name}: space")
         return tuple(Trial(number, values) for number, values in enumerate(tries))
     if search.budget is None:
         raise ConfigError(f"search.budget is missing: search.by = {search.by!r} needs the number of trials, as 10")

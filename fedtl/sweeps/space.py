@@ -38,24 +38,26 @@ class Range(Options):
         """Whether its numbers are whole."""
         return isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, float)
 
+    @property
+    def count(self) -> int | None:
+        """How many there are, where they are finitely many."""
+        return int((self.high - self.low) / self._step + 1e-9) + 1 if self._step else None
+
     def numbers(self) -> tuple[int | float, ...] | None:
         """All of them in order, where they are finitely many."""
-        step = self.step or (1 if self.whole else None)
-        if step is None:
-            return None
-        count = int((self.high - self.low) / step + 1e-9) + 1
-        return tuple(self.low + i * step if self.whole else _rounded(self.low + i * step) for i in range(count))
+        return None if self.count is None else tuple(map(self._number, range(self.count)))
 
     def draw(self, rng: np.random.Generator) -> int | float:
         """One of them at random."""
         low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
-        numbers = self.numbers()
-        if numbers is not None and not self.log:
-            return numbers[int(rng.integers(len(numbers)))]
+        if self.count is not None and not self.log:
+            return self._number(int(rng.integers(self.count)))
         value = low + (high - low) * float(rng.random())
         value = math.exp(value) if self.log else value
-        if numbers is not None:
-            return min(numbers, key=lambda number: abs(number - value))
+        if self.count is not None and self._step:
+            place = int((value - self.low) / self._step)
+            near = range(max(0, place - 1), min(self.count, place + 3))
+            return min(map(self._number, near), key=lambda number: abs(number - value))
         return min(max(_rounded(value), self.low), self.high)
 
     def edge(self, value: int | float) -> str | None:
@@ -66,12 +68,25 @@ class Range(Options):
         place = (at - low) / (high - low)
         return "smallest" if place <= EDGE else "largest" if place >= 1 - EDGE else None
 
+    @property
+    def _step(self) -> int | float | None:
+        return self.step or (1 if self.whole else None)
+
+    def _number(self, place: int) -> int | float:
+        number = self.low + place * (self._step or 0)
+        return number if self.whole else _rounded(number)
+
 
 @dataclass(frozen=True)
 class Listed:
     """Values one by one."""
 
     values: tuple[Any, ...]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.values)
 
     def numbers(self) -> tuple[Any, ...]:
         """All of them in order."""
@@ -148,7 +163,7 @@ def points(space: Space, key: str) -> list[Values]:
 
 def size(space: Space) -> float:
     """How many combinations there are; infinity if there is no end of them."""
-    return math.prod(math.inf if (numbers := axis.numbers()) is None else len(numbers) for axis in space.values())
+    return math.prod(math.inf if axis.count is None else axis.count for axis in space.values())
 
 
 def draws(space: Space, count: int, seed: int) -> list[Values]:

@@ -200,9 +200,8 @@ def _direction(search: Search) -> str:
 def _suggested(trial: Any, key: str, axis: Axis) -> Any:
     if isinstance(axis, Listed):
         return axis.values[_categories(axis).index(trial.suggest_categorical(key, _categories(axis)))]
-    numbers = axis.numbers()
-    if axis.log and axis.step and numbers is not None:
-        return trial.suggest_categorical(key, numbers)
+    if axis.log and axis.step:
+        return trial.suggest_categorical(key, _categories(axis))
     suggest = trial.suggest_int if axis.whole else trial.suggest_float
     return suggest(key, axis.low, axis.high, log=axis.log, **({"step": axis.step} if axis.step else {}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,23 @@ def test_a_range() -> None:
     assert max(drawn) <= 1.0
     assert 60 <= sum(value < 1e-3**0.5 for value in drawn) <= 140  # as many below the geometric mean as above
     assert [wide.edge(value) for value in (1e-3, 0.03, 0.99)] == ["smallest", None, "largest"]
+
+
+def test_a_range_of_very_many_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Range(low=1, high=1000, log=True, step=3)
+    listed = few.numbers()
+    assert listed is not None
+    for seed in range(200):
+        value = math.exp(math.log(1000) * float(np.random.default_rng(seed).random()))
+        assert few.draw(np.random.default_rng(seed)) == min(listed, key=lambda number: abs(number - value))
+    monkeypatch.setattr(Range, "numbers", lambda _: pytest.fail("they are listed"))
+    for log in (False, True):
+        wide = Range(low=1, high=10**12, log=log)
+        assert 1 <= wide.draw(np.random.default_rng(0)) <= 10**12
+        assert size({"a": wide}) == 10**12
+        assert len(draws({"a": wide}, 5, 0)) == 5
+    with pytest.raises(ConfigError, match=r"has 1000000000000 points"):
+        plan_of(search={"by": "grid", "budget": 3, "space": {"strategy.batch_size": {"low": 1, "high": 10**12}}})
 
 
 def test_draws_are_different_and_the_same_again() -> None:

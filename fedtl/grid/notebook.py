@@ -65,10 +65,9 @@ def _names(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             below = f"{key}.{name}" if key else name
-            if isinstance(inner, str) and name in ("name", "term") and inner.startswith(f"{MAIN}:"):
-                yield below, inner
-            else:
-                yield from _names(inner, below)
+            yield from _names(inner, below)
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
             yield from _names(inner, f"{key}[{i}]")
+    elif isinstance(value, str) and value.startswith(f"{MAIN}:"):
+        yield key, value

@@ -27,6 +27,7 @@ from fedtl.sweeps.nursery import Question
 from fedtl.sweeps.plan import Plan, PlannedCell, make_plan
 from fedtl.sweeps.pool import Pool, in_one_process
 from fedtl.sweeps.record import open_record, write_inputs
+from fedtl.sweeps.space import Listed
 from fedtl.sweeps.work import Here, check_data
 from fedtl.sweeps.workers import Nursery, Workers
 
@@ -239,10 +240,11 @@ def free_memory() -> int | None:
 
 
 def _definitions(cells: Sequence[PlannedCell]) -> bytes | None:
-    """What the cells' configs name in this process's ``__main__``, by value."""
+    """What the cells' configs and spaces name in this process's ``__main__``, by value."""
     from fedtl.grid.notebook import definitions
 
-    return definitions({"cells": [each.config.tables() for each in cells]})
+    listed = [axis.values for each in cells for axis in each.space.values() if isinstance(axis, Listed)]
+    return definitions({"cells": [each.config.tables() for each in cells], "space": listed})
 
 
 @contextmanager

@@ -79,6 +79,9 @@ class Mine(FedAvg):
 
 class Again(Digits):
     pass
+
+def share(labels, probabilities):
+    return (probabilities.argmax(1) == labels).mean()
 """
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -88,6 +91,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "objective": [{"term": "__main__:Scaled", "scale": 2.0, "name": "__main__:label"}],
         "strategy": {"name": "__main__:Mine", "lr": 0.1, "clients_per_round": 3},
         "data": {"name": "__main__:Again", "clients": 5},
+        "evaluate": {"metrics": ["__main__:share"]},
     },
 }
 

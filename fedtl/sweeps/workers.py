@@ -162,7 +162,10 @@ class Workers:
 
     def start(self, job: Job) -> None:
         """Let a worker begin a run."""
-        worker = next(worker for worker in self._workers if worker.job is None)
+        worker = self._idle()
+        if worker.connection.poll():  # one that has nothing to do says nothing: it has ended, and the run shall not
+            self._replace(worker)  # pay for that
+            worker = self._idle()
         worker.job, worker.began = job, time.monotonic()
         with suppress(OSError):  # it has ended, which its connection says as well
             worker.connection.send(job)
@@ -204,6 +207,9 @@ class Workers:
         for worker in self._workers:
             worker.connection.close()
         self._nursery.close()
+
+    def _idle(self) -> _Worker:
+        return next(worker for worker in self._workers if worker.job is None)
 
     def _replace(self, worker: _Worker) -> None:
         worker.connection.close()

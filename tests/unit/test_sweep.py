@@ -6,14 +6,19 @@ import io
 import itertools
 import math
 import os
+import pickle
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from rich.live import Live
 
@@ -27,7 +32,7 @@ from fedtl.sweeps import progress, work, workers
 from fedtl.sweeps import study as sweeping
 from fedtl.sweeps.file import Search, read_study
 from fedtl.sweeps.plan import make_plan
-from fedtl.sweeps.pool import Ended, Scored
+from fedtl.sweeps.pool import Ended, Job, Scored
 from fedtl.sweeps.progress import LiveTable
 from fedtl.sweeps.search import best, outcome, remarks
 from fedtl.sweeps.space import read_space
@@ -401,6 +406,46 @@ def test_a_value_at_the_end_of_its_range_is_a_note() -> None:
 
 
 # Workers.
+
+
+def test_workers_are_sent_what_any_trial_may_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="ray, an extra, is not installed")
+
+    def network(classes: int) -> torch.nn.Module:
+        return torch.nn.Linear(64, classes)
+
+    for name in ("first", "second"):
+        monkeypatch.setattr(sys.modules["__main__"], name, network, raising=False)
+    search = {"by": "grid", "space": {"model.name": ["__main__:first", "__main__:second"]}}
+    plan = make_plan(read_study(study_of(variants=METHODS[:1], search=search)))
+    sent = sweeping._definitions(plan.cells)
+    assert sent is not None
+    assert {*pickle.loads(sent)} == {"first", "second"}
+
+
+class Forks:
+    """A nursery whose workers are this test."""
+
+    def __init__(self) -> None:
+        self.workers: list[Connection] = []
+
+    def fork(self, gpu: str | None) -> workers._Worker:
+        here, there = Pipe()
+        self.workers.append(there)
+        return workers._Worker(len(self.workers), here, gpu)
+
+    def exit_of(self, process: int) -> int | None:
+        return -signal.SIGKILL
+
+
+def test_a_worker_that_dies_idle_costs_no_run_anything() -> None:
+    forks, job = Forks(), Job("runs/local-0", Path("local-0"), {})
+    pool = workers.Workers(forks, 2)  # type: ignore[arg-type]
+    for worker in forks.workers[:2]:
+        worker.close()
+    pool.start(job)
+    assert len(forks.workers) == 3
+    assert forks.workers[2].recv() == job
 
 
 def test_workers_give_the_same_bits_and_one_that_is_killed_costs_nothing(

@@ -40,6 +40,11 @@ def serving_score(names: Collection[str], data: str) -> str | None:
     return next((name for model in MODELS if (name := f"{model}/{data}") in names), None)
 
 
+def over_clients(value: Any) -> Any:
+    """A metric's value as a record has it; of clients' values their mean."""
+    return value.get(MEAN) if isinstance(value, Mapping) else value
+
+
 def first_best(values: ArrayLike, metric: str) -> int | None:
     """The place of the first of the best values; None if none is finite."""
     signed = _sign(metric) * np.asarray(values, np.float64)
@@ -68,9 +73,7 @@ class Followed:
         """Its value in a round with these scores; None where the round lacks it, NaN where it is not finite."""
         if self.score not in scores:
             return None
-        value = scores[self.score].get(self.metric)
-        if isinstance(value, Mapping):
-            value = value.get(MEAN)
+        value = over_clients(scores[self.score].get(self.metric))
         return float(value) if value is not None and math.isfinite(value) else math.nan
 
     def better(self, value: float, than: float, by: float = 0.0) -> bool:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedtl.comparison.naming import shown
-from fedtl.metrics.registry import SMALLER_IS_BETTER
-from fedtl.runs.best import VALIDATION, serving_score
+from fedtl.runs.best import VALIDATION, first_best, serving_score
 from fedtl.runs.history import load
 from fedtl.studies import Planned
 from fedtl.sweeps.file import Search
@@ -94,14 +93,17 @@ def outcome(seen: Mapping[int, float], search: Search) -> float | None:
         return None
     if search.at == "last":
         return seen[max(seen)]
-    return min(seen.values()) if metric_of(search) in SMALLER_IS_BETTER else max(seen.values())
+    values = [*seen.values()]
+    place = first_best(values, metric_of(search))
+    return None if place is None else values[place]
 
 
 def best(trials: Iterable[Planned], search: Search) -> Planned | None:
-    """The finished trial with the best value, of equals the first; None where none has finished."""
-    finished = [run for run in trials if run.state == "finished" and run.value is not None]
-    sign = -1.0 if metric_of(search) in SMALLER_IS_BETTER else 1.0
-    return max(finished, key=lambda run: (sign * (run.value or 0.0), -(run.trial or 0)), default=None)
+    """The finished trial with the best value, of equals the first; None where none has one."""
+    finished = [run for run in trials if run.state == "finished"]
+    values = [math.nan if run.value is None else run.value for run in finished]
+    place = first_best(values, metric_of(search))
+    return None if place is None else finished[place]
 
 
 def remarks(cell: str, space: Space, trials: Sequence[Planned], chosen: Values) -> list[str]:

@@ -15,6 +15,7 @@ from fedtl.data.federate import federate
 from fedtl.experiment import Place, run_at
 from fedtl.failure import RunError
 from fedtl.runs import resume
+from fedtl.runs.best import over_clients
 from fedtl.server.report import Round
 from fedtl.sweeps.pool import Ended, Job, Observer, Scored
 
@@ -40,17 +41,10 @@ class _Listener(Silent):
 
 def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Each score's metrics, over clients their mean weighted by samples."""
-    return {
-        name: {metric: mean for metric, value in row.items() if (mean := _mean(value)) is not None}
+    return {  # what is no such number is no metric, as that of the clients
+        name: {metric: mean for metric, value in row.items() if isinstance(mean := over_clients(value), float)}
         for name, row in scores.items()
     }
-
-
-def _mean(value: Any) -> float | None:
-    """A metric's mean; None of what is no metric, as the number of clients."""
-    if isinstance(value, Mapping):
-        value = value.get("weighted_mean")
-    return value if isinstance(value, float) else None
 
 
 def work_on(job: Job, heard: Heard) -> Ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,8 +44,15 @@ class _Row:
     trials: int = 0
     runs: int = 0
     last: str = ""
+    states: Counter[str] = field(default_factory=Counter)
+    """How many of its runs are in each."""
     done: dict[str, int] = field(default_factory=dict)
     """Rounds that are finished, by run."""
+
+    @property
+    def ended(self) -> int:
+        """How many of its runs are at their end."""
+        return sum(self.states[state] for state in AT_END)
 
 
 class Progress:
@@ -64,6 +72,7 @@ class Progress:
             config, runs = each.config, len(plan.seeds)
             self._rows[each.cell.name] = _Row(config.rounds, config.evaluate.metrics, len(each.trials), runs)
         for run in study.runs:
+            self._rows[run.cell].states[run.state] += 1
             if run.state in AT_END:
                 self._rows[run.cell].done[run.folder] = self._rows[run.cell].rounds
         self._before = self._rounds_done()
@@ -82,9 +91,11 @@ class Progress:
 
     def changed(self, run: Planned, study: Study) -> None:
         """Take note of a run that began or ended."""
+        row = self._rows[run.cell]
+        row.states[self._runs[run.folder].state] -= 1
+        row.states[run.state] += 1
         self._runs[run.folder] = run
         if run.state in AT_END:
-            row = self._rows[run.cell]
             self._before += row.rounds - row.done.get(run.folder, 0)
             row.done[run.folder] = row.rounds
 
@@ -105,14 +116,6 @@ class Progress:
             return None
         return (time.monotonic() - self._began) / trained * (total - self._rounds_done())
 
-    def counts(self, cell: str | None = None) -> dict[str, int]:
-        """How many runs are in each state."""
-        counts: dict[str, int] = {}
-        for run in self._runs.values():
-            if cell is None or run.cell == cell:
-                counts[run.state] = counts.get(run.state, 0) + 1
-        return counts
-
 
 class Lines(Progress):
     """A line for each run that has ended."""
@@ -122,8 +125,7 @@ class Lines(Progress):
         super().changed(run, study)
         if run.state not in AT_END:
             return
-        counts, row = self.counts(), self._rows[run.cell]
-        ended = sum(counts.get(state, 0) for state in AT_END)
+        row, ended = self._rows[run.cell], sum(each.ended for each in self._rows.values())
         what = f"seed {run.seed}" if run.trial is None else f"trial {run.trial}"
         how = f"{run.state}: {run.failure}" if run.failure else f"{run.state}, {row.last}, {run.seconds:.1f} s"
         left = self.left()
@@ -177,15 +179,14 @@ class LiveTable(Progress):
             table.add_column(header, no_wrap=True, justify="left" if header in ("", "done") else "right")
         shown, hidden = self._shown()
         for name in shown:
-            row, counts = self._rows[name], self.counts(name)
-            ended, failed = sum(counts.get(state, 0) for state in AT_END), counts.get("failed", 0)
+            row = self._rows[name]
             of = row.trials + row.runs
             table.add_row(
                 Text(name),
                 ProgressBar(total=row.rounds * of, completed=sum(row.done.values()), width=16),
-                f"{ended}/{of}",
-                str(counts.get("running", 0) or ""),
-                Text(str(failed or ""), style="red"),
+                f"{row.ended}/{of}",
+                str(row.states["running"] or ""),
+                Text(str(row.states["failed"] or ""), style="red"),
                 row.last,
             )
         left = self.left()
@@ -199,8 +200,7 @@ class LiveTable(Progress):
         room = max(3, self._console.height - OTHER_LINES)
         if len(self._rows) <= room:
             return [*self._rows], 0
-        busy = {run.cell for run in self._runs.values() if run.state == "running"}
-        ordered = sorted(self._rows, key=lambda name: name not in busy)[:room]
+        ordered = sorted(self._rows, key=lambda name: not self._rows[name].states["running"])[:room]
         return [name for name in self._rows if name in ordered], len(self._rows) - room
 
 

@@ -53,7 +53,7 @@ class Resources:
         if joins and config.device != "cpu":
             gpus = _gpus_of_cluster(simulation.address)
         elastic = joins and simulation.actors == "auto"
-        actors, notes = min(busy if joins else gpus or _cores(), busy), list[str]()
+        actors, notes = min(busy if joins else gpus or cores(), busy), list[str]()
         if simulation.actors != "auto":
             actors = min(simulation.actors, busy)
             if actors < simulation.actors:
@@ -87,9 +87,9 @@ def _check_can_be_had(config: Config, gpus: int, joins: bool) -> None:
         if num_gpus > gpus and not joins:
             there = "is no GPU here" if not gpus else f"{'is' if gpus == 1 else 'are'} only {gpus} here"
             raise ConfigError(f"simulation.num_gpus = {num_gpus:g}: there {there}; leave it out")
-    if num_cpus > _cores() and not joins:
+    if num_cpus > cores() and not joins:
         raise ConfigError(
-            f"simulation.num_cpus = {num_cpus:g}: there {'is' if _cores() == 1 else 'are'} only {_cores()} here, too "
+            f"simulation.num_cpus = {num_cpus:g}: there {'is' if cores() == 1 else 'are'} only {cores()} here, too "
             "few for a single actor"
         )
 
@@ -110,5 +110,6 @@ def _gpus_of_cluster(address: str | None) -> int:
         return int(cluster.gpus())
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,11 @@ def define(defined: bytes) -> None:
     """Let this process's ``__main__`` have what :func:`definitions` found in another one's."""
     for name, value in pickle.loads(defined).items():
         setattr(sys.modules[MAIN], name, value)
+
+
+def module_path() -> list[str]:
+    """Where this process looks for modules, as whole paths: another one may begin in another directory."""
+    return [os.path.abspath(folder) for folder in ["", *sys.path]]
 
 
 def _pickled(value: Any) -> bytes:

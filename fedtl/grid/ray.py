@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from fedtl.grid.actor import CohortActor
 from fedtl.grid.cluster import WORKER_ENVIRONMENT, Needs, connect, joins
 from fedtl.grid.cohorts import Cohort, cut
 from fedtl.grid.mailbox import Letter, Mailbox
+from fedtl.grid.notebook import module_path
 from fedtl.grid.shared_folder import FolderMark
 from fedtl.grid.simulated import Order, SimulatedGrid
 from fedtl.grid.slots import ActorSlots, NoRoomError, WorkerStartError
@@ -103,7 +102,7 @@ class RayGrid(SimulatedGrid):
         }
         if not self._connection.started:
             self._options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
-        self._path = [os.path.abspath(folder) for folder in ["", *sys.path]]
+        self._path = module_path()
         self._make = ray.put(make_worker)
         try:
             self._seats = ActorSlots(

@@ -28,7 +28,7 @@ from fedtl.data.domains import keep_data_sets
 from fedtl.failure import RunError
 from fedtl.grid import cluster
 from fedtl.grid.cluster import WORKER_ENVIRONMENT
-from fedtl.grid.notebook import define
+from fedtl.grid.notebook import define, module_path
 from fedtl.grid.shared_folder import FolderMark
 from fedtl.grid.slots import FAILED_STARTS, SAY_AFTER, SAY_AGAIN, NoRoomError
 from fedtl.sweeps.nursery import VISIBLE
@@ -161,8 +161,7 @@ class OnCluster:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": environment},
         }
-        path = [os.path.abspath(each) for each in ["", *sys.path]]
-        self._parts = (path, definitions, ray.put(dict(kept)), str(self._mark.file))
+        self._parts = (module_path(), definitions, ray.put(dict(kept)), str(self._mark.file))
         self._workers: list[_Worker] = []
         self._looked = -LOOK_EVERY
         self._failed_starts = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from typing import IO, Any
 import torch
 from rich.console import Console
 
+from fedtl.assemble.resources import cores
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Config
@@ -98,14 +98,15 @@ def _pool(plan: Plan, left: Sequence[Planned], folder: Path, jobs: int | None) -
     """Where the runs that are left are trained, once their data are there; it is closed with the block."""
     names = {run.cell for run in left}
     cells = [each for each in plan.cells if each.cell.name in names]
+    address = one_address([each.config for each in cells])
     questions = _questions(cells, {(run.cell, run.seed) for run in left}, plan.seeds)
     if jobs == 1 or not cells:
         for each in questions:
             check_data(each.name, build(each.tables), each.tuned)
-        with _actors([each.config for each in cells]):
+        with _actors([each.config for each in cells], address):
             yield Here()
         return
-    if one_address([each.config for each in cells]) is not None:
+    if address is not None:
         yield from _on_cluster(cells, questions, folder, jobs, len(left))
         return
     with ExitStack() as stack:
@@ -122,19 +123,18 @@ def _pool(plan: Plan, left: Sequence[Planned], folder: Path, jobs: int | None) -
 
 
 @contextmanager
-def _actors(configs: Sequence[Config]) -> Iterator[None]:
+def _actors(configs: Sequence[Config], address: str | None) -> Iterator[None]:
     """One Ray, and actors that begin once, for runs one after another that train on them."""
-    on_ray = [config for config in configs if config.simulation.grid == "ray"]
+    on_ray = [config.simulation for config in configs if config.simulation.grid == "ray"]
     if not on_ray:
         yield
         return
-    address, simulations = one_address(on_ray), [config.simulation for config in on_ray]
     try:
         from fedtl.grid.warm import warm_actors
     except ModuleNotFoundError:
         yield  # the first run says what is missing
         return
-    asked = [each.num_cpus * (cores() if each.actors == "auto" else each.actors) for each in simulations]
+    asked = [each.num_cpus * (cores() if each.actors == "auto" else each.actors) for each in on_ray]
     with warm_actors(address, max(asked)):
         yield
 
@@ -221,11 +221,6 @@ def default_jobs(kept: int, gpus: int = 0) -> int:
     memory = free_memory()
     at_once = gpus or cores()
     return max(1, at_once if memory is None else min(at_once, memory // (WORKER + 2 * kept)))
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:

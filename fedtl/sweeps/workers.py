@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import send_handle
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fedtl.choice import ConfigError
 from fedtl.failure import RunError
+from fedtl.grid.notebook import module_path
 from fedtl.sweeps.nursery import READY, STOP, VISIBLE, Exited, Fork, Question, Setting, socket_pair
 from fedtl.sweeps.pool import Ended, Job, Observer, Scored, in_one_process
 
@@ -64,7 +64,7 @@ class Nursery:
                 stderr=log,
                 pass_fds=[other.fileno()],
                 process_group=0,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_path())},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(module_path())},
             )
 
     def begin(self, definitions: bytes | None) -> None:
@@ -231,8 +231,3 @@ def _how(code: int | None) -> str:
         name = signal.Signals(-code).name
         return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
     return "its process ended" + (f" with exit code {code}" if code is not None else "")
-
-
-def _path() -> list[str]:
-    """Where modules are looked for, as whole paths."""
-    return [str(Path(folder).absolute()) for folder in ["", *sys.path]]

@@ -112,8 +112,10 @@ def test_a_search_may_give_what_its_method_cannot_do_without(tmp_path: Path, eng
 
 
 def test_runs_on_several_clusters_are_refused(tmp_path: Path) -> None:
-    each = [{"name": f"on-{port}", "simulation": {"grid": "ray", "address": f"10.0.0.1:{port}"}} for port in (1, 2)]
-    for jobs in (1, 2):
+    first, second = (
+        {"name": f"on-{port}", "simulation": {"grid": "ray", "address": f"10.0.0.1:{port}"}} for port in (1, 2)
+    )
+    for each, jobs in itertools.product(([first, second], [first, *METHODS]), (1, 2)):
         with pytest.raises(ConfigError, match=r"simulation\.address: all runs of a study are on one cluster"):
             fedtl.sweep(study_of(variants=each), out=tmp_path, jobs=jobs)
 

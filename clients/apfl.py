@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -115,6 +115,10 @@ class APFL(ClientUpdate[APFLSettings]):
         """Upload w_i; keep v_i and α_i."""
         return {"w": state["w"]}, {"v": state["v"], "alpha": state["alpha"]}
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The same steps, with a v_i that begins at the global model."""
+        return _Joining(self.settings, self.layout)
+
     def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """The mixture of v_i and the global model."""
         return mixture(memory["alpha"], memory["v"], received["w"])
@@ -125,6 +129,13 @@ class APFL(ClientUpdate[APFLSettings]):
             return None
         alpha = memory["alpha"]
         return Ensemble(torch.stack([memory["v"], received["w"]]), torch.cat([alpha, 1 - alpha]))
+
+
+class _Joining(APFL):
+    """Of a client that joins after training."""
+
+    def first_memory(self, received: Vectors) -> Memory:
+        return {**super().first_memory(received), "v": received["w"].clone()}
 
 
 def outputs(share: Tensor, logits: Tensor) -> Tensor:

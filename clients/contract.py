@@ -194,6 +194,8 @@ class ClientUpdate(ABC, Generic[S]):
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""
 
+    _epochs: int | None = None
+
     def __init__(self, settings: S, layout: Layout) -> None:
         self.settings, self.layout = settings, layout
         chosen = settings if isinstance(settings, OptimizerSettings) else OptimizerSettings()
@@ -281,6 +283,15 @@ class ClientUpdate(ABC, Generic[S]):
         """The update that makes a personalised model out of the present download: mostly this one."""
         return self
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The update by which a client that never trains with the others makes a model of its own when it is scored.
+
+        It begins without a memory, trains on the client's own training samples, and its ``personal`` makes the model
+        of what it keeps. Mostly the one of ``for_scoring``. Where parts of the model stay at clients and the method
+        gives them no other model, those parts alone are trained, whatever else a step moves.
+        """
+        return self.for_scoring()
+
     @classmethod
     def unmoved(cls, settings: Settings) -> tuple[str, ...]:
         """Parts of the model that rounds leave as they began: they do not travel, as everybody has them.
@@ -322,6 +333,40 @@ class ClientUpdate(ABC, Generic[S]):
         """Whether the client's own predictor is more than a model's vector."""
         return cls.answer is not ClientUpdate.answer
 
+    def of_epochs(self, epochs: int) -> ClientUpdate[S]:
+        """The same local training, of so many passes over the client's samples in each loop."""
+        other = copy.copy(self)
+        loops = tuple(loop._replace(budget=loop.budget.of_epochs(epochs)) for loop in self.round_loops)
+        other.__dict__["round_loops"] = loops
+        other._epochs = epochs
+        return other
+
+    def of_part(self, part: Tensor) -> ClientUpdate[S]:
+        """The same local training of a part of the model, the numbers at which ``part`` ``[P]`` is 1.
+
+        All others keep their bits, and no gradient reaches them.
+        """
+
+        @functools.cache
+        def on(device: torch.device) -> tuple[Tensor, Tensor]:
+            own = part.to(device)
+            return own, own.bool()
+
+        def of_step(inner: Step) -> Step:
+            def step(state: State, batch: Batch, grad: Gradient) -> State:
+                own, moves = on(state["w"].device)
+                before = state["w"].clone()
+                state = inner(state, batch, _GradientOfPart(grad, own))
+                return {**state, "w": torch.where(moves, state["w"], before)}
+
+            return step
+
+        other = copy.copy(self)
+        other.__dict__["round_loops"] = tuple(
+            Loop(of_step(loop.step), loop.budget, tuple(map(of_step, loop.then))) for loop in self.round_loops
+        )
+        return other
+
     def shortened(self, steps: int) -> ClientUpdate[S]:
         """The same local training, of so many steps in each loop."""
         short = copy.copy(self)
@@ -331,4 +376,26 @@ class ClientUpdate(ABC, Generic[S]):
 
     def with_layout(self, layout: Layout) -> ClientUpdate[S]:
         """The same local training of another model."""
-        return type(self)(self.settings, layout)
+        update = type(self)(self.settings, layout)
+        return update if self._epochs is None else update.of_epochs(self._epochs)
+
+
+class _GradientOfPart(NamedTuple):
+    """A gradient of which only a part of the model's numbers is not 0.
+
+    Attributes:
+        whole: the gradient.
+        part: 1 for those, else 0, ``[P]``.
+    """
+
+    whole: Gradient
+    part: Tensor
+
+    def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
+        return self.whole(w, batch).mul_(self.part)
+
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        return self.whole.logits(w, batch)
+
+    def features(self, w: Tensor, batch: Batch) -> Tensor:
+        return self.whole.features(w, batch)

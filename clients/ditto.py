@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Settings, one_length
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
@@ -103,6 +103,26 @@ class Ditto(ClientUpdate[DittoSettings]):
         """Upload w_k, keep v_k."""
         return {"w": state["w"]}, {"v": state["v"]}
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """Steps on h_k alone, from the global model w*."""
+        return _Joining(self.settings, self.layout)
+
     def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """v_k."""
         return memory["v"]
+
+
+class _Joining(Ditto):
+    """v_k of a client that joins after training: it sends nothing."""
+
+    sums: ClassVar[Mapping[str, Weighting]] = {}
+
+    def first_memory(self, received: Vectors) -> Memory:
+        return {"v": received["w"].clone()}
+
+    def loops(self) -> Sequence[Loop]:
+        loops = super().loops()
+        return (Loop(self.personal_step, loops[-1].budget),)
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {}, {"v": state["v"]}

@@ -225,9 +225,23 @@ class FedCP(PartSteps):
         """The present global parts with the client's own."""
         return memory["own"]
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The steps of W_i^hd."""
+        return _Joining(self.settings, self.layout)
+
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)
+
+
+class _Joining(FedCP):
+    """W_i^hd of a client that joins after training, while W^fe, W^hd and Θ stand still."""
+
+    def loops(self) -> Sequence[Loop]:
+        return (Loop(self.step_of(TERM, self.mask_of((HEAD,))), self.budget),)
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        return received["w"]
 
 
 class _AsItIs(Untrained, FedCP):

@@ -156,12 +156,20 @@ class FedDBE(SGD):
         # Put together of its parts: a traced step copies a vector of which a part is changed in place.
         each = {slot: g[..., slot.start : slot.stop] for slot in self.layout.trained}
         parts = [part + more if slot == weight else part for slot, part in each.items()]
-        moving = self.move({**state, "mean": mean}, torch.cat(parts, -1))
+        moving = self.move_model({**state, "mean": mean}, torch.cat(parts, -1))
         return self.move(moving, of_own, "own", self.personal_optimizer)
+
+    def move_model(self, state: State, g: Tensor) -> State:
+        """One step of θ."""
+        return self.move(state, g)
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload θ and z̄_i^g; keep z̄_i^p."""
         return {"w": state["w"], "mean": state["mean"]}, {"own": state["own"]}
+
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The steps of z̄_i^p."""
+        return _Joining(self.settings, self.layout)
 
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
@@ -174,6 +182,18 @@ class FedDBE(SGD):
         assert bias is not None
         w[..., bias.start : bias.stop] += (weight.view(w) * memory["own"].unsqueeze(-2)).sum(-1)
         return w
+
+
+class _Joining(FedDBE):
+    """z̄_i^p of a client that joins after training, while θ stands still."""
+
+    sums: ClassVar[Mapping[str, Weighting]] = {}
+
+    def move_model(self, state: State, g: Tensor) -> State:
+        return state
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {}, {"own": state["own"]}
 
 
 class _AsItIs(Untrained, FedDBE):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedtl.choice import shown
-from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import head_of, with_head
 from fedtl.clients.parts import HeadFirstSettings, PartSteps
 from fedtl.clients.settings import Settings
@@ -119,6 +119,10 @@ class FedPAC(PartSteps):
         w = state["w"]
         return {"w": w, "phi": head_of(self.layout, w), "h": state["h"], "V": state["V"]}, {}
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The head's steps, from the mean of the others' heads."""
+        return _Joining(self.settings, self.layout)
+
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)
@@ -126,6 +130,28 @@ class FedPAC(PartSteps):
     def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """The present θ with the client's own head."""
         return with_head(self.layout, received["w"], received["phi"])
+
+
+class _Joining(FedPAC):
+    """φ_i of a client that joins after training, while θ stands still; nobody combines heads for it."""
+
+    sums: ClassVar[Mapping[str, Weighting]] = {}
+    rows: ClassVar[tuple[str, ...]] = ()
+
+    def first_memory(self, received: Vectors) -> Memory:
+        return {"phi": received["phi"].clone()}
+
+    def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
+        return self.start_parts({"w": FedPAC.personal(self, received, memory)}, "head", by=self.head_optimizer)
+
+    def loops(self) -> Sequence[Loop]:
+        return super().loops()[:-1]
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {}, {"phi": head_of(self.layout, state["w"])}
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        return with_head(self.layout, received["w"], memory["phi"])
 
 
 class _AsItIs(Untrained, FedPAC):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from fedtl.clients.contract import Loop, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Loop, Probe, State, Vectors
 from fedtl.clients.parts import HeadFirstSettings, PartSteps
 from fedtl.clients.settings import Settings
 
@@ -62,3 +62,14 @@ class FedRep(PartSteps):
         body = Loop(self.step_of("body", 1 - head), self.budget)
         budget = self.settings.head_budget(self.budget)
         return (body,) if budget is None else (Loop(self.step_of("head", head), budget), body)
+
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The head's τ steps alone."""
+        return _Joining(self.settings, self.layout)
+
+
+class _Joining(FedRep):
+    """Of a client that joins after training."""
+
+    def loops(self) -> Sequence[Loop]:
+        return super().loops()[:-1]

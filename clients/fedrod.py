@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedtl.choice import shown
-from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import LinearHead, head_of, with_head
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
@@ -147,9 +147,26 @@ class FedRoD(TwoHeads):
         """Upload θ and ψ; keep φ_m."""
         return {"w": state["w"]}, {"phi": state["phi"]}
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The personal head's steps."""
+        return _Joining(self.settings, self.layout)
+
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)
+
+
+class _Joining(FedRoD):
+    """φ_m of a client that joins after training, while θ and ψ stand still."""
+
+    sums: ClassVar[Mapping[str, Weighting]] = {}
+
+    def step(self, state: State, batch: Batch, grad: Gradient) -> State:
+        of_phi = self.head(grad(self.with_head(state["w"], state["phi"]), batch))
+        return self.move(state, of_phi, "phi", self.personal_optimizer)
+
+    def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
+        return {}, {"phi": state["phi"]}
 
 
 class _AsItIs(Untrained, FedRoD):

@@ -202,6 +202,10 @@ class GPFL(PartSteps):
         """The present global parts with the client's own."""
         return memory["own"]
 
+    def for_unseen(self) -> ClientUpdate[Any]:
+        """The steps of W_i^h, and p_i of the client's classes."""
+        return _Joining(self.settings, self.layout)
+
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)
@@ -217,6 +221,16 @@ def inputs_of(C: Tensor, counts: Tensor) -> Tensor:
     rows = C.reshape(*counts.shape, -1)
     shares = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     return torch.cat([rows.mean(-2), (shares.unsqueeze(-1) * rows).sum(-2)], -1)
+
+
+class _Joining(GPFL):
+    """W_i^h of a client that joins after training, while W^fe, V and C stand still."""
+
+    def loops(self) -> Sequence[Loop]:
+        return (Loop(self.step_of(TERM, self.mask_of(self.settings.private)), self.budget),)
+
+    def personal(self, received: Vectors, memory: Memory) -> Tensor:
+        return received["w"]
 
 
 class _AsItIs(Untrained, GPFL):

@@ -159,6 +159,7 @@ def open_run(
         "engine": "; then ".join(dict.fromkeys(choice.name for choice in choices)),
         "engine_because": "; then ".join(dict.fromkeys(choice.because for choice in choices)),
         "clients": federation.clients,
+        **({"unseen": federation.unseen.tolist()} if len(federation.unseen) else {}),
         "split": None if elsewhere else federation.fingerprint(),
         "tests_trained_elsewhere": None if elsewhere else federation.share_trained_elsewhere,
         "parameters": layout.size,

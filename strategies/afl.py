@@ -41,6 +41,10 @@ class AFL(Strategy):
         share = own * len(own) / total if total > 0 else torch.ones_like(own)
         return Download({"w": state["w"]}, {"share": share[:, None]})
 
+    def send_unseen(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The model: the mixture knows nothing of them."""
+        return Download({"w": state["w"]})
+
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """A step down in w and one up in λ."""
         mixture = state["mixture"].clone()

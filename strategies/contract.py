@@ -23,8 +23,8 @@ class Strategy(Rounds):
 
     It is a Flower strategy and runs on any Flower Grid; :class:`~fedtl.server.rounds.Rounds` is the machinery. Here
     the server is plain averaging. ``self.settings`` are the method's options, ``self.population`` is N, the number of
-    clients, and ``self.seed`` the run's; a random number is to depend on the seed and the round alone. ``self.layout``
-    and ``self.classes`` are the model's.
+    clients that can train, and ``self.seed`` the run's; a random number is to depend on the seed and the round alone.
+    ``self.layout`` and ``self.classes`` are the model's.
     """
 
     settings_type: ClassVar[type[Settings]] = Settings
@@ -57,6 +57,13 @@ class Strategy(Rounds):
     def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """What ``clients`` are sent that are to be scored: what they would be sent to train in the round."""
         return self.send(state, clients, round)
+
+    def send_unseen(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """What clients are sent that never train and are to be scored; their numbers, N and more, are in no table.
+
+        A server that looks clients up says here what it sends to one that it does not know.
+        """
+        return self.send_to_score(state, clients, round)
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The state after a round.

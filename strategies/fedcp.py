@@ -39,6 +39,10 @@ class FedCP(FedAvg):
         tables = self.tables
         return Download({"w": state["w"]}, {"parts": tables["parts"].rows(clients)} if "parts" in tables else {})
 
+    def send_unseen(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The present W^fe, W^hd and Θ."""
+        return Download({"w": state["w"]})
+
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The means, which the round's clients remember."""
         state = super().update(state, uploads, round)

@@ -51,6 +51,11 @@ class FedPAC(Strategy):
         """The model, and to each client its own head."""
         return Download({"w": state["w"]}, {"phi": self.tables["phi"].rows(clients)})
 
+    def send_unseen(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The model, whose head is the mean of the round's heads: nobody has combined any for these clients."""
+        phi = head_of(self.model_layout, state["w"])
+        return Download({"w": state["w"]}, {"phi": phi.expand(len(clients), -1).clone()})
+
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The mean of the models; a head for each of the round's clients."""
         phi = uploads.rows["phi"]

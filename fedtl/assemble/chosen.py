@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from fedtl.choice import ConfigError
 from fedtl.config.schema import Config
 from fedtl.data.federation import Federation
 from fedtl.runs.best import EarlyStop, Followed, Stopped, best_by, early_stop
-from fedtl.server.scores import on_validation
+from fedtl.server.scores import UNSEEN, UNSEEN_DATA, on_validation
 from fedtl.strategies.contract import Strategy
 from fedtl.wire.messages import DOMAINS
 
@@ -81,17 +81,29 @@ def names_of_scores(strategy: Strategy, federation: Federation, data: Collection
 
 
 def holders_of_tests(federation: Federation) -> dict[str, NDArray[np.int64]]:
-    """Which clients hold samples to score on, by the data's name in scores."""
+    """Which clients hold samples to score on, by the data's name in scores; unseen ones by names of their own."""
     tests = {"clients": federation.test} | ({"target-clients": target.test} if (target := federation.target) else {})
     if federation.validation is not None:
         tests["validation-clients"] = federation.validation
-    return {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
+    holders = {data: np.flatnonzero(test.sizes) for data, test in tests.items()}
+    return seen_and_unseen(holders, federation.unseen)
+
+
+def seen_and_unseen(
+    holders: Mapping[str, NDArray[np.int64]], unseen: NDArray[np.int64]
+) -> dict[str, NDArray[np.int64]]:
+    """Holders of samples to score on, those that never train by themselves; their validation samples are not scored."""
+    if not len(unseen):
+        return dict(holders)
+    seen = {data: np.setdiff1d(clients, unseen) for data, clients in holders.items()}
+    apart = {f"{UNSEEN}{data}": np.intersect1d(clients, unseen) for data, clients in holders.items()}
+    return seen | {data: clients for data, clients in apart.items() if data in UNSEEN_DATA}
 
 
 def scored_data(federation: Federation, elsewhere: bool) -> list[str]:
     """On which of clients' samples models are scored: of those that are elsewhere it may be all kinds."""
     if elsewhere:
-        return [*DOMAINS]
+        return [*DOMAINS, *(UNSEEN_DATA if len(federation.unseen) else ())]
     return [data for data, holders in holders_of_tests(federation).items() if len(holders)]
 
 

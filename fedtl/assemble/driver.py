@@ -100,7 +100,10 @@ class Server:
         self.recorder, self.listener, self.about = recorder, listener, about
         self.stop = stop
         """Whether the run ends early; it knows the rounds so far."""
-        self.store, self.rows = MemoryStore(recorder.memories), TableStore(recorder.folder / resume.TABLES)
+        self.store, self.rows = (
+            MemoryStore(recorder.memories),
+            TableStore(recorder.folder / resume.TABLES, self.federation.seen if len(self.federation.unseen) else None),
+        )
         self.engines = make_engines(self.config, assembly.tasks, resources.driver_device, choices)
         task = self.engines[0].task
         self.initial = task.layout.flatten(task.module)

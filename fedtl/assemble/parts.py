@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedtl.assemble.kept import KeptMemories
@@ -26,7 +27,7 @@ from fedtl.engine import Engine, Task, choose_engine
 from fedtl.engine.choice import Choices
 from fedtl.engine.first_memory import check_travels
 from fedtl.engine.mixed import Mixed
-from fedtl.engine.plan import eligible
+from fedtl.engine.plan import trains
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.losses.objective import Objective
 from fedtl.metrics import read_metrics
@@ -98,6 +99,7 @@ def assemble(config: Config, federation: Federation) -> Assembly:
     first, layout = tasks[0], tasks[0].layout
     strategy = make_strategy(config, federation.clients, layout.parameters, tasks)
     received = strategy.first_download(first.sent(layout.flatten(first.module))[: strategy.parameters])
+    strategy.check_unseen(first.sent(layout.flatten(first.module))[: strategy.parameters])
     tasks = [replace(task, received={name: tensor.clone() for name, tensor in received.items()}) for task in tasks]
     return Assembly(config, tasks, client_updates(config, tasks), strategy)
 
@@ -165,14 +167,15 @@ def make_worker(
 
 def sampled_of(config: Config, federation: Federation) -> int:
     """How many clients train in a round."""
-    return min(config.strategy.clients_per_round or federation.clients, federation.clients)
+    there_are = len(federation.seen)
+    return min(config.strategy.clients_per_round or there_are, there_are)
 
 
 def most_at_once(config: Config, federation: Federation) -> int:
     """How many clients train in a round, at most."""
     method, most = strategy_type(config.strategy.name), 1
     for stage in config.stages():
-        there = eligible(federation, Objective(stage.objective, method.statistics(stage.strategy)))
+        there = trains(federation, Objective(stage.objective, method.statistics(stage.strategy)))
         there_are = federation.clients if there is None else len(there)
         most = max(most, min(stage.strategy.clients_per_round or there_are, there_are))
     return most
@@ -219,7 +222,8 @@ def worker_of(config: Config, engines: Sequence[Engine], store: MemoryStore) -> 
     """What answers clients' messages in this process, made of engines that are there."""
     task = engines[0].task
     updates = client_updates(config, [engine.task for engine in engines])
-    stages = [WorkerPhase(engine, update) for engine, update in zip(engines, updates)]
+    epochs = config.evaluate.unseen_epochs
+    stages = [WorkerPhase(engine, update, epochs) for engine, update in zip(engines, updates)]
     return Worker(stages, store, task.layout.flatten(task.module))
 
 
@@ -238,6 +242,7 @@ def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence
         whole=sharing is None or sharing.whole,
         layout=tasks[0].layout if tasks else None,
         classes=tasks[0].samples.federation.classes if tasks else 0,
+        unseen=tasks[0].samples.federation.unseen.tolist() if tasks else (),
     )
 
 
@@ -268,7 +273,7 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
                 stage.strategy,
                 first,
                 first + stage.rounds - 1,
-                np.zeros(1, np.int64) if pools else eligible(federation, objective),
+                federation.seen[:1] if pools else _who_trains(federation, objective, i),
                 objective.statistics,
                 m.PHASE_START in objective.needs,
                 restart,
@@ -277,6 +282,21 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
         )
         first += stage.rounds
     return phases
+
+
+def _who_trains(federation: Federation, objective: Objective, phase: int) -> NDArray[np.int64] | None:
+    """The clients that can take part in a phase; None for all.
+
+    Raises:
+        ConfigError: all that could are held out.
+    """
+    there = trains(federation, objective)
+    if there is not None and len(federation.unseen) and not len(there) and federation.train.sizes.any():
+        raise ConfigError(
+            f"data.held_out_clients: no client remains that holds what phase {phase} trains on; hold out fewer, or "
+            "name others"
+        )
+    return there
 
 
 def untrained(model: ModelChoice) -> ModelChoice:

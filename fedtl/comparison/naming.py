@@ -12,6 +12,8 @@ DATA_WORDS = {
     "target-server-test": "on the server's target test data",
     "target-clients": "on the clients' target test data",
     "validation-clients": "on the clients' validation data",
+    "unseen-clients": "on unseen clients' test data",
+    "unseen-target-clients": "on unseen clients' target test data",
 }
 
 Flat = dict[str, Any]

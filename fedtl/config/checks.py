@@ -11,6 +11,7 @@ from fedtl.choice import ConfigError, nearest, shown
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.overrides import section_of
 from fedtl.config.schema import Config, Tables
+from fedtl.data.held_out import count_held_out
 from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of
 from fedtl.losses.term import Term
 from fedtl.server.scores import on_validation
@@ -52,6 +53,8 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]
         if phase.restart and not strategy_type(method).has_global_model():
             notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")
+    if not config.data.held_out_clients and asked("evaluate", "unseen_epochs"):
+        notes.append("evaluate.unseen_epochs has no effect: all clients train; data.held_out_clients keeps some apart")
     drawn, holders = config.evaluate.clients, config.data.holders
     if drawn is not None and holders is not None and drawn >= holders and asked("evaluate", "clients"):
         notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
@@ -98,11 +101,14 @@ _UNUSED_BY_GRID = {
 def check_together(config: Config) -> None:
     """Check what no part of a config can know alone."""
     method = strategy_type(config.strategy.name)
-    sampled, holders = config.strategy.clients_per_round, config.data.holders
-    if sampled is not None and holders is not None and sampled > holders:
+    sampled, holders, unseen = config.strategy.clients_per_round, config.data.holders, config.data.held_out_clients
+    apart = 0 if holders is None else count_held_out(unseen, holders)
+    if sampled is not None and holders is not None and sampled > holders - apart:
         there = f"data.clients = {config.data.clients}"
         if config.data.target is not None and config.data.target.clients is not None:
             there += f" and data.target.clients = {config.data.target.clients}"
+        if apart:
+            there += f", of which data.held_out_clients leaves {holders - apart} to train"
         raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
     if config.models:
         _check_models(config)

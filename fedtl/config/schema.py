@@ -28,7 +28,7 @@ from fedtl.losses.term import Term
 from fedtl.metrics import read_metrics
 from fedtl.metrics.registry import ALWAYS
 from fedtl.models.settings import ModelChoice
-from fedtl.server.scores import SCORES
+from fedtl.server.scores import SCORES, on_unseen
 from fedtl.strategies import strategy_type
 from fedtl.wire.privacy import Privacy
 
@@ -45,6 +45,8 @@ class Evaluate(Options):
         personal: "adapted": the model that a client would have now, by its local update from the present global model;
             "stored": the one that it kept when it was last sampled. Older configs say "fresh" and "last".
         clients: score a sample of so many clients; all if not given.
+        unseen_epochs: passes over its training samples by which a client of ``data.held_out_clients`` makes its own
+            model; as long as the method says if not given: where it has no number of its own, as long as a round.
         metrics: scored besides accuracy and loss, by name; the first is what tables and pictures show. A metric of
             your own is "module:function" of labels [n] and probabilities [n, k], or a subclass of fedtl.metrics.Metric.
         keep_best: keep the models of the round that is best on validation samples, by "accuracy" (also: true), "loss",
@@ -54,6 +56,7 @@ class Evaluate(Options):
     every: PositiveInt = 1
     personal: Literal["adapted", "stored"] = "adapted"
     clients: PositiveInt | None = None
+    unseen_epochs: PositiveInt | None = None
     metrics: tuple[str, ...] = ()
     keep_best: str | None = None
 
@@ -101,6 +104,8 @@ class Stop(Options):
     @field_validator("score")
     @classmethod
     def _is_a_score(cls, score: str | None) -> str | None:
+        if score is not None and on_unseen(score):
+            raise ValueError("clients that never train do not decide when training ends; name a score of the others")
         if score is not None and score not in SCORES:
             raise ValueError(f"no score is called so: {nearest(score, SCORES)}")
         return score

@@ -67,7 +67,7 @@ def read_domain(table: object, key: str) -> DataChoice:
             raise ConfigError(
                 f"{key}.{part}.name = {inner.name!r}: only [data] itself has a {part}; give it as [data.{part}]"
             )
-    unused = ["normalise", "labelled_fraction", "validation_share"]
+    unused = ["normalise", "labelled_fraction", "validation_share", "held_out_clients"]
     if key.endswith("public"):
         unused += ["partition", "test_share"]
         if type(choice).model_fields["clients"].default is None:  # else the data are made for so many
@@ -85,6 +85,7 @@ _WHY_UNUSED = {
     "normalise": "all samples are normalised as data.normalise says",
     "labelled_fraction": "these samples have no labels for training anyway",
     "validation_share": "validation samples are of the clients' own labelled training samples, data.validation_share",
+    "held_out_clients": "who never trains is said of all clients together, in data.held_out_clients",
     "partition": "public samples are not divided",
     "test_share": "public samples are not for testing",
     "clients": "public samples are everybody's",

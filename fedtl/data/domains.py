@@ -18,6 +18,7 @@ OF_CLIENTS = {
     "partition",
     "test_share",
     "validation_share",
+    "held_out_clients",
     "server_test_share",
     "pool",
     "normalise",

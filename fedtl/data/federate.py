@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.dataset import Dataset, Samples, pixel_statistics
+from fedtl.data.dataset import Dataset, Samples, channel_statistics, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.held_out import held_out
 from fedtl.data.listed import Listed, as_listed
 from fedtl.data.memory import enough_memory
 from fedtl.data.overlap import identities, sentence, trained_elsewhere
@@ -103,7 +104,9 @@ def federate_with_divisions(data: DataChoice, seed: int) -> tuple[Federation, Di
 def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     dataset, target, public = load_all(data)
     source, other = divide(data, dataset, data.clients, seed), None
-    scale, shift = normalisation(data, dataset, source.x, source.shards.order)
+    further = 0 if data.target is None else data.target.clients or 0
+    unseen = held_out(data.held_out_clients, len(source.train) + further, seed)
+    scale, shift = normalisation(data, dataset, source, unseen)
     train, test, validation, domain = source.train, source.test, source.validation, None
     if data.validation_share and validation is None:
         train, validation = split_validation(train, data.validation_share, seed)
@@ -121,7 +124,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
             )
         with named("data.target", data.target):
             other = divide(data.target, target, data.target.clients or len(train), seed)
-        start, further = len(source.y), 0 if data.target.clients is None else len(other.train)
+        start = len(source.y)
         before = len(train) if further else 0
         train, test = train.moved(after=further), test.moved(after=further)
         validation = None if validation is None else validation.moved(after=further)
@@ -156,6 +159,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         notes=notes,
         validation=validation,
         trained_elsewhere=leaked,
+        unseen=unseen,
     )
     return federation, Divisions(source, other)
 
@@ -407,12 +411,20 @@ def _parted(shards: Shards, chosen: NDArray[np.bool_]) -> tuple[Shards, Shards]:
     return part(~chosen), part(chosen)
 
 
-def normalisation(data: DataChoice, dataset: Dataset, x: Samples, pool: NDArray[np.int64]) -> Normaliser:
-    """``scale`` and ``shift`` such that a model's input is ``x * scale + shift``."""
+def normalisation(data: DataChoice, dataset: Dataset, source: Divided, unseen: NDArray[np.int64]) -> Normaliser:
+    """``scale`` and ``shift`` such that a model's input is ``x * scale + shift``; none of it is of unseen clients."""
+    x, shards, train = source.x, source.shards, source.train
+    if len(unseen):
+        seen = np.setdiff1d(np.arange(len(train)), unseen)
+        shards, train = shards.of_clients(seen), train.of_clients(seen)
     if isinstance(data.normalise, Constants):
         return data.normalise.normaliser(x.shape[1:], x.dtype)
     if data.normalise == "pixel":
-        return by_pixel(*pixel_statistics(x, np.unique(pool)))  # a sample once, however many hold it
+        return by_pixel(*pixel_statistics(x, np.unique(shards.order)))  # a sample once, however many hold it
     if data.normalise == "none":
         return unchanged(x.ndim - 1, x.dtype)
-    return by_dataset(dataset.mean, dataset.std, x.dtype)
+    mean, std = dataset.mean, dataset.std
+    if len(unseen) and (mean.any() or (std != 1).any()):  # else they are no statistics
+        rows = train.order if source.origin is None else source.origin[train.order]
+        mean, std = channel_statistics(dataset.x[np.unique(rows)])
+    return by_dataset(mean, std, x.dtype)

@@ -47,6 +47,11 @@ class Shards:
         order = self.order + start if start else self.order
         return Shards(order, np.pad(self.offsets, (before, after), mode="edge") if before or after else self.offsets)
 
+    def of_clients(self, clients: NDArray[np.int64]) -> Shards:
+        """What some clients hold, and nothing at the others."""
+        there = np.isin(np.arange(len(self)), clients)
+        return Shards.from_sizes(self.order[there[self.client_of]], np.where(there, self.sizes, 0))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -95,6 +100,7 @@ class Federation:
             their own training samples.
         public: indices of samples that everybody may use; their ``y`` is 0 and means nothing.
         notes: sentences on what may not be meant as it was read, for the user who starts a run.
+        unseen: the ids of clients that never train and are scored apart, ascending.
         trained_elsewhere: whether another client trains on it, for each of ``test.order`` and then of
             ``target.test.order``; None where that is true of none.
     """
@@ -113,13 +119,17 @@ class Federation:
     notes: tuple[str, ...] = ()
     validation: Shards | None = None
     trained_elsewhere: NDArray[np.bool_] | None = None
+    unseen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def pooled(self) -> Federation:
-        """With all training samples at client 0; what clients are scored on stays where it is."""
+        """With all training samples at the first client that trains; what clients are scored on stays where it is."""
+        place = int(self.seen[0])
 
         def at_first(shards: Shards) -> Shards:
+            if len(self.unseen):
+                shards = shards.of_clients(self.seen)
             offsets = np.full_like(shards.offsets, shards.offsets[-1])
-            offsets[0] = shards.offsets[0]
+            offsets[: place + 1] = shards.offsets[0]
             return Shards(shards.order, offsets)
 
         target = None if self.target is None else replace(self.target, train=at_first(self.target.train))
@@ -129,6 +139,11 @@ class Federation:
     def clients(self) -> int:
         """Number of clients."""
         return len(self.train)
+
+    @property
+    def seen(self) -> NDArray[np.int64]:
+        """The ids of the clients that can train: all that are not unseen, ascending."""
+        return np.setdiff1d(np.arange(self.clients), self.unseen)
 
     def validation_of(self, client: int) -> NDArray[np.int64]:
         """A client's validation samples as indices into ``x``, ``[n]``; none where it has none."""
@@ -176,6 +191,8 @@ class Federation:
         for index in (*(server for _, _, server in domains), self.public):
             whole.update(index.astype("<i8").tobytes())
             whole.update(b";")
+        if len(self.unseen):
+            whole.update(self.unseen.astype("<i8").tobytes())
         return whole.hexdigest()
 
     def label_counts(self, first: int | None = None, *, target: bool = False) -> NDArray[np.int64]:

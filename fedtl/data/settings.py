@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from fedtl.choice import Choice, validate
 from fedtl.data import read_domain
 from fedtl.data.dataset import Dataset
+from fedtl.data.held_out import HeldOut, check_held_out
 from fedtl.data.partitions import read_partition
 from fedtl.data.partitions.contract import Partition
 from fedtl.data.views.images import LARGEST_SIDE
@@ -45,6 +46,9 @@ class DataChoice(Choice):
             one. They are drawn at random after the test data, which therefore stay the same, by the seed and the
             client alone; they keep their labels, and ``labelled_fraction`` is of the others. Models are scored on
             them, and not trained. Not used where the data say which samples are for validation.
+        held_out_clients: clients that never train, and are scored apart as clients that join later: a share of them
+            or a whole number, drawn by the seed, or their ids. Nothing that training uses comes from them: with any,
+            "dataset" normalises by the other clients' training samples, and "pixel" by their samples.
         server_test_share: the share of all samples that is set aside as the server's test set.
         pool: "all": the official test set is divided among the clients as well.
         normalise: "dataset": by one mean and standard deviation per channel; "pixel": by mean and standard
@@ -79,6 +83,7 @@ class DataChoice(Choice):
     partition: SerializeAsAny[Partition] = Field(None, validate_default=True)
     test_share: float = Field(0.25, ge=0, lt=1)
     validation_share: float = Field(0.0, ge=0, lt=1)
+    held_out_clients: HeldOut = 0
     server_test_share: float | None = Field(None, ge=0, lt=1)
     pool: Literal["train", "all"] = "train"
     normalise: Normalisation = "dataset"
@@ -99,9 +104,20 @@ class DataChoice(Choice):
             return self.clients
         return self.clients + self.target.clients
 
+    @property
+    def fills_gaps_by(self) -> str | None:
+        """What of the samples is filled in by all clients' rows before anything is divided; None for nothing."""
+        return None
+
     @abstractmethod
     def load(self) -> Dataset:
         """Read or make the samples."""
+
+    @field_validator("held_out_clients")
+    @classmethod
+    def _can_be_held_out(cls, value: HeldOut) -> HeldOut:
+        check_held_out(value)
+        return value
 
     @field_validator("partition", mode="before")
     @classmethod
@@ -128,6 +144,11 @@ class DataChoice(Choice):
 
     @model_validator(mode="after")
     def _goes_together(self) -> DataChoice:
+        if self.held_out_clients and self.fills_gaps_by is not None:
+            raise ValueError(
+                f"held_out_clients does not go with {self.fills_gaps_by}, which follows from all clients' rows, theirs "
+                "too; leave one of them out"
+            )
         if self.labelled_fraction < 1 and self.target is not None:
             raise ValueError(
                 f"labelled_fraction = {self.labelled_fraction:g} does not go with a target, whose samples are the "

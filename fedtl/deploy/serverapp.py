@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedtl.assemble.chosen import Rules, names_of_scores
+from fedtl.assemble.chosen import Rules, names_of_scores, seen_and_unseen
 from fedtl.assemble.driver import Server
 from fedtl.assemble.parts import client_updates
 from fedtl.choice import ConfigError
@@ -23,6 +23,7 @@ from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.data.arrays import check_classes
 from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.held_out import held_out
 from fedtl.data.own.read import FRAME, Own, read_own
 from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
@@ -35,7 +36,7 @@ from fedtl.deploy.process import alone
 from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected
 from fedtl.engine.first_memory import after_one_step
-from fedtl.engine.plan import eligible
+from fedtl.engine.plan import trains
 from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import NEEDS, Objective, needs_of
@@ -207,7 +208,9 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     if len(deployed.described) < least:
         raise RunError(f"only {len(deployed.described)} of {len(clients)} clients described their data, {least} must")
     doubt = doubtful_classes(deployed.described.values()) if frame is None else None
-    frame = frame or common_frame({clients[i].name: each for i, each in sorted(deployed.described.items())}, config)
+    unseen = held_out(config.data.held_out_clients, len(clients), config.seed).tolist()
+    descriptions = {clients[i].name: each for i, each in sorted(deployed.described.items())}
+    frame = frame or common_frame(descriptions, config, [clients[i].name for i in unseen])
     deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
     federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
@@ -263,12 +266,13 @@ def _known_frame(order: RunRequest) -> DataSchema | None:
     return None
 
 
-def common_frame(descriptions: Mapping[str, Described], config: Config) -> DataSchema:
+def common_frame(descriptions: Mapping[str, Described], config: Config, unseen: Collection[str] = ()) -> DataSchema:
     """The data schema that all clients' descriptions share.
 
     Args:
         descriptions: by client's name.
         config: says how samples are normalised: by the statistics of all these clients' training samples.
+        unseen: clients whose statistics do not count, as they never train.
 
     Raises:
         ConfigError: the clients' samples or labels differ in kind.
@@ -290,7 +294,7 @@ def common_frame(descriptions: Mapping[str, Described], config: Config) -> DataS
     classes = len(labels) or largest + 1
     if not classes:
         raise ConfigError("no client has a label, so the classes are unknown: give a frame.json with --data")
-    sums = [each.sums for each in descriptions.values() if each.sums is not None]
+    sums = [each.sums for name, each in descriptions.items() if each.sums is not None and name not in unseen]
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
     return DataSchema(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
 
@@ -330,6 +334,7 @@ def _seen_by_server(own: Own | None, frame: DataSchema, config: Config, clients:
     """The federation as the server sees it, with at most a test set and public samples."""
     federation = frame.without_samples(clients) if own is None else own.as_federation(frame, 0, clients)
     nobody, none = Shards.none(clients), np.arange(0)
+    federation = replace(federation, unseen=held_out(config.data.held_out_clients, clients, config.seed))
     if federation.target is None and (config.data.target is not None or config.data.labelled_fraction < 1):
         return replace(federation, target=Domain(nobody, nobody, none))
     return federation
@@ -383,7 +388,7 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
         federation = replace(federation, target=replace(federation.target, train=sizes("unlabelled")))
     federation = replace(federation, train=sizes("train"))
     pairs = zip(server.strategy.phases, server.engines)
-    phases = [replace(phase, clients=eligible(federation, engine.task.objective)) for phase, engine in pairs]
+    phases = [replace(phase, clients=trains(federation, engine.task.objective)) for phase, engine in pairs]
     for phase in phases:
         if phase.clients is not None and not len(phase.clients):
             raise ConfigError(
@@ -399,6 +404,8 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
         any_samples = sizes(kind).sizes
         known = any(any_samples[i] for i in described)
         server.strategy.tested[data] = np.flatnonzero(any_samples) if known else np.arange(0)
+    seen = {data: server.strategy.tested[data] for data in scored}
+    server.strategy.tested |= seen_and_unseen(seen, federation.unseen)
 
 
 def _check_held(term: Term, federation: Federation) -> None:

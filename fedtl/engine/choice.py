@@ -135,7 +135,8 @@ def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdat
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
         return "convolutions are"
     exact, classes = counts_batch(task), set()
-    for n in np.unique(task.samples.federation.train.sizes).tolist():
+    sizes = task.samples.federation.train.sizes
+    for n in np.unique(np.delete(sizes, task.samples.federation.unseen)).tolist():
         if n:
             kind = list[object]()
             for budget in (loop.budget for loop in update.round_loops):

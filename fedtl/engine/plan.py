@@ -113,6 +113,14 @@ def view_seeds(seed: int, round: int, client: int, steps: range, which: int) -> 
     return [derived_seed(seed, Purpose.VIEWS, round, client, step, which) for step in steps]
 
 
+def trains(federation: Federation, objective: Objective) -> Index | None:
+    """Clients that take part in training, ascending: those that can and are not unseen; None where all do."""
+    able = eligible(federation, objective)
+    if not len(federation.unseen):
+        return able
+    return federation.seen if able is None else np.setdiff1d(able, federation.unseen)
+
+
 def eligible(federation: Federation, objective: Objective) -> Index | None:
     """Clients that hold what a term trains on, ascending; None where all do."""
     if federation.target is None:

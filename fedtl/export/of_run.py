@@ -25,7 +25,7 @@ from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import MemoryStore
 from fedtl.disk.tensors import DamagedError, load_tensors
 from fedtl.engine import EngineChoice, Failed, Task
-from fedtl.engine.plan import eligible
+from fedtl.engine.plan import trains
 from fedtl.export.features import device_of
 from fedtl.export.file import FORMAT, About, Exported, Personal, load_exported, rebuilt
 from fedtl.export.predictor import described
@@ -161,7 +161,7 @@ class RunFolder:
             worker = self._worker(assembly, device, trains=True)
             strategy = self._resumed(assembly)
             worker.initial = self._global(worker.engine.task)
-            round, able = self.checkpoint.round, eligible(self.federation, worker.engine.task.objective)
+            round, able = self.checkpoint.round, trains(self.federation, worker.engine.task.objective)
             clients = list(range(self.federation.clients) if able is None else map(int, able))[:most]
             return dict(zip(clients, worker.changes(strategy.about_scoring(clients, round), clients, round)))
 
@@ -200,7 +200,8 @@ class RunFolder:
     def of_client(self, client: int) -> Model:
         """A client's personalised model."""
         update = strategy_type(self.config.strategy.name).client_update
-        makes = serving(update, False, self.config.evaluate.personal) is Serving.ADAPTED
+        unseen = client in self.federation.unseen
+        makes = unseen or serving(update, False, self.config.evaluate.personal) is Serving.ADAPTED
         if self.deployed and not self.store.clients():
             raise ConfigError(
                 f"--client = {client}: {self.folder} holds no client's own model, as those of a deployment stay at the "
@@ -223,7 +224,7 @@ class RunFolder:
             self._check_memory(client, assembly)
             worker = self._worker(assembly, device, trains=makes)
             strategy = self._resumed(assembly)
-            which = strategy.which_personal()
+            which = strategy.which_personal(unseen)
             if which is Serving.NONE:
                 raise ConfigError(
                     f"--client = {client}: {self.config.strategy.name} gives clients no model of their own, and "
@@ -293,12 +294,15 @@ class RunFolder:
             rows = MemoryStore(self.folder / TABLES)
             trained = {} if mark is None else last_trained(self.folder, self._mark(mark), lambda client, round: sizes)
             rows.verify(trained, round, lambda client, round: sizes)
-            TableStore(self.folder / TABLES).restore(strategy.tables, round)
+            seen = self.federation.seen if len(self.federation.unseen) else None
+            TableStore(self.folder / TABLES, seen).restore(strategy.tables, round)
         strategy.enter_phase_of(round)
         return strategy
 
     def _download(self, strategy: Strategy, client: int) -> RecordDict:
         """What the client is sent when it is to be scored: in a client's own folder what it was sent last."""
+        if client in self.federation.unseen:
+            return strategy.about_unseen([client], self.checkpoint.round)
         if not self.of_one_client:
             return strategy.about_scoring([client], self.checkpoint.round)
         kept = {name: vector for name, vector in self.checkpoint.state.items() if name.startswith(m.RECEIVED)}

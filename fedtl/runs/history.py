@@ -41,7 +41,7 @@ TableKind = Literal["numpy", "pandas"]
 
 # The keys of a round's record that add up to what a run has cost.
 COSTS: Mapping[str, tuple[str, ...]] = {"rounds": (), "bytes": ("bytes_down", "bytes_up"), "seconds": ("seconds",)}
-FURTHER = ("target", "validation")
+FURTHER = ("target", "validation", "unseen", "unseen-target")
 """Keys of a line of ``clients.jsonl`` under which the scores on further samples of the clients stand."""
 
 BY_VALIDATION, ON_TEST = "best by validation", "best on test"

@@ -21,6 +21,8 @@ SHORT = {
     "personal/clients": "personal",
     "global/target-clients": "global on target",
     "personal/target-clients": "personal on target",
+    "global/unseen-clients": "global on unseen",
+    "personal/unseen-clients": "personal on unseen",
 }
 """What the bar has room for; the server's test set is in the record."""
 

@@ -18,7 +18,7 @@ Vector = NDArray[np.float32]
 
 
 def draw(
-    eligible: Sequence[int] | NDArray[np.int64], count: int | None, seed: int, round: int, to_score: bool = False
+    eligible: Sequence[int] | NDArray[np.int64], count: int | None, seed: int, round: int, to_score: int = 0
 ) -> list[int]:
     """Draw clients by (seed, round) alone.
 
@@ -27,14 +27,14 @@ def draw(
         count: how many; all if None, or if there are no more.
         seed: the run's.
         round: from 1.
-        to_score: whether they are drawn to be scored after the round, not to train in it.
+        to_score: 0 if they are drawn to train in the round, 1 to be scored after it, 2 likewise of unseen clients.
 
     Returns:
         Ascending ids.
     """
     places: Sequence[int] = range(len(eligible))
     if count is not None and count < len(eligible):
-        rng = stream(seed, Purpose.SAMPLE_CLIENTS, round, int(to_score))
+        rng = stream(seed, Purpose.SAMPLE_CLIENTS, round, to_score)
         places = sorted(rng.choice(len(eligible), count, replace=False).tolist())
     return [int(eligible[place]) for place in places]
 

@@ -38,6 +38,10 @@ class Method(ABC):
         """What clients are sent that are to be scored."""
 
     @abstractmethod
+    def send_unseen(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """What clients are sent that never train and are to be scored."""
+
+    @abstractmethod
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The state after a round."""
 

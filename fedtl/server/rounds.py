@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from numpy.typing import NDArray
 
+from fedtl.choice import ConfigError, cause
 from fedtl.clients.serving import Serving, serving
 from fedtl.clients.settings import Settings
 from fedtl.clock import Clock
@@ -50,7 +51,9 @@ class Rounds(Method, FlowerStrategy, ABC):
     Args:
         settings: the method's options.
         seed: decides who is sampled when.
-        clients: N; the rounds begin when so many are there.
+        clients: how many there are, those that never train among them; the rounds begin when so many are there.
+        unseen: the ids of those that never train, ascending: they are scored apart. For the method N is the number of
+            the others, who are counted from 0 where there are such.
         evaluation: when and how clients are scored.
         max_failures: the share of a round's clients that may fail before the run stops.
         parameters: P, how many of the first numbers of ``"w"`` are trained; the method's step is theirs alone,
@@ -68,6 +71,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         *,
         seed: int,
         clients: int,
+        unseen: Sequence[int] = (),
         evaluation: Evaluation | None = None,
         max_failures: float = 0.5,
         parameters: int | None = None,
@@ -83,7 +87,9 @@ class Rounds(Method, FlowerStrategy, ABC):
         self.evaluation = evaluation or Evaluation()
         self._keeps_parts = private
         self.seed = seed
-        self.population = clients
+        self.unseen = tuple(unseen)
+        self._seen = np.setdiff1d(np.arange(clients), self.unseen) if self.unseen else None
+        self._everybody, self.population = clients, clients - len(self.unseen)
         self.layout, self.classes = layout, classes
         self.max_failures = max_failures
         self.min_clients: int | None = None
@@ -153,25 +159,55 @@ class Rounds(Method, FlowerStrategy, ABC):
         each = {name: rows[0] for name, rows in download.each.items()}
         return {name: tensor for name, tensor in {**download.shared, **each}.items() if name != "w"}
 
+    def check_unseen(self, w: torch.Tensor) -> None:
+        """Check that there is something to send to clients that never train, once the first download has been made.
+
+        Raises:
+            ConfigError: the method's server raises, as one that looks up what it knows of each client.
+        """
+        if not self.unseen:
+            return
+        try:
+            self.send_unseen(self.first_state(w), [self.population], 1)
+        except Exception as error:
+            raise ConfigError(
+                f"data.held_out_clients: the server of {self.settings.name!r} sends clients something of their own, "
+                f"and knows nothing of those that never train ({cause(error)}); give it a method send_unseen, or leave "
+                "held_out_clients out"
+            ) from error
+
     # Who is asked, and what for.
 
     def sample(self, round: int) -> list[int]:
         """The round's clients, by (seed, round) alone, in the order of their ids."""
         able = self.phases[self._phase].clients
-        eligible = range(self.population) if able is None else able
-        return draw(eligible, self.clients_in_round(), self.seed, round)
+        return draw(self.seen if able is None else able, self.clients_in_round(), self.seed, round)
+
+    @property
+    def seen(self) -> Sequence[int] | NDArray[np.int64]:
+        """The ids of the clients that can train."""
+        return range(self._everybody) if self._seen is None else self._seen
+
+    def _counted(self, clients: Sequence[int]) -> Sequence[int]:
+        """The numbers of clients that train, as the method counts them."""
+        return clients if self._seen is None else np.searchsorted(self._seen, clients).tolist()
 
     def clients_in_round(self) -> int | None:
         """How many clients train in the round that is next, of those that can; all if None."""
         return self.settings.clients_per_round
 
     def sample_to_score(self, round: int) -> list[int]:
-        """Who is scored after a round, by (seed, round) alone, in the order of their ids."""
-        return draw(range(self.population), self.evaluation.clients, self.seed, round, to_score=True)
+        """Who is scored after a round, by (seed, round) alone, in the order of their ids; nobody unseen."""
+        return draw(self.seen, self.evaluation.clients, self.seed, round, to_score=1)
 
-    def which_personal(self) -> Serving:
-        """Which of a client's own models is scored."""
-        return serving(self.client_update, self._keeps_parts, self.evaluation.personal)
+    def unseen_to_score(self, round: int) -> list[int]:
+        """Likewise of those that never train."""
+        return draw(self.unseen, self.evaluation.clients, self.seed, round, to_score=2)
+
+    def which_personal(self, unseen: bool = False) -> Serving:
+        """Which of a client's own models is scored; one that never trains has kept none."""
+        asked = Serving.ADAPTED.value if unseen else self.evaluation.personal
+        return serving(self.client_update, self._keeps_parts, asked)
 
     @property
     def personalises(self) -> bool:
@@ -186,8 +222,15 @@ class Rounds(Method, FlowerStrategy, ABC):
     def about_scoring(self, clients: Sequence[int], round: int, config: Mapping[str, Any] | None = None) -> RecordDict:
         """What clients are sent that are to be scored after a round."""
         # A personal model that is adapted to be scored is what the client would have after the next round.
-        download = self.send_to_score(dict(self.state), clients, round + 1)
+        download = self.send_to_score(dict(self.state), self._counted(clients), round + 1)
         return self._content(download, {**(config or {}), **self.how_to_score(round)})
+
+    def about_unseen(self, clients: Sequence[int], round: int, config: Mapping[str, Any] | None = None) -> RecordDict:
+        """What clients are sent that never train and are to be scored after a round."""
+        strangers = range(self.population, self.population + len(clients))
+        download = self.send_unseen(dict(self.state), strangers, round + 1)
+        about = {**self.how_to_score(round), m.SCORE_PERSONAL: self.which_personal(unseen=True).value, m.UNSEEN: True}
+        return self._content(download, {**(config or {}), **about})
 
     def _content(self, download: Download, config: Mapping[str, Any]) -> RecordDict:
         """What clients are sent: the download, and what terms ask for."""
@@ -198,7 +241,7 @@ class Rounds(Method, FlowerStrategy, ABC):
 
     def _address(self, kind: str, clients: Sequence[int], content: RecordDict, grid: Grid) -> m.Broadcast:
         if not self._nodes:
-            self._nodes = client_nodes(grid, self.population, None)
+            self._nodes = client_nodes(grid, self._everybody, None)
         return m.Broadcast(kind, content, [self._nodes[client] for client in clients])
 
     # A round, in Flower's words.
@@ -210,7 +253,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         self._take(arrays)
         clients = self.report.clients = self.sample(server_round)
         about = about_training(self.phases[self._phase], self._phase, server_round, self.keep)
-        download = self.send(dict(self.state), clients, server_round)
+        download = self.send(dict(self.state), self._counted(clients), server_round)
         content = self._content(download, {**config, **about, m.SUM_UPLOADS: self.settings.weighting})
         self.report.add_bytes_down(content, len(clients))
         return self._address(MessageType.TRAIN, clients, content, grid)
@@ -240,7 +283,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         weights = total_weights(self.client_update.sums, self.settings.weighting, samples)
         sums, buffers = split_buffers(reduced.sums, weights, self.parameters)
         state = {**self.state, **({} if buffers is None else {"buffers": buffers})}
-        self._memory.replace(self.update(state, Uploads(sums, weights, reduced.rows, clients, samples), round), buffers)
+        uploads = Uploads(sums, weights, reduced.rows, self._counted(clients), samples)
+        self._memory.replace(self.update(state, uploads, round), buffers)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -253,12 +297,30 @@ class Rounds(Method, FlowerStrategy, ABC):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Gather the clients' scores."""
+        return self._scored(replies, self._to_score, self.population, unseen=False)
+
+    def configure_unseen(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the clients that never train to make models of their own, and to score them and the global one."""
+        self._take(arrays)
+        self._to_score = self.unseen_to_score(server_round)
+        content = self.about_unseen(self._to_score, server_round, config)
+        return self._address(MessageType.EVALUATE, self._to_score, content, grid)
+
+    def aggregate_unseen(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Gather their scores."""
+        return self._scored(replies, self._to_score, len(self.unseen), unseen=True)
+
+    def _scored(
+        self, replies: Iterable[Message], clients: Sequence[int], of: int, *, unseen: bool
+    ) -> MetricRecord | None:
+        """Gather the scores of some clients, out of so many."""
         report, gathered = self.report, gather_scores(replies, self._nodes)
         report.add_worker_seconds("scoring", gathered.seconds)
-        drawn = self.evaluation.clients is not None and self.evaluation.clients < self.population
-        drawn_from = self.population if drawn else None
-        metrics = self.evaluation.metrics
-        asked = Asked(self._to_score, self.scores_global, self.which_personal(), self.tested, drawn_from, metrics)
+        drawn = self.evaluation.clients is not None and self.evaluation.clients < of
+        metrics, personal = self.evaluation.metrics, self.which_personal(unseen)
+        asked = Asked(clients, self.scores_global, personal, self.tested, of if drawn else None, metrics, unseen)
         scores = asked.scores(gathered)
         report.add_client_scores(scores, gathered.failures)
         means = mean_accuracies(scores)
@@ -298,7 +360,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         Raises:
             RunError: too many clients failed.
         """
-        self._nodes = client_nodes(grid, self.population, timeout)
+        self._nodes = client_nodes(grid, self._everybody, timeout)
         result, arrays = Result(arrays=initial_arrays), initial_arrays
         part = self.clock.part
         for round in range(first_round, num_rounds + 1):
@@ -315,6 +377,9 @@ class Rounds(Method, FlowerStrategy, ABC):
                 with part(METHOD):
                     asked = self.configure_evaluate(round, arrays, evaluate_config or ConfigRecord(), grid)
                     scored = self.aggregate_evaluate(round, self._answers(grid, asked, timeout))
+                    if self.unseen:
+                        asked = self.configure_unseen(round, arrays, evaluate_config or ConfigRecord(), grid)
+                        self.aggregate_unseen(round, self._answers(grid, asked, timeout))
                 if scored is not None:
                     result.evaluate_metrics_clientapp[round] = scored
                 with part(SCORING):

@@ -54,6 +54,17 @@ def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better:
     }
 
 
+UNSEEN = "unseen-"
+"""Before the name of the data in scores of clients that never train, as in ``"personal/unseen-clients"``."""
+
+UNSEEN_DATA = (f"{UNSEEN}clients", f"{UNSEEN}target-clients")
+
+
+def on_unseen(score: str) -> bool:
+    """Whether a score, by its name, is of clients that never train."""
+    return score.partition("/")[2].startswith(UNSEEN)
+
+
 def on_validation(score: str) -> bool:
     """Whether a score, by its name as ``"global/validation-clients"``, is on validation samples, not test data."""
     return score.partition("/")[2].startswith("validation")
@@ -113,7 +124,8 @@ class ClientScores:
         personal: which personalised model was scored: ``"adapted"``, ``"stored"``, or ``"partial"`` where only parts of
             it are the client's own; None for none.
         data: which samples they are: the clients' own test samples, ``"clients"``, those of their target,
-            ``"target-clients"``, or their validation samples, ``"validation-clients"``.
+            ``"target-clients"``, or their validation samples, ``"validation-clients"``; of clients that never train
+            ``"unseen-clients"`` and ``"unseen-target-clients"``.
         missing: who should have been scored and was not: it raised, its model was not finite, or it did not answer.
         drawn_from: of how many clients a sample was scored; None if all were to be.
     """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedtl.clients.serving import Serving
 from fedtl.metrics import Metrics
 from fedtl.server.gather import ScoreReplies, by_client
-from fedtl.server.scores import ClientScores
+from fedtl.server.scores import UNSEEN, ClientScores
 from fedtl.wire import messages as m
 
 
@@ -45,6 +45,7 @@ class Asked:
         tested: who holds samples to score on, by the data's name in scores; not all data need be there.
         drawn_from: of how many clients those were drawn; None if all were to be scored.
         metrics: besides accuracy and loss.
+        unseen: whether they are clients that never train.
     """
 
     clients: Sequence[int]
@@ -53,6 +54,7 @@ class Asked:
     tested: Mapping[str, NDArray[np.int64]]
     drawn_from: int | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    unseen: bool = False
 
     def missing(self, data: str, scored: Sequence[int], raised: set[int]) -> list[int]:
         """Who was to be scored on some data, and was not.
@@ -66,13 +68,14 @@ class Asked:
             holders = np.intersect1d(self.clients, self.tested[data])
             return [int(client) for client in np.setdiff1d(holders, np.asarray(scored, np.int64))]
         # Who holds test samples is not known; of those on target data nobody may.
-        return sorted(raised - set(scored)) if scored or data == "clients" else []
+        return sorted(raised - set(scored)) if scored or data in ("clients", f"{UNSEEN}clients") else []
 
     def scores(self, replies: ScoreReplies) -> list[ClientScores]:
         """Clients' scores on each kind of data that anybody was, or should have been, scored on."""
         raised = {client for client, _ in replies.failures}
         scores = []
         for data, prefix in m.DOMAINS.items():
+            data = f"{UNSEEN}{data}" if self.unseen else data
             own = by_client(m.of_domain(replies.columns, prefix))
             missing = self.missing(data, own.get(m.CLIENTS, []), raised)
             if own.get(m.CLIENTS) or missing:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl.disk.memories import MemoryStore
@@ -59,16 +60,18 @@ class TableStore:
 
     Args:
         folder: where the files are.
+        clients: the ids of the clients that the tables' rows are of, ascending; their places are the ids if None.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._store = MemoryStore(folder)
+    def __init__(self, folder: Path, clients: NDArray[np.int64] | None = None) -> None:
+        self._store, self._clients = MemoryStore(folder), clients
 
     def save(self, tables: Mapping[str, Table], round: int, keep: Sequence[int]) -> None:
         """Write the rows that have changed; those of the rounds ``keep`` stay besides the last ones."""
         self._store.keep = keep
         for client in sorted(set[int]().union(*(table.changed for table in tables.values()))):
-            self._store.save(client, round, {name: table.rows([client])[0] for name, table in tables.items()})
+            rows = {name: table.rows([client])[0] for name, table in tables.items()}
+            self._store.save(client if self._clients is None else int(self._clients[client]), round, rows)
         for table in tables.values():
             table.changed.clear()
 
@@ -76,7 +79,8 @@ class TableStore:
         """Make the tables those of the end of a round; :func:`fedtl.runs.resume.find` has checked the files."""
         for client in self._store.clients():
             for name, row in self._store.load(client, round + 1).items():
-                tables[name].put([client], row[None])
+                place = client if self._clients is None else int(np.searchsorted(self._clients, client))
+                tables[name].put([place], row[None])
         for table in tables.values():
             table.changed.clear()
 

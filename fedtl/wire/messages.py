@@ -33,6 +33,7 @@ SUM_UPLOADS = "fedtl-sum"  # strategy.weighting, or UNWEIGHTED; absent: one plai
 UNWEIGHTED = "none"  # each upload counts once, whatever the method says
 SCORE_GLOBAL = "fedtl-score-global"
 SCORE_PERSONAL = "fedtl-score-personal"
+UNSEEN = "fedtl-unseen"  # whether who is to be scored never trains; absent if not
 
 RECEIVED = "received:"  # in a client's own checkpoint: before the names of a download besides the model
 STATISTIC = "statistic:"  # in CONTEXT: before a statistic's name

@@ -53,6 +53,9 @@ class WorkerPhase:
 
     engine: Engine
     update: ClientUpdate[Any]
+    unseen_epochs: int | None = None
+    """Passes over its training samples by which a client that never trains makes its own model; the method's own
+    number if None."""
 
     @functools.cached_property
     def eligible(self) -> NDArray[np.bool_] | None:
@@ -65,6 +68,18 @@ class WorkerPhase:
     def scoring(self) -> ClientUpdate[Any]:
         """What makes a personalised model out of the present global one."""
         return self.update.for_scoring() if self.update.personalises else self.update
+
+    @functools.cached_property
+    def unseen(self) -> ClientUpdate[Any]:
+        """What makes a model of its own for a client that never trains."""
+        update, task = self.update.for_unseen(), self.engine.task
+        if self.unseen_epochs is not None:
+            update = update.of_epochs(self.unseen_epochs)
+        if self.update.personalises or task.sharing is None:
+            return update
+        part = torch.zeros(task.layout.parameters)
+        part[task.sharing.private[task.sharing.private < len(part)].cpu()] = 1
+        return update.of_part(part)
 
 
 class Worker:
@@ -244,7 +259,8 @@ class Worker:
         domains = {"": federation.test}
         if federation.target is not None:
             domains[m.TARGET] = federation.target.test
-        if federation.validation is not None:
+        unseen = bool(config.get(m.UNSEEN))
+        if federation.validation is not None and not unseen:
             domains[m.VALIDATION] = federation.validation
         rows: dict[str, list[Any]] = {f"{domain}{key}": [] for domain in domains for key in (m.CLIENTS, m.SAMPLES)}
         failed: list[tuple[int, str]] = []
@@ -253,7 +269,7 @@ class Worker:
         for some in self._pieces(len(tested)):
             places = [tested[place] for place in some]
             piece, own_part = [clients[place] for place in places], received.at(places)
-            made = self._served(own_part, piece, round, personal, self._context(content))
+            made = self._served(own_part, piece, round, personal, self._context(content), unseen)
             for place, (client, model) in enumerate(zip(piece, made)):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
@@ -338,7 +354,8 @@ class Worker:
             which: of their own models.
         """
         self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
-        made = self._served(self._received(content, len(clients)), clients, round, which, self._context(content))
+        received, unseen = self._received(content, len(clients)), bool(m.config_of(content).get(m.UNSEEN))
+        made = self._served(received, clients, round, which, self._context(content), unseen)
         for own in made:
             if isinstance(own, Own) and own.ensemble is not None:
                 raise ConfigError(
@@ -379,8 +396,18 @@ class Worker:
         return changes
 
     def _served(
-        self, received: Received, clients: Sequence[int], round: int, which: Serving, context: RoundContext
+        self,
+        received: Received,
+        clients: Sequence[int],
+        round: int,
+        which: Serving,
+        context: RoundContext,
+        unseen: bool = False,
     ) -> list[Own | Failed | None]:
+        if unseen and which is not Serving.NONE:  # made anew each time, of nothing that was kept
+            cohort = Assignment(self.stage.unseen, received, clients, [{} for _ in clients], round + 1, context)
+            making, stage = self.stage.unseen, self.stage
+            return served(self.engine, Serving.ADAPTED, cohort, making, stage.eligible, self._checked)
         memories = self._memories(clients, round + 1)
         cohort = Assignment(self.update, received, clients, memories, round + 1, context)
         return served(self.engine, which, cohort, self.stage.scoring, self.stage.eligible, self._checked)

@@ -70,6 +70,11 @@ class Files(DataChoice):
             raise ValueError(f"indicators = true needs missing = 'mean' or 'median': {self.missing!r} fills no gap")
         return self
 
+    @property
+    def fills_gaps_by(self) -> str | None:
+        """The option that fills gaps by a statistic of all clients' rows."""
+        return f"data.missing = {self.missing!r}" if self.missing in ("mean", "median") else None
+
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
         try:

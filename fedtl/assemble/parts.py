@@ -293,8 +293,8 @@ def _who_trains(federation: Federation, objective: Objective, phase: int) -> NDA
     there = trains(federation, objective)
     if there is not None and len(federation.unseen) and not len(there) and federation.train.sizes.any():
         raise ConfigError(
-            f"data.held_out_clients: no client remains that holds what phase {phase} trains on; hold out fewer, or "
-            "name others"
+            f"data.held_out_clients: no client remains that holds what the objective of phase {phase + 1} trains on; "
+            "hold out fewer, or name others"
         )
     return there
 

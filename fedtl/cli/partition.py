@@ -106,6 +106,9 @@ def partition(
     if read.data.target is not None and federation.target is not None and divisions.target is not None:
         printing.out.print()
         show(read.data.target, federation.target, divisions.target, first, federation.clients, "target: ")
+    if len(federation.unseen):
+        ids = ", ".join(map(str, federation.unseen[:rows])) + ("" if len(federation.unseen) <= rows else ", …")
+        printing.out.print(f"held out, and scored apart: {len(federation.unseen)} clients: {ids}", soft_wrap=True)
     if len(federation.public):
         printing.out.print(f"public samples: {len(federation.public)}")
     printing.out.print(f"{pictures.save(pictures.partition(federation), output)}", markup=False, soft_wrap=True)

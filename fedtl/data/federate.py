@@ -417,6 +417,11 @@ def normalisation(data: DataChoice, dataset: Dataset, source: Divided, unseen: N
     if len(unseen):
         seen = np.setdiff1d(np.arange(len(train)), unseen)
         shards, train = shards.of_clients(seen), train.of_clients(seen)
+        if not len(train.order):
+            raise ConfigError(
+                "data.held_out_clients: all clients that hold samples of [data] itself are held out, and those of its "
+                "target alone remain; hold out fewer, or name others"
+            )
     if isinstance(data.normalise, Constants):
         return data.normalise.normaliser(x.shape[1:], x.dtype)
     if data.normalise == "pixel":

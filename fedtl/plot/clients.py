@@ -17,7 +17,7 @@ from fedtl.choice import ConfigError
 from fedtl.comparison.naming import MODEL_WORDS
 from fedtl.plot.groups import Group, parts_of
 from fedtl.plot.style import DARK, look
-from fedtl.runs.history import Run, on_validation
+from fedtl.runs.history import UNSEEN, Run, on_unseen, on_validation
 
 MOST_NAMED = 12
 """Clients that a note names; of more it says how many there are."""
@@ -178,7 +178,9 @@ def _row(group: Group, index: int, name: str, metric: str) -> Row:
 def label_of(score: str) -> str:
     """A score of clients in a few words: which model, and on which data if not on the clients' own."""
     model, _, data = score.partition("/")
-    return MODEL_WORDS.get(model, score) + (", target data" if data.startswith("target") else "")
+    unseen = ", unseen clients" if on_unseen(score) else ""
+    target = ", target data" if data.removeprefix(UNSEEN).startswith("target") else ""
+    return MODEL_WORDS.get(model, score) + unseen + target
 
 
 def _recorded(runs: Sequence[Run], name: str, metric: str, statistic: str) -> float:

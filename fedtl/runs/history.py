@@ -29,7 +29,9 @@ from fedtl.metrics.registry import headline
 from fedtl.runs.best import VALIDATION, Stopped, first_best, serving_score, validated_by
 from fedtl.runs.best import Point as Point
 from fedtl.server.scores import MISSING, marked
+from fedtl.server.scores import UNSEEN as UNSEEN
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
+from fedtl.server.scores import on_unseen as on_unseen
 from fedtl.server.scores import on_validation as on_validation
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ def check_data(name: str, config: Config, tuned: bool) -> None:
     """
     try:
         federation = federate(config.data, config.seed)
-        sampled, clients = config.strategy.clients_per_round, federation.clients
+        sampled, clients = config.strategy.clients_per_round, len(federation.seen)
         if sampled is not None and sampled > clients:
             raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {clients} clients")
     except ConfigError as error:

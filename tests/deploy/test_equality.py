@@ -190,3 +190,51 @@ def numbers(score: Mapping[str, Any], start: str = "") -> dict[str, float]:
         elif isinstance(value, (int, float)):
             values[f"{start}{key}"] = value
     return values
+
+
+JOINING = """
+name = "joining"
+seed = 3
+rounds = 2
+device = "cpu"
+
+[data]
+name = "digits"
+clients = 3
+samples = 240
+held_out_clients = [1]
+
+[model]
+name = "mlp"
+hidden = [16]
+
+[strategy]
+name = "fedper"
+local_steps = 4
+batch_size = 10
+lr = 0.05
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frame", [True, False], ids=["frame", "sums"])
+def test_a_client_that_joins_later_is_scored_as_in_the_simulation(tmp_path: Path, frame: bool) -> None:
+    """It never trains, and its samples are in no sum that samples are normalised by."""
+    config = write_config(tmp_path / "joining.toml", JOINING)
+    data = export(config, tmp_path / "data")
+    deployment = Deployment(tmp_path / "study", "abc", data)
+    try:
+        deployment.server()
+        deployment.clients()
+        told = ["--data", data / "server"] if frame else []
+        deployed = deployment.run(config, tmp_path / "deployed", *told)
+        assert deployed.end() == 0, deployed.text
+    finally:
+        deployment.close()
+    there = simulated(config, tmp_path / "simulated")
+    np.testing.assert_allclose(model(tmp_path / "deployed"), model(there), **EQUAL)
+    for here, wanted in zip(rounds(tmp_path / "deployed"), rounds(there), strict=True):
+        assert here["clients"] == wanted["clients"] == [0, 2]
+        for name in ("personal/clients", "personal/unseen-clients"):
+            assert numbers(here["scores"][name]) == pytest.approx(numbers(wanted["scores"][name]), rel=1e-6)
+    assert not [*(tmp_path / "study" / "b").rglob("memories/*/*")]

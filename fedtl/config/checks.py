@@ -55,6 +55,8 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
             notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")
     if not config.data.held_out_clients and asked("evaluate", "unseen_epochs"):
         notes.append("evaluate.unseen_epochs has no effect: all clients train; data.held_out_clients keeps some apart")
+    elif asked("evaluate", "unseen_epochs") and not _have_own_models(config):
+        notes.append(f"evaluate.unseen_epochs has no effect: {method} gives clients no model of their own")
     drawn, holders = config.evaluate.clients, config.data.holders
     if drawn is not None and holders is not None and drawn >= holders and asked("evaluate", "clients"):
         notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
@@ -83,6 +85,14 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         names = ", ".join(f"simulation.{key}" for key in keys)
         notes.append(f"{names} {'has' if len(keys) == 1 else 'have'} no effect: the grid is {grid!r}")
     return notes
+
+
+def _have_own_models(config: Config) -> bool:
+    """Whether clients have models of their own, or parts of the model."""
+    if config.strategy.private or strategy_type(config.strategy.name).client_update.personalises:
+        return True
+    objectives = [Objective(stage.objective) for stage in config.stages()]
+    return any(objective.personal or objective.predictor for objective in objectives)
 
 
 def _scored_before_the_last(config: Config) -> int:

@@ -143,7 +143,8 @@ class Federation:
     @property
     def seen(self) -> NDArray[np.int64]:
         """The ids of the clients that can train: all that are not unseen, ascending."""
-        return np.setdiff1d(np.arange(self.clients), self.unseen)
+        everybody = np.arange(self.clients)
+        return np.setdiff1d(everybody, self.unseen) if len(self.unseen) else everybody
 
     def validation_of(self, client: int) -> NDArray[np.int64]:
         """A client's validation samples as indices into ``x``, ``[n]``; none where it has none."""

@@ -85,7 +85,10 @@ def test_what_else_goes_not_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.target\.held_out_clients = 2: .* in data\.held_out_clients"):
         build(tables(target={"name": "digits", "held_out_clients": 2}))
     _, notes = read_config({**tables(), "evaluate": {"unseen_epochs": 2}})
-    assert any(note.startswith("evaluate.unseen_epochs has no effect") for note in notes)
+    assert any(note.startswith("evaluate.unseen_epochs has no effect: all clients train") for note in notes)
+    _, notes = read_config({**tables(held_out_clients=1), "evaluate": {"unseen_epochs": 2}})
+    assert any(note.startswith("evaluate.unseen_epochs has no effect: fedavg gives") for note in notes)
+    assert not read_config({**tables("fedper", held_out_clients=1), "evaluate": {"unseen_epochs": 2}})[1]
 
 
 @pytest.mark.parametrize("kind", ["dataset", "pixel"])

@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fedtl
 from fedtl.choice import ConfigError
+from fedtl.clients.contract import ClientUpdate
 from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.data.held_out import held_out
+from fedtl.engine import Trained
+from fedtl.engine.assignment import Assignment
 from fedtl.export.of_run import model_of_run
 from fedtl.models.composite import Composite
 from fedtl.plot.clients import label_of
+from fedtl.wire.worker import WorkerPhase
 from tests.methods import OPEN_METHODS
-from tests.parts import METHODS
+from tests.parts import METHODS, quadratic, update_of
 
 
 def tables(method: str = "fedavg", **data: Any) -> dict[str, Any]:
@@ -198,3 +203,56 @@ def test_a_terms_own_network_is_trained_alone(tmp_path: Path) -> None:
 def test_pictures_name_them() -> None:
     assert label_of("personal/unseen-clients") == "personalised model, unseen clients"
     assert label_of("global/unseen-target-clients") == "global model, unseen clients, target data"
+
+
+def joined(update: ClientUpdate[Any], targets: np.ndarray[Any, Any], w: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """What client 1 of those with f_i = ½‖θ - targets[i]‖² makes of the global model: its own, and what it keeps."""
+    engine = quadratic(targets.astype(np.float32))
+    making = WorkerPhase(engine, update.with_layout(engine.task.layout)).unseen
+    (outcome,) = engine.train(Assignment.of_model(making, w, [1], [{}], 3))
+    assert isinstance(outcome, Trained)
+    return engine.personal_vector(making, outcome.memory, {"w": w}), outcome
+
+
+TARGETS, GLOBAL = np.random.default_rng(0).normal(size=(3, 4)), torch.tensor([1.0, -2.0, 0.5, 3.0])
+
+
+def test_ditto_solves_the_joining_clients_own_problem() -> None:
+    """min_v ½‖v - a‖² + λ/2 ‖v - w*‖² is solved by (a + λ w*) / (1 + λ); nothing would be sent."""
+    own, outcome = joined(update_of("ditto", lr=0.1, lam=2.0, local_steps=200), TARGETS, GLOBAL)
+    np.testing.assert_allclose(own, (TARGETS[1] + 2.0 * GLOBAL.numpy()) / 3.0, rtol=1e-5)
+    assert not outcome.uploads
+
+
+def test_apfl_mixes_the_global_model_with_one_that_began_there() -> None:
+    """Two steps by hand, of w_i and of v at the mixture's gradient."""
+    own, _ = joined(update_of("apfl", lr=0.1, alpha=0.25, local_steps=2), TARGETS, GLOBAL)
+    w = v = GLOBAL.double().numpy()
+    for _ in range(2):
+        w, v = w - 0.1 * (w - TARGETS[1]), v - 0.1 * 0.25 * (0.25 * v + 0.75 * w - TARGETS[1])
+    np.testing.assert_allclose(own, 0.25 * v + 0.75 * GLOBAL.numpy(), rtol=1e-5)
+
+
+def test_pfedme_takes_its_proximal_steps_from_the_global_model() -> None:
+    """With the exact prox, θ̃ = (a + λ w) / (1 + λ) of the local w, which moves by ηλ (w - θ̃)."""
+    options = {"lr": 0.1, "lam": 2.0, "inner_lr": 0.1, "inner_steps": 200, "local_steps": 2}
+    own, _ = joined(update_of("pfedme", **options), TARGETS, GLOBAL)
+    w = GLOBAL.double().numpy()
+    for _ in range(2):
+        theta = (TARGETS[1] + 2.0 * w) / 3.0
+        w = w - 0.1 * 2.0 * (w - theta)
+    np.testing.assert_allclose(own, theta, rtol=1e-5)
+
+
+def test_a_part_moves_as_in_the_whole_and_the_rest_keeps_its_bits() -> None:
+    """Under momentum and weight decay too; of a quadratic no coordinate depends on another."""
+    engine = quadratic(TARGETS.astype(np.float32))
+    whole = update_of("fedavg", engine.task.layout, lr=0.1, momentum=0.9, weight_decay=0.1, local_steps=5)
+    part = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    models = []
+    for update in (whole, whole.of_part(part)):
+        (outcome,) = engine.train(Assignment.of_model(update, GLOBAL, [1], [{}], 1))
+        assert isinstance(outcome, Trained)
+        models.append(outcome.uploads["w"])
+    assert torch.equal(models[1], torch.where(part.bool(), models[0], GLOBAL))
+    assert not torch.isclose(models[0], GLOBAL).any()

@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 ScoreOption = Annotated[
-    str | None, typer.Option("--score", help="As global/clients; the model that serves each client if not given.")
+    str | None,
+    typer.Option(
+        "--score",
+        help="As global/clients, or data alone, as unseen-clients; the model that serves each client if not given.",
+    ),
 ]
 OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", help="A method, or key=value as alpha=0.1; repeatable.")

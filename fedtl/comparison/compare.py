@@ -45,8 +45,8 @@ def compare(
 
     Args:
         runs: runs, their folders, or folders that hold runs; or all of these as they were read before.
-        score: which model on which data, as ``"global/clients"``; if not given, the personalised model where a group
-            has one, else the global one, on the clients' test data.
+        score: which model on which data, as ``"global/clients"``; or data alone: the personalised model where a group
+            has one, else the global one. If not given, this on the clients' test data.
         metric: such as ``accuracy`` or ``loss``; if not given, the one that all runs are shown by, else accuracy.
         statistic: what stands for all clients: ``weighted_mean`` (by their samples), or ``mean``.
         against: the group that all others are compared with, by its name, its method or by ``key=value``; each pair if

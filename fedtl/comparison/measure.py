@@ -176,7 +176,8 @@ def choose_scores(groups: Sequence[Group], question: Question, score: str | None
     Args:
         groups: of runs.
         question: what is asked of them.
-        score: for all; if None, of the data that most groups are scored on, the personalised model where there is one.
+        score: for all; or data alone, as "unseen-clients": the personalised model on these where there is one, else
+            the global one; if None, likewise on the data that most groups are scored on.
 
     Returns:
         Scores by the groups' names, and sentences about groups and runs that have none.
@@ -190,13 +191,14 @@ def choose_scores(groups: Sequence[Group], question: Question, score: str | None
         where = ", ".join(str(run.path) for group in groups for run in group.runs.values())
         _raise_unless_scored(groups, question)
         raise ConfigError(f"no scored round is recorded yet in {where}")
-    if score is not None:
+    of_data = {name.partition("/")[2] for name in known}
+    if score is not None and score not in of_data:
         if score not in known:
             raise ConfigError(f"--score = {score!r}: no run has it: {nearest(score, known)}")
         chosen = {name: score for name, have in by_group.items() if score in have}
         what = f"has no {question.metric} of {score}"
     else:
-        data = _data_of_most(list(by_group.values()))
+        data = score or _data_of_most(list(by_group.values()))
         chosen = {
             name: serving for name, have in by_group.items() if (serving := serving_score(have, data)) is not None
         }

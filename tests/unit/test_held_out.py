@@ -200,6 +200,13 @@ def test_a_terms_own_network_is_trained_alone(tmp_path: Path) -> None:
     assert not isinstance(model_of_run(tmp_path, 5).module, Composite)
 
 
+def test_methods_are_compared_by_the_model_that_serves_them(tmp_path: Path) -> None:
+    for method in ("fedavg", "fedper"):
+        fedtl.run(tables(method, held_out_clients=[1, 4]), out=tmp_path / method)
+    comparison = fedtl.compare([tmp_path / "fedavg", tmp_path / "fedper"], score="unseen-clients")
+    assert [group.score for group in comparison.groups] == ["global/unseen-clients", "personal/unseen-clients"]
+
+
 def test_pictures_name_them() -> None:
     assert label_of("personal/unseen-clients") == "personalised model, unseen clients"
     assert label_of("global/unseen-target-clients") == "global model, unseen clients, target data"

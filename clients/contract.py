@@ -177,6 +177,9 @@ class ClientUpdate(ABC, Generic[S]):
     layers: ClassVar[tuple[str, ...]] = ("features",)
     """The layers that ``answer`` reads besides the logits."""
 
+    tasks: ClassVar[frozenset[str] | None] = None
+    """The tasks for which the method is defined, by name; None: all."""
+
     personalises: ClassVar[bool] = False
     """Whether the method gives each client a model of its own to be scored with."""
 

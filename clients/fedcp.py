@@ -26,6 +26,7 @@ from fedtl.losses.term import Term, TermContext, module_name
 from fedtl.models.head import head_name
 from fedtl.models.vector import put, take
 from fedtl.optimizers.settings import AveragingSettings
+from fedtl.tasks import PER_SAMPLE
 
 TERM, MODULES = "fedcp", ("policy", "head", "context")
 
@@ -161,6 +162,8 @@ class FedCP(PartSteps):
     and PFLlib, add Gumbel noise to the policy (``gumbel``; there also when a model is scored), begin with a random v_i
     (``first_context``), and pass W^hd and Θ on to the sampled clients alone, at the end of a round (``global_parts``).
     """
+
+    tasks: ClassVar[frozenset[str] | None] = PER_SAMPLE
 
     settings_type: ClassVar[type[Settings]] = FedCPSettings
     personalises: ClassVar[bool] = True

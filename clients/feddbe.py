@@ -21,6 +21,7 @@ from fedtl.losses.objective import with_term
 from fedtl.losses.term import Term, TermContext
 from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import stepper_of
+from fedtl.tasks import PER_SAMPLE
 
 MEAN, CONSENSUS, ON = "running mean of features", "consensual mean of features", "domain bias eliminator"
 """In a batch's ``more``: z̄_i^g before the batch, z̄^g, and 1 or 0 where there is none yet."""
@@ -99,6 +100,8 @@ class FedDBE(SGD):
     The half in the mean regularisation, and the zeros from which z̄_i^g begins in each round, are the authors' code.
     With dropout, z̄_i^g is of a forward pass of its own.
     """
+
+    tasks: ClassVar[frozenset[str] | None] = PER_SAMPLE
 
     settings_type: ClassVar[type[Settings]] = FedDBESettings
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "mean": "settings"}

@@ -42,6 +42,8 @@ class FedLC(SGD):
     samples and so has the logit f_c - 100 τ.
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     settings_type: ClassVar[type[Settings]] = FedLCSettings
     settings: FedLCSettings
 

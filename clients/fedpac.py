@@ -71,6 +71,8 @@ class FedPAC(PartSteps):
     can be scored; clients do not train it.
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     settings_type: ClassVar[type[Settings]] = FedPACSettings
     rows: ClassVar[tuple[str, ...]] = ("phi", "h", "V")
     personalises: ClassVar[bool] = True

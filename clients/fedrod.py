@@ -53,6 +53,8 @@ class FedRoDSettings(TwoHeadsSettings):
 class TwoHeads(SGD):
     """A generic predictor, trained by balanced softmax, and what personal heads of any kind need of it."""
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     personalises: ClassVar[bool] = True
     settings: TwoHeadsSettings
 

@@ -156,6 +156,8 @@ class GPFL(PartSteps):
     (``inputs``).
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     settings_type: ClassVar[type[Settings]] = GPFLSettings
     personalises: ClassVar[bool] = True
     settings: GPFLSettings

@@ -307,6 +307,8 @@ def load_model(run: Run, round: Literal["last", "best"] = "last") -> nn.Module:
 def model_on(run: Run, config: Config, federation: Federation, round: Literal["last", "best"] = "last") -> nn.Module:
     """The same where the run's config and its data have been read."""
     few = FewSamples.of(federation)
-    module = build_model(untrained(config.model), federation.shape, federation.classes, config.seed, few)
+    module = build_model(
+        untrained(config.model), federation.shape, federation.outputs, config.seed, few, federation.task
+    )
     module.load_state_dict(run.state_dict(round))
     return module.eval()

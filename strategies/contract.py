@@ -35,6 +35,9 @@ class Strategy(Rounds):
     pools: ClassVar[bool] = False
     """Whether client 0 trains on all clients' samples, which only a simulation can have in one place."""
 
+    tasks: ClassVar[frozenset[str] | None] = None
+    """The tasks for which the server's part is defined, by name; None: those of the client's."""
+
     @property
     def model_layout(self) -> Layout:
         """``self.layout``, for a server that looks into the model.

@@ -55,6 +55,8 @@ class FedDF(FedAvg):
     validation set, and one architecture.
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     settings_type: ClassVar[type[Settings]] = FedDFSettings
     settings: FedDFSettings
 

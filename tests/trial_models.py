@@ -123,3 +123,15 @@ class OfOne(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(x if self.how == "squeezed" else x / x.std(0))
         return out.squeeze() if self.how == "squeezed" else out
+
+
+class Tokens(nn.Module):
+    """Logits for each token of a sequence, of that token alone."""
+
+    def __init__(self, classes: int, tokens: int, width: int = 6) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(tokens, width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(torch.tanh(self.embedding(x.long())))
+        return out

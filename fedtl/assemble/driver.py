@@ -276,7 +276,10 @@ class Server:
         vector, scores = self.whole(arrays[m.VECTOR].numpy()), dict[str, float]()
         for prefix, test in self._tests().items():
             score = self.engine.score(vector, test)
-            scores[f"{prefix}accuracy"] = score.correct / score.samples
+            if not score.samples:
+                continue
+            if score.correct is not None:
+                scores[f"{prefix}accuracy"] = score.correct / score.samples
             scores[f"{prefix}loss"] = score.loss_sum / score.samples
             scores |= {f"{prefix}{name}": value for name, value in score.values.items()}
         return MetricRecord({**scores})

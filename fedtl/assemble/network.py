@@ -32,7 +32,7 @@ def build_module(
         ConfigError: it cannot be built.
     """
     few = FewSamples.of(federation)
-    model = build_model(config.model, federation.shape, federation.classes, config.seed, few)
+    model = build_model(config.model, federation.shape, federation.outputs, config.seed, few, federation.task)
     module, frozen, private = with_modules(model, federation, terms, config.seed)
     freeze(module, config.strategy.frozen)
     return module, frozen, private
@@ -56,7 +56,7 @@ def with_modules(
             layers = layer_sizes(model, taken_by(model, federation.shape, few), term.layers())
         except ConfigError as error:
             raise ConfigError(f"the term {term.key!r}: {error}") from error
-        sizes = Sizes(federation.shape, federation.classes, layers, model)
+        sizes = Sizes(federation.shape, federation.outputs, layers, model, federation.class_counts)
         with seeded(derived_seed(seed, Purpose.MODULES, term.key)):
             try:
                 own, fixed = term.modules(sizes), term.frozen(sizes)

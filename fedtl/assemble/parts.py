@@ -30,7 +30,6 @@ from fedtl.engine.mixed import Mixed
 from fedtl.engine.plan import trains
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.losses.objective import Objective
-from fedtl.metrics import read_metrics
 from fedtl.models import build_model
 from fedtl.models.composite import layer_sizes, model_of
 from fedtl.models.settings import ModelChoice
@@ -211,7 +210,7 @@ def _tasks_of(config: Config, federation: Federation) -> list[Task]:
     views = config.views if any("views" in objective.needs for objective in objectives) else None
     view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None
     samples, initial = Samples(federation, torch.device("cpu"), images, view), layout.flatten(module)
-    metrics = read_metrics(config.evaluate.metrics)
+    metrics = config.metrics
     return [
         Task(module, layout, objective, samples, config.seed, sharing, frozen, initial, config.replay, metrics=metrics)
         for objective in objectives
@@ -234,7 +233,7 @@ def make_strategy(config: Config, clients: int, parameters: int, tasks: Sequence
         config.strategy,
         seed=config.seed,
         clients=clients,
-        evaluation=Evaluation(evaluate.every, evaluate.personal, evaluate.clients, read_metrics(evaluate.metrics)),
+        evaluation=Evaluation(evaluate.every, evaluate.personal, evaluate.clients, config.metrics, config.always),
         max_failures=config.max_failures,
         parameters=sharing.parameters if sharing else parameters,
         phases=_phases(config, tasks),
@@ -264,7 +263,9 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
         if stage.restart:
             seed = derived_seed(config.seed, Purpose.RESTART, i) % 2**32
             few = FewSamples.of(federation)
-            module = build_model(untrained(config.model), federation.shape, federation.classes, seed, few)
+            module = build_model(
+                untrained(config.model), federation.shape, federation.outputs, seed, few, federation.task
+            )
             fresh, layout = deepcopy(task.module), task.layout
             model_of(fresh).load_state_dict(module.state_dict())
             restart = task.sent(layout.flatten(fresh)).cpu().numpy()

@@ -38,6 +38,7 @@ PLACES = {
     "datasets": "[data]",
     "models": "[model]",
     "terms": "[[objective]]",
+    "tasks": "[data.task]",
     "metrics": "[evaluate] metrics",
     "trackers": "[[tracking]]",
 }

@@ -9,10 +9,11 @@ from fedtl.config.tracking import TRACKERS
 from fedtl.data import DATASETS
 from fedtl.data.partitions import PARTITIONS
 from fedtl.losses.objective import TERMS
-from fedtl.metrics import METRICS
+from fedtl.metrics.registry import BY_TASK
 from fedtl.models import MODELS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import STRATEGIES
+from fedtl.tasks import TASKS
 
 REGISTRIES: Mapping[str, Registry] = {
     "strategies": STRATEGIES,
@@ -23,6 +24,7 @@ REGISTRIES: Mapping[str, Registry] = {
     "datasets": DATASETS,
     "models": MODELS,
     "terms": TERMS,
-    "metrics": METRICS,
+    "tasks": TASKS,
+    "metrics": {name: path for rows in [*BY_TASK.values()][::-1] for name, path in rows.items()},
     "trackers": TRACKERS,
 }

@@ -105,12 +105,13 @@ def _print_gains(run: Run, others: Mapping[str, Run]) -> None:
     if not rows:
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("score", "against", "gain in points of accuracy"):
+    in_points = rows[0].metric == "accuracy"
+    for column in ("score", "against", "gain in points of accuracy" if in_points else f"gain in {rows[0].metric}"):
         table.add_column(column, justify="right" if column.startswith("gain") else "left", no_wrap=True)
     for gain in rows:
         harm = ", negative transfer" if gain.value < 0 and gain.baseline == SOURCE_ONLY else ""
         over = "" if gain.clients is None else f" (over the {gain.clients} clients that both scored)"
-        value = "-" if math.isnan(gain.value) else f"{100 * gain.value:+.2f}"
+        value = "-" if math.isnan(gain.value) else f"{100 * gain.value:+.2f}" if in_points else f"{gain.value:+.4f}"
         table.add_row(gain.score, f"{gain.baseline}, {gain.against}{harm}{over}", value)
     printing.out.print()
     print_whole(table)

@@ -14,6 +14,7 @@ from fedtl.config.schema import Config, Tables
 from fedtl.data.held_out import count_held_out
 from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of
 from fedtl.losses.term import Term
+from fedtl.metrics import read_metrics
 from fedtl.server.scores import on_validation
 from fedtl.strategies import strategy_type
 
@@ -122,6 +123,7 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {there}")
     if config.models:
         _check_models(config)
+    _check_task(config)
     _check_chosen_rounds(config)
     for stage in config.stages():
         asked = method.statistics(stage.strategy)
@@ -150,9 +152,29 @@ def check_together(config: Config) -> None:
         )
 
 
+def _check_task(config: Config) -> None:
+    """Check that the metrics, the method and its terms are defined for what is predicted."""
+    read_metrics(config.evaluate.metrics, config.data.task.name)
+    task, method = config.data.task, strategy_type(config.strategy.name)
+    for tasks in (method.tasks, method.client_update.tasks):
+        if tasks is not None and task.name not in tasks:
+            raise ConfigError(
+                f"strategy.name = {config.strategy.name!r}: it is defined for {_listed(sorted(tasks))}, and data.task "
+                f"is {task.name!r}"
+            )
+    for stage in config.stages():
+        for j, term in enumerate(stage.objective):
+            tasks = term.defined_for()
+            if tasks is not None and task.name not in tasks:
+                raise ConfigError(
+                    f"{stage.place(j)}: the term {term.key!r} is defined for {_listed(sorted(tasks))}, and data.task "
+                    f"is {task.name!r}, which is learnt by {task.term!r}"
+                )
+
+
 def _check_chosen_rounds(config: Config) -> None:
     """Check that rounds can be chosen by validation samples; by test data only where a score on them is named."""
-    stop, scored = config.stop, config.evaluate.scored
+    stop, scored = config.stop, config.scored
     asked = {"stop.metric": None if stop is None else stop.metric, "evaluate.keep_best": config.evaluate.keep_best}
     for key, metric in asked.items():
         if metric is not None and metric.partition("/")[0] not in scored:  # "recall_by_class/3" is one of a metric's

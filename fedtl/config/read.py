@@ -87,6 +87,7 @@ def build(tables: Tables) -> Config:
         "model": read_model(tables["model"]),
         "strategy": read_strategy(tables["strategy"]),
     }
+    own = read["data"].task.term
     if models:
         read["models"] = tuple(read_model(model) for model in models)
     if "views" in tables:
@@ -96,22 +97,25 @@ def build(tables: Tables) -> Config:
     if phases := _rows(tables.get("phases", []), "phases", "[[phases]] rounds = 10"):
         if tables.get("objective"):
             raise ConfigError("objective: with phases each has its own; give [[phases.objective]]")
-        read["phases"] = [_read_phase(phase, f"phases[{i}]") for i, phase in enumerate(phases)]
+        read["phases"] = [_read_phase(phase, f"phases[{i}]", own) for i, phase in enumerate(phases)]
         total = sum(phase.rounds for phase in read["phases"])
         if tables.get("rounds", total) != total:
             raise ConfigError(f"rounds = {tables['rounds']}: the phases have {total} together; leave rounds out")
         read |= {"rounds": total, "objective": ()}
     else:
         rows = _rows(tables.get("objective", []), "objective", "[[objective]] term = 'cross_entropy'")
-        read["objective"] = read_objective(rows)
+        read["objective"] = read_objective(rows, default=own)
+    evaluate = tables.get("evaluate", {})
+    if isinstance(evaluate, dict) and "metrics" not in evaluate and read["data"].task.metrics:
+        read["evaluate"] = {**evaluate, "metrics": read["data"].task.metrics}
     config = validate(Config, {**tables, **read}, "")
     check_together(config)
     return config
 
 
-def _read_phase(table: Tables, key: str) -> PhaseOptions:
+def _read_phase(table: Tables, key: str, own: str) -> PhaseOptions:
     rows = _rows(table.get("objective", []), f"{key}.objective", "[[phases.objective]] term = 'cross_entropy'")
-    return validate(PhaseOptions, {**table, "objective": read_objective(rows, f"{key}.objective")}, key)
+    return validate(PhaseOptions, {**table, "objective": read_objective(rows, f"{key}.objective", own)}, key)
 
 
 def _rows(value: object, key: str, example: str) -> list[Tables]:

@@ -25,7 +25,7 @@ from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.augment import Views
 from fedtl.losses.term import Term
-from fedtl.metrics import read_metrics
+from fedtl.metrics import Metrics, read_metrics
 from fedtl.metrics.registry import ALWAYS
 from fedtl.models.settings import ModelChoice
 from fedtl.server.scores import SCORES, on_unseen
@@ -60,13 +60,6 @@ class Evaluate(Options):
     metrics: tuple[str, ...] = ()
     keep_best: str | None = None
 
-    @field_validator("metrics")
-    @classmethod
-    def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Check that there are such metrics."""
-        read_metrics(names)
-        return names
-
     @field_validator("personal", mode="before")
     @classmethod
     def _by_either_name(cls, value: Any) -> Any:
@@ -76,11 +69,6 @@ class Evaluate(Options):
     @classmethod
     def _by_accuracy_or_not(cls, value: Any) -> Any:
         return ("accuracy" if value else None) if isinstance(value, bool) else value
-
-    @property
-    def scored(self) -> tuple[str, ...]:
-        """The metrics of every score, by their names in records."""
-        return (*dict.fromkeys((*ALWAYS, *(path.rpartition(":")[2] for path in self.metrics))),)
 
 
 class Stop(Options):
@@ -271,6 +259,21 @@ class Config(Options):
         if not re.fullmatch(r"[\w-][\w.-]*", name):
             raise ValueError("it names a folder, so give letters, digits, '_', '-' and '.' alone, not '.' first")
         return name
+
+    @property
+    def metrics(self) -> Metrics:
+        """What models are scored by besides accuracy and loss."""
+        return read_metrics(self.evaluate.metrics, self.data.task.name)
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """What every score has."""
+        return ALWAYS if self.data.task.has_accuracy else ("loss",)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The metrics of every score, by their names in records."""
+        return (*dict.fromkeys((*self.always, *(path.rpartition(":")[2] for path in self.evaluate.metrics))),)
 
     def stages(self) -> tuple[ResolvedPhase, ...]:
         """The phases; a config without any has one."""

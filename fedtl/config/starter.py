@@ -101,6 +101,10 @@ def _term(tables: Tables, name: str) -> tuple[str, ...]:
         tables["replay"] = {"per_class": 8, "steps": 20}
     if name == "adabn":
         _with_batch_norm(tables)
+    if term.tasks is not None and "classification" not in term.tasks:  # the loss of another task
+        before = _task(tables, min(term.tasks))
+        tables["objective"] = [table]
+        return before
     own = {"term": "cross_entropy"}
     if "model:phase" in needs:
         tables["phases"] = [{"rounds": 5, "objective": [own]}, {"rounds": 5, "objective": [table]}]
@@ -134,7 +138,21 @@ def _partition(tables: Tables, name: str) -> tuple[str, ...]:
 
 
 def _metric(tables: Tables, name: str) -> tuple[str, ...]:
+    from fedtl.metrics.registry import BY_TASK
+
+    before: tuple[str, ...] = ()
+    if name not in BY_TASK["classification"] and (tasks := [task for task, rows in BY_TASK.items() if name in rows]):
+        before = _task(tables, tasks[0])
     tables["evaluate"] = {"metrics": [name]}
+    return before
+
+
+def _task(tables: Tables, name: str) -> tuple[str, ...]:
+    tables["data"] = {"name": "made", "clients": 10, "task": name}
+    tables["model"] = {"name": "mlp"}
+    if name == "next_token":
+        tables["data"]["normalise"] = "none"
+        tables["model"] = {"name": "gru"}
     return ()
 
 
@@ -146,7 +164,9 @@ def _data(tables: Tables, name: str) -> tuple[str, ...]:
     kind = resolve(DATASETS, name, "data.name")
     natural = kind.default_partition["name"] == "natural"
     tables["data"] = {"name": name, **required(kind)}
-    if not natural:
+    if kind.model_fields["task"].default.name != "classification":
+        tables["data"] = {"name": name, "clients": 10}
+    elif not natural:
         tables["data"] = dict(DIGITS, name=name) | ({"samples": 2000} if issubclass(kind, Vision) else {})
     elif name == "synthetic":
         tables["data"]["clients"] = 10
@@ -204,6 +224,7 @@ _FILL: Mapping[str, Callable[[Tables, str], tuple[str, ...]]] = {
     "strategies": _strategy,
     "terms": _term,
     "metrics": _metric,
+    "tasks": _task,
     "trackers": _tracking,
     "partitions": _partition,
     "datasets": _data,

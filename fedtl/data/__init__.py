@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["DATASETS", "read_data", "read_domain"]
 
 DATASETS: Registry = {
+    "breast-cancer": "fedtl.data.sets.sklearn_tables:BreastCancer",
     "cifar10": "fedtl.data.sets.vision:CIFAR10",
     "cifar100": "fedtl.data.sets.vision:CIFAR100",
+    "diabetes": "fedtl.data.sets.sklearn_tables:Diabetes",
     "digits": "fedtl.data.sets.digits:Digits",
     "emnist": "fedtl.data.sets.vision:EMNIST",
     "fashion-mnist": "fedtl.data.sets.vision:FashionMNIST",
     "files": "fedtl.data.sets.files:Files",
     "heart-disease": "fedtl.data.sets.heart:HeartDisease",
+    "made": "fedtl.data.sets.made:Made",
     "mnist": "fedtl.data.sets.vision:MNIST",
     "npz": "fedtl.data.sets.npz:Npz",
     "svhn": "fedtl.data.sets.vision:SVHN",

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.views.normalise import in_units
+from fedtl.tasks.outcomes import Outcomes
 
 Samples = NDArray[np.uint8] | NDArray[np.float32]
 """Images as stored bytes, or numbers of any other kind."""
@@ -38,6 +39,8 @@ class Dataset:
         notes: sentences on what may not be meant as it was read, for the user who starts a run.
         validation: ``[n]`` bool, which samples are validation data of their own owner, where the data say so, else
             None.
+        outcomes: what is predicted of the samples, where that is not ``y``; ``y`` are then groups of samples alike, by
+            which partitions divide.
     """
 
     x: Samples
@@ -52,6 +55,7 @@ class Dataset:
     whole_numbers: bool = False
     notes: tuple[str, ...] = ()
     validation: NDArray[np.bool_] | None = None
+    outcomes: Outcomes | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -59,6 +63,8 @@ class Dataset:
             raise ConfigError(f"a data set's x must be uint8 or float32, not {self.x.dtype}")
         if self.y.dtype != np.int64 or self.y.shape != (n,):
             raise ConfigError(f"a data set's y must be int64 of shape [{n}], not {self.y.dtype} {list(self.y.shape)}")
+        if self.outcomes is not None and len(self.outcomes) != n:
+            raise ConfigError(f"a data set's outcomes must be {n}, not {len(self.outcomes)}")
         if n and not (self.y.min() >= 0 and self.y.max() < self.classes):
             raise ConfigError(f"labels go from {self.y.min()} to {self.y.max()}, but classes = {self.classes}")
         for field, array in (("owner", self.owner), ("held_out", self.held_out), ("validation", self.validation)):

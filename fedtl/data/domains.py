@@ -13,6 +13,7 @@ from fedtl.data.arrays import check_layout
 from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.images import fit, prepared
+from fedtl.tasks import LearningTask
 
 OF_CLIENTS = {
     "partition",
@@ -64,15 +65,15 @@ def load_all(data: DataChoice) -> tuple[Dataset, Dataset | None, Dataset | None]
         ConfigError: they cannot be had, or do not go together.
     """
     source = _prepared(data)
-    target = _load(data.target, "data.target", source)
+    target = _load(_of_task(data.target, data.task, "data.target"), "data.target", source)
     if data.target is not None and target is not None:
-        if target.classes != source.classes:
+        if target.classes != source.classes and source.outcomes is None:
             raise ConfigError(
                 f"data.target.name = {data.target.name!r}: it has {target.classes} classes, but [data] has "
                 f"{source.classes}; both must have the same labels"
             )
         source, target = _fitted(source, _alike(source, target), f"data.target.name = {data.target.name!r}")
-    public = _load(data.public, "data.public", source)
+    public = _load(_of_task(data.public, data.task, "data.public"), "data.public", source)
     if data.public is not None and public is not None:
         key = f"data.public.name = {data.public.name!r}"
         source, public = _fitted(source, public, key)
@@ -87,6 +88,15 @@ def _load(data: DataChoice | None, key: str, source: Dataset) -> Dataset | None:
     with named(key, data):
         # Resized before its look is changed, so that the changes are as fine as the source's pixels.
         return _prepared(data, source.x.shape[2:] if source.x.ndim == 4 else None)
+
+
+def _of_task(data: DataChoice | None, task: LearningTask, key: str) -> DataChoice | None:
+    """A further data set, of which the same is predicted as of the first."""
+    if data is None or data.task == task:
+        return data
+    if data.task.name not in ("classification", task.name):
+        raise ConfigError(f"{key}.task = {data.task.name!r}: data.task is {task.name!r}; leave it out")
+    return data.model_copy(update={"task": task})
 
 
 def _prepared(data: DataChoice, size: tuple[int, int] | None = None) -> Dataset:
@@ -105,6 +115,12 @@ def _prepared(data: DataChoice, size: tuple[int, int] | None = None) -> Dataset:
 def _loaded(data: DataChoice) -> Dataset:
     """The data set, with its channels first."""
     dataset = data.load()
+    if not data.task.labelled and dataset.outcomes is None:
+        raise ConfigError(
+            f"data.task = {data.task.name!r}: the samples of data.name = {data.name!r} have labels; use "
+            "'classification', or 'binary' where there are two"
+        )
+    data.task.outputs(dataset.classes)  # which says whether so many classes are not what it is for
     note = check_layout(f"{getattr(data, 'path', f'data.name = {data.name!r}')}: x", dataset.x)
     return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
 
@@ -115,6 +131,8 @@ def _alike(source: Dataset, target: Dataset) -> Dataset:
     Raises:
         ConfigError: a class of one name has different numbers.
     """
+    if source.outcomes is not None:
+        return target
     mine, others = source.label_names, target.label_names
     for number, name in enumerate(others):
         if name in mine and mine.index(name) != number:

@@ -22,6 +22,7 @@ from fedtl.data.split import Split
 from fedtl.data.validation import split_validation
 from fedtl.data.views.normalise import Constants, Normaliser, by_dataset, by_pixel, unchanged
 from fedtl.random import Purpose, stream
+from fedtl.tasks.outcomes import Outcomes, joined
 
 DEFAULT_SERVER_TEST_SHARE = 0.2
 
@@ -41,6 +42,7 @@ class Divided:
         shards: who holds what, training and test together.
         train, test, server_test, validation: as in :class:`~fedtl.data.federation.Federation`.
         notes: sentences on what may not be meant as it was read.
+        outcomes: of the rows, where these are not their labels.
     """
 
     x: Samples
@@ -54,6 +56,7 @@ class Divided:
     server_test: NDArray[np.int64]
     validation: Shards | None
     notes: tuple[str, ...] = ()
+    outcomes: Outcomes | None = None
 
     def split(self) -> Split:
         """Who holds what, as a file says it; reading it gives the same shards in the same order."""
@@ -110,7 +113,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     train, test, validation, domain = source.train, source.test, source.validation, None
     if data.validation_share and validation is None:
         train, validation = split_validation(train, data.validation_share, seed)
-    x, y = [source.x], [source.y]
+    x, y, outcomes = [source.x], [source.y], [source.outcomes]
     everybodys = np.empty(0, np.int64)
     if data.labelled_fraction < 1:
         none = Shards.none(len(train))
@@ -131,6 +134,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         domain = Domain(other.train.moved(start, before), other.test.moved(start, before), other.server_test + start)
         x.append(other.x)
         y.append(other.y)
+        outcomes.append(other.outcomes)
     if data.public is not None and public is not None:
         with named("data.public", data.public):
             pool, _ = split_server_test(data.public, public, seed)
@@ -140,6 +144,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         everybodys = np.arange(len(rows)) + sum(map(len, y))
         x.append(public.x[rows])
         y.append(np.zeros(len(rows), np.int64))
+        outcomes.append(None if source.outcomes is None else source.outcomes.none_of(len(rows)))
     notes = _notes(data, dataset, target, public, source, other)
     leaked = _trained_elsewhere([source, *([] if other is None else [other])], train, test, domain)
     if leaked is not None:
@@ -160,8 +165,19 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         validation=validation,
         trained_elsewhere=leaked,
         unseen=unseen,
+        task=data.task,
+        outcomes=_standardised(data, outcomes, train.of_clients(np.setdiff1d(np.arange(len(train)), unseen))),
     )
     return federation, Divisions(source, other)
+
+
+def _standardised(data: DataChoice, parts: Sequence[Outcomes | None], train: Shards) -> Outcomes | None:
+    """All samples' outcomes as one, as models are to predict them."""
+    those = [part for part in parts if part is not None]
+    if not those:
+        return None
+    whole = those[0] if len(those) == 1 else joined(those)
+    return data.task.fitted(whole, [train[client] for client in range(len(train))])
 
 
 def _trained_elsewhere(
@@ -225,7 +241,9 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
     else:
         train, test = split_held_out(others, dataset.held_out)
     y = data.partition.relabel(dataset.y, dataset.classes, train, seed)
-    return Divided(x, y, None, dataset.y, identities(dataset.x), shards, train, test, server_test, validation)
+    numbers = identities(dataset.x)
+    outcomes = _outcomes(data, dataset, y, None)
+    return Divided(x, y, None, dataset.y, numbers, shards, train, test, server_test, validation, outcomes=outcomes)
 
 
 def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: int) -> Divided:
@@ -249,7 +267,23 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         listed.server_test,
         validation,
         listed.notes,
+        _outcomes(data, dataset, y, listed.origin),
     )
+
+
+def _outcomes(
+    data: DataChoice, dataset: Dataset, y: NDArray[np.int64], origin: NDArray[np.int64] | None
+) -> Outcomes | None:
+    """The outcomes of a divided data set's rows, given these rows' ``y``."""
+    if dataset.outcomes is None:
+        return None
+    rows = np.arange(len(dataset.y)) if origin is None else origin
+    if not np.array_equal(y, dataset.y[rows]):
+        raise ConfigError(
+            f"data.partition.name = {data.partition.name!r}: it changes labels, and with data.task = "
+            f"{data.task.name!r} there are none; leave that out"
+        )
+    return dataset.outcomes if origin is None else dataset.outcomes.take(origin)
 
 
 def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
+from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,13 @@ class Shards:
         return np.repeat(np.arange(len(self)), self.sizes)
 
 
+class ClassCounts(NamedTuple):
+    """How many samples there are, and how many of each class, or with each of several labels."""
+
+    samples: int
+    each: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Domain:
     """Another domain's samples at the clients: unlabelled for training, labelled for scoring alone.
@@ -103,6 +112,8 @@ class Federation:
         unseen: the ids of clients that never train and are scored apart, ascending.
         trained_elsewhere: whether another client trains on it, for each of ``test.order`` and then of
             ``target.test.order``; None where that is true of none.
+        task: what is predicted.
+        outcomes: of all samples, where these are not ``y``, as in :class:`~fedtl.data.dataset.Dataset`.
     """
 
     x: Samples
@@ -120,6 +131,23 @@ class Federation:
     validation: Shards | None = None
     trained_elsewhere: NDArray[np.bool_] | None = None
     unseen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    task: LearningTask = CLASSIFICATION
+    outcomes: Outcomes | None = None
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for a sample, or for each of its tokens."""
+        return self.task.outputs(self.classes) if self.outcomes is None else self.outcomes.outputs
+
+    def class_counts(self) -> ClassCounts | None:
+        """How many samples are trained on, and of them how many of each class or with each label; None of no classes."""
+        outcomes, train = self.outcomes, self.train
+        if not self.task.labelled and (outcomes is None or self.task.name != "multilabel"):
+            return None
+        order = (train.of_clients(self.seen) if len(self.unseen) else train).order
+        if outcomes is None:
+            return ClassCounts(len(order), tuple(np.bincount(self.y[order], minlength=self.classes).tolist()))
+        return ClassCounts(len(order), tuple(outcomes.values[order].sum(0).astype(np.int64).tolist()))
 
     def pooled(self) -> Federation:
         """With all training samples at the first client that trains; what clients are scored on stays where it is."""
@@ -188,6 +216,8 @@ class Federation:
         for shards in (*(part for train, test, _ in domains for part in (train, test)), self.validation):
             for array in () if shards is None else (shards.offsets, shards.order, self.y[shards.order]):
                 whole.update(array.astype("<i8").tobytes())
+            if self.outcomes is not None and shards is not None:
+                whole.update(self.outcomes.values[shards.order].tobytes())
             whole.update(b";")
         for index in (*(server for _, _, server in domains), self.public):
             whole.update(index.astype("<i8").tobytes())

@@ -41,13 +41,14 @@ class Samples:
     ) -> None:
         self.federation, self.device, self.channels_last, self.view = federation, device, channels_last, view
         self._x = as_tensor(federation.x).to(device)
-        self._y = as_tensor(federation.y).to(device)
+        outcomes = federation.outcomes
+        self._y = as_tensor(federation.y if outcomes is None else outcomes.scaled()).to(device)
         self._scale = torch.tensor(federation.scale, device=device)
         self._shift = torch.tensor(federation.shift, device=device)
         self._held: dict[str, Tensor] = {}
 
     def batch(self, index: NDArray[np.int64], stream: str = "x") -> tuple[Tensor, Tensor]:
-        """Model inputs ``[*index.shape, *shape]`` float32, and labels ``[*index.shape]``.
+        """Model inputs ``[*index.shape, *shape]`` float32, and labels ``[*index.shape]`` or outcomes, with their shape.
 
         The inputs are valid until the stream's next batch is made: on a CPU they lie in memory that is used
         again, as fresh memory would cost more than what is written to it.
@@ -55,7 +56,7 @@ class Samples:
         where = self._where(index)
         raw = torch.index_select(self._x, 0, where, out=self._again("raw", self._x.dtype, len(where)))
         y = self._y.index_select(0, where)
-        return self._inputs(raw, stream, index.shape), y.view(index.shape)
+        return self._inputs(raw, stream, index.shape), y.view(*index.shape, *y.shape[1:])
 
     def views(self, index: NDArray[np.int64], seeds: Sequence[int], stream: str) -> Tensor:
         """Random views of samples as model inputs ``[*index.shape, *shape]``, valid as those of :meth:`batch`.
@@ -69,6 +70,14 @@ class Samples:
         raw = self._x.index_select(0, self._where(index)).view(*index.shape, *self._x.shape[1:])
         seen = torch.cat([self.view(few, seed) for few, seed in zip(raw, seeds)])
         return self._inputs(seen, stream, index.shape)
+
+    def some_y(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """What might be predicted of samples, ``[*shape, ...]``, where it is values and no samples that count."""
+        federation = self.federation
+        if federation.outcomes is None:
+            return torch.randint(federation.classes, tuple(shape), generator=generator).to(self.device)
+        rows = torch.randint(max(len(self._y), 1), tuple(shape), generator=generator)
+        return (self._y if len(self._y) else self._y.new_zeros(1, *self._y.shape[1:]))[rows.to(self.device)]
 
     def _where(self, index: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(index)).to(self.device, non_blocking=True).reshape(-1)

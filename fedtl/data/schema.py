@@ -15,6 +15,7 @@ from fedtl.choice import ConfigError, validate
 from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.federation import Federation, Shards
 from fedtl.failure import RunError
+from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes, read_task
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class DataSchema:
         classes: number of classes.
         labels: a word per class, or none at all.
         scale, shift: a model's input is ``x * scale + shift`` in float32; broadcastable to a sample.
+        task: what is predicted.
+        outcomes: none of anybody's, but of which kind they are, where these are not labels.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +38,8 @@ class DataSchema:
     labels: tuple[str, ...]
     scale: NDArray[np.float32]
     shift: NDArray[np.float32]
+    task: LearningTask = CLASSIFICATION
+    outcomes: Outcomes | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint8", "float32"):
@@ -63,18 +68,27 @@ class DataSchema:
             federation.label_names,
             federation.scale,
             federation.shift,
+            federation.task,
+            None if federation.outcomes is None else federation.outcomes.none_of(0),
         )
 
     def without_samples(self, clients: int) -> Federation:
         """The federation as somebody sees it who holds none of its samples."""
         x, nobody, none = np.empty((0, *self.shape), self.dtype), Shards.none(clients), np.empty(0, np.int64)
-        return Federation(x, none, self.classes, self.scale, self.shift, nobody, nobody, none, self.labels)
+        return Federation(
+            *(x, none, self.classes, self.scale, self.shift, nobody, nobody, none, self.labels),
+            task=self.task,
+            outcomes=self.outcomes,
+        )
 
     def to_json(self) -> str:
         """One line of text, of which :meth:`from_json` makes an equal frame, bit by bit."""
         numbers = {"scale": self.scale.tolist(), "shift": self.shift.tolist()}
         known = {"shape": self.shape, "dtype": self.dtype, "classes": self.classes, "labels": self.labels}
-        return json.dumps({**known, **numbers}, allow_nan=False, ensure_ascii=False)
+        further = {} if self.task == CLASSIFICATION else {"task": self.task.model_dump(mode="json", exclude_none=True)}
+        if self.outcomes is not None:
+            further["outcomes"] = _outcomes_table(self.outcomes)
+        return json.dumps({**known, **numbers, **further}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, where: str = "frame") -> DataSchema:
@@ -92,7 +106,10 @@ class DataSchema:
         read = validate(_SchemaTable, table, where)
         try:
             scale, shift = _numbers(read.scale, "scale"), _numbers(read.shift, "shift")
-            return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift)
+            task, outcomes = read_task(read.task, f"{where}: task"), _outcomes(read.outcomes)
+            if task.labelled != (outcomes is None):
+                raise ValueError(f"outcomes do not go with the task {task.name!r}, or are missing")
+            return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift, task, outcomes)
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
 
@@ -136,6 +153,41 @@ class _SchemaTable(BaseModel):
     labels: tuple[str, ...]
     scale: Any
     shift: Any
+    task: Any = "classification"
+    outcomes: _OutcomesTable | None = None
+
+
+class _OutcomesTable(BaseModel):
+    """Outcomes without any sample's, as JSON has them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shape: tuple[PositiveInt, ...]
+    dtype: Literal["float32", "int64"]
+    outputs: int = Field(ge=1, le=MOST_CLASSES)
+    names: tuple[str, ...] = ()
+    mean: Any = None
+    std: Any = None
+
+
+def _outcomes_table(outcomes: Outcomes) -> dict[str, Any]:
+    values = outcomes.values
+    scale = (
+        {}
+        if outcomes.mean is None or outcomes.std is None
+        else {"mean": outcomes.mean.tolist(), "std": outcomes.std.tolist()}
+    )
+    known = {"shape": values.shape[1:], "dtype": str(values.dtype), "outputs": outcomes.outputs}
+    return {**known, "names": outcomes.names, **scale}
+
+
+def _outcomes(table: _OutcomesTable | None) -> Outcomes | None:
+    if table is None:
+        return None
+    values: Any = np.empty((0, *table.shape), table.dtype)
+    if table.mean is None or table.std is None:
+        return Outcomes(values, table.outputs, names=table.names)
+    return Outcomes(values, table.outputs, _numbers(table.mean, "mean"), _numbers(table.std, "std"), table.names)
 
 
 def _numbers(value: Any, name: str) -> NDArray[np.float32]:

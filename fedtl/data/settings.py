@@ -17,6 +17,7 @@ from fedtl.data.partitions.contract import Partition
 from fedtl.data.views.images import LARGEST_SIDE
 from fedtl.data.views.normalise import Constants, Normalisation
 from fedtl.data.views.transform import ImageTransform
+from fedtl.tasks import CLASSIFICATION, LearningTask, read_task
 
 
 class DataChoice(Choice):
@@ -63,6 +64,7 @@ class DataChoice(Choice):
             samples are then also its unlabelled ones, ``Federation.target.train``.
         size: height and width that images are resized to (bilinear, with antialiasing).
         channels: of images: grey ones are repeated, of coloured ones the luma is taken.
+        task: what is predicted of a sample: a name, or a table with a name and options.
         transform: what changes the images after that; mean and standard deviation are those of the changed images.
         target: another domain, with a table of its own: its samples are unlabelled for training, and labelled for
             scoring alone. With ``target.clients`` (which ``synthetic`` always has) so many further clients hold it,
@@ -92,6 +94,7 @@ class DataChoice(Choice):
     size: int | None = Field(None, gt=0, le=LARGEST_SIDE)
     channels: Literal[1, 3] | None = None
     transform: ImageTransform | None = None
+    task: SerializeAsAny[LearningTask] = CLASSIFICATION
 
     older_names: ClassVar[Mapping[str, str]] = {"look": "transform"}
     target: SerializeAsAny[DataChoice] | None = None
@@ -123,6 +126,11 @@ class DataChoice(Choice):
     @classmethod
     def _read_partition(cls, value: object) -> Partition:
         return read_partition(cls.default_partition if value is None else value)
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _read_task(cls, value: object) -> LearningTask:
+        return read_task(value)
 
     @field_validator("normalise", mode="before")
     @classmethod

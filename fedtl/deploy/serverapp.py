@@ -366,8 +366,12 @@ def _expected(server: Server) -> tuple[Expected, ...]:
         sizes = tuple(len(part) for part in one.statistics(server.initial, 0))
         sums = {name: (how, shapes[name]) for name, how in counts.items()}
         rows = {name: shapes[name] for name in update.rows}
-        classes = one.task.samples.federation.classes
-        replies.append(Expected(sums, rows, one.task.objective.names, sizes, one.task.metrics, classes))
+        federation = one.task.samples.federation
+        task, outcomes = federation.task, federation.outcomes
+        predicted = federation.classes if outcomes is None else outcomes.outputs
+        tokens = outcomes.values.shape[1] if outcomes is not None and task.per_token else 1
+        names = one.task.objective.names
+        replies.append(Expected(sums, rows, names, sizes, one.task.metrics, predicted, tokens, task))
     return tuple(replies)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedtl.config.schema import Deploy
 from fedtl.metrics import Metrics
+from fedtl.tasks import CLASSIFICATION, LearningTask
 from fedtl.wire import messages as m
 
 LONGEST_TEXT = 300
@@ -48,7 +49,9 @@ class Expected:
         terms: the names of the objective's terms.
         statistics: the sizes of the statistics that terms ask for.
         metrics: that are scored besides accuracy and loss.
-        classes: k.
+        classes: how many numbers metrics see of a prediction.
+        tokens: how many of them a sample may count as.
+        task: what is predicted.
     """
 
     sums: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -57,6 +60,8 @@ class Expected:
     statistics: tuple[int, ...]
     metrics: Metrics = field(default_factory=Metrics)
     classes: int = 0
+    tokens: int = 1
+    task: LearningTask = CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,11 @@ class ReplyValidator:
             if not metrics.get(f"{domain}{m.CLIENTS}"):
                 continue
             self._is_its_own(metrics, f"{domain}{m.CLIENTS}")
-            samples = _whole(metrics, f"{domain}{m.SAMPLES}", most, 1)
+            samples = _whole(metrics, f"{domain}{m.SAMPLES}", most * expected.tokens, 1)
             entries[f"{domain}{m.CLIENTS}"], entries[f"{domain}{m.SAMPLES}"] = [self.client], [samples]
             for model in models:
-                entries[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
+                if expected.task.has_accuracy:
+                    entries[f"{domain}{model}/correct"] = [_whole(metrics, f"{domain}{model}/correct", samples)]
                 entries[f"{domain}{model}/loss_sum"] = [_number(metrics, f"{domain}{model}/loss_sum")]
                 most_of[f"{domain}{model}"] = samples
                 for name in expected.metrics.names(expected.classes):
@@ -170,7 +176,7 @@ class ReplyValidator:
             samples: how many it has, by domain and model.
             expected: with the metrics that it was asked for.
         """
-        of_metrics, shapes = expected.metrics.tables, expected.metrics.shapes(expected.classes)
+        of_metrics, shapes = expected.metrics.tables, expected.metrics.shapes(expected.classes, expected.task.labelled)
         asked = {f"{name}/{table}": shape for name in samples for table, shape in shapes.items()}
         tables = _tensors(reply, m.TABLES, asked, INT64)
         for key, table in tables.items():

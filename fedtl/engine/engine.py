@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Loop, Memory, OfSamples, Probe, State, Vectors
 from fedtl.clock import Clock
@@ -33,6 +32,7 @@ from fedtl.models.head import layer_outputs
 from fedtl.models.vector import Binding
 from fedtl.optimizers.stepper import remembered, scheduled
 from fedtl.random import Purpose, derived_seed
+from fedtl.tasks.contract import nothing_to_score
 
 GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 """Samples are gathered together up to this much memory: not in each step, but within the cache."""
@@ -243,31 +243,38 @@ class Engine(ABC):
         answer: Answer | None,
         ensemble: Ensemble | None,
     ) -> Score:
-        correct, loss_sum = 0, 0.0
-        outputs, labels = list[Tensor](), list[Tensor]()
+        task, outcomes = self.task.samples.federation.task, self.task.samples.federation.outcomes
+        total, blocks = nothing_to_score(task), list[tuple[Tensor, Tensor]]()
+        outputs, truth = list[Tensor](), list[Tensor]()
         with self.clock.part(FORWARD), torch.inference_mode():
             if ensemble is None:
                 seen = self._logits(vector, index, own, answer)
             else:
                 seen = self._logits_together(ensemble, index)
             for logits, y in seen:
-                correct += int((logits.argmax(1) == y).sum())
-                loss_sum += float(F.cross_entropy(logits, y, reduction="sum"))
-                if self.task.metrics:
-                    outputs.append(logits.double().softmax(1).cpu())
-                    labels.append(y.cpu())
-        if not labels:
-            return Score(len(index), correct, loss_sum)
-        scored, probabilities = torch.cat(labels).numpy(), torch.cat(outputs).numpy()
-        further = self.task.metrics.of(scored, probabilities)
-        return Score(len(index), correct, loss_sum, scored, probabilities, further)
+                if task.whole:
+                    blocks.append((logits.clone(), y))
+                else:
+                    total += task.tally(logits, y)
+                if self.task.metrics.of_predictions:
+                    outputs.append(task.predictions(logits, outcomes).cpu())
+                    truth.append(task.truth(y, outcomes).cpu())
+            if blocks:
+                total = task.tally(torch.cat([logits for logits, _ in blocks]), torch.cat([y for _, y in blocks]))
+        further = self.task.metrics.of_loss(total.loss_sum / total.count) if total.count else {}
+        if not truth:
+            return Score(total.count, total.correct, total.loss_sum, values=further)
+        scored, predictions = torch.cat(truth).numpy(), torch.cat(outputs).numpy()
+        further |= self.task.metrics.of(scored, predictions)
+        return Score(total.count, total.correct, total.loss_sum, scored, predictions, further)
 
     def _logits_together(self, ensemble: Ensemble, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         """Likewise, of several models together."""
         each = [self._logits(model, index, None, None) for model in ensemble.models]
         for blocks in zip(*each):
             of_models = torch.stack([logits for logits, _ in blocks])
-            yield (ensemble.weights[:, None, None] * of_models).sum(0), blocks[0][1]
+            weights = ensemble.weights.view(-1, *(1,) * (of_models.dim() - 1))
+            yield (weights * of_models).sum(0), blocks[0][1]
 
     def _logits(
         self, vector: Tensor, index: NDArray[np.int64], own: str | None, answer: Answer | None
@@ -295,7 +302,7 @@ class Engine(ABC):
                 self._bind_for_scoring(vector)
                 called = module if own is None else self.local.predict if own == PREDICTOR else self.local.module(own)
                 logits = torch.cat([called(few) for few in x])
-            yield logits[: len(part)], y.reshape(-1)[: len(part)]
+            yield logits[: len(part)], y.flatten(0, 1)[: len(part)]
 
     def _steps(
         self,
@@ -565,7 +572,7 @@ class Engine(ABC):
         for shape in shapes:
             end = start + math.prod(shape)
             own = in_order(x[start:end].view(*shape, *x.shape[1:]), self.task.samples.channels_last)
-            stretches.append(Batch(own, y[start:end].view(shape), None, NO_STREAMS, labelled))
+            stretches.append(Batch(own, y[start:end].view(*shape, *y.shape[1:]), None, NO_STREAMS, labelled))
             start = end
         return stretches
 

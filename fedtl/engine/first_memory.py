@@ -104,14 +104,14 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
     received = first_download(task)
     device = received["w"].device
     x = torch.zeros(2, *task.samples.federation.shape, device=device)
-    batch = Batch(x, torch.zeros(2, dtype=torch.int64, device=device), None)
+    batch = Batch(x, torch.zeros_like(task.samples.some_y((2,), torch.Generator())).to(device), None)
     first = first_memory(task, update)
     copies = {name: tensor.clone() for name, tensor in first.items()}
-    classes = task.samples.federation.classes
+    outputs = task.samples.federation.outputs
     state = update.start(received, copies, trial_probe(task, torch.ones(1, device=device)))
 
     def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
-        return batch.x.new_zeros(len(batch.y), classes if name == "logits" else features_of(task))
+        return batch.x.new_zeros(len(batch.y), outputs if name == "logits" else features_of(task))
 
     for turn in (turn for loop in update.round_loops for turn in loop.turns):
         state = turn.step(state, batch, LocalGradient(_zeros, layer))

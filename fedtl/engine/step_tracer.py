@@ -131,7 +131,8 @@ class StepTracer:
         return None if joint is None else (joint, of_stretches)
 
     def _try(self, loop: Loop, state: State, batch: Batch, external: Mapping[str, Tensor]) -> Program | None:
-        if batch.y.shape[-1] > MOST_SHAPES and batch.y.shape[-1] != loop.budget.batch_size:
+        size = batch.y.shape[int(self.stacked)]
+        if size > MOST_SHAPES and size != loop.budget.batch_size:
             return None
         try:
             return self.trace(loop.step, state, batch, external)
@@ -183,7 +184,7 @@ class StepTracer:
             UntraceableError: it cannot be.
         """
         task = self.task
-        lead = batch.y.shape[:-1]
+        lead = batch.y.shape[: int(self.stacked)]
         inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
         buffers = torch.zeros(*lead, task.buffers, device=batch.x.device)
         outside = {name: tensor.clone() for name, tensor in _placeholders(external).items()}
@@ -226,7 +227,8 @@ class StepTracer:
         new, buffers, values = self._step(step, state, batch.labelled, external)(**inputs, **copies)
         terms = len(self.task.objective.names)
         sums = [
-            sum(values[term::terms], torch.zeros(batch.y.shape[:-1], device=buffers.device)) for term in range(terms)
+            sum(values[term::terms], torch.zeros(batch.y.shape[: int(self.stacked)], device=buffers.device))
+            for term in range(terms)
         ]
         return new, buffers, torch.stack(sums, -1)
 
@@ -362,7 +364,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
         return in_order(x.to(flat.device), task.samples.channels_last)
 
     x = samples()
-    y = torch.randint(federation.classes, x.shape[: 2 + len(lead)], generator=generator).to(flat.device)
+    y = task.samples.some_y(x.shape[: 2 + len(lead)], generator).to(flat.device)
     more = {}
     # As at a client that holds all that there is.
     if objective.needs & {"target", "unlabelled"} and federation.target is not None:
@@ -370,7 +372,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
     if "views" in objective.needs:
         more |= {"view_a": samples(), "view_b": samples()}
     if "public" in objective.needs:
-        places = torch.randint(max(len(federation.public), 1), y.shape, generator=generator)
+        places = torch.randint(max(len(federation.public), 1), x.shape[: 2 + len(lead)], generator=generator)
         more |= {"public": samples(), "public_at": places.to(flat.device)}
     if "replay" in objective.needs:
         labels = torch.randint(federation.classes, y.shape, generator=generator)

@@ -12,7 +12,7 @@ from fedtl.clients.contract import Memory, Vectors
 from fedtl.data.replay import Replay
 from fedtl.data.samples import Samples
 from fedtl.losses.objective import Objective
-from fedtl.metrics import Labels, Metrics, Probabilities
+from fedtl.metrics import Metrics, Predictions, Truth
 from fedtl.models.sharing import Sharing
 from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import PREFIX
@@ -155,19 +155,19 @@ class Score:
     """How a model does on n samples.
 
     Attributes:
-        samples: n.
-        correct: how many it labels correctly.
-        loss_sum: the sum of its cross-entropies.
-        labels: ``[n]``; None where nobody asks for more than these numbers.
-        probabilities: its predictions ``[n, k]``; likewise.
+        samples: n; of tokens, how many of these.
+        correct: how many it predicts correctly; None where a prediction is neither right nor wrong.
+        loss_sum: the sum of their losses.
+        labels: what is to be predicted, as metrics see it, ``[n, ...]``; None where nobody asks for more than sums.
+        probabilities: what it predicts ``[n, k]``; likewise.
         values: of the task's further metrics, by name.
     """
 
     samples: int
-    correct: int
+    correct: int | None
     loss_sum: float
-    labels: Labels | None = None
-    probabilities: Probabilities | None = None
+    labels: Truth | None = None
+    probabilities: Predictions | None = None
     values: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
+
+from fedtl.data.federation import ClassCounts
 
 NO_STREAMS: Mapping[str, Tensor] = {}
 
@@ -19,7 +21,8 @@ class Batch(NamedTuple):
 
     Attributes:
         x: model inputs ``[B, *shape]`` or ``[C, B, *shape]`` float32.
-        y: labels ``[B]`` or ``[C, B]`` int64; zeros where the client has none.
+        y: labels ``[B]`` or ``[C, B]`` int64, zeros where the client has none; or what else is predicted of a sample,
+            ``[B, ...]`` or ``[C, B, ...]``.
         mask: 1 for a sample and 0 for padding, ``[C, B]`` float32; None where all are samples.
         more: further streams by name, of sizes of their own: ``"target"``, ``"view_a"``, ...
         labelled: whether ``x`` are labelled source samples; else they are unlabelled ones of the target.
@@ -71,12 +74,15 @@ class Sizes:
 
     Attributes:
         shape: of a sample.
-        classes: k.
+        classes: k, the numbers that a model gives for a sample.
         layers: how many numbers a sample has in each layer that the term reads, as ``{"features": 84}``.
         model: the model as it begins, of which a module may be a copy in part; None where there is none.
+        counts: says how many samples are trained on, and how many of each class, or with each of several labels; None
+            where nobody knows.
     """
 
     shape: tuple[int, ...]
     classes: int
     layers: Mapping[str, int]
     model: nn.Module | None = None
+    counts: Callable[[], ClassCounts | None] = lambda: None

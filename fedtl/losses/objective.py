@@ -17,17 +17,21 @@ TERMS: Registry = {
     "adabn": "fedtl.losses.terms.unlabelled:AdaBN",
     "adda": "fedtl.losses.terms.adversarial:ADDA",
     "associative": "fedtl.losses.terms.discrepancy:Associative",
+    "absolute_error": "fedtl.losses.terms.outcomes:AbsoluteError",
     "barlow_twins": "fedtl.losses.terms.self_supervised:BarlowTwins",
+    "binary_cross_entropy": "fedtl.losses.terms.classification:BinaryCrossEntropy",
     "bnm": "fedtl.losses.terms.unlabelled:BNM",
     "cdan": "fedtl.losses.terms.adversarial:CDAN",
     "class_logits": "fedtl.losses.terms.prototypes:ClassLogits",
     "cmd": "fedtl.losses.terms.discrepancy:CMD",
     "consensus": "fedtl.losses.terms.public:Consensus",
     "coral": "fedtl.losses.terms.discrepancy:CORAL",
+    "cox": "fedtl.losses.terms.outcomes:Cox",
     "cross_entropy": "fedtl.losses.terms.classification:CrossEntropy",
     "dann": "fedtl.losses.terms.adversarial:DANN",
     "distillation": "fedtl.losses.terms.teaching:Distillation",
     "entropy": "fedtl.losses.terms.unlabelled:Entropy",
+    "huber": "fedtl.losses.terms.outcomes:Huber",
     "invariant_spreading": "fedtl.losses.terms.self_supervised:InvariantSpreading",
     "joint_mmd": "fedtl.losses.terms.discrepancy:JointMMD",
     "l2": "fedtl.losses.terms.classification:L2",
@@ -45,6 +49,8 @@ TERMS: Registry = {
     "replay": "fedtl.losses.terms.replay:Replayed",
     "rpl": "fedtl.losses.terms.unlabelled:RobustPseudoLabels",
     "simclr": "fedtl.losses.terms.self_supervised:SimCLR",
+    "squared_error": "fedtl.losses.terms.outcomes:SquaredError",
+    "token_cross_entropy": "fedtl.losses.terms.outcomes:TokenCrossEntropy",
     "vicreg": "fedtl.losses.terms.self_supervised:VICReg",
 }
 
@@ -73,10 +79,12 @@ ALWAYS = frozenset({"samples", "unlabelled"})
 """Of these, what every client has."""
 
 
-def read_objective(tables: Sequence[Mapping[str, Any]], key: str = "objective") -> tuple[Term, ...]:
-    """Read ``[[objective]]`` tables; none at all means cross-entropy alone."""
+def read_objective(
+    tables: Sequence[Mapping[str, Any]], key: str = "objective", default: str = "cross_entropy"
+) -> tuple[Term, ...]:
+    """Read ``[[objective]]`` tables; none at all means one term alone, the task's."""
     terms = []
-    for i, table in enumerate(tables or [{"term": "cross_entropy"}]):
+    for i, table in enumerate(tables or [{"term": default}]):
         where = f"{key}[{i}]"
         term = validate(part_type(Term, TERMS, table.get("term"), f"{where}.term"), table, where)
         for need in sorted(needs_of(term) - NEEDS.keys()):

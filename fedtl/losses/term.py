@@ -63,6 +63,9 @@ class Term(Options):
     per_sample: ClassVar[bool] = False
     """Whether it is a mean over samples by themselves, taken with ``mean``: only then may a batch be padded."""
 
+    tasks: ClassVar[frozenset[str] | None] = None
+    """The tasks for which it is defined, by name; None: all."""
+
     term: str
     name: str | None = Field(None, min_length=1)
     weight: float = Field(1.0, ge=0)
@@ -77,6 +80,10 @@ class Term(Options):
     def key(self) -> str:
         """What the record calls it."""
         return self.name or self.term
+
+    def defined_for(self) -> frozenset[str] | None:
+        """The tasks for which it is defined with these options, by name; None: all."""
+        return self.tasks
 
     def wants(self) -> frozenset[str]:
         """What it needs, with these options."""

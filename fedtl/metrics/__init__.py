@@ -1,6 +1,6 @@
 """Metrics by name, and all of a config's at once."""
 
-from fedtl.metrics.contract import Labels, Metric, Probabilities, Table, Values
+from fedtl.metrics.contract import Labels, Metric, Predictions, Probabilities, Table, Truth, Values
 from fedtl.metrics.registry import METRICS, SMALLER_IS_BETTER, Metrics, read_metrics
 
 __all__ = [
@@ -9,8 +9,10 @@ __all__ = [
     "Labels",
     "Metric",
     "Metrics",
+    "Predictions",
     "Probabilities",
     "Table",
+    "Truth",
     "Values",
     "read_metrics",
 ]

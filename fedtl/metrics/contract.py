@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,12 @@ Labels: TypeAlias = NDArray[np.int64]
 
 Probabilities: TypeAlias = NDArray[np.float64]
 """``[n, k]``, each row adding up to 1."""
+
+Truth: TypeAlias = NDArray[Any]
+"""What is predicted: labels ``[n]``, several labels or numbers ``[n, k]``, times and events ``[n, 2]``."""
+
+Predictions: TypeAlias = NDArray[np.float64]
+"""Of it, ``[n, k]``: probabilities, numbers, risks."""
 
 Values: TypeAlias = NDArray[np.float64]
 """``[]``, or ``[k]`` of a metric that each class has; NaN where it is not defined."""

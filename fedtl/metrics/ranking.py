@@ -41,7 +41,7 @@ class OfRanking(Metric):
 
     def of(self, labels: Labels, probabilities: Probabilities) -> Values:
         """The metric of n ≥ 1 samples, exactly."""
-        return self._mean([self._of_levels(*_levels(labels == c, p)) for c, p in enumerate(probabilities.T)])
+        return self._mean([self._of_levels(*levels(labels == c, p)) for c, p in enumerate(probabilities.T)])
 
     def of_table(self, table: NDArray[np.int64]) -> Values:
         """The metric where samples of one bin count as tied."""
@@ -80,7 +80,7 @@ class AveragePrecision(OfRanking):
         return float((own / own.sum() * hits / chosen).sum())
 
 
-def _levels(own: NDArray[np.bool_], p: Values) -> tuple[Values, Values]:
+def levels(own: NDArray[np.bool_], p: Values) -> tuple[Values, Values]:
     """How many samples of a class, and how many others, have each of the values that p takes, ascending."""
     values, level = np.unique(p, return_inverse=True)
     most = len(values)

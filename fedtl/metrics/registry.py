@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, Registry, resolve
 from fedtl.metrics.contract import Labels, Metric, Probabilities, Table, Values
 from fedtl.metrics.own import Own
+from fedtl.metrics.tokens import OfLoss
 
 METRICS: Registry = {
     "auc": "fedtl.metrics.ranking:AUC",
@@ -26,24 +27,62 @@ METRICS: Registry = {
     "weighted_f1": "fedtl.metrics.by_class:WeightedF1",
 }
 
-ALWAYS = ("accuracy", "loss")
-"""What every score has, asked for or not."""
+MULTILABEL: Registry = {
+    "hamming_loss": "fedtl.metrics.multilabel:HammingLoss",
+    "macro_auc": "fedtl.metrics.multilabel:MacroAUC",
+    "macro_average_precision": "fedtl.metrics.multilabel:MacroAveragePrecision",
+    "macro_f1": "fedtl.metrics.multilabel:MacroF1",
+    "micro_f1": "fedtl.metrics.multilabel:MicroF1",
+    "subset_accuracy": "fedtl.metrics.multilabel:SubsetAccuracy",
+}
 
-SMALLER_IS_BETTER = frozenset({"loss", "cross_entropy", "brier", "ece", "log_loss"})
+REGRESSION: Registry = {
+    "mae": "fedtl.metrics.numbers:MeanAbsoluteError",
+    "mse": "fedtl.metrics.numbers:MeanSquaredError",
+    "r2": "fedtl.metrics.numbers:R2",
+    "rmse": "fedtl.metrics.numbers:RootMeanSquaredError",
+}
+
+BY_TASK: Mapping[str, Registry] = {
+    "classification": METRICS,
+    "binary": METRICS,
+    "multilabel": MULTILABEL,
+    "regression": REGRESSION,
+    "next_token": {"perplexity": "fedtl.metrics.tokens:Perplexity"},
+    "survival": {"c_index": "fedtl.metrics.numbers:ConcordanceIndex"},
+}
+"""The metrics that there are for a task, by its name."""
+
+ALWAYS = ("accuracy", "loss")
+"""What every score has, asked for or not; where a prediction is neither right nor wrong, the loss alone."""
+
+SMALLER_IS_BETTER = frozenset(
+    {"loss", "cross_entropy", "brier", "ece", "log_loss", "hamming_loss", "mae", "mse", "rmse", "perplexity"}
+)
 KEY = "evaluate.metrics"
 
 
-def read_metrics(names: Sequence[str]) -> Metrics:
+def read_metrics(names: Sequence[str], task: str = "classification") -> Metrics:
     """Metrics by the names that a config lists; those that every score has are left out.
+
+    Args:
+        names: as the config has them.
+        task: what is predicted.
 
     Raises:
         ConfigError: there is no such metric, or two are of one name.
     """
     metrics: dict[str, Metric] = {}
+    known = BY_TASK.get(task, {})
     for path in names:
         if path in ALWAYS:
             continue
-        part = resolve({**METRICS, **dict.fromkeys(ALWAYS, "")}, path, KEY)
+        if path not in known and (others := [name for name, row in BY_TASK.items() if path in row]):
+            raise ConfigError(
+                f"{KEY} = {path!r}: it is a metric of {', '.join(others)}; data.task is {task!r}, of which there are "
+                f"{', '.join(known)}"
+            )
+        part = resolve({**known, **dict.fromkeys(ALWAYS, "")}, path, KEY)
         name = path.rpartition(":")[2]
         if isinstance(part, type) and issubclass(part, Metric):
             metric = part()
@@ -51,7 +90,7 @@ def read_metrics(names: Sequence[str]) -> Metrics:
             metric = Own(part, path)
         else:
             raise ConfigError(f"{KEY} = {path!r}: it is neither a function nor a subclass of fedtl.metrics.Metric")
-        if name in metrics or (":" in path and name in (*METRICS, *ALWAYS)):
+        if name in metrics or (":" in path and name in (*known, *ALWAYS)):
             raise ConfigError(f"{KEY} = {path!r}: there is another metric {name!r}; give this one another name")
         metrics[name] = metric
     return Metrics(metrics)
@@ -76,12 +115,21 @@ class Metrics:
         tables = (metric.table for metric in self.by_name.values())
         return {table.__name__: table for table in tables if table is not None}
 
+    @property
+    def of_predictions(self) -> bool:
+        """Whether any looks at predictions themselves."""
+        return any(not isinstance(metric, OfLoss) for metric in self.by_name.values())
+
+    def of_loss(self, loss: float) -> dict[str, float]:
+        """Those that follow from the mean loss."""
+        return {n: metric.of_loss(loss) for n, metric in self.by_name.items() if isinstance(metric, OfLoss)}
+
     def without_predictions(self) -> Metrics:
         """Those that are pooled exactly without predictions."""
         return Metrics({name: metric for name, metric in self.by_name.items() if metric.exact})
 
     def of(self, labels: Labels, probabilities: Probabilities) -> dict[str, float]:
-        """Every metric of n ≥ 1 samples; one that each class has is named ``"recall_by_class/3"``.
+        """Every metric of n ≥ 1 samples' predictions; one that each class has is named ``"recall_by_class/3"``.
 
         None is defined where a prediction is no number.
         """
@@ -90,6 +138,8 @@ class Metrics:
         tables = self.without_predictions().tabulate(labels, probabilities)
         values: dict[str, float] = {}
         for name, metric in self.by_name.items():
+            if isinstance(metric, OfLoss):
+                continue
             if metric.exact and metric.table is not None:
                 values |= _named(name, metric, metric.of_table(tables[metric.table.__name__]))
             else:
@@ -104,9 +154,9 @@ class Metrics:
             for each in ([f"{name}/{c}" for c in range(classes)] if metric.by_class else [name])
         ]
 
-    def shapes(self, classes: int) -> dict[str, tuple[int, ...]]:
-        """The tables' shapes, by name."""
-        one = np.zeros(1, np.int64), np.full((1, max(classes, 1)), 1.0)
+    def shapes(self, classes: int, labelled: bool = True) -> dict[str, tuple[int, ...]]:
+        """The tables' shapes, by name, where a prediction is so many numbers, of one label or of as many."""
+        one = np.zeros((1,) if labelled else (1, max(classes, 1)), np.int64), np.full((1, max(classes, 1)), 1.0)
         return {name: table.shape for name, table in self.tabulate(*one).items()}
 
     def tabulate(self, labels: Labels, probabilities: Probabilities) -> dict[str, NDArray[np.int64]]:
@@ -117,7 +167,10 @@ class Metrics:
         return {name: table().of(labels, probabilities) for name, table in self.tables.items()}
 
     def pooled(
-        self, tables: Mapping[str, NDArray[np.int64]], predictions: tuple[Labels, Probabilities] | None
+        self,
+        tables: Mapping[str, NDArray[np.int64]],
+        predictions: tuple[Labels, Probabilities] | None,
+        loss: float = np.nan,
     ) -> dict[str, dict[str, float]]:
         """Every metric of all clients' samples together that is no mean over samples, as the record has it.
 
@@ -125,6 +178,7 @@ class Metrics:
             tables: the sum of the clients', of metrics that follow from these.
             predictions: of all samples; None where clients keep theirs, and what needs them follows from a histogram.
                 Samples of which a prediction is no number are left out.
+            loss: the mean over all samples.
 
         Returns:
             By name ``"pooled"``, and ``"bins"`` where the histogram has so many.
@@ -132,7 +186,7 @@ class Metrics:
         if predictions is not None:
             numbers = np.isfinite(predictions[1]).all(1)
             predictions = predictions[0][numbers], predictions[1][numbers]
-        pooled: dict[str, dict[str, float]] = {}
+        pooled: dict[str, dict[str, float]] = {n: {"pooled": value} for n, value in self.of_loss(loss).items()}
         for name, metric in self.by_name.items():
             bins = {}
             if predictions is not None and not metric.exact:
@@ -148,8 +202,9 @@ class Metrics:
 
 
 def headline(asked: Sequence[str], recorded: Container[str]) -> str:
-    """The metric that a run is shown by: the first one asked for that is recorded as one number, else accuracy."""
-    return next((name for path in asked if (name := path.rpartition(":")[2]) in recorded), "accuracy")
+    """The metric that a run is shown by: the first asked for that is recorded as one number, else accuracy, or loss."""
+    shown = next((name for path in asked if (name := path.rpartition(":")[2]) in recorded), "accuracy")
+    return "loss" if shown not in recorded and "loss" in recorded else shown
 
 
 def _named(name: str, metric: Metric, values: Values) -> dict[str, float]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedtl.data.samples import FewSamples
+    from fedtl.tasks import LearningTask
 
 __all__ = ["MODELS", "ModelChoice", "build_model", "read_model"]
 
@@ -64,7 +65,12 @@ def read_model(table: Mapping[str, Any]) -> ModelChoice:
 
 
 def build_model(
-    choice: ModelChoice, shape: tuple[int, ...], classes: int, seed: int, few: FewSamples | None = None
+    choice: ModelChoice,
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    few: FewSamples | None = None,
+    task: LearningTask | None = None,
 ) -> nn.Module:
     """The network, initialised from ``seed`` alone (and the weights that ``pretrained`` names), seen to fit the data.
 
@@ -74,16 +80,22 @@ def build_model(
     Args:
         choice: as :func:`read_model` returns it.
         shape: a sample's shape.
-        classes: number of labels, which the logits must match.
+        classes: how many numbers it gives for a sample, or for each token: one logit for each label, or as ``task``
+            has it.
         seed: of the initialisation.
         few: samples to try it out on; made-up ones if None.
+        task: what it is to predict; labels if None.
 
     Raises:
         ConfigError: the network cannot be built, its pretrained weights are not to be had or another network's, or
             it does not fit the data; see :func:`fedtl.models.trial.try_out`.
     """
     from fedtl.models.generators import seeded
+    from fedtl.tasks import Classification
 
+    task = task or Classification()
+    if task.per_token and "per_token" in type(choice).model_fields:
+        choice = choice.model_copy(update={"per_token": True})
     with seeded(seed):
         try:
             module = choice.build(shape, classes)
@@ -101,7 +113,7 @@ def build_model(
         from fedtl.models.trial import try_out
 
         # Still under the seed: lazy layers draw their first numbers in the first pass.
-        try_out(module, choice, shape, classes, few)
+        try_out(module, choice, shape, classes, few, task)
     return module
 
 

@@ -16,6 +16,7 @@ from fedtl.models.generators import generators_of, seed_own, seeded
 from fedtl.models.input_casts import InputCasts
 from fedtl.models.modes import in_evaluation
 from fedtl.models.settings import ModelChoice
+from fedtl.tasks import CLASSIFICATION, LearningTask
 
 SEED = 0
 """Of what a model draws while it is tried out; no number of it is kept."""
@@ -28,7 +29,12 @@ TRIED: dict[Hashable, bool] = {}
 
 
 def try_out(
-    module: nn.Module, choice: ModelChoice, shape: tuple[int, ...], classes: int, few: FewSamples | None
+    module: nn.Module,
+    choice: ModelChoice,
+    shape: tuple[int, ...],
+    classes: int,
+    few: FewSamples | None,
+    task: LearningTask = CLASSIFICATION,
 ) -> None:
     """Check that a model maps two samples to ``[2, classes]``, and for a user's own how it comes to that.
 
@@ -40,7 +46,8 @@ def try_out(
         module: as it was built; its numbers and modes stay.
         choice: what it was built from; it is a user's own model if its name is a dotted path.
         shape: a sample's.
-        classes: number of labels.
+        classes: how many numbers it is to give for a sample, one for each label.
+        task: what it is to predict; where that is tokens, ``[2, T, classes]``.
         few: of the data; None where none are at hand, and made-up ones have to do.
 
     Raises:
@@ -48,7 +55,7 @@ def try_out(
     """
     name, own = choice.name, ":" in choice.name
     x = _accepted(module, name, shape, few, own)
-    _check_output(name, _output(module, x), classes)
+    _check_output(name, _output(module, x), (2, *shape[: task.per_token], classes), task)
     if not own:
         return
     key = _key(module, choice, shape, classes, few)
@@ -159,33 +166,42 @@ def _check_whole_numbers(
             ) from error
 
 
-def _check_output(name: str, output: object, classes: int) -> None:
+def _check_output(name: str, output: object, expected: tuple[int, ...], task: LearningTask) -> None:
+    classes, needed = expected[-1], list(expected)
     if not isinstance(output, Tensor):
         hint = (
             "; return the logits alone" if isinstance(output, (tuple, list, dict)) or hasattr(output, "logits") else ""
         )
         raise ConfigError(
             f"model.name = {name!r}: its output is a {type(output).__name__}; "
-            f"the labels need a tensor of shape [2, {classes}]{hint}"
+            f"{_of_what(task)} a tensor of shape {needed}{hint}"
         )
     shape = list(output.shape)
-    if shape == [2, classes]:
+    if shape == needed:
         if not output.is_floating_point():
             raise ConfigError(
                 f"model.name = {name!r}: its output is {output.dtype}; give it logits, {classes} float32 numbers for "
                 "each sample"
             )
         return
-    text = f"model.name = {name!r}: its output has shape {shape}; the labels need [2, {classes}]"
+    text = f"model.name = {name!r}: its output has shape {shape}; {_of_what(task)} {needed}"
+    if task.per_token:
+        raise ConfigError(f"{text}: give logits for each of a sample's {needed[1]} tokens")
+    if not task.labelled or classes == 1:
+        raise ConfigError(f"{text}: give it {classes} {'output' if classes == 1 else 'outputs'}")
     if shape in ([2], [2, 1]):
         labels = "yes or no" if classes == 2 else f"{classes} classes"
         raise ConfigError(
             f"{text}: one number a sample is not enough for {labels}; give it {classes} outputs, a logit for each "
-            "class (a single logit or a regression is no task yet)"
+            "class (data.task = 'binary' takes one logit for yes or no, and 'regression' predicts numbers)"
         )
     if len(shape) == 2 and shape[0] == 2:
         raise ConfigError(f"{text}: give it {classes} outputs, a logit for each class that the data have")
     raise ConfigError(f"{text}: give one row for each sample, with a logit for each class")
+
+
+def _of_what(task: LearningTask) -> str:
+    return "the labels need" if task.name == "classification" else f"data.task = {task.name!r} needs"
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:

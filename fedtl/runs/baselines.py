@@ -15,7 +15,7 @@ from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.losses.objective import needs_of
 from fedtl.losses.term import Term
-from fedtl.runs.history import Run, on_validation
+from fedtl.runs.history import SMALLER_IS_BETTER, Run, on_validation
 from fedtl.strategies import strategy_type
 
 FOLDER = "baselines"
@@ -48,7 +48,8 @@ def baselines(config: Config) -> dict[str, Config]:
     terms = [term for stage in config.stages() for term in stage.objective if _supervised(term)]
     kept = {term.key: term.model_dump(mode="json", exclude_none=True) for term in terms}
     if not any("source" in needs_of(term) for term in terms):
-        kept["cross_entropy"] = {"term": "cross_entropy"}
+        own = config.data.task.term
+        kept[own] = {"term": own}
     rows = list(kept.values())
     strategy = tables["strategy"]
     known = strategy_type(LOCAL).settings_type.model_fields
@@ -68,15 +69,16 @@ def _supervised(term: Term) -> bool:
 
 
 class Gain(NamedTuple):
-    """How much better a run is than a baseline, in accuracy.
+    """How much better a run is than a baseline, in accuracy, or where there is none in what the run is shown by.
 
     Attributes:
         baseline: its name.
         score: of the run, as ``"global/target-clients"``.
         against: of the baseline: where it has no global model, its clients' own.
-        value: the run's last value minus the baseline's; below 0 transfer did harm. Where the two are not over the
+        value: how much better the run's last value is; below 0 transfer did harm. Where the two are not over the
             same clients, that of their means over the clients that both scored; NaN where there is none.
         clients: in that case, how many these are; else None.
+        metric: of both.
     """
 
     baseline: str
@@ -84,13 +86,15 @@ class Gain(NamedTuple):
     against: str
     value: float
     clients: int | None = None
+    metric: str = "accuracy"
 
 
 def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
     """The run's last scores on test data against its baselines', each on the same data."""
-    own, rows = run.last(), []
+    metric, rows = run.usual, []
+    own, sign = run.last(metric), -1 if metric in SMALLER_IS_BETTER else 1
     for name, other in others.items():
-        theirs = other.last()
+        theirs = other.last(metric)
         for score, point in own.items():
             if on_validation(score):
                 continue
@@ -98,27 +102,27 @@ def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
             same = [candidate for candidate in (score, f"personal/{data}", f"global/{data}") if candidate in theirs]
             if not same:
                 continue
-            here, there = _by_client(run, score), _by_client(other, same[0])
+            here, there = _by_client(run, f"{score}/{metric}"), _by_client(other, f"{same[0]}/{metric}")
             value, clients = point.value - theirs[same[0]].value, None
             if here.keys() != there.keys():
                 both = sorted(here.keys() & there.keys())
                 value, clients = _mean(here, both) - _mean(there, both), len(both)
-            rows.append(Gain(name, score, same[0], value, clients))
+            rows.append(Gain(name, score, same[0], sign * value, clients, metric))
     return rows
 
 
-def _by_client(run: Run, score: str) -> dict[int, tuple[float, float]]:
-    """Each scored client's accuracy and number of test samples; none where the score is not over clients."""
-    table, data = run.client_table("numpy"), score.partition("/")[2]
-    accuracy, samples = f"{score}/accuracy", "samples" if data == "clients" else f"{data}/samples"
+def _by_client(run: Run, column: str) -> dict[int, tuple[float, float]]:
+    """Each scored client's own value and number of test samples; none where the score is not over clients."""
+    table, data = run.client_table("numpy"), column.split("/")[1]
+    samples = "samples" if data == "clients" else f"{data}/samples"
     names = table.dtype.names or ()
-    if accuracy not in names or samples not in names:
+    if column not in names or samples not in names:
         return {}
-    rows = zip(table["client"].tolist(), table[accuracy].tolist(), table[samples].tolist())
+    rows = zip(table["client"].tolist(), table[column].tolist(), table[samples].tolist())
     return {client: (value, weight) for client, value, weight in rows if not math.isnan(value)}
 
 
 def _mean(scored: Mapping[int, tuple[float, float]], clients: Sequence[int]) -> float:
-    """Their mean accuracy, weighted by their test samples; NaN of nobody."""
+    """Their mean, weighted by their test samples; NaN of nobody."""
     weight = sum(scored[client][1] for client in clients)
     return sum(scored[client][0] * scored[client][1] for client in clients) / weight if clients else math.nan

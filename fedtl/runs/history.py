@@ -33,6 +33,7 @@ from fedtl.server.scores import UNSEEN as UNSEEN
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
 from fedtl.server.scores import on_unseen as on_unseen
 from fedtl.server.scores import on_validation as on_validation
+from fedtl.tasks import read_task
 
 if TYPE_CHECKING:
     import torch
@@ -107,11 +108,12 @@ class Run:
 
     @property
     def objective(self) -> str:
-        """What clients trained on besides cross-entropy, in a few words: ``"mmd + dann"``, ``"… then adda"``."""
+        """What clients trained on besides the task's own loss, in a few words: ``"mmd + dann"``, ``"… then adda"``."""
+        own = term_of((self.config.get("data") or {}).get("task"))
         phases = [phase.get("objective") or [] for phase in self.config.get("phases") or [self.config]]
         names = [" + ".join(str(row.get("name") or row["term"]) for row in rows) for rows in phases]
-        names = [text.removeprefix("cross_entropy").removeprefix(" + ") for text in names]
-        return " then ".join(text or "cross_entropy" for text in names) if len(names) > 1 else names[0]
+        names = [text.removeprefix(own).removeprefix(" + ") for text in names]
+        return " then ".join(text or own for text in names) if len(names) > 1 else names[0]
 
     @property
     def label(self) -> str:
@@ -124,6 +126,12 @@ class Run:
         recorded = {key for record in self.rounds for score in (record.get("scores") or {}).values() for key in score}
         asked = (self.config.get("evaluate") or {}).get("metrics") or ()
         return headline(asked, recorded)
+
+    @property
+    def usual(self) -> str:
+        """Accuracy, or where predictions are neither right nor wrong what the run is shown by."""
+        scores = [score for record in self.rounds for score in (record.get("scores") or {}).values()]
+        return "accuracy" if not scores or any("accuracy" in score for score in scores) else self.metric
 
     @property
     def seed(self) -> int:
@@ -145,17 +153,18 @@ class Run:
         """Versions and hardware; empty where they were not recorded."""
         return _read_json(self.path / "environment.json")
 
-    def scores(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Series]:
+    def scores(self, metric: str | None = None, statistic: str = "weighted_mean") -> dict[str, Series]:
         """The learning curves: a metric over the scored rounds, for each score that has it.
 
         Args:
-            metric: such as ``accuracy`` or ``loss``.
+            metric: such as ``accuracy`` or ``loss``; accuracy if not given, or what the run is shown by if it has none.
             statistic: what stands for all clients where each was scored: ``weighted_mean``, ``mean``,
                 ``std``, ``worst_decile``, ``best_decile``.
 
         Raises:
             ConfigError: rounds are scored, but with no such metric or statistic.
         """
+        metric = metric or self.usual
         by_name: dict[str, list[Point]] = {}
         known: set[str] = set()
         for record in self.rounds:
@@ -281,12 +290,12 @@ class Run:
         missing = self._raised_in_scoring.get(round, set()) - (anywhere - here)
         return sorted((missing if self._draws else missing | here) - set(scored.clients))
 
-    def last(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
+    def last(self, metric: str | None = None, statistic: str = "weighted_mean") -> dict[str, Point]:
         """For each score its value in the last round that has it; :meth:`scored` says over how many clients."""
         curves = self.scores(metric, statistic)
         return {name: Point(int(rounds[-1]), float(values[-1])) for name, (rounds, values) in curves.items()}
 
-    def best(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
+    def best(self, metric: str | None = None, statistic: str = "weighted_mean") -> dict[str, Point]:
         """For each score its best value and the first round that reached it; the smallest of a loss.
 
         It is chosen on the data that it reports; :meth:`validated` chooses by validation samples.
@@ -294,17 +303,19 @@ class Run:
         A round whose value is not a number, as where no client could be scored, is never the best; where there is no
         other, the value is NaN.
         """
+        metric = metric or self.usual
         best_points = {}
         for name, (rounds, values) in self.scores(metric, statistic).items():
             at = first_best(values, metric) or 0
             best_points[name] = Point(int(rounds[at]), float(values[at]))
         return best_points
 
-    def validated(self, metric: str = "accuracy", statistic: str = "weighted_mean") -> dict[str, Point]:
+    def validated(self, metric: str | None = None, statistic: str = "weighted_mean") -> dict[str, Point]:
         """For each score on test data its value in the first of the rounds that are best on validation samples.
 
         They are scored with the same model. A score is left out where there are no such scores.
         """
+        metric = metric or self.usual
         curves = self.scores(metric, statistic)
         points = {}
         for name, curve in curves.items():
@@ -319,11 +330,12 @@ class Run:
                 points[name] = Point(round, float(curve.values[curve.rounds == round][0]))
         return points
 
-    def bests(self, metric: str = "accuracy") -> dict[str, dict[str, Point]]:
+    def bests(self, metric: str | None = None) -> dict[str, dict[str, Point]]:
         """Each score's best by validation and best on test, by these words; see :meth:`validated` and :meth:`best`.
 
         The best on test is chosen on the data that it reports. A score on validation samples has its own best.
         """
+        metric = metric or self.usual
         best = self.best(metric)
         validating = {name: point for name, point in best.items() if on_validation(name)}
         testing = {name: point for name, point in best.items() if name not in validating}
@@ -373,7 +385,7 @@ class Run:
         each = [sum(record.get(key) or 0 for key in COSTS[axis]) for record in self.rounds]
         return Series(rounds, np.cumsum(each, dtype=np.float64))
 
-    def client_scores(self, metric: str = "accuracy") -> dict[str, NDArray[np.float64]]:
+    def client_scores(self, metric: str | None = None) -> dict[str, NDArray[np.float64]]:
         """Every client's own value in the last scored round, for each score that has it: ``[clients]``.
 
         Clients that could not be scored are not among them; :meth:`missing` names those.
@@ -381,6 +393,7 @@ class Run:
         Raises:
             ConfigError: clients were scored, but with no such metric.
         """
+        metric = metric or self.usual
         scores = {
             name: score for record in self._last_clients() for name, score in (record.get("scores") or {}).items()
         }
@@ -555,6 +568,14 @@ def check_round(round: object, key: str) -> None:
     """
     if round not in ("last", "best"):
         raise ConfigError(f"{key} = {round!r}: give 'last' or 'best'")
+
+
+def term_of(task: object) -> str:
+    """What a task is learnt by, as a run's config names it; cross-entropy where it names none that is known."""
+    try:
+        return read_task(task or "classification").term
+    except ConfigError:
+        return "cross_entropy"
 
 
 def load(path: str | Path) -> Run:

@@ -319,8 +319,9 @@ class Rounds(Method, FlowerStrategy, ABC):
         report, gathered = self.report, gather_scores(replies, self._nodes)
         report.add_worker_seconds("scoring", gathered.seconds)
         drawn = self.evaluation.clients is not None and self.evaluation.clients < of
-        metrics, personal = self.evaluation.metrics, self.which_personal(unseen)
-        asked = Asked(clients, self.scores_global, personal, self.tested, of if drawn else None, metrics, unseen)
+        metrics, always = self.evaluation.metrics, self.evaluation.always
+        personal, drawn_from = self.which_personal(unseen), of if drawn else None
+        asked = Asked(clients, self.scores_global, personal, self.tested, drawn_from, metrics, unseen, always)
         scores = asked.scores(gathered)
         report.add_client_scores(scores, gathered.failures)
         means = mean_accuracies(scores)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedtl.clients.serving import Serving
 from fedtl.metrics import Metrics
+from fedtl.metrics.registry import ALWAYS
 from fedtl.server.gather import ScoreReplies, by_client
 from fedtl.server.scores import UNSEEN, ClientScores
 from fedtl.wire import messages as m
@@ -26,12 +27,14 @@ class Evaluation:
             global model, or ``"stored"``, the one that it kept when it was last sampled.
         clients: score a sample of this many clients, drawn anew each time; all if None.
         metrics: that are scored besides accuracy and loss.
+        always: what every score has.
     """
 
     every: int = 1
     personal: str = "adapted"
     clients: int | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    always: tuple[str, ...] = ALWAYS
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Asked:
         drawn_from: of how many clients those were drawn; None if all were to be scored.
         metrics: besides accuracy and loss.
         unseen: whether they are clients that never train.
+        always: what every score has.
     """
 
     clients: Sequence[int]
@@ -55,6 +59,7 @@ class Asked:
     drawn_from: int | None = None
     metrics: Metrics = field(default_factory=Metrics)
     unseen: bool = False
+    always: tuple[str, ...] = ALWAYS
 
     def missing(self, data: str, scored: Sequence[int], raised: set[int]) -> list[int]:
         """Who was to be scored on some data, and was not.
@@ -81,10 +86,12 @@ class Asked:
             if own.get(m.CLIENTS) or missing:
                 scores.append(self._scores_on(data, own, missing))
                 for model in scores[-1].values if own.get(m.CLIENTS) else ():
-                    scores[-1].pooled[model] = self._pooled(f"{prefix}{model}", prefix, replies)
+                    losses, samples = scores[-1].values[model]["loss"], scores[-1].samples
+                    mean = float(np.average(losses, weights=samples)) if self.metrics else np.nan
+                    scores[-1].pooled[model] = self._pooled(f"{prefix}{model}", prefix, replies, mean)
         return scores
 
-    def _pooled(self, name: str, domain: str, replies: ScoreReplies) -> dict[str, dict[str, float]]:
+    def _pooled(self, name: str, domain: str, replies: ScoreReplies, loss: float) -> dict[str, dict[str, float]]:
         """Metrics of all clients' samples together, by name, each as the record has it."""
         start = f"{name}/"
         tables = {key.removeprefix(start): sums for key, sums in replies.tables.items() if key.startswith(start)}
@@ -93,7 +100,7 @@ class Asked:
             parts, labels = replies.predictions[name], replies.predictions[f"{domain}{m.LABELS}"]
             of_all = [np.concatenate([each[client] for client in sorted(parts)]) for each in (labels, parts)]
             predictions = of_all[0], of_all[1]
-        return self.metrics.pooled(tables, predictions)
+        return self.metrics.pooled(tables, predictions, loss)
 
     def _scores_on(self, data: str, columns: Mapping[str, list[Any]], missing: list[int]) -> ClientScores:
         """Clients' scores on one kind of data."""
@@ -106,25 +113,26 @@ class Asked:
             scores.personal = self.personal.value
         scores.without = [client for client, without in zip(clients, columns.get(m.NO_PERSONAL_MODEL, ())) if without]
         for model, is_asked in (("global", self.scores_global), ("personal", personalises)):
-            if correct := columns.get(f"{model}/correct"):
-                start = f"{model}{m.METRIC}"
+            if losses := columns.get(f"{model}/loss_sum"):
+                start, correct = f"{model}{m.METRIC}", columns.get(f"{model}/correct")
+                right = {} if correct is None else {"accuracy": [each / n for each, n in zip(correct, samples)]}
                 scores.values[model] = {
-                    "accuracy": [right / n for right, n in zip(correct, samples)],
-                    "loss": [loss / n for loss, n in zip(columns[f"{model}/loss_sum"], samples)],
+                    **right,
+                    "loss": [loss / n for loss, n in zip(losses, samples)],
                     **{key.removeprefix(start): each for key, each in columns.items() if key.startswith(start)},
                 }
             elif is_asked and not clients:  # nobody could be scored, and the record says so
-                scores.values[model] = {"accuracy": [], "loss": []}
+                scores.values[model] = {name: [] for name in self.always}
         return scores
 
 
 def mean_accuracies(scores: Sequence[ClientScores]) -> dict[str, float]:
-    """The mean over clients of each model's accuracy, as ``"global/clients/accuracy"``."""
+    """The mean over clients of each model's accuracy, or loss, as ``"global/clients/accuracy"``."""
     return {
-        f"{model}/{each.data}/accuracy": float(np.mean(values["accuracy"]))
+        f"{model}/{each.data}/{metric}": float(np.mean(values[metric]))
         for each in scores
         for model, values in each.values.items()
-        if values["accuracy"]
+        if values[metric := "accuracy" if "accuracy" in values else "loss"]
     }
 
 

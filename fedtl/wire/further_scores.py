@@ -37,10 +37,10 @@ class FurtherScores:
             name: of domain and model.
             score: of the client's samples.
         """
-        if score.labels is None or score.probabilities is None:
-            return
         for metric, value in score.values.items():
             rows.setdefault(f"{name}{m.METRIC}{metric}", []).append(value)
+        if score.labels is None or score.probabilities is None:
+            return
         for table, more in self._tabulated.tabulate(score.labels, score.probabilities).items():
             key = f"{name}/{table}"
             self._tables[key] = self._tables[key] + more if key in self._tables else more

@@ -288,12 +288,17 @@ class Worker:
                     failed.append((client, reason(error)))
                     continue
                 for domain, scores in scored.items():
+                    samples = next(iter(scores.values())).samples
+                    if not samples:
+                        failed.append((client, "none of its test samples has anything to predict"))
+                        continue
                     rows[f"{domain}{m.CLIENTS}"].append(client)
-                    rows[f"{domain}{m.SAMPLES}"].append(len(domains[domain][client]))
+                    rows[f"{domain}{m.SAMPLES}"].append(samples)
                     if personal is not Serving.NONE:
                         rows.setdefault(f"{domain}{m.NO_PERSONAL_MODEL}", []).append(int(without))
                     for name, score in scores.items():
-                        rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
+                        if score.correct is not None:
+                            rows.setdefault(f"{domain}{name}/correct", []).append(score.correct)
                         rows.setdefault(f"{domain}{name}/loss_sum", []).append(score.loss_sum)
                         further.add(rows, f"{domain}{name}", score)
                     further.add_labels(domain, next(iter(scores.values())))
@@ -340,7 +345,8 @@ class Worker:
         """What Flower's own strategies expect of one client: scalars."""
         samples = sum(rows[m.SAMPLES])
         correct, loss = sum(rows.get("global/correct", [])), sum(rows.get("global/loss_sum", []))
-        return MetricRecord({m.SAMPLES: samples, "accuracy": correct / max(samples, 1), "loss": loss / max(samples, 1)})
+        right = {"accuracy": correct / max(samples, 1)} if "global/correct" in rows or not samples else {}
+        return MetricRecord({m.SAMPLES: samples, **right, "loss": loss / max(samples, 1)})
 
     def personal_models(
         self, content: RecordDict, clients: Sequence[int], round: int, which: Serving

@@ -18,6 +18,7 @@ ROOMS = [
     "clock",
     "random",
     "disk",
+    "tasks",
     "data",
     "models",
     "metrics",

@@ -11,8 +11,8 @@ from fedtl.models import build_model, read_model
 @pytest.mark.parametrize(
     ("how", "parts"),
     [
-        ("one", ("[2, 1]", "need [2, 2]", "give it 2 outputs", "no task yet")),
-        ("flat", ("[2];", "need [2, 2]", "give it 2 outputs", "no task yet")),
+        ("one", ("[2, 1]", "need [2, 2]", "give it 2 outputs", "data.task = 'binary' takes one logit")),
+        ("flat", ("[2];", "need [2, 2]", "give it 2 outputs", "data.task = 'binary' takes one logit")),
         ("pair", ("its output is a tuple", "[2, 2]", "return the logits alone")),
         ("table", ("its output is a dict", "return the logits alone")),
         ("classes", ("[2];", "give it 2 outputs")),

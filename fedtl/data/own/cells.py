@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtl.choice import ConfigError
-from fedtl.data.own.table import checked_rows, rows_of
+from fedtl.choice import ConfigError, nearest
+from fedtl.data.own.table import checked_rows, number, rows_of
 
 Cells = NDArray[np.str_]
+
+BOOLEAN = {"no": 0.0, "yes": 1.0, "false": 0.0, "true": 1.0, "n": 0.0, "y": 1.0, "f": 0.0, "t": 1.0}
+"""Words, in lower case, that are numbers where a column has no others."""
 
 MISSING_WORDS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "<na>", "nat", "."})
 """What people write for a value that is not known, in lower case."""
@@ -31,6 +34,7 @@ class CellTable:
         label: the words of the label's column ``[n]``; "-1" where a row has none.
         lines: the line of each row in the file ``[n]``.
         notes: how the file was read, where that is not as it usually is.
+        outcomes: what is predicted, where that is no label, ``[n, m]``; ``label`` is then empty words.
     """
 
     path: Path
@@ -38,6 +42,7 @@ class CellTable:
     label: Cells
     lines: NDArray[np.int64]
     notes: tuple[str, ...] = ()
+    outcomes: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -45,7 +50,32 @@ class CellTable:
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> CellTable:
         """Some of its rows."""
         cells = {name: column[chosen] for name, column in self.cells.items()}
-        return replace(self, cells=cells, label=self.label[chosen], lines=self.lines[chosen])
+        outcomes = None if self.outcomes is None else self.outcomes[chosen]
+        return replace(self, cells=cells, label=self.label[chosen], lines=self.lines[chosen], outcomes=outcomes)
+
+    def with_outcomes(self, first: str, others: Sequence[str]) -> CellTable:
+        """The same, of which numbers are predicted, or yes and no: those of the label's column and of others.
+
+        Args:
+            first: the label's column.
+            others: further columns, which are then no longer among those to learn from.
+
+        Raises:
+            ConfigError: there is no such column, or a cell is no number.
+        """
+        cells, columns = dict(self.cells), [self.label]
+        for name in others:
+            if name not in cells:
+                raise ConfigError(f"{self.path} has no column {name!r}: {nearest(name, [first, *cells])}")
+            columns.append(cells.pop(name))
+        if not cells:
+            raise ConfigError(f"{self.path} has no column besides those that are predicted")
+        by_column = [
+            [_value(self.path, int(line), name, str(cell)) for line, cell in zip(self.lines, column)]
+            for name, column in zip([first, *others], columns)
+        ]
+        nothing = np.full(len(self.label), "")
+        return replace(self, cells=cells, label=nothing, outcomes=np.array(by_column, np.float64).T)
 
 
 def read_cells(path: Path, label: str, header: Sequence[str] = ()) -> CellTable:
@@ -67,6 +97,11 @@ def read_cells(path: Path, label: str, header: Sequence[str] = ()) -> CellTable:
             raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is {word!r}")
     by_column = {name: np.array(column) for name, column in zip(columns, zip(*cells))}
     return CellTable(path, by_column, np.array(words), np.array(lines), notes)
+
+
+def _value(path: Path, line: int, column: str, cell: str) -> float:
+    word = cell.lower()
+    return BOOLEAN[word] if word in BOOLEAN else number(path, line, column, cell)
 
 
 def is_missing(column: Cells) -> NDArray[np.bool_]:

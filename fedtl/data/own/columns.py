@@ -7,20 +7,17 @@ and sums over their training rows, so that a column means the same at each; nobo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.own.cells import Cells, CellTable, is_missing
+from fedtl.data.own.cells import BOOLEAN, Cells, CellTable, is_missing
 from fedtl.data.own.table import difference, number
 
 Missing = Literal["error", "drop", "mean", "median"]
-
-BOOLEAN = {"no": 0.0, "yes": 1.0, "false": 0.0, "true": 1.0, "n": 0.0, "y": 1.0, "f": 0.0, "t": 1.0}
-"""Words, in lower case, that are numbers where a column has no others."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[
         if not whole.all():
             notes.append(f"{table.path}: {(~whole).sum()} of {len(table)} rows have gaps, and are left out")
         one = table.rows(whole)
-        kept.append(CellTable(one.path, {name: one.cells[name] for name in used}, one.label, one.lines, one.notes))
+        kept.append(replace(one, cells={name: one.cells[name] for name in used}))
     return kept, tuple(notes)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedtl.data.arrays import Labels
 from fedtl.data.dataset import Samples
+from fedtl.tasks.outcomes import Outcomes
 
 TRAIN, TEST, TARGET_TRAIN, TARGET_TEST, PUBLIC = "train", "test", "target/train", "target/test", "public"
 VALIDATION = "validation"
@@ -26,9 +27,11 @@ class Part:
         x: ``[n, ...]``.
         y: ``[n]``, or None in a part of which no labels are read.
         notes: sentences on what may not be meant as it was read.
+        outcomes: what is predicted, where that is no label; ``y`` is then 0 for all.
     """
 
     where: str
     x: Samples
     y: Labels | None = None
     notes: tuple[str, ...] = ()
+    outcomes: Outcomes | None = None

@@ -22,6 +22,7 @@ from fedtl.data.own.table import read_table, read_tables
 from fedtl.data.schema import DataSchema
 from fedtl.data.validation import drawn_for_validation
 from fedtl.data.views.images import LARGEST_SIDE
+from fedtl.tasks.outcomes import Outcomes, joined
 
 FRAME = "frame.json"
 """What the server's folder may say of everybody's samples."""
@@ -42,6 +43,7 @@ class Own:
         server: whether these are the server's data, which has no training samples.
         notes: sentences on what may not be meant as it was read, for the participant's own terminal.
         validation: places in ``x`` of labelled samples that models are scored on and not trained with, possibly none.
+        outcomes: what is predicted of each of ``x``, where that is no label; ``y`` then says only who has one.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Own:
     server: bool = False
     notes: tuple[str, ...] = ()
     validation: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    outcomes: Outcomes | None = None
 
     def with_validation(self, share: float, seed: int, client: int) -> Own:
         """The same with ``share`` of the training samples that have labels as validation samples.
@@ -307,6 +310,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
         names=names,
         server=server,
         validation=places.get(VALIDATION, none),
+        outcomes=_outcomes([part for _, part in present]),
         notes=tuple(dict.fromkeys([*(note for _, part in present for note in part.notes), *([note] if note else [])])),
     )
     if own.unlabelled and len(own.target_train) + len(own.target_test):
@@ -315,6 +319,15 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
             "are the unlabelled ones; leave one of them out"
         )
     return own
+
+
+def _outcomes(parts: Sequence[Part]) -> Outcomes | None:
+    """All parts' outcomes, zeros of those that have none."""
+    kind = next((part.outcomes for part in parts if part.outcomes is not None), None)
+    if kind is None:
+        return None
+    each = [kind.none_of(len(part.x)) if part.outcomes is None else part.outcomes for part in parts]
+    return replace(joined(each), outputs=max(part.outputs for part in each))
 
 
 def _class_of(word: str, labels: Sequence[str], source: str) -> int:

@@ -19,6 +19,8 @@ from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, 
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
 from fedtl.data.own.table import labels_of, test_rows
 from fedtl.data.settings import DataChoice
+from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
+from fedtl.tasks.outcomes import joined
 
 NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 """Parts of a real client's data that a simulation has elsewhere."""
@@ -38,7 +40,8 @@ class Files(DataChoice):
 
     Attributes:
         path: the folder or the file.
-        label: the column with the class.
+        label: the column with the class, or with what ``data.task`` predicts; where that is several numbers, as times
+            and events, a list of columns.
         owner: the column of a single file that says whose a row is.
         positive: the labels that are class 1; all others are class 0. Classes are as they stand if not given.
         missing: what becomes of a gap (an empty cell, "?", "NA"): "error"; its row is left out, "drop"; or it gets the
@@ -56,13 +59,19 @@ class Files(DataChoice):
 
     name: str = "files"
     path: str = Field(min_length=1)
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     owner: str | None = None
     positive: tuple[str, ...] = ()
     missing: Missing = "error"
     indicators: bool = False
     categorical: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _predicts_one_label(self) -> Files:
+        if not self.predicted or (self.task.labelled and len(self.predicted) > 1):
+            raise ValueError(f"label = {list(self.predicted)} should be one column: data.task is {self.task.name!r}")
+        return self
 
     @model_validator(mode="after")
     def _fill_goes_with_indicators(self) -> Files:
@@ -74,6 +83,19 @@ class Files(DataChoice):
     def fills_gaps_by(self) -> str | None:
         """The option that fills gaps by a statistic of all clients' rows."""
         return f"data.missing = {self.missing!r}" if self.missing in ("mean", "median") else None
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The columns with what is predicted; the first is the label's."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    def _read(self, file: Path) -> CellTable:
+        """A file's rows."""
+        first, *others = self.predicted
+        table = read_cells(file, first, self.header)
+        if self.task.labelled:
+            return table
+        return table.with_outcomes(first, others)
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
@@ -117,18 +139,18 @@ class Files(DataChoice):
     def _parts(self, entry: Path) -> dict[str, CellTable]:
         """A client's rows by part, before any is drawn for testing."""
         if entry.is_file():
-            return {TRAIN: read_cells(entry, self.label, self.header)}
+            return {TRAIN: self._read(entry)}
         files = {part: entry / f"{part}.csv" for part in PARTS}
         for part in NOT_HERE:
             if files[part].is_file():
                 raise ConfigError(_not_here(str(entry), part))
-        parts = {part: read_cells(file, self.label, self.header) for part, file in files.items() if file.is_file()}
+        parts = {part: self._read(file) for part, file in files.items() if file.is_file()}
         if TRAIN not in parts:
             raise ConfigError(f"{entry} has no train.csv")
         return parts
 
     def _of_file(self, file: Path) -> Dataset:
-        table = read_cells(file, self.label, self.header)
+        table = self._read(file)
         if self.owner is None:
             return self._of_tables([{TRAIN: table}], owned=False)
         if self.owner not in table.cells:
@@ -157,16 +179,20 @@ class Files(DataChoice):
         tables = [table for _, _, table in pieces]
         numbers = as_numbers(tables, [part == TRAIN for _, part, _ in pieces], rules)
         labels, names = self._labels(tables)
+        outcomes = [self._outcomes(table) for table in tables]
         parts: list[dict[str, Part]] = [{} for _ in clients]
-        for (client, part, table), x, y in zip(pieces, numbers, labels):
+        for (client, part, table), x, y, own in zip(pieces, numbers, labels, outcomes):
             where = str(table.path)
-            parts[client][part] = Part(where, samples(where, x), y, (*table.notes, *doubts(where, x)))
-        dataset = _joined([gathered(next(iter(each.values())).where, each, server=False) for each in parts])
+            parts[client][part] = Part(where, samples(where, x), y, (*table.notes, *doubts(where, x)), own)
+        owns = [gathered(next(iter(each.values())).where, each, server=False) for each in parts]
+        dataset = _joined(owns, self.task)
         dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names or dataset.label_names)
         return dataset if owned else replace(dataset, owner=None)
 
     def _labels(self, tables: Sequence[CellTable]) -> tuple[list[Labels], tuple[str, ...]]:
         """The labels of each table ``[n]``, and the classes' names where :attr:`positive` makes these."""
+        if not self.task.labelled:
+            return [np.zeros(len(table), np.int64) for table in tables], ()
         if not self.positive:
             return labels_of([(str(table.path), table.label, UNLABELLED) for table in tables]), ()
         present = {str(word) for table in tables for word in np.unique(table.label)}
@@ -179,12 +205,20 @@ class Files(DataChoice):
         each: list[Labels] = [np.isin(table.label, self.positive).astype(np.int64) for table in tables]
         return each, (others, ", ".join(self.positive))
 
+    def _outcomes(self, table: CellTable) -> Outcomes | None:
+        """What is predicted of a table's rows, where that is no label."""
+        if table.outcomes is None:
+            return None
+        where = f"{table.path}: {', '.join(self.predicted)}"
+        outcomes = self.task.outcomes(where, table.outcomes, len(table))
+        return replace(outcomes, names=self.predicted) if outcomes.outputs == len(self.predicted) else outcomes
+
 
 def _not_here(source: str, part: str) -> str:
     return f"{source} has {part}; in a simulation data.target and data.public give such"
 
 
-def _joined(owns: Sequence[Own]) -> Dataset:
+def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset:
     """Clients' own samples as one data set."""
     for own in owns:
         for part in NOT_HERE:
@@ -210,6 +244,11 @@ def _joined(owns: Sequence[Own]) -> Dataset:
     kind = np.concatenate([np.repeat([0, 1, 2], [len(o.train), len(o.validation), len(o.test)]) for o in owns])
     x = np.concatenate([own.x[r] for own, r in zip(owns, rows)])
     labels = np.concatenate([each[r] for each, r in zip(y, rows)]).astype(np.int64)
+    each = [own.outcomes.take(r) for own, r in zip(owns, rows) if own.outcomes is not None]
+    outcomes = joined(each) if each else None
+    if outcomes is not None:
+        strata = task.strata(outcomes)
+        labels, names = strata.y, strata.names
     note = None if names else check_classes(owns[0].source, np.unique(labels), len(labels))
     mean, std = channel_statistics(x[kind == 0])
     return Dataset(
@@ -222,5 +261,6 @@ def _joined(owns: Sequence[Own]) -> Dataset:
         held_out=kind == 2 if (kind == 2).any() else None,
         validation=kind == 1 if (kind == 1).any() else None,
         label_names=names,
+        outcomes=outcomes,
         notes=tuple(dict.fromkeys([*(note for own in owns for note in own.notes), *([note] if note else [])])),
     )

@@ -29,13 +29,15 @@ from fedtl.data.arrays import (
 )
 from fedtl.data.dataset import Dataset, Samples, channel_statistics
 from fedtl.data.settings import DataChoice
+from fedtl.tasks import LearningTask, Outcomes
+from fedtl.tasks.outcomes import joined
 
 
 class Npz(DataChoice):
     """A user's own data: a folder with one .npz file per client, or one file.
 
     Each file has ``x`` [n, ...] (bytes are images [n, channels, height, width], or [n, height, width] with one
-    channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words.
+    channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words, or what ``data.task`` predicts.
 
     - A folder: its files in the order of their names are clients 0, 1, ... (so write client-02, not client-2).
       ``x_test`` and ``y_test``, in all files or in none, are the client's own test data, and ``x_validation`` and
@@ -77,7 +79,7 @@ class Npz(DataChoice):
             other = any(file.suffix == ".csv" for file in path.iterdir())
             hint = "; data.name = 'files' reads those that are there" if other else ""
             raise ConfigError(f"data.path = {self.path!r}: the folder has no .npz file{hint}")
-        clients = [_read(file, of_one_client=True) for file in files]
+        clients = [_read(file, self.task, of_one_client=True) for file in files]
         for file, client in zip(files, clients, strict=True):
             _check_alike(file, client.train, files[0], clients[0].train)
             if (client.test is None) != (clients[0].test is None):
@@ -113,7 +115,7 @@ class Npz(DataChoice):
         return replace(arrays, notes=(*arrays.notes, note))
 
     def _of_file(self, path: Path) -> Dataset:
-        content = _read(path)
+        content = _read(path, self.task)
         tests = [] if content.test is None else [content.test]
         if content.user is None:
             return self._dataset([content.train], tests, None, None)
@@ -139,9 +141,15 @@ class Npz(DataChoice):
         Of the samples of ``trains`` the last ``validation`` ones are for validation.
         """
         x: Samples = np.concatenate([part.x for part in (*trains, *tests)])
-        y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
-        n = sum(len(part.y) for part in trains)
-        classes, notes = self._classes(y, names)
+        outcomes = [part.outcomes for part in (*trains, *tests) if part.outcomes is not None]
+        whole = joined(outcomes) if outcomes else None
+        n, notes = sum(len(part.y) for part in trains), tuple[str, ...]()
+        if whole is None:
+            y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
+            classes, notes = self._classes(y, names)
+        else:
+            strata = self.task.strata(whole)
+            y, classes, names = strata.y, strata.classes, strata.names
         held_out = None
         if owner is not None and tests:
             own = test_owner is not None
@@ -166,6 +174,7 @@ class Npz(DataChoice):
             whole_numbers=any(part.whole for part in trains),
             notes=notes,
             validation=(places >= n - validation) & (places < n) if validation else None,
+            outcomes=whole,
         )
 
     def _classes(self, y: NDArray[np.int64], names: tuple[str, ...] | None) -> tuple[int, tuple[str, ...]]:
@@ -192,6 +201,7 @@ class _ArchivePart:
     y: Labels
     whole: bool
     notes: tuple[str, ...]
+    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +213,7 @@ class _Content:
     user_test: NDArray[Any] | None
 
 
-def _read(path: Path, of_one_client: bool = False) -> _Content:
+def _read(path: Path, task: LearningTask, of_one_client: bool = False) -> _Content:
     """A file's content, checked."""
     known = {"x", "y", "x_test", "y_test", "user", "user_test"}
     if of_one_client:
@@ -218,9 +228,9 @@ def _read(path: Path, of_one_client: bool = False) -> _Content:
             raise ConfigError(f"{path}: x_{kind} and y_{kind} come together, but it has only one of them")
     if "user_test" in arrays and not {"x_test", "user"} <= arrays.keys():
         raise ConfigError(f"{path}: user_test says whose the samples of x_test are, so it needs x_test and user")
-    train = _part(path, arrays, "")
-    test = _part(path, arrays, "_test") if "x_test" in arrays else None
-    validation = _part(path, arrays, "_validation") if "x_validation" in arrays else None
+    train = _part(path, arrays, "", task)
+    test = _part(path, arrays, "_test", task) if "x_test" in arrays else None
+    validation = _part(path, arrays, "_validation", task) if "x_validation" in arrays else None
     for part, ending in ((test, "_test"), (validation, "_validation")):
         if part is not None:
             _check_alike(path, part, path, train, ending)
@@ -264,10 +274,14 @@ def array_of(path: Path, archive: Any, key: str) -> NDArray[Any]:
     return values
 
 
-def _part(path: Path, arrays: dict[str, NDArray[Any]], ending: str) -> _ArchivePart:
+def _part(path: Path, arrays: dict[str, NDArray[Any]], ending: str, task: LearningTask) -> _ArchivePart:
     """X and y of one name ending, checked and in our dtypes."""
     where, x = f"{path}: x{ending}", arrays["x" + ending]
     read = samples(where, x)
+    if not task.labelled:
+        outcomes = task.outcomes(f"{path}: y{ending}", arrays["y" + ending], len(read))
+        unlabelled = np.zeros(len(read), np.int64)
+        return _ArchivePart(str(path), read, unlabelled, is_whole(x), doubts(where, x), outcomes)
     y = labels(f"{path}: y{ending}", arrays["y" + ending], len(read))
     return _ArchivePart(str(path), read, y, is_whole(x), doubts(where, x))
 

@@ -92,6 +92,8 @@ class CDAN(Reversed):
             the game: the model ascends through them as through what the discriminator sees.
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     entropy: bool = True
 
     def inputs(self, sizes: Sizes) -> int:

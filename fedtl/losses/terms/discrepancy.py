@@ -37,6 +37,10 @@ class Between(Term):
 
     layer: str = Field("features", min_length=1)
 
+    def defined_for(self) -> frozenset[str] | None:
+        """Classification, where it looks at probabilities."""
+        return frozenset({"classification"}) if self.layer == "probabilities" else None
+
     def layers(self) -> frozenset[str]:
         """The one that is compared."""
         return frozenset({self.layer})
@@ -89,6 +93,10 @@ class JointMMD(Term):
     bandwidths: Literal["median", "mean"] = "median"
     estimator: Literal["biased", "unbiased", "linear", "circular"] = "biased"
 
+    def defined_for(self) -> frozenset[str] | None:
+        """Classification, where it looks at probabilities."""
+        return frozenset({"classification"}) if "probabilities" in self.joint else None
+
     def layers(self) -> frozenset[str]:
         """Those that are compared."""
         return frozenset(self.joint)
@@ -112,6 +120,8 @@ class LocalMMD(Term):
     Attributes:
         layer: as for "mmd".
     """
+
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     needs: ClassVar[frozenset[str]] = BOTH
 
@@ -170,6 +180,8 @@ def squashed(features: Tensor, how: str) -> Tensor:
 
 class Associative(Term):
     """Association of source and target by a round trip (Haeusser et al.); see :func:`fedtl.losses.associative`."""
+
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     needs: ClassVar[frozenset[str]] = BOTH | {"features"}
 

@@ -66,6 +66,8 @@ class ClassMeans(ClientAggregate):
 class OfClasses(Term):
     """A term towards the mean of each sample's class; it begins when there is one, in the second round."""
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     per_sample: ClassVar[bool] = True
 

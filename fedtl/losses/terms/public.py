@@ -54,6 +54,8 @@ class Consensus(Term):
         temperature: T of "kl".
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"public"})
     per_sample: ClassVar[bool] = True
 

@@ -23,6 +23,8 @@ class Replayed(Term):
         temperature: T of the latter.
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"replay"})
     per_sample: ClassVar[bool] = True
 

@@ -82,6 +82,8 @@ class Distillation(Term):
         scale_t2: whether the loss is multiplied by T².
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     per_sample: ClassVar[bool] = True
 
     stream: Literal["samples", "source", "target", "unlabelled", "public"] = "samples"
@@ -132,6 +134,8 @@ class NotTrueDistillation(Term):
         scale_t2: whether the loss is multiplied by τ².
     """
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"source", "model:global"})
     per_sample: ClassVar[bool] = True
 
@@ -165,6 +169,8 @@ class Mutual(Term):
         beta: FML's β; likewise.
         temperature: of the predictions that are compared; 1 in both papers.
     """
+
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     per_sample: ClassVar[bool] = True

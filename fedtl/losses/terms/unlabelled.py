@@ -15,6 +15,8 @@ from fedtl.losses.unlabelled import entropies
 class OnTarget(Term):
     """A term of the target's logits alone."""
 
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
 
 
@@ -67,6 +69,8 @@ class AdaBN(OnTarget):
     The statistics follow the target's mini-batches because its samples pass through the model in training mode; with
     ``strategy.private = ["batch-norm"]`` each client keeps its own.
     """
+
+    tasks: ClassVar[frozenset[str] | None] = None
 
     def idle(self, model: nn.Module) -> str | None:
         """Where there are no statistics that could follow the target."""

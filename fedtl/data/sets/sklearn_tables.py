@@ -1,0 +1,53 @@
+"""Tables that scikit-learn brings: patients, of whom a yes or no or a number is predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import SerializeAsAny
+
+from fedtl.choice import ConfigError
+from fedtl.data.dataset import Dataset, channel_statistics
+from fedtl.data.settings import DataChoice
+from fedtl.tasks import LearningTask
+from fedtl.tasks.labels import Binary
+from fedtl.tasks.numbers import Regression
+
+
+class BreastCancer(DataChoice):
+    """569 patients of Wisconsin, 30 numbers of each tumour's image; a yes is a malignant one (Street et al. 1993)."""
+
+    name: str = "breast-cancer"
+    task: SerializeAsAny[LearningTask] = Binary()
+
+    def load(self) -> Dataset:
+        """See :class:`~fedtl.data.settings.DataChoice`."""
+        from sklearn.datasets import load_breast_cancer
+
+        x, y = load_breast_cancer(return_X_y=True)
+        samples: NDArray[np.float32] = x.astype(np.float32)
+        malignant = (y == 0).astype(np.int64)
+        return Dataset(samples, malignant, 2, *channel_statistics(samples), label_names=("benign", "malignant"))
+
+
+class Diabetes(DataChoice):
+    """442 patients, 10 numbers each; how far their diabetes has gone a year later, 25 to 346 (Efron et al. 2004)."""
+
+    name: str = "diabetes"
+    task: SerializeAsAny[LearningTask] = Regression()
+
+    def load(self) -> Dataset:
+        """See :class:`~fedtl.data.settings.DataChoice`."""
+        if self.task.name != "regression":
+            raise ConfigError(f"data.task = {self.task.name!r}: of data.name = 'diabetes' a number is predicted")
+        from sklearn.datasets import load_diabetes
+
+        x, y = load_diabetes(return_X_y=True, scaled=False)
+        samples: NDArray[np.float32] = x.astype(np.float32)
+        values: NDArray[Any] = y
+        outcomes = self.task.outcomes("data.name = 'diabetes': y", values, len(values))
+        strata = self.task.strata(outcomes)
+        mean, std = channel_statistics(samples)
+        return Dataset(samples, strata.y, strata.classes, mean, std, label_names=strata.names, outcomes=outcomes)

@@ -1,0 +1,95 @@
+"""Metrics of several labels a sample: ``labels`` [n, k] of zeros and ones, and the probability of each ``[n, k]``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.metrics.contract import OfSamples, OfTable, Predictions, Table, Truth, Values
+from fedtl.metrics.ranking import AUC, BINS, AveragePrecision, Histogram, OfRanking, levels
+
+
+class LabelCounts(Table):
+    """Of each label how many samples have it, how many are predicted to, and how many of both: ``[3, k]``."""
+
+    def of(self, labels: Truth, probabilities: Predictions) -> NDArray[np.int64]:
+        """The three counts; a label is predicted where its probability is above a half."""
+        has, predicted = labels > 0, probabilities > 0.5
+        return np.stack([each.sum(0) for each in (has, predicted, has & predicted)]).astype(np.int64)
+
+
+class MicroF1(OfTable):
+    """F1 of all labels' predictions together; not defined where no label is there or predicted."""
+
+    table = LabelCounts
+
+    def of_table(self, table: NDArray[np.int64]) -> Values:
+        """2 hits / (there + predicted)."""
+        there, predicted, hits = table.sum(1)
+        return np.asarray(2 * hits / (there + predicted) if there + predicted else np.nan)
+
+
+class MacroF1(OfTable):
+    """The mean of the labels' F1, 0 for one that is neither there nor predicted, as scikit-learn has it."""
+
+    table = LabelCounts
+
+    def of_table(self, table: NDArray[np.int64]) -> Values:
+        """The mean of 2 hits / (there + predicted)."""
+        there, predicted, hits = table
+        return np.asarray((2 * hits / np.maximum(there + predicted, 1)).mean())
+
+
+class HammingLoss(OfSamples):
+    """The share of labels that are wrong."""
+
+    def each(self, labels: Truth, probabilities: Predictions) -> Values:
+        """A sample's share."""
+        return np.asarray(((labels > 0) != (probabilities > 0.5)).mean(1))
+
+
+class SubsetAccuracy(OfSamples):
+    """The share of samples of which all labels are right."""
+
+    def each(self, labels: Truth, probabilities: Predictions) -> Values:
+        """1 where all are, else 0."""
+        return np.asarray(((labels > 0) == (probabilities > 0.5)).all(1).astype(np.float64))
+
+
+class LabelHistogram(Histogram):
+    """Of each label by bins of its probability: samples that have it, and the others: ``[k, 2, 1024]``."""
+
+    def of(self, labels: Truth, probabilities: Predictions) -> NDArray[np.int64]:
+        """The counts; a bin has its lower end."""
+        k = probabilities.shape[1]
+        bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
+        table = np.zeros((k, 2, BINS), np.int64)
+        for c in range(k):
+            np.add.at(table[c], ((labels[:, c] <= 0).astype(np.int64), bins[:, c]), 1)
+        return table
+
+
+class OfLabels(OfRanking):
+    """A metric of each label's order of samples; the mean over the labels for which it is defined."""
+
+    table: ClassVar[type[Table]] = LabelHistogram
+
+    def of(self, labels: Truth, probabilities: Predictions) -> Values:
+        """The mean over labels, exactly."""
+        each = [self._of_levels(*levels(has > 0, p)) for has, p in zip(labels.T, probabilities.T)]
+        return self._mean(each)
+
+    @staticmethod
+    def _mean(each: list[float]) -> Values:
+        defined = [value for value in each if not np.isnan(value)]
+        return np.asarray(np.mean(defined) if defined else np.nan)
+
+
+class MacroAUC(OfLabels, AUC):
+    """The mean over labels of the area under the ROC curve; of those that some samples have and some do not."""
+
+
+class MacroAveragePrecision(OfLabels, AveragePrecision):
+    """The mean over labels of the average precision, of those that some samples have."""

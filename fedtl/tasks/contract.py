@@ -1,0 +1,132 @@
+"""What a task is: what is predicted of a sample, by how many outputs, and how that is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedtl.choice import Choice
+from fedtl.tasks.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How well a model does on some samples, in sums over them.
+
+    Attributes:
+        count: what loss and accuracy are means over: samples, or tokens.
+        loss_sum: the sum of its losses.
+        correct: how many it predicts correctly; None where a prediction is neither right nor wrong.
+    """
+
+    count: int
+    loss_sum: float
+    correct: int | None = None
+
+    def __add__(self, other: Tally) -> Tally:
+        """Of both groups of samples together."""
+        correct = None if self.correct is None or other.correct is None else self.correct + other.correct
+        return Tally(self.count + other.count, self.loss_sum + other.loss_sum, correct)
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Groups of samples alike, by which partitions divide where samples have no label.
+
+    Attributes:
+        y: each sample's ``[n]`` int64, from 0.
+        classes: how many there are.
+        names: a word for each.
+    """
+
+    y: NDArray[np.int64]
+    classes: int
+    names: tuple[str, ...]
+
+
+class LearningTask(Choice):
+    """What clients learn to predict, as ``data.task`` names it; subclasses add options.
+
+    Attributes:
+        name: a row of the registry.
+    """
+
+    term: ClassVar[str]
+    """Of the local objective, where a config names none."""
+
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """That are scored where a config names none."""
+
+    has_accuracy: ClassVar[bool] = True
+    """Whether a prediction is right or wrong."""
+
+    whole: ClassVar[bool] = False
+    """Whether the loss of samples depends on others, so that a client's are scored all at once."""
+
+    per_token: ClassVar[bool] = False
+    """Whether a model gives outputs for each token of a sample, ``[B, T, k]``."""
+
+    labelled: ClassVar[bool] = False
+    """Whether samples have a label from 0 to k - 1, and no other outcome."""
+
+    def outputs(self, classes: int) -> int:
+        """How many numbers a model gives for a sample of one of so many classes, where samples are labelled."""
+        return classes
+
+    def outcomes(self, where: str, y: Array, n: int) -> Outcomes:
+        """What was saved as ``y`` as the outcomes of ``n`` samples, where samples are not labelled.
+
+        Raises:
+            ConfigError: it cannot be that; ``where`` begins the message.
+        """
+        raise NotImplementedError
+
+    def strata(self, outcomes: Outcomes) -> Strata:
+        """What partitions and pictures take for the samples' labels."""
+        n = len(outcomes.values)
+        return Strata(np.zeros(n, np.int64), 1, ("all",))
+
+    def fitted(self, outcomes: Outcomes, training: Sequence[NDArray[np.int64]]) -> Outcomes:
+        """The same as models are to predict them.
+
+        Args:
+            outcomes: of all samples.
+            training: each client's training samples.
+        """
+        return outcomes
+
+    def tally(self, outputs: Tensor, y: Tensor) -> Tally:
+        """How well a model's outputs ``[B, ...]`` predict ``y`` ``[B, ...]``."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
+        """The outputs ``[B, ...]`` as metrics see them, ``[B, k]`` float64."""
+        return outputs.double().softmax(-1)
+
+    def truth(self, y: Tensor, outcomes: Outcomes | None) -> Tensor:
+        """``y`` ``[B, ...]`` as metrics see it."""
+        return y
+
+
+def nothing_to_score(task: LearningTask) -> Tally:
+    """Of no samples."""
+    return Tally(0, 0.0, 0 if task.has_accuracy else None)
+
+
+def as_column(outputs: Tensor) -> Tensor:
+    """One output a sample, ``[B]``, of ``[B, 1]`` or ``[B]``."""
+    return outputs.squeeze(-1) if outputs.dim() > 1 else outputs
+
+
+def accuracy_of(right: Tensor) -> int:
+    """How many are right."""
+    return int(right.count_nonzero())

@@ -1,0 +1,119 @@
+"""Every task under every engine, on actors, after an end in the middle, and beside private parts and other terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fedtl
+from fedtl.choice import ConfigError
+from fedtl.config.read import read_config
+from fedtl.engine import Engine
+from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
+from fedtl.tasks import TASKS
+from tests.interrupted import Killed, contents, stop_at
+from tests.parts import METHODS
+
+OTHERS = [task for task in TASKS if task != "classification"]
+
+
+def tables(task: str, method: str = "fedavg", **simulation: Any) -> dict[str, Any]:
+    """Clients of several sizes, so that stacks are padded."""
+    data = {"name": "made", "clients": 5, "sizes": 17, "dimension": 6, "task": task, "server_test_share": 0.2}
+    model: dict[str, Any] = {"name": "mlp", "hidden": [8]}
+    if task == "next_token":
+        data["normalise"], model = "none", {"name": "tests.trial_models:Tokens", "tokens": 10}
+    strategy = {"name": method, **METHODS[method], "batch_size": 5, "lr": 0.05}
+    simulation = {"grid": "in-process", "stacked": False, "traced": False, **simulation}
+    parts = {"data": data, "model": model, "strategy": strategy, "simulation": simulation}
+    return {"name": "tasks", "rounds": 2, "device": "cpu", **parts}
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_engines_agree(task: str, tmp_path: Path) -> None:
+    runs = [
+        fedtl.run(tables(task, stacked=stacked, traced=traced), out=tmp_path / f"{stacked}{traced}")
+        for stacked in (False, True)
+        for traced in (False, True)
+    ]
+    first = runs[0]
+    metrics = [name for name in first.rounds[-1]["scores"]["global/server-test"] if name != "drawn_from"]
+    assert {"loss", *read_config(tables(task))[0].evaluate.metrics} <= {*metrics}
+    assert ("accuracy" in metrics) == (task in ("binary", "next_token"))
+    for other in runs[1:]:
+        for name, tensor in first.state_dict().items():
+            torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=2e-6)
+        for metric in metrics:
+            for score, point in first.last(metric).items():
+                assert other.last(metric)[score].value == pytest.approx(point.value, rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+def defined(method: str, task: str) -> bool:
+    """Whether a method and the terms that it brings are defined for a task."""
+    kind = strategy_type(method)
+    settings = read_strategy({"name": method, **METHODS[method]})
+    terms = kind.client_update.objective(settings, ())
+    each = [kind.tasks, kind.client_update.tasks, *(term.defined_for() for term in terms)]
+    return all(tasks is None or task in tasks for tasks in each)
+
+
+@pytest.mark.parametrize("method", STRATEGIES)
+def test_methods_train_or_say_that_they_are_not_defined(method: str, tmp_path: Path) -> None:
+    """By turns of the tasks, so that each is met by several kinds of method."""
+    task = OTHERS[sorted(STRATEGIES).index(method) % len(OTHERS)]
+    asked = tables(task, method)
+    if not defined(method, task):
+        with pytest.raises(ConfigError, match=rf"is defined for .*, and data\.task is '{task}'"):
+            read_config(asked)
+        return
+    config, _ = read_config(asked)
+    if method == "fedbn":  # this model has no batch-norm
+        with pytest.raises(ConfigError, match="no batch-norm"):
+            fedtl.run(config, out=tmp_path / "run")
+        return
+    run = fedtl.run(config, out=tmp_path / "run")
+    for point in run.last().values():
+        assert np.isfinite(point.value)
+    assert not run.rounds[-1]["failures"]
+
+
+@pytest.mark.parametrize("task", ["regression", "next_token"])
+def test_ended_and_resumed(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tables(task, "ditto")
+    fedtl.run(asked, out=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, Engine, "train", 2, after=False)
+        with pytest.raises(Killed):
+            fedtl.run(asked, out=tmp_path / "ended")
+    fedtl.run(asked, out=tmp_path / "ended", resume=True)
+    assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("warm_actors")
+@pytest.mark.parametrize("task", ["regression", "next_token"])
+def test_same_bits_on_actors(task: str, tmp_path: Path) -> None:
+    fedtl.run(tables(task), out=tmp_path / "here")
+    fedtl.run(tables(task, grid="ray", actors=2), out=tmp_path / "ray")
+    assert contents(tmp_path / "here") == contents(tmp_path / "ray")
+
+
+def test_beside_other_terms_and_private_parts(tmp_path: Path) -> None:
+    asked = tables("regression")
+    asked["objective"] = [
+        {"term": "squared_error"},
+        {"term": "mmd", "weight": 0.1},
+        {"term": "proximal", "weight": 0.1},
+    ]
+    asked["data"]["target"] = {"name": "made", "sizes": 17, "clients": 5, "dimension": 6, "seed": 1}
+    with pytest.raises(ConfigError, match=r"needs target data"):
+        read_config(asked)
+    asked["objective"][1] = {"term": "remote_coral", "weight": 0.1}
+    asked["strategy"]["private"] = ["head"]
+    run = fedtl.run(asked, out=tmp_path / "run")
+    assert {"global/clients", "personal/clients"} & run.last("rmse").keys()
+    assert "personal/target-clients" in run.last("rmse")

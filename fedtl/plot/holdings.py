@@ -66,6 +66,8 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
         bubbles = figure.add_subplot(grid[2 * i + 1])
         sizes = figure.add_subplot(grid[2 * i], sharex=bubbles)
         _draw(bubbles, sizes, start, counts, per_sample, federation.label_names)
+        if federation.outcomes is not None:
+            bubbles.set_ylabel("outcome")
         sizes.set_title(title, loc="left")
 
     steps = _round_sizes(largest)

@@ -435,3 +435,19 @@ def test_own_tables(task: str, tmp_path: Path) -> None:
     assert federation.shape == (1,)
     first = outcomes.values[federation.x[:, 0].argmin()]
     assert first.tolist() == {"regression": [-1.5], "survival": [1, 1], "multilabel": [1, 0]}[task]
+
+
+def test_the_documentation_lists_all() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    tasks = {row[0].strip("`"): row for row in rows[1:] if len(row) == 5}
+    assert tasks.keys() == TASKS.keys()
+    for name, row in tasks.items():
+        task = read_task(name)
+        assert row[3] == f"`{task.term}`"
+        assert ("accuracy" in row[4]) == task.has_accuracy
+        assert [word.strip(" `") for word in row[4].split(",") if "`" in word] == list(task.metrics)
+    listed = {name.strip(" `"): row[1] for row in rows if len(row) == 2 for name in row[0].split(",")}
+    assert listed.keys() == BY_TASK.keys()
+    for name, metrics in listed.items():
+        assert [word.strip(" `") for word in metrics.split(",")] == sorted(BY_TASK[name])

@@ -140,7 +140,7 @@ class Federation:
         return self.task.outputs(self.classes) if self.outcomes is None else self.outcomes.outputs
 
     def class_counts(self) -> ClassCounts | None:
-        """How many samples are trained on, and of them how many of each class or with each label; None of no classes."""
+        """How many samples are trained on, and how many of each class, or with each label; None of no classes."""
         outcomes, train = self.outcomes, self.train
         if not self.task.labelled and (outcomes is None or self.task.name != "multilabel"):
             return None

@@ -363,6 +363,20 @@ def test_own_files(tmp_path: Path) -> None:
     assert federation.outcomes.values[federation.test[1], 0] == pytest.approx(y[8:].astype(np.float32))
 
 
+def test_which_label_is_a_yes(tmp_path: Path) -> None:
+    file = tmp_path / "patients.csv"
+    file.write_text("age;outcome\n" + "".join(f"{30 + i};{'well' if i % 3 else 'ill'}\n" for i in range(20)))
+    data = {"name": "files", "path": str(file), "label": "outcome", "partition": "iid"}
+    federation = federate(config_of("binary", data=data).data, 0)
+    assert federation.label_names == ("ill", "well")
+    assert "a yes is 'well'; data.positive says it otherwise" in "; ".join(federation.notes)
+    federation = federate(config_of("binary", data={**data, "positive": ["ill"]}).data, 0)
+    assert federation.label_names == ("well", "ill")
+    assert not any("a yes is" in note for note in federation.notes)
+    text = refused("binary", data={**data, "label": "ill"})
+    assert text == f"data.label = 'ill': {file} has no column 'ill': known: age, outcome"
+
+
 def npz(path: Path) -> dict[str, Any]:
     return {"name": "npz", "path": str(path), "clients": None}
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, Labels, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
-from fedtl.data.own.cells import CellTable, is_missing, read_cells
+from fedtl.data.own.cells import BOOLEAN, CellTable, is_missing, read_cells
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
 from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
@@ -92,7 +92,12 @@ class Files(DataChoice):
     def _read(self, file: Path) -> CellTable:
         """A file's rows."""
         first, *others = self.predicted
-        table = read_cells(file, first, self.header)
+        try:
+            table = read_cells(file, first, self.header)
+        except ConfigError as error:
+            if str(error).startswith(f"{file} has no column {first!r}"):
+                raise ConfigError(f"data.label = {first!r}: {error}") from error
+            raise
         if self.task.labelled:
             return table
         return table.with_outcomes(first, others)
@@ -186,7 +191,10 @@ class Files(DataChoice):
             parts[client][part] = Part(where, samples(where, x), y, (*table.notes, *doubts(where, x)), own)
         owns = [gathered(next(iter(each.values())).where, each, server=False) for each in parts]
         dataset = _joined(owns, self.task)
-        dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names or dataset.label_names)
+        names = names or dataset.label_names
+        if self.task.name == "binary" and not self.positive and names and names[-1].lower() not in BOOLEAN:
+            notes = (*notes, f"data.task = 'binary': a yes is {names[-1]!r}; data.positive says it otherwise")
+        dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names)
         return dataset if owned else replace(dataset, owner=None)
 
     def _labels(self, tables: Sequence[CellTable]) -> tuple[list[Labels], tuple[str, ...]]:

@@ -176,6 +176,13 @@ def _data(tables: Tables, name: str) -> tuple[str, ...]:
     if name == "files":
         tables["data"] = {"name": name, "path": "my-data"}
         return ("my-data: a folder with one .csv file per client, each with a column named label",)
+    if name == "medmnist":
+        tables["data"] = {"name": name, "path": "breastmnist.npz", "clients": 10}
+        return ("breastmnist.npz: from medmnist.com",)
+    if name == "shakespeare":
+        tables["data"]["path"] = "shakespeare/data"
+        tables["model"] = {"name": "gru"}
+        return ("shakespeare/data: the folder with train and test that LEAF's preprocess.sh writes",)
     if name == "heart-disease":
         tables["model"] = {"name": "logistic"}
         tables["evaluate"] = {"metrics": ["auc"]}

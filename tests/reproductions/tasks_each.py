@@ -53,13 +53,16 @@ def config(task: str, method: str, seed: int) -> dict[str, Any]:
 def table(task: str, runs: Sequence[fedtl.Run]) -> str:
     """Markdown: a row per method, with the task's metrics over clients."""
     metrics = [*read_task(task).metrics, "loss"]
-    lines = header("method", "model", *metrics, f"worst decile's {metrics[0]}", "seeds")
+    pooled = [metric for metric in metrics if metric not in ("loss", "mae")]  # whose pooled value is the mean itself
+    of_all = [f"{metric}, pooled" for metric in pooled]
+    lines = header("method", "model", *metrics, *of_all, f"worst decile's {metrics[0]}", "seeds")
     for method in METHODS:
         mine = [run for run in runs if run.name == f"each-{task}" and run.method == method]
         if not mine:
             continue
         score = next(model for model in MODELS if model in mine[0].last())
         means = [spread([run.last(metric)[score].value for run in mine], 3) for metric in metrics]
+        means += [spread([run.last(metric, "pooled")[score].value for run in mine], 3) for metric in pooled]
         worst = spread([run.last(metrics[0], "worst_decile")[score].value for run in mine], 3)
         lines.append(row(method, score.partition("/")[0], *means, worst, len(mine)))
     return "\n".join(lines) + "\n"

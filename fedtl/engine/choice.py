@@ -134,6 +134,8 @@ def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdat
         return f"models of {STACK_BELOW:,} parameters or more are"
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
         return "convolutions are"
+    if any(isinstance(layer, nn.LSTM) for layer in task.module.modules()):  # which oneDNN has as one operation
+        return "LSTMs are"
     exact, classes = counts_batch(task), set()
     sizes = task.samples.federation.train.sizes
     for n in np.unique(np.delete(sizes, task.samples.federation.unseen)).tolist():
@@ -202,6 +204,8 @@ def refusal(module: nn.Module, shape: tuple[int, ...], few: FewSamples | None = 
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             return f"its layer {name!r} is dropout, whose random numbers would differ from one-by-one training's"
+        if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
+            return f"its layer {name!r} has a padding_idx, which vmap minds in a stack's first client alone"
     layout = Layout.of(module)
     flat = layout.flatten(module)
     # Two clients and two samples show whether vmap can map the model; in training mode, on copies.

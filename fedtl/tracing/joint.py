@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedtl.tracing.program import Program, separate
-from fedtl.tracing.source import NAME, added_up, compiled, indented, interpret
+from fedtl.tracing.source import NAME, Compiled, added_up, compiled, indented, interpret
 from fedtl.tracing.tape import UntraceableError
 
 
@@ -33,7 +32,7 @@ class JointProgram:
     source: str
     each: tuple[tuple[int, ...], ...]
     """By term whose values wait until after the loop, how many do in each step, by program."""
-    _function: Any = field(repr=False)
+    _function: Compiled = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
     def run(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from fedtl.tracing.simplify import VIEW
-from fedtl.tracing.source import Lines, compiled, function_source, interpret, unused
+from fedtl.tracing.source import Compiled, Lines, compiled, function_source, interpret, unused
 from fedtl.tracing.tape import Node, UntraceableError, aten, item
 
 IN_PLACE = {
@@ -59,7 +59,7 @@ class Program:
     evaluations: int
     lines: Callable[[str], Lines] = field(repr=False)
     """Its source in parts, given a prefix for the names of its variables."""
-    _function: Any = field(repr=False)
+    _function: Compiled = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
     def same(self, other: Program) -> bool:
@@ -99,7 +99,7 @@ class Function:
     """
 
     source: str
-    _function: Any = field(repr=False)
+    _function: Compiled = field(repr=False)
     _constants: tuple[Tensor, ...] = field(repr=False)
 
     def map(self, x: Tensor, buffers: Tensor, w: Tensor) -> Tensor:

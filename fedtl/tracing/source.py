@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,24 +95,42 @@ def unused(name: str, taken: set[str]) -> str:
     return name
 
 
-def compiled(source: str) -> Any:
+KEEPS_FOR_BACKWARD = "mkldnn_rnn_layer_backward"
+"""The operation whose forward one gives what it needs in grad mode alone."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A TorchScript function.
+
+    Attributes:
+        function: it.
+        grad_mode: whether it runs as if there were gradients, although no operation of it is differentiated.
+    """
+
+    function: Any
+    grad_mode: bool
+
+
+def compiled(source: str) -> Compiled:
     """TorchScript's function :data:`NAME`.
 
     Raises:
         UntraceableError: an operation that TorchScript does not know.
     """
     try:
-        return getattr(torch.jit.CompilationUnit(source), NAME)
+        return Compiled(getattr(torch.jit.CompilationUnit(source), NAME), KEEPS_FOR_BACKWARD in source)
     except RuntimeError as error:
         raise UntraceableError(f"TorchScript: {str(error).strip().splitlines()[0]}") from error
 
 
-def interpret(function: Any, *arguments: Any) -> Any:
+def interpret(compiled: Compiled, *arguments: Any) -> Any:
     """Run a TorchScript function."""
+    mode = torch.enable_grad() if compiled.grad_mode else nullcontext()
     # TorchScript's own optimiser would fuse operations after a few runs, and so change the bits.
-    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+    with torch.inference_mode(), mode, torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         try:
-            return function(*arguments)
+            return compiled.function(*arguments)
         except RuntimeError as error:  # many lines of source, and what happened in the last
             last = str(error).strip().splitlines()[-1]
             raise RuntimeError(last.removeprefix("RuntimeError: ")) from error

@@ -707,9 +707,9 @@ class Attention(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: type[nn.RNNBase], layers: int = 1) -> None:
         super().__init__()
-        self.cells, self.head = kind(1, 5, batch_first=True), nn.Linear(5, 3)
+        self.cells, self.head = kind(1, 5, layers, batch_first=True), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.cells(x[..., None])[0][:, -1])
@@ -752,6 +752,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (Attention, (6,)),
     "attention with dropout": (lambda: Attention(0.1), (6,)),
     "gru": (lambda: Recurrent(nn.GRU), (6,)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (6,)),
+    "lstm on top of another": (lambda: Recurrent(nn.LSTM, 2), (6,)),
     "words": (Words, (6,)),
     "dense": (Dense, (6,)),
     "bias": (Bias, (6,)),

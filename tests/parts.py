@@ -233,3 +233,26 @@ def quadratic(targets: NDArray[np.float32], kind: Callable[[Task], Engine] = One
     none = Shards.from_sizes(index[:0], np.zeros(clients, np.int64))
     federation = Federation(targets, np.zeros(clients, np.int64), d, one, 0 * one, each, none, index[:0])
     return engine_of(federation, Quadratic(d), kind, [QuadraticTerm(term="quadratic")])
+
+
+SUITED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "cnn1d": ({"channels": [3, 4], "kernel": 3, "hidden": [5]}, (2, 7)),
+    "gru": ({"hidden": 4, "layers": 2}, (2, 5)),
+    "lstm": ({"hidden": 4, "width": 3, "vocabulary": 9, "padding": 0}, (5,)),
+    "tabular-mlp": ({"categorical": {"1": 9, "4": 9}, "width": 3, "hidden": [5]}, (5,)),
+    "textcnn": ({"vocabulary": 9, "padding": 0, "width": 3, "channels": 4, "widths": [2, 3]}, (5,)),
+    "transformer": ({"vocabulary": 9, "padding": 0, "width": 8, "heads": 2, "layers": 1}, (5,)),
+}
+"""Models that take no images: small options of theirs and a sample's shape; of rank 1, whole numbers below 9."""
+
+
+def federation_suited(name: str, sizes: Sequence[int], classes: int = 3) -> Federation:
+    """Samples that one of these models takes."""
+    federation = federation_of(sizes, shape=SUITED[name][1], classes=classes)
+    return federation if len(federation.shape) > 1 else whole_numbers(federation, 9)
+
+
+def whole_numbers(federation: Federation, count: int) -> Federation:
+    """The same with whole numbers below ``count`` for samples."""
+    rng = np.random.default_rng(1)
+    return replace(federation, x=rng.integers(0, count, federation.x.shape).astype(np.float32))

@@ -193,8 +193,22 @@ def _data(tables: Tables, name: str) -> tuple[str, ...]:
     return ()
 
 
+TOKENS: Tables = {"name": "npz", "path": "my-texts", "normalise": "none"}
+
+
 def _model(tables: Tables, name: str) -> tuple[str, ...]:
     tables["model"] = {"name": name}
+    if name in ("cnn1d", "gru", "lstm"):
+        tables["data"] = {"name": "watch"}
+        return ("first: pip install 'fedtl[watch]'",)
+    if name in ("textcnn", "transformer"):
+        tables["model"]["vocabulary"] = 1000
+        tables["data"] = dict(TOKENS)
+        return ("my-texts: a folder with one .npz file per client, each with y and x [n, T], token ids from 0 to 999",)
+    if name == "tabular-mlp":
+        tables["model"]["categorical"] = {"3": 7}
+        tables["data"] = {"name": "files", "path": "my-data", "normalise": "none"}
+        return ("my-data: a folder with one .csv file per client; its column 3, from 0, has numbers from 0 to 6",)
     if name in ("logistic", "mlp", "cnn") or name in BATCH_NORM[:1] or ":" in name:
         return ()
     # They halve an image several times, and take long on a CPU.

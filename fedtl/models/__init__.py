@@ -22,10 +22,16 @@ __all__ = ["MODELS", "ModelChoice", "build_model", "read_model"]
 MODELS: Registry = {
     "cnn": "fedtl.models.cnn:CNNChoice",
     "cnn-bn": "fedtl.models.cnn:CNNBNChoice",
+    "cnn1d": "fedtl.models.cnn1d:CNN1dChoice",
+    "gru": "fedtl.models.recurrent:GRUChoice",
     "lenet5": "fedtl.models.lenet5:LeNet5Choice",
     "logistic": "fedtl.models.logistic:LogisticChoice",
+    "lstm": "fedtl.models.recurrent:LSTMChoice",
     "mlp": "fedtl.models.mlp:MLPChoice",
     "resnet18-gn": "fedtl.models.resnet:ResNet18GNChoice",
+    "tabular-mlp": "fedtl.models.tabular:TabularMLPChoice",
+    "textcnn": "fedtl.models.textcnn:TextCNNChoice",
+    "transformer": "fedtl.models.transformer:TransformerChoice",
 }
 
 

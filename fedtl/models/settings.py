@@ -11,6 +11,8 @@ from fedtl.choice import Choice, ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from fedtl.data.samples import FewSamples
+
 
 class ModelChoice(Choice):
     """A network's name and options; what it still needs, the data say.
@@ -29,6 +31,13 @@ class ModelChoice(Choice):
         Prefer :func:`fedtl.models.build_model`, which seeds the initialisation and checks the result.
         """
         raise NotImplementedError
+
+    def check_samples(self, few: FewSamples, classes: int) -> None:
+        """Check what the network asks of samples beyond their shape.
+
+        Raises:
+            ConfigError: it does not take these.
+        """
 
 
 def image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -54,6 +54,8 @@ def try_out(
         ConfigError: it does not fit the data, cannot be copied, or no two calls of it give the same.
     """
     name, own = choice.name, ":" in choice.name
+    if few is not None:
+        choice.check_samples(few, classes)
     x = _accepted(module, name, shape, few, own)
     _check_output(name, _output(module, x), (2, *shape[: task.per_token], classes), task)
     if not own:

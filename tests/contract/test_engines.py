@@ -31,10 +31,12 @@ from tests.parts import (
     ENGINES,
     METHODS,
     NO_LAYOUT,
+    SUITED,
     EngineKind,
     engine_for,
     engine_of,
     federation_of,
+    federation_suited,
     receive_first,
     small_module,
     train_cohort,
@@ -102,12 +104,19 @@ def test_methods_agree(method: str, budget: dict[str, int]) -> None:
     assert_agree(federation_of(SIZES), small_module, method, **budget)
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn", "cnn-bn"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn", "cnn-bn", *SUITED}))
 def test_models_agree(name: str) -> None:
     federation = federation_of(SIZES, shape=IMAGES, classes=4)
     assert_agree(
         federation, lambda: build_model(read_model({"name": name}), IMAGES, 4, seed=1), "pfedme", local_steps=2
     )
+
+
+@pytest.mark.parametrize("name", SUITED)
+def test_models_of_sequences_and_tables_agree(name: str) -> None:
+    options, shape = SUITED[name]
+    choice = read_model({"name": name, **options})
+    assert_agree(federation_suited(name, SIZES), lambda: build_model(choice, shape, 3, seed=1), "fedrep", lr=0.02)
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("resnet18-gn", [2, 3]), ("cnn-bn", [8, 9])])

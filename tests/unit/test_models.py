@@ -18,9 +18,11 @@ from fedtl.choice import ConfigError
 from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.models import MODELS, build_model, read_model
 from fedtl.models.head import features_and_logits, head_name
+from tests.parts import SUITED
 
 MNIST = (1, 28, 28)
 IMAGES = [(1, 8, 8), (1, 16, 16), MNIST, (3, 32, 32)]
+OF_IMAGES = sorted(set(MODELS) - SUITED.keys())
 
 
 def build(name: str, shape: tuple[int, ...] = MNIST, classes: int = 10, seed: int = 0, **options: object) -> nn.Module:
@@ -49,7 +51,7 @@ def message(table: dict[str, object], shape: tuple[int, ...] = MNIST, classes: i
 # --- shapes and sizes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", OF_IMAGES)
 @pytest.mark.parametrize("shape", IMAGES, ids=str)
 def test_images_give_logits_and_features_before_the_head(name: str, shape: tuple[int, ...]) -> None:
     module = build(name, shape, 7)
@@ -134,7 +136,7 @@ def test_resnet18_gn_is_torchvisions_with_another_norm() -> None:
 # --- seeds ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*sorted(MODELS), "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", [*OF_IMAGES, "mobilenet_v3_small"])
 def test_the_seed_alone_decides_the_parameters(name: str) -> None:
     shape = (3, 32, 32)
     torch.manual_seed(5)
@@ -156,7 +158,7 @@ def test_building_leaves_modes_and_statistics_alone() -> None:
 
 
 # These two train under each engine elsewhere, and batch-norm's statistics only there.
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet18-gn", "cnn-bn"}))
+@pytest.mark.parametrize("name", sorted({*OF_IMAGES} - {"resnet18-gn", "cnn-bn"}))
 def test_stacked_clients_equal_clients_one_by_one(name: str) -> None:
     shape = (1, 8, 8)
     modules = [build(name, shape, 5, seed) for seed in range(3)]
@@ -392,10 +394,10 @@ def test_choices_round_trip(table: dict[str, object]) -> None:
     [
         (
             {},
-            "model.name = None: give one of cnn, cnn-bn, lenet5, logistic, mlp, resnet18-gn, a classification network",
+            "model.name = None: give one of cnn, cnn-bn, cnn1d, gru, lenet5, logistic, lstm, mlp, resnet18-gn, ",
         ),
         ({"name": "resnet81"}, "model.name = 'resnet81' is unknown: did you mean 'resnet"),
-        ({"name": "transformer-xl"}, "model.name = 'transformer-xl' is unknown: give one of cnn, "),
+        ({"name": "perceiver"}, "model.name = 'perceiver' is unknown: give one of cnn, "),
         ({"name": "mlp", "hiden": [3]}, "model.hiden is not a key here: did you mean 'hidden'?"),
         ({"name": "mlp", "hidden": [0]}, "model.hidden.0 = 0: "),
         ({"name": "cnn", "channels": []}, "model.channels = []: "),

@@ -32,6 +32,9 @@ from fedtl.models.vector import Layout
 STACK_BELOW = 20_000
 """On a CPU, traced stacks are faster for models of fewer parameters; ``results/benchmarks/stacked.md``."""
 
+STACK_LSTM_BELOW = 3_000
+"""An LSTM, which oneDNN has as one operation, is stacked cell by cell; ``results/benchmarks/sequences.md``."""
+
 STACK_FROM = 4
 """On a CPU, stacking is worth its recordings where so many of a round's clients share a stack."""
 
@@ -134,8 +137,9 @@ def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdat
         return f"models of {STACK_BELOW:,} parameters or more are"
     if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in task.module.modules()):
         return "convolutions are"
-    if any(isinstance(layer, nn.LSTM) for layer in task.module.modules()):  # which oneDNN has as one operation
-        return "LSTMs are"
+    lstm = any(isinstance(layer, nn.LSTM) for layer in task.module.modules())
+    if lstm and task.layout.parameters >= STACK_LSTM_BELOW:
+        return f"LSTMs of {STACK_LSTM_BELOW:,} parameters or more are"
     exact, classes = counts_batch(task), set()
     sizes = task.samples.federation.train.sizes
     for n in np.unique(np.delete(sizes, task.samples.federation.unseen)).tolist():

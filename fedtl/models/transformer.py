@@ -127,7 +127,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.into, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, h: Tensor, hidden: Tensor | None) -> Tensor:
         """What each position sees.
@@ -138,7 +138,7 @@ class Attention(nn.Module):
         """
         n, T, width = h.shape
         each = width // self.heads
-        q, k, v = self.into(h).view(n, T, 3, self.heads, each).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(h).view(n, T, 3, self.heads, each).permute(2, 0, 3, 1, 4).unbind(0)
         scores = (q * (1 / math.sqrt(each))) @ k.transpose(-2, -1)
         if hidden is not None:
             scores = scores.masked_fill(hidden, -math.inf)

@@ -132,7 +132,7 @@ def as_torchs(block: nn.Module, width: int, heads: int) -> nn.TransformerEncoder
     """Torch's layer with the same weights."""
     layer = nn.TransformerEncoderLayer(width, heads, 12, 0.0, F.gelu, batch_first=True, norm_first=True)
     names = {
-        "attention.into": "self_attn.in_proj_",
+        "attention.qkv": "self_attn.in_proj_",
         "attention.out": "self_attn.out_proj.",
         "feed_forward.0": "linear1.",
         "feed_forward.2": "linear2.",

@@ -36,6 +36,7 @@ from fedtl.engine import EngineChoice, Task
 from fedtl.engine.choice import Choices
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
+from fedtl.models.pretrained import notes_on_weights
 from fedtl.runs import record, resume
 from fedtl.runs.best import BestRound
 from fedtl.runs.checkpoint import Checkpoint
@@ -163,7 +164,13 @@ def open_run(
         "split": None if elsewhere else federation.fingerprint(),
         "tests_trained_elsewhere": None if elsewhere else federation.share_trained_elsewhere,
         "parameters": layout.size,
-        "notes": [*federation.notes, *resources.notes, *_idle_terms(tasks), *chosen_on_test(config)],
+        "notes": [
+            *federation.notes,
+            *resources.notes,
+            *_of_weights(tasks),
+            *_idle_terms(tasks),
+            *chosen_on_test(config),
+        ],
     }
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
@@ -238,6 +245,11 @@ def _open_record(
     except BaseException as error:
         recorder.__exit__(type(error), error, None)
         raise
+
+
+def _of_weights(tasks: Sequence[Task]) -> list[str]:
+    """What the user should know of the weights that the models begin with."""
+    return list(dict.fromkeys(note for task in tasks for note in notes_on_weights(model_of(task.module))))
 
 
 def _idle_terms(tasks: Sequence[Task]) -> list[str]:

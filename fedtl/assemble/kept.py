@@ -51,8 +51,8 @@ def _sizes(task: Task, update: ClientUpdate[Any]) -> Mapping[str, int]:
     except Exception:  # its step needs real samples
         memory = first_memory(task, update)
     sizes = {name: vector.numel() for name, vector in memory.items()}
-    if sizes and task.buffers:
-        sizes[BUFFERS] = task.buffers
+    if sizes and task.remembered_buffers:
+        sizes[BUFFERS] = task.remembered_buffers
     if "w" in update.sums and task.sharing is not None and len(task.sharing.private):
         sizes[PRIVATE] = len(task.sharing.private)
     if task.objective.remembers:

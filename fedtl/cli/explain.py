@@ -37,6 +37,7 @@ PLACES = {
     "partitions": "[data.partition]",
     "datasets": "[data]",
     "models": "[model]",
+    "adapters": "[model.adapter]",
     "terms": "[[objective]]",
     "tasks": "[data.task]",
     "metrics": "[evaluate] metrics",

@@ -20,8 +20,8 @@ def list_parts(
 ) -> None:
     """List what a config can name, or explain one name.
 
-    KIND is configs, studies, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models, terms,
-    tasks, metrics or trackers; all if not given.
+    KIND is configs, studies, strategies, optimizers, server-optimizers, schedules, partitions, datasets, models,
+    adapters, terms, tasks, metrics or trackers; all if not given.
 
     NAME is any of those that are listed, or a class of your own, as my_module:MyMethod: its paper and equation, its
     options, what it sends and keeps, and a config to start from.

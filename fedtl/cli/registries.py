@@ -11,6 +11,7 @@ from fedtl.data.partitions import PARTITIONS
 from fedtl.losses.objective import TERMS
 from fedtl.metrics.registry import BY_TASK
 from fedtl.models import MODELS
+from fedtl.models.adapter_settings import ADAPTERS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import STRATEGIES
 from fedtl.tasks import TASKS
@@ -23,6 +24,7 @@ REGISTRIES: Mapping[str, Registry] = {
     "partitions": PARTITIONS,
     "datasets": DATASETS,
     "models": MODELS,
+    "adapters": ADAPTERS,
     "terms": TERMS,
     "tasks": TASKS,
     "metrics": {name: path for rows in [*BY_TASK.values()][::-1] for name, path in rows.items()},

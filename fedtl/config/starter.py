@@ -218,6 +218,12 @@ def _model(tables: Tables, name: str) -> tuple[str, ...]:
     return ()
 
 
+def _adapter(tables: Tables, name: str) -> tuple[str, ...]:
+    layers = {"layers": ["features.1"]} if name == "adapter" else {}
+    tables["model"] = {"name": "mlp", "pretrained": "results/first", "adapter": {"name": name, **layers}}
+    return ("results/first: the folder of a finished run of such a model",)
+
+
 def _of_strategy(key: str, registry: str) -> Callable[[Tables, str], tuple[str, ...]]:
     """A choice within ``[strategy]``; ``registry`` is one of :mod:`fedtl.optimizers`."""
 
@@ -250,6 +256,7 @@ _FILL: Mapping[str, Callable[[Tables, str], tuple[str, ...]]] = {
     "partitions": _partition,
     "datasets": _data,
     "models": _model,
+    "adapters": _adapter,
     "optimizers": _of_strategy("optimizer", "OPTIMIZERS"),
     "server-optimizers": _of_strategy("server", "SERVER_OPTIMIZERS"),
     "schedules": _of_strategy("schedule", "SCHEDULES"),

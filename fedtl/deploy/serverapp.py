@@ -238,7 +238,7 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
 def _prepare(server: Server, deployed: DeployedGrid, frame: DataSchema) -> None:
     """Set up what a run on real clients needs in addition to a simulated run's parts."""
     config = server.config
-    if config.deploy.privacy is not None and server.engine.task.buffers:
+    if config.deploy.privacy is not None and server.engine.task.remembered_buffers:
         raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
     frame.write(server.recorder.folder / FRAME)
     server.strategy.min_clients = config.deploy.min_clients

@@ -615,7 +615,7 @@ class Engine(ABC):
         """
         task, (uploads, kept) = self.task, finished
         check_uploads(update, uploads)
-        memory = {**kept, BUFFERS: buffers.clone()} if kept and task.buffers else kept
+        memory = {**kept, BUFFERS: buffers.clone()} if kept and task.remembered_buffers else kept
         asks = task.objective.statistics
         local: Tensor | None = None
         if "w" in uploads:

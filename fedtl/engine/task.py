@@ -113,6 +113,11 @@ class Task:
         """Q, how many numbers of the model's vector are buffers."""
         return self.layout.size - self.layout.parameters
 
+    @property
+    def remembered_buffers(self) -> int:
+        """How many of them a client keeps in its memory: all, or none where none ever changes."""
+        return 0 if self.sharing is not None and self.sharing.still else self.buffers
+
 
 @dataclass(frozen=True)
 class Trained:

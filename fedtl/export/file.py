@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from fedtl.clients.serving import OLDER
 from fedtl.data.samples import FewSamples
 from fedtl.data.schema import DataSchema
 from fedtl.models import ModelChoice, build_model, read_model
+from fedtl.models.adapters import merged
 from fedtl.models.pretrained import copy
 
 FORMAT = 1
@@ -232,7 +234,8 @@ def write_onnx(exported: Exported, file: Path) -> None:
         RunError: the file cannot be written.
     """
     check_onnx()
-    name, network = exported.about.model["name"], OnStored(exported.module, exported.frame).eval()
+    name, module = exported.about.model["name"], merged(deepcopy(exported.module))
+    network = OnStored(module, exported.frame).eval()
     samples = _samples(network, exported)
     try:
         with _silenced(), torch.no_grad():

@@ -96,6 +96,7 @@ def build_model(
         ConfigError: the network cannot be built, its pretrained weights are not to be had or another network's, or
             it does not fit the data; see :func:`fedtl.models.trial.try_out`.
     """
+    from fedtl.models.adapters import has_adapter
     from fedtl.models.generators import seeded
     from fedtl.tasks import Classification
 
@@ -112,14 +113,24 @@ def build_model(
                 f"model.name = {choice.name!r} cannot be built for samples of shape {list(shape)} and {classes} "
                 f"classes: {cause(error)}"
             ) from error
+        adapted = False
         if choice.pretrained is not None:
-            from fedtl.models.pretrained import begin_with
+            from fedtl.models.pretrained import begin_with, weights_of
 
-            begin_with(module, choice.name, choice.pretrained)
-        from fedtl.models.trial import try_out
+            tensors = weights_of(choice.name, choice.pretrained)
+            adapted = choice.adapter is not None and has_adapter(tensors)
+            if not adapted:
+                begin_with(module, tensors, choice.pretrained)
+        from fedtl.models.trial import taken_by, try_out
 
         # Still under the seed: lazy layers draw their first numbers in the first pass.
         try_out(module, choice, shape, classes, few, task)
+        if choice.adapter is not None:
+            from fedtl.models.adapters import insert
+
+            insert(module, choice.adapter, taken_by(module, shape, few))
+            if choice.pretrained is not None and adapted:
+                begin_with(module, tensors, choice.pretrained)
     return module
 
 

@@ -45,50 +45,75 @@ def read_weights(source: str, key: str) -> dict[str, Tensor]:
     return tensors
 
 
-def begin_with(module: nn.Module, name: str, source: str) -> None:
-    """Put pretrained weights into a network; a head for another number of classes stays new.
+def weights_of(name: str, source: str) -> dict[str, Tensor]:
+    """The pretrained weights that a config names.
 
     Args:
-        module: freshly initialised; changed in place.
-        name: the model's, as the config has it.
+        name: the model's.
         source: as for :func:`read_weights`, or the name of weights that torchvision has for its own network.
 
     Raises:
-        ConfigError: there are no such weights, or they are another network's.
+        ConfigError: there are no such weights.
     """
     key = "model.pretrained"
     known = {} if Path(source).exists() else torchvision_weights(name)
     if source in known:
-        tensors = _from_torchvision(name, source, key)
-    elif known:
+        return _from_torchvision(name, source, key)
+    if known:
         options = ", ".join(sorted(known))
         raise ConfigError(f"{key} = {source!r}: it is no run's folder, no .safetensors file, and none of {options}")
-    else:
-        tensors = read_weights(source, key)
-    copy(tensors, module, f"{key} = {source!r}", new_head=True)
+    return read_weights(source, key)
 
 
-def copy(tensors: Mapping[str, Tensor], module: nn.Module, what: str, *, new_head: bool = False) -> None:
+def begin_with(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put pretrained weights into a network; another network's head stays new, and a note of the module says so.
+
+    Args:
+        module: freshly initialised; changed in place.
+        tensors: as :func:`weights_of` gives them.
+        source: what the config names.
+
+    Raises:
+        ConfigError: they are another network's.
+    """
+    what = f"model.pretrained = {source!r}"
+    if copy(tensors, module, what, new_head=True):
+        module.notes_on_weights = (f"{what}: the head is new, as these weights have another one",)  # type: ignore[assignment]
+
+
+def notes_on_weights(module: nn.Module) -> tuple[str, ...]:
+    """What a user should know of the weights that a network began with."""
+    notes: tuple[str, ...] = getattr(module, "notes_on_weights", ())
+    return notes
+
+
+def copy(tensors: Mapping[str, Tensor], module: nn.Module, what: str, *, new_head: bool = False) -> bool:
     """Copy tensors into a module, each to its name.
 
     Args:
         tensors: by the names of the module's ``state_dict``.
         module: where they go.
         what: they are, for messages: key and value.
-        new_head: whether a head for another number of classes is left as it is; an error else.
+        new_head: whether a head is left as it is where the tensors have another one, or none; an error else.
+
+    Returns:
+        Whether it was left.
 
     Raises:
         ConfigError: names or shapes are not the module's.
     """
     own, kind = module.state_dict(), type(module).__name__
-    head = _head_of(module)
-    other = [n for n in head if n in tensors and n in own and tensors[n].shape != own[n].shape]
-    if other and all(tensors[n].shape[1:] == own[n].shape[1:] for n in other):
-        if not new_head:
-            theirs, ours = len(tensors[other[0]]), len(own[other[0]])
-            raise ConfigError(f"{what}: it tells {theirs} classes apart, but these data have {ours}")
+    prefix = _head_prefix(module)
+    head = {name for name in own if prefix and name.startswith(prefix)}
+    other = [n for n in head if n in tensors and tensors[n].shape != own[n].shape]
+    classes = bool(other) and all(tensors[n].shape[1:] == own[n].shape[1:] for n in other)
+    if classes and not new_head:
+        theirs, ours = len(tensors[other[0]]), len(own[other[0]])
+        raise ConfigError(f"{what}: it tells {theirs} classes apart, but these data have {ours}")
+    left = new_head and (classes or _another_head(tensors, own, head))
+    if left:
         own = {name: tensor for name, tensor in own.items() if name not in head}
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
     for name, tensor in own.items():
         if name not in tensors:
             if name.endswith(COUNTS):
@@ -106,6 +131,17 @@ def copy(tensors: Mapping[str, Tensor], module: nn.Module, what: str, *, new_hea
         for name, tensor in own.items():
             if name in tensors:
                 tensor.copy_(tensors[name])
+    return left
+
+
+def _another_head(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], head: set[str]) -> bool:
+    """Whether all but the head are a network's, and some of the head are not."""
+    body = [name for name in own if name not in head and not name.endswith(COUNTS)]
+
+    def same(name: str) -> bool:
+        return name in tensors and tensors[name].shape == own[name].shape
+
+    return bool(body) and all(map(same, body)) and not all(map(same, head))
 
 
 def torchvision_weights(name: str) -> dict[str, object]:
@@ -130,10 +166,9 @@ def _from_torchvision(name: str, which: str, key: str) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
-def _head_of(module: nn.Module) -> set[str]:
-    """Names of the head's tensors; none where a module does not tell its head."""
+def _head_prefix(module: nn.Module) -> str:
+    """What the names of the head's tensors begin with; "" where a module does not tell its head."""
     try:
-        name = head_name(module)
+        return f"{head_name(module)}."
     except ConfigError:
-        return set()
-    return {tensor for tensor in module.state_dict() if tensor.startswith(f"{name}.")}
+        return ""

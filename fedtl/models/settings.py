@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, field_validator
 
 from fedtl.choice import Choice, ConfigError
+from fedtl.models.adapter_settings import AdapterChoice, read_adapter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,11 +20,20 @@ class ModelChoice(Choice):
 
     Attributes:
         pretrained: weights to begin with: a finished run's folder, a .safetensors file, or for a network of
-            torchvision's the name of her weights, as "DEFAULT". Tensors go by name; a head for another number of
-            classes stays new. Images keep the normalisation of [data], which need not be the weights' own.
+            torchvision's the name of her weights, as "DEFAULT". Tensors go by name; where the weights have another
+            head, it stays new. Images keep the normalisation of [data], which need not be the weights' own.
+        adapter: new parameters that alone train and travel, with the head, while all else is frozen:
+            ``{ name = "lora", rank = 4, alpha = 8, layers = [...] }``, or ``{ name = "adapter", width = 8 }`` for a
+            bottleneck after each of the layers; with ``head = false`` the head is frozen too.
     """
 
     pretrained: str | None = Field(None, min_length=1)
+    adapter: SerializeAsAny[AdapterChoice] | None = None
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _read_adapter(cls, table: Any) -> AdapterChoice | None:
+        return None if table is None else read_adapter(table)
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A freshly initialised network that maps samples ``[n, *shape]`` to logits ``[n, classes]``.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
+from fedtl.models.adapters import frozen_by_adapter
+from fedtl.models.modes import keep_in_evaluation
 from fedtl.models.parts import part_of
 from fedtl.models.vector import Layout
 
@@ -22,12 +24,14 @@ class Sharing:
         private: what each client keeps to itself.
         parameters: how many of the travelling numbers are trained; they stand first.
         whole: whether a model without the private numbers still gives logits (only terms' modules are private).
+        still: whether an adapter freezes all that no gradient moves, so that clients need not remember it.
     """
 
     travels: Tensor
     private: Tensor
     parameters: int
     whole: bool
+    still: bool = False
 
     @classmethod
     def of(cls, module: nn.Module, layout: Layout, private: Collection[str], frozen: Collection[str]) -> Sharing | None:
@@ -37,14 +41,18 @@ class Sharing:
             module: the model, with the modules of terms.
             layout: of its vector.
             private: names of parts that stay at the client, as :func:`part_of` reads them.
-            frozen: names of parts that no round changes.
+            frozen: names of parts that no round changes; what an adapter freezes is added to them.
 
         Returns:
             None where all of the vector travels.
         """
-        if not private and not frozen:
+        held = frozen_by_adapter(module)
+        if not private and not frozen and not held:
             return None
-        own, never = _slots(module, private), _slots(module, frozen)
+        for part in private:
+            if (names := _slots(module, [part])) and names <= held:
+                raise ConfigError(f"strategy.private = [{part!r}]: model.adapter freezes it; leave one of them out")
+        own, never = _slots(module, private) - held, _slots(module, frozen) | held
         if both := sorted(own & never):
             raise ConfigError(f"strategy: {both[0]!r} is both private and frozen; leave one out")
         kept, travels, stays = [], [], []
@@ -64,25 +72,21 @@ class Sharing:
             torch.cat(stays) if stays else torch.empty(0, dtype=torch.long),
             int((sent < layout.parameters).sum()),
             whole,
+            bool(held) and all(slot.name in held for slot in layout.slots if slot.start >= layout.parameters),
         )
 
     def to(self, device: torch.device) -> Sharing:
         """The same indices on a device."""
-        return Sharing(self.travels.to(device), self.private.to(device), self.parameters, self.whole)
+        return replace(self, travels=self.travels.to(device), private=self.private.to(device))
 
 
 def freeze(module: nn.Module, frozen: Collection[str]) -> None:
     """Let parts of a model neither train nor, where they count batches, see new ones."""
     for name in frozen:
         for part in part_of(module, name):
-            part.requires_grad_(False).eval()
-            for inner in part.modules():  # the engines call train() on the whole model
-                inner.train = _stays.__get__(inner)  # type: ignore[method-assign]
-
-
-def _stays(self: nn.Module, mode: bool = True) -> nn.Module:
-    """In the place of a module's own ``train``."""
-    return self
+            part.requires_grad_(False)
+            for inner in part.modules():
+                keep_in_evaluation(inner)
 
 
 def _slots(module: nn.Module, parts: Collection[str]) -> set[str]:

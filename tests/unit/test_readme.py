@@ -29,6 +29,7 @@ from fedtl.data.partitions import PARTITIONS
 from fedtl.engine import Trained
 from fedtl.losses.objective import NEEDS
 from fedtl.models import MODELS
+from fedtl.models.adapter_settings import ADAPTERS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import STRATEGIES, strategy_type
 from fedtl.strategies.contract import Strategy
@@ -349,6 +350,7 @@ def test_what_is_not_run_stands_somewhere() -> None:
         ("data.md", "`data.name`", DATASETS, ()),
         ("data.md", "`partition`", PARTITIONS, ()),
         ("data.md", "`model.name`", MODELS, ("resnet18", "vgg11", "module:Class")),
+        ("data.md", "`model.adapter.name`", ADAPTERS, ()),
         ("optimizers.md", "`optimizer`", OPTIMIZERS, ()),
         ("optimizers.md", "`schedule`", SCHEDULES, ()),
         ("optimizers.md", "`server`", SERVER_OPTIMIZERS, ()),

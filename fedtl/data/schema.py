@@ -72,6 +72,11 @@ class DataSchema:
             None if federation.outcomes is None else federation.outcomes.none_of(0),
         )
 
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for a sample, or for each of its tokens."""
+        return self.task.outputs(self.classes) if self.outcomes is None else self.outcomes.outputs
+
     def without_samples(self, clients: int) -> Federation:
         """The federation as somebody sees it who holds none of its samples."""
         x, nobody, none = np.empty((0, *self.shape), self.dtype), Shards.none(clients), np.empty(0, np.int64)

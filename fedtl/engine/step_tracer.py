@@ -211,7 +211,7 @@ class StepTracer:
                 "it draws random numbers from NumPy, from Python or from a generator of its own, so replayed it would "
                 "give other numbers than run eagerly"
             )
-        simplify(graph)
+        simplify(graph, task.samples.federation.task.labelled)
         return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
 
     def eager(

@@ -126,7 +126,7 @@ def load_exported(path: str | Path) -> tuple[nn.Module, DataSchema, About]:
 
     Returns:
         The module in evaluation mode, which takes ``x * frame.scale + frame.shift`` ``[n, *frame.shape]`` float32 and
-        gives logits ``[n, frame.classes]``; what it takes and answers; what it is.
+        gives logits ``[n, frame.outputs]``, or of each token; what it takes and answers; what it is.
 
     Raises:
         ConfigError: there is no such file, or it is no exported model.
@@ -200,7 +200,7 @@ def rebuilt(
         ConfigError: the network cannot be built, or these are another one's; ``what`` names them.
     """
     untrained = choice.model_copy(update={"pretrained": None})
-    module = build_model(untrained, frame.shape, frame.classes, 0, few)
+    module = build_model(untrained, frame.shape, frame.outputs, 0, few, frame.task)
     if predictor is not None:
         from fedtl.export.predictor import predictor_of
 

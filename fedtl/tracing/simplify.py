@@ -23,8 +23,17 @@ REPEATS = {aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten._
 SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default}
 
 
-def simplify(graph: fx.Graph) -> None:
-    """Apply all passes, in place."""
+def simplify(graph: fx.Graph, labels: bool = True) -> None:
+    """Apply all passes, in place.
+
+    Args:
+        graph: changed.
+        labels: whether "y" are labels, of which none is negative; outcomes of other tasks may be, and -100 stands for a
+            token that is not to be predicted.
+    """
+    for node in graph.nodes if not labels else ():
+        if node.target == "y":
+            node.meta["any"] = True
     passes = (drop_copies, parts_of_cats, known_numbers, drop_copies, merge_equals, products, pool_before_relu)
     for change in (*passes, softmax_minus_one_hot, drop_copies):
         change(graph)
@@ -90,7 +99,7 @@ def parts_of_cats(graph: fx.Graph) -> None:
 def known_numbers(graph: fx.Graph) -> None:
     """Work out what holds one and the same number in every place, whatever the data: counts, seeds of gradients.
 
-    Labels are never negative, so none is one that cross-entropy ignores.
+    Labels are never negative, so none is one that cross-entropy ignores; see :func:`simplify`.
     """
     known: dict[Node, float] = {}
     for node in _calls(graph):
@@ -139,7 +148,7 @@ def _number(node: Node, known: dict[Node, float]) -> float | None:
         case aten.scalar_tensor.default:
             return float(args[0])
         case aten.ne.Scalar:
-            return 1.0 if args[0].target == "y" and args[1] < 0 else None
+            return 1.0 if args[0].target == "y" and args[1] < 0 and "any" not in args[0].meta else None
     first: float | None = numbers[0] if args and isinstance(args[0], fx.Node) else None
     if first is not None:
         if target in SAME | VIEW | REPEATS:

@@ -279,6 +279,31 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def test_tokens_that_are_not_predicted_are_none_in_a_trace(tmp_path: Path) -> None:
+    """Also where the samples that a step is tried out on have all their tokens."""
+    rng, runs = np.random.default_rng(0), list[fedtl.Run]()
+    x = rng.integers(0, 9, (60, 4))
+    y = np.roll(x, -1, 1)
+    y[20:, 2:] = -100
+    np.savez(tmp_path / "tokens.npz", x=x, y=y, user=np.repeat([0, 1], 30))
+    for traced in (False, True):
+        config = {
+            "name": "tokens",
+            "rounds": 1,
+            "data": {"name": "npz", "path": str(tmp_path / "tokens.npz"), "normalise": "none", "task": "next_token"},
+            "model": {"name": "gru", "hidden": 4, "width": 3},
+            "strategy": {"name": "fedavg", "lr": 0.5, "local_epochs": 1, "batch_size": 10},
+            "simulation": {"grid": "in-process", "stacked": False, "traced": traced},
+        }
+        runs.append(fedtl.run(config, out=tmp_path / str(traced)))
+    for one, other in zip(*(run.state_dict().values() for run in runs)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    write_safetensors(exported := model_of_run(runs[0].path), tmp_path / "m.safetensors")
+    module, frame, _ = load_exported(tmp_path / "m.safetensors")
+    assert module(samples((4,))).shape == (4, 4, frame.outputs)
+    assert torch.equal(module(samples((4,))), exported.module(samples((4,))))
+
+
 def test_a_run_is_exported(trained: Path, tmp_path: Path) -> None:
     exported = model_of_run(trained, client=1)
     write_safetensors(exported, tmp_path / "m.safetensors")

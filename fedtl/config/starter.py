@@ -201,7 +201,10 @@ def _model(tables: Tables, name: str) -> tuple[str, ...]:
     if name in ("cnn1d", "gru", "lstm"):
         tables["data"] = {"name": "watch"}
         return ("first: pip install 'fedtl[watch]'",)
-    if name in ("textcnn", "transformer"):
+    if name == "transformer":
+        tables["data"] = {"name": "made", "clients": 10, "task": "next_token", "normalise": "none"}
+        return ()
+    if name == "textcnn":
         tables["model"]["vocabulary"] = 1000
         tables["data"] = dict(TOKENS)
         return ("my-texts: a folder with one .npz file per client, each with y and x [n, T], token ids from 0 to 999",)

@@ -14,7 +14,7 @@ from fedtl.comparison.find import Loaded, load_all
 from fedtl.comparison.groups import Group, find_references, group_runs
 from fedtl.comparison.measure import STATISTICS, Measured, Question, choose_scores, measure
 from fedtl.comparison.only import only_groups
-from fedtl.comparison.pairs import Runs, difference, pair, transfer
+from fedtl.comparison.pairs import Runs, difference, intervals_over_clients, pair, transfer
 from fedtl.comparison.ranking import rank_methods
 from fedtl.comparison.result import At, Comparison, Difference, Reached, Shown, Summary, Transfer
 from fedtl.comparison.statistics import Spread, holm, spread
@@ -84,7 +84,9 @@ def compare(
     rounds = {group.name: _rounds(group, measured[group.name], at) for group in kept}
     summaries = tuple(_summary(group, rounds[group.name], target) for group in kept)
     pairs = _pairs(kept, references)
-    differences = [difference(a, b, pair(rounds[a], rounds[b]), question) for a, b in pairs]
+    paired = [pair(rounds[a], rounds[b]) for a, b in pairs]
+    over_clients = intervals_over_clients(paired, question)
+    differences = [difference(a, b, each, ends, question) for (a, b), each, ends in zip(pairs, paired, over_clients)]
     comparison = Comparison(
         metric=metric,
         statistic=statistic,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from fedtl.comparison.bootstrap import Ends, Stratum, intervals
 from fedtl.comparison.measure import ClientValues, Measured, Question
 from fedtl.comparison.naming import flatten
 from fedtl.comparison.result import ClientGain, Difference, Transfer
-from fedtl.comparison.statistics import DIGITS, Stratum, interval, interval_over_seeds, signed_rank, spread
+from fedtl.comparison.statistics import DIGITS, interval_over_seeds, signed_rank, spread
 from fedtl.runs.history import Run
 
 Runs = Mapping[int, tuple[Measured, int]]
@@ -65,8 +66,16 @@ def pair(first: Runs, second: Runs) -> Paired:
     return Paired(names, strata, shared, by_seed, refused, sorted(first.keys() ^ second.keys()))
 
 
-def difference(first: str, second: str, paired: Paired, question: Question) -> Difference:
-    """The difference of two groups out of their pairs, before Holm's correction."""
+def intervals_over_clients(paired: Sequence[Paired], question: Question) -> list[Ends | None]:
+    """The bootstrap interval of each; None where nothing is paired over clients, or no draws are asked for."""
+    drawn = [at for at, each in enumerate(paired) if each.strata and question.resamples]
+    found = intervals([paired[at].strata for at in drawn], question.level, question.resamples, question.seed)
+    by_place = dict(zip(drawn, found))
+    return [by_place.get(at) for at in range(len(paired))]
+
+
+def difference(first: str, second: str, paired: Paired, over_clients: Ends | None, question: Question) -> Difference:
+    """The difference of two groups out of their pairs and their interval over clients, before Holm's correction."""
     if not paired.by_seed:
         return Difference(first, second, refused=_refusal(paired))
     values = list(paired.by_seed.values())
@@ -82,10 +91,7 @@ def difference(first: str, second: str, paired: Paired, question: Question) -> D
     if not paired.strata:
         return plain
     differences = np.concatenate([each.differences for each in paired.strata])
-    low, high = (question.resamples and interval(paired.strata, question.level, question.resamples, question.seed)) or (
-        None,
-        None,
-    )
+    low, high = over_clients or (None, None)
     signs = np.sign(np.round(question.better(differences), DIGITS))
     return replace(
         plain,

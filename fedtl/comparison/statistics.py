@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,8 +15,6 @@ DIGITS = 12
 """Decimals of differences that count: 0.8 - 0.7 and 0.9 - 0.8 are the same difference."""
 EXACT = 100
 """Up to so many pairs p-values are exact; of more, by scipy's normal approximation, corrected for ties."""
-BCA = 500
-"""Up to so many clients in all bootstrap intervals are bias-corrected and accelerated (BCa); of more, percentiles."""
 
 
 class Spread(NamedTuple):
@@ -47,13 +44,6 @@ class SignedRank(NamedTuple):
     p: float
     effect: float
     pairs: int
-
-
-class Stratum(NamedTuple):
-    """Clients that are drawn from together: differences and weights, ``[clients]`` each."""
-
-    differences: Values
-    weights: Values
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -97,58 +87,6 @@ def signed_rank(differences: Values) -> SignedRank:
 def smallest_p(pairs: int) -> float:
     """The smallest p-value that the signed-rank test can have with so many pairs."""
     return min(1.0, 2.0 ** (1 - pairs))
-
-
-def weighted_mean(strata: Sequence[Stratum]) -> float:
-    """The mean over strata of their weighted means."""
-    return float(np.mean([np.average(each.differences, weights=each.weights) for each in strata]))
-
-
-def interval(strata: Sequence[Stratum], level: float, resamples: int, seed: int) -> tuple[float, float] | None:
-    """A bootstrap interval of :func:`weighted_mean`: clients are drawn anew within each stratum.
-
-    Args:
-        strata: the clients of each seed.
-        level: as 0.95.
-        resamples: how often.
-        seed: of the draws; equal ones give equal intervals.
-
-    Returns:
-        Lower and upper end; None where some stratum has a single client, from which nothing can be drawn anew.
-    """
-    from scipy.stats import bootstrap
-
-    if min(len(each.differences) for each in strata) < 2:
-        return None
-    # Without any variation every draw is the same; scipy gives NaN there.
-    if all(np.ptp(np.round(each.differences, DIGITS)) == 0 for each in strata):
-        return (weighted_mean(strata),) * 2
-    clients = sum(len(each.differences) for each in strata)
-
-    def statistic(*drawn: NDArray[np.int64], axis: int = -1) -> Values:
-        means = [
-            (each.differences[index] * each.weights[index]).sum(axis) / each.weights[index].sum(axis)
-            for each, index in zip(strata, drawn)
-        ]
-        mean: Values = np.mean(means, axis=0)
-        return mean
-
-    for method in ("BCa", "percentile") if clients <= BCA else ("percentile",):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that BCa cannot be had, which the NaN says too
-            low, high = bootstrap(
-                tuple(np.arange(len(each.differences)) for each in strata),
-                statistic,
-                n_resamples=resamples,
-                batch=max(1, 2_000_000 // clients),
-                vectorized=True,
-                confidence_level=level,
-                method=method,
-                random_state=np.random.default_rng(seed),
-            ).confidence_interval
-        if math.isfinite(low) and math.isfinite(high):
-            return float(low), float(high)
-    return None
 
 
 def interval_over_seeds(values: Sequence[float], level: float) -> tuple[float, float] | None:

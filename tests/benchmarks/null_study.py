@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import fedtl
+from fedtl.comparison.bootstrap import Stratum, interval
 from fedtl.comparison.friedman import iman_davenport
-from fedtl.comparison.statistics import Stratum, interval, interval_over_seeds, signed_rank
+from fedtl.comparison.statistics import interval_over_seeds, signed_rank
 from fedtl.config.read import read_config
 from fedtl.data.federate import federate_with_divisions
 from fedtl.data.split import write_split

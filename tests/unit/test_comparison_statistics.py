@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedtl.comparison.bootstrap import BCA, Stratum, interval, intervals, weighted_mean
 from fedtl.comparison.statistics import (
     EXACT,
-    Stratum,
     holm,
-    interval,
     interval_over_seeds,
     jain,
     signed_rank,
     smallest_p,
     spread,
-    weighted_mean,
 )
 
 # Darwin's maize, cross- against self-fertilised: Wilcoxon (1945), in scipy's documentation with p = 0.041259765625 and
@@ -150,6 +148,56 @@ def test_the_interval_can_be_had_again_and_says_when_it_cannot_be_had() -> None:
     assert interval(strata, 0.95, 500, seed=1) != interval(strata, 0.95, 500, seed=2)
     assert interval([equal_weights(np.array([0.1]))], 0.95, 500, seed=1) is None
     assert interval([equal_weights(np.full(4, 0.1))], 0.95, 500, seed=1) == pytest.approx((0.1, 0.1))
+
+
+def scipys(strata: list[Stratum], resamples: int, seed: int) -> tuple[float, float]:
+    """The interval as scipy finds it alone, with draws of its own."""
+
+    def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        parts = [
+            (each.differences[index] * each.weights[index]).sum(axis) / each.weights[index].sum(axis)
+            for each, index in zip(strata, drawn)
+        ]
+        return np.mean(parts, axis=0)
+
+    clients = [np.arange(len(each.differences)) for each in strata]
+    for method in ("BCa", "percentile") if sum(map(len, clients)) <= BCA else ("percentile",):
+        ends = stats.bootstrap(
+            clients,
+            statistic,
+            n_resamples=resamples,
+            batch=2_000_000 // sum(map(len, clients)),
+            method=method,
+            random_state=np.random.default_rng(seed),
+        ).confidence_interval
+        if np.isfinite(ends).all():
+            break
+    return ends.low, ends.high
+
+
+@pytest.mark.filterwarnings("ignore::scipy.stats.DegenerateDataWarning")
+def test_intervals_that_are_found_together_are_those_that_scipy_finds_one_by_one() -> None:
+    generator = np.random.default_rng(8)
+    means = []
+    for sizes in ((20, 20, 20), (5, 12), (3, 3), (2,), (400, 400)):
+        samples = [generator.integers(10, 60, size).astype(np.float64) for size in sizes]
+        for step in (0.05, 0.05, 0.25, 0.0):  # of few values, many draws equal the mean but for the rounding
+            noise = [generator.normal(0, 0.1, size) for size in sizes]
+            differences = [np.round(each / step) * step if step else each for each in noise]
+            means.append([Stratum(*each) for each in zip(differences, samples)])
+        means.append([equal_weights(each) for each in noise])
+        means.append([Stratum(*each) for each in zip(noise, samples[::-1]) if len(each[0]) == len(each[1])])
+    varying = [strata for strata in means if strata and any(np.ptp(each.differences) for each in strata)]
+    together = intervals(varying, 0.95, 300, seed=3)
+    for strata, ends in zip(varying, together):
+        assert ends == pytest.approx(scipys(strata, 300, 3), rel=1e-9, abs=1e-12)
+    assert together == [interval(strata, 0.95, 300, seed=3) for strata in varying]
+
+
+def test_draws_that_are_made_in_several_parts_are_scipys() -> None:
+    strata = [equal_weights(np.random.default_rng(9).normal(size=500)) for _ in range(2)]
+    assert 2_000_000 // 1000 < 2500
+    assert interval(strata, 0.95, 2500, seed=0) == pytest.approx(scipys(strata, 2500, 0), rel=1e-9)
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -144,20 +144,36 @@ def client(
             "images as train/CLASS/*.png; a .csv file; or package.module:function.",
         ),
     ],
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--rules",
+            metavar="CONFIG",
+            help="Read the data as this config's [data] says: its task, label, positive, missing, leave_out; as "
+            "--config's if not given.",
+        ),
+    ] = None,
     config: Annotated[
         str | None, typer.Option("--config", help="Take part only in this experiment, as agreed.")
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="The column with the class, in .csv files.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", show_default=False, help="What is predicted (fedtl list tasks): classes, if not given."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="The column with the class, in .csv files; of another task perhaps a,b."),
+    ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Resize images to this height and width.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey images, 3 for coloured ones.")] = None,
     test_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--test-share",
             show_default=False,
             help="Share for testing, if the data have no test set; 0.25 if not given.",
         ),
-    ] = 0.25,
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", show_default=False, help="auto, cpu or cuda; auto if not given.")
     ] = "auto",
@@ -169,9 +185,10 @@ def client(
     """
     from fedtl.choice import ConfigError
     from fedtl.cli.signals import ended_by_signals
-    from fedtl.data.own.read import read_own
+    from fedtl.config.read import read_config
     from fedtl.deploy import flower
     from fedtl.deploy.folders import read_client
+    from fedtl.deploy.reading import Reading
 
     flower.check_version()
     client_folder = read_client(folder)
@@ -179,13 +196,14 @@ def client(
         raise ConfigError(f"--device = {device!r}: give auto, cpu or cuda")
     if channels not in (None, 1, 3):
         raise ConfigError(f"--channels = {channels}: give 1 or 3")
-    own = read_own(data, label=label, size=size, channels=channels, test_share=test_share)  # type: ignore[arg-type]
+    approved = read_config(config)[0] if config else None
+    by = approved if rules is None else read_config(rules)[0]
+    own = Reading(task, label, size, channels, test_share).own(data, None if by is None else by.data)  # type: ignore[arg-type]
     about = own.describe()
     validation = f", {about['validation']} validation" if about["validation"] else ""
-    labels = f"labels {', '.join(about['names'])}" if about["names"] else f"labels to {about['largest_label']}"
     say(
         f"{client_folder.name}: {about['train']} training{validation} and {about['test']} test samples, "
-        f"{about['dtype']} {about['shape']}; {labels}"
+        f"{about['dtype']} {about['shape']}; {_predicted(about)}"
     )
     for note in own.notes:
         say(note)
@@ -193,14 +211,12 @@ def client(
         return say(str(flower.supernode(client_folder, 9094, client_folder.flower_home / "bin")))
     import torch
 
-    from fedtl.config.read import read_config
     from fedtl.deploy.agent import ClientAgent
     from fedtl.deploy.client import take_part
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device = 'cuda': no CUDA device is at hand here; use auto or cpu")
     where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    approved = read_config(config)[0] if config else None
     if approved is not None:  # an error is better shown here than in the log
         own.with_validation(approved.data.validation_share, approved.seed, client_folder.client)
     with ended_by_signals():
@@ -208,6 +224,13 @@ def client(
             take_part(client_folder, ClientAgent(own, client_folder, where, approved), say)
         except KeyboardInterrupt:
             say("stopped")
+
+
+def _predicted(about: dict[str, Any]) -> str:
+    """What is predicted of a client's samples, by its description of them."""
+    if outcomes := about.get("outcomes"):
+        return f"to be predicted {outcomes['dtype']} {outcomes['shape']}, by {outcomes['outputs']} outputs"
+    return f"labels {', '.join(about['names'])}" if about["names"] else f"labels to {about['largest_label']}"
 
 
 @deploy.command()
@@ -261,8 +284,8 @@ def run_study(
     if dry_run:
         return say(str(flower.run(server_folder, server_folder.flower_home / "app", "STUDY")))
     from fedtl.choice import ConfigError
-    from fedtl.data.own.read import read_own
     from fedtl.deploy import run as runs
+    from fedtl.deploy.serverapp import server_data
     from fedtl.experiment import place_of
     from fedtl.runs.checkpoint import last_round
     from fedtl.runs.history import load
@@ -276,7 +299,7 @@ def run_study(
         raise ConfigError(f"deploy.min_clients = {read.deploy.min_clients}: there are only {clients}")
     tell = (lambda _: None) if quiet else say
     if data is not None:
-        for note in read_own(str(data), server=True).notes:  # errors and doubts are better shown at once
+        for note in server_data(str(data), read).notes:  # errors and doubts are better shown at once
             tell(note)
     for note in notes:
         tell(note)

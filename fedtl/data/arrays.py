@@ -245,8 +245,8 @@ def _check_whole(where: str, y: NDArray[Any]) -> None:
     whole = np.rint(y) == y
     if not whole.all():
         raise ConfigError(
-            f"{where} holds {y.dtype}, as {y[~whole][0]:g}; labels are whole numbers from 0, or words, as samples have "
-            "classes here and no numbers to be predicted"
+            f"{where} holds {y.dtype}, as {y[~whole][0]:g}; labels are whole numbers from 0, or words; numbers are "
+            "predicted by data.task = 'regression' (fedtl deploy client --task regression)"
         )
 
 

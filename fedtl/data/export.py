@@ -22,6 +22,8 @@ SERVER = "server"
 
 Index = NDArray[np.int64]
 
+Saved = NDArray[np.int64] | NDArray[np.float32]
+
 
 def export(federation: Federation, folder: Path, names: Sequence[str] | None = None) -> None:
     """Write what each participant holds, as :func:`fedtl.data.own.read.read_own` reads it.
@@ -30,7 +32,8 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
     ``target/test.npz``, ``public.npz``; ``folder/server/`` the server's: ``test.npz``, ``target/test.npz``,
     ``public.npz``, ``frame.json``. What would be empty is left out. Of a target, training samples have no labels in the
     files. Where clients hold their own training samples without labels (``data.labelled_fraction``), all are in
-    ``train.npz``, and those that lost their label have -1.
+    ``train.npz``, and those that lost their label have -1; where what is predicted is no label, all are in
+    ``target/train.npz``, and those that have kept it in ``train.npz`` too. ``y`` is then what is predicted.
 
     Args:
         federation: what all hold.
@@ -43,17 +46,17 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
     """
     names = [str(client) for client in range(federation.clients)] if names is None else names
     _check(names, federation.clients)
-    unlabelled = _holds_its_own_unlabelled(federation)
+    y = _saved(federation)
     try:
         check_empty(folder)
         for client, name in enumerate(names):
-            _export_client(federation, client, folder / name, unlabelled)
+            _export_client(federation, y, client, folder / name)
         server, scored = folder / SERVER, federation.server_test
         server.mkdir(parents=True, exist_ok=True)
-        _write(server, TEST, federation.x, scored, federation.y[scored])
+        _write(server, TEST, federation.x, scored, y[scored])
         if federation.target is not None:
             scored = federation.target.server_test
-            _write(server, TARGET_TEST, federation.x, scored, federation.y[scored])
+            _write(server, TARGET_TEST, federation.x, scored, y[scored])
         _write(server, PUBLIC, federation.x, federation.public)
         DataSchema.of(federation).write(server / FRAME)
     except OSError as error:
@@ -77,8 +80,17 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _export_client(federation: Federation, client: int, folder: Path, unlabelled: bool) -> None:
-    x, y, target = federation.x, federation.y, federation.target
+def _saved(federation: Federation) -> Saved:
+    """What is saved as all samples' ``y``: labels, or outcomes, of which one number each is ``[n]``."""
+    if federation.outcomes is None:
+        return federation.y
+    values = federation.outcomes.values
+    return values[:, 0] if values.shape[1:] == (1,) else values
+
+
+def _export_client(federation: Federation, y: Saved, client: int, folder: Path) -> None:
+    x, target = federation.x, federation.target
+    unlabelled = federation.outcomes is None and _holds_its_own_unlabelled(federation)
     train, test = federation.train[client], federation.test[client]
     folder.mkdir(parents=True, exist_ok=True)
     if target is None:
@@ -106,7 +118,7 @@ def _holds_its_own_unlabelled(federation: Federation) -> bool:
     return bool(np.isin(federation.train.order, target.train.order).all())
 
 
-def _write(folder: Path, part: str, x: Samples, places: Index, y: Index | None = None) -> None:
+def _write(folder: Path, part: str, x: Samples, places: Index, y: Saved | None = None) -> None:
     """Write a part's samples, and their labels if there are such; nothing if there are no samples."""
     if not len(places):
         return

@@ -166,18 +166,27 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         trained_elsewhere=leaked,
         unseen=unseen,
         task=data.task,
-        outcomes=_standardised(data, outcomes, train.of_clients(np.setdiff1d(np.arange(len(train)), unseen))),
+        outcomes=_standardised(data, outcomes, train, validation, unseen),
     )
     return federation, Divisions(source, other)
 
 
-def _standardised(data: DataChoice, parts: Sequence[Outcomes | None], train: Shards) -> Outcomes | None:
+def _standardised(
+    data: DataChoice,
+    parts: Sequence[Outcomes | None],
+    train: Shards,
+    validation: Shards | None,
+    unseen: NDArray[np.int64],
+) -> Outcomes | None:
     """All samples' outcomes as one, as models are to predict them."""
     those = [part for part in parts if part is not None]
     if not those:
         return None
     whole = those[0] if len(those) == 1 else joined(those)
-    return data.task.fitted(whole, [train[client] for client in range(len(train))])
+    clients = np.setdiff1d(np.arange(len(train)), unseen)
+    if validation is None:
+        return data.task.fitted(whole, [train[client] for client in clients])
+    return data.task.fitted(whole, [np.concatenate([train[client], validation[client]]) for client in clients])
 
 
 def _trained_elsewhere(

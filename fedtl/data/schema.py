@@ -57,6 +57,8 @@ class DataSchema:
                 raise ValueError(
                     f"{name} has shape {list(array.shape)}, which does not fit a sample of shape {list(self.shape)}"
                 )
+        if self.outcomes is not None:
+            _check_scale(self.outcomes)
 
     @classmethod
     def of(cls, federation: Federation) -> DataSchema:
@@ -96,8 +98,13 @@ class DataSchema:
         return json.dumps({**known, **numbers, **further}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, where: str = "frame") -> DataSchema:
-        """Read what :meth:`to_json` made; ``where`` is what an error names.
+    def from_json(cls, text: str, where: str = "frame", of: LearningTask | None = None) -> DataSchema:
+        """Read what :meth:`to_json` made.
+
+        Args:
+            text: JSON.
+            where: what an error names.
+            of: the only task that it may be of; no other's class is looked for. Any if None.
 
         Raises:
             ConfigError: it is no such text, or what it says is no frame.
@@ -111,7 +118,7 @@ class DataSchema:
         read = validate(_SchemaTable, table, where)
         try:
             scale, shift = _numbers(read.scale, "scale"), _numbers(read.shift, "shift")
-            task, outcomes = read_task(read.task, f"{where}: task"), _outcomes(read.outcomes)
+            task, outcomes = _task(read.task, where, of), _outcomes(read.outcomes)
             if task.labelled != (outcomes is None):
                 raise ValueError(f"outcomes do not go with the task {task.name!r}, or are missing")
             return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift, task, outcomes)
@@ -145,6 +152,23 @@ class DataSchema:
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} is not JSON, as fedtl partition --export writes it") from error
         return cls.from_json(text, str(path))
+
+
+def _task(value: Any, where: str, of: LearningTask | None) -> LearningTask:
+    if of is None:
+        return read_task(value, f"{where}: task")
+    if value != ("classification" if of == CLASSIFICATION else of.model_dump(mode="json", exclude_none=True)):
+        raise ValueError(f"task is not {of.name!r} with the options of data.task")
+    return of
+
+
+def _check_scale(outcomes: Outcomes) -> None:
+    shape = outcomes.values.shape[1:]
+    for name, array in (("mean", outcomes.mean), ("std", outcomes.std)):
+        if array is not None and (array.shape != shape or not np.isfinite(array).all()):
+            raise ValueError(f"outcomes.{name} is no finite number for each of {list(shape)}")
+    if outcomes.std is not None and not (outcomes.std > 0).all():
+        raise ValueError("outcomes.std is not above 0")
 
 
 class _SchemaTable(BaseModel):

@@ -9,14 +9,14 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 
 from fedtl.assemble.parts import make_worker
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Config, Tables
 from fedtl.data.own.read import Own
-from fedtl.data.own.statistics import statistics
+from fedtl.data.own.statistics import Sums, statistics
 from fedtl.data.schema import DataSchema
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.folders import ClientFolder
@@ -24,11 +24,14 @@ from fedtl.deploy.study import Study
 from fedtl.disk.tensors import DamagedError
 from fedtl.runs import record
 from fedtl.runs.checkpoint import Checkpoint, CheckpointHeader, read_header
+from fedtl.tasks import read_task
 from fedtl.wire import messages as m
 from fedtl.wire.worker import Reply, Worker
 
 DESCRIPTION, SUMS, STATISTICS_OF = "description", "centred-sums", "statistics-of"
-"""Keys of a query and its reply: what the client holds, as JSON, and sums for normalisation if the query wants them.
+OUTCOME_SUMS = "outcome-sums"
+"""Keys of a query and its reply: what the client holds, as JSON, and sums for normalisation, of samples and of what is
+predicted of them, if the query wants them.
 
 Whenever the meaning of the sums changes, so does their key: sums of another version are then refused, not misread.
 """
@@ -80,7 +83,7 @@ class ClientAgent:
                     raise Declined(f"it is client {self.folder.client} by its folder, not client {study.client}")
                 self._check_agreed(study, content)
                 if kind == MessageType.QUERY:
-                    return self._described(str(m.config_of(content).get(STATISTICS_OF, "none")), study)
+                    return self._described(content, study)
                 return self._run(kind, content, study)
             except Declined as error:
                 log.warning("declined: %s", error)
@@ -109,31 +112,54 @@ class ClientAgent:
         elif _agreement(tables) != _agreement(self.approved.tables()) or tables["rounds"] > self.approved.rounds:
             raise Declined("this experiment is not the one that the client agreed to")
 
-    def _described(self, statistics_of: str, study: Study) -> RecordDict:
-        about = {**self._own(study).describe(), NAME: self.folder.name}
+    def _described(self, query: RecordDict, study: Study) -> RecordDict:
+        asked, own = m.config_of(query), self._own(study)
+        about = {**own.describe(), NAME: self.folder.name}
         content = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: json.dumps(about)})})
+        if asked.get(OUTCOME_SUMS) and (sums := own.outcome_sums()) is not None:
+            self._check_many(sums[0], study)
+            content[OUTCOME_SUMS] = _packed(sums)
+            log.info("sent the server the sums of what is predicted, by which it is standardised")
+        statistics_of = str(asked.get(STATISTICS_OF, "none"))
         if needs_statistics(statistics_of):
             if statistics_of != study.tables.get("data", {}).get("normalise", "dataset"):
                 raise Declined("the server asks for other sums than the experiment needs")
-            if study.tables.get("deploy", {}).get("privacy") or len(self.own.train) < SUMS_FROM:
-                raise Declined(
-                    f"it gives no sums of its samples with deploy.privacy, or of fewer than {SUMS_FROM}: give the "
-                    "server a frame.json"
-                )
+            self._check_many(len(self.own.train), study)
             # Sums of all training samples, validation included. If validation were left out, the difference between
             # the sums of two studies with different seeds or shares would reveal single samples.
-            count, total, square = statistics(self.own, statistics_of)
-            content[SUMS] = m.pack_all(
-                {"count": np.array([float(count)]), "total": total.ravel(), "square": square.ravel()}
-            )
+            content[SUMS] = _packed(statistics(self.own, statistics_of))
             log.info("sent the server the sums of the data for normalisation by %s", statistics_of)
         return content
 
+    def _check_many(self, samples: int, study: Study) -> None:
+        """Check that sums over so many samples may be sent.
+
+        Raises:
+            Declined: they may not.
+        """
+        if study.tables.get("deploy", {}).get("privacy") or samples < SUMS_FROM:
+            raise Declined(
+                f"it gives no sums of its samples with deploy.privacy, or of fewer than {SUMS_FROM}: give the server a "
+                "frame.json"
+            )
+
     def _own(self, study: Study) -> Own:
         """The client's data as the study divides them: a share of the training samples may be for validation."""
-        share = study.tables.get("data", {}).get("validation_share", 0)
+        data = study.tables.get("data", {})
         try:
-            return self.own.with_validation(share, study.tables.get("seed", 0), study.client)
+            task = read_task(data.get("task", "classification"))
+        except ConfigError as error:
+            raise self._cannot_run(error) from error
+        try:
+            own = self.own.of_task(task)
+        except ConfigError as error:
+            log.error("%s", error)
+            raise Declined(
+                f"its data are read for data.task = {self.own.task.name!r}, and the experiment's is {task.name!r}; it "
+                f"can be started with --task {task.name}"
+            ) from error
+        try:
+            return own.with_validation(data.get("validation_share", 0), study.tables.get("seed", 0), study.client)
         except ConfigError as error:
             raise self._data_mismatch(error) from error
 
@@ -157,7 +183,7 @@ class ClientAgent:
             config = build(study.tables)
         except ConfigError as error:
             raise self._cannot_run(error) from error
-        frame = DataSchema.from_json(study.frame, "the server's frame")
+        frame = DataSchema.from_json(study.frame, "the server's frame", config.data.task)
         try:
             federation = self._own(study).as_federation(frame, study.client, study.clients)
         except ConfigError as error:
@@ -206,6 +232,11 @@ class ClientAgent:
         recorder = record.Recorder(self.folder.studies / study.id, durable=True)
         with record.writing(recorder.folder):
             recorder.checkpoint(Checkpoint(round, np.asarray(vector, np.float32), more, 0.0))
+
+
+def _packed(sums: Sums) -> ArrayRecord:
+    count, total, square = sums
+    return m.pack_all({"count": np.array([float(count)]), "total": total.ravel(), "square": square.ravel()})
 
 
 def _last_mark(folder: Path) -> CheckpointHeader | None:

@@ -15,13 +15,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run, RunNotRunningException
+from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.own.statistics import Sums
 from fedtl.data.views.normalise import needs_statistics
-from fedtl.deploy.agent import DESCRIPTION, NAME, STATISTICS_OF, SUMS
+from fedtl.deploy.agent import DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, SUMS
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
@@ -41,6 +42,20 @@ MOST_SAMPLES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 2**28, float(np.finfo(np.f
 T = TypeVar("T")
 
 
+class OutcomesKind(NamedTuple):
+    """Of which kind it is what is predicted of a client's samples, where that is no label.
+
+    Attributes:
+        shape: of one sample's.
+        dtype: "float32" or "int64".
+        outputs: how many of a model's it needs.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    outputs: int
+
+
 @dataclass(frozen=True)
 class Described:
     """A client's description of its data; see :meth:`~fedtl.data.own.read.Own.describe`."""
@@ -57,6 +72,9 @@ class Described:
     labels: tuple[int, ...] = ()
     sums: Sums | None = None
     validation: int = 0
+    outcomes: OutcomesKind | None = None
+    outcome_sums: Sums | None = None
+    columns: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,12 +209,15 @@ class DeployedGrid(Grid):
                 announced = True
             time.sleep(POLL)
 
-    def describe(self, clients: Iterable[int], statistics_of: str = "none") -> dict[int, str]:
+    def describe(
+        self, clients: Iterable[int], statistics_of: str = "none", outcome_sums: bool = False
+    ) -> dict[int, str]:
         """Ask clients for descriptions of their data, unless they have answered since they were started.
 
         Args:
             clients: whose descriptions are needed.
             statistics_of: the kind of sums for normalisation to ask for as well; "none" for none.
+            outcome_sums: whether to ask for sums of what is predicted as well.
 
         Returns:
             By client, why there is no description.
@@ -208,13 +229,15 @@ class DeployedGrid(Grid):
             if client not in self.described or (client in now and now[client].since != self._described_at[client])
         }
         query = RecordDict({m.CONFIG: ConfigRecord({STATISTICS_OF: statistics_of})})
+        if outcome_sums:
+            m.config_of(query)[OUTCOME_SUMS] = True
         failed, changed = {}, False
         limit = min(self._settings.wait, self._settings.round_timeout)  # a client in order answers at once
         replies = self._ask(MessageType.QUERY, dict.fromkeys(connections, query), connections, limit)
         for client, reply in replies.items():
             name = self._clients[client].name
             try:
-                description = checked(lambda: described(_content(reply), name, statistics_of))  # noqa: B023
+                description = checked(lambda: described(_content(reply), name, statistics_of, outcome_sums))  # noqa: B023
                 self.check_fits(name, description)
             except (Refused, ConfigError) as error:
                 self.described.pop(client, None)
@@ -404,7 +427,7 @@ def checked(read: Callable[[], T]) -> T:
         raise Refused(f"its reply is garbled ({type(error).__name__})") from error
 
 
-def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
+def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bool = False) -> Described:
     """A client's description of its data, checked.
 
     Raises:
@@ -434,12 +457,26 @@ def described(reply: RecordDict, name: str, statistics_of: str) -> Described:
         names=names,
         labels=tuple(sorted({_count(n, 0, largest or 0) for n in labels})),
         validation=_count(entries.get("validation", 0)),  # absent in older versions
+        outcomes=_outcomes(entries.get("outcomes")),
+        columns=shortened(entries.get("columns", "")),
     )
     if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(description.shape)!r:.60}")
+    if outcome_sums and description.outcomes is not None and description.train + description.validation:
+        description = replace(description, outcome_sums=_outcome_sums(reply, description, description.outcomes))
     if not needs_statistics(statistics_of):
         return description
     return replace(description, sums=_sums(reply, statistics_of, description))
+
+
+def _outcomes(table: Any) -> OutcomesKind | None:
+    if table is None:
+        return None
+    shape = tuple(_count(n, 1) for n in table["shape"])
+    if not 1 <= len(shape) <= 2 or math.prod(shape) > LARGEST_SAMPLE:
+        raise Refused(f"what is predicted of a sample of it has shape {list(shape)!r:.60}")
+    dtype = {"float32": "float32", "int64": "int64"}[table["dtype"]]
+    return OutcomesKind(shape, dtype, _count(table["outputs"], 1, MOST_CLASSES))
 
 
 def _count(value: Any, least: int = 0, most: int = MOST_SAMPLES) -> int:
@@ -453,15 +490,7 @@ def _sums(reply: RecordDict, kind: str, data: Described) -> Sums:
     pixel = kind == "pixel"
     wanted = data.shape if pixel else (data.shape[0], *(1 for _ in data.shape[1:]))
     size, each = math.prod(wanted), 1 if pixel else math.prod(data.shape[1:])
-    if SUMS not in reply.array_records:
-        raise Refused(
-            "its reply lacks the sums for the normalisation as this version of fedtl has them; install the same "
-            "version at the server and at its clients"
-        )
-    arrays = reply.array_records[SUMS]
-    (count,), total, square = (
-        decoded(arrays[key], (n,), np.dtype(np.float64)) for key, n in (("count", 1), ("total", size), ("square", size))
-    )
+    (count,), total, square = _three(reply, SUMS, size)
     # A share of the training samples may be set aside for validation; the sums include it.
     if count not in [each * (n + more) for n in (data.train, data.unlabelled) for more in (0, data.validation)]:
         raise Refused(f"its sums for the normalisation are over {count:g} numbers, not over its training samples")
@@ -472,3 +501,26 @@ def _sums(reply: RecordDict, kind: str, data: Described) -> Sums:
     if not possible.all():
         raise Refused("its sums for the normalisation are of no samples of this kind")
     return int(count), total.reshape(wanted), square.reshape(wanted)
+
+
+def _outcome_sums(reply: RecordDict, data: Described, kind: OutcomesKind) -> Sums:
+    """A client's sums of what is predicted, checked to be possible sums of as many samples as it has."""
+    (count,), total, square = _three(reply, OUTCOME_SUMS, math.prod(kind.shape))
+    if count != data.train + data.validation:
+        raise Refused(
+            f"its sums of what is predicted are over {count:g} samples, not over its training and validation samples"
+        )
+    if not ((np.abs(total) <= LARGEST_NUMBER * count) & (square >= 0) & (square <= LARGEST_NUMBER**2 * count)).all():
+        raise Refused("its sums of what is predicted are of no numbers")
+    return int(count), total.reshape(kind.shape), square.reshape(kind.shape)
+
+
+def _three(reply: RecordDict, key: str, size: int) -> tuple[NDArray[np.float64], ...]:
+    """A count, sums, and sums of squares, each as sent."""
+    if key not in reply.array_records:
+        raise Refused(
+            "its reply lacks the sums for the normalisation as this version of fedtl has them; install the same "
+            "version at the server and at its clients"
+        )
+    arrays, sizes = reply.array_records[key], {"count": 1, "total": size, "square": size}
+    return tuple(decoded(arrays[name], (n,), np.dtype(np.float64)) for name, n in sizes.items())

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
@@ -27,6 +27,7 @@ from fedtl.data.held_out import held_out
 from fedtl.data.own.read import FRAME, Own, read_own
 from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
+from fedtl.data.sets.files import Files
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
@@ -48,6 +49,7 @@ from fedtl.runs.resume import begun
 from fedtl.server.report import Round
 from fedtl.server.scores import Coverage, marked
 from fedtl.strategies import strategy_type
+from fedtl.tasks import LearningTask, Outcomes
 
 ENDS_WITHIN = 30.0
 """Seconds that an earlier run of a study may take to notice that it, or its server, was stopped."""
@@ -191,11 +193,11 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     deployed = DeployedGrid(grid, clients, study, config.deploy, say)
     expected = [i for i, name in enumerate(folder.clients) if name in folder.admitted]
     least = config.deploy.min_clients or 1
-    own = read_own(order.data, server=True) if order.data else None
-    frame = _known_frame(order)
+    frame = _known_frame(order, config)
+    own = server_data(order.data, config) if order.data else None
     if config.deploy.privacy is not None:
         say(str(config.deploy.privacy))
-        if frame is None and needs_statistics(config.data.normalise):
+        if frame is None and (needs_statistics(config.data.normalise) or config.data.task.summed):
             raise ConfigError(
                 "deploy.privacy: clients' sums for the normalisation would travel without noise; give the server a "
                 "frame.json with --data, or set data.normalise = 'none'"
@@ -203,18 +205,33 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     deployed.wait_for(expected, len(expected), least)
     kind = config.data.normalise
     statistics_of = kind if frame is None and needs_statistics(kind) else "none"
-    for client, why in deployed.describe(expected, statistics_of).items():
-        say(f"{clients[client].name}: {why}")
+    outcome_sums = frame is None and config.data.task.summed
+    missing = [
+        f"{clients[i].name}: {why}" for i, why in deployed.describe(expected, statistics_of, outcome_sums).items()
+    ]
+    for line in missing:
+        say(line)
     if len(deployed.described) < least:
-        raise RunError(f"only {len(deployed.described)} of {len(clients)} clients described their data, {least} must")
+        raise RunError(
+            f"only {len(deployed.described)} of {len(clients)} clients described their data, {least} must"
+            + "".join(f"; {line}" for line in missing[:1])
+        )
     doubt = doubtful_classes(deployed.described.values()) if frame is None else None
+    by_name = {clients[i].name: each for i, each in sorted(deployed.described.items())}
+    columns = next(((name, each.columns) for name, each in by_name.items() if each.columns), None)
+    for name, each in by_name.items():
+        check_columns(name, each, columns)
     unseen = held_out(config.data.held_out_clients, len(clients), config.seed).tolist()
-    descriptions = {clients[i].name: each for i, each in sorted(deployed.described.items())}
-    frame = frame or common_frame(descriptions, config, [clients[i].name for i in unseen])
+    frame = frame or common_frame(by_name, config, [clients[i].name for i in unseen])
     deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
     federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
-    deployed.check_fits = lambda name, description: _check_fits(name, description, frame, federation)
+
+    def check_fits(name: str, description: Described) -> None:
+        _check_fits(name, description, frame, federation)
+        check_columns(name, description, columns)
+
+    deployed.check_fits = check_fits
     for i, description in sorted(deployed.described.items()):
         deployed.check_fits(clients[i].name, description)
     _check_public(config, federation)
@@ -257,13 +274,38 @@ def node_key(folder: ServerFolder, name: str) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _known_frame(order: RunRequest) -> DataSchema | None:
-    """The data schema of a resumed run, or the one in the server's data; None if neither has one."""
-    if order.resume and (Path(order.run) / FRAME).exists():
-        return DataSchema.read(Path(order.run) / FRAME)
-    if order.data and (Path(order.data) / FRAME).is_file():
-        return DataSchema.read(Path(order.data) / FRAME)
-    return None
+def server_data(path: str, config: Config) -> Own:
+    """What the server holds, read as the experiment says.
+
+    Raises:
+        ConfigError: it is not what it should be.
+    """
+    if isinstance(config.data, Files):
+        return config.data.own(path, server=True)
+    return read_own(path, server=True, task=config.data.task)
+
+
+def _known_frame(order: RunRequest, config: Config) -> DataSchema | None:
+    """The data schema of a resumed run, or the one in the server's data; None if neither has one.
+
+    Raises:
+        ConfigError: it is of another task.
+    """
+    files = [Path(order.run) / FRAME] if order.resume else []
+    files += [Path(order.data) / FRAME] if order.data else []
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    frame, task = DataSchema.read(file), config.data.task
+    if frame.task.labelled and task.labelled:
+        task.outputs(frame.classes)  # which says whether so many classes are not what it is for
+        return replace(frame, task=task)
+    if frame.task != task:
+        raise ConfigError(
+            f"{file} is of data.task = {frame.task.name!r} or of other options, and this experiment's is "
+            f"{task.name!r}; fedtl partition --export writes it for this one"
+        )
+    return frame
 
 
 def common_frame(descriptions: Mapping[str, Described], config: Config, unseen: Collection[str] = ()) -> DataSchema:
@@ -284,6 +326,12 @@ def common_frame(descriptions: Mapping[str, Described], config: Config, unseen: 
                 f"a sample of {name} is {other.dtype} {list(other.shape)}, and one of {first} {one.dtype} "
                 f"{list(one.shape)}; all clients must have samples of one shape and type"
             )
+    sums = [each.sums for name, each in descriptions.items() if each.sums is not None and name not in unseen]
+    dtype: Literal["uint8", "float32"] = "uint8" if one.dtype == "uint8" else "float32"
+    if not config.data.task.labelled:
+        outcomes = common_outcomes(descriptions, config.data.task, unseen)
+        scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
+        return DataSchema(one.shape, dtype, 1, (), scale, shift, config.data.task, outcomes)
     numbers = {name: each.largest_label for name, each in descriptions.items() if each.names is None}
     largest = max((-1 if label is None else label for label in numbers.values()), default=-1)
     labels = tuple(sorted({word for each in descriptions.values() for word in each.names or ()}))
@@ -294,9 +342,40 @@ def common_frame(descriptions: Mapping[str, Described], config: Config, unseen: 
     classes = len(labels) or largest + 1
     if not classes:
         raise ConfigError("no client has a label, so the classes are unknown: give a frame.json with --data")
-    sums = [each.sums for name, each in descriptions.items() if each.sums is not None and name not in unseen]
+    config.data.task.outputs(classes)  # which says whether so many classes are not what it is for
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
-    return DataSchema(one.shape, "uint8" if one.dtype == "uint8" else "float32", classes, labels, scale, shift)
+    return DataSchema(one.shape, dtype, classes, labels, scale, shift, config.data.task)
+
+
+def common_outcomes(
+    descriptions: Mapping[str, Described], task: LearningTask, unseen: Collection[str] = ()
+) -> Outcomes:
+    """Of which kind it is what is predicted, by all clients' descriptions, and how it is standardised.
+
+    Args:
+        descriptions: by client's name.
+        task: says what is predicted.
+        unseen: clients that never train, and by whose sums nothing is standardised.
+
+    Raises:
+        ConfigError: it differs in kind, or no client says.
+    """
+    kinds = {name: each.outcomes for name, each in descriptions.items() if each.outcomes is not None}
+    if not kinds:
+        raise ConfigError(f"no client has a sample of which data.task = {task.name!r} predicts anything")
+    (first, one), *others = kinds.items()
+    for name, other in others:
+        if other[:2] != one[:2]:
+            raise ConfigError(
+                f"what is predicted of a sample of {name} is {other.dtype} {list(other.shape)}, and of {first} "
+                f"{one.dtype} {list(one.shape)}; all clients must have outcomes of one shape and type"
+            )
+    nothing: Any = np.empty((0, *one.shape), one.dtype)
+    outcomes = Outcomes(nothing, max(kind.outputs for kind in kinds.values()))
+    if not task.summed:
+        return outcomes
+    sums = [each.outcome_sums for name, each in descriptions.items() if each.outcome_sums and name not in unseen]
+    return task.with_sums(outcomes, sums)
 
 
 def doubtful_classes(descriptions: Iterable[Described]) -> str | None:
@@ -313,6 +392,15 @@ def doubtful_classes(descriptions: Iterable[Described]) -> str | None:
     return check_classes("the clients' y", present, samples)
 
 
+def check_columns(name: str, data: Described, like: tuple[str, str] | None) -> None:
+    """Refuse a client whose table's numbers mean something else than another's, ``like`` its name and columns."""
+    if like is not None and data.columns and data.columns != like[1]:
+        raise ConfigError(
+            f"the columns of {name} have other names than those of {like[0]}, or stand in another order; all clients' "
+            "tables must have the same columns"
+        )
+
+
 def _check_fits(name: str, data: Described, frame: DataSchema, federation: Federation) -> None:
     """Refuse a client whose data would make every round fail."""
     if (data.shape, data.dtype) != (frame.shape, frame.dtype):
@@ -321,6 +409,22 @@ def _check_fits(name: str, data: Described, frame: DataSchema, federation: Feder
         )
     if data.largest_label is not None and data.largest_label >= frame.classes:
         raise ConfigError(f"{name} has the label {data.largest_label}; this study has {frame.classes} classes from 0")
+    if data.train + data.test + data.validation and (data.outcomes is None) != (frame.outcomes is None):
+        raise ConfigError(
+            f"{name} has read its data for another task than data.task = {frame.task.name!r}; it can be started with "
+            f"--task {frame.task.name}"
+        )
+    if data.outcomes is not None and frame.outcomes is not None:
+        kind = frame.outcomes.values
+        if (data.outcomes.shape, data.outcomes.dtype) != (kind.shape[1:], str(kind.dtype)):
+            raise ConfigError(
+                f"what is predicted of a sample of {name} is {data.outcomes.dtype} {list(data.outcomes.shape)}; in "
+                f"this study it is {kind.dtype} {list(kind.shape[1:])}"
+            )
+        if data.outcomes.outputs > frame.outcomes.outputs:
+            raise ConfigError(
+                f"{name} needs {data.outcomes.outputs} outputs; this study's model has {frame.outcomes.outputs}"
+            )
     unknown = sorted(set(data.names or ()) - set(frame.labels)) if frame.labels else []
     if unknown:
         raise ConfigError(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+Sums = tuple[int, NDArray[np.float64], NDArray[np.float64]]
+"""How many outcomes there are, their sum ``[m]``, and the sum of their squared differences from their mean ``[m]``."""
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -95,14 +98,29 @@ class LearningTask(Choice):
         n = len(outcomes.values)
         return Strata(np.zeros(n, np.int64), 1, ("all",))
 
-    def fitted(self, outcomes: Outcomes, training: Sequence[NDArray[np.int64]]) -> Outcomes:
+    @property
+    def summed(self) -> bool:
+        """Whether what models predict follows from all clients' outcomes, by way of their :meth:`sums`."""
+        return False
+
+    def sums(self, values: Array) -> Sums:
+        """A client's own sums over its outcomes ``[n, m]``, in whichever order these stand."""
+        raise NotImplementedError
+
+    def with_sums(self, outcomes: Outcomes, each: Sequence[Sums]) -> Outcomes:
+        """Outcomes as models are to predict them, given the :meth:`sums` of all clients that have any."""
+        return outcomes
+
+    def fitted(self, outcomes: Outcomes, held: Sequence[NDArray[np.int64]]) -> Outcomes:
         """The same as models are to predict them.
 
         Args:
             outcomes: of all samples.
-            training: each client's training samples.
+            held: each client's training and validation samples.
         """
-        return outcomes
+        if not self.summed:
+            return outcomes
+        return self.with_sums(outcomes, [self.sums(outcomes.values[rows]) for rows in held if len(rows)])
 
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
         """How well a model's outputs ``[B, ...]`` predict ``y`` ``[B, ...]``."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.tasks.contract import LearningTask, Strata, Tally
+from fedtl.tasks.contract import LearningTask, Strata, Sums, Tally
 from fedtl.tasks.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Regression(LearningTask):
     outcomes' own units. Partitions by label divide by deciles of the first number over all samples.
 
     Attributes:
-        standardise: train towards (y - mean) / std, with mean and standard deviation over all clients' training
-            samples, which follow from each client's number, sum, and sum of squared differences.
+        standardise: train towards (y - mean) / std, with mean and standard deviation over all clients' training and
+            validation samples, which follow from each client's number, sum, and sum of squared differences.
     """
 
     name: Literal["regression"] = "regression"
@@ -59,11 +59,18 @@ class Regression(LearningTask):
         names = (f"to {ends[0]}", *(f"to {end}" for end in ends[1:]), f"above {ends[-1]}") if ends else ("all",)
         return Strata(np.searchsorted(edges, first).astype(np.int64), len(names), names)
 
-    def fitted(self, outcomes: Outcomes, training: Sequence[NDArray[np.int64]]) -> Outcomes:
-        """With mean and standard deviation of all clients' training samples; a constant is divided by 1."""
-        if not self.standardise:
-            return outcomes
-        return standardised(outcomes, [sums_of(outcomes.values[rows]) for rows in training if len(rows)])
+    @property
+    def summed(self) -> bool:
+        """Whether they are standardised."""
+        return self.standardise
+
+    def sums(self, values: NDArray[Any]) -> Sums:
+        """See :func:`sums_of`."""
+        return sums_of(values)
+
+    def with_sums(self, outcomes: Outcomes, each: Sequence[Sums]) -> Outcomes:
+        """With mean and standard deviation of all clients' outcomes; a constant is divided by 1."""
+        return standardised(outcomes, each)
 
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
         """The squared error, a mean over a sample's numbers."""
@@ -78,13 +85,9 @@ class Regression(LearningTask):
         return in_units(y.double(), outcomes)
 
 
-Sums = tuple[int, NDArray[np.float64], NDArray[np.float64]]
-"""How many outcomes there are, their sum ``[m]``, and the sum of their squared differences from their mean ``[m]``."""
-
-
 def sums_of(values: NDArray[Any]) -> Sums:
-    """A client's own, of its training samples' outcomes ``[n, m]``."""
-    exact = values.astype(np.float64)
+    """A client's own, of its samples' outcomes ``[n, m]``: in any order, as they are added from the smallest on."""
+    exact = np.sort(values.astype(np.float64), axis=0)
     return len(exact), exact.sum(0), np.square(exact - exact.mean(0)).sum(0)
 
 

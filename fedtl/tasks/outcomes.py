@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedtl.choice import ConfigError
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -45,5 +47,16 @@ class Outcomes:
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:
-    """Several groups' outcomes as one."""
-    return replace(parts[0], values=np.concatenate([part.values for part in parts]))
+    """Several groups' outcomes as one, with the largest group's outputs.
+
+    Raises:
+        ConfigError: they are of different kinds.
+    """
+    for part in parts[1:]:
+        if part.values.shape[1:] != parts[0].values.shape[1:]:
+            raise ConfigError(
+                f"what is to be predicted of a sample has shape {list(parts[0].values.shape[1:])} in one part of the "
+                f"data, and {list(part.values.shape[1:])} in another; it must have one shape in all"
+            )
+    outputs = max(part.outputs for part in parts)
+    return replace(parts[0], values=np.concatenate([part.values for part in parts]), outputs=outputs)

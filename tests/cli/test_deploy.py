@@ -127,7 +127,10 @@ def test_help_lists_the_commands(fedtl: Fedtl) -> None:
 OPTIONS = {
     "init": ["--clients", "--server", "--port", "--control-port", "--days", "--renew"],
     "server": ["--host", "--dry-run"],
-    "client": ["--data", "--config", "--label", "--size", "--channels", "--test-share", "--device", "--dry-run"],
+    "client": [
+        *("--data", "--rules", "--config", "--task", "--label", "--size", "--channels", "--test-share", "--device"),
+        "--dry-run",
+    ],
     "run": ["--data", "--out", "--resume", "--quiet", "--dry-run"],
     "status": [],
     "revoke": [],
@@ -292,6 +295,8 @@ def test_renewal(fedtl: Fedtl, here: Path) -> None:
         (["client", "study/a", "--data", "data", "--channels", "2"], "--channels = 2: give 1 or 3"),
         (["client", "study/a", "--data", "data", "--label", "y"], "label = 'y': only .csv files have columns"),
         (["client", "study/a", "--data", "data", "--test-share", "1"], "test_share = 1: should be"),
+        (["client", "study/a", "--data", "data", "--task", "survival"], "data/train.npz: y is int64 [6]; data.task"),
+        (["client", "study/a", "--data", "data", "--rules", "none.toml"], "there is no config 'none.toml', "),
         (["client", "study/a", "--data", "data", "--config", "none.toml"], "there is no config 'none.toml', "),
         (["run", "none.toml", "study"], "there is no config 'none.toml', "),
         (["run", "clinics.toml", "study/a"], "study/a is a client's folder: give the server's"),

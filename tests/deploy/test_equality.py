@@ -238,3 +238,49 @@ def test_a_client_that_joins_later_is_scored_as_in_the_simulation(tmp_path: Path
         for name in ("personal/clients", "personal/unseen-clients"):
             assert numbers(here["scores"][name]) == pytest.approx(numbers(wanted["scores"][name]), rel=1e-6)
     assert not [*(tmp_path / "study" / "b").rglob("memories/*/*")]
+
+
+# Without the server's data: outcomes are standardised by what clients send.
+REGRESSION = """
+name = "costs"
+rounds = 2
+device = "cpu"
+
+[data]
+name = "made"
+task = "regression"
+clients = 2
+sizes = 40
+dimension = 5
+server_test_share = 0.0
+normalise = "none"
+
+[model]
+name = "logistic"
+
+[strategy]
+name = "ditto"
+lam = 0.1
+lr = 0.05
+batch_size = 8
+"""
+
+
+@pytest.mark.slow
+def test_numbers_are_predicted_as_in_the_simulation(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "costs.toml", REGRESSION)
+    deployment = Deployment(tmp_path / "study", "ab", export(config, tmp_path / "data"))
+    try:
+        deployment.server()
+        deployment.clients("--task", "regression")
+        deployed = deployment.run(config, tmp_path / "deployed")
+        assert deployed.end() == 0, deployed.text
+    finally:
+        deployment.close()
+    there = simulated(config, tmp_path / "simulated")
+    np.testing.assert_allclose(model(tmp_path / "deployed"), model(there), **EQUAL)
+    for here, wanted in zip(rounds(tmp_path / "deployed"), rounds(there), strict=True):
+        for name, score in wanted["scores"].items():
+            # Of all clients' samples together only a simulation knows the root of the mean square, and R².
+            alike = {key: value for key, value in numbers(score).items() if not key.endswith("/pooled")}
+            assert numbers(here["scores"][name]) == pytest.approx(alike, rel=1e-6), name

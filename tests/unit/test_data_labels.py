@@ -107,7 +107,7 @@ ONE_HOT = np.eye(3, dtype=np.int64)[np.arange(N) % 3]
         (ONE_HOT * 0.8 + 0.2 / 3, "holds probabilities, shape [40, 3]; a sample has one class: save y.argmax(1)"),
         (1 - ONE_HOT, "marks several classes a sample, or none, shape [40, 3]; each sample needs one class, [40]"),
         (ONE_HOT * 7, "has shape [40, 3]; a sample has one label, so the 40 samples of its x need [40]"),
-        (YES + 0.25, "holds float64, as 0.25; labels are whole numbers from 0, or words, as samples have classes here"),
+        (YES + 0.25, "holds float64, as 0.25; labels are whole numbers from 0, or words; numbers are predicted by"),
         (np.where(YES, np.nan, 1), ": 10 labels, the first at 1, are NaN or infinite; leave these samples out"),
         (np.where(YES, np.inf, 1), ": 10 labels, the first at 1, are NaN or infinite; leave these samples out"),
         (YES * 1j, "holds complex128; labels are whole numbers from 0, or words"),

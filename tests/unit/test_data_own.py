@@ -581,8 +581,8 @@ def test_what_a_function_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("return dict(x=[[1]], y=[0, 1])", ": y has shape [2]; the 1 samples of its x need [1]"),
         (
             "return dict(x=[[1]], y=[0.5])",
-            ": y holds float64, as 0.5; labels are whole numbers from 0, or words, as samples have classes here and no "
-            "numbers to be predicted",
+            ": y holds float64, as 0.5; labels are whole numbers from 0, or words; numbers are predicted by "
+            "data.task = 'regression' (fedtl deploy client --task regression)",
         ),
         ("return dict(x=[[None]], y=[0])", ": x holds object; samples are numbers, as uint8 or float32"),
         ("return dict(x=[[1], [1, 2]], y=[0, 0])", ": x cannot be made an array"),

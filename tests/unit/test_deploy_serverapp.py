@@ -9,7 +9,7 @@ import functools
 import json
 import shutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from fedtl.deploy.serverapp import RunRequest, common_frame
 from fedtl.experiment import Place, open_run
 from fedtl.export.of_run import model_of_run
 from fedtl.failure import RunError
+from fedtl.tasks import CLASSIFICATION, LearningTask
 from fedtl.wire import messages as m
 from tests.contract.test_grids import records
 from tests.methods import OPEN_METHODS
@@ -160,13 +161,16 @@ class Deployment:
         return self.path / "deployment" / name
 
     def begin_clients(
-        self, wrap: Callable[[Answer], Answer] = lambda answer: answer, approved: Config | None = None
+        self,
+        wrap: Callable[[Answer], Answer] = lambda answer: answer,
+        approved: Config | None = None,
+        task: LearningTask = CLASSIFICATION,
     ) -> None:
         """Start the clients' processes, anew."""
         self.grid.nodes = []
         for i, name in enumerate(self.folder.clients):
             agent = ClientAgent(
-                read_own(str(self.path / "data" / name)), read_client(self.client(name)), "cpu", approved
+                read_own(str(self.path / "data" / name), task=task), read_client(self.client(name)), "cpu", approved
             )
             key = serverapp.node_key(self.folder, name)
             self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, agent))))
@@ -185,7 +189,7 @@ def deploy(made: Path, tmp_path: Path) -> Callable[..., Deployment]:
         shutil.copytree(made, tmp_path / "deployment")
         export(federate(read.data, read.seed), tmp_path / "data", NAMES)
         deployment = Deployment(config, tmp_path, read_server(tmp_path / "deployment"), PretendedGrid())
-        deployment.begin_clients()
+        deployment.begin_clients(task=read.data.task)
         return deployment
 
     return begin
@@ -208,8 +212,10 @@ def memories(folder: Path) -> dict[str, dict[str, bytes]]:
     }
 
 
-def check_equal(deployed: Deployment, simulated: Path) -> None:
-    for name in ("rounds.jsonl", "clients.jsonl"):
+def check_equal(
+    deployed: Deployment, simulated: Path, files: Sequence[str] = ("rounds.jsonl", "clients.jsonl")
+) -> None:
+    for name in files:
         assert records(deployed.run, name) == records(simulated, name)
     assert model(deployed.run) == model(simulated)
     own: dict[str, dict[str, bytes]] = {}
@@ -408,7 +414,7 @@ def batch_normed(classes: int) -> Any:
 def test_what_the_server_tells_of_a_study_that_cannot_begin(deploy: Callable[..., Deployment]) -> None:
     deployed = deploy(tables(deploy={"wait": 0.05, "min_clients": 3}))
     deployed.grid.nodes[2].answer = lambda *_: Error(0, "it is asleep")
-    with pytest.raises(RunError, match=r"^only 2 of 3 clients described their data, 3 must$"):
+    with pytest.raises(RunError, match=r"^only 2 of 3 clients described their data, 3 must; west: it is asleep$"):
         deployed.serve()
     deployed.grid.nodes[2].online = False
     with pytest.raises(RunError, match=r"^2 of 3 clients are connected after .* 3 must be; not there: west$"):

@@ -13,6 +13,7 @@ from fedtl.choice import ConfigError, load_object, nearest
 from fedtl.data.arrays import UNLABELLED, doubts, is_whole, labels, samples
 from fedtl.data.own.part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
 from fedtl.data.sets.npz import array_of, opened
+from fedtl.tasks import CLASSIFICATION, LearningTask
 
 KEYS = {
     TRAIN: ("x", "y"),
@@ -28,17 +29,17 @@ KEYS = {
 TOKENS = "holds whole numbers; token ids need data.normalise = 'none', and x.long() in the model"
 
 
-def read_npz(folder: Path, wanted: Sequence[str]) -> dict[str, Part]:
+def read_npz(folder: Path, wanted: Sequence[str], task: LearningTask = CLASSIFICATION) -> dict[str, Part]:
     """Each wanted part that the folder has: ``train.npz`` and so on, with the arrays ``x`` and, if labelled, ``y``.
 
     Raises:
         ConfigError: a file is not what it should be.
     """
     files = {name: folder / f"{name}.npz" for name in wanted}
-    return {name: read_part(file, name) for name, file in files.items() if file.is_file()}
+    return {name: read_part(file, name, task) for name, file in files.items() if file.is_file()}
 
 
-def call(path: str, wanted: Sequence[str]) -> dict[str, Part]:
+def call(path: str, wanted: Sequence[str], task: LearningTask = CLASSIFICATION) -> dict[str, Part]:
     """The wanted parts that the function ``"package.module:function"`` returns, under the names in :data:`KEYS`.
 
     Raises:
@@ -77,10 +78,11 @@ def call(path: str, wanted: Sequence[str]) -> dict[str, Part]:
         except Exception as error:  # a ragged list; a tensor on another device
             raise ConfigError(f"data = {path!r}: {key} cannot be made an array") from error
 
-    return {part: _part(path, part, KEYS[part], array) for part in PARTS if part in wanted and KEYS[part][0] in result}
+    parts = [part for part in PARTS if part in wanted and KEYS[part][0] in result]
+    return {part: _part(path, part, KEYS[part], array, task) for part in parts}
 
 
-def read_part(path: Path, part: str) -> Part:
+def read_part(path: Path, part: str, task: LearningTask = CLASSIFICATION) -> Part:
     """Read one .npz file, of a part that has labels or of one that has none.
 
     Raises:
@@ -90,10 +92,12 @@ def read_part(path: Path, part: str) -> Part:
         for key in ("x", "y") if part in LABELLED else ("x",):
             if key not in archive.files:
                 raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
-        return _part(str(path), part, ("x", "y"), lambda key: array_of(path, archive, key))
+        return _part(str(path), part, ("x", "y"), lambda key: array_of(path, archive, key), task)
 
 
-def _part(where: str, part: str, keys: tuple[str, str], array: Callable[[str], NDArray[Any]]) -> Part:
+def _part(
+    where: str, part: str, keys: tuple[str, str], array: Callable[[str], NDArray[Any]], task: LearningTask
+) -> Part:
     x, y = keys
     values = array(x)
     read, notes = samples(f"{where}: {x}", values), doubts(f"{where}: {x}", values)
@@ -101,6 +105,9 @@ def _part(where: str, part: str, keys: tuple[str, str], array: Callable[[str], N
         notes += (f"{where}: {x} {TOKENS}",)
     if part not in LABELLED:
         return Part(where, read, notes=notes)
+    if not task.labelled:
+        outcomes = task.outcomes(f"{where}: {y}", array(y), len(read))
+        return Part(where, read, np.zeros(len(read), np.int64), notes, outcomes)
     words = labels(f"{where}: {y}", array(y), len(read), UNLABELLED if part == TRAIN else 0)
     if words.dtype != np.str_ and np.array_equal(np.unique(words), [-1, 1]):
         notes += (f"{where}: {y} holds -1 and 1, and -1 is a sample without a label; if not, save (y + 1) // 2",)

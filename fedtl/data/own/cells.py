@@ -78,21 +78,22 @@ class CellTable:
         return replace(self, cells=cells, label=nothing, outcomes=np.array(by_column, np.float64).T)
 
 
-def read_cells(path: Path, label: str, header: Sequence[str] = ()) -> CellTable:
+def read_cells(path: Path, label: str, header: Sequence[str] = (), labelled: bool = True) -> CellTable:
     """Read a .csv file whose column ``label`` is the class; separators and encodings as for ``read_rows``.
 
     Args:
         path: the file.
         label: the column with the class.
         header: the columns' names where the file's first line does not name them.
+        labelled: whether it must have that column; else its words count for nothing.
 
     Raises:
         ConfigError: it is no such file, has no such column, or a row without a label.
     """
     with rows_of(path, label) as (rows, notes):
-        columns, read = checked_rows(path, rows, label, labelled=True, header=header)
+        columns, read = checked_rows(path, rows, label, labelled, header)
         lines, words, cells = zip(*((line, word or "", [cell.strip() for cell in row]) for line, word, row in read))
-    for line, word in zip(lines, words):
+    for line, word in zip(lines, words) if labelled else ():
         if word.lower() in NO_LABEL:
             raise ConfigError(f"{path}: line {line}, column {label!r}: the cell is {word!r}")
     by_column = {name: np.array(column) for name, column in zip(columns, zip(*cells))}

@@ -28,6 +28,7 @@ class Part:
         y: ``[n]``, or None in a part of which no labels are read.
         notes: sentences on what may not be meant as it was read.
         outcomes: what is predicted, where that is no label; ``y`` is then 0 for all.
+        columns: of a table, what its numbers are called.
     """
 
     where: str
@@ -35,3 +36,4 @@ class Part:
     y: Labels | None = None
     notes: tuple[str, ...] = ()
     outcomes: Outcomes | None = None
+    columns: tuple[str, ...] = ()

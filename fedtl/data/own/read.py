@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +20,13 @@ from fedtl.data.memory import enough_memory
 from fedtl.data.own.arrays import call, read_npz
 from fedtl.data.own.images import Change, changed, read_images
 from fedtl.data.own.part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
+from fedtl.data.own.rules import TableRules
 from fedtl.data.own.table import read_table, read_tables
 from fedtl.data.schema import DataSchema
 from fedtl.data.validation import drawn_for_validation
 from fedtl.data.views.images import LARGEST_SIDE
+from fedtl.tasks import CLASSIFICATION, LearningTask
+from fedtl.tasks.contract import Sums
 from fedtl.tasks.outcomes import Outcomes, joined
 
 FRAME = "frame.json"
@@ -44,6 +49,8 @@ class Own:
         notes: sentences on what may not be meant as it was read, for the participant's own terminal.
         validation: places in ``x`` of labelled samples that models are scored on and not trained with, possibly none.
         outcomes: what is predicted of each of ``x``, where that is no label; ``y`` then says only who has one.
+        task: what they are read for.
+        columns: of tables, what their numbers are called, in their order.
     """
 
     source: str
@@ -59,6 +66,8 @@ class Own:
     notes: tuple[str, ...] = ()
     validation: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     outcomes: Outcomes | None = None
+    task: LearningTask = CLASSIFICATION
+    columns: tuple[str, ...] = ()
 
     def with_validation(self, share: float, seed: int, client: int) -> Own:
         """The same with ``share`` of the training samples that have labels as validation samples.
@@ -93,7 +102,17 @@ class Own:
     def describe(self) -> dict[str, Any]:
         """What the server learns of a participant's data, and all that it learns; JSON's types alone."""
         labelled = self.y[self.train] != UNLABELLED
+        if self.outcomes is not None:
+            values = self.outcomes.values
+            kind = {"shape": list(values.shape[1:]), "dtype": str(values.dtype), "outputs": self.outcomes.outputs}
+            return {**self._described(labelled), "largest_label": None, "labels": None, "outcomes": kind}
+        return self._described(labelled)
+
+    def _described(self, labelled: NDArray[np.bool_]) -> dict[str, Any]:
+        """What every task's description says; of columns' names a hash, which tells alike from unlike."""
+        columns = json.dumps(self.columns).encode()
         return {
+            **({"columns": hashlib.sha256(columns).hexdigest()} if self.columns else {}),
             "train": int(labelled.sum()),
             "unlabelled": len(self.target_train) if labelled.all() else len(self.train),
             "test": len(self.test),
@@ -125,7 +144,8 @@ class Own:
         if not 0 <= client < clients:
             raise ValueError(f"client is {client}; there are {clients}, who are 0..{clients - 1}")
         self._check_samples(frame)
-        y = self._classes(frame)
+        y = self._classes(frame) if frame.outcomes is None else np.minimum(self.y, 0)
+        outcomes = self._outcomes(frame)
         nobody, nothing = Shards.none(clients), self.public[:0]
 
         def mine(places: NDArray[np.int64]) -> Shards:
@@ -152,7 +172,55 @@ class Own:
             target=target,
             public=self.public,
             validation=mine(self.validation) if len(self.validation) else None,
+            task=frame.task,
+            outcomes=outcomes,
         )
+
+    def of_task(self, task: LearningTask) -> Own:
+        """The same, read for a task that may have other options.
+
+        Raises:
+            ConfigError: what is predicted of these samples is something else.
+        """
+        if task.labelled and self.outcomes is None:
+            return replace(self, task=task)
+        if self.outcomes is None or type(task) is not type(self.task):
+            raise ConfigError(
+                f"{self.source} is read for data.task = {self.task.name!r}, and this experiment's is {task.name!r}; "
+                f"fedtl deploy client --task {task.name} reads it so"
+            )
+        with_one, values = self.y != UNLABELLED, self.outcomes.values
+        read = task.outcomes(f"{self.source}: y", values[with_one], int(with_one.sum()))
+        all_values = np.zeros((len(values), *read.values.shape[1:]), read.values.dtype)
+        all_values[with_one] = read.values
+        return replace(self, task=task, outcomes=replace(read, values=all_values, names=self.outcomes.names))
+
+    def outcome_sums(self) -> Sums | None:
+        """The task's own sums over this client's training and validation samples; None where it has none."""
+        rows = np.concatenate([self.train, self.validation])
+        if self.outcomes is None or not self.task.summed or not len(rows):
+            return None
+        return self.task.sums(self.outcomes.values[rows])
+
+    def _outcomes(self, frame: DataSchema) -> Outcomes | None:
+        """What is predicted of all samples, in the frame's terms."""
+        if frame.outcomes is None and self.outcomes is None:
+            return None
+        if frame.outcomes is not None and (self.y == UNLABELLED).all():
+            return frame.outcomes.none_of(len(self.y))
+        mine, kind = self.of_task(frame.task).outcomes, frame.outcomes
+        if mine is None or kind is None:
+            raise ConfigError(f"{self.source}: labels do not go with this experiment's outcomes")
+        if mine.values.shape[1:] != kind.values.shape[1:]:
+            raise ConfigError(
+                f"{self.source}: what is predicted of a sample has shape {list(mine.values.shape[1:])}, but "
+                f"{list(kind.values.shape[1:])} in this experiment"
+            )
+        if mine.outputs > kind.outputs:
+            raise ConfigError(
+                f"{self.source} needs {mine.outputs} outputs, but this experiment's model has {kind.outputs}"
+            )
+        return replace(kind, values=mine.values)
 
     def _check_samples(self, frame: DataSchema) -> None:
         if self.x.shape[1:] != frame.shape or self.x.dtype != frame.dtype:
@@ -179,6 +247,8 @@ def read_own(
     path: str,
     *,
     label: str | None = None,
+    task: LearningTask = CLASSIFICATION,
+    rules: TableRules | None = None,
     size: int | None = None,
     channels: Literal[1, 3] | None = None,
     test_share: float = 0.25,
@@ -205,7 +275,10 @@ def read_own(
 
     Args:
         path: the folder, the file or the function.
-        label: the column of .csv files that is the class; "label" if not given.
+        label: the column of .csv files that is the class; "label" if not given. Of another task the columns with what
+            is predicted, separated by commas.
+        task: what is predicted, of which ``y`` and the labels' columns then hold the outcomes.
+        rules: how .csv files are read; as above if not given, and then ``label`` counts for nothing.
         size: height and width that images are resized to (bilinear, with antialiasing).
         channels: of images: grey ones are repeated, of coloured ones the luma is taken.
         test_share: as above.
@@ -225,17 +298,24 @@ def read_own(
         raise ConfigError(f"size = {size}: should be less than or equal to {LARGEST_SIDE}")
     wanted = (TEST, TARGET_TEST, PUBLIC) if server else PARTS
     place = Path(path).expanduser()
-    kind = kind_of(place, path)
+    kind = "table" if rules is not None and place.is_file() else kind_of(place, path)
     if label is not None and kind not in ("csv", "table"):
         raise ConfigError(f"label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
     column = "label" if label is None else label
+    if rules is None and not task.labelled:
+        rules = TableRules(tuple(name.strip() for name in column.split(",")), task=task)
+    if kind == "images" and not task.labelled:
+        raise ConfigError(f"{path}: folders of images say classes, and data.task is {task.name!r}; use .npz files")
 
     def change(where: str, x: Samples) -> Samples:
         return changed(where, x, size, channels)
 
     try:
         with enough_memory(path):
-            parts = _read(kind, path, wanted, column, test_share, change)
+            if kind in ("csv", "table") and rules is not None:
+                parts = rules.parts(place, wanted, test_share)
+            else:
+                parts = _read(kind, path, wanted, column, test_share, change, task)
             if kind != "images":
                 parts = {name: replace(part, x=change(part.where, part.x)) for name, part in parts.items()}
     except OSError as error:
@@ -247,21 +327,27 @@ def read_own(
         raise ConfigError(f"{path} has none of {', '.join(wanted)}, as .npz, .csv or folders of images")
     if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
-    return gathered(path, parts, server)
+    return gathered(path, parts, server, task)
 
 
 def _read(
-    kind: str, path: str, wanted: Sequence[str], label: str, test_share: float, change: Change
+    kind: str,
+    path: str,
+    wanted: Sequence[str],
+    label: str,
+    test_share: float,
+    change: Change,
+    task: LearningTask,
 ) -> dict[str, Part]:
     place = Path(path).expanduser()
     if kind == "function":
-        return call(path, wanted)
+        return call(path, wanted, task)
     if kind == "table":
         return read_table(place, wanted, label, test_share)
     if kind == "csv":
         return read_tables(place, wanted, label)
     if kind == "npz":
-        return read_npz(place, wanted)
+        return read_npz(place, wanted, task)
     return read_images(place, wanted, test_share, change)
 
 
@@ -281,7 +367,7 @@ def kind_of(place: Path, path: str) -> str:
     raise ConfigError(f"{path}: there is no such file or folder")
 
 
-def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
+def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask = CLASSIFICATION) -> Own:
     """All parts as one array, checked to be alike."""
     present = [(name, parts[name]) for name in PARTS if name in parts]
     first = present[0][1]
@@ -311,6 +397,8 @@ def gathered(path: str, parts: dict[str, Part], server: bool) -> Own:
         server=server,
         validation=places.get(VALIDATION, none),
         outcomes=_outcomes([part for _, part in present]),
+        task=task,
+        columns=first.columns,
         notes=tuple(dict.fromkeys([*(note for _, part in present for note in part.notes), *([note] if note else [])])),
     )
     if own.unlabelled and len(own.target_train) + len(own.target_test):
@@ -327,7 +415,7 @@ def _outcomes(parts: Sequence[Part]) -> Outcomes | None:
     if kind is None:
         return None
     each = [kind.none_of(len(part.x)) if part.outcomes is None else part.outcomes for part in parts]
-    return replace(joined(each), outputs=max(part.outputs for part in each))
+    return joined(each)
 
 
 def _class_of(word: str, labels: Sequence[str], source: str) -> int:

@@ -113,7 +113,11 @@ def parts_of(tables: dict[str, CsvTable]) -> dict[str, Part]:
     """Labels are whole numbers if all of all tables are."""
     parts = {
         part: Part(
-            str(table.path), samples(str(table.path), table.x), None, table.notes + doubts(str(table.path), table.x)
+            str(table.path),
+            samples(str(table.path), table.x),
+            None,
+            table.notes + doubts(str(table.path), table.x),
+            columns=table.columns,
         )
         for part, table in tables.items()
     }

@@ -13,13 +13,14 @@ from pydantic import Field, model_validator
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, Labels, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
-from fedtl.data.own.cells import BOOLEAN, CellTable, is_missing, read_cells
+from fedtl.data.own.cells import BOOLEAN, CellTable, is_missing
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
-from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, Part
+from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TRAIN, Part
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
-from fedtl.data.own.table import labels_of, test_rows
+from fedtl.data.own.rules import TableRules
+from fedtl.data.own.table import labels_of
 from fedtl.data.settings import DataChoice
-from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
+from fedtl.tasks import CLASSIFICATION, LearningTask
 from fedtl.tasks.outcomes import joined
 
 NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
@@ -74,6 +75,12 @@ class Files(DataChoice):
         return self
 
     @model_validator(mode="after")
+    def _positive_are_labels(self) -> Files:
+        if self.positive and not self.task.labelled:
+            raise ValueError(f"positive = {list(self.positive)} is about labels: data.task is {self.task.name!r}")
+        return self
+
+    @model_validator(mode="after")
     def _fill_goes_with_indicators(self) -> Files:
         if self.indicators and self.missing not in ("mean", "median"):
             raise ValueError(f"indicators = true needs missing = 'mean' or 'median': {self.missing!r} fills no gap")
@@ -89,18 +96,11 @@ class Files(DataChoice):
         """The columns with what is predicted; the first is the label's."""
         return (self.label,) if isinstance(self.label, str) else self.label
 
-    def _read(self, file: Path) -> CellTable:
-        """A file's rows."""
-        first, *others = self.predicted
-        try:
-            table = read_cells(file, first, self.header)
-        except ConfigError as error:
-            if str(error).startswith(f"{file} has no column {first!r}"):
-                raise ConfigError(f"data.label = {first!r}: {error}") from error
-            raise
-        if self.task.labelled:
-            return table
-        return table.with_outcomes(first, others)
+    @property
+    def rules(self) -> TableRules:
+        """How .csv files are read, here and by real clients."""
+        columns = ColumnRules(self.missing, self.indicators, self.categorical, self.leave_out)
+        return TableRules(self.predicted, self.positive, columns, self.header, self.task)
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
@@ -120,6 +120,18 @@ class Files(DataChoice):
             raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder") from error
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
 
+    def own(self, path: str, server: bool = False) -> Own:
+        """What one client, or the server, holds of such data, as :func:`~fedtl.data.own.read.read_own` reads it."""
+        return read_own(
+            path,
+            rules=self.rules,
+            task=self.task,
+            size=self.size,
+            channels=self.channels,
+            test_share=self.test_share,
+            server=server,
+        )
+
     def of_clients(self, entries: Sequence[Path]) -> Dataset:
         """The data set of clients, of whom each has a file or a folder."""
         if self.owner is not None:
@@ -132,8 +144,7 @@ class Files(DataChoice):
                 f"data.path = {self.path!r}: {tables[0].name} is a table, and others are none; keep one kind"
             )
         self._only_of_tables()
-        owns = [read_own(str(e), size=self.size, channels=self.channels, test_share=self.test_share) for e in entries]
-        return _joined(owns)
+        return _joined([self.own(str(entry)) for entry in entries], self.task)
 
     def _only_of_tables(self) -> None:
         fields = type(self).model_fields
@@ -144,18 +155,18 @@ class Files(DataChoice):
     def _parts(self, entry: Path) -> dict[str, CellTable]:
         """A client's rows by part, before any is drawn for testing."""
         if entry.is_file():
-            return {TRAIN: self._read(entry)}
+            return {TRAIN: self.rules.read(entry)}
         files = {part: entry / f"{part}.csv" for part in PARTS}
         for part in NOT_HERE:
             if files[part].is_file():
                 raise ConfigError(_not_here(str(entry), part))
-        parts = {part: self._read(file) for part, file in files.items() if file.is_file()}
+        parts = {part: self.rules.read(file) for part, file in files.items() if file.is_file()}
         if TRAIN not in parts:
             raise ConfigError(f"{entry} has no train.csv")
         return parts
 
     def _of_file(self, file: Path) -> Dataset:
-        table = self._read(file)
+        table = self.rules.read(file)
         if self.owner is None:
             return self._of_tables([{TRAIN: table}], owned=False)
         if self.owner not in table.cells:
@@ -170,21 +181,18 @@ class Files(DataChoice):
 
     def _of_tables(self, clients: Sequence[Mapping[str, CellTable]], owned: bool = True) -> Dataset:
         flat = [(client, part, table) for client, parts in enumerate(clients) for part, table in parts.items()]
-        rules = ColumnRules(self.missing, self.indicators, self.categorical, self.leave_out)
-        whole, notes = without_gaps([table for _, _, table in flat], rules)
+        rules = self.rules
+        whole, notes = without_gaps([table for _, _, table in flat], rules.columns)
         pieces: list[tuple[int, str, CellTable]] = []
         for (client, part, _), table in zip(flat, whole):
             if part != TRAIN or not owned or len(clients[client]) > 1:
                 pieces.append((client, part, table))
                 continue
-            drawn = test_rows(table.label, self.test_share)
-            pieces += [
-                (client, kind, table.rows(rows)) for kind, rows in ((TRAIN, ~drawn), (TEST, drawn)) if rows.any()
-            ]
+            pieces += [(client, kind, rows) for kind, rows in rules.drawn(table, self.test_share).items()]
         tables = [table for _, _, table in pieces]
-        numbers = as_numbers(tables, [part == TRAIN for _, part, _ in pieces], rules)
+        numbers = as_numbers(tables, [part == TRAIN for _, part, _ in pieces], rules.columns)
         labels, names = self._labels(tables)
-        outcomes = [self._outcomes(table) for table in tables]
+        outcomes = [rules.outcomes(table) for table in tables]
         parts: list[dict[str, Part]] = [{} for _ in clients]
         for (client, part, table), x, y, own in zip(pieces, numbers, labels, outcomes):
             where = str(table.path)
@@ -210,16 +218,8 @@ class Files(DataChoice):
         others = ", ".join(sorted(present - set(self.positive)))
         if not others:
             raise ConfigError("data.positive: all rows' labels are among them, so that there is one class")
-        each: list[Labels] = [np.isin(table.label, self.positive).astype(np.int64) for table in tables]
+        each: list[Labels] = [self.rules.classes(table.label) for table in tables]
         return each, (others, ", ".join(self.positive))
-
-    def _outcomes(self, table: CellTable) -> Outcomes | None:
-        """What is predicted of a table's rows, where that is no label."""
-        if table.outcomes is None:
-            return None
-        where = f"{table.path}: {', '.join(self.predicted)}"
-        outcomes = self.task.outcomes(where, table.outcomes, len(table))
-        return replace(outcomes, names=self.predicted) if outcomes.outputs == len(self.predicted) else outcomes
 
 
 def _not_here(source: str, part: str) -> str:

@@ -1,0 +1,124 @@
+"""How a participant's .csv files are read: which columns are predicted, and what becomes of gaps and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedtl.choice import ConfigError
+from fedtl.data.arrays import UNLABELLED, Labels, doubts, samples
+from fedtl.data.own.cells import Cells, CellTable, read_cells
+from fedtl.data.own.columns import ColumnRules, as_numbers, without_gaps
+from fedtl.data.own.part import LABELLED, TEST, TRAIN, Part
+from fedtl.data.own.table import labels_of, test_rows
+from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
+
+
+@dataclass(frozen=True)
+class TableRules:
+    """How .csv files are read.
+
+    Attributes:
+        predicted: the columns with what is predicted; the first is the label's.
+        positive: the labels that are class 1; all others are class 0. Classes are as they stand if there are none.
+        columns: how cells become numbers.
+        header: the columns' names, where files need not have a first line with these.
+        task: what is predicted.
+    """
+
+    predicted: tuple[str, ...] = ("label",)
+    positive: tuple[str, ...] = ()
+    columns: ColumnRules = field(default_factory=ColumnRules)
+    header: tuple[str, ...] = ()
+    task: LearningTask = CLASSIFICATION
+
+    def read(self, file: Path, labelled: bool = True) -> CellTable:
+        """A file's rows; those that are not ``labelled`` may have no column with what is predicted.
+
+        Raises:
+            ConfigError: it is no such file.
+        """
+        first, *others = self.predicted
+        try:
+            table = read_cells(file, first, self.header, labelled)
+        except ConfigError as error:
+            if str(error).startswith(f"{file} has no column {first!r}"):
+                raise ConfigError(f"data.label = {first!r}: {error}") from error
+            raise
+        if not labelled:
+            return replace(table, cells={name: cells for name, cells in table.cells.items() if name not in others})
+        return table if self.task.labelled else table.with_outcomes(first, others)
+
+    def drawn(self, table: CellTable, test_share: float) -> dict[str, CellTable]:
+        """A file's rows for training and for testing, of which either may be missing; see :func:`test_rows`."""
+        # A -1 is a label as others are where it is one of those that are not positive.
+        drawn = test_rows(np.full(len(table), "") if self.positive else table.label, test_share)
+        return {part: table.rows(rows) for part, rows in ((TRAIN, ~drawn), (TEST, drawn)) if rows.any()}
+
+    def classes(self, words: Cells) -> Labels:
+        """1 for labels ``[n]`` that are positive, and 0 for all others, be they -1."""
+        return np.isin(words, self.positive).astype(np.int64)
+
+    def outcomes(self, table: CellTable) -> Outcomes | None:
+        """What is predicted of a table's rows, where that is no label."""
+        if table.outcomes is None:
+            return None
+        where = f"{table.path}: {', '.join(self.predicted)}"
+        outcomes = self.task.outcomes(where, table.outcomes, len(table))
+        return replace(outcomes, names=self.predicted) if outcomes.outputs == len(self.predicted) else outcomes
+
+    def parts(self, path: Path, wanted: Sequence[str], test_share: float) -> dict[str, Part]:
+        """One participant's parts, of a file or of a folder with ``train.csv`` and so on.
+
+        Raises:
+            ConfigError: the files are not what they should be, or others' rows would have to decide.
+        """
+        self._check_alone()
+        if path.is_file():
+            table = self.read(path)
+            (table,), notes = without_gaps([table], self.columns)
+            tables = self.drawn(table, test_share) if TRAIN in wanted else {TEST: table}
+        else:
+            files = {part: path / f"{part}.csv" for part in wanted}
+            read = {part: self.read(file, part in LABELLED) for part, file in files.items() if file.is_file()}
+            whole, notes = without_gaps([*read.values()], self.columns)
+            tables = dict(zip(read, whole))
+        if not tables:
+            return {}
+        labels = self._labels(tables)
+        numbers = as_numbers([*tables.values()], [True] * len(tables), self.columns)
+        parts = {}
+        for (part, table), x in zip(tables.items(), numbers):
+            where = str(table.path)
+            all_notes = (*notes, *table.notes, *doubts(where, x))
+            columns, outcomes = tuple(table.cells), self.outcomes(table)
+            parts[part] = Part(where, samples(where, x), labels.get(part), all_notes, outcomes, columns)
+        return parts
+
+    def _labels(self, tables: dict[str, CellTable]) -> dict[str, Labels]:
+        labelled = {part: table for part, table in tables.items() if part in LABELLED}
+        if not self.task.labelled:
+            return {part: np.zeros(len(table), np.int64) for part, table in labelled.items()}
+        if self.positive:
+            return {part: self.classes(table.label) for part, table in labelled.items()}
+        least = {part: UNLABELLED if part == TRAIN else 0 for part in labelled}
+        read = labels_of([(str(table.path), table.label, least[part]) for part, table in labelled.items()])
+        return dict(zip(labelled, read))
+
+    def _check_alone(self) -> None:
+        """Check that what columns become follows from these rows alone."""
+        rules = self.columns
+        if rules.missing in ("mean", "median"):
+            raise ConfigError(
+                f"data.missing = {rules.missing!r}: what fills a gap would follow from all clients' rows, which a real "
+                "client does not see; fill the gaps in its files, or use 'drop'"
+            )
+        if rules.categorical:
+            raise ConfigError(
+                f"data.categorical = {rules.categorical[0]!r}: its words would be those of all clients' rows, which a "
+                "real client does not see; write a column of 0 and 1 for each word into its files, or name it in "
+                "data.leave_out"
+            )

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fedtl.export.predict import Predictions
+    from fedtl.export.predict import Numbers, Predictions
 
 # Everything else is imported by the commands, as in fedtl/cli/commands.py.
 
@@ -146,27 +146,41 @@ def predict(
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Make images the size that the model takes.")] = False,
 ) -> None:
-    """Let an exported model say the classes of samples.
+    """Let an exported model say the classes of samples, or what else it was trained to predict.
 
     MODEL is a file of fedtl export, .safetensors or .onnx.
 
     DATA is an .npz file with x, a .csv file, an image, or a folder of images. Where it says the classes (y, the column
-    label, a folder for each class), the accuracy is printed too.
+    label, a folder for each class), the accuracy is printed too, or other metrics of what is predicted.
     """
     from fedtl.cli import printing
-    from fedtl.export.predict import open_model, predict, read_samples
+    from fedtl.export.predict import Predictions, open_model, predict, read_samples
 
     opened = open_model(model)
     predictions = predict(opened, read_samples(data, opened.frame, label, resize))
     predictions.write(output)
     printing.out.print(f"{opened.about}", markup=False, soft_wrap=True)
-    printing.print_whole(table(predictions))
-    n = len(predictions.probabilities)
+    n = len(predictions.samples.x)
     summary = f"{n} sample{'s' if n > 1 else ''}"
-    if predictions.accuracy is not None:
-        summary += f", accuracy {100 * predictions.accuracy:.2f} %"
+    if not isinstance(predictions, Predictions):
+        printing.print_whole(table_of_numbers(predictions))
+        summary += "".join(f", {name} {value:.4g}" for name, value in predictions.scores.items())
+    else:
+        printing.print_whole(table(predictions))
+        if predictions.accuracy is not None:
+            summary += f", accuracy {100 * predictions.accuracy:.2f} %"
     printing.out.print(summary, markup=False)
     printing.out.print(f"{output}", markup=False, soft_wrap=True)
+
+
+def table_of_numbers(predictions: Numbers) -> Table:
+    """Of each number the smallest, the mean and the largest."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("predicted", "smallest", "mean", "largest"):
+        shown.add_column(column, justify="left" if column == "predicted" else "right", no_wrap=True)
+    for name, values in zip(predictions.columns, predictions.values.T):
+        shown.add_row(Text(name), *(f"{number:.4g}" for number in (values.min(), values.mean(), values.max())))
+    return shown
 
 
 def table(predictions: Predictions) -> Table:

@@ -80,9 +80,12 @@ class About(BaseModel):
             name = f" ({self.client_name})" if self.client_name else ""
             whose = f"client {self.client}'s{name} personalised model ({self.personal})"
         shape = " x ".join(map(str, self.frame["shape"]))
+        what = f"{self.frame['classes']} classes"
+        if outcomes := self.frame.get("outcomes"):
+            what = f"{outcomes['outputs']} outputs ({self.frame['task']['name']})"
         return (
             f"{self.experiment}, {self.method}, round {self.round}: {whose}, {self.model['name']}, "
-            f"{self.frame['dtype']} {shape} to {self.frame['classes']} classes"
+            f"{self.frame['dtype']} {shape} to {what}"
         )
 
 
@@ -116,7 +119,7 @@ class OnStored(nn.Module):
         self.register_buffer("shift", torch.tensor(frame.shift))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, classes]``."""
+        """Logits ``[n, outputs]``, or what else the task's model gives."""
         logits: Tensor = self.module(x.to(torch.float32) * self.scale + self.shift)
         return logits
 
@@ -126,7 +129,8 @@ def load_exported(path: str | Path) -> tuple[nn.Module, DataSchema, About]:
 
     Returns:
         The module in evaluation mode, which takes ``x * frame.scale + frame.shift`` ``[n, *frame.shape]`` float32 and
-        gives logits ``[n, frame.outputs]``, or of each token; what it takes and answers; what it is.
+        gives logits ``[n, frame.outputs]``, or for each token, or numbers that ``frame.outcomes`` standardises; what it
+        takes and answers; what it is.
 
     Raises:
         ConfigError: there is no such file, or it is no exported model.
@@ -225,7 +229,7 @@ def write_safetensors(exported: Exported, file: Path) -> None:
 
 
 def write_onnx(exported: Exported, file: Path) -> None:
-    """Write a model as ONNX: "x" ``[batch, *shape]``, samples as they are stored, to "logits" ``[batch, classes]``.
+    """Write a model as ONNX: "x" ``[batch, *shape]``, samples as they are stored, to "logits" ``[batch, outputs]``.
 
     It is tried out first: torch's exporter may take for constant what depends on the samples or on their number.
 

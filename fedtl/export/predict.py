@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from fedtl.data.own import images as own_images
 from fedtl.data.own import table as own_table
 from fedtl.data.own.part import PUBLIC, TEST, Part
 from fedtl.data.own.read import gathered
+from fedtl.data.own.rules import TableRules
 from fedtl.data.schema import DataSchema
 from fedtl.data.views.images import resize, with_channels
 from fedtl.export.file import About, OnStored, existing, import_onnx, load_exported, read_about, replacing
+from fedtl.metrics import read_metrics
+from fedtl.tasks import LearningTask, Outcomes
 
 BLOCK = 500
 """Samples that are given to the model at a time."""
@@ -36,7 +40,7 @@ class Model:
     Attributes:
         frame: what it takes and answers.
         about: what it is.
-        logits: of samples as they are stored, ``[n, *shape]`` to ``[n, classes]``.
+        logits: of samples as they are stored, ``[n, *shape]`` to ``[n, outputs]``.
     """
 
     frame: DataSchema
@@ -51,17 +55,46 @@ class InputSamples:
     Attributes:
         names: one each: its place, or its file.
         x: as they are stored, ``[n, *shape]``.
-        y: their classes ``[n]``, where the data say them.
+        y: their classes ``[n]``, or what else is predicted ``[n, ...]``, where the data say them.
     """
 
     names: Sequence[str]
     x: Samples
-    y: NDArray[np.int64] | None
+    y: NDArray[np.int64] | NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a model says where that is no class: several labels' probabilities, numbers in their own units, log-risks.
+
+    Attributes:
+        samples: what was predicted.
+        columns: what the numbers are called.
+        values: ``[n, columns]`` float64.
+        scores: the task's metrics, where the data say what is to be predicted.
+    """
+
+    samples: InputSamples
+    columns: tuple[str, ...]
+    values: NDArray[np.float64]
+    scores: Mapping[str, float]
+
+    def write(self, file: Path) -> None:
+        """Write them as .csv: a row per sample with its name and the numbers.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        with replacing(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as opened:
+            rows = csv.writer(opened, lineterminator="\n")
+            rows.writerow(["sample", *self.columns])
+            for name, row in zip(self.samples.names, self.values):
+                rows.writerow([name, *(f"{number:.7g}" for number in row)])
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says.
+    """What a model says of classes.
 
     Attributes:
         samples: what was predicted.
@@ -131,18 +164,38 @@ def _open_onnx(file: Path) -> Model:
     return Model(frame, about, logits)
 
 
-def predict(model: Model, samples: InputSamples) -> Predictions:
-    """Ask a model about samples, :data:`BLOCK` at a time."""
-    blocks = [np.empty((0, model.frame.classes), np.float32)]
+def predict(model: Model, samples: InputSamples) -> Predictions | Numbers:
+    """Ask a model about samples, :data:`BLOCK` at a time.
+
+    Raises:
+        ConfigError: what it says of a sample is no row of a table.
+    """
+    frame, blocks = model.frame, list[NDArray[np.float64]]()
+    if frame.task.per_token:
+        raise ConfigError(
+            f"a model of data.task = {frame.task.name!r} says something of each token of a sample, which is no row of "
+            "a table; fedtl.load_exported opens it"
+        )
     for start in range(0, len(samples.x), BLOCK):
-        logits = torch.from_numpy(model.logits(samples.x[start : start + BLOCK]))
-        blocks.append(logits.softmax(1).numpy())
-    labels = model.frame.labels or tuple(map(str, range(model.frame.classes)))
-    return Predictions(samples, labels, np.concatenate(blocks))
+        outputs = torch.from_numpy(model.logits(samples.x[start : start + BLOCK]))
+        if frame.task.name == "classification":
+            blocks.append(outputs.softmax(1).numpy())
+        else:
+            blocks.append(frame.task.predictions(outputs, frame.outcomes).numpy())
+    values = np.concatenate(blocks)
+    if frame.outcomes is not None:
+        scores = dict[str, float]()
+        if samples.y is not None:
+            truth: Any = samples.y
+            scores = read_metrics(frame.task.metrics, frame.task.name).of(truth, values)
+        return Numbers(samples, frame.task.columns(frame.outcomes), values, scores)
+    known = frame.labels if len(frame.labels) == values.shape[1] else ()
+    labels = known or tuple(map(str, range(values.shape[1])))
+    return Predictions(samples, labels, values.astype(np.float32))
 
 
 def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, resized: bool = False) -> InputSamples:
-    """Read samples, and their classes where the data say them.
+    """Read samples, and their classes, or what else the model's task predicts, where the data say them.
 
     - .npz: ``x`` [n, ...], and perhaps ``y`` [n], numbers or words.
     - .csv: a row per sample, numbers in all columns but that of the class, if there is one.
@@ -153,7 +206,8 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     Args:
         path: the file or folder.
         frame: what the samples must be like.
-        label: the column of a .csv file that is the class; "label" if not given, where there is such a column.
+        label: the column of a .csv file that is the class; "label" if not given, where there is such a column. Of
+            another task the columns with what is predicted, separated by commas; those of training if not given.
         resized: make images the size of the model's, with as many channels, as a participant's own data may be.
 
     Raises:
@@ -170,7 +224,9 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     if not place.is_file():
         raise ConfigError(f"{path}: there is no such file or folder")
     if kind == ".npz":
-        part, labelled = _npz(place)
+        part, labelled = _npz(place, frame.task)
+    elif kind == ".csv" and frame.outcomes is not None:
+        part, labelled = _csv_with_outcomes(place, label, frame.task, frame.outcomes)
     elif kind == ".csv":
         part, labelled = _csv(place, label)
     else:
@@ -178,19 +234,26 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     return _input_samples(part, labelled, frame)
 
 
-def _npz(file: Path) -> tuple[Part, bool]:
+def _npz(file: Path, task: LearningTask) -> tuple[Part, bool]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             labelled = "y" in getattr(archive, "files", ())
     except Exception:  # the reader says what is wrong
         labelled = False
-    return own_arrays.read_part(file, TEST if labelled else PUBLIC), labelled
+    return own_arrays.read_part(file, TEST if labelled else PUBLIC, task), labelled
 
 
 def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
     labelled = label is not None or LABEL in own_table.header_of(file, LABEL)
     part = TEST if labelled else PUBLIC
     return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
+
+
+def _csv_with_outcomes(file: Path, label: str | None, task: LearningTask, outcomes: Outcomes) -> tuple[Part, bool]:
+    columns = outcomes.names or (LABEL,) if label is None else tuple(name.strip() for name in label.split(","))
+    if label is None and not {*columns} <= {*own_table.header_of(file, columns[0])}:
+        return _csv(file, None)
+    return TableRules(columns, task=task).parts(file, (TEST,), 0.0)[TEST], True
 
 
 def _images(place: Path, frame: DataSchema, resized: bool) -> InputSamples:
@@ -223,8 +286,7 @@ def _images(place: Path, frame: DataSchema, resized: bool) -> InputSamples:
 
 def _input_samples(part: Part, labelled: bool, frame: DataSchema, names: Sequence[str] | None = None) -> InputSamples:
     """A part's samples and classes, seen to be what the frame says."""
-    own = gathered(part.where, {TEST if labelled else PUBLIC: part}, server=True)
+    own = gathered(part.where, {TEST if labelled else PUBLIC: part}, server=True, task=frame.task)
     federation = own.as_federation(frame, 0, 1)
-    return InputSamples(
-        names or [str(i) for i in range(len(federation.x))], federation.x, federation.y if labelled else None
-    )
+    y: Any = federation.y if federation.outcomes is None else federation.outcomes.values
+    return InputSamples(names or [str(i) for i in range(len(federation.x))], federation.x, y if labelled else None)

@@ -244,6 +244,10 @@ def probe(run: Run, shares: Sequence[float] = (1.0,), kind: Kind = "linear", see
     if seed is not None and seed < 0:
         raise ConfigError(f"--seed = {seed}: give a whole number, 0 or more")
     config, federation, see = opened(run, "probe")
+    if not config.data.task.labelled:
+        raise ConfigError(
+            f"{run.path}: data.task is {config.data.task.name!r}, and a probe says classes, which these samples lack"
+        )
     # Without labels for training, or with few, a client's training samples are the target's, whose labels lie in y.
     whole = federation.target if config.data.labelled_fraction < 1 else None
     train = federation.train if whole is None else whole.train

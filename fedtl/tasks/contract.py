@@ -130,6 +130,10 @@ class LearningTask(Choice):
         """The outputs ``[B, ...]`` as metrics see them, ``[B, k]`` float64."""
         return outputs.double().softmax(-1)
 
+    def columns(self, outcomes: Outcomes) -> tuple[str, ...]:
+        """What the numbers are called that metrics see of a prediction, ``[k]``, where samples are not labelled."""
+        return outcomes.names or tuple(f"prediction {i}" for i in range(outcomes.outputs))
+
     def truth(self, y: Tensor, outcomes: Outcomes | None) -> Tensor:
         """``y`` ``[B, ...]`` as metrics see it."""
         return y

@@ -100,6 +100,10 @@ class Multilabel(LearningTask):
         loss = F.binary_cross_entropy_with_logits(outputs, y, reduction="sum") / y.shape[1]
         return Tally(len(y), float(loss))
 
+    def columns(self, outcomes: Outcomes) -> tuple[str, ...]:
+        """Each label's probability."""
+        return tuple(f"p({name})" for name in outcomes.names or range(outcomes.outputs))
+
     def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
         """Each label's probability, ``[B, k]``."""
         return outputs.double().sigmoid()

@@ -76,6 +76,10 @@ class Regression(LearningTask):
         """The squared error, a mean over a sample's numbers."""
         return Tally(len(y), float((outputs.double() - y.double()).square().mean(-1).sum()))
 
+    def columns(self, outcomes: Outcomes) -> tuple[str, ...]:
+        """The numbers' names."""
+        return outcomes.names or (("prediction",) if outcomes.outputs == 1 else super().columns(outcomes))
+
     def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
         """In the outcomes' own units, ``[B, m]``."""
         return in_units(outputs.double(), outcomes)
@@ -144,6 +148,10 @@ class Survival(LearningTask):
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
         """The partial likelihood of all samples."""
         return Tally(len(y), len(y) * float(cox(outputs[:, 0].double(), y.double())))
+
+    def columns(self, outcomes: Outcomes) -> tuple[str, ...]:
+        """Log-risks."""
+        return ("log-risk",)
 
     def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
         """Log-risks ``[B, 1]``."""

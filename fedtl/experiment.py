@@ -11,7 +11,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored_data
+from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored_data, unscored_domains
 from fedtl.assemble.driver import Listener, Server, Silent
 from fedtl.assemble.parts import (
     assemble,
@@ -170,8 +170,11 @@ def open_run(
             *_of_weights(tasks),
             *_idle_terms(tasks),
             *chosen_on_test(config),
+            *unscored_domains(assembly.strategy, federation),
         ],
     }
+    if federation.domain_of is not None:
+        about = {"domains": list(federation.domains), "domain_of": federation.domain_of.tolist(), **(about or {})}
     about = record.environment(**found_here | dict(about or {}))
     numbers = len(tasks[0].sent(layout.flatten(tasks[0].module)))
     memories = None if elsewhere else assembly.kept_memories()

@@ -15,7 +15,7 @@ from fedtl.data.federation import Federation
 from fedtl.runs.best import EarlyStop, Followed, Stopped, best_by, early_stop
 from fedtl.server.scores import UNSEEN, UNSEEN_DATA, on_validation
 from fedtl.strategies.contract import Strategy
-from fedtl.wire.messages import DOMAINS
+from fedtl.wire.messages import DOMAINS, HELD_OUT
 
 
 class Rules(NamedTuple):
@@ -76,6 +76,7 @@ def names_of_scores(strategy: Strategy, federation: Federation, data: Collection
     models = ["global"] * strategy.scores_global + ["personal"] * strategy.personalises
     target = federation.target
     tests = {"server-test": federation.server_test, "target-server-test": target.server_test if target else ()}
+    tests |= {f"{HELD_OUT}{name}": rows for name, rows in federation.held_out.items()}
     at_server = {f"global/{name}" for name, test in tests.items() if len(test) and strategy.scores_global}
     return at_server | {f"{model}/{each}" for model in models for each in data}
 
@@ -105,6 +106,16 @@ def scored_data(federation: Federation, elsewhere: bool) -> list[str]:
     if elsewhere:
         return [*DOMAINS, *(UNSEEN_DATA if len(federation.unseen) else ())]
     return [data for data, holders in holders_of_tests(federation).items() if len(holders)]
+
+
+def unscored_domains(strategy: Strategy, federation: Federation) -> list[str]:
+    """A line for a run that no model is scored of on domains that are held out."""
+    if not federation.held_out or strategy.scores_global:
+        return []
+    return [
+        f"data.held_out: nothing is scored on {', '.join(federation.held_out)}, as strategy.name = "
+        f"{strategy.settings.name!r} has no model but the clients' own here, and no client has this domain"
+    ]
 
 
 def chosen_on_test(config: Config) -> list[str]:

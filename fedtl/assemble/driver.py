@@ -114,6 +114,7 @@ class Server:
             self.strategy.resume(checkpoint.w, checkpoint.state, checkpoint.round)
             self.rows.restore(self.strategy.tables, checkpoint.round)
         self.strategy.tested = holders_of_tests(self.federation)
+        self.strategy.domains = self.federation.clients_of_domains
         self.strategy.bench = self._bench()
         self.first_round = checkpoint.round + 1 if checkpoint else 1
         self.profiled = False
@@ -269,6 +270,7 @@ class Server:
         """The server's own test sets, by the prefix of their scores."""
         target = self.federation.target
         tests = {"": self.federation.server_test, m.TARGET: target.server_test if target else np.arange(0)}
+        tests |= {f"{m.HELD_OUT}{name}/": rows for name, rows in self.federation.held_out.items()}
         return {prefix: test for prefix, test in tests.items() if len(test)}
 
     def score(self, round: int, arrays: ArrayRecord) -> MetricRecord:

@@ -80,12 +80,14 @@ def partition(
         parts = {"train": of.train, "unlabelled": unlabelled.train if unlabelled else None}
         parts |= {"validation": federation.validation if of is federation else None, "test": of.test}
         shown = {word: part for word, part in parts.items() if part is not None}
-        for column in ("client", *shown, "labels (samples)"):
-            table.add_column(column, justify="left" if column.startswith("labels") else "right")
+        several = of is federation and federation.domain_of is not None
+        for column in ("client", *(["domain"] if several else []), *shown, "labels (samples)"):
+            table.add_column(column, justify="left" if column.startswith(("labels", "domain")) else "right")
         for client in range(first, len(counts)):
             labels = "  ".join(f"{names[k]} ({counts[client, k]})" for k in np.flatnonzero(counts[client]))
             sizes = [part[client].size for part in shown.values()]
-            table.add_row(str(client), *map(str, sizes), Text(labels))
+            domain = [federation.domains[federation.domain_of[client]]] if federation.domain_of is not None else []
+            table.add_row(str(client), *map(Text, domain if several else []), *map(str, sizes), Text(labels))
         printing.out.print(f"{prefix}{data.name}, {last - first} clients, {data.partition.name}", markup=False)
         printing.out.print(table)
         if last - first > rows:
@@ -109,6 +111,8 @@ def partition(
     if len(federation.unseen):
         ids = ", ".join(map(str, federation.unseen[:rows])) + ("" if len(federation.unseen) <= rows else ", …")
         printing.out.print(f"held out, and scored apart: {len(federation.unseen)} clients: {ids}", soft_wrap=True)
+    for name, samples in federation.held_out.items():
+        printing.out.print(f"held out: {name}, {len(samples)} samples at the server", markup=False)
     if len(federation.public):
         printing.out.print(f"public samples: {len(federation.public)}")
     printing.out.print(f"{pictures.save(pictures.partition(federation), output)}", markup=False, soft_wrap=True)

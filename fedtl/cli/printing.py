@@ -59,7 +59,7 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
     on them; the best on test is chosen on the data that it reports. A mean over fewer clients than should have been
     scored says so: ``84.29 (7 of 10 clients)``.
     """
-    from fedtl.runs.history import BY_VALIDATION, ON_TEST
+    from fedtl.runs.history import BY_VALIDATION, ON_TEST, mean_over_clients
 
     def as_text(value: float) -> str:
         if math.isnan(value):
@@ -84,7 +84,7 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
                 (
                     "  " + name + (_which_personal(one, name) if name.startswith("personal") else ""),
                     *point(one, name, at),
-                    as_text(worst[name].value) if name.endswith("clients") else "",
+                    as_text(worst[name].value) if mean_over_clients(name) else "",
                     *chosen(one, name, by_validation.get(name)),
                     *chosen(one, name, on_test.get(name)),
                 )

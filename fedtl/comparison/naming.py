@@ -16,6 +16,17 @@ DATA_WORDS = {
     "unseen-target-clients": "on unseen clients' target test data",
 }
 
+
+def data_in_words(data: str) -> str:
+    """The data that a score is on, by their name in its name, as ``"clients"``; empty if they are unknown."""
+    kind, _, domain = data.partition("/")
+    if not domain:
+        return DATA_WORDS.get(kind, "")
+    return {"held-out": f"on {domain}, which no client has", "clients": f"on the test data of {domain}'s clients"}.get(
+        kind, ""
+    )
+
+
 Flat = dict[str, Any]
 """A config as dotted keys and values."""
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from fedtl.comparison.formats import PLUS_MINUS, in_percent
 from fedtl.comparison.layout import Layout, Setting, key_of
-from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS, MOST_LISTED, listed
+from fedtl.comparison.naming import MODEL_WORDS, MOST_LISTED, data_in_words, listed
 from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.statistics import DIGITS, Spread
+from fedtl.runs.history import mean_over_clients
 from fedtl.studies import Study
 
 
@@ -225,12 +226,12 @@ def models_in_words(comparison: Comparison) -> str:
         # Of the largest part a list would end in "and 8 more".
         who = listed(variants) if len(variants) <= MOST_LISTED else "the others"
         models.append(f"the {word}" + (f" ({who})" if len(by_score) > 1 else ""))
-    data = dict.fromkeys(DATA_WORDS.get(score.partition("/")[2], "") for score in by_score)
+    data = dict.fromkeys(data_in_words(score.partition("/")[2]) for score in by_score)
     return f"{' and '.join(models)} {' and '.join(word for word in data if word)}".rstrip()
 
 
 def _mean_in_words(comparison: Comparison) -> str:
     """What stands for all clients; empty where clients are not scored."""
-    if not any(group.clients or group.score.endswith("clients") for group in comparison.groups):
+    if not any(group.clients or mean_over_clients(group.score) for group in comparison.groups):
         return ""
     return ", mean over clients" + (" weighted by samples" if comparison.statistic == "weighted_mean" else "")

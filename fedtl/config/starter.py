@@ -170,6 +170,17 @@ def _data(tables: Tables, name: str) -> tuple[str, ...]:
         tables["data"] = dict(DIGITS, name=name) | ({"samples": 2000} if issubclass(kind, Vision) else {})
     elif name == "synthetic":
         tables["data"]["clients"] = 10
+    if name == "domains":
+        looks = {"plain": {}, "inverted": {"invert": True}, "rotated": {"rotate": 45}}
+        domains = {
+            look: {"name": "digits", **({"transform": change} if change else {})} for look, change in looks.items()
+        }
+        tables["data"] = {"name": name, "clients": 9, "held_out": ["rotated"], "domains": domains}
+        return ()
+    if name == "images":
+        tables["data"]["path"] = "my-images"
+        tables["model"] = {"name": "cnn"}
+        return ("my-images: a folder with a folder of images for each class, all of one size",)
     if name == "npz":
         tables["data"]["path"] = "my-data"
         return ("my-data: a folder with one .npz file per client, each with x and y",)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedtl.data.settings import DataChoice
 
 
-__all__ = ["DATASETS", "read_data", "read_domain"]
+__all__ = ["DATASETS", "read_data", "read_domain", "read_domains"]
 
 DATASETS: Registry = {
     "breast-cancer": "fedtl.data.sets.sklearn_tables:BreastCancer",
@@ -25,10 +25,12 @@ DATASETS: Registry = {
     "cifar100": "fedtl.data.sets.vision:CIFAR100",
     "diabetes": "fedtl.data.sets.sklearn_tables:Diabetes",
     "digits": "fedtl.data.sets.digits:Digits",
+    "domains": "fedtl.data.sets.domains:Domains",
     "emnist": "fedtl.data.sets.vision:EMNIST",
     "fashion-mnist": "fedtl.data.sets.vision:FashionMNIST",
     "files": "fedtl.data.sets.files:Files",
     "heart-disease": "fedtl.data.sets.heart:HeartDisease",
+    "images": "fedtl.data.sets.images:Images",
     "made": "fedtl.data.sets.made:Made",
     "medmnist": "fedtl.data.sets.medmnist:MedMNIST",
     "mnist": "fedtl.data.sets.vision:MNIST",
@@ -73,7 +75,9 @@ def read_domain(table: object, key: str) -> DataChoice:
                 f"{key}.{part}.name = {inner.name!r}: only [data] itself has a {part}; give it as [data.{part}]"
             )
     unused = ["normalise", "labelled_fraction", "validation_share", "held_out_clients"]
-    if key.endswith("public"):
+    if key.startswith("data.domains."):
+        unused = [name for name in ALIKE_IN_DOMAINS if name not in choice.load_reads]
+    elif key.endswith("public"):
         unused += ["partition", "test_share"]
         if type(choice).model_fields["clients"].default is None:  # else the data are made for so many
             unused.append("clients")
@@ -82,8 +86,29 @@ def read_domain(table: object, key: str) -> DataChoice:
         value = getattr(choice, name)
         if value != defaults.get(name, type(choice).model_fields[name].default):
             quoted = f".name = {value.name!r}" if name == "partition" else f" = {value!r}"
-            raise ConfigError(f"{key}.{name}{quoted}: {_WHY_UNUSED[name]}; leave it out")
+            why = ALIKE_IN_DOMAINS[name] if key.startswith("data.domains.") else _WHY_UNUSED[name]
+            raise ConfigError(f"{key}.{name}{quoted}: {why}; leave it out")
     return choice
+
+
+def read_domains(table: object, key: str) -> dict[str, DataChoice]:
+    """A ``[data.domains]`` table of data sets by their domains' names, or a list of data sets, checked.
+
+    Raises:
+        ConfigError: it is none, one of them is wrong, or two of a list have one name; ``key`` begins the message.
+    """
+    example = f"give a table for each, as [{key}.photo] name = 'mnist', or a list of data sets, as ['mnist', 'usps']"
+    if isinstance(table, (list, tuple)):
+        names = [each.get("name") if isinstance(each, Mapping) else getattr(each, "name", each) for each in table]
+        for name in names:
+            if not isinstance(name, str):
+                raise ConfigError(f"{key}: {example}")
+            if names.count(name) > 1:
+                raise ConfigError(f"{key}: {name!r} is there twice; give each domain a name, as [{key}.{name}-1]")
+        table = dict(zip(names, table))
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{key} = {shown(table)}: {example}")
+    return {str(name): read_domain(each, f"{key}.{name}") for name, each in table.items()}
 
 
 _WHY_UNUSED = {
@@ -95,6 +120,19 @@ _WHY_UNUSED = {
     "test_share": "public samples are not for testing",
     "clients": "public samples are everybody's",
 }
+
+ALIKE_IN_DOMAINS = {
+    "normalise": "all domains are normalised alike, as data.normalise says",
+    "labelled_fraction": "it is the same in all domains, data.labelled_fraction",
+    "validation_share": "it is the same in all domains, data.validation_share",
+    "held_out_clients": "data.held_out_clients is of the clients of all domains",
+    "test_share": "it is the same in all domains, data.test_share",
+    "server_test_share": "it is the same in all domains, data.server_test_share",
+    "pool": "it is the same for all domains, data.pool",
+    "task": "it is the same in all domains, data.task",
+    "partition": "data.partition divides each domain",
+}
+"""Options of a data set that are none of a domain's own, and why."""
 
 
 def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> DataChoice:
@@ -108,6 +146,8 @@ def _read(table: Mapping[str, Any], key: str, context: str | None = None) -> Dat
     for part in ("target", "public"):
         if values.get(part) is not None:
             values[part] = read_domain(values[part], f"{key}.{part}")
+    if "domains" in kind.model_fields and values.get("domains") is not None:
+        values["domains"] = read_domains(values["domains"], f"{key}.domains")
     for name in ("transform", "look"):  # the second is its older name
         if isinstance(values.get(name), Mapping):
             values[name] = validate(ImageTransform, values[name], f"{key}.{name}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.views.normalise import in_units
+from fedtl.random import derived_seed
 from fedtl.tasks.outcomes import Outcomes
 
 Samples = NDArray[np.uint8] | NDArray[np.float32]
@@ -17,6 +18,34 @@ Samples = NDArray[np.uint8] | NDArray[np.float32]
 
 CHUNK = 4096
 """Samples that are converted to floats at a time; a whole image set in float64 would take eight times its memory."""
+
+
+@dataclass(frozen=True)
+class DomainRows:
+    """One of several domains, whose samples stand together in a data set.
+
+    Attributes:
+        name: the domain's.
+        start, stop: its samples are ``x[start:stop]``.
+        official_test: the first of its own test set, which stands at its end; None where it has none.
+        trained: whether clients have it; on one that is held out models are only scored.
+        clients: how many have it; None where the samples say whose they are.
+        samples: only so many of them are divided, or scored on, drawn at random; None for all.
+        alike: whether the same random numbers divide it as other domains, else numbers of its own.
+    """
+
+    name: str
+    start: int
+    stop: int
+    official_test: int | None = None
+    trained: bool = True
+    clients: int | None = None
+    samples: int | None = None
+    alike: bool = False
+
+    def seed(self, seed: int) -> int:
+        """Of the random numbers that divide it: the run's, or one of its own that follows from its name."""
+        return seed if self.alike else derived_seed(seed, "domain", self.name)
 
 
 @dataclass(frozen=True)
@@ -41,6 +70,8 @@ class Dataset:
             None.
         outcomes: what is predicted of the samples, where that is not ``y``; ``y`` are then groups of samples alike, by
             which partitions divide.
+        domains: the domains that the samples are of, one after another; none where they are of one. Then each of
+            these has its own official test set and owners from 0, and ``official_test`` is None.
     """
 
     x: Samples
@@ -56,6 +87,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     validation: NDArray[np.bool_] | None = None
     outcomes: Outcomes | None = None
+    domains: tuple[DomainRows, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -77,6 +109,37 @@ class Dataset:
                 f"a data set's owner must be 0, 1, 2, ..., or -1 for nobody, as int64, not {self.owner.dtype} from "
                 f"{self.owner.min()}"
             )
+
+    def training_rows(self) -> NDArray[np.int64]:
+        """The samples that models may be trained on: no official test set, nothing that is held out."""
+        if self.domains:
+            ends = [(part.start, part.stop if (own := part.official_test) is None else own) for part in self.domains]
+            each = [np.arange(*end) for part, end in zip(self.domains, ends) if part.trained]
+            rows = np.concatenate([np.arange(0), *each])
+        else:
+            rows = np.arange(len(self.y) if self.official_test is None else self.official_test)
+        for others in (self.held_out, self.validation):
+            rows = rows if others is None else rows[~others[rows]]
+        return rows
+
+    def part(self, rows: NDArray[np.int64] | slice, official_test: int | None) -> Dataset:
+        """Some of the samples, with mean and standard deviation as they are.
+
+        Args:
+            rows: which.
+            official_test: the first of them that is of the official test set.
+        """
+        return replace(
+            self,
+            x=self.x[rows],
+            y=self.y[rows],
+            owner=None if self.owner is None else self.owner[rows],
+            official_test=official_test,
+            held_out=None if self.held_out is None else self.held_out[rows],
+            validation=None if self.validation is None else self.validation[rows],
+            outcomes=None if self.outcomes is None else replace(self.outcomes, values=self.outcomes.values[rows]),
+            domains=(),
+        )
 
 
 def channel_statistics(x: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -102,18 +102,22 @@ def _of_task(data: DataChoice | None, task: LearningTask, key: str) -> DataChoic
 def _prepared(data: DataChoice, size: tuple[int, int] | None = None) -> Dataset:
     """The data set as :func:`prepared` makes it; read once where they are kept."""
     if _kept is None:
-        return prepared(data, _loaded(data), size)
+        return prepared(data, loaded(data), size)
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
     key = json.dumps([kind, data.model_dump(mode="json", exclude=OF_CLIENTS - data.load_reads), size])
     if key not in _kept:
-        dataset = _kept[key] = prepared(data, _loaded(data), size)
+        dataset = _kept[key] = prepared(data, loaded(data), size)
         dataset.x.setflags(write=False)
         dataset.y.setflags(write=False)
     return _kept[key]
 
 
-def _loaded(data: DataChoice) -> Dataset:
-    """The data set, with its channels first."""
+def loaded(data: DataChoice) -> Dataset:
+    """The data set as it is read, checked to have its channels first.
+
+    Raises:
+        ConfigError: it cannot be had, or has them last.
+    """
     dataset = data.load()
     if not data.task.labelled and dataset.outcomes is None:
         raise ConfigError(

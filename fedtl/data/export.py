@@ -12,7 +12,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
-from fedtl.data.own.part import PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
+from fedtl.data.own.part import DOMAIN, HELD_OUT, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
 from fedtl.data.own.read import FRAME
 from fedtl.data.schema import DataSchema
 from fedtl.failure import RunError
@@ -29,11 +29,12 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
     """Write what each participant holds, as :func:`fedtl.data.own.read.read_own` reads it.
 
     ``folder/NAME/`` is a client's: ``train.npz``, ``validation.npz``, ``test.npz``, ``target/train.npz``,
-    ``target/test.npz``, ``public.npz``; ``folder/server/`` the server's: ``test.npz``, ``target/test.npz``,
-    ``public.npz``, ``frame.json``. What would be empty is left out. Of a target, training samples have no labels in the
-    files. Where clients hold their own training samples without labels (``data.labelled_fraction``), all are in
-    ``train.npz``, and those that lost their label have -1; where what is predicted is no label, all are in
-    ``target/train.npz``, and those that have kept it in ``train.npz`` too. ``y`` is then what is predicted.
+    ``target/test.npz``, ``public.npz``, and of several domains ``domain.txt``; ``folder/server/`` the server's:
+    ``test.npz``, ``target/test.npz``, ``public.npz``, ``held-out/NAME.npz``, ``frame.json``. What would be empty is
+    left out. Of a target, training samples have no labels in the files. Where clients hold their own training samples
+    without labels (``data.labelled_fraction``), all are in ``train.npz``, and those that lost their label have -1;
+    where what is predicted is no label, all are in ``target/train.npz``, and those that have kept it in ``train.npz``
+    too. ``y`` is then what is predicted.
 
     Args:
         federation: what all hold.
@@ -58,6 +59,8 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
             scored = federation.target.server_test
             _write(server, TARGET_TEST, federation.x, scored, y[scored])
         _write(server, PUBLIC, federation.x, federation.public)
+        for name, scored in federation.held_out.items():
+            _write(server, f"{HELD_OUT}{name}", federation.x, scored, federation.y[scored])
         DataSchema.of(federation).write(server / FRAME)
     except OSError as error:
         raise RunError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
@@ -108,6 +111,8 @@ def _export_client(federation: Federation, y: Saved, client: int, folder: Path) 
     validation = federation.validation_of(client)
     _write(folder, VALIDATION, x, validation, y[validation])
     _write(folder, PUBLIC, x, federation.public)
+    if federation.domain_of is not None and (number := federation.domain_of[client]) >= 0:
+        (folder / DOMAIN).write_text(f"{federation.domains[number]}\n", encoding="utf-8")
 
 
 def _holds_its_own_unlabelled(federation: Federation) -> bool:

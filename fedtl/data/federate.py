@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.dataset import Dataset, Samples, channel_statistics, pixel_statistics
+from fedtl.data.by_domain import domains_of_clients, of_domain, one_after_another, said_of
+from fedtl.data.dataset import Dataset, DomainRows, Samples, channel_statistics, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.held_out import held_out
@@ -111,6 +112,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     unseen = held_out(data.held_out_clients, len(source.train) + further, seed)
     scale, shift = normalisation(data, dataset, source, unseen)
     train, test, validation, domain = source.train, source.test, source.validation, None
+    of_clients = domains_of_clients(dataset, source.shards, source.origin)
     if data.validation_share and validation is None:
         train, validation = split_validation(train, data.validation_share, seed)
     x, y, outcomes = [source.x], [source.y], [source.outcomes]
@@ -131,6 +133,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         before = len(train) if further else 0
         train, test = train.moved(after=further), test.moved(after=further)
         validation = None if validation is None else validation.moved(after=further)
+        of_clients = None if of_clients is None else np.pad(of_clients, (0, further), constant_values=-1)
         domain = Domain(other.train.moved(start, before), other.test.moved(start, before), other.server_test + start)
         x.append(other.x)
         y.append(other.y)
@@ -167,6 +170,9 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         unseen=unseen,
         task=data.task,
         outcomes=_standardised(data, outcomes, train, validation, unseen),
+        domains=tuple(part.name for part in dataset.domains),
+        domain_of=of_clients,
+        held_out=held_out_rows(data, dataset, seed),
     )
     return federation, Divisions(source, other)
 
@@ -232,6 +238,8 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
     """Divide a loaded data set among ``clients``, or among as many as it or a file says itself."""
     if (split := data.partition.listed()) is not None:
         return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed)
+    if dataset.domains:
+        return _divide_by_domain(data, dataset, clients, seed)
     for kind, chosen in (("test", dataset.held_out), ("validation", dataset.validation)):
         if chosen is not None and not data.partition.by_owner:
             raise ConfigError(
@@ -253,6 +261,55 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
     numbers = identities(dataset.x)
     outcomes = _outcomes(data, dataset, y, None)
     return Divided(x, y, None, dataset.y, numbers, shards, train, test, server_test, validation, outcomes=outcomes)
+
+
+def _divide_by_domain(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:
+    """Each domain among clients of its own, those of the first one first."""
+    trained, parts = [each for each in dataset.domains if each.trained], list[Divided]()
+    for domain in trained:
+        with said_of(domain):
+            own = data.model_copy(update={"samples": domain.samples})
+            parts.append(divide(own, of_domain(dataset, domain), domain.clients, domain.seed(seed)))
+    starts = [domain.start for domain in trained]
+    shards = one_after_another([part.shards for part in parts], starts)
+    if clients not in (None, len(shards)):
+        raise ConfigError(f"data.clients = {clients}: the domains have {len(shards)} owners; leave it out")
+    x, y, numbers = dataset.x, dataset.y.copy(), np.zeros(len(dataset.y), np.int64)
+    for domain, part in zip(trained, parts):
+        rows = slice(domain.start, domain.stop)
+        y[rows], numbers[rows] = part.y, part.identities
+        if not np.shares_memory(part.x, dataset.x):  # the partition has changed them
+            x = x.copy() if x is dataset.x else x
+            x[rows] = part.x
+    validation = None
+    if any(part.validation is not None for part in parts):
+        each = [part.validation or Shards.none(len(part.train)) for part in parts]
+        validation = one_after_another(each, starts)
+    return Divided(
+        x,
+        y,
+        None,
+        dataset.y,
+        numbers,
+        shards,
+        one_after_another([part.train for part in parts], starts),
+        one_after_another([part.test for part in parts], starts),
+        np.concatenate([part.server_test + start for part, start in zip(parts, starts)]),
+        validation,
+        tuple(f"{domain.name}: {note}" for domain, part in zip(trained, parts) for note in part.notes),
+    )
+
+
+def held_out_rows(data: DataChoice, dataset: Dataset, seed: int) -> dict[str, NDArray[np.int64]]:
+    """The samples, by its name, that models are scored on of each domain that no client has; ascending."""
+
+    def rows(domain: DomainRows) -> NDArray[np.int64]:
+        first = domain.official_test if data.pool == "train" and domain.official_test is not None else domain.start
+        own = data.model_copy(update={"samples": domain.samples})
+        with said_of(domain):
+            return draw_samples(own, np.arange(first, domain.stop), stream(domain.seed(seed), Purpose.SAMPLES, 0))
+
+    return {domain.name: rows(domain) for domain in dataset.domains if not domain.trained}
 
 
 def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: int) -> Divided:

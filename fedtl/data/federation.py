@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -114,6 +114,10 @@ class Federation:
             ``target.test.order``; None where that is true of none.
         task: what is predicted.
         outcomes: of all samples, where these are not ``y``, as in :class:`~fedtl.data.dataset.Dataset`.
+        domains: the names of the domains that the samples are of, in order; none where they are of one.
+        domain_of: which of these each client is of, ``[clients]``, -1 for a client that holds the target alone; None
+            where there is one domain.
+        held_out: indices of the server's samples of each domain that no client has, by its name.
     """
 
     x: Samples
@@ -133,6 +137,9 @@ class Federation:
     unseen: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     task: LearningTask = CLASSIFICATION
     outcomes: Outcomes | None = None
+    domains: tuple[str, ...] = ()
+    domain_of: NDArray[np.int64] | None = None
+    held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
@@ -173,6 +180,16 @@ class Federation:
         """The ids of the clients that can train: all that are not unseen, ascending."""
         everybody = np.arange(self.clients)
         return np.setdiff1d(everybody, self.unseen) if len(self.unseen) else everybody
+
+    @property
+    def clients_of_domains(self) -> dict[str, NDArray[np.int64]]:
+        """The clients that can train of each domain that such have, by its name; none where there is one domain."""
+        if self.domain_of is None:
+            return {}
+        domain_of = self.domain_of.copy()
+        domain_of[self.unseen] = -1
+        each = {name: np.flatnonzero(domain_of == number) for number, name in enumerate(self.domains)}
+        return {name: clients for name, clients in each.items() if len(clients)}
 
     def validation_of(self, client: int) -> NDArray[np.int64]:
         """A client's validation samples as indices into ``x``, ``[n]``; none where it has none."""
@@ -219,7 +236,7 @@ class Federation:
             if self.outcomes is not None and shards is not None:
                 whole.update(self.outcomes.values[shards.order].tobytes())
             whole.update(b";")
-        for index in (*(server for _, _, server in domains), self.public):
+        for index in (*(server for _, _, server in domains), self.public, *self.held_out.values()):
             whole.update(index.astype("<i8").tobytes())
             whole.update(b";")
         if len(self.unseen):

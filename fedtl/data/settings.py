@@ -112,6 +112,11 @@ class DataChoice(Choice):
         """What of the samples is filled in by all clients' rows before anything is divided; None for nothing."""
         return None
 
+    @property
+    def counts_clients(self) -> bool:
+        """Whether the number of clients follows from the data or from a file, so that it may be left out."""
+        return self.partition.counts_clients
+
     @abstractmethod
     def load(self) -> Dataset:
         """Read or make the samples."""
@@ -144,7 +149,7 @@ class DataChoice(Choice):
 
     @model_validator(mode="after")
     def _knows_clients(self, info: ValidationInfo) -> DataChoice:
-        if info.context != "domain" and self.clients is None and not self.partition.counts_clients:
+        if info.context != "domain" and self.clients is None and not self.counts_clients:
             raise ValueError(
                 f"clients is missing: the partition {self.partition.name!r} must be told how many clients there are"
             )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
+from fedtl.data.own.read import DOMAIN_NAME
 from fedtl.data.own.statistics import Sums
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.agent import DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, SUMS
@@ -75,6 +76,7 @@ class Described:
     outcomes: OutcomesKind | None = None
     outcome_sums: Sums | None = None
     columns: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True)
@@ -459,6 +461,7 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
         validation=_count(entries.get("validation", 0)),  # absent in older versions
         outcomes=_outcomes(entries.get("outcomes")),
         columns=shortened(entries.get("columns", "")),
+        domain=_domain(entries.get("domain", "")),
     )
     if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(description.shape)!r:.60}")
@@ -477,6 +480,13 @@ def _outcomes(table: Any) -> OutcomesKind | None:
         raise Refused(f"what is predicted of a sample of it has shape {list(shape)!r:.60}")
     dtype = {"float32": "float32", "int64": "int64"}[table["dtype"]]
     return OutcomesKind(shape, dtype, _count(table["outputs"], 1, MOST_CLASSES))
+
+
+def _domain(value: Any) -> str:
+    """The name of the client's domain; empty where it says none."""
+    if not isinstance(value, str) or (value and not DOMAIN_NAME.fullmatch(value)):
+        raise Refused(f"it says {value!r:.40} where the name of its domain is expected")
+    return value
 
 
 def _count(value: Any, least: int = 0, most: int = MOST_SAMPLES) -> int:

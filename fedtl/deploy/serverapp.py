@@ -226,6 +226,7 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
     federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
+    federation = with_domains(federation, deployed.described)
 
     def check_fits(name: str, description: Described) -> None:
         _check_fits(name, description, frame, federation)
@@ -483,7 +484,7 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
     """Let the strategy sample only clients that have the samples a phase trains on, as in a simulation.
 
     A client that has not described its data counts as having some of each kind. The strategy also learns which clients
-    have test samples, and which have validation samples.
+    have test samples, which have validation samples, and of which domain each is.
     """
 
     def sizes(kind: str) -> Shards:
@@ -514,6 +515,18 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
         server.strategy.tested[data] = np.flatnonzero(any_samples) if known else np.arange(0)
     seen = {data: server.strategy.tested[data] for data in scored}
     server.strategy.tested |= seen_and_unseen(seen, federation.unseen)
+    server.strategy.domains = with_domains(federation, described).clients_of_domains
+
+
+def with_domains(federation: Federation, described: Mapping[int, Described]) -> Federation:
+    """The federation with the domains that clients say they are of; as it is where none does."""
+    names = [*dict.fromkeys(each.domain for _, each in sorted(described.items()) if each.domain)]
+    if not names:
+        return federation
+    domain_of = np.full(federation.clients, -1)
+    for client, each in described.items():
+        domain_of[client] = names.index(each.domain) if each.domain else -1
+    return replace(federation, domains=tuple(names), domain_of=domain_of)
 
 
 def _check_held(term: Term, federation: Federation) -> None:

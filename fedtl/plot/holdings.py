@@ -27,7 +27,7 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
     """Which labels each client holds; a bubble's area is the number of its samples, for whatever purpose.
 
     The bars on top are the clients' sizes. What clients hold of a target, or without labels, stands below in the
-    same way and to the same scale.
+    same way and to the same scale. Of several domains each has a colour.
 
     Args:
         federation: the clients' data.
@@ -65,7 +65,8 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
     for i, (start, counts, title) in enumerate(panels):
         bubbles = figure.add_subplot(grid[2 * i + 1])
         sizes = figure.add_subplot(grid[2 * i], sharex=bubbles)
-        _draw(bubbles, sizes, start, counts, per_sample, federation.label_names)
+        colours = _colours(federation, start, len(counts))
+        _draw(bubbles, sizes, start, counts, per_sample, federation.label_names, colours)
         if federation.outcomes is not None:
             bubbles.set_ylabel("outcome")
         sizes.set_title(title, loc="left")
@@ -82,7 +83,29 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
         loc="outside right center",
         labelspacing=1.0,
     )
+    if federation.domains:
+        _name_domains(figure, federation)
     return figure
+
+
+def _colours(federation: Federation, first: int, clients: int) -> list[str]:
+    """Each client's colour, by its domain where there are several."""
+    if federation.domain_of is None:
+        return [COLOURS[0]] * clients
+    return [COLOURS[max(number, 0) % len(COLOURS)] for number in federation.domain_of[first : first + clients].tolist()]
+
+
+def _name_domains(figure: Figure, federation: Federation) -> None:
+    """A legend of domains: those that clients have, and below them those that they have not."""
+    places = [] if federation.domain_of is None else [int(n) for n in np.unique(federation.domain_of) if n >= 0]
+    handles = [
+        Line2D([], [], linestyle="", marker="s", color=COLOURS[place % len(COLOURS)], markersize=7) for place in places
+    ]
+    names = [_short(federation.domains[place]) for place in places]
+    for name, rows in federation.held_out.items():
+        handles.append(Line2D([], [], linestyle="", marker="s", color="#8a8a8a", fillstyle="none", markersize=7))
+        names.append(f"{_short(name)}: held out, {len(rows):,} samples")
+    figure.legend(handles, names, title="domains", loc="outside lower center", ncols=min(len(names), 3))
 
 
 def _told(shown: int, clients: int) -> str:
@@ -91,16 +114,24 @@ def _told(shown: int, clients: int) -> str:
 
 
 def _draw(
-    bubbles: Axes, sizes: Axes, first: int, counts: NDArray[np.int64], per_sample: float, names: tuple[str, ...]
+    bubbles: Axes,
+    sizes: Axes,
+    first: int,
+    counts: NDArray[np.int64],
+    per_sample: float,
+    names: tuple[str, ...],
+    colours: list[str],
 ) -> None:
     """Bubbles for ``counts [clients, labels]`` from client ``first`` on, and bars for their sums.
 
-    A bubble has ``per_sample`` square points for each sample.
+    A bubble has ``per_sample`` square points for each sample, and its client's colour.
     """
     shown, labels = counts.shape
     client, label = np.nonzero(counts)
     areas = counts[client, label] * per_sample
-    bubbles.scatter(first + client, label, s=areas, color=COLOURS[0], alpha=0.75, linewidths=0, label="samples")
+    bubbles.scatter(
+        first + client, label, s=areas, color=[colours[i] for i in client], alpha=0.75, linewidths=0, label="samples"
+    )
     bubbles.set_xlim(first - 0.7, first + shown - 0.3)
     bubbles.set_ylim(-0.7, labels - 0.3)
     bubbles.set_xlabel("client")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS
+from fedtl.comparison.naming import MODEL_WORDS, data_in_words
 from fedtl.plot.clients import (
     client_height,
     client_notes,
@@ -23,7 +23,7 @@ from fedtl.plot.clients import (
 from fedtl.plot.groups import Group, Line, group, line, parts_of, term_line
 from fedtl.plot.panels import blank_figure, columns_of, legend
 from fedtl.plot.style import byte_unit, handle, look, styled
-from fedtl.runs.history import Axis, Run, over_same_clients
+from fedtl.runs.history import Axis, Run, mean_over_clients, over_same_clients
 
 # Preferred first: only the clients' own data lets the two models be compared.
 GLOBAL_SCORES = ("global/clients", "global/server-test")
@@ -51,7 +51,8 @@ def convergence(
         metric: such as ``accuracy`` or ``loss``.
         axis: over ``rounds``, over the ``bytes`` sent to and from clients, or over ``seconds``.
         score: the names to show, a panel each. Without it the global model on the clients' test data, if every
-            method has that, else on the server's; and the personalised models, if a method has any.
+            method has that, else on the server's; the personalised models, if a method has any; and the global model
+            on each domain that no client has.
         statistic: what stands for all clients, such as ``mean`` or ``worst_decile``.
         width: of the picture, in inches; panels stand below each other where it is small. By itself if None.
 
@@ -189,6 +190,7 @@ def _panels(groups: Sequence[Group], metric: str, statistic: str, score: str | S
         best = max(candidates, key=lambda name: counts[name])  # of equals the first
         if counts[best]:
             panels.append(best)
+    panels += sorted(name for name in known if name.startswith("global/held-out/"))
     return panels or sorted(known)
 
 
@@ -278,10 +280,11 @@ def _x_axis(axis: Axis, largest: float) -> tuple[float, str]:
 
 def _title(name: str, statistic: str) -> str:
     model, _, data = name.partition("/")
-    if model not in MODEL_WORDS or data not in DATA_WORDS:
+    words = data_in_words(data)
+    if model not in MODEL_WORDS or not words:
         return name
-    over = f",\n{statistic.replace('_', ' ')} over clients" if data.endswith("clients") else ""
-    return f"{MODEL_WORDS[model].capitalize()}\n{DATA_WORDS[data]}{over}"
+    over = f",\n{statistic.replace('_', ' ')} over clients" if mean_over_clients(name) else ""
+    return f"{MODEL_WORDS[model].capitalize()}\n{words}{over}"
 
 
 def _notes(groups: Sequence[Group], lines: dict[tuple[int, str], Line]) -> list[str]:

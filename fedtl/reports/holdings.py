@@ -171,6 +171,8 @@ def without_download(data: DataChoice) -> DataChoice:
         for part, choice in (("target", data.target), ("public", data.public))
         if choice is not None
     }
+    if (domains := getattr(data, "domains", None)) is not None:
+        changed["domains"] = {name: without_download(choice) for name, choice in domains.items()}
     if "download" in type(data).model_fields:
         changed["download"] = False
     return data.model_copy(update=changed)

@@ -31,6 +31,7 @@ from fedtl.runs.best import Point as Point
 from fedtl.server.scores import MISSING, marked
 from fedtl.server.scores import UNSEEN as UNSEEN
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
+from fedtl.server.scores import mean_over_clients as mean_over_clients
 from fedtl.server.scores import on_unseen as on_unseen
 from fedtl.server.scores import on_validation as on_validation
 from fedtl.tasks import read_task
@@ -421,7 +422,7 @@ class Run:
     def client_table(self, to: TableKind | None = None) -> Any:
         """One row per client of the last scored round; columns such as ``samples``, ``personal/clients/loss``.
 
-        A client that could not be scored has NaN.
+        A client that could not be scored has NaN. Where there are several domains, ``domain`` names each client's.
 
         Args:
             to: as for :meth:`table`.
@@ -431,6 +432,7 @@ class Run:
         everybody = sorted({c for record in records for c in [*record["clients"], *record.get(MISSING, ())]})
         if records:
             columns["client"] = _column(everybody)
+            columns |= self._domains_of(everybody)
         for record in records:
             scores = record.get("scores") or {}
             table: dict[str, NDArray[Any]] = {"client": _column(record["clients"])}
@@ -452,6 +454,13 @@ class Run:
                     columns[name][np.searchsorted(everybody, table["client"])] = column
             columns["client"] = _column(everybody)
         return _to_table(columns, to)
+
+    def _domains_of(self, clients: list[int]) -> dict[str, NDArray[Any]]:
+        """A column that says of which domain each client is; none where there is one domain."""
+        names, domain_of = self.environment.get("domains"), self.environment.get("domain_of")
+        if not names or not domain_of or max(clients, default=0) >= len(domain_of):
+            return {}
+        return {"domain": _column([names[domain_of[client]] if domain_of[client] >= 0 else "" for client in clients])}
 
     def _last_clients(self) -> list[Record]:
         """The clients' records of the last scored round, one for each kind of samples that they were scored on."""

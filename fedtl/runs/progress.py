@@ -15,6 +15,7 @@ from fedtl.config.schema import Config
 from fedtl.metrics.registry import headline
 from fedtl.server.report import Round
 from fedtl.server.scores import Coverage, marked
+from fedtl.wire.messages import HELD_OUT
 
 SHORT = {
     "global/clients": "global",
@@ -24,7 +25,7 @@ SHORT = {
     "global/unseen-clients": "global on unseen",
     "personal/unseen-clients": "personal on unseen",
 }
-"""What the bar has room for; the server's test set is in the record."""
+"""What the bar has room for, besides domains that no client has; the server's test set is in the record."""
 
 
 class Progress:
@@ -96,9 +97,9 @@ class ProgressBar(Progress):
                 f"round {report.round}: client {client} failed: {text}", markup=False, soft_wrap=True
             )
         parts = [
-            _marked(f"{SHORT[n]} {score_text(s, self._metrics, 1)}", Coverage.of_row(s))
+            _marked(f"{short} {score_text(s, self._metrics, 1)}", Coverage.of_row(s))
             for n, s in report.scores.items()
-            if n in SHORT
+            if (short := _short(n))
         ]
         self._scores = "  ".join(parts) or self._scores
         loss = f"loss {sum(report.train.values()):.3f}" if len(report.train) == 1 else _terms(report.train)
@@ -116,6 +117,12 @@ class ProgressBar(Progress):
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()
+
+
+def _short(score: str) -> str:
+    """What the bar calls a score; empty where it has no room for that."""
+    domain = score.removeprefix(f"global/{HELD_OUT}")
+    return SHORT.get(score, "") if domain == score else f"held-out {domain}"
 
 
 def _target(config: Config) -> str:

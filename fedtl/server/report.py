@@ -86,11 +86,26 @@ class Round:
             total = self.worker_seconds.setdefault(kind, {})
             total[part] = total.get(part, 0.0) + more
 
-    def add_client_scores(self, scores: Sequence[ClientScores], failures: Sequence[tuple[int, str]]) -> None:
-        """Add clients' scores, and who was not scored: it failed, or is missing from a score."""
+    def add_client_scores(
+        self,
+        scores: Sequence[ClientScores],
+        failures: Sequence[tuple[int, str]],
+        domains: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
+        """Add clients' scores, and who was not scored: it failed, or is missing from a score.
+
+        Args:
+            scores: on each kind of data.
+            failures: who failed, and what it said.
+            domains: the clients of each domain, who are summarised by themselves on their own test samples.
+        """
         self.client_scores += scores
         for each in scores:
             self.scores |= each.summary()
+        for each in scores if domains else ():
+            if each.data == "clients":
+                for name, clients in (domains or {}).items():
+                    self.scores |= each.of_domain(name, clients).summary()
         missing = {client for each in scores for client in each.missing} - {client for client, _ in failures}
         unscored = [*failures, *((client, "it gave no score") for client in missing)]
         self.failures = sorted([*self.failures, *((client, f"scoring: {text}") for client, text in unscored)])

@@ -100,6 +100,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         self.tested: dict[str, NDArray[np.int64]] = {}
         """Who holds samples to score on, by the data's name in scores, as ``"target-clients"``: only they can be
         missing from a score. Where it is not known, who raised is."""
+        self.domains: Mapping[str, NDArray[np.int64]] = {}
+        """The clients of each domain, where there are several."""
         self.clock = Clock()
         """Of whoever profiles this process."""
         self.bench: Bench | None = None
@@ -323,7 +325,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         personal, drawn_from = self.which_personal(unseen), of if drawn else None
         asked = Asked(clients, self.scores_global, personal, self.tested, drawn_from, metrics, unseen, always)
         scores = asked.scores(gathered)
-        report.add_client_scores(scores, gathered.failures)
+        report.add_client_scores(scores, gathered.failures, self.domains)
         means = mean_accuracies(scores)
         return MetricRecord({**means}) if means else None
 

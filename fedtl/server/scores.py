@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedtl.metrics.registry import ALWAYS, SMALLER_IS_BETTER
 
 Summary = dict[str, float]
+T = TypeVar("T")
 
 UNDEFINED = "undefined"
 """In a record, beside a metric's means over clients: on how many clients' samples it is not defined."""
@@ -63,6 +65,11 @@ UNSEEN_DATA = (f"{UNSEEN}clients", f"{UNSEEN}target-clients")
 def on_unseen(score: str) -> bool:
     """Whether a score, by its name, is of clients that never train."""
     return score.partition("/")[2].startswith(UNSEEN)
+
+
+def mean_over_clients(score: str) -> bool:
+    """Whether a score, by its name as ``"personal/clients/photo"``, is a mean over clients."""
+    return score.partition("/")[2].partition("/")[0].endswith("clients")
 
 
 def on_validation(score: str) -> bool:
@@ -161,6 +168,30 @@ class ClientScores:
                 row |= {"model": self.personal, "clients_without": len(self.without)}
             scores[f"{model}/{self.data}"] = row
         return scores
+
+    def of_domain(self, name: str, clients: NDArray[np.int64]) -> ClientScores:
+        """The scores of a domain's clients, as of data of their own.
+
+        Args:
+            name: the domain's.
+            clients: who is of it.
+        """
+        mine = np.isin(self.clients, clients)
+
+        def own(values: Sequence[T]) -> list[T]:
+            return [value for value, is_mine in zip(values, mine) if is_mine]
+
+        return replace(
+            self,
+            clients=own(self.clients),
+            samples=own(self.samples),
+            values={model: {metric: own(v) for metric, v in each.items()} for model, each in self.values.items()},
+            pooled={},
+            without=[client for client in self.without if client in clients],
+            data=f"{self.data}/{name}",
+            missing=[client for client in self.missing if client in clients],
+            drawn_from=None if self.drawn_from is None else len(clients),
+        )
 
     def by_client(self) -> dict[str, object]:
         """Every client's own values, as ``clients.jsonl`` keeps them."""

@@ -137,8 +137,15 @@ def mean_accuracies(scores: Sequence[ClientScores]) -> dict[str, float]:
 
 
 def scores_at_server(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The global model's scores at the server, by the name of model and data: those of the target have a prefix."""
-    source = {key: value for key, value in metrics.items() if not key.startswith(m.TARGET)}
+    """The global model's scores at the server, by the name of model and data.
+
+    Those of the target, and of each domain that no client has, have a prefix.
+    """
+    held_out = {key: value for key, value in metrics.items() if key.startswith(m.HELD_OUT)}
+    source = {key: value for key, value in metrics.items() if not key.startswith((m.TARGET, m.HELD_OUT))}
     target = {key.removeprefix(m.TARGET): value for key, value in metrics.items() if key.startswith(m.TARGET)}
     named = {"global/server-test": source, "global/target-server-test": target}
+    for key, value in held_out.items():
+        domain, _, metric = key.removeprefix(m.HELD_OUT).partition("/")
+        named.setdefault(f"global/{m.HELD_OUT}{domain}", {})[metric] = value
     return {name: scores for name, scores in named.items() if scores}

@@ -181,5 +181,5 @@ def test_image_sets_are_said_to_need_files() -> None:
         kind = _classes("datasets", name)[1]
         assert kind is not None
         assert bool(starter("datasets", name)[1]) == (
-            issubclass(kind, Vision) or name in ("files", "heart-disease", "medmnist", "npz", "shakespeare")
+            issubclass(kind, Vision) or name in ("files", "heart-disease", "images", "medmnist", "npz", "shakespeare")
         )

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, load_object, nearest
 from fedtl.data.arrays import UNLABELLED, doubts, is_whole, labels, samples
-from fedtl.data.own.part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
+from fedtl.data.own.part import (
+    LABELLED,
+    PARTS,
+    PUBLIC,
+    TARGET_TEST,
+    TARGET_TRAIN,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Part,
+    has_labels,
+)
 from fedtl.data.sets.npz import array_of, opened
 from fedtl.tasks import CLASSIFICATION, LearningTask
 
@@ -89,7 +100,7 @@ def read_part(path: Path, part: str, task: LearningTask = CLASSIFICATION) -> Par
         ConfigError: it is no such file, or its arrays are not what they should be.
     """
     with opened(path) as archive:
-        for key in ("x", "y") if part in LABELLED else ("x",):
+        for key in ("x", "y") if has_labels(part) else ("x",):
             if key not in archive.files:
                 raise ConfigError(f"{path} has no array {key!r}; save it with numpy.savez(path, x=..., y=...)")
         return _part(str(path), part, ("x", "y"), lambda key: array_of(path, archive, key), task)
@@ -103,7 +114,7 @@ def _part(
     read, notes = samples(f"{where}: {x}", values), doubts(f"{where}: {x}", values)
     if is_whole(values):
         notes += (f"{where}: {x} {TOKENS}",)
-    if part not in LABELLED:
+    if not has_labels(part):
         return Part(where, read, notes=notes)
     if not task.labelled:
         outcomes = task.outcomes(f"{where}: {y}", array(y), len(read))

@@ -10,7 +10,7 @@ import numpy as np
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
 from fedtl.data.memory import need_memory
-from fedtl.data.own.part import LABELLED, PARTS, TEST, TRAIN, VALIDATION, Part
+from fedtl.data.own.part import PARTS, TEST, TRAIN, VALIDATION, Part, has_labels
 from fedtl.data.views.images import resize, with_channels
 from fedtl.random import derived_seed
 
@@ -34,9 +34,9 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
     """
     files: dict[str, list[tuple[Path, str]]] = {}
     # A folder with validation samples has training samples beside them; alone, its name is a class's.
-    if any((folder / part).is_dir() for part in PARTS if part != VALIDATION):
+    if any((folder / part).is_dir() for part in (*PARTS, *wanted) if part != VALIDATION):
         for part in wanted:
-            files[part] = list(files_in(folder / part, part in LABELLED))
+            files[part] = list(files_in(folder / part, has_labels(part)))
     else:
         for file, kind in files_in(folder, True):
             drawn = TRAIN not in wanted or derived_seed(kind, file.name) < test_share * 2**56
@@ -47,7 +47,7 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
     for part, entries in files.items():
         if entries:
             x = np.concatenate([read_image(file, change, like) for file, _ in entries])
-            y = np.array([kind for _, kind in entries]) if part in LABELLED else None
+            y = np.array([kind for _, kind in entries]) if has_labels(part) else None
             parts[part] = Part(str(folder / part) if (folder / part).is_dir() else str(folder), x, y)
     return parts
 

@@ -17,6 +17,17 @@ PARTS = (TRAIN, TEST, TARGET_TRAIN, TARGET_TEST, PUBLIC, VALIDATION)
 LABELLED = (TRAIN, TEST, TARGET_TEST, VALIDATION)
 """Those of which labels are read."""
 
+HELD_OUT = "held-out/"
+"""Before the name of a domain that no client has, in the server's parts: one part for each."""
+
+DOMAIN = "domain.txt"
+"""The file of a client's folder with the name of its domain."""
+
+
+def has_labels(part: str) -> bool:
+    """Whether labels of a part are read."""
+    return part in LABELLED or part.startswith(HELD_OUT)
+
 
 @dataclass(frozen=True)
 class Part:

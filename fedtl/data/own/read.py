@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,19 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.memory import enough_memory
 from fedtl.data.own.arrays import call, read_npz
 from fedtl.data.own.images import Change, changed, read_images
-from fedtl.data.own.part import LABELLED, PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
+from fedtl.data.own.part import (
+    DOMAIN,
+    HELD_OUT,
+    PARTS,
+    PUBLIC,
+    TARGET_TEST,
+    TARGET_TRAIN,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Part,
+    has_labels,
+)
 from fedtl.data.own.rules import TableRules
 from fedtl.data.own.table import read_table, read_tables
 from fedtl.data.schema import DataSchema
@@ -28,6 +41,9 @@ from fedtl.data.views.images import LARGEST_SIDE
 from fedtl.tasks import CLASSIFICATION, LearningTask
 from fedtl.tasks.contract import Sums
 from fedtl.tasks.outcomes import Outcomes, joined
+
+DOMAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,59}", re.ASCII)
+"""Of a domain, which names files and scores."""
 
 FRAME = "frame.json"
 """What the server's folder may say of everybody's samples."""
@@ -51,6 +67,8 @@ class Own:
         outcomes: what is predicted of each of ``x``, where that is no label; ``y`` then says only who has one.
         task: what they are read for.
         columns: of tables, what their numbers are called, in their order.
+        held_out: of the server, places in ``x`` of each domain that no client has, by its name.
+        domain: of a client, the name of the domain that its samples are of; empty where it does not say.
     """
 
     source: str
@@ -68,6 +86,8 @@ class Own:
     outcomes: Outcomes | None = None
     task: LearningTask = CLASSIFICATION
     columns: tuple[str, ...] = ()
+    held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    domain: str = ""
 
     def with_validation(self, share: float, seed: int, client: int) -> Own:
         """The same with ``share`` of the training samples that have labels as validation samples.
@@ -124,6 +144,7 @@ class Own:
             "largest_label": None if self.names is not None else int(self.y.max(initial=UNLABELLED)),
             "labels": None if self.names is not None else self.labels,
             "names": None if self.names is None else list(self.names),
+            **({"domain": self.domain} if self.domain else {}),
         }
 
     def as_federation(self, frame: DataSchema, client: int, clients: int) -> Federation:
@@ -174,6 +195,7 @@ class Own:
             validation=mine(self.validation) if len(self.validation) else None,
             task=frame.task,
             outcomes=outcomes,
+            held_out=self.held_out,
         )
 
     def of_task(self, task: LearningTask) -> Own:
@@ -269,9 +291,10 @@ def read_own(
       ``y_target_test`` and ``x_public``.
 
     A folder with ``train`` may also have validation samples as ``validation``; any may have another domain's samples as
-    ``target/train`` (without labels) and ``target/test``, and ``public`` (without labels), of the same kind. The label
-    -1 in the training part stands for a sample without one. Without a test part the client takes part in training and
-    is not scored. The training part may be missing only where there is ``target/train``. Nothing is ever unpickled.
+    ``target/train`` (without labels) and ``target/test``, and ``public`` (without labels), of the same kind, and a file
+    ``domain.txt`` with the name of the domain that its own samples are of. The label -1 in the training part stands for
+    a sample without one. Without a test part the client takes part in training and is not scored. The training part may
+    be missing only where there is ``target/train``. Nothing is ever unpickled.
 
     Args:
         path: the folder, the file or the function.
@@ -282,9 +305,9 @@ def read_own(
         size: height and width that images are resized to (bilinear, with antialiasing).
         channels: of images: grey ones are repeated, of coloured ones the luma is taken.
         test_share: as above.
-        server: read the server's data: ``test``, ``target/test`` and ``public``, each of which may be missing, or
-            ``frame.json`` alone. A file, a function and a folder ``CLASS/*.png`` are then read for their test part,
-            of which a .csv file and such a folder are the whole.
+        server: read the server's data: ``test``, ``target/test``, ``public``, and ``held-out/NAME`` of each domain that
+            no client has, each of which may be missing, or ``frame.json`` alone. A file, a function and a folder
+            ``CLASS/*.png`` are then read for their test part, of which a .csv file and such a folder are the whole.
 
     Raises:
         ConfigError: the data are not there or not what they should be; one sentence that names the file.
@@ -296,8 +319,8 @@ def read_own(
             raise ConfigError(f"{key} = {value}: should be greater than 0")
     if size is not None and size > LARGEST_SIDE:
         raise ConfigError(f"size = {size}: should be less than or equal to {LARGEST_SIDE}")
-    wanted = (TEST, TARGET_TEST, PUBLIC) if server else PARTS
     place = Path(path).expanduser()
+    wanted = (TEST, TARGET_TEST, PUBLIC, *_held_out(place)) if server else PARTS
     kind = "table" if rules is not None and place.is_file() else kind_of(place, path)
     if label is not None and kind not in ("csv", "table"):
         raise ConfigError(f"label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
@@ -327,7 +350,45 @@ def read_own(
         raise ConfigError(f"{path} has none of {', '.join(wanted)}, as .npz, .csv or folders of images")
     if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
-    return gathered(path, parts, server, task)
+    own = gathered(path, parts, server, task)
+    return own if server else replace(own, domain=_domain(place))
+
+
+def _held_out(place: Path) -> list[str]:
+    """The parts of the server's folder that are domains which no client has."""
+    folder = place / HELD_OUT
+    if not folder.is_dir():
+        return []
+    entries = [each for each in folder.iterdir() if each.is_dir() or each.suffix in (".npz", ".csv")]
+    names = sorted({each.name if each.is_dir() else each.stem for each in entries if not each.name.startswith(".")})
+    for name in names:
+        check_domain(name, str(folder))
+    return [f"{HELD_OUT}{name}" for name in names]
+
+
+def _domain(place: Path) -> str:
+    """What a client's folder says of its domain; empty where it says nothing."""
+    file = place / DOMAIN
+    if not file.is_file():
+        return ""
+    try:
+        name = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read as a domain's name: {error}") from error
+    check_domain(name, str(file))
+    return name
+
+
+def check_domain(name: str, where: str) -> None:
+    """Check the name of a domain.
+
+    Raises:
+        ConfigError: it would be no proper part of a score's name; ``where`` begins the message.
+    """
+    if not DOMAIN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {name[:60]!r} cannot be the name of a domain; take letters, digits, '_', '-' and '.', 60 at most"
+        )
 
 
 def _read(
@@ -354,7 +415,7 @@ def _read(
 def kind_of(place: Path, path: str) -> str:
     """What ``path`` is: "function", "table" (a .csv file), or a folder of "npz", "csv" or "images"."""
     if place.is_dir():
-        kinds = [kind for kind in ("npz", "csv") if any((place / f"{part}.{kind}").is_file() for part in PARTS)]
+        kinds = [kind for kind in ("npz", "csv") if _has(place, kind)]
         if len(kinds) > 1:
             raise ConfigError(f"{path} holds both .npz and .csv files of {', '.join(PARTS)}; keep one kind")
         return kinds[0] if kinds else "images"
@@ -367,9 +428,15 @@ def kind_of(place: Path, path: str) -> str:
     raise ConfigError(f"{path}: there is no such file or folder")
 
 
+def _has(place: Path, kind: str) -> bool:
+    """Whether a folder has parts as files of a kind."""
+    return any((place / f"{part}.{kind}").is_file() for part in PARTS) or any((place / HELD_OUT).glob(f"*.{kind}"))
+
+
 def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask = CLASSIFICATION) -> Own:
     """All parts as one array, checked to be alike."""
-    present = [(name, parts[name]) for name in PARTS if name in parts]
+    order = [*PARTS, *(name for name in parts if name.startswith(HELD_OUT))]
+    present = [(name, parts[name]) for name in order if name in parts]
     first = present[0][1]
     for _, part in present:
         if part.x.shape[1:] != first.x.shape[1:] or part.x.dtype != first.x.dtype:
@@ -378,12 +445,12 @@ def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask
                 f"{list(first.x.shape[1:])} in {first.where}"
             )
     note = check_layout(f"{first.where}: x", first.x)
-    y, names = numbered([(part.where, part.y) for name, part in present if name in LABELLED and part.y is not None])
+    y, names = numbered([(part.where, part.y) for name, part in present if has_labels(name) and part.y is not None])
     ends = np.cumsum([0, *(len(part.x) for _, part in present)])
     places = {name: np.arange(start, end) for (name, _), start, end in zip(present, ends, ends[1:])}
     none = np.arange(0)
     labels = np.full(ends[-1], UNLABELLED, np.int64)
-    labels[np.concatenate([none, *(where for name, where in places.items() if name in LABELLED)])] = y
+    labels[np.concatenate([none, *(where for name, where in places.items() if has_labels(name))])] = y
     own = Own(
         source=path,
         x=np.concatenate([part.x for _, part in present]),
@@ -399,6 +466,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask
         outcomes=_outcomes([part for _, part in present]),
         task=task,
         columns=first.columns,
+        held_out={n.removeprefix(HELD_OUT): rows for n, rows in places.items() if n.startswith(HELD_OUT)},
         notes=tuple(dict.fromkeys([*(note for _, part in present for note in part.notes), *([note] if note else [])])),
     )
     if own.unlabelled and len(own.target_train) + len(own.target_test):

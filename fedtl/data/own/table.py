@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, labels, samples
-from fedtl.data.own.part import LABELLED, TEST, TRAIN, Part
+from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 NONE = re.compile(r"-1(\.0*)?")
@@ -55,7 +55,7 @@ def read_tables(folder: Path, wanted: Sequence[str], label: str) -> dict[str, Pa
         ConfigError: a file is not what it should be.
     """
     files = {part: folder / f"{part}.csv" for part in wanted}
-    tables = {part: read_rows(file, label, part in LABELLED) for part, file in files.items() if file.is_file()}
+    tables = {part: read_rows(file, label, has_labels(part)) for part, file in files.items() if file.is_file()}
     for table in tables.values():
         first = next(iter(tables.values()))
         if table.columns != first.columns:

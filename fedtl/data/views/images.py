@@ -138,9 +138,7 @@ def _need_images(x: Samples, key: str) -> None:
 
 
 def _training_part(dataset: Dataset, x: Samples) -> Samples:
-    rows = np.arange(len(x) if dataset.official_test is None else dataset.official_test)
-    for others in (dataset.held_out, dataset.validation):
-        rows = rows if others is None else rows[~others[rows]]
+    rows = dataset.training_rows()
     return x[: len(rows)] if len(rows) and rows[-1] == len(rows) - 1 else x[rows]
 
 

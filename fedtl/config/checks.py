@@ -115,7 +115,7 @@ def check_together(config: Config) -> None:
     sampled, holders, unseen = config.strategy.clients_per_round, config.data.holders, config.data.held_out_clients
     apart = 0 if holders is None else count_held_out(unseen, holders)
     if sampled is not None and holders is not None and sampled > holders - apart:
-        there = f"data.clients = {config.data.clients}"
+        there = f"{holders} clients" if config.data.clients is None else f"data.clients = {config.data.clients}"
         if config.data.target is not None and config.data.target.clients is not None:
             there += f" and data.target.clients = {config.data.target.clients}"
         if apart:

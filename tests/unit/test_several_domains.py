@@ -304,6 +304,13 @@ def test_the_config_is_read_as_it_was_written() -> None:
     assert [*read.tables()["data"]["domains"]] == [*LOOKS]
 
 
+def test_no_more_clients_train_than_there_are() -> None:
+    table = config(strategy={"name": "fedavg", "lr": 0.05, "clients_per_round": 3})
+    del table["data"]["clients"]
+    with pytest.raises(ConfigError, match=r"strategy\.clients_per_round = 3: there are only 2 clients"):
+        read_config(table)
+
+
 def test_a_domain_of_scores_keeps_who_is_missing() -> None:
     scores = ClientScores(
         [0, 2, 3], [10, 20, 30], {"global": {"accuracy": [0.5, 0.2, 0.8], "loss": [1.0, 2.0, 3.0]}}, missing=[1, 4]
@@ -332,3 +339,13 @@ def test_what_is_exported_says_the_domain_and_what_is_held_out(tmp_path: Path) -
     (tmp_path / "2" / "domain.txt").write_text("in verted")
     with pytest.raises(ConfigError, match="'in verted' cannot be the name of a domain"):
         read_own(str(tmp_path / "2"))
+
+
+def test_clients_that_never_train_are_not_counted_to_their_domain(tmp_path: Path) -> None:
+    table = config(rounds=1)
+    table["data"]["held_out_clients"] = [0]
+    run = fedtl.run(table, out=tmp_path / "run")
+    last = run.rounds[-1]["scores"]
+    assert (last["global/clients/plain"]["scored"], last["global/clients/plain"]["of"]) == (1, 1)
+    assert last["global/clients/inverted"]["of"] == 2
+    assert last["global/unseen-clients"]["scored"] == 1

@@ -129,6 +129,11 @@ class Domains(DataChoice):
             return clients
         return clients + self.target.clients
 
+    @property
+    def fills_gaps_by(self) -> str | None:
+        """As one of the domains does."""
+        return next((how for choice in self.domains.values() if (how := choice.fills_gaps_by) is not None), None)
+
     def _check_names(self, names: Sequence[str], where: str) -> None:
         for name in names:
             check_domain(name, where)

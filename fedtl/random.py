@@ -35,6 +35,9 @@ class Purpose(IntEnum):
     PATCHES = 207  # of the look "photographs"; a part of the data, so the run's seed is not in it
     VALIDATION = 208
     LABEL_NOISE = 209
+    CONCEPT = 210
+    SWAPS = 211
+    CORRUPTION = 212
     HELD_OUT_CLIENTS = 220
     DISTILL_ORDER = 1101
     PROBE_DRAW = 1201

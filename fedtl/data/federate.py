@@ -257,7 +257,8 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
         train, test = split_clients(others, data.test_share, seed)
     else:
         train, test = split_held_out(others, dataset.held_out)
-    y = data.partition.relabel(dataset.y, dataset.classes, train, seed)
+    y = data.partition.concept(dataset.y, dataset.classes, shards, seed)
+    y = data.partition.relabel(y, dataset.classes, train, seed)
     numbers = identities(dataset.x)
     outcomes = _outcomes(data, dataset, y, None)
     return Divided(x, y, None, dataset.y, numbers, shards, train, test, server_test, validation, outcomes=outcomes)
@@ -320,7 +321,8 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         others, validation = _parted(shards, listed.validation)
         shards, test = others, None if test is None else test[~listed.validation]
     train, test_shards = split_clients(shards, data.test_share, seed) if test is None else _parted(shards, test)
-    y = data.partition.relabel(listed.y, dataset.classes, train, seed)
+    y = data.partition.concept(listed.y, dataset.classes, listed.shards, seed)
+    y = data.partition.relabel(y, dataset.classes, train, seed)
     return Divided(
         x,
         y,

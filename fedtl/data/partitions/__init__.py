@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PARTITIONS: Registry = {
     "client-dirichlet": "fedtl.data.partitions.client_dirichlet:ClientDirichlet",
+    "corrupted": "fedtl.data.partitions.corrupted:Corrupted",
     "dirichlet": "fedtl.data.partitions.dirichlet:Dirichlet",
     "file": "fedtl.data.partitions.file:File",
     "flwr-datasets": "fedtl.data.partitions.flwr_datasets:FlwrDatasets",
@@ -21,11 +22,13 @@ PARTITIONS: Registry = {
     "natural": "fedtl.data.partitions.natural:Natural",
     "noisy": "fedtl.data.partitions.noisy:Noisy",
     "pathological": "fedtl.data.partitions.pathological:Pathological",
+    "permuted-labels": "fedtl.data.partitions.permuted_labels:PermutedLabels",
     "pfedme": "fedtl.data.partitions.pfedme:PFedMe",
     "pfllib-pathological": "fedtl.data.partitions.pfllib_pathological:PFLlibPathological",
     "quantity": "fedtl.data.partitions.quantity:Quantity",
     "rotated": "fedtl.data.partitions.rotated:Rotated",
     "shards": "fedtl.data.partitions.label_shards:LabelShards",
+    "swapped-features": "fedtl.data.partitions.swapped_features:SwappedFeatures",
 }
 
 

@@ -49,6 +49,19 @@ class Partition(Choice):
         """
         return x
 
+    def concept(self, y: NDArray[np.int64], classes: int, shards: Shards, seed: int) -> NDArray[np.int64]:
+        """What the clients call the samples, for training and for testing, instead of ``y`` ``[n]``, which stays.
+
+        It comes before :meth:`relabel`, which makes labels wrong.
+
+        Args:
+            y: all samples' labels.
+            classes: labels are 0 to ``classes - 1``.
+            shards: each client's samples, as indices into ``y``; every sample is one client's.
+            seed: the run's.
+        """
+        return y
+
     def relabel(self, y: NDArray[np.int64], classes: int, train: Shards, seed: int) -> NDArray[np.int64]:
         """The labels that the clients see instead of ``y`` ``[n]``, which is not written to.
 

@@ -44,6 +44,10 @@ class OnTop(Partition):
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.shift(x, shards, seed)
 
+    def concept(self, y: NDArray[np.int64], classes: int, shards: Shards, seed: int) -> NDArray[np.int64]:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        return self.base.concept(y, classes, shards, seed)
+
     def relabel(self, y: NDArray[np.int64], classes: int, train: Shards, seed: int) -> NDArray[np.int64]:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.relabel(y, classes, train, seed)

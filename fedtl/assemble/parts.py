@@ -76,7 +76,9 @@ class Assembly:
         tasks = [task.on(task.samples) for task in self.tasks]
         for task, update in zip(tasks, self.updates):
             check_travels(task, update)
-            check_single_samples(task, update, config.max_failures)
+            for round in (*(stage.first for stage in self.federation.later), 0):  # last as it is at the beginning
+                task.samples.enter(round)
+                check_single_samples(task, update, config.max_failures)
         asked = config.simulation
         return tuple(
             choose_engine(asked.stacked, asked.traced, task, update, device, sampled)

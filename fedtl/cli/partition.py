@@ -16,7 +16,7 @@ from fedtl.cli.printing import ConfigArgument, OverridesArgument
 
 if TYPE_CHECKING:
     from fedtl.data.federate import Divided, Divisions
-    from fedtl.data.federation import Domain, Federation
+    from fedtl.data.federation import Domain
     from fedtl.data.settings import DataChoice
 
 
@@ -54,6 +54,7 @@ def partition(
     from fedtl.data.export import check_empty, size_of
     from fedtl.data.export import export as write
     from fedtl.data.federate import federate_with_divisions
+    from fedtl.data.federation import Federation
     from fedtl.data.split import check_format
 
     read, notes = read_config(config, overrides or ())
@@ -74,13 +75,14 @@ def partition(
         data: DataChoice, of: Federation | Domain, divided: Divided, first: int, last: int, prefix: str = ""
     ) -> None:
         """What clients first..last-1 hold; ``prefix`` says of which domain."""
-        counts = federation.label_counts(min(first + rows, last), target=of is federation.target)
+        whole = of if isinstance(of, Federation) else federation
+        counts = whole.label_counts(min(first + rows, last), target=of is federation.target)
         table = Table(box=SIMPLE_HEAD, show_edge=False)
         unlabelled = federation.target if read.data.target is None else None
         parts = {"train": of.train, "unlabelled": unlabelled.train if unlabelled else None}
-        parts |= {"validation": federation.validation if of is federation else None, "test": of.test}
+        parts |= {"validation": whole.validation if whole is of else None, "test": of.test}
         shown = {word: part for word, part in parts.items() if part is not None}
-        several = of is federation and federation.domain_of is not None
+        several = whole is of and federation.domain_of is not None
         for column in ("client", *(["domain"] if several else []), *shown, "labels (samples)"):
             table.add_column(column, justify="left" if column.startswith(("labels", "domain")) else "right")
         for client in range(first, len(counts)):
@@ -105,6 +107,10 @@ def partition(
 
     first = federation.first_of_target
     show(read.data, federation, divisions.source, 0, first or federation.clients)
+    for stage, later in zip(federation.later, divisions.later):
+        printing.out.print()
+        own = read.data.model_copy(update={"partition": later.partition})
+        show(own, federation.at(stage.first), later.divided, 0, federation.clients, f"from round {stage.first} on: ")
     if read.data.target is not None and federation.target is not None and divisions.target is not None:
         printing.out.print()
         show(read.data.target, federation.target, divisions.target, first, federation.clients, "target: ")
@@ -139,6 +145,8 @@ def _save(data: DataChoice, divisions: Divisions, file: Path) -> None:
         split = divided.split()
         write_split(split, path)
         words = f"{path}: {split.clients} clients, {len(split.sample)} samples, {decimal(path.stat().st_size)}"
+        if choice.partition.later:
+            words += "; what comes in later rounds is not in it"
         if isinstance(choice.partition, OnTop) and (names := choice.partition.shifting):
             words += f"; what {names[0]!r} does to samples is not in it: name the file as the base of {names[0]!r}"
         printing.out.print(words, markup=False, soft_wrap=True)

@@ -68,6 +68,11 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         notes.append(
             f"replay has no effect: replay.after = {config.replay.after}, and there are {config.rounds} rounds"
         )
+    notes += [
+        f"data.partition: what comes from round {first} on has no effect, as there are {config.rounds} rounds"
+        for first, _ in config.data.partition.later
+        if first > config.rounds
+    ]
     if not config.phases and "model:phase" in needs:
         notes.append("the model when the phase began is the run's first one: there is one phase; give [[phases]]")
     notes += [

@@ -127,6 +127,10 @@ def _partition(tables: Tables, name: str) -> tuple[str, ...]:
         tables["data"] = {"name": "synthetic", "clients": 10, "partition": {"name": name}}
         tables["model"] = {"name": "logistic"}
         return ()
+    if name == "drift":
+        stage = {"after": 5, "partition": {"name": "permuted-labels", "groups": 2}}
+        tables["data"]["partition"] = {"name": name, "stages": [stage]}
+        return ()
     tables["data"]["partition"] = {"name": name, **required(resolve(PARTITIONS, name, "data.partition.name"))}
     if name == "flwr-datasets":
         tables["data"]["partition"] |= {"partitioner": "DirichletPartitioner", "options": {"alpha": 0.3}}

@@ -82,6 +82,11 @@ def read_domain(table: object, key: str) -> DataChoice:
         if type(choice).model_fields["clients"].default is None:  # else the data are made for so many
             unused.append("clients")
     defaults = {"partition": read_partition(choice.default_partition)}
+    if choice.partition.later:
+        raise ConfigError(
+            f"{key}.partition.name = {choice.partition.name!r}: only what [data] itself gives to clients changes; "
+            "give another partition"
+        )
     for name in unused:
         value = getattr(choice, name)
         if value != defaults.get(name, type(choice).model_fields[name].default):

@@ -45,6 +45,11 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
         ConfigError: the folder holds something, or the names are not one different name for each client.
         RunError: the files cannot be written.
     """
+    if federation.later:
+        raise ConfigError(
+            f"what clients hold changes in round {federation.later[0].first} of a run, and files do not: export one "
+            "stage of data.partition, by its own partition"
+        )
     names = [str(client) for client in range(federation.clients)] if names is None else names
     _check(names, federation.clients)
     y = _saved(federation)

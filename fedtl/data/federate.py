@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,12 @@ from fedtl.choice import ConfigError
 from fedtl.data.by_domain import domains_of_clients, of_domain, one_after_another, said_of
 from fedtl.data.dataset import Dataset, DomainRows, Samples, channel_statistics, pixel_statistics
 from fedtl.data.domains import load_all, named
-from fedtl.data.federation import Domain, Federation, Shards
+from fedtl.data.federation import Domain, Federation, Later, Shards
 from fedtl.data.held_out import held_out
 from fedtl.data.listed import Listed, as_listed
 from fedtl.data.memory import enough_memory
 from fedtl.data.overlap import identities, sentence, trained_elsewhere
-from fedtl.data.partitions.contract import by_label
+from fedtl.data.partitions.contract import Partition, by_label
 from fedtl.data.settings import DataChoice
 from fedtl.data.split import Split
 from fedtl.data.validation import split_validation
@@ -26,6 +26,9 @@ from fedtl.random import Purpose, stream
 from fedtl.tasks.outcomes import Outcomes, joined
 
 DEFAULT_SERVER_TEST_SHARE = 0.2
+
+TRAINING, VALIDATING, TESTING = 0, 1, 2
+"""What a sample is for."""
 
 SPLIT_AT_ONCE = 2**18
 """Samples whose order is drawn at a time."""
@@ -80,10 +83,24 @@ class Divided:
 
 @dataclass(frozen=True)
 class Divisions:
-    """How the data set and its target have been divided, before anything is drawn from clients' training samples."""
+    """How the data set and its target have been divided, before anything is drawn from clients' training samples.
+
+    Attributes:
+        source, target: at the beginning.
+        later: the data set as it is divided from later rounds on.
+    """
 
     source: Divided
     target: Divided | None
+    later: tuple[DividedLater, ...] = ()
+
+
+@dataclass(frozen=True)
+class DividedLater:
+    """How the data set is divided from some round on, and by which partition."""
+
+    partition: Partition
+    divided: Divided
 
 
 def federate(data: DataChoice, seed: int) -> Federation:
@@ -149,6 +166,10 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         y.append(np.zeros(len(rows), np.int64))
         outcomes.append(None if source.outcomes is None else source.outcomes.none_of(len(rows)))
     notes = _notes(data, dataset, target, public, source, other)
+    first = replace(source, train=train, test=test, validation=validation)
+    divided = _divide_later(data, dataset, first, seed)
+    later = _later(data, first, divided, x, y, outcomes)
+    notes = (*notes, *(f"from round {each.first} on clients hold what {each.because!r} gives them" for each in later))
     leaked = _trained_elsewhere([source, *([] if other is None else [other])], train, test, domain)
     if leaked is not None:
         notes = (*notes, sentence(int(leaked.sum()), len(leaked)))
@@ -173,8 +194,71 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         domains=tuple(part.name for part in dataset.domains),
         domain_of=of_clients,
         held_out=held_out_rows(data, dataset, seed),
+        later=later,
     )
-    return federation, Divisions(source, other)
+    return federation, Divisions(source, other, divided)
+
+
+def _divide_later(data: DataChoice, dataset: Dataset, first: Divided, seed: int) -> tuple[DividedLater, ...]:
+    """The data set as its partition divides it from later rounds on; a sample stays for training or for testing."""
+    if not data.partition.later:
+        return ()
+    if data.target is not None or data.labelled_fraction < 1:
+        raise ConfigError(
+            f"data.partition.name = {data.partition.name!r}: it does not go with data.target, or with "
+            "data.labelled_fraction below 1; leave them out"
+        )
+    kinds = np.full(len(dataset.y), TRAINING, np.int8)
+    for shards, kind in ((first.validation, VALIDATING), (first.test, TESTING)):
+        if shards is not None:
+            kinds[shards.order if first.origin is None else first.origin[shards.order]] = kind
+    each = []
+    for round, partition in data.partition.later:
+        own = data.model_copy(update={"partition": partition})
+        divided = divide(own, dataset, len(first.train), seed, kinds)
+        for shards, before in ((divided.test, first.test), (divided.validation, first.validation)):
+            _check_holders(round, shards, before)
+        each.append(DividedLater(partition, divided))
+    return tuple(each)
+
+
+def _later(
+    data: DataChoice,
+    first: Divided,
+    each: Sequence[DividedLater],
+    x: list[Samples],
+    y: list[NDArray[np.int64]],
+    outcomes: list[Outcomes | None],
+) -> tuple[Later, ...]:
+    """What clients hold in later rounds; samples that are others then are added to ``x``, ``y`` and ``outcomes``."""
+    stages = []
+    for (round, partition), one in zip(data.partition.later, each):
+        divided = one.divided
+        rows, start = np.arange(len(divided.y)), 0
+        if divided.x is not first.x or not np.array_equal(divided.y, first.y):
+            held, start = np.unique(divided.shards.order), sum(map(len, y))
+            rows[held] = np.arange(len(held))
+            x.append(divided.x[held])
+            y.append(divided.y[held])
+            outcomes.append(None if divided.outcomes is None else divided.outcomes.take(held))
+
+        def moved(shards: Shards, rows: NDArray[np.int64] = rows, start: int = start) -> Shards:
+            return Shards(rows[shards.order] + start, shards.offsets)
+
+        validation = None if divided.validation is None else moved(divided.validation)
+        stages.append(Later(round, moved(divided.train), moved(divided.test), validation, partition.name))
+    return tuple(stages)
+
+
+def _check_holders(round: int, shards: Shards | None, before: Shards | None) -> None:
+    """Check that the same clients as before have samples that models are scored on."""
+    now, then = (np.zeros(0) if each is None else each.sizes > 0 for each in (shards, before))
+    if len(now) != len(then) or (now != then).any():
+        client = int(np.argmax(now != then)) if len(now) == len(then) else 0
+        raise ConfigError(
+            f"data.partition.stages: from round {round} on other clients than before would have samples to be scored "
+            f"on, such as client {client}; have fewer clients, or a larger data.test_share"
+        )
 
 
 def _standardised(
@@ -234,12 +318,22 @@ def _notes(
     return tuple(dict.fromkeys(notes))
 
 
-def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:
-    """Divide a loaded data set among ``clients``, or among as many as it or a file says itself."""
+def divide(
+    data: DataChoice, dataset: Dataset, clients: int | None, seed: int, kinds: NDArray[np.int8] | None = None
+) -> Divided:
+    """Divide a loaded data set among ``clients``, or among as many as it or a file says itself.
+
+    Args:
+        data: how.
+        dataset: the samples.
+        clients: N; None where the data say it.
+        seed: the run's.
+        kinds: what each sample is for, ``[n]``, where that is known already: :data:`TRAINING` and so on.
+    """
     if (split := data.partition.listed()) is not None:
         return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed)
     if dataset.domains:
-        return _divide_by_domain(data, dataset, clients, seed)
+        return _divide_by_domain(data, dataset, clients, seed, kinds)
     for kind, chosen in (("test", dataset.held_out), ("validation", dataset.validation)):
         if chosen is not None and not data.partition.by_owner:
             raise ConfigError(
@@ -253,7 +347,9 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
     others, validation = shards, None
     if dataset.validation is not None:
         others, validation = split_held_out(shards, dataset.validation, "validation")
-    if dataset.held_out is None:
+    if kinds is not None:
+        train, validation, test = split_as_before(shards, kinds)
+    elif dataset.held_out is None:
         train, test = split_clients(others, data.test_share, seed)
     else:
         train, test = split_held_out(others, dataset.held_out)
@@ -264,13 +360,16 @@ def divide(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -
     return Divided(x, y, None, dataset.y, numbers, shards, train, test, server_test, validation, outcomes=outcomes)
 
 
-def _divide_by_domain(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> Divided:
+def _divide_by_domain(
+    data: DataChoice, dataset: Dataset, clients: int | None, seed: int, kinds: NDArray[np.int8] | None
+) -> Divided:
     """Each domain among clients of its own, those of the first one first."""
     trained, parts = [each for each in dataset.domains if each.trained], list[Divided]()
     for domain in trained:
         with said_of(domain):
             own = data.model_copy(update={"samples": domain.samples})
-            parts.append(divide(own, of_domain(dataset, domain), domain.clients, domain.seed(seed)))
+            known = None if kinds is None else kinds[domain.start : domain.stop]
+            parts.append(divide(own, of_domain(dataset, domain), domain.clients, domain.seed(seed), known))
     starts = [domain.start for domain in trained]
     shards = one_after_another([part.shards for part in parts], starts)
     if clients not in (None, len(shards)):
@@ -501,6 +600,23 @@ def split_held_out(shards: Shards, held_out: NDArray[np.bool_], kind: str = "tes
             f"data: client {int(np.argmin(train.sizes))} has {kind} samples only; each needs one to train with"
         )
     return train, test
+
+
+def split_as_before(shards: Shards, kinds: NDArray[np.int8]) -> tuple[Shards, Shards | None, Shards]:
+    """Each client's training, validation and test samples, where each sample is for what it was for before.
+
+    Raises:
+        ConfigError: a client would have no training sample.
+    """
+    kind = kinds[shards.order]
+    others, test = _parted(shards, kind == TESTING)
+    train, validation = _parted(others, kind[kind != TESTING] == VALIDATING)
+    if (train.sizes == 0).any():
+        raise ConfigError(
+            f"data.partition: client {int(np.argmin(train.sizes))} would get no training sample, as a sample stays for "
+            "training or for testing; have fewer clients, or a smaller data.test_share"
+        )
+    return train, validation if len(validation.order) else None, test
 
 
 def _parted(shards: Shards, chosen: NDArray[np.bool_]) -> tuple[Shards, Shards]:

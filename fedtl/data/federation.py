@@ -94,6 +94,23 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Later:
+    """What clients hold from some round on.
+
+    Attributes:
+        first: that round.
+        train, test, validation: as in :class:`Federation`.
+        because: the partition's name.
+    """
+
+    first: int
+    train: Shards
+    test: Shards
+    validation: Shards | None
+    because: str
+
+
+@dataclass(frozen=True)
 class Federation:
     """What all clients hold, and what the server may test with.
 
@@ -118,6 +135,7 @@ class Federation:
         domain_of: which of these each client is of, ``[clients]``, -1 for a client that holds the target alone; None
             where there is one domain.
         held_out: indices of the server's samples of each domain that no client has, by its name.
+        later: what clients hold in later rounds, where that changes, in their order.
     """
 
     x: Samples
@@ -140,6 +158,14 @@ class Federation:
     domains: tuple[str, ...] = ()
     domain_of: NDArray[np.int64] | None = None
     held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    later: tuple[Later, ...] = ()
+
+    def at(self, round: int) -> Federation:
+        """What all hold in a round."""
+        stages = [stage for stage in self.later if stage.first <= round]
+        if not stages:
+            return self
+        return replace(self, train=stages[-1].train, test=stages[-1].test, validation=stages[-1].validation)
 
     @property
     def outputs(self) -> int:
@@ -168,7 +194,8 @@ class Federation:
             return Shards(shards.order, offsets)
 
         target = None if self.target is None else replace(self.target, train=at_first(self.target.train))
-        return replace(self, train=at_first(self.train), target=target)
+        later = tuple(replace(stage, train=at_first(stage.train)) for stage in self.later)
+        return replace(self, train=at_first(self.train), target=target, later=later)
 
     @property
     def clients(self) -> int:
@@ -236,6 +263,11 @@ class Federation:
             if self.outcomes is not None and shards is not None:
                 whole.update(self.outcomes.values[shards.order].tobytes())
             whole.update(b";")
+        for stage in self.later:
+            whole.update(f"{stage.first};".encode())
+            for shards in (stage.train, stage.test, stage.validation):
+                for array in () if shards is None else (shards.offsets, shards.order, self.y[shards.order]):
+                    whole.update(array.astype("<i8").tobytes())
         for index in (*(server for _, _, server in domains), self.public, *self.held_out.values()):
             whole.update(index.astype("<i8").tobytes())
             whole.update(b";")

@@ -25,7 +25,7 @@ class Samples:
     """All clients' samples, stored once, as they are stored on disk; batches are made by index.
 
     Attributes:
-        federation: whose they are.
+        federation: whose they are, as clients hold them in the round that was last entered.
         device: where batches are made.
         channels_last: whether batches of images lie in memory with a pixel's channels side by side. On a CPU
             convolutions and poolings keep that order, and max-pooling is ten times as fast in it.
@@ -39,6 +39,7 @@ class Samples:
         channels_last: bool = False,
         view: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
+        self._whole = federation
         self.federation, self.device, self.channels_last, self.view = federation, device, channels_last, view
         self._x = as_tensor(federation.x).to(device)
         outcomes = federation.outcomes
@@ -46,6 +47,11 @@ class Samples:
         self._scale = torch.tensor(federation.scale, device=device)
         self._shift = torch.tensor(federation.shift, device=device)
         self._held: dict[str, Tensor] = {}
+
+    def enter(self, round: int) -> None:
+        """Let :attr:`federation` be what clients hold in a round; the samples themselves are all there."""
+        if self._whole.later:
+            self.federation = self._whole.at(round)
 
     def batch(self, index: NDArray[np.int64], stream: str = "x") -> tuple[Tensor, Tensor]:
         """Model inputs ``[*index.shape, *shape]`` float32, and labels ``[*index.shape]`` or outcomes, with their shape.

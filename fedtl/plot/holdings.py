@@ -42,6 +42,9 @@ def partition(federation: Federation, max_clients: int = 50) -> Figure:
     if shown < 1:
         raise ConfigError(f"there is no client to show: {federation.clients} clients, max_clients = {max_clients}")
     panels = [(0, federation.label_counts(shown), f"Who holds what: {_told(shown, alone)}")]
+    for stage in federation.later:
+        title = f"From round {stage.first} on: {stage.because}"
+        panels.append((0, federation.at(stage.first).label_counts(shown), title))
     if federation.target is not None:
         others = federation.clients - first
         last = first + min(others, max_clients)

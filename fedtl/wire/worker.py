@@ -23,6 +23,7 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Failed, Trained
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.engine import PREDICTOR, Own
+from fedtl.engine.mixed import Mixed
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import eligible
 from fedtl.engine.served import part_of_terms, served
@@ -129,7 +130,7 @@ class Worker:
             One or more replies; together they stand for every client once. Where the message asks for a
             profile, the last one says where the worker's time went.
         """
-        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        self._enter(content, _round(content))
         self.store.keep = cast("list[int]", m.config_of(content).get(m.KEEP, []))
         if not m.config_of(content).get(m.PROFILE):
             return self._answer(kind, content, clients, first)
@@ -142,6 +143,14 @@ class Worker:
         if isinstance(last, RecordDict):  # not the error of a client that answers alone
             last[m.PROFILE] = MetricRecord({**seconds})
         return replies
+
+    def _enter(self, content: RecordDict, round: int) -> None:
+        """Go into the phase that a message is of, and let clients hold what they hold in a round."""
+        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        for stage in self.stages:
+            engine = stage.engine
+            for each in engine.engines if isinstance(engine, Mixed) else (engine,):
+                each.task.samples.enter(round)
 
     def _answer(self, kind: str, content: RecordDict, clients: Sequence[int], first: int) -> list[Reply]:
         if kind == MessageType.TRAIN:
@@ -359,7 +368,7 @@ class Worker:
             round: the last finished one.
             which: of their own models.
         """
-        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        self._enter(content, round)
         received, unseen = self._received(content, len(clients)), bool(m.config_of(content).get(m.UNSEEN))
         made = self._served(received, clients, round, which, self._context(content), unseen)
         for own in made:
@@ -384,7 +393,7 @@ class Worker:
         Raises:
             ConfigError: clients of this method send no model.
         """
-        self.stage = self.stages[int(m.config_of(content).get(m.PHASE, 0))]  # type: ignore[arg-type]
+        self._enter(content, round)
         if "w" not in self.update.sums and "w" not in self.update.rows:
             raise ConfigError(f"clients of {self.update.settings.name!r} send no model, so none can be compared")
         received, context, task = self._received(content, len(clients)), self._context(content), self.engine.task

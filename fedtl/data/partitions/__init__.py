@@ -14,6 +14,7 @@ PARTITIONS: Registry = {
     "client-dirichlet": "fedtl.data.partitions.client_dirichlet:ClientDirichlet",
     "corrupted": "fedtl.data.partitions.corrupted:Corrupted",
     "dirichlet": "fedtl.data.partitions.dirichlet:Dirichlet",
+    "drift": "fedtl.data.partitions.drift:Drift",
     "file": "fedtl.data.partitions.file:File",
     "flwr-datasets": "fedtl.data.partitions.flwr_datasets:FlwrDatasets",
     "iid": "fedtl.data.partitions.iid:IID",

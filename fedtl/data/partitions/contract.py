@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -80,6 +81,11 @@ class Partition(Choice):
             ConfigError: the file cannot be read, or is no split.
         """
         return None
+
+    @property
+    def later(self) -> Sequence[tuple[int, Partition]]:
+        """What comes in its place while the run goes on: partitions, each with its first round."""
+        return ()
 
     @property
     def by_owner(self) -> bool:

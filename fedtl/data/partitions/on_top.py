@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
+from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Shards
 from fedtl.data.partitions import read_partition
@@ -32,7 +33,10 @@ class OnTop(Partition):
     @classmethod
     def _read_base(cls, value: Any, info: ValidationInfo) -> Partition:
         own = info.context["key"] if info.context else "data.partition"
-        return read_partition("iid" if value is None else value, f"{own}.base")
+        base = read_partition("iid" if value is None else value, f"{own}.base")
+        if base.later:
+            raise ConfigError(f"{own}.base.name = {base.name!r}: it stands outside; give the others within its stages")
+        return base
 
     def assign(
         self, labels: NDArray[np.int64], owner: NDArray[np.int64] | None, clients: int, rng: np.random.Generator

@@ -91,13 +91,11 @@ def _kind_of_class(path: str) -> str:
     from fedtl.metrics import Metric
     from fedtl.models.settings import ModelChoice
     from fedtl.strategies.contract import Strategy
-    from fedtl.tasks import LearningTask
 
     part = load_object(path, "fedtl list")
     kinds: Sequence[tuple[Any, str]] = (
         ((ClientUpdate, Strategy), "strategies"),
         (Term, "terms"),
-        (LearningTask, "tasks"),
         (Metric, "metrics"),
         (Partition, "partitions"),
         (DataChoice, "datasets"),
@@ -107,9 +105,7 @@ def _kind_of_class(path: str) -> str:
     for bases, kind in kinds:
         if isinstance(part, type) and issubclass(part, bases):
             return kind
-    raise ConfigError(
-        f"{path!r} is neither a method, a term, a task, a metric, a partition, a data set, a model nor a tracker"
-    )
+    raise ConfigError(f"{path!r} is neither a method, a term, a metric, a partition, a data set, a model nor a tracker")
 
 
 def _print_kind(kind: str, registries: Mapping[str, Mapping[str, str]]) -> None:

@@ -15,6 +15,7 @@ from fedtl.data.held_out import count_held_out
 from fedtl.losses.objective import NEEDS, Objective, check_needs, needs_of
 from fedtl.losses.term import Term
 from fedtl.metrics import read_metrics
+from fedtl.metrics.registry import BY_TASK
 from fedtl.server.scores import on_validation
 from fedtl.strategies import strategy_type
 
@@ -161,6 +162,16 @@ def _check_task(config: Config) -> None:
     """Check that the metrics, the method and its terms are defined for what is predicted."""
     read_metrics(config.evaluate.metrics, config.data.task.name)
     task, method = config.data.task, strategy_type(config.strategy.name)
+    if "accuracy" in config.evaluate.metrics and not task.has_accuracy:
+        raise ConfigError(
+            f"evaluate.metrics = 'accuracy': with data.task = {task.name!r} a prediction is neither right nor wrong; "
+            f"there is {', '.join(BY_TASK[task.name])}"
+        )
+    if task.whole and any(getattr(stage.strategy, "batch_size", None) == 1 for stage in config.stages()):
+        raise ConfigError(
+            f"strategy.batch_size = 1: the loss of data.task = {task.name!r} compares a mini-batch's samples; set it to 2 "
+            "or more"
+        )
     for tasks in (method.tasks, method.client_update.tasks):
         if tasks is not None and task.name not in tasks:
             raise ConfigError(

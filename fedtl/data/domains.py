@@ -94,7 +94,7 @@ def _of_task(data: DataChoice | None, task: LearningTask, key: str) -> DataChoic
     """A further data set, of which the same is predicted as of the first."""
     if data is None or data.task == task:
         return data
-    if data.task.name not in ("classification", task.name):
+    if "task" in data.model_fields_set and data.task.name != task.name:
         raise ConfigError(f"{key}.task = {data.task.name!r}: data.task is {task.name!r}; leave it out")
     return data.model_copy(update={"task": task})
 
@@ -123,6 +123,12 @@ def loaded(data: DataChoice) -> Dataset:
         raise ConfigError(
             f"data.task = {data.task.name!r}: the samples of data.name = {data.name!r} have labels; use "
             "'classification', or 'binary' where there are two"
+        )
+    outcomes = dataset.outcomes
+    if outcomes is not None and data.task.per_token and outcomes.values.shape != dataset.x.shape:
+        raise ConfigError(
+            f"data.task = {data.task.name!r}: a sample is {list(dataset.x.shape[1:])}, and what is predicted of it "
+            f"{list(outcomes.values.shape[1:])}; give one token for each of a sequence"
         )
     data.task.outputs(dataset.classes)  # which says whether so many classes are not what it is for
     note = check_layout(f"{getattr(data, 'path', f'data.name = {data.name!r}')}: x", dataset.x)

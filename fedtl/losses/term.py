@@ -63,6 +63,9 @@ class Term(Options):
     per_sample: ClassVar[bool] = False
     """Whether it is a mean over samples by themselves, taken with ``mean``: only then may a batch be padded."""
 
+    constant: ClassVar[bool] = False
+    """Whether the modules that it brings are numbers that follow from its options, and no other model."""
+
     tasks: ClassVar[frozenset[str] | None] = None
     """The tasks for which it is defined, by name; None: all."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.metrics.contract import OfSamples, OfTable, Predictions, Table, Truth, Values
-from fedtl.metrics.ranking import AUC, BINS, AveragePrecision, Histogram, OfRanking, levels
+from fedtl.metrics.ranking import AUC, AveragePrecision, Histogram, OfRanking, levels
 
 
 class LabelCounts(Table):
@@ -61,14 +61,10 @@ class SubsetAccuracy(OfSamples):
 class LabelHistogram(Histogram):
     """Of each label by bins of its probability: samples that have it, and the others: ``[k, 2, 1024]``."""
 
-    def of(self, labels: Truth, probabilities: Predictions) -> NDArray[np.int64]:
-        """The counts; a bin has its lower end."""
-        k = probabilities.shape[1]
-        bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-        table = np.zeros((k, 2, BINS), np.int64)
-        for c in range(k):
-            np.add.at(table[c], ((labels[:, c] <= 0).astype(np.int64), bins[:, c]), 1)
-        return table
+    @staticmethod
+    def rest(labels: Truth, c: int) -> NDArray[np.bool_]:
+        """Which samples do not have label ``c``, ``[n]``."""
+        return np.asarray(labels[:, c] <= 0)
 
 
 class OfLabels(OfRanking):

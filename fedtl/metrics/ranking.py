@@ -29,8 +29,13 @@ class Histogram(Table):
         bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
         table = np.zeros((k, 2, BINS), np.int64)
         for c in range(k):
-            np.add.at(table[c], ((labels != c).astype(np.int64), bins[:, c]), 1)
+            np.add.at(table[c], (self.rest(labels, c).astype(np.int64), bins[:, c]), 1)
         return table
+
+    @staticmethod
+    def rest(labels: Labels, c: int) -> NDArray[np.bool_]:
+        """Which samples are of another class than ``c``, ``[n]``."""
+        return np.asarray(labels != c)
 
 
 class OfRanking(Metric):

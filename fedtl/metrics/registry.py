@@ -74,6 +74,7 @@ def read_metrics(names: Sequence[str], task: str = "classification") -> Metrics:
     """
     metrics: dict[str, Metric] = {}
     known = BY_TASK.get(task, {})
+    taken = {*ALWAYS, *(name for rows in BY_TASK.values() for name in rows)}
     for path in names:
         if path in ALWAYS:
             continue
@@ -82,6 +83,8 @@ def read_metrics(names: Sequence[str], task: str = "classification") -> Metrics:
                 f"{KEY} = {path!r}: it is a metric of {', '.join(others)}; data.task is {task!r}, of which there are "
                 f"{', '.join(known)}"
             )
+        if task == "next_token" and ":" in path:
+            raise ConfigError(f"{KEY} = {path!r}: of tokens there are metrics of the loss alone; leave it out")
         part = resolve({**known, **dict.fromkeys(ALWAYS, "")}, path, KEY)
         name = path.rpartition(":")[2]
         if isinstance(part, type) and issubclass(part, Metric):
@@ -90,7 +93,7 @@ def read_metrics(names: Sequence[str], task: str = "classification") -> Metrics:
             metric = Own(part, path)
         else:
             raise ConfigError(f"{KEY} = {path!r}: it is neither a function nor a subclass of fedtl.metrics.Metric")
-        if name in metrics or (":" in path and name in (*known, *ALWAYS)):
+        if name in metrics or (":" in path and name in taken):
             raise ConfigError(f"{KEY} = {path!r}: there is another metric {name!r}; give this one another name")
         metrics[name] = metric
     return Metrics(metrics)

@@ -65,7 +65,7 @@ def baselines(config: Config) -> dict[str, Config]:
 
 def _supervised(term: Term) -> bool:
     """Whether it is a loss of the labelled source alone, and brings nothing of another model or client."""
-    return needs_of(term) <= SUPERVISED and not term.brings()
+    return needs_of(term) <= SUPERVISED and (term.constant or not term.brings())
 
 
 class Gain(NamedTuple):

@@ -15,7 +15,7 @@ from fedtl.comparison.naming import short_keys, shown
 from fedtl.config.overrides import dotted
 from fedtl.config.read import read_config
 from fedtl.config.schema import Config, Tables
-from fedtl.metrics.registry import ALWAYS, headline
+from fedtl.metrics.registry import headline
 from fedtl.random import derived_seed
 from fedtl.studies import Cell, Planned
 from fedtl.sweeps.file import METHOD, Asked, Search, as_override
@@ -318,7 +318,7 @@ def _metric(search: Search, cells: Sequence[PlannedCell]) -> str:
     names = [path.rpartition(":")[2] for path in tuned[0].config.evaluate.metrics]
     metric = search.metric or headline(names, [name for name in names if not name.endswith("_by_class")])
     for each in tuned:
-        known = [*ALWAYS, *(path.rpartition(":")[2] for path in each.config.evaluate.metrics)]
+        known = each.config.scored
         if metric.partition("/")[0] not in known:
             raise ConfigError(
                 f"search.metric = {metric!r}: {each.cell.name} is not scored by it: {nearest(metric, known)}; or add "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedtl.choice import Registry, read_choice
+from fedtl.choice import ConfigError, Registry, read_choice
 from fedtl.tasks.contract import LearningTask, Tally
 from fedtl.tasks.labels import Classification
 from fedtl.tasks.outcomes import Outcomes
@@ -35,4 +35,7 @@ def read_task(value: object, key: str = "data.task") -> LearningTask:
         ConfigError: there is no such task, or it has no such option.
     """
     table = {"name": "classification", **value} if isinstance(value, Mapping) else value
+    name = table["name"] if isinstance(table, Mapping) else table
+    if isinstance(name, str) and ":" in name:
+        raise ConfigError(f"{key}.name = {name!r}: a task of your own is not supported; there is {', '.join(TASKS)}")
     return read_choice(LearningTask, TASKS, table, key, "data.task = 'binary'")

@@ -45,8 +45,8 @@ class Binary(LearningTask):
         """One."""
         if classes > 2:
             raise ConfigError(
-                f"data.task = 'binary': the data have {classes} classes; data.positive says which labels are a yes, or "
-                "use 'classification'"
+                f"data.task = 'binary': the data have {classes} classes, and there must be two, 0 and 1; use "
+                "'classification', or where data.name = 'files' say in data.positive which labels are a yes"
             )
         return 1
 

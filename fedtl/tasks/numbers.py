@@ -55,7 +55,8 @@ class Regression(LearningTask):
         """Deciles of the first number."""
         first = outcomes.values[:, 0]
         edges = np.unique(np.quantile(first, np.linspace(0, 1, STRATA + 1)[1:-1])) if len(first) else first
-        ends = [f"{edge:.4g}" for edge in edges]
+        digits = next(d for d in range(4, 18) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges))
+        ends = [f"{edge:.{digits}g}" for edge in edges]
         names = (f"to {ends[0]}", *(f"to {end}" for end in ends[1:]), f"above {ends[-1]}") if ends else ("all",)
         return Strata(np.searchsorted(edges, first).astype(np.int64), len(names), names)
 
@@ -145,9 +146,19 @@ class Survival(LearningTask):
         """Whether there was an event."""
         return Strata(outcomes.values[:, 1].astype(np.int64), 2, ("no event", "event"))
 
+    def fitted(self, outcomes: Outcomes, training: Sequence[NDArray[np.int64]]) -> Outcomes:
+        """As they are.
+
+        Raises:
+            ConfigError: there is no event to learn from.
+        """
+        if training and not any(outcomes.values[rows, 1].any() for rows in training):
+            raise ConfigError("data.task = 'survival': there is no event among all training samples")
+        return outcomes
+
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
         """The partial likelihood of all samples."""
-        return Tally(len(y), len(y) * float(cox(outputs[:, 0].double(), y.double())))
+        return Tally(len(y), len(y) * float(sorted_cox(outputs[:, 0].double(), y.double())))
 
     def columns(self, outcomes: Outcomes) -> tuple[str, ...]:
         """Log-risks."""
@@ -177,6 +188,17 @@ def cox(risk: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     logs = torch.where(at_risk, risk.unsqueeze(0), -torch.inf).logsumexp(1)
     n = len(risk) if mask is None else mask.sum()
     return -(event * (risk - logs)).sum() / n
+
+
+def sorted_cox(risk: Tensor, y: Tensor) -> Tensor:
+    """The same in memory that grows with n alone, for many samples at once."""
+    import torch
+
+    order = y[:, 0].argsort(descending=True, stable=True)
+    risk, time, event = risk[order], y[order, 0], y[order, 1]
+    _, ties = torch.unique_consecutive(time, return_counts=True)
+    last = ties.cumsum(0).repeat_interleave(ties) - 1  # of those with the same time
+    return -(event * (risk - risk.logcumsumexp(0)[last])).sum() / len(risk)
 
 
 def in_units(values: Tensor, outcomes: Outcomes | None) -> Tensor:

@@ -151,7 +151,7 @@ def test_a_class_of_ones_own(listed: Listed, tmp_path: Path, monkeypatch: pytest
     assert "Papers: Nobody et al. 2026\n" in text
     assert 'name = "mine_to_list:Mine"' in text
     with pytest.raises(
-        ConfigError, match="neither a method, a term, a task, a metric, a partition, a data set, a model nor a t"
+        ConfigError, match="neither a method, a term, a metric, a partition, a data set, a model nor a t"
     ):
         listed("mine_to_list:Other")
     del sys.modules["mine_to_list"]

@@ -70,10 +70,7 @@ class CellTable:
             columns.append(cells.pop(name))
         if not cells:
             raise ConfigError(f"{self.path} has no column besides those that are predicted")
-        by_column = [
-            [_value(self.path, int(line), name, str(cell)) for line, cell in zip(self.lines, column)]
-            for name, column in zip([first, *others], columns)
-        ]
+        by_column = [_values(self.path, self.lines, name, column) for name, column in zip([first, *others], columns)]
         nothing = np.full(len(self.label), "")
         return replace(self, cells=cells, label=nothing, outcomes=np.array(by_column, np.float64).T)
 
@@ -100,9 +97,11 @@ def read_cells(path: Path, label: str, header: Sequence[str] = (), labelled: boo
     return CellTable(path, by_column, np.array(words), np.array(lines), notes)
 
 
-def _value(path: Path, line: int, column: str, cell: str) -> float:
-    word = cell.lower()
-    return BOOLEAN[word] if word in BOOLEAN else number(path, line, column, cell)
+def _values(path: Path, lines: NDArray[np.int64], name: str, column: Cells) -> list[float]:
+    words = np.char.lower(column)
+    if np.isin(words, list(BOOLEAN)).all():
+        return [BOOLEAN[word] for word in words]
+    return [number(path, int(line), name, str(cell)) for line, cell in zip(lines, column)]
 
 
 def is_missing(column: Cells) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,6 +85,8 @@ class Made(DataChoice):
             classes = max(self.k, 2)
             return Dataset(stored, y.astype(np.int64), classes, zero, one, owner)
         outcomes = self.task.outcomes("data.name = 'made': y", y, n)
+        if self.task.per_token:
+            outcomes = replace(outcomes, outputs=max(outcomes.outputs, self.k))
         strata = self.task.strata(outcomes)
         return Dataset(
             *(stored, strata.y, strata.classes, zero, one, owner),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +40,8 @@ class Shakespeare(DataChoice):
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
         parts = [self._part(part) for part in ("train", "test")]
+        if self.task.name not in ("classification", "next_token"):
+            raise ConfigError(f"data.task = {self.task.name!r}: of Shakespeare's letters the next one is predicted")
         users = sorted({user for part in parts for user in part})
         tokens, owner = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
         for part in parts:
@@ -46,6 +49,8 @@ class Shakespeare(DataChoice):
                 if user in part:
                     tokens.append(part[user])
                     owner.append(np.full(len(part[user]), number))
+        if not tokens or len({each.shape[1] for each in tokens}) > 1:
+            raise ConfigError(f"data.path = {self.path!r}: there are no samples, or not all of one length")
         whole = np.concatenate(tokens)
         n_test = sum(len(each) for each in parts[1].values())
         zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
@@ -58,7 +63,7 @@ class Shakespeare(DataChoice):
         if self.task.labelled:
             names = tuple(repr(letter)[1:-1] for letter in LETTERS)
             return Dataset(x, whole[:, -1], len(LETTERS), zero, one, label_names=names, **more)
-        outcomes = self.task.outcomes(f"{self.path}: y", whole[:, 1:], len(whole))
+        outcomes = replace(self.task.outcomes(f"{self.path}: y", whole[:, 1:], len(whole)), outputs=len(LETTERS))
         strata = self.task.strata(outcomes)
         return Dataset(x, strata.y, strata.classes, zero, one, label_names=strata.names, outcomes=outcomes, **more)
 

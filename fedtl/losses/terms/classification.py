@@ -30,6 +30,7 @@ class CrossEntropy(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     per_sample: ClassVar[bool] = True
+    constant: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -71,6 +72,7 @@ class BinaryCrossEntropy(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"source"})
     per_sample: ClassVar[bool] = True
+    constant: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str] | None] = frozenset({"binary", "multilabel"})
 
     pos_weight: Balanced | PositiveFloat | tuple[PositiveFloat, ...] = 1.0

@@ -169,7 +169,7 @@ def _check_task(config: Config) -> None:
         )
     if task.whole and any(getattr(stage.strategy, "batch_size", None) == 1 for stage in config.stages()):
         raise ConfigError(
-            f"strategy.batch_size = 1: the loss of data.task = {task.name!r} compares a mini-batch's samples; set it to 2 "
+            f"strategy.batch_size = 1: with data.task = {task.name!r} a mini-batch's samples are compared; set it to 2 "
             "or more"
         )
     for tasks in (method.tasks, method.client_update.tasks):

@@ -26,10 +26,18 @@ from fedtl.losses.objective import TERMS
 from fedtl.metrics import read_metrics
 from fedtl.metrics.registry import BY_TASK, SMALLER_IS_BETTER
 from fedtl.models import build_model
+from fedtl.runs.baselines import baselines
 from fedtl.tasks import TASKS, Outcomes, read_task
-from fedtl.tasks.numbers import cox, standardised, sums_of
+from fedtl.tasks.numbers import cox, sorted_cox, standardised, sums_of
 
 ALONE = {"clients": 1, "server_test_share": 0.0}
+
+
+def log_loss(truth: Any, predictions: Any) -> float:
+    """A metric with the name of another task's."""
+    return 0.0
+
+
 OTHERS = [task for task in TASKS if task != "classification"]
 
 
@@ -282,6 +290,8 @@ def test_which_way_is_better(task: str) -> None:
 
 
 def test_r2_is_not_defined_where_nothing_varies() -> None:
+    tenths = np.full((3, 1), 0.1), np.full((3, 1), 5.1)  # whose mean is not quite 0.1
+    assert math.isnan(read_metrics(["r2"], "regression").of(*tenths)["r2"])
     assert math.isnan(read_metrics(["r2"], "regression").of(np.ones((3, 1)), np.zeros((3, 1)))["r2"])
 
 
@@ -389,7 +399,7 @@ def test_refused() -> None:
     digits = {"name": "digits"}
     for task in ("regression", "multilabel", "survival", "next_token"):
         assert f"data.task = '{task}'" in refused(task, data=digits)
-    assert "data.task = 'binary': the data have 10 classes" in refused("binary", data=digits)
+    assert "data.task = 'binary': the data have 10 classes, and there must be two" in refused("binary", data=digits)
     assert "which is learnt by 'squared_error'" in refused("regression", objective=[{"term": "cross_entropy"}])
     assert "is defined for regression, and data.task is 'binary'" in refused("binary", objective=[{"term": "huber"}])
     assert "'fedlc': it is defined for classification" in refused("regression", strategy={"name": "fedlc"})
@@ -465,3 +475,55 @@ def test_the_documentation_lists_all() -> None:
     assert listed.keys() == BY_TASK.keys()
     for name, metrics in listed.items():
         assert [word.strip(" `") for word in metrics.split(",")] == sorted(BY_TASK[name])
+
+
+def test_sorted_partial_likelihood() -> None:
+    for seed in range(5):
+        y, risk = predictions("survival", seed)  # with ties
+        times, risks = torch.from_numpy(y), torch.from_numpy(risk[:, 0])
+        assert float(sorted_cox(risks, times)) == pytest.approx(float(cox(risks, times)))
+
+
+def test_metrics_and_options_that_a_task_has_not() -> None:
+    assert "neither right nor wrong; there is mae, mse, r2, rmse" in refused(
+        "regression", evaluate={"metrics": ["accuracy"]}
+    )
+    assert "a mini-batch's samples are compared; set it to 2 or more" in refused("survival", strategy={"batch_size": 1})
+    assert "a task of your own is not supported" in refused("my_tasks:Mine")
+    assert "of tokens there are metrics of the loss alone" in refused("next_token", evaluate={"metrics": ["m:f"]})
+    other = refused("regression", evaluate={"metrics": ["tests.unit.test_tasks:log_loss"]})
+    assert "there is another metric 'log_loss'" in other  # of which less is better
+
+
+def test_no_event_at_all(tmp_path: Path) -> None:
+    x, y = np.ones((8, 2)) * np.arange(8)[:, None], np.column_stack([np.arange(1.0, 9), np.zeros(8)])
+    np.savez(tmp_path / "0.npz", x=x, y=y)
+    assert "there is no event among all training samples" in refused("survival", data=npz(tmp_path))
+
+
+def test_tokens_and_what_follows_them_are_as_many(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", x=np.ones((8, 5), np.int64), y=np.ones((8, 4), np.int64))
+    assert "a sample is [5], and what is predicted of it [4]" in refused("next_token", data=npz(tmp_path))
+
+
+def test_words_among_numbers_are_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "0.csv").write_text("a;cost\n1;0\n2;t\n3;4\n")
+    text = refused("regression", data={"name": "files", "path": str(tmp_path), "clients": None, "label": "cost"})
+    assert "line 3, column 'cost': 't' is no number" in text
+
+
+def test_baselines_keep_the_weights_of_classes() -> None:
+    config = config_of("binary", objective=[{"term": "binary_cross_entropy", "pos_weight": 5.0}])
+    (alone,) = baselines(config).values()
+    assert alone.objective == config.objective
+
+
+def test_names_of_groups_differ() -> None:
+    task = read_task("regression")
+    groups = task.strata(task.outcomes("y", np.arange(20001, 20050), 49))
+    assert len(set(groups.names)) == len(groups.names) == 10
+
+
+def test_the_vocabulary_is_the_datas() -> None:
+    data = {"sizes": 3, "clients": 2, "outputs": 40}
+    assert federate(config_of("next_token", data=data).data, 0).outputs == 40

@@ -38,7 +38,7 @@ from fedtl.data.partitions import PARTITIONS
 from fedtl.failure import RunError
 from fedtl.losses.objective import TERMS
 from fedtl.optimizers import SERVER_OPTIMIZERS
-from tests.parts import METHODS
+from tests.parts import METHODS, OF_CLASSES
 
 Tables = dict[str, Any]
 Path_ = tuple[str | int, ...]
@@ -83,7 +83,7 @@ def bases() -> list[Tables]:
         configs.append({**TINY, "data": FULL["data"], "strategy": strategy})
     configs += [
         {**TINY, **FULL, "objective": [{"term": "cross_entropy"}, {"term": term, "name": "it", "weight": 0.1}]}
-        for term in TERMS
+        for term in OF_CLASSES
     ]
     many = {**TINY["data"], "clients": 10, "samples": 600}
     configs += [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedtl.assemble.network import with_modules
+from fedtl.choice import part_type
 from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.data.federation import Federation, Shards
 from fedtl.data.samples import Samples
@@ -24,7 +25,7 @@ from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, OneByOne, Stacked, Task
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.task import Outcome, RoundContext
-from fedtl.losses.objective import Objective, read_objective
+from fedtl.losses.objective import TERMS, Objective, read_objective
 from fedtl.losses.term import Term, TermContext
 from fedtl.models.composite import Composite
 from fedtl.models.sharing import Sharing
@@ -57,6 +58,12 @@ def small_module(classes: int = 3, inputs: int = 6, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 5), nn.Tanh(), nn.Linear(5, classes))
+
+
+OF_CLASSES = [
+    name for name in TERMS if "classification" in (part_type(Term, TERMS, name, "term").tasks or {"classification"})
+]
+"""The terms that are for labelled samples, or for any; tests/contract/test_tasks.py has the losses of other tasks."""
 
 
 def engine_of(

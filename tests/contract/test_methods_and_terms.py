@@ -15,10 +15,10 @@ from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine.first_memory import check_travels
-from fedtl.losses.objective import TERMS, Objective, read_objective
+from fedtl.losses.objective import Objective, read_objective
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from tests.parted import Parted
-from tests.parts import METHODS
+from tests.parts import METHODS, OF_CLASSES
 
 CLIENTS = 2
 DATA: dict[str, Any] = {
@@ -29,7 +29,7 @@ DATA: dict[str, Any] = {
 }
 MODEL = {"name": "cnn-bn", "channels": [2], "hidden": [4]}  # for terms and methods that are about batch-norm
 MORE = {"views": {}, "replay": {"classes": "all", "per_class": 4, "steps": 2, "after": 1}}
-ADDED = sorted(set(TERMS) - {"cross_entropy"})
+ADDED = sorted(set(OF_CLASSES) - {"cross_entropy"})
 
 OPTIONS: Mapping[str, dict[str, Any]] = {"barlow_twins": {"projector": [8, 8]}, "vicreg": {"projector": [8, 8]}}
 """Smaller modules than by default."""

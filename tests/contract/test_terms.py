@@ -19,12 +19,12 @@ from fedtl.engine.choice import depends_on_stack
 from fedtl.engine.module import ClientObjective
 from fedtl.engine.task import Outcome, RoundContext, Task
 from fedtl.losses.batch import Batch
-from fedtl.losses.objective import NEEDS, SAMPLES, TERMS, needs_of, read_objective
+from fedtl.losses.objective import NEEDS, SAMPLES, needs_of, read_objective
 from fedtl.losses.term import Term, TermContext
 from fedtl.models import build_model
 from fedtl.models.head import features_and_logits
 from fedtl.models.vector import Layout
-from tests.parts import ENGINES, train_cohort, update_of
+from tests.parts import ENGINES, OF_CLASSES, train_cohort, update_of
 
 # A row for each term that cannot do with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def upload_of(outcome: Outcome) -> torch.Tensor:
     return outcome.uploads.get("w")
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_every_engine_trains_the_same(name: str) -> None:
     results = {kind: trained(make, with_term(name)) for kind, make in ENGINES.items()}
     reference = results["one by one"]
@@ -106,7 +106,7 @@ def test_every_engine_trains_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("name", sorted(set(TERMS) - {"cross_entropy"}))
+@pytest.mark.parametrize("name", sorted(set(OF_CLASSES) - {"cross_entropy"}))
 def test_a_term_of_weight_zero_changes_no_bit_and_is_measured(name: str, kind: str) -> None:
     for alone, beside in zip(*(trained(ENGINES[kind], config) for config in (tables(), with_term(name, weight=0)))):
         a, b = upload_of(alone), upload_of(beside)
@@ -126,7 +126,7 @@ def bits_depend_on_a_clients_place() -> bool:
     return depends_on_stack(task, update_of("fedavg", lr=0.05, local_steps=3, batch_size=8))
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_what_a_term_needs_is_asked_for_when_the_config_is_read(name: str) -> None:
     (term,) = read_objective([{"term": name, **OPTIONS.get(name, {})}])
     needs = needs_of(term)
@@ -151,7 +151,7 @@ def test_the_sentence_names_the_term_and_what_to_set() -> None:
     )
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_the_models_first_numbers_do_not_depend_on_terms(name: str) -> None:
     config = build(with_term(name))
     task = make_tasks(config, federation())[0]

@@ -111,9 +111,9 @@ class Conductor:
 
     def run(self, pool: Pool) -> Study:
         """Do all that is left; what fails is recorded, and the rest goes on."""
-        self._settle()
         self.study.save()
         self._watcher.begin(self.study, self._plan, pool.size)
+        self._settle()  # after that, as whoever watches is told of runs that cannot begin any more
         while True:
             for run in itertools.islice(self._ready(), pool.free) if pool.free else ():
                 self._start(run, pool)

@@ -33,7 +33,7 @@ from fedtl.sweeps import study as sweeping
 from fedtl.sweeps.file import Search, read_study
 from fedtl.sweeps.plan import make_plan
 from fedtl.sweeps.pool import Ended, Job, Scored
-from fedtl.sweeps.progress import LiveTable
+from fedtl.sweeps.progress import Lines, LiveTable
 from fedtl.sweeps.search import best, outcome, remarks
 from fedtl.sweeps.space import read_space
 from tests.interrupted import Killed, contents, stop_at
@@ -337,6 +337,19 @@ def test_trials_that_all_failed_are_tried_again(
     assert states(done) == ["finished"] * 4
     kept = optuna.load_study(study_name="fedavg", storage=f"sqlite:///{tmp_path / 'search' / 'optuna.sqlite3'}").trials
     assert [trial.value for trial in kept] == [run.value for run in done.trials("fedavg")]
+
+
+def test_whoever_watches_is_told_of_runs_that_cannot_begin_any_more(tmp_path: Path, engines_chosen_once: None) -> None:
+    """All trials of a search were pruned, and the sweep goes on."""
+    more: dict[str, Any] = {"variants": METHODS[:1], "search": SEARCH, "seeds": 1}
+    done = swept(tmp_path, **more)
+    pruned = [run if run.trial is None else replace(run, state="pruned") for run in done.runs]
+    waits = [replace(run, state="waiting") if run.trial is None else run for run in pruned]
+    replace(done, cells=tuple(replace(cell, chosen=None) for cell in done.cells), runs=tuple(waits)).save()
+    console = Console(file=io.StringIO(), width=200)
+    again = sweeping.sweep_asked(read_study(tmp_path), tmp_path, 1, Lines(console))
+    assert [run.state for run in again.finals] == ["failed"]
+    assert "failed: no trial of its search finished: all were pruned" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_trial_whose_records_are_damaged_fails_alone(

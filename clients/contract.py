@@ -296,6 +296,11 @@ class ClientUpdate(ABC, Generic[S]):
         return self.for_scoring()
 
     @classmethod
+    def trains_unseen(cls, settings: Settings) -> bool:
+        """Whether that update has steps, of which there can be more or fewer."""
+        return True
+
+    @classmethod
     def unmoved(cls, settings: Settings) -> tuple[str, ...]:
         """Parts of the model that rounds leave as they began: they do not travel, as everybody has them.
 

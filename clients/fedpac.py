@@ -125,6 +125,12 @@ class FedPAC(PartSteps):
         """The head's steps, from the mean of the others' heads."""
         return _Joining(self.settings, self.layout)
 
+    @classmethod
+    def trains_unseen(cls, settings: Settings) -> bool:
+        """Where the head trains."""
+        assert isinstance(settings, FedPACSettings)
+        return bool(settings.head_steps or settings.head_epochs)
+
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)

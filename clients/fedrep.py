@@ -67,6 +67,12 @@ class FedRep(PartSteps):
         """The head's τ steps alone."""
         return _Joining(self.settings, self.layout)
 
+    @classmethod
+    def trains_unseen(cls, settings: Settings) -> bool:
+        """Where the head trains."""
+        assert isinstance(settings, FedRepSettings)
+        return bool(settings.head_steps or settings.head_epochs)
+
 
 class _Joining(FedRep):
     """Of a client that joins after training."""

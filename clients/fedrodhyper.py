@@ -69,6 +69,11 @@ class FedRoDHyper(TwoHeads):
         """No training is needed."""
         return _AsItIs(self.settings, self.layout)
 
+    @classmethod
+    def trains_unseen(cls, settings: Settings) -> bool:
+        """Nor is any for a client that joins."""
+        return False
+
     def matrices(self, nu: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A ``[..., m, k]``, b ``[..., m]``, W ``[..., h, m]`` and c ``[..., h]`` in ν, as views."""
         m, h = self.settings.hyper_hidden, sum(own.stop - own.start for own in self.layout.part("head"))

@@ -59,8 +59,15 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         notes.append("evaluate.unseen_epochs has no effect: all clients train; data.held_out_clients keeps some apart")
     elif asked("evaluate", "unseen_epochs") and not _have_own_models(config):
         notes.append(f"evaluate.unseen_epochs has no effect: {method} gives clients no model of their own")
+    elif asked("evaluate", "unseen_epochs") and not _train_unseen(config):
+        notes.append(
+            f"evaluate.unseen_epochs has no effect: with these options of {method} a client that never trains is "
+            "served without training"
+        )
     drawn, holders = config.evaluate.clients, config.data.holders
-    if drawn is not None and holders is not None and drawn >= holders and asked("evaluate", "clients"):
+    apart = 0 if holders is None else count_held_out(config.data.held_out_clients, holders)
+    most = None if holders is None else max(holders - apart, apart)  # each kind is drawn from by itself
+    if drawn is not None and most is not None and drawn >= most and asked("evaluate", "clients"):
         notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
     needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
     needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
@@ -100,6 +107,12 @@ def _have_own_models(config: Config) -> bool:
         return True
     objectives = [Objective(stage.objective) for stage in config.stages()]
     return any(objective.personal or objective.predictor for objective in objectives)
+
+
+def _train_unseen(config: Config) -> bool:
+    """Whether clients that never train take steps in some phase to make their own model."""
+    update = strategy_type(config.strategy.name).client_update
+    return any(update.trains_unseen(stage.strategy) for stage in config.stages())
 
 
 def _scored_before_the_last(config: Config) -> int:

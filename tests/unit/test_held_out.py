@@ -96,6 +96,16 @@ def test_what_else_goes_not_together(tmp_path: Path) -> None:
     assert not read_config({**tables("fedper", held_out_clients=1), "evaluate": {"unseen_epochs": 2}})[1]
 
 
+@pytest.mark.parametrize(
+    ("method", "options"), [("fedrod-hyper", {}), ("fedrep", {"head_epochs": 0}), ("fedpac", {"head_epochs": 0})]
+)
+def test_passes_that_nobody_makes_are_named(method: str, options: dict[str, Any]) -> None:
+    config = {**tables(method, held_out_clients=1), "evaluate": {"unseen_epochs": 2}}
+    strategy = {key: value for key, value in config["strategy"].items() if not key.startswith("head_")}
+    _, notes = read_config({**config, "strategy": {**strategy, **options}})
+    assert any(f"options of {method} a client that never trains is served without training" in note for note in notes)
+
+
 @pytest.mark.parametrize("kind", ["dataset", "pixel"])
 def test_normalisation_is_by_the_others(kind: str) -> None:
     """Mean 0 and deviation 1 of the training samples, or, by pixel, of all samples of the clients that train."""
@@ -263,3 +273,9 @@ def test_a_part_moves_as_in_the_whole_and_the_rest_keeps_its_bits() -> None:
         models.append(outcome.uploads["w"])
     assert torch.equal(models[1], torch.where(part.bool(), models[0], GLOBAL))
     assert not torch.isclose(models[0], GLOBAL).any()
+
+
+def test_so_many_drawn_that_all_are_scored() -> None:
+    for drawn, says in ((4, True), (3, False)):
+        _, notes = read_config({**tables(held_out_clients=2), "evaluate": {"clients": drawn}})
+        assert any(note.startswith(f"evaluate.clients = {drawn} has no effect") for note in notes) is says

@@ -24,6 +24,7 @@ from fedtl.data.own.statistics import normaliser, statistics
 from fedtl.data.schema import DataSchema
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.failure import RunError
+from fedtl.tasks import read_task
 
 X = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
 Y = np.array([0, 2, 1, 0, 2, 2])
@@ -719,6 +720,18 @@ def test_clients_normalise_as_the_simulation_does_to_the_bit(tmp_path: Path, kin
         assert scale.tobytes() == simulated.scale.tobytes()
         assert shift.tobytes() == simulated.shift.tobytes()
         assert (scale.shape, shift.shape) == (simulated.scale.shape, simulated.shift.shape)
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_a_frame_alone_is_all_that_the_server_may_hold(task: str, tmp_path: Path) -> None:
+    """Whatever is predicted: it is no folder of images."""
+    frame_of((4,), "float32").write(tmp_path / "frame.json")
+    (tmp_path / ".hidden").touch()
+    own = read_own(str(tmp_path), task=read_task(task), server=True)
+    assert (own.x.shape, len(own.test), len(own.public)) == ((0, 4), 0, 0)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ConfigError, match="folders of images say classes"):
+        read_own(str(tmp_path), task=read_task(task), server=True)
 
 
 def test_statistics_of_numbers(tmp_path: Path) -> None:

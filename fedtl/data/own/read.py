@@ -327,7 +327,8 @@ def read_own(
     column = "label" if label is None else label
     if rules is None and not task.labelled:
         rules = TableRules(tuple(name.strip() for name in column.split(",")), task=task)
-    if kind == "images" and not task.labelled:
+    framed = server and kind == "images" and [e.name for e in place.iterdir() if e.name[0] != "."] == [FRAME]
+    if kind == "images" and not task.labelled and not framed:
         raise ConfigError(f"{path}: folders of images say classes, and data.task is {task.name!r}; use .npz files")
 
     def change(where: str, x: Samples) -> Samples:

@@ -284,6 +284,7 @@ def run_study(
     if dry_run:
         return say(str(flower.run(server_folder, server_folder.flower_home / "app", "STUDY")))
     from fedtl.choice import ConfigError
+    from fedtl.data.held_out import count_held_out
     from fedtl.deploy import run as runs
     from fedtl.deploy.serverapp import server_data
     from fedtl.experiment import place_of
@@ -293,10 +294,12 @@ def run_study(
     from fedtl.runs.resume import check_config, check_new
 
     clients = len(server_folder.clients)
-    if (read.strategy.clients_per_round or 0) > clients:
-        raise ConfigError(f"strategy.clients_per_round = {read.strategy.clients_per_round}: there are only {clients}")
-    if (read.deploy.min_clients or 0) > clients:
-        raise ConfigError(f"deploy.min_clients = {read.deploy.min_clients}: there are only {clients}")
+    training = clients - (apart := count_held_out(read.data.held_out_clients, clients))
+    there = f"{clients}, of which data.held_out_clients leaves {training} to train" if apart else f"{clients}"
+    if (read.strategy.clients_per_round or 0) > training:
+        raise ConfigError(f"strategy.clients_per_round = {read.strategy.clients_per_round}: there are only {there}")
+    if (read.deploy.min_clients or 0) > training:
+        raise ConfigError(f"deploy.min_clients = {read.deploy.min_clients}: there are only {there}")
     tell = (lambda _: None) if quiet else say
     if data is not None:
         for note in server_data(str(data), read).notes:  # errors and doubts are better shown at once

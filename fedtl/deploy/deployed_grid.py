@@ -299,8 +299,9 @@ class DeployedGrid(Grid):
 
     def _validated(self, kind: str, client: int, request: RecordDict, reply: RecordDict) -> RecordDict:
         data, config = self.described[client], m.config_of(request)
+        validation = 0 if config.get(m.UNSEEN) else data.validation  # those of clients that never train are not scored
         validator = ReplyValidator(
-            client, max(data.train, data.unlabelled), data.test, data.target_test, self._settings, data.validation
+            client, max(data.train, data.unlabelled), data.test, data.target_test, self._settings, validation
         )
         if (failure := validator.failed(reply)) is not None:
             raise Refused(failure)

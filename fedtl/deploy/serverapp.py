@@ -206,9 +206,10 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     kind = config.data.normalise
     statistics_of = kind if frame is None and needs_statistics(kind) else "none"
     outcome_sums = frame is None and config.data.task.summed
-    missing = [
-        f"{clients[i].name}: {why}" for i, why in deployed.describe(expected, statistics_of, outcome_sums).items()
-    ]
+    unseen = held_out(config.data.held_out_clients, len(clients), config.seed).tolist()
+    training = [i for i in expected if i not in unseen]  # of the others no sums are needed, and so none are asked for
+    without = deployed.describe(training, statistics_of, outcome_sums) | deployed.describe(set(expected) - {*training})
+    missing = [f"{clients[i].name}: {why}" for i, why in sorted(without.items())]
     for line in missing:
         say(line)
     if len(deployed.described) < least:
@@ -221,7 +222,6 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     columns = next(((name, each.columns) for name, each in by_name.items() if each.columns), None)
     for name, each in by_name.items():
         check_columns(name, each, columns)
-    unseen = held_out(config.data.held_out_clients, len(clients), config.seed).tolist()
     frame = frame or common_frame(by_name, config, [clients[i].name for i in unseen])
     deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))

@@ -306,6 +306,10 @@ def test_renewal(fedtl: Fedtl, here: Path) -> None:
             ["run", "clinics.toml", "study", "strategy.clients_per_round=3"],
             "strategy.clients_per_round = 3: there are only 2",
         ),
+        (
+            ["run", "clinics.toml", "study", "deploy.min_clients=2", "data.held_out_clients=1"],
+            "deploy.min_clients = 2: there are only 2, of which data.held_out_clients leaves 1 to train",
+        ),
         (["run", "clinics.toml", "study", "deploy.wait=0"], "deploy.wait = 0"),
         (["revoke", "study", "c"], "'c' is no client of {}/study/server: "),
         (["revoke", "study/a", "a"], "study/a is a client's folder: give the server's"),

@@ -188,6 +188,67 @@ def test_columns_must_mean_the_same(tmp_path: Path) -> None:
         check_columns("b", described_as[1], like)
 
 
+@pytest.mark.parametrize("by_sums", [True, False])
+def test_no_sums_are_asked_of_clients_that_never_train(
+    by_sums: bool,
+    deploy: Callable[..., Deployment],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The server has no data but perhaps a frame.json."""
+    data = {**ALONE, "held_out_clients": [1], "validation_share": 0.2}
+    config = tables("regression", data=data, strategy={"name": "fedavg-finetune", **SGD, "finetune_steps": 2})
+    deployed = deploy(config)
+    told = dict[str, set[str]]()
+
+    def wrapped(answer: Any) -> Any:
+        def reply(kind: str, content: RecordDict) -> Any:
+            sent = answer(kind, content)
+            if kind == "query":
+                name = json.loads(str(sent[DESCRIPTION][DESCRIPTION]))[NAME]
+                told.setdefault(name, set()).update(sent.array_records)
+            return sent
+
+        return reply
+
+    deployed.begin_clients(wrapped, task=read_task("regression"))
+    deployed.serve(data=not by_sums)
+    sums = {OUTCOME_SUMS} if by_sums else set()
+    assert told == {"north": sums, "south": set(), "west": sums}
+    fedtl.run(config, out=tmp_path / "simulated")
+    for here, there in zip(records(deployed.run), records(tmp_path / "simulated"), strict=True):
+        assert here["clients"] == [0, 2]
+        assert {"personal/clients", "personal/unseen-clients"} <= here["scores"].keys()
+        for score in ("global/unseen-clients", "personal/unseen-clients"):
+            mine, theirs = (each["scores"][score]["rmse"]["weighted_mean"] for each in (here, there))
+            assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+def test_scores_on_validation_samples_of_clients_that_never_train_are_not_taken(
+    deploy: Callable[..., Deployment],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They are not asked for; one that sends them is refused, and nothing of them is recorded."""
+    deployed = deploy(tables("classification", data={"held_out_clients": [1], "validation_share": 0.2}))
+
+    def wrapped(answer: Any) -> Any:
+        def reply(kind: str, content: RecordDict) -> Any:
+            sent = answer(kind, content)
+            if kind == "evaluate" and m.config_of(content).get(m.UNSEEN):
+                metrics = m.metrics_of(sent)
+                for key in [*metrics]:
+                    metrics[f"{m.VALIDATION}{key}"] = metrics[key]
+                metrics[f"{m.VALIDATION}{m.SAMPLES}"] = [1]
+                metrics[f"{m.VALIDATION}global/correct"] = [1]
+            return sent
+
+        return reply
+
+    deployed.begin_clients(wrapped)
+    deployed.serve()
+    assert "south: 'validation/num-examples' is 1, and may be a whole number from 1 to 0" in capsys.readouterr().out
+    assert all("unseen-validation" not in line for line in records(deployed.run, "clients.jsonl"))
+
+
 def a_description(sums: dict[str, Any] | None = None, **outcomes: Any) -> RecordDict:
     kind = {"shape": [2], "dtype": "float32", "outputs": 2, **outcomes}
     counts = {"train": 12, "unlabelled": 0, "test": 2, "target_test": 0, "public": 0, "validation": 3}

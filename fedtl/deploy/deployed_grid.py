@@ -38,6 +38,7 @@ GRACE = 10.0
 message before the timeout here reports the missing reply."""
 
 MOST_SAMPLES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 2**28, float(np.finfo(np.float32).max)
+LARGEST_OUTCOME = 2**20
 """Limits on what a client's description of its data may say."""
 
 T = TypeVar("T")
@@ -477,7 +478,7 @@ def _outcomes(table: Any) -> OutcomesKind | None:
     if table is None:
         return None
     shape = tuple(_count(n, 1) for n in table["shape"])
-    if not 1 <= len(shape) <= 2 or math.prod(shape) > LARGEST_SAMPLE:
+    if not 1 <= len(shape) <= 2 or math.prod(shape) > LARGEST_OUTCOME:
         raise Refused(f"what is predicted of a sample of it has shape {list(shape)!r:.60}")
     dtype = {"float32": "float32", "int64": "int64"}[table["dtype"]]
     return OutcomesKind(shape, dtype, _count(table["outputs"], 1, MOST_CLASSES))

@@ -29,7 +29,7 @@ from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
 from fedtl.data.sets.files import Files
 from fedtl.data.views.normalise import needs_statistics
-from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described
+from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described, OutcomesKind
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
 from fedtl.deploy.leash import end_with_starter, leashed
@@ -371,12 +371,28 @@ def common_outcomes(
                 f"what is predicted of a sample of {name} is {other.dtype} {list(other.shape)}, and of {first} "
                 f"{one.dtype} {list(one.shape)}; all clients must have outcomes of one shape and type"
             )
+    for name, kind in kinds.items():
+        _check_outputs(name, kind, task)
     nothing: Any = np.empty((0, *one.shape), one.dtype)
     outcomes = Outcomes(nothing, max(kind.outputs for kind in kinds.values()))
     if not task.summed:
         return outcomes
     sums = [each.outcome_sums for name, each in descriptions.items() if each.outcome_sums and name not in unseen]
     return task.with_sums(outcomes, sums)
+
+
+def _check_outputs(name: str, kind: OutcomesKind, task: LearningTask) -> None:
+    """Check that a client needs as many of a model's outputs as the task has of such outcomes.
+
+    Raises:
+        ConfigError: it says another number, or the task has no such outcomes.
+    """
+    whose = f"what is predicted of a sample of {name}"
+    needs = task.outcomes(whose, np.ones((1, *kind.shape), kind.dtype), 1).outputs
+    if needs != kind.outputs and not (task.per_token and getattr(task, "vocabulary", None) is None):
+        raise ConfigError(
+            f"{name} says that it needs {kind.outputs} outputs; data.task = {task.name!r} has {needs} here"
+        )
 
 
 def doubtful_classes(descriptions: Iterable[Described]) -> str | None:

@@ -188,6 +188,17 @@ def test_columns_must_mean_the_same(tmp_path: Path) -> None:
         check_columns("b", described_as[1], like)
 
 
+def test_outputs_that_the_task_has_not() -> None:
+    """A client that says so would have all of them train another model."""
+    numbers = build(tables("regression", data={"normalise": "none"}))
+    lies = replace(ONE, outcomes=OutcomesKind((2,), "float32", 90_000))
+    with pytest.raises(ConfigError, match=r"^b says that it needs 90000 outputs; data.task = 'regression' has 2 here"):
+        common_frame({"a": ONE, "b": lies}, numbers)
+    tokens = build(tables({"name": "next_token", "vocabulary": 10}, data={"normalise": "none"}))
+    with pytest.raises(ConfigError, match=r"^a says that it needs 12 outputs; data.task = 'next_token' has 10 here"):
+        common_frame({"a": replace(ONE, outcomes=OutcomesKind((7,), "int64", 12))}, tokens)
+
+
 @pytest.mark.parametrize("by_sums", [True, False])
 def test_no_sums_are_asked_of_clients_that_never_train(
     by_sums: bool,

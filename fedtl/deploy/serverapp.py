@@ -219,7 +219,11 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
         )
     doubt = doubtful_classes(deployed.described.values()) if frame is None else None
     by_name = {clients[i].name: each for i, each in sorted(deployed.described.items())}
-    columns = next(((name, each.columns) for name, each in by_name.items() if each.columns), None)
+    tables = {
+        **({} if own is None else {"the server's data": own.columns_hash}),
+        **{n: e.columns for n, e in by_name.items()},
+    }
+    columns = next(((name, columns) for name, columns in tables.items() if columns), None)
     for name, each in by_name.items():
         check_columns(name, each, columns)
     frame = frame or common_frame(by_name, config, [clients[i].name for i in unseen])

@@ -188,6 +188,41 @@ def test_columns_must_mean_the_same(tmp_path: Path) -> None:
         check_columns("b", described_as[1], like)
 
 
+def test_columns_are_those_of_the_servers_own_table_too(
+    deploy: Callable[..., Deployment],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    deployed = deploy(tables("classification", data=ALONE))
+    for name, header in (*((name, "a,b,c,d,label") for name in NAMES), ("server", "b,a,c,d,label")):
+        folder = tmp_path / "data" / name
+        for file in folder.iterdir():
+            file.unlink()
+        rows = [f"{i},{i % 3},{i % 5},1.5,{i % 2}" for i in range(12)]
+        for part in ("test",) if name == "server" else ("train", "test"):
+            (folder / f"{part}.csv").write_text("\n".join([header, *rows]))
+    deployed.begin_clients()
+    with pytest.raises(
+        ConfigError, match=r"^the columns of north have other names than those of the server's data, or"
+    ):
+        deployed.serve()
+    file = tmp_path / "data" / "server" / "test.csv"
+    file.write_text(file.read_text().replace("b,a,", "a,b,"))
+    deployed.serve()
+
+
+def test_several_outcomes_stand_in_one_order(tmp_path: Path) -> None:
+    """Costs of one client shall not be averaged with another's days."""
+    file = tmp_path / "a.csv"
+    file.write_text("age,cost,days\n" + "\n".join(f"{30 + i},{i + 1},{i % 2}" for i in range(8)))
+    described_as = [
+        replace(ONE, columns=Reading("regression", label).own(str(file), None).describe()["columns"])
+        for label in ("cost,days", "days,cost")
+    ]
+    check_columns("b", described_as[0], ("a", described_as[0].columns))
+    with pytest.raises(ConfigError, match=r"^the columns of b have other names than those of a, or stand in another"):
+        check_columns("b", described_as[1], ("a", described_as[0].columns))
+
+
 def test_outputs_that_the_task_has_not() -> None:
     """A client that says so would have all of them train another model."""
     numbers = build(tables("regression", data={"normalise": "none"}))
@@ -258,6 +293,19 @@ def test_scores_on_validation_samples_of_clients_that_never_train_are_not_taken(
     deployed.serve()
     assert "south: 'validation/num-examples' is 1, and may be a whole number from 1 to 0" in capsys.readouterr().out
     assert all("unseen-validation" not in line for line in records(deployed.run, "clients.jsonl"))
+
+
+def test_a_file_without_any_positive_label_is_a_note(tmp_path: Path) -> None:
+    """As where a client writes another word; where it has no such case, it is as it should be."""
+    (tmp_path / "a.csv").write_text("a,label\n" + "\n".join(f"{i},{'Yes' if i % 2 else 'No'}" for i in range(8)))
+    for word, notes in (("yes", 1), ("Yes", 0)):
+        data = {"name": "files", "path": str(tmp_path), "task": "binary", "positive": [word], "clients": None}
+        by = build({**tables("binary"), "data": data}).data
+        said = [note for note in Reading().own(str(tmp_path / "a.csv"), by).notes if "data.positive" in note]
+        assert len(said) == notes
+        assert all(
+            note.endswith("no row has the label 'yes', which data.positive names: all are of class 0") for note in said
+        )
 
 
 def a_description(sums: dict[str, Any] | None = None, **outcomes: Any) -> RecordDict:

@@ -39,7 +39,7 @@ class Part:
         y: ``[n]``, or None in a part of which no labels are read.
         notes: sentences on what may not be meant as it was read.
         outcomes: what is predicted, where that is no label; ``y`` is then 0 for all.
-        columns: of a table, what its numbers are called.
+        columns: of a table, what its numbers are called, and after an empty word several columns that are predicted.
     """
 
     where: str

@@ -66,7 +66,7 @@ class Own:
         validation: places in ``x`` of labelled samples that models are scored on and not trained with, possibly none.
         outcomes: what is predicted of each of ``x``, where that is no label; ``y`` then says only who has one.
         task: what they are read for.
-        columns: of tables, what their numbers are called, in their order.
+        columns: of tables, what their numbers are called, in their order; as in :class:`Part`.
         held_out: of the server, places in ``x`` of each domain that no client has, by its name.
         domain: of a client, the name of the domain that its samples are of; empty where it does not say.
     """
@@ -130,9 +130,8 @@ class Own:
 
     def _described(self, labelled: NDArray[np.bool_]) -> dict[str, Any]:
         """What every task's description says; of columns' names a hash, which tells alike from unlike."""
-        columns = json.dumps(self.columns).encode()
         return {
-            **({"columns": hashlib.sha256(columns).hexdigest()} if self.columns else {}),
+            **({"columns": self.columns_hash} if self.columns else {}),
             "train": int(labelled.sum()),
             "unlabelled": len(self.target_train) if labelled.all() else len(self.train),
             "test": len(self.test),
@@ -146,6 +145,11 @@ class Own:
             "names": None if self.names is None else list(self.names),
             **({"domain": self.domain} if self.domain else {}),
         }
+
+    @property
+    def columns_hash(self) -> str:
+        """What tells these columns from others without their names; empty where there are none."""
+        return hashlib.sha256(json.dumps(self.columns).encode()).hexdigest() if self.columns else ""
 
     def as_federation(self, frame: DataSchema, client: int, clients: int) -> Federation:
         """The federation as this participant sees it: all others hold nothing.

@@ -89,14 +89,22 @@ class TableRules:
         if not tables:
             return {}
         labels = self._labels(tables)
+        if self.positive and labels and not any(y.any() for y in labels.values()):
+            words = " or ".join(map(repr, self.positive))
+            notes = (*notes, f"{path}: no row has the label {words}, which data.positive names: all are of class 0")
         numbers = as_numbers([*tables.values()], [True] * len(tables), self.columns)
         parts = {}
         for (part, table), x in zip(tables.items(), numbers):
             where = str(table.path)
             all_notes = (*notes, *table.notes, *doubts(where, x))
-            columns, outcomes = tuple(table.cells), self.outcomes(table)
+            columns, outcomes = (*table.cells, *self._order), self.outcomes(table)
             parts[part] = Part(where, samples(where, x), labels.get(part), all_notes, outcomes, columns)
         return parts
+
+    @property
+    def _order(self) -> tuple[str, ...]:
+        """The columns that are predicted, where there are several, whose order means something."""
+        return ("", *self.predicted) if len(self.predicted) > 1 else ()
 
     def _labels(self, tables: dict[str, CellTable]) -> dict[str, Labels]:
         labelled = {part: table for part, table in tables.items() if part in LABELLED}

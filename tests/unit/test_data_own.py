@@ -20,6 +20,7 @@ from fedtl.data import read_data
 from fedtl.data.dataset import channel_statistics
 from fedtl.data.federate import federate
 from fedtl.data.own.read import Own, read_own
+from fedtl.data.own.rules import TableRules
 from fedtl.data.own.statistics import normaliser, statistics
 from fedtl.data.schema import DataSchema
 from fedtl.data.views.normalise import needs_statistics
@@ -720,6 +721,21 @@ def test_clients_normalise_as_the_simulation_does_to_the_bit(tmp_path: Path, kin
         assert scale.tobytes() == simulated.scale.tobytes()
         assert shift.tobytes() == simulated.shift.tobytes()
         assert (scale.shape, shift.shape) == (simulated.scale.shape, simulated.shift.shape)
+
+
+@pytest.mark.parametrize("task", ["classification", "binary", "regression"])
+def test_domains_that_no_client_has_are_read_by_rules_too(task: str, tmp_path: Path) -> None:
+    """The server's tables of such, with labels or other outcomes."""
+    (tmp_path / "held-out").mkdir()
+    for name, first in (("test", 0), ("held-out/photo", 5)):
+        rows = "\n".join(f"{first + i},{(first + i) % 2}" for i in range(4))
+        (tmp_path / f"{name}.csv").write_text(f"a,label\n{rows}\n")
+    own = read_own(str(tmp_path), rules=TableRules(task=read_task(task)), task=read_task(task), server=True)
+    photo = own.held_out["photo"]
+    assert own.x[photo, 0].tolist() == [5, 6, 7, 8]
+    predicted = own.y if own.outcomes is None else own.outcomes.values[:, 0]
+    assert predicted[photo].tolist() == [1, 0, 1, 0]
+    assert predicted[own.test].tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("task", ["regression", "multilabel"])

@@ -12,7 +12,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, samples
 from fedtl.data.own.cells import Cells, CellTable, read_cells
 from fedtl.data.own.columns import ColumnRules, as_numbers, without_gaps
-from fedtl.data.own.part import LABELLED, TEST, TRAIN, Part
+from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 from fedtl.data.own.table import labels_of, test_rows
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
 
@@ -83,7 +83,7 @@ class TableRules:
             tables = self.drawn(table, test_share) if TRAIN in wanted else {TEST: table}
         else:
             files = {part: path / f"{part}.csv" for part in wanted}
-            read = {part: self.read(file, part in LABELLED) for part, file in files.items() if file.is_file()}
+            read = {part: self.read(file, has_labels(part)) for part, file in files.items() if file.is_file()}
             whole, notes = without_gaps([*read.values()], self.columns)
             tables = dict(zip(read, whole))
         if not tables:
@@ -107,7 +107,7 @@ class TableRules:
         return ("", *self.predicted) if len(self.predicted) > 1 else ()
 
     def _labels(self, tables: dict[str, CellTable]) -> dict[str, Labels]:
-        labelled = {part: table for part, table in tables.items() if part in LABELLED}
+        labelled = {part: table for part, table in tables.items() if has_labels(part)}
         if not self.task.labelled:
             return {part: np.zeros(len(table), np.int64) for part, table in labelled.items()}
         if self.positive:

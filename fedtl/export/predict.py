@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,7 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
         part, labelled = _csv_with_outcomes(place, label, frame.task, frame.outcomes)
     elif kind == ".csv":
         part, labelled = _csv(place, label)
+        part = _as_named(part, frame.labels)
     else:
         raise ConfigError(f"{path}: give an .npz file, a .csv file, an image, or a folder of images")
     return _input_samples(part, labelled, frame)
@@ -247,6 +248,17 @@ def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
     labelled = label is not None or LABEL in own_table.header_of(file, LABEL)
     part = TEST if labelled else PUBLIC
     return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
+
+
+def _as_named(part: Part, names: Sequence[str]) -> Part:
+    """A table whose labels are classes' names as they stand there, of which one may list several, as "1, 2".
+
+    So are the classes of data.positive called, and numbers that are such names are not places among them.
+    """
+    classes = {word: name for name in names for word in (*name.split(", "), name)}
+    if part.y is None or not names or not np.isin(part.y.astype(str), [*classes]).all():
+        return part  # the classes' numbers, or labels that are refused in a sentence
+    return replace(part, y=np.array([classes[word] for word in part.y.astype(str)]))
 
 
 def _csv_with_outcomes(file: Path, label: str | None, task: LearningTask, outcomes: Outcomes) -> tuple[Part, bool]:

@@ -17,10 +17,12 @@ from fedtl.config.read import build
 from fedtl.data.export import export
 from fedtl.data.federate import federate
 from fedtl.data.samples import Samples
+from fedtl.data.schema import DataSchema
 from fedtl.export.file import write_safetensors
 from fedtl.export.of_run import model_of_run
 from fedtl.export.predict import Numbers, Predictions, open_model, predict, read_samples
 from fedtl.export.probe import probe
+from fedtl.tasks import read_task
 from tests.unit.test_tasks import tables
 
 COLUMNS = {
@@ -122,3 +124,26 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_replay_is_of_classes(task: str) -> None:
     with pytest.raises(ConfigError, match=r"the term 'replay' is defined for classification, and data\.task is"):
         build(tables(task, replay={}, objective=[{"term": "replay"}]))
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "classes"),
+    [
+        (("1", "0"), "0 1 0", [1, 0, 1]),
+        (("0", "1, 2"), "2 1 0", [1, 1, 0]),
+        (("well", "ill, worse"), "ill well worse", [1, 0, 1]),
+        (("no", "yes"), "0 1 0", [0, 1, 0]),
+        (("0", "1"), "0 1 0", [0, 1, 0]),
+    ],
+)
+def test_a_tables_labels_are_the_words_that_classes_are_called_by(
+    names: tuple[str, ...], words: str, classes: list[int], tmp_path: Path
+) -> None:
+    """With data.positive = ["0"] class 1 is called "0", and a file's 0 was scored as class 0."""
+    one, nothing = np.ones(1, np.float32), np.zeros(1, np.float32)
+    frame = DataSchema((1,), "float32", 2, names, one, nothing, read_task("binary"))
+    file = tmp_path / "a.csv"
+    file.write_text("a,label\n" + "\n".join(f"{i},{word}" for i, word in enumerate(words.split())))
+    y = read_samples(file, frame).y
+    assert y is not None
+    assert y.tolist() == classes

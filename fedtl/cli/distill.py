@@ -180,8 +180,9 @@ class Watcher:
             raise ConfigError("device = 'cuda': no CUDA device is at hand here; use 'auto' or 'cpu'")
         cuda = asked.device == "cuda" or (asked.device == "auto" and torch.cuda.is_available())
         device = torch.device("cuda" if cuda else "cpu")
-        state = load(asked.path).state_dict()
-        federation = self.federation = federate(asked.run.data, asked.run.seed)
+        run = load(asked.path)
+        state = run.state_dict()
+        federation = self.federation = federate(asked.run.data, asked.run.seed).at(run.rounds[-1]["round"])
         if not len(federation.server_test):
             raise ConfigError(
                 f"{asked.path}: its config leaves the server no test set to score on; give the teacher's run "

@@ -27,8 +27,8 @@ from fedtl.tasks.outcomes import Outcomes, joined
 
 DEFAULT_SERVER_TEST_SHARE = 0.2
 
-TRAINING, VALIDATING, TESTING = 0, 1, 2
-"""What a sample is for."""
+NOBODYS, TRAINING, VALIDATING, TESTING = -1, 0, 1, 2
+"""What a sample is for, if any client holds it."""
 
 SPLIT_AT_ONCE = 2**18
 """Samples whose order is drawn at a time."""
@@ -208,8 +208,13 @@ def _divide_later(data: DataChoice, dataset: Dataset, first: Divided, seed: int)
             f"data.partition.name = {data.partition.name!r}: it does not go with data.target, or with "
             "data.labelled_fraction below 1; leave them out"
         )
-    kinds = np.full(len(dataset.y), TRAINING, np.int8)
-    for shards, kind in ((first.validation, VALIDATING), (first.test, TESTING)):
+    if dataset.domains and data.partition.listed() is not None:
+        raise ConfigError(
+            f"data.partition.name = {data.partition.name!r}: with several domains its base is a rule, as a "
+            "file's clients may have other domains than a later stage gives them; name another base"
+        )
+    kinds = np.full(len(dataset.y), NOBODYS, np.int8)
+    for shards, kind in ((first.train, TRAINING), (first.validation, VALIDATING), (first.test, TESTING)):
         if shards is not None:
             kinds[shards.order if first.origin is None else first.origin[shards.order]] = kind
     each = []
@@ -218,7 +223,7 @@ def _divide_later(data: DataChoice, dataset: Dataset, first: Divided, seed: int)
         divided = divide(own, dataset, len(first.train), seed, kinds)
         for shards, before in ((divided.test, first.test), (divided.validation, first.validation)):
             _check_holders(round, shards, before)
-        each.append(DividedLater(partition, divided))
+        each.append(DividedLater(partition, replace(divided, server_test=first.server_test)))
     return tuple(each)
 
 
@@ -340,8 +345,11 @@ def divide(
                 f"data.partition.name = {data.partition.name!r}: these data say for each client which samples are its "
                 f"{kind} data, so 'natural' must divide them"
             )
-    pool, server_test = split_server_test(data, dataset, seed)
-    pool = draw_samples(data, pool, stream(seed, Purpose.SAMPLES, 0))
+    if kinds is None:
+        pool, server_test = split_server_test(data, dataset, seed)
+        pool = draw_samples(data, pool, stream(seed, Purpose.SAMPLES, 0))
+    else:
+        pool, server_test = np.flatnonzero(kinds != NOBODYS), np.arange(0)
     shards = assign(data, dataset, pool, clients, seed)
     x = data.partition.shift(dataset.x, shards, seed)
     others, validation = shards, None

@@ -39,7 +39,7 @@ class Opened(NamedTuple):
 
 
 def opened(run: Run, purpose: str) -> Opened:
-    """Open a run's final global model on the run's own federation.
+    """Open a run's final global model on the run's own federation, as it was in the last round.
 
     Args:
         run: a finished one, simulated: of a deployed one the config's data only stand in for the clients'.
@@ -54,7 +54,7 @@ def opened(run: Run, purpose: str) -> Opened:
     config = build(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, without a global model to {purpose}")
-    federation = federate(config.data, config.seed)
+    federation = federate(config.data, config.seed).at(run.rounds[-1]["round"])
     module = model_on(run, config, federation)
     return Opened(config, federation, partial(features_of, module, federation, device=device_of(config)))
 

@@ -36,7 +36,8 @@ def similarity_of(run: Run) -> Similarity:
     if left_out := len(changes) - len(kept):
         notes.append(f"{left_out} clients failed, or change nothing")
     vectors = torch.stack(list(kept.values())).double()
-    counts = folder.federation.label_counts()[list(kept)].astype(np.float64)
+    federation = folder.federation.at(folder.checkpoint.round)
+    counts = federation.label_counts()[list(kept)].astype(np.float64)
     names = [folder.names[client] if folder.names else str(client) for client in kept]
     return Similarity(run.label, tuple(names), cosines(vectors.numpy()), cosines(counts), tuple(notes))
 

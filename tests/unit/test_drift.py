@@ -17,6 +17,8 @@ from fedtl.data.export import export
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation, Shards
 from fedtl.data.partitions import read_partition
+from fedtl.export.features import opened
+from fedtl.export.similarity import cosines, similarity_of
 
 PERMUTED = {"name": "permuted-labels", "groups": 2}
 DIRICHLET = {"name": "dirichlet", "alpha": 0.5}
@@ -171,3 +173,28 @@ def test_a_change_after_the_last_round_is_said_to_have_no_effect() -> None:
     read, notes = read_config(config(drift((2, "iid"), (9, "shards"))))
     assert "data.partition: what comes from round 10 on has no effect, as there are 4 rounds" in notes
     assert build(json.loads(json.dumps(read.tables()))) == read
+
+
+def test_a_file_at_the_beginning_says_for_all_rounds_what_is_the_servers_and_what_nobodys(tmp_path: Path) -> None:
+    sample, file = np.arange(1000), tmp_path / "split.npz"
+    np.savez(file, sample=sample, client=sample % 6, test=sample % 5 == 0, server_test=np.arange(1000, 1200))
+    listed = {"name": "file", "path": str(file)}
+    drifting = digits(drift((2, "iid"), base=listed))
+    now = drifting.at(3)
+    assert drifting.server_test.tolist() == list(range(1000, 1200))
+    assert sorted([*now.train.order.tolist(), *now.test.order.tolist()]) == list(range(1000))
+    assert (now.test.order % 5 == 0).all()
+    looks = {
+        "name": "domains",
+        "domains": {"plain": "digits", "inverted": {"name": "digits", "transform": {"invert": 1}}},
+    }
+    with pytest.raises(ConfigError, match=r"'drift': with several domains its base is a rule"):
+        np.savez(file, sample=sample, client=sample // 899, test=sample % 5 == 0)
+        federate(read_data({**looks, "partition": drift((2, "iid"), base=listed)}), 0)
+
+
+def test_what_is_looked_at_after_a_run_is_what_clients_held_at_its_end(tmp_path: Path) -> None:
+    run = fedtl.run(config(drift((1, DIRICHLET)), rounds=2), out=tmp_path / "run")
+    whole = federate(read_config(config(drift((1, DIRICHLET))))[0].data, 0).at(2)
+    assert np.array_equal(opened(run, "probe").federation.test.order, whole.test.order)
+    assert np.array_equal(similarity_of(run).labels, cosines(whole.label_counts().astype(np.float64)))

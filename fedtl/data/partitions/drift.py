@@ -32,8 +32,8 @@ class Drift(OnTop):
     With the same rule in it, such as ``rotated`` on the same ``base``, clients keep their samples and see them
     differently; with another one they hold other samples. A sample that is for testing, or for validation, stays so at
     whoever holds it, so nobody trains on what was a test sample before. Scores after a round are on the test data of
-    that round. Samples are normalised as at the beginning. For simulations: real clients' own files change by
-    themselves.
+    that round. Samples are normalised, and classes weighted, as at the beginning. For simulations: real clients' own
+    files change by themselves.
 
     Attributes:
         stages: tables with ``after``, the last round before the change, and ``partition``; in the order of the rounds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,13 @@ from fedtl.data.federation import Shards
 def of_domain(dataset: Dataset, domain: DomainRows) -> Dataset:
     """One domain's samples, which are views of the whole, with its own official test set."""
     first_test = None if domain.official_test is None else domain.official_test - domain.start
-    return dataset.part(slice(domain.start, domain.stop), first_test)
+    part, says = dataset.part(slice(domain.start, domain.stop), first_test), domain.says
+    return replace(
+        part,
+        owner=part.owner if "owner" in says else None,
+        held_out=part.held_out if "held_out" in says else None,
+        validation=part.validation if "validation" in says else None,
+    )
 
 
 def one_after_another(each: Sequence[Shards], starts: Sequence[int]) -> Shards:

@@ -19,6 +19,9 @@ Samples = NDArray[np.uint8] | NDArray[np.float32]
 CHUNK = 4096
 """Samples that are converted to floats at a time; a whole image set in float64 would take eight times its memory."""
 
+SAID_OF_SAMPLES = ("owner", "held_out", "validation")
+"""What a data set may say of each sample besides its label."""
+
 
 @dataclass(frozen=True)
 class DomainRows:
@@ -32,6 +35,7 @@ class DomainRows:
         clients: how many have it; None where the samples say whose they are.
         samples: only so many of them are divided, or scored on, drawn at random; None for all.
         alike: whether the same random numbers divide it as other domains, else numbers of its own.
+        says: which of :data:`SAID_OF_SAMPLES` its data say; where other domains' data alone do, the whole has fillers.
     """
 
     name: str
@@ -42,6 +46,7 @@ class DomainRows:
     clients: int | None = None
     samples: int | None = None
     alike: bool = False
+    says: tuple[str, ...] = ()
 
     def seed(self, seed: int) -> int:
         """Of the random numbers that divide it: the run's, or one of its own that follows from its name."""

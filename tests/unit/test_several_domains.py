@@ -14,6 +14,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import build, read_config
 from fedtl.data import read_data
+from fedtl.data.domains import forget_data_sets, keep_data_sets
 from fedtl.data.export import export
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
@@ -155,6 +156,50 @@ def test_a_split_as_a_file_gives_the_same_federation(tmp_path: Path) -> None:
     (tmp_path / "mixed.csv").write_text("sample,client,test\n0,0,0\n1,0,1\n700,0,0\n")
     with pytest.raises(ConfigError, match=r"client 0 would have samples of plain and of inverted"):
         federate(read_data({**table, "partition": {"name": "file", "path": str(tmp_path / "mixed.csv")}}), 3)
+
+
+def owned(folder: Path, owners: int = 2, *, test: bool) -> dict[str, Any]:
+    """A data set of some owners, who say which samples are for testing or do not."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for owner in range(owners):
+        more = {"x_test": rng.random((4, 4), np.float32), "y_test": np.arange(4) % 3} if test else {}
+        np.savez(folder / f"{owner}.npz", x=rng.random((12, 4), np.float32), y=np.arange(12) % 3, **more)
+    return {"name": "npz", "path": str(folder)}
+
+
+def test_a_domain_that_does_not_say_what_is_for_testing_has_its_test_share(tmp_path: Path) -> None:
+    table = {name: owned(tmp_path / name, test=name == "east") for name in ("east", "west")}
+    whole = federate(
+        read_data({"name": "domains", "domains": table, "partition": "natural", "server_test_share": 0}), 0
+    )
+    alone = federate(read_data({**table["west"], "server_test_share": 0}), 0)
+    assert whole.test.sizes.tolist() == [4, 4, *alone.test.sizes.tolist()]
+    assert alone.test.sizes.all()
+
+
+def test_kept_domains_know_who_counts_their_clients(tmp_path: Path) -> None:
+    table = {name: owned(tmp_path / name, owners, test=False) for name, owners in (("east", 1), ("west", 2))}
+    keep_data_sets()
+    try:
+        for partition, counts in (("iid", [2, 1]), ("natural", [1, 2])):
+            choice = read_data({"name": "domains", "domains": table, "clients": 3, "partition": partition})
+            assert [len(clients) for clients in federate(choice, 0).clients_of_domains.values()] == counts
+    finally:
+        forget_data_sets()
+
+
+def test_images_of_one_folder_are_shared_at_whatever_size(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for image in range(6):
+            pixels = np.full((8, 8), 40 * image + (label == "dog"), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{image}.png")
+    table = {str(size): {"name": "images", "path": str(tmp_path), "size": size} for size in (8, 4)}
+    whole = federate(read_data({"name": "domains", "domains": table, "server_test_share": 0}), 0)
+    shades = [[int(whole.x[row].max()) for row in samples] for samples in held(whole)]
+    assert sorted(shades[0] + shades[1]) == sorted({*shades[0], *shades[1]})
+    assert len(whole.y) == 12
 
 
 # --- one shape, one normalisation, the same classes ---

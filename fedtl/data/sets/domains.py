@@ -22,7 +22,7 @@ from pydantic import (
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data import ALIKE_IN_DOMAINS, read_domains
-from fedtl.data.dataset import Dataset, DomainRows, moments
+from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, moments
 from fedtl.data.domains import OF_CLIENTS, loaded, named
 from fedtl.data.own.read import check_domain
 from fedtl.data.partitions.contract import split_evenly
@@ -61,6 +61,8 @@ class Domains(DataChoice):
             it they have one client each, or as many as the data say.
         samples: of each domain that does not say it.
     """
+
+    load_reads = frozenset({"partition"})
 
     name: str = "domains"
     domains: dict[str, SerializeAsAny[DataChoice]] = Field(default_factory=dict)
@@ -178,8 +180,9 @@ class Domains(DataChoice):
             first_test = None if dataset.official_test is None else start + dataset.official_test
             samples, stop = chosen[name].samples or self.samples, start + len(dataset.y)
             trained = name not in self.held_out
+            own = tuple(field for field in SAID_OF_SAMPLES if getattr(dataset, field) is not None)
             parts.append(
-                DomainRows(name, start, stop, first_test, trained, counts.get(name), samples, alike=not self.disjoint)
+                DomainRows(name, start, stop, first_test, trained, counts.get(name), samples, not self.disjoint, own)
             )
             start = stop
         return _joined(list(each.values()), parts, classes, (*notes, *more))
@@ -249,7 +252,7 @@ def _shared_out(chosen: Mapping[str, DataChoice], each: Mapping[str, Dataset]) -
     same: dict[str, list[str]] = {}
     for name, choice in chosen.items():
         kind = f"{type(choice).__module__}:{type(choice).__qualname__}"
-        unread = (OF_CLIENTS | _LOOKS | {"clients", "samples"}) - choice.load_reads
+        unread = (OF_CLIENTS - choice.load_reads) | _LOOKS | {"clients", "samples", "download"}
         key = json.dumps([kind, choice.model_dump(mode="json", exclude={*unread})])
         same.setdefault(key, []).append(name)
     shared = {}

@@ -36,7 +36,7 @@ from fedtl.engine import EngineChoice, Task
 from fedtl.engine.choice import Choices
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
-from fedtl.models.pretrained import notes_on_weights
+from fedtl.models.pretrained import digest, notes_on_weights, weights_of
 from fedtl.runs import record, resume
 from fedtl.runs.best import BestRound
 from fedtl.runs.checkpoint import Checkpoint
@@ -162,6 +162,7 @@ def open_run(
         "clients": federation.clients,
         **({"unseen": federation.unseen.tolist()} if len(federation.unseen) else {}),
         "split": None if elsewhere else federation.fingerprint(),
+        **_weights(config),
         "tests_trained_elsewhere": None if elsewhere else federation.share_trained_elsewhere,
         "parameters": layout.size,
         "notes": [
@@ -229,6 +230,7 @@ def _open_record(
             return recorder, None, about
         notes = resume.check_config(folder, config, not place.named)
         resume.check_split(folder, about["split"])
+        resume.check_weights(folder, about.get(resume.WEIGHTS))
         there = resume.find(folder, keeps.numbers, keeps.memories, keeps.rows, rules.best)
         if there.checkpoint is not None and config.rounds < there.checkpoint.round:
             raise ConfigError(
@@ -248,6 +250,13 @@ def _open_record(
     except BaseException as error:
         recorder.__exit__(type(error), error, None)
         raise
+
+
+def _weights(config: Config) -> dict[str, list[str]]:
+    """What says of the weights that the models begin with whether they are the same when the run is resumed."""
+    models = [own.model for own in config.architectures()]
+    each = [digest(weights_of(model.name, model.pretrained)) for model in models if model.pretrained is not None]
+    return {resume.WEIGHTS: each} if each else {}
 
 
 def _of_weights(tasks: Sequence[Task]) -> list[str]:

@@ -24,6 +24,9 @@ from fedtl.models.modes import in_evaluation, keep_in_evaluation
 
 KEY = "model.adapter"
 
+_BY_CHANNEL = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.modules.pooling._MaxPoolNd)
+"""Layers whose outputs have their features, the channels, first, and end in places."""
+
 
 class LoRALinear(nn.Linear):
     """A linear layer with the weight W + scale · B A."""
@@ -217,8 +220,13 @@ def _sizes(module: nn.Module, names: Collection[str], x: Tensor) -> Mapping[str,
     hooks = []
     for name in names:
 
-        def gives(_: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+        def gives(part: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
             first = output[0] if isinstance(output, tuple) else output
+            if first.ndim > 2 and any(isinstance(inner, _BY_CHANNEL) for inner in part.modules()):
+                raise ConfigError(
+                    f"{KEY}.layers: a sample of what {name!r} makes is {list(first.shape[1:])}, and a bottleneck would "
+                    "mix its last axis, which is no features; name linear layers, attention, or blocks of these"
+                )
             sizes[name] = first.shape[-1]
 
         hooks.append(module.get_submodule(name).register_forward_hook(gives))

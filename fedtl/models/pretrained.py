@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def weights_of(name: str, source: str) -> dict[str, Tensor]:
         options = ", ".join(sorted(known))
         raise ConfigError(f"{key} = {source!r}: it is no run's folder, no .safetensors file, and none of {options}")
     return read_weights(source, key)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """What says whether two networks' tensors are the same."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
 
 
 def begin_with(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -43,6 +43,9 @@ CONFIG, MEMORIES, TABLES = "config.toml", "memories", "tables"
 MODEL, BEST = "model.safetensors", "best.safetensors"
 ROUNDS, CLIENTS = "rounds.jsonl", "clients.jsonl"
 
+WEIGHTS = "weights"
+"""In environment.json: what says of the weights to begin with whether they have changed."""
+
 RECORDS = (CLIENTS, ROUNDS)
 """Files with a line per (scored) round, in the order in which they are written."""
 
@@ -111,15 +114,40 @@ def check_split(folder: Path, split: str | None) -> None:
     Raises:
         ConfigError: they hold something else.
     """
-    try:
-        there = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("split")
-    except (OSError, ValueError, AttributeError):
-        return  # it tells of a run, and nothing is computed from it
+    there = _recorded(folder, "split")
     if split is not None and there not in (None, split):
         raise ConfigError(
             f"clients hold other samples than when the run in {folder} began: its data, or the file of its split, have "
             "changed; restore them, or begin a new run"
         )
+
+
+def check_weights(folder: Path, weights: list[str] | None) -> None:
+    """Check that the weights to begin with are what they were when the run began.
+
+    What does not travel, as a network with an adapter in it, is read from them again.
+
+    Args:
+        folder: the run's.
+        weights: digests of what ``model.pretrained`` names; None where it names nothing.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    there = _recorded(folder, WEIGHTS)
+    if weights is not None and there not in (None, weights):
+        raise ConfigError(
+            f"model.pretrained: the weights that it names are others than when the run in {folder} began; restore "
+            "them, or begin a new run"
+        )
+
+
+def _recorded(folder: Path, key: str) -> Any:
+    """What ``environment.json`` says; None where it cannot be read, as nothing is computed from it."""
+    try:
+        return json.loads((folder / "environment.json").read_text(encoding="utf-8")).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def same_experiment(folder: Path, config: Config) -> bool:

@@ -266,8 +266,25 @@ def test_what_cannot_be_is_said(texts: Path) -> None:
     assert "'head' is in the head, all of which trains" in refused({"name": "lora", "layers": ["head"]})
     mlp = {"name": "mlp", "adapter": BOTTLENECK}
     assert "model.adapter.layers is missing" in refused(None, model=mlp)
+    convolution = {"name": "cnn", "adapter": {**BOTTLENECK, "layers": ["features.0"]}}
+    digits = {"name": "digits", "clients": 2, "samples": 40}
+    assert "a bottleneck would mix its last axis" in refused(None, model=convolution, data=digits)
     private = {"name": "fedavg", "lr": 0.1, "private": ["features.norm"]}
     assert "strategy.private = ['features.norm']: model.adapter freezes it" in refused(LORA, strategy=private)
+
+
+def test_a_run_is_resumed_on_the_weights_that_it_began_with(texts: Path, first: fedtl.Run, tmp_path: Path) -> None:
+    """What is frozen is in no checkpoint."""
+    began = tmp_path / "began.safetensors"
+    tensors = first.state_dict()
+    save_file(tensors, began)
+    config = config_of(texts, "fedavg", adapter=LORA, pretrained=str(began))
+    fedtl.run({**config, "rounds": 1}, out=tmp_path / "run")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, began)
+    with pytest.raises(ConfigError, match=r"model\.pretrained: the weights that it names are others than when the run"):
+        fedtl.run(config, out=tmp_path / "run", resume=True)
+    save_file(tensors, began)
+    assert len(fedtl.run(config, out=tmp_path / "run", resume=True).rounds) == 2
 
 
 # --- another head -----------------------------------------------------------------------------------------

@@ -364,7 +364,7 @@ def divide(
     y = data.partition.concept(dataset.y, dataset.classes, shards, seed)
     y = data.partition.relabel(y, dataset.classes, train, seed)
     numbers = identities(dataset.x)
-    outcomes = _outcomes(data, dataset, y, None)
+    outcomes = _outcomes(data, dataset, y, None, shifted=x is not dataset.x)
     return Divided(x, y, None, dataset.y, numbers, shards, train, test, server_test, validation, outcomes=outcomes)
 
 
@@ -442,14 +442,14 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         listed.server_test,
         validation,
         listed.notes,
-        _outcomes(data, dataset, y, listed.origin),
+        _outcomes(data, dataset, y, listed.origin, shifted=x is not listed.x),
     )
 
 
 def _outcomes(
-    data: DataChoice, dataset: Dataset, y: NDArray[np.int64], origin: NDArray[np.int64] | None
+    data: DataChoice, dataset: Dataset, y: NDArray[np.int64], origin: NDArray[np.int64] | None, *, shifted: bool
 ) -> Outcomes | None:
-    """The outcomes of a divided data set's rows, given these rows' ``y``."""
+    """The outcomes of a divided data set's rows, given their ``y`` and whether clients see the samples otherwise."""
     if dataset.outcomes is None:
         return None
     rows = np.arange(len(dataset.y)) if origin is None else origin
@@ -457,6 +457,11 @@ def _outcomes(
         raise ConfigError(
             f"data.partition.name = {data.partition.name!r}: it changes labels, and with data.task = "
             f"{data.task.name!r} there are none; leave that out"
+        )
+    if shifted and data.task.per_token:
+        raise ConfigError(
+            f"data.partition.name = {data.partition.name!r}: it changes samples, of which "
+            f"data.task = {data.task.name!r} predicts their own tokens; leave that out"
         )
     return dataset.outcomes if origin is None else dataset.outcomes.take(origin)
 

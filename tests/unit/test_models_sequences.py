@@ -216,6 +216,7 @@ def test_what_they_do_not_take_is_said() -> None:
     assert "max-pools of 2 leave nothing of 6" in refused({"name": "cnn1d", "channels": [2, 2, 2]}, series)
     assert refused({"name": "gru"}, ids).startswith("model.vocabulary is missing: samples of shape [6]")
     assert "are series, not token ids" in refused({"name": "gru", "vocabulary": 9}, series)
+    assert "model.padding = 0: samples of shape [2, 6] are series" in refused({"name": "gru", "padding": 0}, series)
     assert "token ids [T], but" in refused({"name": "textcnn", "vocabulary": 9}, series)
     assert "no greater width" in refused({"name": "textcnn", "vocabulary": 9, "widths": [7]}, ids)
     for name in ("gru", "textcnn"):
@@ -224,6 +225,9 @@ def test_what_they_do_not_take_is_said() -> None:
         assert "store them as int64" in refused({"name": name, "vocabulary": 9}, as_bytes)
     floats = federation_of([9], shape=(6,))
     assert "are no whole ones" in refused({"name": "lstm", "vocabulary": 9}, floats)
+    late = whole_numbers(federation_of([40], shape=(6,)), 9)
+    late.x[30, 2] += 0.5  # behind those that a model is tried out on
+    assert "are no whole ones" in refused({"name": "textcnn", "vocabulary": 10}, late)
     assert "rows of a table" in refused({"name": "tabular-mlp"}, series)
     assert "only 6 columns" in refused({"name": "tabular-mlp", "categorical": {"6": 9}}, ids)
     assert "from 0 to 7" in refused({"name": "tabular-mlp", "categorical": {"1": 8}}, ids)

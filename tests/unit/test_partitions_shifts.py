@@ -183,6 +183,12 @@ def test_images_that_are_no_bytes_go_from_the_smallest_to_the_largest_number() -
     assert abs((seen + 2) / 4 * 255 - expected).max() <= 0.5 + 1e-3
 
 
+def test_tokens_that_are_predicted_stay_in_their_places() -> None:
+    data = {"name": "made", "clients": 4, "task": "next_token", "partition": {"name": "swapped-features"}}
+    with pytest.raises(ConfigError, match=r"it changes samples, of which data\.task = 'next_token' predicts their own"):
+        federate(read_data(data), 0)
+
+
 def test_what_cannot_be_corrupted_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"only images .* can be corrupted, but a sample has shape \[60\]"):
         federate(read_data({"name": "synthetic", "clients": 3, "partition": "corrupted"}), 0)

@@ -96,6 +96,10 @@ def test_all_of_them_where_that_is_asked_for_and_none_is_trained_in_one_look_and
     assert tests[0] == tests[1] == tests[2]
     assert {i % n for i in whole.server_test.tolist()} == {i for i in whole.server_test.tolist() if i < n}
     assert len(whole.x) == 3 * n
+    assert not whole.notes
+    (note,) = federation(disjoint=False, held_out="turned").notes
+    assert note.startswith("data.held_out = 'turned': clients train on its samples in another look")
+    assert not federation(held_out="turned").notes
 
 
 def test_another_domain_held_out_leaves_the_others_as_they_were() -> None:

@@ -62,7 +62,7 @@ class Domains(DataChoice):
         samples: of each domain that does not say it.
     """
 
-    load_reads = frozenset({"partition"})
+    load_reads = frozenset({"partition", "pool"})
 
     name: str = "domains"
     domains: dict[str, SerializeAsAny[DataChoice]] = Field(default_factory=dict)
@@ -171,8 +171,11 @@ class Domains(DataChoice):
         for name, choice in chosen.items():
             with named(f"data.domains.{name}", choice):
                 each[name] = loaded(choice)
+        again = []
         if self.disjoint:
             each = _shared_out(chosen, each)
+        else:
+            again = self._trained_in_another_look(chosen, each)
         each, notes = self._in_one_shape(chosen, each)
         classes, each, more = _with_classes(each)
         parts, start = [], 0
@@ -185,7 +188,18 @@ class Domains(DataChoice):
                 DomainRows(name, start, stop, first_test, trained, counts.get(name), samples, not self.disjoint, own)
             )
             start = stop
-        return _joined(list(each.values()), parts, classes, (*notes, *more))
+        return _joined(list(each.values()), parts, classes, (*notes, *more, *again))
+
+    def _trained_in_another_look(self, chosen: Mapping[str, DataChoice], each: Mapping[str, Dataset]) -> list[str]:
+        """A line for each domain that is held out, and whose samples clients train on in another domain."""
+        return [
+            f"data.held_out = {name!r}: clients train on its samples in another look, as data.disjoint is false, so "
+            "its scores are no scores on unseen samples"
+            for names in _of_the_same_samples(chosen)
+            for name in names
+            if name in self.held_out and not {*names} <= {*self.held_out}
+            if self.pool == "all" or each[name].official_test is None
+        ]
 
     def _of_folder(self) -> dict[str, DataChoice]:
         """A domain for each folder in :attr:`path`."""
@@ -249,17 +263,22 @@ class Domains(DataChoice):
 
 def _shared_out(chosen: Mapping[str, DataChoice], each: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Of domains of the same samples each gets every k-th of a class, of training and test sets alike."""
+    shared = {}
+    for names in _of_the_same_samples(chosen):
+        for place, name in enumerate(names):
+            shared[name] = each[name] if len(names) == 1 else _every(each[name], place, len(names))
+    return {name: shared[name] for name in each}
+
+
+def _of_the_same_samples(chosen: Mapping[str, DataChoice]) -> list[list[str]]:
+    """The domains' names, those of the same samples together."""
     same: dict[str, list[str]] = {}
     for name, choice in chosen.items():
         kind = f"{type(choice).__module__}:{type(choice).__qualname__}"
         unread = (OF_CLIENTS - choice.load_reads) | _LOOKS | {"clients", "samples", "download"}
         key = json.dumps([kind, choice.model_dump(mode="json", exclude={*unread})])
         same.setdefault(key, []).append(name)
-    shared = {}
-    for names in same.values():
-        for place, name in enumerate(names):
-            shared[name] = each[name] if len(names) == 1 else _every(each[name], place, len(names))
-    return {name: shared[name] for name in each}
+    return list(same.values())
 
 
 def _every(dataset: Dataset, place: int, of: int) -> Dataset:

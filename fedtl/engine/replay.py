@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.data.federation import Federation
+from fedtl.data.federation import Federation, Shards
 from fedtl.data.replay import Replay
 from fedtl.data.samples import in_order
 from fedtl.distill.impressions import class_impressions
@@ -35,7 +35,7 @@ class Replays:
         self._bounds = bounds(task.samples.federation)
         self._made: int | None = None
         self._vector: Tensor | None = None
-        self._of: tuple[int, Tensor] | None = None
+        self._of: tuple[int, Tensor, Shards] | None = None
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def enter(self, w: Tensor, round: int, context: RoundContext) -> None:
@@ -71,9 +71,11 @@ class Replays:
         vector, made = self._vector, self._made
         if vector is None or made is None:
             raise ValueError(f"the model of round {made}, of which samples are to be synthesised, did not come along")
-        # The same model comes twice where it is scored as fresh after one round and trained in the next.
-        if self._of is None or self._of[0] != made or not torch.equal(self._of[1], vector):
-            self._kept, self._of = {}, (made, vector.clone())
+        # The same model comes twice where it is scored as fresh after one round and trained in the next; the classes
+        # that a client lacks may have changed in between.
+        train, of = self.task.samples.federation.train, self._of
+        if of is None or of[0] != made or of[2] is not train or not torch.equal(of[1], vector):
+            self._kept, self._of = {}, (made, vector.clone(), train)
         if client not in self._kept:
             x, _ = self._kept[client] = self._make(vector, made, client)
             while len(self._kept) > max(1, KEPT_BYTES // (4 * x.numel() + 1)):

@@ -264,6 +264,18 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(replay: dict[str, Any], tmp_
     assert second["bytes_down"] == models * first["bytes_down"]
 
 
+def test_where_clients_come_to_hold_other_classes_they_replay_those_that_they_lack_then(tmp_path: Path) -> None:
+    base = {"name": "pathological", "classes_per_client": 2}
+    stage = {"after": 3, "partition": {"name": "pathological", "classes_per_client": 4}}
+    config = tables({"by": "client", "every": 3})
+    config["data"]["partition"] = {"name": "drift", "base": base, "stages": [stage]}
+    whole = fedtl.run({**config, "rounds": 4}, out=tmp_path / "a")
+    fedtl.run(config, out=tmp_path / "b")
+    again = fedtl.run({**config, "rounds": 4}, out=tmp_path / "b", resume=True)
+    a, b = whole.state_dict(), again.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_phases_share_the_synthesis(tmp_path: Path) -> None:
     config = tables({"every": 2, "after": 1})
     rows = config.pop("objective")

@@ -7,7 +7,7 @@ lie in a child ``adapter`` of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -92,13 +92,21 @@ def insert(module: nn.Module, adapter: AdapterChoice, x: Tensor) -> None:
     if head is None and adapter.head:
         head_name(module)  # raises
     names = _layers(module, adapter, head)
+    outputs = _outputs(module, names, x)
+    for name in names if adapter.layers or isinstance(adapter, BottleneckChoice) else ():
+        if name not in outputs:
+            raise ConfigError(f"{KEY}.layers: the model {type(module).__name__} never calls its layer {name!r}")
+    # As torchvision's Swin, which reads its attention's weights: nothing beside them would come into play.
+    names = [name for name in names if name in outputs]
+    if not names:
+        raise ConfigError(f"{KEY}.layers is missing: the model {type(module).__name__} calls no layer that takes one")
     before = {id(parameter) for parameter in module.parameters()}
     if isinstance(adapter, LoRAChoice):
         for name in names:
             _add_products(module, name, adapter)
     else:
         assert isinstance(adapter, BottleneckChoice)
-        for name, size in _sizes(module, names, x).items():
+        for name, size in {name: _size(module, name, outputs[name]) for name in names}.items():
             _add_bottleneck(module.get_submodule(name), size, adapter.width)
     kept = {id(t) for t in (*head.parameters(), *head.buffers())} if head is not None and adapter.head else set()
     for parameter in module.parameters():
@@ -214,20 +222,14 @@ def _add_bottleneck(part: nn.Module, size: int, width: int) -> None:
         part.register_forward_hook(_through_adapter)
 
 
-def _sizes(module: nn.Module, names: Collection[str], x: Tensor) -> Mapping[str, int]:
-    """How many numbers the layers' outputs end in."""
-    sizes: dict[str, int] = {}
+def _outputs(module: nn.Module, names: Collection[str], x: Tensor) -> dict[str, Tensor]:
+    """What the layers make of samples, by name; those that the network does not call are missing."""
+    outputs: dict[str, Tensor] = {}
     hooks = []
     for name in names:
 
-        def gives(part: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            first = output[0] if isinstance(output, tuple) else output
-            if first.ndim > 2 and any(isinstance(inner, _BY_CHANNEL) for inner in part.modules()):
-                raise ConfigError(
-                    f"{KEY}.layers: a sample of what {name!r} makes is {list(first.shape[1:])}, and a bottleneck would "
-                    "mix its last axis, which is no features; name linear layers, attention, or blocks of these"
-                )
-            sizes[name] = first.shape[-1]
+        def gives(_: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            outputs[name] = output[0] if isinstance(output, tuple) else output
 
         hooks.append(module.get_submodule(name).register_forward_hook(gives))
     try:
@@ -236,10 +238,17 @@ def _sizes(module: nn.Module, names: Collection[str], x: Tensor) -> Mapping[str,
     finally:
         for hook in hooks:
             hook.remove()
-    for name in names:
-        if name not in sizes:
-            raise ConfigError(f"{KEY}.layers: the model {type(module).__name__} never calls its layer {name!r}")
-    return sizes
+    return outputs
+
+
+def _size(module: nn.Module, name: str, output: Tensor) -> int:
+    """How many features a layer's output has."""
+    if output.ndim > 2 and any(isinstance(part, _BY_CHANNEL) for part in module.get_submodule(name).modules()):
+        raise ConfigError(
+            f"{KEY}.layers: a sample of what {name!r} makes is {list(output.shape[1:])}, and a bottleneck would mix "
+            "its last axis, which is no features; name linear layers, attention, or blocks of these"
+        )
+    return output.shape[-1]
 
 
 def _through_adapter(part: nn.Module, inputs: Any, output: Any) -> Any:

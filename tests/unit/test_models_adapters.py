@@ -176,6 +176,28 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     assert {"1.running_mean", "0.weight", "3.weight"} < frozen_by_adapter(module)
 
 
+class Reads(nn.Module):
+    """A network that reads a layer's weights, as torchvision's Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.called, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.called(F.linear(x, self.read.weight)))
+        return out
+
+
+def test_a_layer_that_is_never_called_has_no_products() -> None:
+    module = Reads()
+    insert(module, read_adapter(LORA), torch.randn(5, 3))
+    assert {name for name, p in module.named_parameters() if p.requires_grad and "lora" in name} == {
+        *("called.lora_a", "called.lora_b")
+    }
+    with pytest.raises(ConfigError, match=r"model\.adapter\.layers: the model Reads never calls its layer 'read'"):
+        insert(Reads(), read_adapter({**LORA, "layers": ["read"]}), torch.randn(5, 3))
+
+
 @pytest.mark.parametrize("table", [LORA, BOTTLENECK], ids=["lora", "adapter"])
 def test_engines_agree(table: dict[str, Any]) -> None:
     federation, uploads = federation_suited("transformer", [7, 20, 23]), list[Tensor]()

@@ -43,7 +43,10 @@ class TabularMLPChoice(ModelChoice):
         for column in columns:
             if not (column.isascii() and column.isdigit()):
                 raise ValueError(f"{column!r} should be a column's number, from 0, as {{ 3 = 7 }}")
-        return {str(int(column)): count for column, count in columns.items()}
+        numbers = {str(int(column)): count for column, count in columns.items()}
+        if len(numbers) < len(columns):
+            raise ValueError("a column is named twice")
+        return numbers
 
     def check_samples(self, few: FewSamples, classes: int) -> None:
         """Check that the columns of categories have whole numbers, all of them below their counts."""

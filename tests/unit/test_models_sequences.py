@@ -233,6 +233,7 @@ def test_what_they_do_not_take_is_said() -> None:
     assert "from 0 to 7" in refused({"name": "tabular-mlp", "categorical": {"1": 8}}, ids)
     for table, why in (
         ({"name": "tabular-mlp", "categorical": {"ward": 3}}, "'ward' should be a column's number"),
+        ({"name": "tabular-mlp", "categorical": {"3": 3, "03": 5}}, "a column is named twice"),
         ({"name": "transformer", "heads": 3}, "heads = 3 should be a divisor of width = 64"),
         ({"name": "lstm", "vocabulary": 9, "padding": 9}, "padding = 9 should be below vocabulary = 9"),
     ):

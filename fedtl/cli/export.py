@@ -146,7 +146,7 @@ def predict(
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Make images the size that the model takes.")] = False,
 ) -> None:
-    """Let an exported model say the classes of samples, or what else it was trained to predict.
+    """Let an exported model predict what it was trained for.
 
     MODEL is a file of fedtl export, .safetensors or .onnx.
 

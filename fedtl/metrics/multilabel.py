@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.metrics.contract import OfSamples, OfTable, Predictions, Table, Truth, Values
-from fedtl.metrics.ranking import AUC, AveragePrecision, Histogram, OfRanking, levels
+from fedtl.metrics.ranking import AUC, AveragePrecision, Histogram, OfRanking, mean_of_defined
 
 
 class LabelCounts(Table):
@@ -70,17 +70,11 @@ class LabelHistogram(Histogram):
 class OfLabels(OfRanking):
     """A metric of each label's order of samples; the mean over the labels for which it is defined."""
 
-    table: ClassVar[type[Table]] = LabelHistogram
-
-    def of(self, labels: Truth, probabilities: Predictions) -> Values:
-        """The mean over labels, exactly."""
-        each = [self._of_levels(*levels(has > 0, p)) for has, p in zip(labels.T, probabilities.T)]
-        return self._mean(each)
+    table: ClassVar[type[Histogram]] = LabelHistogram
 
     @staticmethod
     def _mean(each: list[float]) -> Values:
-        defined = [value for value in each if not np.isnan(value)]
-        return np.asarray(np.mean(defined) if defined else np.nan)
+        return mean_of_defined(each)
 
 
 class MacroAUC(OfLabels, AUC):

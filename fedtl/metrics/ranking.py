@@ -41,12 +41,13 @@ class Histogram(Table):
 class OfRanking(Metric):
     """A metric of two classes' order, averaged over the classes."""
 
-    table: ClassVar[type[Table]] = Histogram
+    table: ClassVar[type[Histogram]] = Histogram
     exact = False
 
     def of(self, labels: Labels, probabilities: Probabilities) -> Values:
         """The metric of n ≥ 1 samples, exactly."""
-        return self._mean([self._of_levels(*levels(labels == c, p)) for c, p in enumerate(probabilities.T)])
+        own = [~self.table.rest(labels, c) for c in range(probabilities.shape[1])]
+        return self._mean([self._of_levels(*levels(has, p)) for has, p in zip(own, probabilities.T)])
 
     def of_table(self, table: NDArray[np.int64]) -> Values:
         """The metric where samples of one bin count as tied."""
@@ -58,10 +59,7 @@ class OfRanking(Metric):
 
     @staticmethod
     def _mean(each: list[float]) -> Values:
-        if len(each) == 2:
-            return np.asarray(each[1])
-        defined = [value for value in each if not np.isnan(value)]
-        return np.asarray(np.mean(defined) if defined else np.nan)
+        return np.asarray(each[1]) if len(each) == 2 else mean_of_defined(each)
 
 
 class AUC(OfRanking):
@@ -83,6 +81,12 @@ class AveragePrecision(OfRanking):
         hits = np.cumsum(own)
         chosen = np.maximum(hits + np.cumsum(rest), 1)  # 0 only where nothing is at a level or above
         return float((own / own.sum() * hits / chosen).sum())
+
+
+def mean_of_defined(each: list[float]) -> Values:
+    """The mean of those values that are defined, which none may be."""
+    defined = [value for value in each if not np.isnan(value)]
+    return np.asarray(np.mean(defined) if defined else np.nan)
 
 
 def levels(own: NDArray[np.bool_], p: Values) -> tuple[Values, Values]:

@@ -149,6 +149,6 @@ def as_column(outputs: Tensor) -> Tensor:
     return outputs.squeeze(-1) if outputs.dim() > 1 else outputs
 
 
-def accuracy_of(right: Tensor) -> int:
-    """How many are right."""
-    return int(right.count_nonzero())
+def how_many(marked: Tensor) -> int:
+    """How many are marked, in a tensor of booleans."""
+    return int(marked.count_nonzero())

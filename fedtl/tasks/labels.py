@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.tasks.contract import LearningTask, Strata, Tally, accuracy_of, as_column
+from fedtl.tasks.contract import LearningTask, Strata, Tally, as_column, how_many
 from fedtl.tasks.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Classification(LearningTask):
         """Cross-entropy, and the largest logit's class."""
         from torch.nn import functional as F
 
-        correct = accuracy_of(outputs.argmax(1) == y)
+        correct = how_many(outputs.argmax(1) == y)
         return Tally(len(y), float(F.cross_entropy(outputs, y, reduction="sum")), correct)
 
 
@@ -56,7 +56,7 @@ class Binary(LearningTask):
 
         logit, yes = as_column(outputs), y.to(outputs.dtype)
         loss = float(F.binary_cross_entropy_with_logits(logit, yes, reduction="sum"))
-        return Tally(len(y), loss, accuracy_of((logit > 0) == (y > 0)))
+        return Tally(len(y), loss, how_many((logit > 0) == (y > 0)))
 
     def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
         """The probabilities of no and of yes, ``[B, 2]``."""

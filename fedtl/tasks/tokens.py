@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedtl.choice import ConfigError
-from fedtl.tasks.contract import LearningTask, Tally, accuracy_of
+from fedtl.tasks.contract import LearningTask, Tally, how_many
 from fedtl.tasks.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ class NextToken(LearningTask):
 
         there = y != IGNORED
         loss = F.cross_entropy(outputs.flatten(0, 1), y.flatten(), ignore_index=IGNORED, reduction="sum")
-        return Tally(accuracy_of(there), float(loss), accuracy_of((outputs.argmax(-1) == y) & there))
+        return Tally(how_many(there), float(loss), how_many((outputs.argmax(-1) == y) & there))

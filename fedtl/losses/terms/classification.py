@@ -101,13 +101,8 @@ class BinaryCrossEntropy(Term):
         logits, yes = context.logits, context.labels
         if yes.dim() < logits.dim():
             logits = as_column(logits)
-        yes = yes.to(logits.dtype)
-        # log(1 + exp(-|f|)), in which no number overflows
-        soft = torch.log1p(torch.exp(-logits.abs()))
-        of_yes, of_no = (-logits).clamp(min=0) + soft, logits.clamp(min=0) + soft
-        if self.pos_weight != 1.0:
-            of_yes = of_yes * self.module(context, "pos_weight")()
-        each = yes * of_yes + (1 - yes) * of_no
+        weight = None if self.pos_weight == 1.0 else self.module(context, "pos_weight")()
+        each = F.binary_cross_entropy_with_logits(logits, yes.to(logits.dtype), pos_weight=weight, reduction="none")
         return context.mean(each if each.dim() == 1 else each.mean(-1))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.views.normalise import in_units
+from fedtl.moments import Sums, moments_of
 from fedtl.random import derived_seed
 from fedtl.tasks.outcomes import Outcomes
 
@@ -168,9 +169,7 @@ def moments(
     return moments_of(*sums(x, rows, axes), x.dtype)
 
 
-def sums(
-    x: Samples, rows: NDArray[np.int64], axes: tuple[int, ...]
-) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+def sums(x: Samples, rows: NDArray[np.int64], axes: tuple[int, ...]) -> Sums:
     """How many numbers ``rows`` have along ``axes``, their sum, and a sum of squares, shaped as :func:`moments` says.
 
     Of bytes it is the sum of their squares: both sums are whole numbers below 2**53, so they are the same in whichever
@@ -196,52 +195,6 @@ def sums(
         square = np.maximum(square - total**2 / count, 0)
         total = near * count + total
     return count, total[0], square[0]
-
-
-def pooled(
-    each: Sequence[tuple[int, NDArray[np.float64], NDArray[np.float64]]], dtype: DTypeLike
-) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """The :func:`sums` of several groups' numbers taken together, out of each group's own; one group or more has any.
-
-    Of numbers that are no bytes: Chan, Golub and LeVeque 1983, equation 2.1, for any number of groups.
-    """
-    each = [one for one in each if one[0]]
-    count = sum(one[0] for one in each)
-    total, square = np.zeros_like(each[0][1]), np.zeros_like(each[0][2])
-    for _, part, of_part in each:
-        total, square = total + part, square + of_part
-    if np.dtype(dtype) != np.uint8:
-        for n, part, _ in each:
-            square = square + n * np.square(part / n - total / count)
-    return count, total, square
-
-
-def moments_of(
-    count: int, total: NDArray[np.float64], square: NDArray[np.float64], dtype: DTypeLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of ``count`` numbers of type ``dtype`` from their :func:`sums`.
-
-    The standard deviation is 0 where it is at most that of rounding to float32, see :func:`resolution`.
-    """
-    mean = total / count
-    if np.dtype(dtype) == np.uint8:
-        return mean, np.sqrt(np.maximum(square / count - mean**2, 0))
-    std = np.sqrt(square / count)
-    return mean, np.where(std > resolution(mean), std, 0.0)
-
-
-def resolution(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smallest standard deviation of stored numbers around ``mean`` that is more than how they were rounded.
-
-    Samples are stored as float32, whose neighbours near m are up to eps * abs(m) apart. Numbers that are equal but for
-    the last bits, because they were computed in two ways or at two clients, have a standard deviation of about that,
-    and divided by it a constant would become noise: a model's input x * scale + shift is rounded by half of
-    eps * abs(m) / std, so no digit of it would be right. From twice eps * abs(m) on it varies. The sums here, of
-    float64, are off by a few 2**-53 * abs(m) alone. Below float32's smallest normal number 1 / std would overflow.
-    """
-    limits = np.finfo(np.float32)
-    least: NDArray[np.float64] = np.maximum(2 * float(limits.eps) * np.abs(mean), float(limits.tiny))
-    return least
 
 
 def chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

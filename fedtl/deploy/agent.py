@@ -16,12 +16,13 @@ from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Config, Tables
 from fedtl.data.own.read import Own
-from fedtl.data.own.statistics import Sums, statistics
+from fedtl.data.own.statistics import statistics
 from fedtl.data.schema import DataSchema
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
 from fedtl.disk.tensors import DamagedError
+from fedtl.moments import Sums
 from fedtl.runs import record
 from fedtl.runs.checkpoint import Checkpoint, CheckpointHeader, read_header
 from fedtl.tasks import read_task

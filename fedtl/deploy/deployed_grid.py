@@ -21,13 +21,13 @@ from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.own.read import DOMAIN_NAME
-from fedtl.data.own.statistics import Sums
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.agent import DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, SUMS
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
 from fedtl.failure import RunError
+from fedtl.moments import Sums
 from fedtl.wire import messages as m
 
 POLL, LOOK_AROUND = 0.2, 2.0

@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import Choice
+from fedtl.moments import Sums
 from fedtl.tasks.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[Any]
-
-Sums = tuple[int, NDArray[np.float64], NDArray[np.float64]]
-"""How many outcomes there are, their sum ``[m]``, and the sum of their squared differences from their mean ``[m]``."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.tasks.contract import LearningTask, Strata, Sums, Tally
+from fedtl.moments import Sums, moments_of, pooled
+from fedtl.tasks.contract import LearningTask, Strata, Tally
 from fedtl.tasks.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -100,14 +101,8 @@ def standardised(outcomes: Outcomes, each: Sequence[Sums]) -> Outcomes:
     """Outcomes of which models predict (values - mean) / std, with the clients' :func:`sums_of`."""
     if not each:
         return outcomes
-    n = sum(count for count, _, _ in each)
-    mean = sum((total for _, total, _ in each), np.zeros(outcomes.outputs)) / n
-    squares = sum(
-        (square + count * np.square(total / count - mean) for count, total, square in each), np.zeros(outcomes.outputs)
-    )
-    std = np.sqrt(squares / n)
-    flat = std <= 2 * np.finfo(np.float32).eps * np.abs(mean)  # a constant, but for its rounding
-    return replace(outcomes, mean=mean.astype(np.float32), std=np.where(flat, 1.0, std).astype(np.float32))
+    mean, std = moments_of(*pooled(each, np.float32), np.float32)
+    return replace(outcomes, mean=mean.astype(np.float32), std=np.where(std > 0, std, 1.0).astype(np.float32))
 
 
 class Survival(LearningTask):

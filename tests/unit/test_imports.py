@@ -17,6 +17,7 @@ ROOMS = [
     "failure",
     "clock",
     "random",
+    "moments",
     "disk",
     "tasks",
     "data",

@@ -38,8 +38,8 @@ from fedtl.data.own.table import read_table, read_tables
 from fedtl.data.schema import DataSchema
 from fedtl.data.validation import drawn_for_validation
 from fedtl.data.views.images import LARGEST_SIDE
+from fedtl.moments import Sums
 from fedtl.tasks import CLASSIFICATION, LearningTask
-from fedtl.tasks.contract import Sums
 from fedtl.tasks.outcomes import Outcomes, joined
 
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,59}", re.ASCII)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from fedtl.choice import ConfigError
-from fedtl.data.dataset import moments_of, pooled, sums
+from fedtl.data.dataset import sums
 from fedtl.data.own.read import Own
 from fedtl.data.views.normalise import (
     Constants,
@@ -20,9 +19,7 @@ from fedtl.data.views.normalise import (
     in_units,
     unchanged,
 )
-
-Sums = tuple[int, NDArray[np.float64], NDArray[np.float64]]
-"""How many numbers there were, their sum, and a sum of squares, as :func:`fedtl.data.dataset.sums` makes them."""
+from fedtl.moments import Sums, moments_of, pooled
 
 
 def statistics(own: Own, kind: Literal["dataset", "pixel"]) -> Sums:

@@ -68,12 +68,12 @@ def _why_not_one(task: Task) -> str | None:
     few = FewSamples.of(federation)
     if few is None:
         return None
-    if _what_fails(task, few.take(2), federation.outputs) is not None:
+    if _what_fails(task, few.take(2)) is not None:
         return None  # that is no matter of the last mini-batch
-    return _what_fails(task, few.take(1), federation.outputs)
+    return _what_fails(task, few.take(1))
 
 
-def _what_fails(task: Task, x: Tensor, outputs: int) -> str | None:
+def _what_fails(task: Task, x: Tensor) -> str | None:
     """What goes wrong in a training pass over samples ``[n, *shape]``; None if nothing does."""
     module = deepcopy(model_of(task.module)).train()
     device = next(module.parameters()).device
@@ -84,8 +84,10 @@ def _what_fails(task: Task, x: Tensor, outputs: int) -> str | None:
             return reason(error).rstrip(".")
     if not isinstance(output, Tensor):
         return None  # training says it
-    if len(output) != len(x) or output.shape[-1] != outputs:  # as squeeze() makes of one
-        return f"its output has shape {list(output.shape)}, not {[len(x), outputs]}"
+    federation = task.samples.federation
+    expected = federation.task.output_shape(len(x), federation.shape, federation.outputs)
+    if output.shape != expected:  # as squeeze() makes of one
+        return f"its output has shape {list(output.shape)}, not {list(expected)}"
     return None if bool(output.isfinite().all()) else "its output is not finite"
 
 

@@ -57,7 +57,7 @@ def try_out(
     if few is not None:
         choice.check_samples(few, classes)
     x = _accepted(module, name, shape, few, own)
-    _check_output(name, _output(module, x), (2, *shape[: task.per_token], classes), task)
+    _check_output(name, _output(module, x), task.output_shape(2, shape, classes), task)
     if not own:
         return
     key = _key(module, choice, shape, classes, few)

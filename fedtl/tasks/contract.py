@@ -83,6 +83,10 @@ class LearningTask(Choice):
         """How many numbers a model gives for a sample of one of so many classes, where samples are labelled."""
         return classes
 
+    def output_shape(self, n: int, sample: tuple[int, ...], outputs: int) -> tuple[int, ...]:
+        """The shape of a model's output for ``n`` samples of a shape, of so many numbers each."""
+        return (n, sample[0], outputs) if self.per_token else (n, outputs)
+
     def outcomes(self, where: str, y: Array, n: int) -> Outcomes:
         """What was saved as ``y`` as the outcomes of ``n`` samples, where samples are not labelled.
 

@@ -78,6 +78,20 @@ def test_no_value_is_a_traceback_or_nonsense(file: Path, kind: str, key: str) ->
             assert np.isfinite(federation.x[:100] * federation.scale + federation.shift).all(), value
 
 
+@pytest.mark.parametrize("name", ["domains", "files", "heart-disease", "images", "medmnist", "npz", "shakespeare"])
+def test_a_path_of_every_data_set(name: str) -> None:
+    home = "~nobody-has-this-name/x"
+    assert sentence({"name": name, "path": home, "clients": 4}).startswith(f"data.path = {home!r}: there is no such f")
+    for path in ("y" * 5000, "a\0b"):
+        assert repr(path)[1:100].strip("'") in sentence({"name": name, "path": path, "clients": 4})
+
+
+@pytest.mark.parametrize("name", ["heart-disease", "mnist", "fashion-mnist"])
+def test_a_root_of_nobody(name: str) -> None:
+    data = {"name": name, "root": "~nobody-has-this-name", "clients": 4}
+    assert sentence(data) == "data.root = '~nobody-has-this-name': there is no such folder"
+
+
 def test_paths_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def error(path: str) -> str:
         return sentence({"name": "npz", "path": path})

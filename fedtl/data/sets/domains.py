@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from fedtl.data.domains import OF_CLIENTS, loaded, named
 from fedtl.data.own.read import check_domain
 from fedtl.data.partitions.contract import split_evenly
 from fedtl.data.sets.images import Images
+from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.images import prepared, resize, with_channels
 from fedtl.data.views.normalise import in_units
@@ -204,13 +204,8 @@ class Domains(DataChoice):
     def _of_folder(self) -> dict[str, DataChoice]:
         """A domain for each folder in :attr:`path`."""
         assert self.path is not None
-        try:
-            place = Path(self.path).expanduser()
+        with readable(self.path, "folder") as place:
             folders = sorted(each for each in place.iterdir() if each.is_dir() and not each.name.startswith((".", "_")))
-        except OSError as error:
-            raise ConfigError(f"data.path = {self.path!r} cannot be read: {error.strerror or error}") from error
-        except RuntimeError as error:  # pathlib's word for ~somebody who is not there
-            raise ConfigError(f"data.path = {self.path!r}: there is no such folder") from error
         if not folders:
             raise ConfigError(f"data.path = {self.path!r}: the folder has no folder, as DOMAIN/CLASS/*.png")
         try:

@@ -19,6 +19,7 @@ from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TRAIN,
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
 from fedtl.data.own.rules import TableRules
 from fedtl.data.own.table import labels_of
+from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import CLASSIFICATION, LearningTask
 from fedtl.tasks.outcomes import joined
@@ -104,8 +105,7 @@ class Files(DataChoice):
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
-        try:
-            place = Path(self.path).expanduser()
+        with readable(self.path, "file or folder") as place:
             if place.is_dir():
                 entries = sorted(each for each in place.iterdir() if not each.name.startswith((".", "_")))
                 clients = [each for each in entries if each.is_dir() or each.suffix.lower() == ".csv"]
@@ -114,10 +114,6 @@ class Files(DataChoice):
                 return self.of_clients(clients)
             if place.is_file():
                 return self._of_file(place)
-        except OSError as error:
-            raise ConfigError(f"data.path = {self.path!r} cannot be read: {error.strerror or error}") from error
-        except RuntimeError as error:  # pathlib's word for ~somebody who is not there
-            raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder") from error
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
 
     def own(self, path: str, server: bool = False) -> Own:

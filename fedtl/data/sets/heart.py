@@ -9,6 +9,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset
 from fedtl.data.own.columns import Missing
 from fedtl.data.sets.files import Files
+from fedtl.data.sets.place import readable
 
 PLACE = Path("heart-disease")
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -47,9 +48,11 @@ class HeartDisease(Files):
                 f"data.name = {self.name!r}: set data.root or the environment variable FEDTL_DATA to the folder that "
                 f"has {PLACE}"
             )
-        folder = Path(self.path or Path(str(root)) / PLACE).expanduser()
-        files = [folder / f"processed.{hospital}.data" for hospital in HOSPITALS]
-        for file in files:
-            if not file.is_file():
-                raise ConfigError(f"data.name = {self.name!r}: {folder} has no {file.name}")
+        key, path = ("data.path", self.path) if self.path else ("data.root", str(root))
+        with readable(path, "folder", key) as place:
+            folder = place if self.path else place / PLACE
+            files = [folder / f"processed.{hospital}.data" for hospital in HOSPITALS]
+            for file in files:
+                if not file.is_file():
+                    raise ConfigError(f"data.name = {self.name!r}: {folder} has no {file.name}")
         return self.of_clients(files)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from pydantic import Field
 
@@ -12,6 +10,7 @@ from fedtl.data.arrays import numbered
 from fedtl.data.dataset import Dataset, Samples, channel_statistics
 from fedtl.data.own.images import changed, read_images
 from fedtl.data.own.part import TEST, TRAIN
+from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 
 
@@ -36,16 +35,11 @@ class Images(DataChoice):
         def change(where: str, x: Samples) -> Samples:
             return changed(where, x, self.size, self.channels)
 
-        try:
-            folder = Path(self.path).expanduser()
+        with readable(self.path, "folder") as folder:
             if not folder.is_dir():
                 raise ConfigError(f"data.path = {self.path!r}: there is no such folder")
             wanted = (TRAIN, TEST) if (folder / TRAIN).is_dir() else (TEST,)
             parts = read_images(folder, wanted, 0.0, change)
-        except OSError as error:
-            raise ConfigError(f"data.path = {self.path!r} cannot be read: {error.strerror or error}") from error
-        except RuntimeError as error:  # pathlib's word for ~somebody who is not there
-            raise ConfigError(f"data.path = {self.path!r}: there is no such folder") from error
         if not parts:
             raise ConfigError(f"data.path = {self.path!r}: the folder has no images, as CLASS/*.png")
         each = [parts[kind] for kind in (TRAIN, TEST) if kind in parts]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from pydantic import Field
 
@@ -11,6 +9,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import labels, samples
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.sets.npz import array_of, opened
+from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 
 PARTS = ("train", "val", "test")
@@ -31,9 +30,9 @@ class MedMNIST(DataChoice):
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
-        file = Path(self.path).expanduser()
-        if not file.is_file():
-            raise ConfigError(f"data.path = {self.path!r}: there is no such file")
+        with readable(self.path, "file") as file:
+            if not file.is_file():
+                raise ConfigError(f"data.path = {self.path!r}: there is no such file")
         with opened(file) as archive:
             for part in PARTS:
                 for kind in ("images", "labels"):

@@ -28,6 +28,7 @@ from fedtl.data.arrays import (
     together,
 )
 from fedtl.data.dataset import Dataset, Samples, channel_statistics
+from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import LearningTask, Outcomes
 from fedtl.tasks.outcomes import joined
@@ -61,16 +62,11 @@ class Npz(DataChoice):
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
-        try:
-            path = Path(self.path).expanduser()
+        with readable(self.path, "file or folder") as path:
             if path.is_dir():
                 return self._load_folder(path)
             if path.is_file():
                 return self._load_file(path)
-        except OSError as error:
-            raise ConfigError(f"data.path = {self.path!r} cannot be read: {error.strerror or error}") from error
-        except RuntimeError as error:  # pathlib's word for ~somebody who is not there
-            raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder") from error
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
 
     def _load_folder(self, path: Path) -> Dataset:

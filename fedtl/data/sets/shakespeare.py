@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset
+from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.normalise import Normalisation
 
@@ -69,8 +69,9 @@ class Shakespeare(DataChoice):
 
     def _part(self, part: str) -> dict[str, NDArray[np.int64]]:
         """Each user's letters ``[n, 81]`` as tokens."""
-        folder = Path(self.path).expanduser() / part
-        files = sorted(folder.glob("*.json"))
+        with readable(self.path, "folder") as place:
+            folder = place / part
+            files = sorted(folder.glob("*.json"))
         if not files and part == "train":
             raise ConfigError(
                 f"data.path = {self.path!r}: {folder} has no .json file, as LEAF's preprocess.sh writes them"

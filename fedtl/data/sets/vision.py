@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset, channel_statistics
+from fedtl.data.sets.place import expanded
 from fedtl.data.settings import DataChoice
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -72,7 +73,7 @@ class Vision(DataChoice):
     def folder(self) -> Path | None:
         """Where the data sets lie, if anything says so."""
         root = self.root or os.environ.get("FEDTL_DATA")
-        return Path(root).expanduser() if root else None
+        return expanded(root, "folder", "data.root") if root else None
 
     def part(self, train: bool) -> dict[str, Any]:
         """The reader's options for the training or the test set."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from fedtl.choice import ConfigError
 from fedtl.data.views.normalise import in_units
 from fedtl.moments import Sums, moments_of
 from fedtl.random import derived_seed
-from fedtl.tasks.outcomes import Outcomes
+from fedtl.tasks.contract import LearningTask
+from fedtl.tasks.outcomes import Outcomes, joined
 
 Samples = NDArray[np.uint8] | NDArray[np.float32]
 """Images as stored bytes, or numbers of any other kind."""
@@ -116,6 +118,33 @@ class Dataset:
                 f"{self.owner.min()}"
             )
 
+    @classmethod
+    def of_outcomes(
+        cls,
+        x: Samples,
+        task: LearningTask,
+        parts: Sequence[Outcomes],
+        mean: NDArray[np.float32],
+        std: NDArray[np.float32],
+        **others: Any,
+    ) -> Dataset:
+        """Samples without labels, in whose place the task's groups of samples alike stand.
+
+        Args:
+            x: as of the data set.
+            task: what is predicted.
+            parts: the outcomes of the samples, one part after another.
+            mean: as of the data set.
+            std: likewise.
+            others: the data set's further fields.
+
+        Raises:
+            ConfigError: the parts' outcomes are not alike.
+        """
+        outcomes = joined(parts)
+        strata = task.strata(outcomes)
+        return cls(*(x, strata.y, strata.classes, mean, std), label_names=strata.names, outcomes=outcomes, **others)
+
     def training_rows(self) -> NDArray[np.int64]:
         """The samples that models may be trained on: no official test set, nothing that is held out."""
         if self.domains:
@@ -143,7 +172,7 @@ class Dataset:
             official_test=official_test,
             held_out=None if self.held_out is None else self.held_out[rows],
             validation=None if self.validation is None else self.validation[rows],
-            outcomes=None if self.outcomes is None else replace(self.outcomes, values=self.outcomes.values[rows]),
+            outcomes=None if self.outcomes is None else self.outcomes.take(rows),
             domains=(),
         )
 

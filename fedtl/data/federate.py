@@ -277,7 +277,7 @@ def _standardised(
     those = [part for part in parts if part is not None]
     if not those:
         return None
-    whole = those[0] if len(those) == 1 else joined(those)
+    whole = joined(those)
     clients = np.setdiff1d(np.arange(len(train)), unseen)
     if validation is None:
         return data.task.fitted(whole, [train[client] for client in clients])

@@ -31,7 +31,7 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, rows: NDArray[np.int64]) -> Outcomes:
+    def take(self, rows: NDArray[np.int64] | slice) -> Outcomes:
         """Those of some samples."""
         return replace(self, values=self.values[rows])
 
@@ -52,6 +52,8 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
     Raises:
         ConfigError: they are of different kinds.
     """
+    if len(parts) == 1:
+        return parts[0]
     for part in parts[1:]:
         if part.values.shape[1:] != parts[0].values.shape[1:]:
             raise ConfigError(

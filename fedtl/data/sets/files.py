@@ -22,7 +22,6 @@ from fedtl.data.own.table import labels_of
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import CLASSIFICATION, LearningTask
-from fedtl.tasks.outcomes import joined
 
 NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 """Parts of a real client's data that a simulation has elsewhere."""
@@ -247,24 +246,18 @@ def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset
     y = [np.array([names.index(word) for word in own.names])[own.y] if own.names else own.y for own in owns]
     kind = np.concatenate([np.repeat([0, 1, 2], [len(o.train), len(o.validation), len(o.test)]) for o in owns])
     x = np.concatenate([own.x[r] for own, r in zip(owns, rows)])
-    labels = np.concatenate([each[r] for each, r in zip(y, rows)]).astype(np.int64)
-    each = [own.outcomes.take(r) for own, r in zip(owns, rows) if own.outcomes is not None]
-    outcomes = joined(each) if each else None
-    if outcomes is not None:
-        strata = task.strata(outcomes)
-        labels, names = strata.y, strata.names
-    note = None if names else check_classes(owns[0].source, np.unique(labels), len(labels))
+    notes = [note for own in owns for note in own.notes]
     mean, std = channel_statistics(x[kind == 0])
-    return Dataset(
-        x,
-        labels,
-        len(names) or int(labels.max()) + 1,
-        mean,
-        std,
-        owner=np.repeat(np.arange(len(owns)), [len(r) for r in rows]).astype(np.int64),
-        held_out=kind == 2 if (kind == 2).any() else None,
-        validation=kind == 1 if (kind == 1).any() else None,
-        label_names=names,
-        outcomes=outcomes,
-        notes=tuple(dict.fromkeys([*(note for own in owns for note in own.notes), *([note] if note else [])])),
-    )
+    said: dict[str, Any] = {
+        "owner": np.repeat(np.arange(len(owns)), [len(r) for r in rows]).astype(np.int64),
+        "held_out": kind == 2 if (kind == 2).any() else None,
+        "validation": kind == 1 if (kind == 1).any() else None,
+    }
+    outcomes = [own.outcomes.take(r) for own, r in zip(owns, rows) if own.outcomes is not None]
+    if outcomes:
+        return Dataset.of_outcomes(x, task, outcomes, mean, std, notes=tuple(dict.fromkeys(notes)), **said)
+    labels = np.concatenate([each[r] for each, r in zip(y, rows)]).astype(np.int64)
+    if not names and (note := check_classes(owns[0].source, np.unique(labels), len(labels))):
+        notes.append(note)
+    classes = len(names) or int(labels.max()) + 1
+    return Dataset(x, labels, classes, mean, std, label_names=names, notes=tuple(dict.fromkeys(notes)), **said)

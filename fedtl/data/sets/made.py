@@ -87,12 +87,8 @@ class Made(DataChoice):
         outcomes = self.task.outcomes("data.name = 'made': y", y, n)
         if self.task.per_token:
             outcomes = replace(outcomes, outputs=max(outcomes.outputs, self.k))
-        strata = self.task.strata(outcomes)
-        return Dataset(
-            *(stored, strata.y, strata.classes, zero, one, owner),
-            label_names=strata.names,
-            whole_numbers=self.task.per_token,
-            outcomes=outcomes,
+        return Dataset.of_outcomes(
+            *(stored, self.task, [outcomes], zero, one), owner=owner, whole_numbers=self.task.per_token
         )
 
     def _samples(self, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:

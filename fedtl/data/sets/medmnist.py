@@ -53,10 +53,4 @@ class MedMNIST(DataChoice):
             numbers = own.astype(np.int64)
             return Dataset(x, numbers, int(numbers.max()) + 1, mean, std, official_test=first_of_test)
         outcomes = self.task.outcomes(f"{file}: labels", y, len(x))
-        strata = self.task.strata(outcomes)
-        return Dataset(
-            *(x, strata.y, strata.classes, mean, std),
-            official_test=first_of_test,
-            label_names=strata.names,
-            outcomes=outcomes,
-        )
+        return Dataset.of_outcomes(x, self.task, [outcomes], mean, std, official_test=first_of_test)

@@ -31,7 +31,6 @@ from fedtl.data.dataset import Dataset, Samples, channel_statistics
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import LearningTask, Outcomes
-from fedtl.tasks.outcomes import joined
 
 
 class Npz(DataChoice):
@@ -137,41 +136,30 @@ class Npz(DataChoice):
         Of the samples of ``trains`` the last ``validation`` ones are for validation.
         """
         x: Samples = np.concatenate([part.x for part in (*trains, *tests)])
-        outcomes = [part.outcomes for part in (*trains, *tests) if part.outcomes is not None]
-        whole = joined(outcomes) if outcomes else None
-        n, notes = sum(len(part.y) for part in trains), tuple[str, ...]()
-        if whole is None:
-            y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
-            classes, notes = self._classes(y, names)
-        else:
-            strata = self.task.strata(whole)
-            y, classes, names = strata.y, strata.classes, strata.names
-        held_out = None
+        n, held_out = sum(len(part.y) for part in trains), None
         if owner is not None and tests:
             own = test_owner is not None
-            owner = np.concatenate([owner, test_owner if test_owner is not None else np.full(len(y) - n, -1)])
-            held_out = np.arange(len(y)) >= n if own else None
+            owner = np.concatenate([owner, test_owner if test_owner is not None else np.full(len(x) - n, -1)])
+            held_out = np.arange(len(x)) >= n if own else None
         mean, std = channel_statistics(x[: n - validation])
-        places = np.arange(len(y))
+        places = np.arange(len(x))
         doubtful = [part for part in (*trains, *tests) if part.notes]
-        notes += doubtful[0].notes if doubtful else ()
+        notes = doubtful[0].notes if doubtful else ()
         if len(doubtful) > 1:
             notes += (f"{self.path}: the like is true of {len(doubtful) - 1} other arrays",)
-        return Dataset(
-            x,
-            y,
-            classes,
-            mean,
-            std,
-            owner=owner,
-            official_test=n if tests and held_out is None else None,
-            held_out=held_out,
-            label_names=names or (),
-            whole_numbers=any(part.whole for part in trains),
-            notes=notes,
-            validation=(places >= n - validation) & (places < n) if validation else None,
-            outcomes=whole,
-        )
+        said: dict[str, Any] = {
+            "owner": owner,
+            "official_test": n if tests and held_out is None else None,
+            "held_out": held_out,
+            "whole_numbers": any(part.whole for part in trains),
+            "validation": (places >= n - validation) & (places < n) if validation else None,
+        }
+        outcomes = [part.outcomes for part in (*trains, *tests) if part.outcomes is not None]
+        if outcomes:
+            return Dataset.of_outcomes(x, self.task, outcomes, mean, std, notes=notes, **said)
+        y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
+        classes, doubt = self._classes(y, names)
+        return Dataset(x, y, classes, mean, std, label_names=names or (), notes=(*doubt, *notes), **said)
 
     def _classes(self, y: NDArray[np.int64], names: tuple[str, ...] | None) -> tuple[int, tuple[str, ...]]:
         """How many there are, and a note if some seem to be none."""

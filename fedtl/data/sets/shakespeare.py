@@ -64,8 +64,7 @@ class Shakespeare(DataChoice):
             names = tuple(repr(letter)[1:-1] for letter in LETTERS)
             return Dataset(x, whole[:, -1], len(LETTERS), zero, one, label_names=names, **more)
         outcomes = replace(self.task.outcomes(f"{self.path}: y", whole[:, 1:], len(whole)), outputs=len(LETTERS))
-        strata = self.task.strata(outcomes)
-        return Dataset(x, strata.y, strata.classes, zero, one, label_names=strata.names, outcomes=outcomes, **more)
+        return Dataset.of_outcomes(x, self.task, [outcomes], zero, one, **more)
 
     def _part(self, part: str) -> dict[str, NDArray[np.int64]]:
         """Each user's letters ``[n, 81]`` as tokens."""

@@ -48,6 +48,4 @@ class Diabetes(DataChoice):
         samples: NDArray[np.float32] = x.astype(np.float32)
         values: NDArray[Any] = y
         outcomes = self.task.outcomes("data.name = 'diabetes': y", values, len(values))
-        strata = self.task.strata(outcomes)
-        mean, std = channel_statistics(samples)
-        return Dataset(samples, strata.y, strata.classes, mean, std, label_names=strata.names, outcomes=outcomes)
+        return Dataset.of_outcomes(samples, self.task, [outcomes], *channel_statistics(samples))

@@ -42,7 +42,6 @@ class Divided:
         x, y: the samples and their labels as the clients see them: the data set's, and perhaps further rows.
         origin: which of the data set's samples each row is, ``[rows]``; None where there are no further rows.
         labels: of the data set's own samples, ``[n]``.
-        identities: of the rows, before a client saw them differently; see :func:`fedtl.data.overlap.identities`.
         shards: who holds what, training and test together.
         train, test, server_test, validation: as in :class:`~fedtl.data.federation.Federation`.
         notes: sentences on what may not be meant as it was read.
@@ -53,7 +52,6 @@ class Divided:
     y: NDArray[np.int64]
     origin: NDArray[np.int64] | None
     labels: NDArray[np.int64]
-    identities: NDArray[np.int64]
     shards: Shards
     train: Shards
     test: Shards
@@ -170,7 +168,10 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     divided = _divide_later(data, dataset, first, seed)
     later = _later(data, first, divided, x, y, outcomes)
     notes = (*notes, *(f"from round {each.first} on clients hold what {each.because!r} gives them" for each in later))
-    leaked = _trained_elsewhere([source, *([] if other is None else [other])], train, test, domain)
+    numbers = _identities(dataset, source)
+    if target is not None and other is not None:
+        numbers = np.concatenate([numbers, _identities(target, other)])
+    leaked = _trained_elsewhere(numbers, train, test, domain)
     if leaked is not None:
         notes = (*notes, sentence(int(leaked.sum()), len(leaked)))
     federation = Federation(
@@ -284,11 +285,16 @@ def _standardised(
     return data.task.fitted(whole, [np.concatenate([train[client], validation[client]]) for client in clients])
 
 
+def _identities(dataset: Dataset, divided: Divided) -> NDArray[np.int64]:
+    """The :func:`identities` of a divided data set's rows, before a client saw them differently."""
+    numbers = identities(dataset.x)
+    return numbers if divided.origin is None else numbers[divided.origin]
+
+
 def _trained_elsewhere(
-    divided: Sequence[Divided], train: Shards, test: Shards, domain: Domain | None
+    numbers: NDArray[np.int64], train: Shards, test: Shards, domain: Domain | None
 ) -> NDArray[np.bool_] | None:
     """Which of the clients' own test samples, and then of their target's, another client trains on; None for none."""
-    numbers = np.concatenate([each.identities for each in divided])
     tests, trains = [test], [train]
     if domain is not None:
         tests.append(domain.test)
@@ -363,9 +369,8 @@ def divide(
         train, test = split_held_out(others, dataset.held_out)
     y = data.partition.concept(dataset.y, dataset.classes, shards, seed)
     y = data.partition.relabel(y, dataset.classes, train, seed)
-    numbers = identities(dataset.x)
     outcomes = _outcomes(data, dataset, y, None, shifted=x is not dataset.x)
-    return Divided(x, y, None, dataset.y, numbers, shards, train, test, server_test, validation, outcomes=outcomes)
+    return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, outcomes=outcomes)
 
 
 def _divide_by_domain(
@@ -382,10 +387,10 @@ def _divide_by_domain(
     shards = one_after_another([part.shards for part in parts], starts)
     if clients not in (None, len(shards)):
         raise ConfigError(f"data.clients = {clients}: the domains have {len(shards)} owners; leave it out")
-    x, y, numbers = dataset.x, dataset.y.copy(), np.zeros(len(dataset.y), np.int64)
+    x, y = dataset.x, dataset.y.copy()
     for domain, part in zip(trained, parts):
         rows = slice(domain.start, domain.stop)
-        y[rows], numbers[rows] = part.y, part.identities
+        y[rows] = part.y
         if not np.shares_memory(part.x, dataset.x):  # the partition has changed them
             x = x.copy() if x is dataset.x else x
             x[rows] = part.x
@@ -398,7 +403,6 @@ def _divide_by_domain(
         y,
         None,
         dataset.y,
-        numbers,
         shards,
         one_after_another([part.train for part in parts], starts),
         one_after_another([part.test for part in parts], starts),
@@ -435,7 +439,6 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         y,
         listed.origin,
         dataset.y,
-        identities(listed.x),
         listed.shards,
         train,
         test_shards,

@@ -153,6 +153,10 @@ class Dataset:
             rows = np.concatenate([np.arange(0), *each])
         else:
             rows = np.arange(len(self.y) if self.official_test is None else self.official_test)
+        return self.not_set_aside(rows)
+
+    def not_set_aside(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some samples that the data say to be neither test nor validation data of their owner."""
         for others in (self.held_out, self.validation):
             rows = rows if others is None else rows[~others[rows]]
         return rows
@@ -177,13 +181,18 @@ class Dataset:
         )
 
 
-def channel_statistics(x: Samples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def channel_statistics(
+    x: Samples, rows: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation along a sample's first axis, in ``Dataset``'s units, broadcastable to a sample.
+
+    They are over ``rows``, or over all samples.
 
     The first axis is an image's channel, a series' sensor, a vector's feature. A constant one gets the
     standard deviation 1; constant is also what varies only by how it was rounded, see :func:`moments_of`.
     """
-    return in_units(*moments(x, np.arange(len(x)), (0, *range(2, x.ndim))), x.dtype)
+    rows = np.arange(len(x)) if rows is None else rows
+    return in_units(*moments(x, rows, (0, *range(2, x.ndim))), x.dtype)
 
 
 def pixel_statistics(x: Samples, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

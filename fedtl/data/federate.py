@@ -156,8 +156,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     if data.public is not None and public is not None:
         with named("data.public", data.public):
             pool, _ = split_server_test(data.public, public, seed)
-            for others in (public.held_out, public.validation) if data.public.pool == "train" else ():
-                pool = pool if others is None else pool[~others[pool]]
+            pool = public.not_set_aside(pool) if data.public.pool == "train" else pool
             rows = draw_samples(data.public, pool, stream(seed, Purpose.SAMPLES, 1))
         everybodys = np.arange(len(rows)) + sum(map(len, y))
         x.append(public.x[rows])
@@ -488,9 +487,7 @@ def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[ND
         share = DEFAULT_SERVER_TEST_SHARE if data.pool == "train" and dataset.held_out is None else 0.0
     if not share:
         return np.arange(n), np.arange(0)
-    free = np.arange(n)
-    for own in (dataset.held_out, dataset.validation):
-        free = free if own is None else free[~own[free]]
+    free = dataset.not_set_aside(np.arange(n))
     drawn = free[stratified(dataset.y[free], share, stream(seed, Purpose.SERVER_TEST))]
     chosen = np.zeros(n, np.bool_)
     chosen[drawn] = True
@@ -665,5 +662,5 @@ def normalisation(data: DataChoice, dataset: Dataset, source: Divided, unseen: N
     mean, std = dataset.mean, dataset.std
     if len(unseen) and (mean.any() or (std != 1).any()):  # else they are no statistics
         rows = train.order if source.origin is None else source.origin[train.order]
-        mean, std = channel_statistics(dataset.x[np.unique(rows)])
+        mean, std = channel_statistics(dataset.x, np.unique(rows))
     return by_dataset(mean, std, x.dtype)

@@ -21,7 +21,7 @@ from pydantic import (
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data import ALIKE_IN_DOMAINS, read_domains
-from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, moments
+from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_statistics
 from fedtl.data.domains import OF_CLIENTS, loaded, named
 from fedtl.data.own.read import check_domain
 from fedtl.data.partitions.contract import split_evenly
@@ -29,7 +29,6 @@ from fedtl.data.sets.images import Images
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.images import prepared, resize, with_channels
-from fedtl.data.views.normalise import in_units
 
 _LOOKS = {"size", "channels", "transform", "name"}
 """Options by which two domains may differ that are of the same samples."""
@@ -356,6 +355,5 @@ def _joined(each: Sequence[Dataset], parts: Sequence[DomainRows], like: Dataset,
         validation=together([dataset.validation for dataset in each], False),  # type: ignore[arg-type]
         domains=tuple(parts),
     )
-    axes = (0, *range(2, whole.x.ndim))
-    mean, std = in_units(*moments(whole.x, whole.training_rows(), axes), whole.x.dtype)
+    mean, std = channel_statistics(whole.x, whole.training_rows())
     return replace(whole, mean=mean, std=std)

@@ -247,7 +247,7 @@ def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset
     kind = np.concatenate([np.repeat([0, 1, 2], [len(o.train), len(o.validation), len(o.test)]) for o in owns])
     x = np.concatenate([own.x[r] for own, r in zip(owns, rows)])
     notes = [note for own in owns for note in own.notes]
-    mean, std = channel_statistics(x[kind == 0])
+    mean, std = channel_statistics(x, np.flatnonzero(kind == 0))
     said: dict[str, Any] = {
         "owner": np.repeat(np.arange(len(owns)), [len(r) for r in rows]).astype(np.int64),
         "held_out": kind == 2 if (kind == 2).any() else None,

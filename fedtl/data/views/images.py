@@ -62,7 +62,7 @@ def prepared(data: DataChoice, dataset: Dataset, size: tuple[int, int] | None = 
         x = data.transform.apply(x)
     if x is dataset.x:
         return dataset
-    mean, std = channel_statistics(_training_part(dataset, x))
+    mean, std = channel_statistics(x, dataset.training_rows())
     return replace(dataset, x=x, mean=mean, std=std)
 
 
@@ -135,11 +135,6 @@ def _need_images(x: Samples, key: str) -> None:
             f"{key}: only images [channels, height, width] can be changed so, but a sample has shape "
             f"{list(x.shape[1:])}; leave it out"
         )
-
-
-def _training_part(dataset: Dataset, x: Samples) -> Samples:
-    rows = dataset.training_rows()
-    return x[: len(rows)] if len(rows) and rows[-1] == len(rows) - 1 else x[rows]
 
 
 def _along_last(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,30 +11,14 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, load_object, nearest
 from fedtl.data.arrays import UNLABELLED, doubts, is_whole, labels, samples
-from fedtl.data.own.part import (
-    LABELLED,
-    PARTS,
-    PUBLIC,
-    TARGET_TEST,
-    TARGET_TRAIN,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Part,
-    has_labels,
-)
+from fedtl.data.own.part import LABELLED, PARTS, TRAIN, Part, has_labels
 from fedtl.data.sets.npz import array_of, opened
 from fedtl.tasks import CLASSIFICATION, LearningTask
 
-KEYS = {
-    TRAIN: ("x", "y"),
-    TEST: ("x_test", "y_test"),
-    TARGET_TRAIN: ("x_target", "y_target"),
-    TARGET_TEST: ("x_target_test", "y_target_test"),
-    PUBLIC: ("x_public", "y_public"),
-    VALIDATION: ("x_validation", "y_validation"),
-}
-"""What a function calls each part's samples and labels."""
+_ENDINGS = {part: "".join(f"_{word}" for word in part.split("/") if word != TRAIN) for part in PARTS}
+
+KEYS = {part: (f"x{ending}", f"y{ending}") for part, ending in _ENDINGS.items()}
+"""What a function calls each part's samples and labels: ``x_target_test`` and so on, without ``train``."""
 
 
 TOKENS = "holds whole numbers; token ids need data.normalise = 'none', and x.long() in the model"

@@ -62,6 +62,24 @@ def samples(where: str, x: NDArray[Any]) -> Samples:
     return x
 
 
+def check_alike(what: str, x: NDArray[Any], there: str, other: NDArray[Any]) -> None:
+    """Check that the samples of two arrays are stored alike.
+
+    Args:
+        what: what one of the first is called, which begins an error's message.
+        x: the first.
+        there: where the others are, and perhaps what to do about it.
+        other: the others.
+
+    Raises:
+        ConfigError: they differ in shape or type.
+    """
+    if (x.dtype, x.shape[1:]) != (other.dtype, other.shape[1:]):
+        raise ConfigError(
+            f"{what} is {x.dtype} {list(x.shape[1:])}, but {other.dtype} {list(other.shape[1:])} in {there}"
+        )
+
+
 def is_whole(x: NDArray[Any]) -> bool:
     """Whether ``x`` holds whole numbers that are no bytes, as token ids are."""
     return x.dtype.kind in "iu" and x.dtype != np.uint8

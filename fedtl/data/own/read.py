@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.arrays import UNLABELLED, check_layout, numbered
+from fedtl.data.arrays import UNLABELLED, check_alike, check_layout, numbered
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.memory import enough_memory
@@ -444,11 +444,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask
     present = [(name, parts[name]) for name in order if name in parts]
     first = present[0][1]
     for _, part in present:
-        if part.x.shape[1:] != first.x.shape[1:] or part.x.dtype != first.x.dtype:
-            raise ConfigError(
-                f"{part.where}: a sample is {part.x.dtype} {list(part.x.shape[1:])}, but {first.x.dtype} "
-                f"{list(first.x.shape[1:])} in {first.where}"
-            )
+        check_alike(f"{part.where}: a sample", part.x, first.where, first.x)
     note = check_layout(f"{first.where}: x", first.x)
     y, names = numbered([(part.where, part.y) for name, part in present if has_labels(name) and part.y is not None])
     ends = np.cumsum([0, *(len(part.x) for _, part in present)])

@@ -21,6 +21,7 @@ from pydantic import (
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data import ALIKE_IN_DOMAINS, read_domains
+from fedtl.data.arrays import check_alike
 from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_statistics
 from fedtl.data.domains import OF_CLIENTS, loaded, named
 from fedtl.data.own.read import check_domain
@@ -246,12 +247,8 @@ class Domains(DataChoice):
             ready[name] = replace(ready[name], x=x)
         (first, one), *others = ready.items()
         for name, other in others:
-            if (other.x.dtype, other.x.shape[1:]) != (one.x.dtype, one.x.shape[1:]):
-                raise ConfigError(
-                    f"data.domains.{name}: a sample is {other.x.dtype} {list(other.x.shape[1:])}, but {one.x.dtype} "
-                    f"{list(one.x.shape[1:])} in {first}; all must be images of bytes with 1 or 3 channels, or of one "
-                    "shape and type"
-                )
+            there = f"{first}; all must be images of bytes with 1 or 3 channels, or of one shape and type"
+            check_alike(f"data.domains.{name}: a sample", other.x, there, one.x)
         return ready, notes
 
 

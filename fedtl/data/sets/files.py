@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.arrays import UNLABELLED, Labels, check_classes, doubts, samples
+from fedtl.data.arrays import UNLABELLED, Labels, check_alike, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.own.cells import BOOLEAN, CellTable, is_missing
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
@@ -231,11 +231,8 @@ def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset
             raise ConfigError(
                 f"{own.source} has training samples without labels; in a simulation data.labelled_fraction gives such"
             )
-        if own.x.shape[1:] != owns[0].x.shape[1:] or own.x.dtype != owns[0].x.dtype:
-            raise ConfigError(
-                f"{own.source}: a sample is {own.x.dtype} {list(own.x.shape[1:])}, but {owns[0].x.dtype} "
-                f"{list(owns[0].x.shape[1:])} in {owns[0].source}; data.size and data.channels make images alike"
-            )
+        there = f"{owns[0].source}; data.size and data.channels make images alike"
+        check_alike(f"{own.source}: a sample", own.x, there, owns[0].x)
     worded = [own.names is not None for own in owns]
     if any(worded) and not all(worded):
         raise ConfigError(

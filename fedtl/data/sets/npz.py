@@ -18,6 +18,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import (
     MOST_CLASSES,
     Labels,
+    check_alike,
     check_classes,
     doubts,
     is_whole,
@@ -76,7 +77,7 @@ class Npz(DataChoice):
             raise ConfigError(f"data.path = {self.path!r}: the folder has no .npz file{hint}")
         clients = [_read(file, self.task, of_one_client=True) for file in files]
         for file, client in zip(files, clients, strict=True):
-            _check_alike(file, client.train, files[0], clients[0].train)
+            check_alike(f"{file}: a sample of x", client.train.x, f"x of {files[0].name}", clients[0].train.x)
             if (client.test is None) != (clients[0].test is None):
                 raise ConfigError(f"{file}: either all files have x_test and y_test or none, unlike {files[0].name}")
             if (client.validation is None) != (clients[0].validation is None):
@@ -217,7 +218,7 @@ def _read(path: Path, task: LearningTask, of_one_client: bool = False) -> _Conte
     validation = _part(path, arrays, "_validation", task) if "x_validation" in arrays else None
     for part, ending in ((test, "_test"), (validation, "_validation")):
         if part is not None:
-            _check_alike(path, part, path, train, ending)
+            check_alike(f"{path}: a sample of x{ending}", part.x, f"x of {path.name}", train.x)
     for key, part in (("user", train), ("user_test", test)):
         if key in arrays and part is not None:
             arrays[key] = owners(f"{path}: {key}", arrays[key], len(part.y))
@@ -268,11 +269,3 @@ def _part(path: Path, arrays: dict[str, NDArray[Any]], ending: str, task: Learni
         return _ArchivePart(str(path), read, unlabelled, is_whole(x), doubts(where, x), outcomes)
     y = labels(f"{path}: y{ending}", arrays["y" + ending], len(read))
     return _ArchivePart(str(path), read, y, is_whole(x), doubts(where, x))
-
-
-def _check_alike(path: Path, part: _ArchivePart, other_path: Path, other: _ArchivePart, ending: str = "") -> None:
-    if part.x.shape[1:] != other.x.shape[1:] or part.x.dtype != other.x.dtype:
-        raise ConfigError(
-            f"{path}: a sample of x{ending} is {part.x.dtype} {list(part.x.shape[1:])}, but {other.x.dtype} "
-            f"{list(other.x.shape[1:])} in x of {other_path.name}"
-        )

@@ -268,20 +268,19 @@ def _check_holders(round: int, shards: Shards | None, before: Shards | None) -> 
 
 def _standardised(
     data: DataChoice,
-    parts: Sequence[Outcomes | None],
+    outcomes: Sequence[Outcomes | None],
     train: Shards,
     validation: Shards | None,
     unseen: NDArray[np.int64],
 ) -> Outcomes | None:
     """All samples' outcomes as one, as models are to predict them."""
-    those = [part for part in parts if part is not None]
+    those = [part for part in outcomes if part is not None]
     if not those:
         return None
     whole = joined(those)
-    clients = np.setdiff1d(np.arange(len(train)), unseen)
-    if validation is None:
-        return data.task.fitted(whole, [train[client] for client in clients])
-    return data.task.fitted(whole, [np.concatenate([train[client], validation[client]]) for client in clients])
+    parts = [train] if validation is None else [train, validation]
+    seen = np.setdiff1d(np.arange(len(train)), unseen)
+    return data.task.fitted(whole, (np.concatenate([part[client] for part in parts]) for client in seen))
 
 
 def _identities(dataset: Dataset, divided: Divided) -> NDArray[np.int64]:

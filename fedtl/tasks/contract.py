@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,12 +113,12 @@ class LearningTask(Choice):
         """Outcomes as models are to predict them, given the :meth:`sums` of all clients that have any."""
         return outcomes
 
-    def fitted(self, outcomes: Outcomes, held: Sequence[NDArray[np.int64]]) -> Outcomes:
+    def fitted(self, outcomes: Outcomes, held: Iterable[NDArray[np.int64]]) -> Outcomes:
         """The same as models are to predict them.
 
         Args:
             outcomes: of all samples.
-            held: each client's training and validation samples.
+            held: each client's training and validation samples; one client at least.
         """
         if not self.summed:
             return outcomes

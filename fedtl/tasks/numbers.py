@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -141,13 +141,13 @@ class Survival(LearningTask):
         """Whether there was an event."""
         return Strata(outcomes.values[:, 1].astype(np.int64), 2, ("no event", "event"))
 
-    def fitted(self, outcomes: Outcomes, training: Sequence[NDArray[np.int64]]) -> Outcomes:
+    def fitted(self, outcomes: Outcomes, held: Iterable[NDArray[np.int64]]) -> Outcomes:
         """As they are.
 
         Raises:
             ConfigError: there is no event to learn from.
         """
-        if training and not any(outcomes.values[rows, 1].any() for rows in training):
+        if not any(outcomes.values[rows, 1].any() for rows in held):
             raise ConfigError("data.task = 'survival': there is no event among all training samples")
         return outcomes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -103,13 +103,18 @@ def _prepared(data: DataChoice, size: tuple[int, int] | None = None) -> Dataset:
     """The data set as :func:`prepared` makes it; read once where they are kept."""
     if _kept is None:
         return prepared(data, loaded(data), size)
-    kind = f"{type(data).__module__}:{type(data).__qualname__}"
-    key = json.dumps([kind, data.model_dump(mode="json", exclude=OF_CLIENTS - data.load_reads), size])
+    key = f"{read_by(data)} {size}"
     if key not in _kept:
         dataset = _kept[key] = prepared(data, loaded(data), size)
         dataset.x.setflags(write=False)
         dataset.y.setflags(write=False)
     return _kept[key]
+
+
+def read_by(data: DataChoice, but: Collection[str] = ()) -> str:
+    """A data set's kind and those of its options by which it is read, some left out: alike where samples are alike."""
+    kind = f"{type(data).__module__}:{type(data).__qualname__}"
+    return json.dumps([kind, data.model_dump(mode="json", exclude={*(OF_CLIENTS - data.load_reads), *but})])
 
 
 def loaded(data: DataChoice) -> Dataset:

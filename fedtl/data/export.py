@@ -65,7 +65,7 @@ def export(federation: Federation, folder: Path, names: Sequence[str] | None = N
             _write(server, TARGET_TEST, federation.x, scored, y[scored])
         _write(server, PUBLIC, federation.x, federation.public)
         for name, scored in federation.held_out.items():
-            _write(server, f"{HELD_OUT}{name}", federation.x, scored, federation.y[scored])
+            _write(server, f"{HELD_OUT}{name}", federation.x, scored, y[scored])
         DataSchema.of(federation).write(server / FRAME)
     except OSError as error:
         raise RunError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error

@@ -102,10 +102,14 @@ class DataChoice(Choice):
 
     @property
     def holders(self) -> int | None:
-        """How many clients there are in all; None where the data say it."""
-        if self.clients is None or self.target is None or self.target.clients is None:
-            return self.clients
-        return self.clients + self.target.clients
+        """How many clients there are in all, those who hold the target alone too; None where the data say it."""
+        own, target = self.own_holders, self.target
+        return own if own is None or target is None else own + (target.clients or 0)
+
+    @property
+    def own_holders(self) -> int | None:
+        """How many clients hold samples of this data set itself; None where the data say it."""
+        return self.clients
 
     @property
     def fills_gaps_by(self) -> str | None:

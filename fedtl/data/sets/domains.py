@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,7 @@ from fedtl.choice import ConfigError, nearest
 from fedtl.data import ALIKE_IN_DOMAINS, read_domains
 from fedtl.data.arrays import check_alike
 from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_statistics
-from fedtl.data.domains import OF_CLIENTS, loaded, named
+from fedtl.data.domains import loaded, named, read_by
 from fedtl.data.own.read import check_domain
 from fedtl.data.partitions.contract import split_evenly
 from fedtl.data.sets.images import Images
@@ -121,15 +120,12 @@ class Domains(DataChoice):
         return True
 
     @property
-    def holders(self) -> int | None:
-        """How many clients there are in all; None where the data say it."""
-        clients = self.clients
-        if self.domains:
-            counts = self._counts(list(self.domains)).values()
-            clients = None if None in counts else sum(filter(None, counts))
-        if clients is None or self.target is None or self.target.clients is None:
-            return clients
-        return clients + self.target.clients
+    def own_holders(self) -> int | None:
+        """Those of all domains."""
+        if not self.domains:
+            return self.clients
+        counts = self._counts(list(self.domains)).values()
+        return None if None in counts else sum(filter(None, counts))
 
     @property
     def fills_gaps_by(self) -> str | None:
@@ -265,10 +261,7 @@ def _of_the_same_samples(chosen: Mapping[str, DataChoice]) -> list[list[str]]:
     """The domains' names, those of the same samples together."""
     same: dict[str, list[str]] = {}
     for name, choice in chosen.items():
-        kind = f"{type(choice).__module__}:{type(choice).__qualname__}"
-        unread = (OF_CLIENTS - choice.load_reads) | _LOOKS | {"clients", "samples", "download"}
-        key = json.dumps([kind, choice.model_dump(mode="json", exclude={*unread})])
-        same.setdefault(key, []).append(name)
+        same.setdefault(read_by(choice, _LOOKS | {"clients", "samples", "download"}), []).append(name)
     return list(same.values())
 
 

@@ -42,9 +42,12 @@ class Reading:
         """
         task = CLASSIFICATION if by is None else by.task
         if self.task is not None:
-            task = read_task(_table(self.task), "--task")
+            asked = _table(self.task)
+            task = read_task(asked, "--task")
             if by is not None and type(task) is not type(by.task):
                 raise ConfigError(f"--task = {task.name!r}: the config's data.task is {by.task.name!r}; leave it out")
+            if by is not None and not isinstance(asked, str) and task != by.task:
+                raise ConfigError(f"--task = {self.task}: the config's data.task has other options; leave it out")
         share = 0.25 if self.test_share is None else self.test_share
         if not isinstance(by, Files):
             return self._alone(path, task, share)

@@ -16,6 +16,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Deploy
+from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.own.read import read_own
 from fedtl.data.schema import DataSchema
@@ -425,6 +426,18 @@ def test_what_others_rows_decide_is_not_read_alone(tmp_path: Path) -> None:
         by = build(tables("binary") | {"data": {"name": "files", "path": str(tmp_path), **more}}).data
         with pytest.raises(ConfigError, match=sentence):
             Reading().own(str(file), by)
+
+
+def test_a_clients_own_words_do_not_contradict_its_config(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("age,cost\n" + "\n".join(f"{30 + i},{i / 2}" for i in range(8)))
+    files = {"name": "files", "path": str(tmp_path), "label": "cost", "task": "regression"}
+    for by in (build(tables("regression")).data, read_data(files)):
+        for words in ("regression", "{ name = 'regression', standardise = true }"):
+            assert Reading(words, "cost").own(str(tmp_path / "a.csv"), by).task == by.task
+        with pytest.raises(
+            ConfigError, match=r"^--task = \{.*\}: the config's data\.task has other options; leave it out"
+        ):
+            Reading("{ name = 'regression', standardise = false }", "cost").own(str(tmp_path / "a.csv"), by)
 
 
 def test_how_a_client_says_what_is_predicted(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.groups import Group
 from fedtl.comparison.statistics import Values, jain
 from fedtl.runs.best import serving_score
-from fedtl.runs.history import COSTS, FURTHER, SMALLER_IS_BETTER, Run, Series, on_validation
+from fedtl.runs.history import COSTS, FURTHER, SMALLER_IS_BETTER, Run, Series, mean_over_clients, on_validation
 
 STATISTICS = ("weighted_mean", "mean")
 DATA = ("target-clients", "clients", "target-server-test", "server-test")
@@ -112,18 +112,32 @@ class Measured:
         return self._by_round[round]
 
     def _read(self, round: int) -> ClientValues | None:
+        # Of a domain's clients, as "global/clients/photo", single ones stand among all of them.
+        score, domain = self.score, None
+        if mean_over_clients(score) and score.count("/") > 1:
+            score, _, domain = score.rpartition("/")
         for record in reversed(self.run.clients):
             if record["round"] != round:
                 continue
             for one in (record, *(record.get(kind) or {} for kind in FURTHER)):
-                values = (one.get("scores") or {}).get(self.score, {}).get(self.question.metric)
+                values = (one.get("scores") or {}).get(score, {}).get(self.question.metric)
                 if values is not None:
-                    return self._client_values(one["clients"], values, one.get("samples"))
+                    return self._of_domain(self._client_values(one["clients"], values, one.get("samples")), domain)
         return None
+
+    def _of_domain(self, clients: ClientValues, domain: str | None) -> ClientValues | None:
+        """The clients of a domain, all if it is None; None where it is not recorded who is of it."""
+        if domain is None:
+            return clients
+        domains = self.run.domains_of(clients.clients.tolist())
+        if domains is None:
+            return None
+        mine = np.array(domains) == domain
+        return ClientValues(*(each[mine] for each in clients))
 
     def worst_decile(self, round: int) -> float | None:
         """The mean of the worst tenth of the clients, as it was recorded."""
-        if not over_clients(self.score):
+        if not mean_over_clients(self.score):
             return None
         curve = self.run.scores(self.question.metric, "worst_decile").get(self.score)
         values = [] if curve is None else curve.values[curve.rounds == round]
@@ -163,11 +177,6 @@ class Measured:
         order = np.argsort(names)
         order = order[np.isfinite(numbers[order])]
         return ClientValues(names[order], numbers[order], weights[order])
-
-
-def over_clients(score: str) -> bool:
-    """Whether a score is over clients, by its name."""
-    return score.endswith("clients")
 
 
 def choose_scores(groups: Sequence[Group], question: Question, score: str | None) -> tuple[dict[str, str], list[str]]:

@@ -15,7 +15,7 @@ import importlib
 import json
 import tomllib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -432,7 +432,8 @@ class Run:
         everybody = sorted({c for record in records for c in [*record["clients"], *record.get(MISSING, ())]})
         if records:
             columns["client"] = _column(everybody)
-            columns |= self._domains_of(everybody)
+            if (domains := self.domains_of(everybody)) is not None:
+                columns["domain"] = _column(domains)
         for record in records:
             scores = record.get("scores") or {}
             table: dict[str, NDArray[Any]] = {"client": _column(record["clients"])}
@@ -455,12 +456,12 @@ class Run:
             columns["client"] = _column(everybody)
         return _to_table(columns, to)
 
-    def _domains_of(self, clients: list[int]) -> dict[str, NDArray[Any]]:
-        """A column that says of which domain each client is; none where there is one domain."""
+    def domains_of(self, clients: Sequence[int]) -> list[str] | None:
+        """Of which domain each client is, empty of one that is of none; None where there is one domain."""
         names, domain_of = self.environment.get("domains"), self.environment.get("domain_of")
         if not names or not domain_of or max(clients, default=0) >= len(domain_of):
-            return {}
-        return {"domain": _column([names[domain_of[client]] if domain_of[client] >= 0 else "" for client in clients])}
+            return None
+        return [names[domain_of[client]] if domain_of[client] >= 0 else "" for client in clients]
 
     def _last_clients(self) -> list[Record]:
         """The clients' records of the last scored round, one for each kind of samples that they were scored on."""

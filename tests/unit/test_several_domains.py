@@ -12,6 +12,8 @@ from PIL import Image
 
 import fedtl
 from fedtl.choice import ConfigError
+from fedtl.comparison import compare
+from fedtl.comparison.formats import sections
 from fedtl.config.read import build, read_config
 from fedtl.data import read_data
 from fedtl.data.domains import forget_data_sets, keep_data_sets
@@ -337,6 +339,23 @@ def test_the_record_reads_by_domain(tmp_path: Path) -> None:
     right = ((inputs @ weight.T + bias).argmax(1) == whole.y[rows]).mean()
     assert len(rows) == 60
     assert last["global/held-out/turned"]["accuracy"] == pytest.approx(right)
+
+
+def test_methods_are_compared_on_a_domains_clients(tmp_path: Path) -> None:
+    slower = {"name": "fedavg", "lr": 0.01, "local_steps": 2}
+    runs = [fedtl.run(config(**more), out=tmp_path / str(i)) for i, more in enumerate(({}, {"strategy": slower}))]
+    comparison = compare(runs, score="global/clients/inverted", resamples=99)
+    for group, run in zip(comparison.groups, runs):
+        recorded = run.rounds[-1]["scores"]["global/clients/inverted"]["accuracy"]
+        assert group.clients == {0: 2}
+        assert group.worst_decile is not None
+        assert group.worst_decile.mean == recorded["worst_decile"]
+    (difference,) = comparison.differences
+    values = [run.client_table("numpy")["global/clients/accuracy"][2:] for run in runs]
+    assert difference.clients == 2
+    assert difference.better + difference.worse == np.count_nonzero(values[0] - values[1])
+    assert "mean over clients" in sections(comparison)[0].title
+    assert not any("Scores of the server" in note for note in comparison.notes)
 
 
 def test_a_method_without_a_model_for_all_says_that_nothing_is_scored_there(tmp_path: Path) -> None:

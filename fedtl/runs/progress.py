@@ -122,7 +122,7 @@ class ProgressBar(Progress):
 def _short(score: str) -> str:
     """What the bar calls a score; empty where it has no room for that."""
     domain = score.removeprefix(f"global/{HELD_OUT}")
-    return SHORT.get(score, "") if domain == score else f"held-out {domain}"
+    return SHORT.get(score, "") if domain == score else f"global on held-out {domain}"
 
 
 def _target(config: Config) -> str:

@@ -402,11 +402,13 @@ def test_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     about |= {"engine": "one by one", "engine_because": "so", "notes": ["the term 'x' has no effect: so"]}
     bar.begin(read_config("quickstart")[0], Path("x"), 1, about)
     scores: dict[str, Any] = {"personal/clients": {"accuracy": {"weighted_mean": 0.5}, "scored": 7, "of": 10}}
+    scores["global/held-out/photo"] = {"accuracy": 0.25}
     bar.round(Round(1, [*range(10)], trained=8, train={"cross_entropy": 1.5}, scores=scores))
     bar.close()
     shown = capsys.readouterr().out
     assert "loss 1.500 (8 of 10)" in shown
     assert "personal 50.0 % (7 of 10)" in shown
+    assert "global on held-out photo 25.0 %" in shown
     assert "the term 'x' has no effect: so" in shown
 
 

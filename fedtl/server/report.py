@@ -90,7 +90,7 @@ class Round:
         self,
         scores: Sequence[ClientScores],
         failures: Sequence[tuple[int, str]],
-        domains: Mapping[str, NDArray[np.int64]] | None = None,
+        domains: Mapping[str, NDArray[np.int64]],
     ) -> None:
         """Add clients' scores, and who was not scored: it failed, or is missing from a score.
 
@@ -100,12 +100,10 @@ class Round:
             domains: the clients of each domain, who are summarised by themselves on their own test samples.
         """
         self.client_scores += scores
-        for each in scores:
+        own = [each for each in scores if each.data == "clients"]
+        by_domain = [each.of_domain(name, clients) for each in own for name, clients in domains.items()]
+        for each in (*scores, *by_domain):
             self.scores |= each.summary()
-        for each in scores if domains else ():
-            if each.data == "clients":
-                for name, clients in (domains or {}).items():
-                    self.scores |= each.of_domain(name, clients).summary()
         missing = {client for each in scores for client in each.missing} - {client for client, _ in failures}
         unscored = [*failures, *((client, "it gave no score") for client in missing)]
         self.failures = sorted([*self.failures, *((client, f"scoring: {text}") for client, text in unscored)])

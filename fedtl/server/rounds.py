@@ -216,10 +216,11 @@ class Rounds(Method, FlowerStrategy, ABC):
         """Whether clients have models of their own."""
         return self.which_personal() is not Serving.NONE
 
-    def how_to_score(self, round: int) -> dict[str, Any]:
+    def how_to_score(self, round: int, unseen: bool = False) -> dict[str, Any]:
         """What a message says that asks for scores after a round."""
-        phase = self.phases[self._phase]
-        return about_scoring(phase, self._phase, round, self.keep, self.scores_global, self.which_personal())
+        phase, personal = self.phases[self._phase], self.which_personal(unseen)
+        about = about_scoring(phase, self._phase, round, self.keep, self.scores_global, personal)
+        return about | ({m.UNSEEN: True} if unseen else {})
 
     def about_scoring(self, clients: Sequence[int], round: int, config: Mapping[str, Any] | None = None) -> RecordDict:
         """What clients are sent that are to be scored after a round."""
@@ -231,8 +232,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         """What clients are sent that never train and are to be scored after a round."""
         strangers = range(self.population, self.population + len(clients))
         download = self.send_unseen(dict(self.state), strangers, round + 1)
-        about = {**self.how_to_score(round), m.SCORE_PERSONAL: self.which_personal(unseen=True).value, m.UNSEEN: True}
-        return self._content(download, {**(config or {}), **about})
+        return self._content(download, {**(config or {}), **self.how_to_score(round, unseen=True)})
 
     def _content(self, download: Download, config: Mapping[str, Any]) -> RecordDict:
         """What clients are sent: the download, and what terms ask for."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.comparison.layout import Layout, Setting
+from fedtl.comparison.layout import Layout, Setting, key_of
 from fedtl.comparison.naming import is_called, setting_labels, short_keys, shown
 from fedtl.plot.panels import are_numbers, far_apart
 
@@ -49,7 +49,7 @@ class SettingAxis:
             values = {key: _values(layout, key) for key in keys}
             key = max(keys, key=lambda each: (len(values[each]) > 1 and are_numbers(values[each]), len(values[each])))
         others = [_without(setting, key) for setting in layout.settings]
-        panels = {repr(sorted(other.items())): other for other in others}
+        panels = {key_of(other): other for other in others}
         return cls(key, tuple(_values(layout, key)), tuple(panels.values()))
 
     def setting(self, layout: Layout, panel: Setting, value: Any) -> Setting | None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedtl.choice import ConfigError
+from fedtl.comparison.layout import key_of
 from fedtl.comparison.naming import DATA_WORDS, MODEL_WORDS, setting_labels, shown
 from fedtl.plot.panels import are_numbers, far_apart, grid_of_panels, label_outer, legend, plain_log, title
 from fedtl.plot.style import DARK, handle, look, styled
@@ -46,7 +47,7 @@ def sensitivity(study: Study, *, width: float | None = None) -> Figure:
     """
     panels = _panels(study)
     settings = [cell.setting for cell in study.cells]
-    unique = list({repr(sorted(setting.items())): dict(setting) for setting in settings}.values())
+    unique = list({key_of(setting): dict(setting) for setting in settings}.values())
     figure, all_axes = grid_of_panels(len(panels), width, (3.0, 2.5), sharey=True)
     for axes, panel in zip(all_axes, panels):
         place = _axis(axes, panel)

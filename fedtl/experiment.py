@@ -15,10 +15,10 @@ from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored
 from fedtl.assemble.driver import Listener, Server, Silent
 from fedtl.assemble.parts import (
     assemble,
+    check_sampled,
     check_widths,
     most_at_once,
     one_thread,
-    sampled_of,
     untrained,
 )
 from fedtl.assemble.resources import Resources
@@ -136,11 +136,7 @@ def open_run(
     Raises:
         ConfigError: the config is wrong, another process writes the run, or what is there is damaged.
     """
-    sampled = sampled_of(config, federation)
-    if sampled < (config.strategy.clients_per_round or 0):
-        raise ConfigError(
-            f"strategy.clients_per_round = {config.strategy.clients_per_round}: there are only {sampled} clients"
-        )
+    check_sampled(config, federation)
     resources = Resources.of(_scoring_only(config) if elsewhere else config, most_at_once(config, federation))
     with federation.noted():
         assembly = assemble(config, federation)

@@ -172,6 +172,17 @@ def sampled_of(config: Config, federation: Federation) -> int:
     return min(config.strategy.clients_per_round or there_are, there_are)
 
 
+def check_sampled(config: Config, federation: Federation) -> None:
+    """Check that as many clients can train in a round as are asked for.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    asked, there_are = config.strategy.clients_per_round, len(federation.seen)
+    if asked is not None and asked > there_are:
+        raise ConfigError(f"strategy.clients_per_round = {asked}: there are only {there_are} clients")
+
+
 def most_at_once(config: Config, federation: Federation) -> int:
     """How many clients train in a round, at most."""
     method, most = strategy_type(config.strategy.name), 1

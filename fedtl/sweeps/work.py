@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedtl.assemble.driver import Silent
+from fedtl.assemble.parts import check_sampled
 from fedtl.choice import ConfigError, cause
 from fedtl.config.read import build
 from fedtl.config.schema import Config
@@ -75,9 +76,7 @@ def check_data(name: str, config: Config, tuned: bool) -> None:
     """
     try:
         federation = federate(config.data, config.seed)
-        sampled, clients = config.strategy.clients_per_round, len(federation.seen)
-        if sampled is not None and sampled > clients:
-            raise ConfigError(f"strategy.clients_per_round = {sampled}: there are only {clients} clients")
+        check_sampled(config, federation)
     except ConfigError as error:
         raise ConfigError(f"{name}, seed {config.seed}: {error}") from error
     if tuned and federation.validation is None:

@@ -14,7 +14,16 @@ from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.groups import Group
 from fedtl.comparison.statistics import Values, jain
 from fedtl.runs.best import serving_score
-from fedtl.runs.history import COSTS, FURTHER, SMALLER_IS_BETTER, Run, Series, mean_over_clients, on_validation
+from fedtl.runs.history import (
+    COSTS,
+    FURTHER,
+    SMALLER_IS_BETTER,
+    Run,
+    Series,
+    mean_over_clients,
+    of_everybody,
+    on_validation,
+)
 
 STATISTICS = ("weighted_mean", "mean")
 DATA = ("target-clients", "clients", "target-server-test", "server-test")
@@ -112,10 +121,7 @@ class Measured:
         return self._by_round[round]
 
     def _read(self, round: int) -> ClientValues | None:
-        # Of a domain's clients, as "global/clients/photo", single ones stand among all of them.
-        score, domain = self.score, None
-        if mean_over_clients(score) and score.count("/") > 1:
-            score, _, domain = score.rpartition("/")
+        score, domain = of_everybody(self.score)
         for record in reversed(self.run.clients):
             if record["round"] != round:
                 continue
@@ -125,9 +131,9 @@ class Measured:
                     return self._of_domain(self._client_values(one["clients"], values, one.get("samples")), domain)
         return None
 
-    def _of_domain(self, clients: ClientValues, domain: str | None) -> ClientValues | None:
-        """The clients of a domain, all if it is None; None where it is not recorded who is of it."""
-        if domain is None:
+    def _of_domain(self, clients: ClientValues, domain: str) -> ClientValues | None:
+        """The clients of a domain, all if it is empty; None where it is not recorded who is of it."""
+        if not domain:
             return clients
         domains = self.run.domains_of(clients.clients.tolist())
         if domains is None:

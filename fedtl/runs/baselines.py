@@ -15,7 +15,7 @@ from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.losses.objective import needs_of
 from fedtl.losses.term import Term
-from fedtl.runs.history import SMALLER_IS_BETTER, Run, on_validation
+from fedtl.runs.history import SMALLER_IS_BETTER, Run, of_everybody, on_validation
 from fedtl.strategies import strategy_type
 
 FOLDER = "baselines"
@@ -102,7 +102,7 @@ def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
             same = [candidate for candidate in (score, f"personal/{data}", f"global/{data}") if candidate in theirs]
             if not same:
                 continue
-            here, there = _by_client(run, f"{score}/{metric}"), _by_client(other, f"{same[0]}/{metric}")
+            here, there = _by_client(run, score, metric), _by_client(other, same[0], metric)
             value, clients = point.value - theirs[same[0]].value, None
             if here.keys() != there.keys():
                 both = sorted(here.keys() & there.keys())
@@ -111,13 +111,16 @@ def gains(run: Run, others: dict[str, Run]) -> list[Gain]:
     return rows
 
 
-def _by_client(run: Run, column: str) -> dict[int, tuple[float, float]]:
+def _by_client(run: Run, score: str, metric: str) -> dict[int, tuple[float, float]]:
     """Each scored client's own value and number of test samples; none where the score is not over clients."""
-    table, data = run.client_table("numpy"), column.split("/")[1]
+    table, (whole, domain) = run.client_table("numpy"), of_everybody(score)
+    column, data = f"{whole}/{metric}", whole.partition("/")[2]
     samples = "samples" if data == "clients" else f"{data}/samples"
     names = table.dtype.names or ()
-    if column not in names or samples not in names:
+    if not {column, samples, *(["domain"] if domain else [])} <= {*names}:
         return {}
+    if domain:
+        table = table[table["domain"] == domain]
     rows = zip(table["client"].tolist(), table[column].tolist(), table[samples].tolist())
     return {client: (value, weight) for client, value, weight in rows if not math.isnan(value)}
 

@@ -32,6 +32,7 @@ from fedtl.server.scores import MISSING, marked
 from fedtl.server.scores import UNSEEN as UNSEEN
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
 from fedtl.server.scores import mean_over_clients as mean_over_clients
+from fedtl.server.scores import of_everybody as of_everybody
 from fedtl.server.scores import on_unseen as on_unseen
 from fedtl.server.scores import on_validation as on_validation
 from fedtl.tasks import read_task

@@ -72,6 +72,15 @@ def mean_over_clients(score: str) -> bool:
     return score.partition("/")[2].partition("/")[0].endswith("clients")
 
 
+def of_everybody(score: str) -> tuple[str, str]:
+    """Of a score of one domain's clients, as ``"global/clients/photo"``, that of all clients, and the domain.
+
+    A score of another kind is given back as it is, with an empty domain.
+    """
+    whole, _, domain = score.rpartition("/")
+    return (whole, domain) if mean_over_clients(score) and whole.count("/") else (score, "")
+
+
 def on_validation(score: str) -> bool:
     """Whether a score, by its name as ``"global/validation-clients"``, is on validation samples, not test data."""
     return score.partition("/")[2].startswith("validation")

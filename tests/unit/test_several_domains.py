@@ -25,6 +25,8 @@ from fedtl.data.schema import DataSchema
 from fedtl.data.sets.digits import Digits
 from fedtl.data.views.images import resize
 from fedtl.data.views.transform import ImageTransform
+from fedtl.runs.baselines import gains
+from fedtl.runs.history import load
 from fedtl.server.scores import ClientScores
 
 DIGITS = Digits(clients=1).load()
@@ -356,6 +358,18 @@ def test_methods_are_compared_on_a_domains_clients(tmp_path: Path) -> None:
     assert difference.better + difference.worse == np.count_nonzero(values[0] - values[1])
     assert "mean over clients" in sections(comparison)[0].title
     assert not any("Scores of the server" in note for note in comparison.notes)
+
+
+def test_gains_on_a_domain_are_over_the_clients_that_both_scored(tmp_path: Path) -> None:
+    run, other = (fedtl.run(config(), out=tmp_path / name) for name in ("run", "other"))
+    record = dict(other.clients[-1])
+    last = {metric: values[:-1] for metric, values in record["scores"]["global/clients"].items()}
+    record |= {"clients": record["clients"][:-1], "samples": record["samples"][:-1], "scores": {"global/clients": last}}
+    (other.path / "clients.jsonl").write_text(json.dumps(record) + "\n")
+    by_score = {gain.score: gain.clients for gain in gains(run, {"other": load(other.path)})}
+    assert by_score["global/clients"] == 3
+    assert by_score["global/clients/inverted"] == 1
+    assert by_score["global/clients/plain"] is None  # all of its clients are scored by both
 
 
 def test_a_method_without_a_model_for_all_says_that_nothing_is_scored_there(tmp_path: Path) -> None:

@@ -195,17 +195,13 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     least = config.deploy.min_clients or 1
     frame = _known_frame(order, config)
     own = server_data(order.data, config) if order.data else None
-    if config.deploy.privacy is not None:
-        say(str(config.deploy.privacy))
-        if frame is None and (needs_statistics(config.data.normalise) or config.data.task.summed):
-            raise ConfigError(
-                "deploy.privacy: clients' sums for the normalisation would travel without noise; give the server a "
-                "frame.json with --data, or set data.normalise = 'none'"
-            )
-    deployed.wait_for(expected, len(expected), least)
     kind = config.data.normalise
     statistics_of = kind if frame is None and needs_statistics(kind) else "none"
     outcome_sums = frame is None and config.data.task.summed
+    if config.deploy.privacy is not None:
+        say(str(config.deploy.privacy))
+        _check_no_sums(statistics_of, outcome_sums)
+    deployed.wait_for(expected, len(expected), least)
     unseen = held_out(config.data.held_out_clients, len(clients), config.seed).tolist()
     training = [i for i in expected if i not in unseen]  # of the others no sums are needed, and so none are asked for
     without = deployed.describe(training, statistics_of, outcome_sums) | deployed.describe(set(expected) - {*training})
@@ -255,6 +251,22 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
         server.recorder.__exit__(type(error), error, None)
         raise
     server.run_on(deployed)
+
+
+def _check_no_sums(statistics_of: str, outcome_sums: bool) -> None:
+    """Check that clients need send no sums.
+
+    Raises:
+        ConfigError: they need; it says how they need not.
+    """
+    needed = {"for the normalisation": "data.normalise = 'none'"} if needs_statistics(statistics_of) else {}
+    if outcome_sums:
+        needed["of what is predicted"] = "standardise = false in data.task"
+    if needed:
+        raise ConfigError(
+            f"deploy.privacy: clients' sums {' and '.join(needed)} would travel without noise; give the server a "
+            f"frame.json with --data, or set {' and '.join(needed.values())}"
+        )
 
 
 def _prepare(server: Server, deployed: DeployedGrid, frame: DataSchema) -> None:

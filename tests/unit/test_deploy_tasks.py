@@ -150,7 +150,8 @@ def test_sums_of_few_outcomes_or_beside_noise_are_not_sent(
         deployed.serve(data=False)
     assert "it gives no sums of its samples with deploy.privacy, or of fewer than 10" in capsys.readouterr().out
     privacy = {"clipping_norm": 1.0, "epsilon": 20.0, "delta": 1e-5}
-    with pytest.raises(ConfigError, match=r"^deploy\.privacy: clients' sums .*; give the server a frame\.json"):
+    sums = r"^deploy\.privacy: clients' sums of what is predicted .*; give the server a frame\.json"
+    with pytest.raises(ConfigError, match=rf"{sums} with --data, or set standardise = false in data\.task$"):
         deployed.serve(data=False, deploy={"privacy": privacy})
 
 

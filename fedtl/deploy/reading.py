@@ -11,7 +11,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.own.read import Own, read_own
 from fedtl.data.sets.files import Files
 from fedtl.data.settings import DataChoice
-from fedtl.tasks import CLASSIFICATION, LearningTask, read_task
+from fedtl.tasks import CLASSIFICATION, read_task
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,13 @@ class Reading:
                 raise ConfigError(f"--task = {task.name!r}: the config's data.task is {by.task.name!r}; leave it out")
             if by is not None and not isinstance(asked, str) and task != by.task:
                 raise ConfigError(f"--task = {self.task}: the config's data.task has other options; leave it out")
-        share = 0.25 if self.test_share is None else self.test_share
         if not isinstance(by, Files):
-            return self._alone(path, task, share)
+            share = 0.25 if self.test_share is None else self.test_share
+            return read_own(path, label=self.label, task=task, size=self.size, channels=self.channels, test_share=share)
         says: dict[str, object] = {"size": self.size, "channels": self.channels, "test_share": self.test_share}
         if self.label is not None:
             says["label"] = self.label if by.task.labelled else tuple(self.label.split(","))
         return by.model_copy(update={key: value for key, value in says.items() if value is not None}).own(path)
-
-    def _alone(self, path: str, task: LearningTask, share: float) -> Own:
-        return read_own(path, label=self.label, task=task, size=self.size, channels=self.channels, test_share=share)
 
 
 def _table(text: str) -> object:

@@ -254,7 +254,8 @@ def test_labels_must_be_alike_and_tests_need_them(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    assert sentence(tmp_path / "no") == f"{tmp_path / 'no'}: there is no such file or folder"
+    for path in (tmp_path / "no", Path("~nobody-has-this-name/x")):
+        assert sentence(path) == f"{path}: there is no such file or folder"
     parts = "train, test, target/train, target/test, public, validation"
     assert sentence(tmp_path) == f"{tmp_path} has none of {parts}, as .npz, .csv or folders of images"
     file = save(tmp_path / "test.npz", x=X, y=Y)

@@ -323,7 +323,10 @@ def read_own(
             raise ConfigError(f"{key} = {value}: should be greater than 0")
     if size is not None and size > LARGEST_SIDE:
         raise ConfigError(f"size = {size}: should be less than or equal to {LARGEST_SIDE}")
-    place = Path(path).expanduser()
+    try:
+        place = Path(path).expanduser()
+    except RuntimeError as error:  # pathlib's word for ~somebody who is not there
+        raise ConfigError(f"{path}: there is no such file or folder") from error
     wanted = (TEST, TARGET_TEST, PUBLIC, *_held_out(place)) if server else PARTS
     kind = "table" if rules is not None and place.is_file() else kind_of(place, path)
     if label is not None and kind not in ("csv", "table"):
@@ -343,7 +346,7 @@ def read_own(
             if kind in ("csv", "table") and rules is not None:
                 parts = rules.parts(place, wanted, test_share)
             else:
-                parts = _read(kind, path, wanted, column, test_share, change, task)
+                parts = _read(kind, path, place, wanted, column, test_share, change, task)
             if kind != "images":
                 parts = {name: replace(part, x=change(part.where, part.x)) for name, part in parts.items()}
     except OSError as error:
@@ -399,13 +402,13 @@ def check_domain(name: str, where: str) -> None:
 def _read(
     kind: str,
     path: str,
+    place: Path,
     wanted: Sequence[str],
     label: str,
     test_share: float,
     change: Change,
     task: LearningTask,
 ) -> dict[str, Part]:
-    place = Path(path).expanduser()
     if kind == "function":
         return call(path, wanted, task)
     if kind == "table":

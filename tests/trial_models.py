@@ -125,6 +125,20 @@ class OfOne(nn.Module):
         return out.squeeze() if self.how == "squeezed" else out
 
 
+class Zeros(nn.Module):
+    """A linear model that begins with zeros, as logistic regression often does."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(int(np.prod(input_shape)), classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
 class Tokens(nn.Module):
     """Logits for each token of a sequence, of that token alone."""
 

@@ -185,6 +185,25 @@ def test_the_weight_of_a_yes(task: str, weight: Any, tmp_path: Path) -> None:
     assert run.terms()["binary_cross_entropy"].values[0] == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["one by one", "stacked, traced"])
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_one_step_from_logits_of_0(task: str, engine: str, tmp_path: Path) -> None:
+    """Where |f| has a corner, and a model that begins with zeros has all its logits, the gradient is ½ - y."""
+    asked = tables(task, strategy={"local_steps": 1, "lr": 0.5}, data={"clients": 2})
+    asked["model"] = {"name": "tests.trial_models:Zeros"}
+    asked["simulation"] |= {"stacked": "stacked" in engine, "traced": "traced" in engine}
+    after = fedtl.load_model(fedtl.run(asked, out=tmp_path / "run"))
+    federation = federate(read_config(asked)[0].data, 0)
+    steps = []
+    for client in range(federation.clients):
+        x, y = Samples(federation, torch.device("cpu")).batch(federation.train[client])
+        y = y.float().reshape(len(y), -1)
+        steps.append(-0.5 * (0.5 - y).T @ x / y.numel())
+    sizes = torch.tensor(federation.train.sizes, dtype=torch.float32)
+    mean = torch.einsum("i,ijk->jk", sizes / sizes.sum(), torch.stack(steps))
+    torch.testing.assert_close(after.head.weight.detach(), mean, rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+
+
 def test_coxs_partial_likelihood_by_hand() -> None:
     """Three patients: the second is not seen to the end; r = (1, 0, -1)."""
     y = torch.tensor([[2.0, 1.0], [3.0, 0.0], [4.0, 1.0]])

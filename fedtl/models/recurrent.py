@@ -22,18 +22,20 @@ class GRU(nn.GRU):
         outputs: Tensor = super().forward(x)[0]
         return outputs
 
-    def cells(self, layer: int, inputs: Tensor) -> list[Tensor]:
-        """One layer's outputs ``[n, hidden]``, position by position, of ``inputs`` ``[n, T, 3 * hidden]``."""
-        weight, bias = getattr(self, f"weight_hh_l{layer}"), getattr(self, f"bias_hh_l{layer}")
-        h, outputs = inputs.new_zeros(len(inputs), self.hidden_size), list[Tensor]()
-        for now in inputs.unbind(1):
-            reset, update, new = now.chunk(3, 1)
-            of_reset, of_update, of_new = F.linear(h, weight, bias).chunk(3, 1)
-            r, z = torch.sigmoid(reset + of_reset), torch.sigmoid(update + of_update)
-            n = torch.tanh(new + r * of_new)
-            h = n + z * (h - n)
-            outputs.append(h)
-        return outputs
+    def cell(self, of_input: Tensor, of_state: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next state ``[n, hidden]``, and what an LSTM keeps besides.
+
+        Args:
+            of_input: what a linear layer makes of the position, ``[n, gates * hidden]``.
+            of_state: what another makes of the state, likewise.
+            h: the state.
+            c: the rest of an LSTM's.
+        """
+        reset, update, new = of_input.chunk(3, 1)
+        of_reset, of_update, of_new = of_state.chunk(3, 1)
+        r, z = torch.sigmoid(reset + of_reset), torch.sigmoid(update + of_update)
+        n = torch.tanh(new + r * of_new)
+        return n + z * (h - n), c
 
 
 class LSTM(nn.LSTM):
@@ -46,17 +48,11 @@ class LSTM(nn.LSTM):
         outputs: Tensor = super().forward(x)[0]
         return outputs
 
-    def cells(self, layer: int, inputs: Tensor) -> list[Tensor]:
-        """One layer's outputs ``[n, hidden]``, position by position, of ``inputs`` ``[n, T, 4 * hidden]``."""
-        weight, bias = getattr(self, f"weight_hh_l{layer}"), getattr(self, f"bias_hh_l{layer}")
-        h = c = inputs.new_zeros(len(inputs), self.hidden_size)
-        outputs = list[Tensor]()
-        for now in inputs.unbind(1):
-            i, f, g, o = (now + F.linear(h, weight, bias)).chunk(4, 1)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)
-            outputs.append(h)
-        return outputs
+    def cell(self, of_input: Tensor, of_state: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`GRU`."""
+        i, f, g, o = (of_input + of_state).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
 
 
 class RecurrentFeatures(nn.Module):
@@ -127,8 +123,14 @@ class LSTMChoice(_RecurrentChoice):
 def _unrolled(module: GRU | LSTM, x: Tensor) -> Tensor:
     """All layers, cell by cell, of linear and elementwise operations alone: torch's own have no rule for vmap."""
     for layer in range(module.num_layers):
+        weight, bias = getattr(module, f"weight_hh_l{layer}"), getattr(module, f"bias_hh_l{layer}")
         inputs = F.linear(x, getattr(module, f"weight_ih_l{layer}"), getattr(module, f"bias_ih_l{layer}"))
-        x = torch.stack(module.cells(layer, inputs), 1)
+        h = c = inputs.new_zeros(len(inputs), module.hidden_size)
+        outputs = list[Tensor]()
+        for now in inputs.unbind(1):
+            h, c = module.cell(now, F.linear(h, weight, bias), h, c)
+            outputs.append(h)
+        x = torch.stack(outputs, 1)
     return x
 
 

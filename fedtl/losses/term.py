@@ -85,8 +85,11 @@ class Term(Options):
         return self.name or self.term
 
     def defined_for(self) -> frozenset[str] | None:
-        """The tasks for which it is defined with these options, by name; None: all."""
-        return self.tasks
+        """The tasks for which it is defined with these options, by name; None: all.
+
+        What looks at probabilities, those of a softmax, is defined for classification.
+        """
+        return frozenset({"classification"}) if "probabilities" in self.layers() else self.tasks
 
     def wants(self) -> frozenset[str]:
         """What it needs, with these options."""

@@ -422,6 +422,9 @@ def test_refused() -> None:
     assert "data.task = 'binary': the data have 10 classes, and there must be two" in refused("binary", data=digits)
     assert "which is learnt by 'squared_error'" in refused("regression", objective=[{"term": "cross_entropy"}])
     assert "is defined for regression, and data.task is 'binary'" in refused("binary", objective=[{"term": "huber"}])
+    for term in ({"term": "barlow_twins", "layer": "probabilities"}, {"term": "joint_mmd"}):
+        text = refused("regression", objective=[{"term": "squared_error"}, term])
+        assert f"objective[1]: the term '{term['term']}' is defined for classification, and data.task" in text
     assert "'fedlc': it is defined for classification" in refused("regression", strategy={"name": "fedlc"})
     assert "it is a metric of classification, binary" in refused("regression", evaluate={"metrics": ["auc"]})
     assert "models are not scored by it" in refused(

@@ -37,10 +37,6 @@ class Between(Term):
 
     layer: str = Field("features", min_length=1)
 
-    def defined_for(self) -> frozenset[str] | None:
-        """Classification, where it looks at probabilities."""
-        return frozenset({"classification"}) if self.layer == "probabilities" else None
-
     def layers(self) -> frozenset[str]:
         """The one that is compared."""
         return frozenset({self.layer})
@@ -92,10 +88,6 @@ class JointMMD(Term):
     joint: tuple[str, ...] = Field(("features", "probabilities"), min_length=1)
     bandwidths: Literal["median", "mean"] = "median"
     estimator: Literal["biased", "unbiased", "linear", "circular"] = "biased"
-
-    def defined_for(self) -> frozenset[str] | None:
-        """Classification, where it looks at probabilities."""
-        return frozenset({"classification"}) if "probabilities" in self.joint else None
 
     def layers(self) -> frozenset[str]:
         """Those that are compared."""

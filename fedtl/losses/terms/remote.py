@@ -75,10 +75,6 @@ class Remote(Term):
 
     layer: str = Field("features", min_length=1)
 
-    def defined_for(self) -> frozenset[str] | None:
-        """Classification, where it looks at probabilities."""
-        return frozenset({"classification"}) if self.layer == "probabilities" else None
-
     def layers(self) -> frozenset[str]:
         """The one that is aligned."""
         return frozenset({self.layer})

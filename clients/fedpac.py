@@ -12,7 +12,7 @@ from torch import Tensor
 from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import head_of, with_head
-from fedtl.clients.parts import HeadFirstSettings, PartSteps
+from fedtl.clients.parts import HeadFirst, HeadFirstSettings
 from fedtl.clients.settings import Settings
 from fedtl.clients.untrained import Untrained
 from fedtl.losses.objective import with_term
@@ -49,7 +49,7 @@ class FedPACSettings(HeadFirstSettings):
         return self
 
 
-class FedPAC(PartSteps):
+class FedPAC(HeadFirst):
     """A client's part of Algorithm 1 of Xu, Tong and Huang 2023 (arXiv 2306.11867).
 
     The client receives the feature extractor θ, its own head φ_i and, from the second round on, the global mean c_k of
@@ -109,12 +109,7 @@ class FedPAC(PartSteps):
 
     def loops(self) -> Sequence[Loop]:
         """The head's steps, then those of everything else."""
-        head = self.mask_of(["head"])
-        body = Loop(self.step_of("body", 1 - head), self.budget)
-        budget = self.settings.head_budget(self.budget)
-        if budget is None:
-            return (body,)
-        return Loop(self.step_of("head", head, self.head_optimizer), budget), body
+        return self.head_then_body(self.mask_of(["head"]), self.head_optimizer)
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload the model, its head by itself and the statistics; nothing stays."""
@@ -124,12 +119,6 @@ class FedPAC(PartSteps):
     def for_unseen(self) -> ClientUpdate[Any]:
         """The head's steps, from the mean of the others' heads."""
         return _Joining(self.settings, self.layout)
-
-    @classmethod
-    def trains_unseen(cls, settings: Settings) -> bool:
-        """Where the head trains."""
-        assert isinstance(settings, FedPACSettings)
-        return bool(settings.head_steps or settings.head_epochs)
 
     def for_scoring(self) -> ClientUpdate[Any]:
         """No training is needed."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from fedtl.clients.contract import ClientUpdate, Loop, Probe, State, Vectors
-from fedtl.clients.parts import HeadFirstSettings, PartSteps
+from fedtl.clients.parts import HeadFirst, HeadFirstSettings
 from fedtl.clients.settings import Settings
 
 
@@ -35,7 +35,7 @@ class FedRepSettings(HeadFirstSettings):
         return self
 
 
-class FedRep(PartSteps):
+class FedRep(HeadFirst):
     """A client's part of Algorithm 1 of Collins et al. 2021 (arXiv 2102.07078): head h_i, then representation φ.
 
     h_i ← h_i - η ∇_h f_i(h_i, φ), τ times, while φ stands still; then φ_i ← φ_i - η ∇_φ f_i(h_i, φ_i), while h_i does.
@@ -58,20 +58,11 @@ class FedRep(PartSteps):
 
     def loops(self) -> Sequence[Loop]:
         """The head's τ steps, then the representation's: everything that is not private."""
-        head = self.mask_of(self.settings.private)
-        body = Loop(self.step_of("body", 1 - head), self.budget)
-        budget = self.settings.head_budget(self.budget)
-        return (body,) if budget is None else (Loop(self.step_of("head", head), budget), body)
+        return self.head_then_body(self.mask_of(self.settings.private))
 
     def for_unseen(self) -> ClientUpdate[Any]:
         """The head's τ steps alone."""
         return _Joining(self.settings, self.layout)
-
-    @classmethod
-    def trains_unseen(cls, settings: Settings) -> bool:
-        """Where the head trains."""
-        assert isinstance(settings, FedRepSettings)
-        return bool(settings.head_steps or settings.head_epochs)
 
 
 class _Joining(FedRep):

@@ -10,8 +10,8 @@ import torch
 from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 
-from fedtl.clients.contract import Gradient, State, Vectors
-from fedtl.clients.settings import one_length
+from fedtl.clients.contract import Gradient, Loop, State, Vectors
+from fedtl.clients.settings import Settings, one_length
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
@@ -116,3 +116,26 @@ class PartSteps(SGD):
             return self.move(state, torch.cat(parts, -1), by=by)
 
         return plain_step if plain else step
+
+
+class HeadFirst(PartSteps):
+    """Steps of the head, then of the rest; a client that joins after training takes the head's alone."""
+
+    settings: HeadFirstSettings
+
+    def head_then_body(self, head: Tensor, by: Stepper | None = None) -> tuple[Loop, ...]:
+        """The loops of a round.
+
+        Args:
+            head: 1 for the head's parameters, else 0, ``[P]``.
+            by: what moves the head; the method's own optimiser if None.
+        """
+        body = Loop(self.step_of("body", 1 - head), self.budget)
+        budget = self.settings.head_budget(self.budget)
+        return (body,) if budget is None else (Loop(self.step_of("head", head, by), budget), body)
+
+    @classmethod
+    def trains_unseen(cls, settings: Settings) -> bool:
+        """Where the head trains."""
+        assert isinstance(settings, HeadFirstSettings)
+        return bool(settings.head_steps or settings.head_epochs)

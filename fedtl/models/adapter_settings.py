@@ -54,7 +54,8 @@ class BottleneckChoice(AdapterChoice):
     """A small network beside a shortcut after a layer, h + up(gelu(down(h))), where ``up`` begins with 0.
 
     Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", 2019 (arXiv 1902.00751), who put one after the
-    attention and one after the feed-forward layers of each block, before what they are added to.
+    attention and one after the feed-forward layers of each block, before what they are added to, and train layer-norms
+    as well, which stay frozen here.
 
     Attributes:
         width: of what ``down`` makes.

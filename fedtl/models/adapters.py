@@ -203,10 +203,10 @@ def _takes_products(module: nn.Module, name: str) -> bool:
 
 def _add_products(module: nn.Module, name: str, adapter: LoRAChoice) -> None:
     part: Any = module.get_submodule(name)
-    weights = {"lora": part.weight} if isinstance(part, nn.Linear) else {}
-    if not weights:
-        weights = {"lora": part.in_proj_weight, "lora_out": part.out_proj.weight}
-    part.__class__ = LoRALinear if isinstance(part, nn.Linear) else LoRAAttention
+    if isinstance(part, nn.Linear):
+        part.__class__, weights = LoRALinear, {"lora": part.weight}
+    else:
+        part.__class__, weights = LoRAAttention, {"lora": part.in_proj_weight, "lora_out": part.out_proj.weight}
     part.scale = adapter.scale
     for prefix, weight in weights.items():
         outputs, inputs = weight.shape

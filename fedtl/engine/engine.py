@@ -26,6 +26,7 @@ from fedtl.engine.step_tracer import StepTracer
 from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Outcome, RoundContext, Score, Task
 from fedtl.losses.batch import NO_STREAMS, Batch
 from fedtl.losses.context import Layers
+from fedtl.metrics import Metrics
 from fedtl.models.composite import model_of
 from fedtl.models.generators import generators_of, kept_elsewhere, seed_elsewhere, seeded, state
 from fedtl.models.head import layer_outputs
@@ -215,6 +216,8 @@ class Engine(ABC):
         own: str | None = None,
         answer: Answer | None = None,
         ensemble: Ensemble | None = None,
+        *,
+        by_loss: bool = False,
     ) -> Score:
         """Score a model; one that draws random numbers in evaluation too draws the same each time.
 
@@ -224,16 +227,18 @@ class Engine(ABC):
             own: a term's module in it that is scored, or :data:`PREDICTOR`.
             answer: makes the logits of the model's layers.
             ensemble: whole models ``[k, d]`` that are scored together, in place of ``vector``.
+            by_loss: leave the config's metrics out.
         """
+        metrics = Metrics() if by_loss else self.task.metrics
         device, seed = self.task.samples.device, derived_seed(self.task.seed, Purpose.SCORING)
         if self._draws_when_scored is None and len(index):
             with seeded(seed, self._generators, device):
                 before = state(self._generators, device)
-                score = self._score(vector, index, own, answer, ensemble)
+                score = self._score(vector, index, own, answer, ensemble, metrics)
                 self._draws_when_scored = state(self._generators, device) != before
             return score
         with seeded(seed, self._generators, device) if self._draws_when_scored else nullcontext():
-            return self._score(vector, index, own, answer, ensemble)
+            return self._score(vector, index, own, answer, ensemble, metrics)
 
     def _score(
         self,
@@ -242,6 +247,7 @@ class Engine(ABC):
         own: str | None,
         answer: Answer | None,
         ensemble: Ensemble | None,
+        metrics: Metrics,
     ) -> Score:
         task, outcomes = self.task.samples.federation.task, self.task.samples.federation.outcomes
         total, blocks = nothing_to_score(task), list[tuple[Tensor, Tensor]]()
@@ -256,16 +262,16 @@ class Engine(ABC):
                     blocks.append((logits.clone(), y))
                 else:
                     total += task.tally(logits, y)
-                if self.task.metrics.of_predictions:
+                if metrics.of_predictions:
                     outputs.append(task.predictions(logits, outcomes).cpu())
                     truth.append(task.truth(y, outcomes).cpu())
             if blocks:
                 total = task.tally(torch.cat([logits for logits, _ in blocks]), torch.cat([y for _, y in blocks]))
-        further = self.task.metrics.of_loss(total.loss_sum / total.count) if total.count else {}
+        further = metrics.of_loss(total.loss_sum / total.count) if total.count else {}
         if not truth:
             return Score(total.count, total.correct, total.loss_sum, values=further)
         scored, predictions = torch.cat(truth).numpy(), torch.cat(outputs).numpy()
-        further |= self.task.metrics.of(scored, predictions)
+        further |= metrics.of(scored, predictions)
         return Score(total.count, total.correct, total.loss_sum, scored, predictions, further)
 
     def _logits_together(self, ensemble: Ensemble, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -472,7 +478,7 @@ class Engine(ABC):
                 raise ValueError("it holds no labelled samples on which models could be compared")
             flat = models.detach().reshape(-1, models.shape[-1])
             try:
-                scores = [self.score(torch.cat([model, buffers]), index) for model in flat]
+                scores = [self.score(torch.cat([model, buffers]), index, by_loss=True) for model in flat]
             finally:
                 self.task.module.train()
             means = [score.loss_sum / score.samples for score in scores]

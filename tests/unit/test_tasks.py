@@ -39,6 +39,15 @@ def log_loss(truth: Any, predictions: Any) -> float:
     return 0.0
 
 
+COUNTED = list[int]()
+
+
+def counted(truth: Any, predictions: Any) -> float:
+    """A metric that remembers of how many samples it was asked."""
+    COUNTED.append(len(truth))
+    return 0.0
+
+
 OTHERS = [task for task in TASKS if task != "classification"]
 
 
@@ -212,6 +221,22 @@ def test_coxs_partial_likelihood_by_hand() -> None:
     assert float(cox(risk, y)) == pytest.approx(-(first + 0) / 3)  # of the last one nobody else is at risk
     padded = torch.cat([y, torch.tensor([[9.0, 1.0]])]), torch.cat([risk, torch.tensor([5.0])])
     assert float(cox(padded[1], padded[0], torch.tensor([1.0, 1, 1, 0]))) == pytest.approx(float(cox(risk, y)))
+
+
+def test_a_loss_that_training_asks_for_is_scored_by_no_metric(tmp_path: Path) -> None:
+    """Under q-FedAvg each client tells its loss on its training samples in every round."""
+    COUNTED.clear()
+    asked = tables(
+        "regression",
+        rounds=2,
+        strategy={"name": "qfedavg", "q": 1.0, "local_steps": 1},
+        data={"test_share": 0.25},
+        evaluate={"metrics": ["tests.unit.test_tasks:counted"]},
+    )
+    fedtl.run(asked, out=tmp_path / "run")
+    train = set(federate(read_config(asked)[0].data, 0).train.sizes.tolist())
+    assert COUNTED
+    assert not train & set(COUNTED)
 
 
 def test_a_linear_regression_comes_to_least_squares(tmp_path: Path) -> None:

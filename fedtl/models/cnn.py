@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from fedtl.choice import ConfigError
 from fedtl.models.mlp import dense
 from fedtl.models.settings import ModelChoice, image_shape
+from fedtl.models.with_head import WithHead
 
 SMALLEST_VALID = 28
 """Images narrower or lower than this many pixels are padded by default: see :class:`CNNChoice`."""
@@ -73,7 +74,7 @@ class CNNBNChoice(CNNChoice):
     name: str = "cnn-bn"
 
 
-class CNN(nn.Module):
+class CNN(WithHead):
     """Convolutions and linear layers, as :class:`CNNChoice` says.
 
     Shapes: x ``[n, channels[0], height, width]`` -> features ``[n, hidden[-1]]`` -> logits ``[n, classes]``.
@@ -98,16 +99,9 @@ class CNN(nn.Module):
         classes: int,
         norm: bool = False,
     ) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             own = [nn.BatchNorm2d(after)] if norm else []
             layers += [nn.Conv2d(before, after, kernel, padding=padding), *own, nn.ReLU(), nn.MaxPool2d(2)]
         sizes = [channels[-1] * pixels, *hidden]
-        self.features = nn.Sequential(*layers, nn.Flatten(), *dense(sizes, norm))
-        self.head = nn.Linear(sizes[-1], classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, classes]``."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        super().__init__(nn.Sequential(*layers, nn.Flatten(), *dense(sizes, norm)), sizes[-1], classes)

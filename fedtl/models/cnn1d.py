@@ -11,8 +11,8 @@ from torch import nn
 
 from fedtl.choice import ConfigError
 from fedtl.models.mlp import dense
-from fedtl.models.sequences import WithHead
 from fedtl.models.settings import ModelChoice
+from fedtl.models.with_head import WithHead
 
 
 class CNN1dChoice(ModelChoice):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pydantic import PositiveFloat
-from torch import Tensor, nn
+from torch import nn
 
 from fedtl.choice import ConfigError
 from fedtl.models.settings import ModelChoice, image_shape
+from fedtl.models.with_head import WithHead
 
 SIDE = 32
 
@@ -32,7 +33,7 @@ class LeNet5Choice(ModelChoice):
         return LeNet5(channels, height, width, classes, self.width)
 
 
-class LeNet5(nn.Module):
+class LeNet5(WithHead):
     """Three 5x5 convolutions (6, 16, 120 channels), a linear layer of 84, and the head.
 
     LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998, in the
@@ -51,19 +52,13 @@ class LeNet5(nn.Module):
     """
 
     def __init__(self, channels: int, height: int, width: int, classes: int, scale: float = 1.0) -> None:
-        super().__init__()
         first, second, third, hidden = (max(1, round(scale * size)) for size in (6, 16, 120, 84))
         left, top = (SIDE - width) // 2, (SIDE - height) // 2
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             nn.ZeroPad2d((left, SIDE - width - left, top, SIDE - height - top)),
             *(nn.Conv2d(channels, first, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 32 -> 28 -> 14
             *(nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 14 -> 10 -> 5
             *(nn.Conv2d(second, third, 5), nn.ReLU(), nn.Flatten()),  # 5 -> 1
             *(nn.Linear(third, hidden), nn.ReLU()),
         )
-        self.head = nn.Linear(hidden, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, classes]``."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        super().__init__(features, hidden, classes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from torch import Tensor, nn
+from torch import nn
 
 from fedtl.models.settings import ModelChoice
+from fedtl.models.with_head import WithHead
 
 
 class LogisticChoice(ModelChoice):
@@ -19,7 +20,7 @@ class LogisticChoice(ModelChoice):
         return Logistic(prod(shape), classes)
 
 
-class Logistic(nn.Module):
+class Logistic(WithHead):
     """Logits ``head(flatten(x))``; its features are the inputs.
 
     Shapes: x ``[n, *shape]`` -> features ``[n, inputs]`` -> logits ``[n, classes]``.
@@ -27,11 +28,4 @@ class Logistic(nn.Module):
     """
 
     def __init__(self, inputs: int, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Flatten()
-        self.head = nn.Linear(inputs, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, classes]``."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        super().__init__(nn.Flatten(), inputs, classes)

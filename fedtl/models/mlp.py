@@ -7,9 +7,10 @@ from itertools import pairwise
 from math import prod
 
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from fedtl.models.settings import ModelChoice
+from fedtl.models.with_head import WithHead
 
 
 class MLPChoice(ModelChoice):
@@ -27,7 +28,7 @@ class MLPChoice(ModelChoice):
         return MLP(prod(shape), self.hidden, classes)
 
 
-class MLP(nn.Module):
+class MLP(WithHead):
     """Hidden linear layers, each followed by ReLU, and a linear head.
 
     Shapes: x ``[n, *shape]`` -> features ``[n, hidden[-1]]`` -> logits ``[n, classes]``.
@@ -35,15 +36,8 @@ class MLP(nn.Module):
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], classes: int) -> None:
-        super().__init__()
         sizes = [inputs, *hidden]
-        self.features = nn.Sequential(nn.Flatten(), *dense(sizes))
-        self.head = nn.Linear(sizes[-1], classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, classes]``."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        super().__init__(nn.Sequential(nn.Flatten(), *dense(sizes)), sizes[-1], classes)
 
 
 def dense(sizes: Sequence[int], norm: bool = False) -> list[nn.Module]:

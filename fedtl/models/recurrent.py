@@ -9,7 +9,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtl.models.sequences import Pooling, SequenceChoice, Series, Tokens, WithHead, pooled
+from fedtl.models.sequences import Pooling, SequenceChoice, Series, Tokens, pooled
+from fedtl.models.with_head import WithHead
 
 
 class GRU(nn.GRU):

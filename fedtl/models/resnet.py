@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedtl.models.settings import ModelChoice, image_shape
+from fedtl.models.with_head import WithHead
 
 LARGEST_SMALL = 64
 WIDTHS = (64, 128, 256, 512)
@@ -38,7 +39,7 @@ class ResNet18GNChoice(ModelChoice):
         return ResNet18GN(channels, max(height, width) <= LARGEST_SMALL, self.groups, classes)
 
 
-class ResNet18GN(nn.Module):
+class ResNet18GN(WithHead):
     """Four stages of two residual blocks each, averaged over the pixels, and the head.
 
     He et al., "Deep Residual Learning for Image Recognition", 2016; the stem for small images is the one of
@@ -50,7 +51,6 @@ class ResNet18GN(nn.Module):
     """
 
     def __init__(self, channels: int, small: bool, groups: int, classes: int) -> None:
-        super().__init__()
         width = WIDTHS[0]
         if small:
             stem = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU()]
@@ -63,16 +63,10 @@ class ResNet18GN(nn.Module):
         for after in WIDTHS:
             blocks += [Block(width, after, groups), Block(after, after, groups)]
             width = after
-        self.features = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(width, classes)
+        super().__init__(nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[n, classes]``."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
 
 
 class Block(nn.Module):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
 from fedtl.models.mlp import dense
-from fedtl.models.sequences import WithHead, check_whole
+from fedtl.models.sequences import check_whole
 from fedtl.models.settings import ModelChoice
+from fedtl.models.with_head import WithHead
 
 if TYPE_CHECKING:
     from fedtl.data.samples import FewSamples

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedtl.choice import ConfigError
-from fedtl.models.sequences import Tokens, TokensChoice, WithHead
+from fedtl.models.sequences import Tokens, TokensChoice
+from fedtl.models.with_head import WithHead
 
 
 class TextCNNChoice(TokensChoice):

@@ -8,7 +8,8 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from fedtl.models.sequences import Pooling, SequenceChoice, Series, Tokens, WithHead, pooled
+from fedtl.models.sequences import Pooling, SequenceChoice, Series, Tokens, pooled
+from fedtl.models.with_head import WithHead
 
 
 class TransformerChoice(SequenceChoice):

@@ -474,13 +474,13 @@ class Engine(ABC):
             federation = self.task.samples.federation
             own = training or federation.validation is None
             index = federation.train[client] if own else federation.validation_of(client)
-            if not len(index):
-                raise ValueError("it holds no labelled samples on which models could be compared")
             flat = models.detach().reshape(-1, models.shape[-1])
             try:
                 scores = [self.score(torch.cat([model, buffers]), index, by_loss=True) for model in flat]
             finally:
                 self.task.module.train()
+            if not all(score.samples for score in scores):  # nor is padding anything to predict
+                raise ValueError("it holds no labelled samples on which models could be compared")
             means = [score.loss_sum / score.samples for score in scores]
             return torch.tensor(means, dtype=torch.float32, device=models.device).reshape(models.shape[:-1])
 

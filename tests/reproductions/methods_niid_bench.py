@@ -4,8 +4,9 @@
 
 10 clients, all in each of 50 rounds of 10 epochs, mini-batches of 64, η = 0.01, momentum 0.9, weight decay 1e-5,
 bytes divided by 255, a CNN with 6 and 16 channels and hidden layers of 120 and 84; the global model is scored on the
-official test set. Runs what is missing below RAW, the settings with fewest labels a client first, and writes the table
-into OUT/niid-bench.md, between its two marks.
+official test set. A run takes half an hour of a core, so each that is finished gets a line of OUT/niid-bench.csv, and
+what has a line is not run again. Runs what is missing, the settings with fewest labels a client first, and writes the
+table into OUT/niid-bench.md, between its two marks.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import fedtl
-from tests.reproductions.experiments import Experiment, arguments, header, row, runs_for, spread, write_between_marks
+from tests.reproductions.curves import Curve, add_curves, curves_of, read_curves
+from tests.reproductions.experiments import (
+    Experiment,
+    arguments,
+    complete,
+    header,
+    row,
+    runs_of,
+    spread,
+    write_between_marks,
+)
 
 PARTITIONS: dict[str, dict[str, Any]] = {
     "2-labels": {"name": "label-quantity", "labels_per_client": 2},
@@ -68,21 +78,17 @@ def config(data: str, partition: str, method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def table(runs: Sequence[fedtl.Run]) -> str:
+def table(curves: Sequence[Curve]) -> str:
     """Markdown: a row per setting and method."""
     lines = header("data", "split", "method", "published, best", "ours, best", "ours, last", "seeds", "seconds a run")
     for (data, partition), published in PUBLISHED.items():
         for method, theirs in zip(METHODS, published):
-            mine = [run for run in runs if run.name == f"{data}-{partition}" and run.method == method]
+            mine = [curve for curve in curves if curve.run == f"{data}-{partition}" and curve.method == method]
             if mine:
-                best, last = ([100 * each[SCORE].value for each in points] for points in _best_and_last(mine))
-                seconds = spread([run.rounds[-1]["elapsed"] for run in mine], 0)
+                best, last = [100 * curve.best for curve in mine], [100 * curve.last for curve in mine]
+                seconds = spread([curve.seconds for curve in mine], 0)
                 lines.append(row(data, partition, method, theirs, spread(best), spread(last), len(mine), seconds))
     return "\n".join(lines) + "\n"
-
-
-def _best_and_last(runs: Sequence[fedtl.Run]) -> tuple[list[Any], list[Any]]:
-    return [run.best() for run in runs], [run.last() for run in runs]
 
 
 def main() -> None:
@@ -92,6 +98,8 @@ def main() -> None:
     parser.add_argument("--partitions", nargs="+", choices=PARTITIONS, default=list(PARTITIONS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
+    record = options.out / "niid-bench.csv"
+    kept = {(curve.run, curve.method, curve.seed) for curve in read_curves(record)}
     experiments = [
         Experiment(
             options.raw / f"{data}-{partition}-{method}-{seed}",
@@ -101,9 +109,11 @@ def main() -> None:
         for partition in options.partitions
         for data in options.data
         for method in options.methods
+        if (f"{data}-{partition}", method, seed) not in kept
     ]
-    runs = runs_for(experiments, parser, options)
-    text = table(runs)
+    if not options.only_finished:
+        complete(experiments, options.jobs)
+    text = table(add_curves(curves_of(runs_of(experiments), [SCORE]), record))
     write_between_marks(text, options.out / "niid-bench.md", "NIID-Bench's Table 3")
     print(text)
 

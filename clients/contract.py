@@ -65,8 +65,11 @@ class Ensemble(NamedTuple):
     weights: Tensor
 
 
+Counted = Literal["samples", "uniform"]
+"""How clients count in a sum: by their training samples, or all alike."""
+
 Weighting = Literal["samples", "uniform", "settings"]
-"""How clients count in a sum: by their training samples, all alike, or as ``strategy.weighting`` says."""
+"""The same, or as ``strategy.weighting`` says."""
 
 S = TypeVar("S", bound=Settings)
 
@@ -221,6 +224,11 @@ class ClientUpdate(ABC, Generic[S]):
                     f"{cls.__name__}.{name}{inspect.signature(method)}: it is {name}(self, {arguments}) now; "
                     "CHANGELOG.md says what has moved"
                 )
+
+    @classmethod
+    def counts(cls, settings: Settings) -> dict[str, Counted]:
+        """How clients count in each sum under these settings; a method may have options for some."""
+        return {name: settings.weighting if how == "settings" else how for name, how in cls.sums.items()}
 
     @classmethod
     def objective(cls, settings: Settings, terms: tuple[Term, ...]) -> tuple[Term, ...]:

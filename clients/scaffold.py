@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
-from fedtl.clients.contract import Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.contract import Count, Counted, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
@@ -24,6 +24,8 @@ class ScaffoldSettings(SGDSettings):
             one more pass over them; or "II", the mean of the gradients of the round's steps.
         server_lr: η_g, the server's step size.
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
+        control_weighting: how clients count in the mean of the changes of c_i, of which c is made: all alike, as in the
+            paper, or by their samples, as Flower's reproduction of NIID-Bench has both means.
         corrects: what c - c_i is added to where a step is more than a gradient (momentum, or another optimiser):
             to the "gradient", or to the "step", whose mean is then c_i, as NIID-Bench and Flower have it.
         mean_samples: n̄, the mean number of training samples of all N clients. If given, the client is corrected by
@@ -33,7 +35,8 @@ class ScaffoldSettings(SGDSettings):
 
     option: Literal["I", "II"] = "II"
     server_lr: float = Field(1.0, gt=0)
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
+    control_weighting: Counted = "uniform"
     corrects: Literal["gradient", "step"] = "gradient"
     mean_samples: PositiveFloat | None = None
 
@@ -60,6 +63,12 @@ class Scaffold(SGD):
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "dc": "uniform"}
     settings_type: ClassVar[type[Settings]] = ScaffoldSettings
     settings: ScaffoldSettings
+
+    @classmethod
+    def counts(cls, settings: Settings) -> dict[str, Counted]:
+        """The changes of c_i have an option of their own."""
+        assert isinstance(settings, ScaffoldSettings)
+        return {**super().counts(settings), "dc": settings.control_weighting}
 
     @property
     def adds_up(self) -> bool:

@@ -499,7 +499,7 @@ def _expected(server: Server) -> tuple[Expected, ...]:
         shapes = {name: tuple(tensor.shape) for name, tensor in uploads.items()}
         if "w" in update.sums:
             shapes["w"] = (len(server.w),)
-        counts = {name: update.settings.weighting if how == "settings" else how for name, how in update.sums.items()}
+        counts = update.counts(update.settings)
         sizes = tuple(len(part) for part in one.statistics(server.initial, 0))
         sums = {name: (how, shapes[name]) for name, how in counts.items()}
         rows = {name: shapes[name] for name in update.rows}

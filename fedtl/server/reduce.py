@@ -19,7 +19,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.clients.contract import Weighting
+from fedtl.clients.contract import Counted
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.server.exchange import Vectors
 from fedtl.wire import messages as m
@@ -89,16 +89,15 @@ class UploadSums:
         return Reduced(sums, rows, statistics, self._sizes)
 
 
-def total_weights(weighting: Mapping[str, Weighting], setting: str, samples: Sequence[int]) -> dict[str, int]:
+def total_weights(counts: Mapping[str, Counted], samples: Sequence[int]) -> dict[str, int]:
     """What the weights of each sum come to.
 
     Args:
-        weighting: how clients count in each sum, as the client update says.
-        setting: ``strategy.weighting``, where it says ``"settings"``.
+        counts: how clients count in each sum, as the client update says.
         samples: of each client that trained.
     """
     total = {"samples": sum(samples), "uniform": len(samples)}
-    return {name: total[setting if how == "settings" else how] for name, how in weighting.items()}
+    return {name: total[how] for name, how in counts.items()}
 
 
 def split_buffers(sums: Vectors, weights: Mapping[str, int], parameters: int | None) -> tuple[Vectors, Tensor | None]:

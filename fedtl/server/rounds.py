@@ -256,7 +256,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         clients = self.report.clients = self.sample(server_round)
         about = about_training(self.phases[self._phase], self._phase, server_round, self.keep)
         download = self.send(dict(self.state), self._counted(clients), server_round)
-        content = self._content(download, {**config, **about, m.SUM_UPLOADS: self.settings.weighting})
+        content = self._content(download, {**config, **about, m.SUM_UPLOADS: m.WEIGHTED})
         self.report.add_bytes_down(content, len(clients))
         return self._address(MessageType.TRAIN, clients, content, grid)
 
@@ -282,7 +282,7 @@ class Rounds(Method, FlowerStrategy, ABC):
 
     def _step(self, reduced: Reduced, clients: Sequence[int], samples: Sequence[int], round: int) -> None:
         """Take the method's step."""
-        weights = total_weights(self.client_update.sums, self.settings.weighting, samples)
+        weights = total_weights(self.client_update.counts(self.settings), samples)
         sums, buffers = split_buffers(reduced.sums, weights, self.parameters)
         state = {**self.state, **({} if buffers is None else {"buffers": buffers})}
         uploads = Uploads(sums, weights, reduced.rows, self._counted(clients), samples)

@@ -199,11 +199,10 @@ class Worker:
 
     def _weights(self, samples: int, weighting: str) -> dict[str, int]:
         """How a client of so many samples counts in each sum."""
-        by = {"samples": samples, "uniform": 1}
         if weighting == m.UNWEIGHTED:
             return {**dict.fromkeys(self.update.sums, 1), m.STATISTICS_SUM: 1}
-        by["settings"] = by[weighting]
-        return {**{name: by[each] for name, each in self.update.sums.items()}, m.STATISTICS_SUM: 1}
+        by, counts = {"samples": samples, "uniform": 1}, self.update.counts(self.update.settings)
+        return {**{name: by[how] for name, how in counts.items()}, m.STATISTICS_SUM: 1}
 
     def _sent(self, uploads: Vectors) -> Vectors:
         """What of a client's uploads travels."""

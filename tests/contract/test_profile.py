@@ -154,7 +154,7 @@ def test_rows_add_up_to_the_time_of_all_actors() -> None:
 def test_a_worker_tells_its_parts_only_where_it_is_asked(kind: str, tmp_path: Path) -> None:
     engine = engine_of(federation_of([6, 9, 7]), small_module(), ENGINES[kind])
     worker = worker_of(engine, update_of("fedavg", lr=0.1, local_epochs=1, batch_size=4), tmp_path)
-    asked = ConfigRecord({m.ROUND: 1, m.SUM_UPLOADS: "samples"})
+    asked = ConfigRecord({m.ROUND: 1, m.SUM_UPLOADS: m.WEIGHTED})
     plain = worker.handle("train", RecordDict({m.CONFIG: asked}), [0, 1, 2])
     profiled = worker.handle("train", RecordDict({m.CONFIG: ConfigRecord({**asked, m.PROFILE: True})}), [0, 1, 2])
     contents = [reply.content for reply in profiled if isinstance(reply.content, RecordDict)]

@@ -305,7 +305,7 @@ def grid_over(megabytes: int, folder: Path) -> Any:
 
 
 def everybody() -> Order:
-    content = RecordDict({m.CONFIG: ConfigRecord({m.ROUND: 1, m.SUM_UPLOADS: "uniform"})})
+    content = RecordDict({m.CONFIG: ConfigRecord({m.ROUND: 1, m.SUM_UPLOADS: m.WEIGHTED})})
     return Order(MessageType.TRAIN, content, tuple(range(CLIENTS)))
 
 

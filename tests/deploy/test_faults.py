@@ -358,7 +358,7 @@ def test_killed_clients_go_on_with_their_own_memory(results: Results) -> None:
     content = RecordDict(
         {
             m.ARRAYS: m.pack(results.w),
-            m.CONFIG: ConfigRecord({m.ROUND: results.again, m.PHASE: 0, m.PROGRESS: 0.0, m.SUM_UPLOADS: "uniform"}),
+            m.CONFIG: ConfigRecord({m.ROUND: results.again, m.PHASE: 0, m.PROGRESS: 0.0, m.SUM_UPLOADS: m.UNWEIGHTED}),
         }
     )
     data, frame = results.deployment.data, DataSchema.read(results.deployment.data / "server" / FRAME)

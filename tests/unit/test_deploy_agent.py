@@ -107,7 +107,7 @@ def message(
     changes = {key: config.pop(key) for key in [*config] if key in {*TABLES, "objective", "seed", "deploy"}}
     experiment = build(TABLES | changes).tables() if resolved else TABLES | changes
     text = frame if isinstance(frame, str) else frame.to_json()
-    settings = {m.ROUND: 1, m.SUM_UPLOADS: "uniform", m.SCORE_PERSONAL: "none", **config}
+    settings = {m.ROUND: 1, m.SUM_UPLOADS: m.UNWEIGHTED, m.SCORE_PERSONAL: "none", **config}
     content = {
         m.STUDY: Study(id, json.dumps(experiment), CLIENTS, client, text).record(),
         m.CONFIG: ConfigRecord(settings),

@@ -191,7 +191,7 @@ class Both:
 
     def ask(self, kind: str = TRAIN, clients: Sequence[int] | None = None, **config: Any) -> list[Message]:
         wanted = range(len(self.nodes)) if clients is None else clients
-        own = {m.SUM_UPLOADS: "samples"} if kind == TRAIN else {m.SCORE_GLOBAL: True}
+        own = {m.SUM_UPLOADS: m.WEIGHTED} if kind == TRAIN else {m.SCORE_GLOBAL: True}
         settings = {m.ROUND: 1, m.PHASE: 0, **own, **config}
         content = RecordDict({m.CONFIG: ConfigRecord(settings), m.ARRAYS: m.pack(W)})
         return self.link.send_and_receive(m.Broadcast(kind, content, wanted))
@@ -254,7 +254,7 @@ def test_each_client_gets_a_message_of_its_own() -> None:
 def test_two_contents_reach_those_that_they_are_addressed_to() -> None:
     both = Both()
     both.link.expected = (replace(both.link.expected[0], sums={"w": ("uniform", (2,))}),)
-    config = ConfigRecord({m.ROUND: 1, m.PHASE: 0, m.SUM_UPLOADS: "uniform"})
+    config = ConfigRecord({m.ROUND: 1, m.PHASE: 0, m.SUM_UPLOADS: m.WEIGHTED})
     contents = [RecordDict({m.CONFIG: config, m.ARRAYS: m.pack(w)}) for w in (W, W + np.float32(0.25))]
     replies = both.link.send_and_receive([Message(contents[client == 1], client, TRAIN) for client in range(3)])
     totals = [m.unpack(reply.content) for reply in replies]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from flwr.app import MetricRecord, RecordDict
 
 import fedtl
+from fedtl.clients.contract import ClientUpdate, Weighting
+from fedtl.clients.settings import Settings
 from fedtl.config.read import read_config
 from fedtl.failure import RunError
 from fedtl.server.address import draw
@@ -117,9 +121,14 @@ def test_who_failed_adds_nothing_and_statistics_are_no_upload() -> None:
 
 
 def test_clients_count_as_each_sum_says() -> None:
-    weighting = {"a": "samples", "b": "uniform", "c": "settings"}
-    for setting, c in (("samples", 30), ("uniform", 2)):
-        assert total_weights(weighting, setting, [10, 20]) == {"a": 30, "b": 2, "c": c}  # type: ignore[arg-type]
+    assert total_weights({"a": "samples", "b": "uniform"}, [10, 20]) == {"a": 30, "b": 2}
+
+    class Method(ClientUpdate[Settings]):
+        sums: ClassVar[Mapping[str, Weighting]] = {"a": "samples", "b": "uniform", "c": "settings"}
+
+    for setting in ("samples", "uniform"):
+        settings = Settings.model_validate({"name": "any", "lr": 0.1, "weighting": setting})
+        assert Method.counts(settings) == {"a": "samples", "b": "uniform", "c": setting}
 
 
 def test_buffers_are_averaged_and_no_business_of_the_method() -> None:

@@ -17,8 +17,10 @@ from tests.quadratics import A, Array, H, Quadratics
 ETA = 0.1
 
 
-def algorithm_1(option: str, steps: list[int], sampled: list[list[int]], server_lr: float) -> tuple[list[Array], Array]:
-    """The global models, and the last c_i; plain SGD on the quadratics."""
+def algorithm_1(
+    option: str, steps: list[int], sampled: list[list[int]], server_lr: float, by_samples: bool = False
+) -> tuple[list[Array], Array]:
+    """The global models, and the last c_i; plain SGD on the quadratics, a step for each sample."""
     x, c, own = np.zeros(2), np.zeros(2), np.zeros_like(A)
     models = []
     for S in sampled:
@@ -29,8 +31,9 @@ def algorithm_1(option: str, steps: list[int], sampled: list[list[int]], server_
                 y[i] -= ETA * (H[i] * (y[i] - A[i]) - own[i] + c)
             second = own[i] - c + (x - y[i]) / (steps[i] * ETA)
             fresh[i] = H[i] * (x - A[i]) if option == "I" else second
-        x = x + server_lr * np.mean([y[i] - x for i in S], 0)
-        c = c + (fresh - own).sum(0) / len(A)
+        weights = [steps[i] if by_samples else 1 for i in S]
+        x = x + server_lr * np.average([y[i] - x for i in S], 0, weights)
+        c = c + len(S) / len(A) * np.average([fresh[i] - own[i] for i in S], 0, weights)
         own = fresh
         models.append(x)
     return models, own
@@ -46,6 +49,15 @@ def test_two_rounds_by_hand(option: str, kind: EngineKind, tmp_path: Path) -> No
     np.testing.assert_allclose(run.rounds(2, sampled), models, rtol=1e-5, atol=1e-6)
     for client in range(3):
         np.testing.assert_allclose(run.memory(client)["c_i"], own[client], rtol=1e-5, atol=1e-6)
+
+
+def test_both_means_may_count_clients_by_their_samples(tmp_path: Path) -> None:
+    """As Flower's reproduction of NIID-Bench does: c ← c + |S|/N Σ_S n_i (c_i⁺ - c_i) / Σ_S n_i."""
+    sizes, sampled = [2, 3, 1], [[0, 2], [0, 1], [1, 2]]
+    models, _ = algorithm_1("II", sizes, sampled, 1.0, by_samples=True)
+    by_samples = {"weighting": "samples", "control_weighting": "samples"}
+    run = Quadratics(H, A, tmp_path, "scaffold", sizes, lr=ETA, **by_samples)
+    np.testing.assert_allclose(run.rounds(3, sampled), models, rtol=1e-5, atol=1e-6)
 
 
 @EACH_ENGINE

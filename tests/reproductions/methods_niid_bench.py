@@ -4,16 +4,20 @@
 
 10 clients, all in each of 50 rounds of 10 epochs, mini-batches of 64, η = 0.01, momentum 0.9, weight decay 1e-5,
 bytes divided by 255, a CNN with 6 and 16 channels and hidden layers of 120 and 84; the global model is scored on the
-official test set. A run takes half an hour of a core, so each that is finished gets a line of OUT/niid-bench.csv, and
-what has a line is not run again. Runs what is missing, the settings with fewest labels a client first, and writes the
-table into OUT/niid-bench.md, between its two marks.
+official test set. Who holds what is the reproduction's, sample by sample, in every run. A run takes half an hour of a
+core, so each that is finished gets a line of OUT/niid-bench.csv, and what has a line is not run again. Runs what is
+missing, the settings with fewest labels a client first, and writes the table into OUT/niid-bench.md, between its two
+marks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from fedtl.data import read_data
+from fedtl.data.split import write_split
 from tests.reproductions.curves import Curve, add_curves, curves_of, read_curves
 from tests.reproductions.experiments import (
     Experiment,
@@ -25,16 +29,21 @@ from tests.reproductions.experiments import (
     spread,
     write_between_marks,
 )
+from tests.reproductions.flower_splits import flower_split
 
-PARTITIONS: dict[str, dict[str, Any]] = {
-    "2-labels": {"name": "label-quantity", "labels_per_client": 2},
-    "dirichlet": {"name": "dirichlet", "alpha": 0.5, "min_size": 10},
-    "3-labels": {"name": "label-quantity", "labels_per_client": 3},
-    "iid": {"name": "iid"},
+CLIENTS = 10
+PARTITIONS: dict[str, tuple[str, int]] = {
+    "2-labels": ("label_quantity", 2),
+    "dirichlet": ("dirichlet", 0),
+    "3-labels": ("label_quantity", 3),
+    "iid": ("iid", 0),
 }
+"""By name in the table, the rule and its labels a client."""
+
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {},
-    "scaffold": {"corrects": "step"},  # Flower adds c - c_i to a step of momentum, not to the gradient
+    # Flower adds c - c_i to a step of momentum, not to the gradient, and takes all means by samples.
+    "scaffold": {"corrects": "step", "weighting": "samples", "control_weighting": "samples"},
     "fednova": {},
     "fedprox": {"mu": 0.01},
 }
@@ -56,7 +65,17 @@ DATA = ("fashion-mnist", "mnist")
 SCORE = "global/server-test"
 
 
-def config(data: str, partition: str, method: str, seed: int) -> dict[str, Any]:
+def split_file(raw: Path, data: str, partition: str) -> Path:
+    """The file of who holds what, which is written if there is none."""
+    path = raw / "splits" / f"{data}-{partition}.npz"
+    if not path.exists():
+        dataset = read_data({"name": data, "clients": CLIENTS, "partition": {"name": "iid"}}).load()
+        rule, labels_per_client = PARTITIONS[partition]
+        write_split(flower_split(dataset.y[: dataset.official_test], CLIENTS, rule, labels_per_client), path)
+    return path.resolve()
+
+
+def config(data: str, partition: str, method: str, seed: int, split: Path) -> dict[str, Any]:
     """A run's config."""
     local: dict[str, Any] = {"local_epochs": 10, "batch_size": 64, "lr": 0.01}
     sgd = {"momentum": 0.9, "weight_decay": 1e-5}
@@ -67,10 +86,10 @@ def config(data: str, partition: str, method: str, seed: int) -> dict[str, Any]:
         "rounds": 50,
         "data": {
             "name": data,
-            "clients": 10,
+            "clients": CLIENTS,
             "normalise": "none",
             "test_share": 0.0,
-            "partition": PARTITIONS[partition],
+            "partition": {"name": "file", "path": str(split)},
         },
         "model": {"name": "cnn", "channels": [6, 16], "hidden": [120, 84]},
         "strategy": {"name": method, **local, **METHODS[method]},
@@ -103,7 +122,7 @@ def main() -> None:
     experiments = [
         Experiment(
             options.raw / f"{data}-{partition}-{method}-{seed}",
-            config(data, partition, method, seed),
+            config(data, partition, method, seed, split_file(options.raw, data, partition)),
         )
         for seed in range(options.seeds)
         for partition in options.partitions

@@ -30,6 +30,8 @@ class APFLSettings(Settings, OptimizerSettings):
         alpha: α_i, the local model's share in the mixture: of all clients, or with ``adaptive`` where each begins.
         adaptive: whether each client learns its α_i.
         alpha_lr: the learning rate of α_i; ``lr`` if not given.
+        alpha_steps: in which of a round's steps α_i moves: in "all", or in the "first" alone. If not given, in all
+            where parameters are mixed, and in the first where outputs are, as in the authors' code.
         mixing: what is mixed: the models' "parameters" (the paper), or their "outputs", as in the authors' code.
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
     """
@@ -37,8 +39,14 @@ class APFLSettings(Settings, OptimizerSettings):
     alpha: float = Field(0.5, ge=0, le=1)
     adaptive: bool = False
     alpha_lr: float | None = Field(None, gt=0)
+    alpha_steps: Literal["all", "first"] | None = None
     mixing: Literal["parameters", "outputs"] = "parameters"
     weighting: Literal["samples", "uniform"] = "uniform"
+
+    @property
+    def alpha_moves_once(self) -> bool:
+        """Whether it is in the first step alone."""
+        return (self.alpha_steps or ("all" if self.mixing == "parameters" else "first")) == "first"
 
 
 class APFL(ClientUpdate[APFLSettings]):
@@ -48,16 +56,18 @@ class APFL(ClientUpdate[APFLSettings]):
 
     - w_i ← w_i - η ∇f_i(w_i), which alone travels, and is averaged;
     - v_i ← v_i - η ∇_v f_i(v̄_i) = v_i - η α_i ∇f_i(v̄_i), with v̄_i as it was before both steps;
-    - with ``adaptive``, α_i ← α_i - η ⟨v_i - w_i, ∇f_i(v̄_i)⟩, kept between 0 and 1.
+    - with ``adaptive``, α_i ← α_i - η ⟨v_i - w_i, ∇f_i(v̄_i)⟩, kept between 0 and 1; with ``alpha_steps = "first"`` on
+      the first mini-batch of a round alone.
 
     v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w, one
     that has never been sampled with that of its first v_i and α_i; of w's private parts, where there are any, with its
     own.
 
-    Differs from the paper: not at all by default. The authors' code (FedTorch) is ``mixing = "outputs"``: v_i descends
-    along the loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are
-    scored; α_i moves in a round's first step alone, once w_i and v_i have moved, along
-    ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i. All terms of the objective then read the mixed logits.
+    Differs from the paper: not at all, but perhaps in how often α_i moves: by default on each mini-batch, in its
+    authors' code once a round (``alpha_steps``). That code (FedTorch) is ``mixing = "outputs"``: v_i descends along the
+    loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are scored; α_i
+    moves once w_i and v_i have, along ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i. All terms of the
+    objective then read the mixed logits.
     """
 
     settings_type: ClassVar[type[Settings]] = APFLSettings
@@ -69,6 +79,12 @@ class APFL(ClientUpdate[APFLSettings]):
         plain = OptimizerSettings(schedule=settings.schedule)
         self.alpha_stepper = Stepper(plain, settings.alpha_lr or settings.lr, layout)
 
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """How α_i moves, where it stays."""
+        assert isinstance(settings, APFLSettings)
+        return {} if settings.adaptive else dict.fromkeys(("alpha_lr", "alpha_steps"), "α stays: adaptive = false")
+
     def first_memory(self, received: Vectors) -> Memory:
         """v_i and α_i before the first round."""
         v = received.get("initial", received["w"])
@@ -78,7 +94,7 @@ class APFL(ClientUpdate[APFLSettings]):
         """w_i begins at the global model, v_i and α_i where they were."""
         w, v, alpha = received["w"], memory["v"], memory["alpha"]
         rates = self.alpha_stepper.init(alpha, "alpha") if self.settings.adaptive else {}
-        if self.settings.adaptive and self.settings.mixing == "outputs":
+        if self.settings.adaptive and self.settings.alpha_moves_once:
             rates["first"] = torch.ones_like(alpha)
         return {"w": w, "v": v, "alpha": alpha, **self.optimizer.init(w), **self.optimizer.init(v, "v"), **rates}
 
@@ -92,24 +108,25 @@ class APFL(ClientUpdate[APFLSettings]):
         at_w, at_mixture = grad(w, batch), grad(mixture(alpha, v, w), batch)
         of_v = alpha * at_mixture
         if self.settings.adaptive:
-            of_alpha = inner(v - w, at_mixture)
-            state = self.alpha_stepper.step(state, of_alpha, "alpha")
-            state = {**state, "alpha": state["alpha"].clamp(0, 1)}
+            state = self.move_alpha(state, inner(v - w, at_mixture))
         return self.optimizer.step(self.optimizer.step(state, at_w), of_v, "v")
 
     def authors_step(self, state: State, batch: Batch, grad: Gradient) -> State:
-        """A step of the authors' code: w_i, then v_i, and then α_i if it is the first."""
+        """A step of the authors' code: w_i, then v_i, and then α_i."""
         state, adaptive = self.optimizer.step(state, grad(state["w"], batch)), self.settings.adaptive
         w, v, alpha = state["w"], state["v"], state["alpha"]
         of_v = grad(v, batch.with_logits(alpha, outputs(1 - alpha, grad.logits(w, batch))))
         of_w = grad(w, batch.with_logits(1 - alpha, outputs(alpha, grad.logits(v, batch)))) if adaptive else of_v
         along = alpha * of_v + (1 - alpha) * of_w
         state = self.optimizer.step(state, of_v, "v")
-        if not adaptive:
-            return state
-        of_alpha = inner(state["v"] - w, along) + PULL * alpha
-        state = self.alpha_stepper.step(state, state["first"] * of_alpha, "alpha")
-        return {**state, "alpha": state["alpha"].clamp(0, 1), "first": torch.zeros_like(alpha)}
+        return self.move_alpha(state, inner(state["v"] - w, along) + PULL * alpha) if adaptive else state
+
+    def move_alpha(self, state: State, along: Tensor) -> State:
+        """A step of α_i, if it moves in this one."""
+        once = "first" in state
+        state = self.alpha_stepper.step(state, state["first"] * along if once else along, "alpha")
+        spent = {"first": torch.zeros_like(state["alpha"])} if once else {}
+        return {**state, "alpha": state["alpha"].clamp(0, 1), **spent}
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload w_i; keep v_i and α_i."""

@@ -236,6 +236,11 @@ class ClientUpdate(ABC, Generic[S]):
         return terms
 
     @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """Options of these settings that do nothing, each with the reason: who asks for one is told so."""
+        return {}
+
+    @classmethod
     def idle_under(cls, settings: Settings, terms: tuple[Term, ...]) -> str | None:
         """Why these terms leave it nothing to do of what distinguishes it from plain averaging; None where they do."""
         return None

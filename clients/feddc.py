@@ -45,7 +45,8 @@ class FedDC(SGD):
     with 0. Instead of θ_i and h_i the client sends their sum, of which the server takes the mean.
 
     Differs from the paper: it was not at hand; this is what the notes of the reference cases say of it. Its authors'
-    code is ``correction = "scaffold"``, ``drifts = "all"`` and ``mean_samples``.
+    code is ``correction = "scaffold"``, ``drifts = "all"`` and ``mean_samples``; it divides by the K of a client of
+    mean size and by η as it was in the first round, for all clients and rounds, and clips gradients to a norm of 10.
     """
 
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "g": "uniform"}

@@ -35,8 +35,9 @@ class FedDyn(SGD):
     ∇L_i(θ_i^t) = ∇L_i(θ_i^(t-1)) - α (θ_i^t - θ^(t-1)), which is the gradient at an exact minimum. It begins with 0,
     which is also what a client has that has not taken part.
 
-    Differs from the paper: not at all by default. Its authors' code scales α by client (``mean_samples``), and reports
-    the accuracy of the mean of the θ_i, where the global model here is θ^t, from which the clients begin.
+    Differs from the paper: not at all by default. Its authors' code scales α by client (``mean_samples``), clips the
+    gradient, linear term included, to a norm of 10, and reports the accuracy of the mean of the θ_i, where the global
+    model here is θ^t, from which the clients begin.
     """
 
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform"}

@@ -84,7 +84,7 @@ class Strategy(Rounds):
     @classmethod
     def unused(cls, settings: Settings) -> dict[str, str]:
         """Options of these settings that do nothing, each with the reason: who asks for one is told so."""
-        unused = dict[str, str]()
+        unused = cls.client_update.unused(settings)
         if "settings" not in cls.client_update.sums.values():
             unused["weighting"] = f"under {settings.name} clients upload nothing that could be averaged"
             if cls.client_update.uploads():

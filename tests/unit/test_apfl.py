@@ -46,19 +46,21 @@ SIZES = [20, 12, 20, 7]
 
 
 @EACH_ENGINE
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_a_round_by_hand(kind: EngineKind, adaptive: bool) -> None:
+@pytest.mark.parametrize("adaptive", ["", "all", "first"])
+def test_a_round_by_hand(kind: EngineKind, adaptive: str) -> None:
     """All three move from where they were before the step; α stays within its bounds."""
     eta, alphas, v0 = 0.1, (0.3, 0.02, 0.9), 3.0
-    update = update_of("apfl", lr=eta, adaptive=adaptive, alpha_lr=0.05, local_steps=3)
+    own: dict[str, Any] = {"adaptive": True, "alpha_lr": 0.05, "alpha_steps": adaptive} if adaptive else {}
+    update = update_of("apfl", lr=eta, local_steps=3, **own)
     memories = [{"v": torch.full((5,), v0), "alpha": torch.tensor([alpha])} for alpha in alphas]
     bounds = set()
     for a, alpha, outcome in zip(A, alphas, train_cohort(quadratic(A, kind), update, W, range(3), memories, 1)):
         assert isinstance(outcome, Trained)
         w, v = W.double().numpy(), np.full(5, v0)
-        for _ in range(3):
+        for step in range(3):
             at_mixture = alpha * v + (1 - alpha) * w - a
-            moved = float(np.clip(alpha - 0.05 * (v - w) @ at_mixture, 0, 1)) if adaptive else alpha
+            moves = adaptive == "all" or (adaptive == "first" and not step)
+            moved = float(np.clip(alpha - 0.05 * (v - w) @ at_mixture, 0, 1)) if moves else alpha
             w, v, alpha = w - eta * (w - a), v - eta * alpha * at_mixture, moved
         bounds |= {alpha} & {0.0, 1.0}
         np.testing.assert_allclose(outcome.uploads["w"], w, atol=1e-6)

@@ -47,6 +47,13 @@ def test_what_local_training_does_not_use() -> None:
     assert notes("fedavg", phases=phases) == []
 
 
+def test_how_a_share_that_stays_would_move() -> None:
+    asked = {"alpha_lr": 0.1, "alpha_steps": "first"}
+    why = "has no effect: α stays: adaptive = false"
+    assert notes("apfl", asked) == [f"strategy.alpha_lr {why}", f"strategy.alpha_steps {why}"]
+    assert notes("apfl", {"adaptive": True, **asked}) == []
+
+
 def test_a_resolved_config_did_not_ask_for_its_defaults(tmp_path: Path) -> None:
     config, _ = read_config(tables("local"))
     (tmp_path / "config.toml").write_text(config.toml())

@@ -9,7 +9,8 @@ chose for each method by validation. The global model is scored on the official 
 has 1,000 rounds; a run is lengthened if ``--rounds`` is raised. All methods get a quarter of the rounds before any gets
 the next. Runs what is missing below RAW, and writes the table into OUT/flgo.md, between its two marks.
 
-Differs from FLGo: the clients of a round are drawn without replacement, which FLGo does for SCAFFOLD alone.
+Differs from FLGo (0.3.20 and later were read): the clients of a round are drawn without replacement, which FLGo does
+for SCAFFOLD alone; who holds what is drawn by each seed, by the rule of the one split that FLGo-Bench has.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from tests.reproductions.experiments import (
 
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 0.05, "clip_norm": 10.0},
-    # FLGo's SCAFFOLD does not clip, and its c_i is the mean of whole steps, weight decay included.
+    # In FLGo c_i is the mean of whole steps, weight decay included, and the corrected gradient is clipped: the same as
+    # this while no norm exceeds 10.
     "scaffold": {"lr": 0.01, "corrects": "step"},
     "feddyn": {"lr": 0.05, "alpha": 0.1, "clip_norm": 10.0},
 }

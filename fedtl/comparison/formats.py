@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedtl.comparison.latex import PACKAGES, floating, latex_text
 from fedtl.comparison.result import ClientGain, Comparison, Difference, Ranking, Reached, Summary
 from fedtl.comparison.statistics import Spread
 
@@ -76,24 +76,17 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Tables in LaTeX, for the package booktabs; notes as comments."""
+    """Tables in LaTeX, for the packages booktabs and graphicx; notes as comments."""
     blocks = []
     for section in sections(comparison):
         columns = "".join("l" if section.is_words(column) else "r" for column in range(len(section.header)))
-        lines = [
-            f"% {section.title}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            _latex_line(section.header),
-            r"\midrule",
-            *map(_latex_line, section.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        blocks.append("\n".join(lines))
+        title = f"{section.title[0].upper()}{section.title[1:]}."
+        blocks.append(
+            floating(latex_text(title), columns, _latex_line(section.header), list(map(_latex_line, section.rows)))
+        )
     if comparison.notes:
         blocks.append("\n".join(f"% {note}" for note in comparison.notes))
-    return "\n\n".join(blocks)
+    return "\n\n".join([PACKAGES, *blocks])
 
 
 def _groups(comparison: Comparison) -> Section:
@@ -307,48 +300,13 @@ def _marked(group: Summary, text: str) -> str:
     return f"{text} ({' or '.join(marks)})" if marks else text
 
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "–": "--",
-    "’": "'",
-    '"': "''",
-}
-
-GREEK = re.compile("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
 SIGNED = re.compile(r"(?<!\S)[+-]\d+(\.\d+)?")
 """A number with a sign, whose minus is no hyphen."""
 
 
 def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(_latex_cell(cell) for cell in cells) + r" \\"
+    return " & ".join(_latex_cell(cell) for cell in cells)
 
 
 def _latex_cell(cell: str) -> str:
     return SIGNED.sub(r"$\g<0>$", latex_text(cell))
-
-
-def latex_text(text: str) -> str:
-    """Text in which no letter is a command; Greek ones are mathematics, as pdfLaTeX knows no others."""
-    return "".join(LATEX.get(letter) or _greek(letter) for letter in text)
-
-
-def _greek(letter: str) -> str:
-    word = GREEK.fullmatch(unicodedata.name(letter, ""))
-    if word is None:
-        return letter
-    return f"$\\{word[2].lower() if word[1] == 'SMALL' else word[2].capitalize()}$"

@@ -90,17 +90,19 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
         study: that the runs belong to: which cells and seeds there should be, and in which order.
     """
     layout = Layout.of(comparison.groups, study)
-    planned = {} if study is None else _planned(study)
+    planned, finished = ({}, {}) if study is None else (_counted(study, state) for state in (None, "finished"))
     most = 0 if study is not None else max(len(group.runs) for group in comparison.groups)
     shown = {frozenset((each.first, each.second)) for each in comparison.differences if each.shown == "seeds"}
     untested = _untested(comparison)
-    columns = []
+    columns, undefined = [], False
     for setting in layout.settings:
         groups = [layout.group(variant, setting) for variant in layout.variants]
         best = _best([each for each in groups if each is not None], comparison)
         column = []
         for variant, group in zip(layout.variants, groups):
             seeds = planned.get((variant, key_of(setting)), most)
+            scored = 0 if group is None or group.value is None else group.value.seeds
+            undefined |= scored < finished.get((variant, key_of(setting)), 0)
             if group is None:
                 column.append(Entry("", None, seeds))
                 continue
@@ -120,13 +122,13 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
         labels=layout.labels,
         entries=entries,
         about=_about(comparison, entries),
-        notes=(*_on_ties(comparison, columns, untested), *_on_gaps(entries)),
+        notes=(*_on_ties(comparison, columns, untested), *_on_gaps(entries, undefined)),
     )
 
 
-def _planned(study: Study) -> dict[tuple[str, str], int]:
-    """How many seeds each variant should have in each setting."""
-    finals = [run.cell for run in study.finals]
+def _counted(study: Study, state: str | None) -> dict[tuple[str, str], int]:
+    """How many seeds each variant has in each setting whose run is in a state; None is any."""
+    finals = [run.cell for run in study.finals if state in (None, run.state)]
     return {(cell.variant, key_of(cell.setting)): finals.count(cell.name) for cell in study.cells}
 
 
@@ -186,13 +188,15 @@ def _on_ties(comparison: Comparison, columns: Sequence[Sequence[Entry]], unteste
         yield "A method that finished alone in its column is compared with nothing."
 
 
-def _on_gaps(entries: Sequence[Sequence[Entry]]) -> Iterator[str]:
-    """What is missing."""
+def _on_gaps(entries: Sequence[Sequence[Entry]], undefined: bool) -> Iterator[str]:
+    """What is missing; ``undefined`` says whether runs finished that have no score."""
     flat = [entry for row in entries for entry in row]
     if any(0 < entry.seeds < entry.planned for entry in flat):
-        yield "In brackets: seeds that finished, of those planned."
+        yield f"In brackets: seeds {'with a score' if undefined else 'that finished'}, of those planned."
     if any(not entry.seeds for entry in flat):
-        yield "-: no run finished."
+        yield f"-: no run {'has a score' if undefined else 'finished'}."
+    if undefined:
+        yield "Runs that finished without a score are those in which it is undefined."
     if any(entry.part for entry in flat):
         yield "+: over fewer clients than were asked."
 

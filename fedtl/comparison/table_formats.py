@@ -8,7 +8,8 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 
-from fedtl.comparison.formats import latex_text, score_cell
+from fedtl.comparison.formats import score_cell
+from fedtl.comparison.latex import PACKAGES, floating, latex_text
 from fedtl.comparison.table import Entry, ScoreTable
 
 BEST, TIED = "> ", "* "
@@ -63,33 +64,26 @@ def markdown(table: ScoreTable) -> str:
 
 
 def latex(table: ScoreTable) -> str:
-    """A floating table, for the package booktabs."""
+    """A floating table, for the packages booktabs and graphicx; means end, and signs stand, below each other."""
+    columns, header, cells = "l", ["method"], [[latex_text(method)] for method in table.methods]
+    for place, label in enumerate(table.labels):
+        halves = [_latex_halves(table, row[place]) for row in table.entries]
+        two = any(rest for _, rest in halves)
+        columns += "r@{}l" if two else "r"
+        header.append(rf"\multicolumn{{2}}{{c}}{{{latex_text(label)}}}" if two else latex_text(label))
+        for row, (mean, rest) in zip(cells, halves):
+            row += [mean, rest] if two else [mean]
+    table_of_lines = floating(latex_text(table.caption()), columns, " & ".join(header), list(map(" & ".join, cells)))
+    return f"{PACKAGES}\n{table_of_lines}"
 
-    def cell(entry: Entry) -> str:
-        words = latex_text(_number(table, entry))
-        if entry.best:
-            mean, sign, rest = words.partition(" $")
-            return rf"\textbf{{{mean}}}{sign}{rest}"
-        return rf"{words}\rlap{{$^{{*}}$}}" if entry.tied else words
 
-    lines = [
-        r"% \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_text(table.caption())}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.labels)}}}",
-        r"\toprule",
-        " & ".join(map(latex_text, ("method", *table.labels))) + r" \\",
-        r"\midrule",
-        *(
-            " & ".join([latex_text(method), *map(cell, row)]) + r" \\"
-            for method, row in zip(table.methods, table.entries, strict=True)
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
+def _latex_halves(table: ScoreTable, entry: Entry) -> tuple[str, str]:
+    """The mean, and what follows it."""
+    mean, space, rest = _number(table, entry).partition(" ")
+    mean, rest = latex_text(mean), f"~{latex_text(rest)}" if space else ""
+    if entry.best:
+        mean = rf"\textbf{{{mean}}}"
+    return mean, rest + (r"\rlap{$^{*}$}" if entry.tied else "")
 
 
 def as_csv(table: ScoreTable) -> str:

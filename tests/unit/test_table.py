@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from typer.testing import CliRunner
 
 from fedtl.choice import ConfigError
 from fedtl.cli.commands import app
-from fedtl.comparison import compare
-from fedtl.comparison.formats import latex_text
+from fedtl.comparison import compare, formats
+from fedtl.comparison.latex import latex_text
 from fedtl.comparison.table import ScoreTable, score_table
 from fedtl.comparison.table_formats import as_csv, latex, markdown, text
 from fedtl.studies import Study
@@ -154,19 +156,69 @@ def test_latex_has_no_command_that_is_not_meant(table: ScoreTable) -> None:
     body = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
     assert set(re.findall(r"\\([a-z]+)", body)) <= {
         *("begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule"),
-        *("textbf", "rlap", "pm"),
+        *("textbf", "rlap", "pm", "multicolumn"),
+        *("setlength", "belowcaptionskip", "medskipamount"),
+        *("resizebox", "ifdim", "width", "linewidth", "else", "fi"),
     }
-    assert re.search(r"(?<!\\)[%#]", body) is None
+    assert re.search(r"(?<!\\)[%#](?!$)", body, re.MULTILINE) is None
     outside = re.sub(r"(?<!\\)\$[^$]*(?<!\\)\$", "", body)
     assert re.search(r"(?<!\\)[_^$]", outside) is None
     depth = np.cumsum([(letter == "{") - (letter == "}") for letter in re.sub(r"\\[{}]", "", body)])
     assert depth[-1] == 0
     assert (depth >= 0).all()
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table.labels)}
+    columns = [len(re.findall(r"(?<!\\)&", row)) + row.count("multicolumn{2}") for row in rows]
+    assert set(columns) == {2 * len(table.labels)}
     assert r"pfedme 50\% \& x\_1 & \textbf{" in body
     assert latex_text("α=0.1, Δ_{x}^2 ~ \\a") == r"$\alpha$=0.1, $\Delta$\_\{x\}\textasciicircum{}2 " + (
         r"\textasciitilde{} \textbackslash{}a"
+    )
+
+
+ODD = (
+    "pfedme 50% & x_1 #2",
+    "[fedavg]",  # as a row begins, an option of the line break before it
+    "*star",  # likewise
+    "λ=ΩΣς Αο, é, µ ² – — …",
+    '--a|b `t` ~^{}\\$ <> "z" − ∞ →',
+)
+
+
+def test_latex_compiles_with_what_the_docs_name_alone(tmp_path: Path) -> None:
+    """Odd names, best ones, ties, missing seeds and undefined scores, in a table and in a comparison."""
+    pdflatex = shutil.which("pdflatex")
+    if pdflatex is None:
+        pytest.skip("no pdflatex is installed, as by apt-get install texlive-latex-recommended")
+
+    def values(method: str, setting: Mapping[str, Any], seed: int, round: int) -> NDArray[np.float64]:
+        if method == "undefined":
+            return np.full(9, np.nan)
+        return accuracies(method, setting, seed, round)
+
+    failed = {("local", 0, 2), *(("local", 1, seed) for seed in range(3))}
+    made = made_up_study(tmp_path / "study", values, ("fedavg", "local", "undefined", *ODD), failed=failed)
+    compared = compare(made.folder, resamples=0)
+    (tmp_path / "table.tex").write_text(latex(score_table(compared, made)), encoding="utf-8")
+    (tmp_path / "comparison.tex").write_text(formats.latex(compared), encoding="utf-8")
+    document = r"\documentclass{article}\usepackage{booktabs, graphicx}\begin{document}\input{table}\input{comparison}"
+    (tmp_path / "page.tex").write_text(rf"{document}\end{{document}}", encoding="utf-8")
+    words = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "page.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, errors="replace")
+    assert done.returncode == 0, done.stdout
+    assert re.findall("Overfull.*|LaTeX Warning.*", done.stdout) == []
+
+
+def test_a_score_that_is_undefined_is_no_failed_run(tmp_path: Path) -> None:
+    def values(method: str, setting: Mapping[str, Any], seed: int, round: int) -> NDArray[np.float64]:
+        undefined = method == "local" and (setting[ALPHA] == 1 or seed == 0)
+        return np.full(9, np.nan) if undefined else accuracies(method, setting, seed, round)
+
+    made = made_up_study(tmp_path, values)
+    table = score_table(compare(tmp_path, resamples=0), made)
+    assert [(entry.seeds, entry.planned) for entry in table.entries[2]] == [(2, 3), (0, 3)]
+    assert table.caption().endswith(
+        "In brackets: seeds with a score, of those planned. -: no run has a score. "
+        "Runs that finished without a score are those in which it is undefined."
     )
 
 
@@ -193,7 +245,7 @@ def test_the_command(study: Study, tmp_path: Path) -> None:
     words = ["table", str(study.folder), "--format", "latex"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
-    assert result.stdout.startswith("% \\usepackage{booktabs}\n\\begin{table}")
+    assert result.stdout.startswith("% \\usepackage{booktabs, graphicx}\n\\begin{table}")
     CliRunner().invoke(app, [*words, "-o", str(tmp_path / "tables" / "a.tex")])
     assert (tmp_path / "tables" / "a.tex").read_text() == result.stdout
     nowhere = CliRunner().invoke(app, [*words, "-o", str(study.folder)])

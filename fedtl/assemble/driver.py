@@ -129,12 +129,15 @@ class Server:
     @property
     def tracking(self) -> Tracking:
         """What fills the config's trackers while the run goes on."""
-        return Tracking(self.recorder.folder, self.config.tracking, self._note)
+        return Tracking(self.recorder.folder, self.config.tracking, self._note, self._say)
 
     def _note(self, text: str) -> None:
         """Record a sentence and show it; a run does not end by either."""
         with suppress(OutputError, OSError, ValueError):
             self.recorder.note(text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         if isinstance(self.listener, Noted):
             self.listener.note(text)
 

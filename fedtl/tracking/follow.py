@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import select
+import time
 import tomllib
 import traceback
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ from fedtl.runs.history import numbers_of
 from fedtl.tracking.place import ID, LOCK, PLACE
 
 PATIENCE = 1.0
-"""Seconds between two looks at the record."""
+"""Seconds between two looks at the record, and between two words of how far it is."""
 
 
 def follow(folder: Path, orders: IO[bytes], notes: IO[str]) -> None:
@@ -28,7 +29,7 @@ def follow(folder: Path, orders: IO[bytes], notes: IO[str]) -> None:
     Args:
         folder: the run's.
         orders: says how the run ended, in one line; it is closed without a line if the run's process was killed.
-        notes: gets a line of JSON for each tracker that has failed.
+        notes: gets a line of JSON for each tracker that has failed, and now and then the round that is written.
     """
     with _only_one(folder):
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
@@ -54,7 +55,7 @@ class _Trackers:
     """A run's trackers, of which each is left out from its first failure on."""
 
     def __init__(self, run: TrackedRun, notes: IO[str]) -> None:
-        self._notes = notes
+        self._notes, self._told = notes, 0.0
         self._writers: dict[str, Writer] = {}
         for i, table in enumerate(run.config.get("tracking", ())):
             name = str(table["name"])
@@ -67,6 +68,9 @@ class _Trackers:
         for name, writer in list(self._writers.items()):
             with self._failing(name):
                 writer.write(int(line["round"]), numbers)
+        if time.monotonic() - self._told >= PATIENCE:
+            self._told = time.monotonic()
+            self._tell({"round": line["round"]})
 
     def close(self, end: End) -> None:
         """Close those that are left."""
@@ -83,7 +87,12 @@ class _Trackers:
             traceback.print_exc()
             first, *_ = str(error).splitlines() or [""]  # a database's error goes on with the whole statement
             what = f"{type(error).__name__}: {first.rstrip('.')}" if first else type(error).__name__
-            print(json.dumps({"tracker": name, "error": what}), file=self._notes, flush=True)
+            self._tell({"tracker": name, "error": what})
+
+    def _tell(self, note: Mapping[str, Any]) -> None:
+        """Tell the run's process, if it has not been killed."""
+        with suppress(OSError):
+            print(json.dumps(note), file=self._notes, flush=True)
 
 
 class _Record:

@@ -6,7 +6,9 @@ import io
 import json
 import math
 import os
+import signal
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fedtl.config.tracking import check_trackers, read_tracker
 from fedtl.deploy.agent import _agreement
 from fedtl.disk.tensors import load_tensors
 from fedtl.runs.resume import alike, digest
+from fedtl.tracking import process
 from fedtl.tracking.follow import follow
 from fedtl.tracking.place import PLACE
 
@@ -68,7 +71,9 @@ def followed(folder: Path, order: bytes = b"finished\n") -> list[dict[str, str]]
     notes = io.StringIO()
     with os.fdopen(reading, "rb") as orders:
         follow(folder, orders, notes)
-    return [json.loads(line) for line in notes.getvalue().splitlines()]
+    told = [json.loads(line) for line in notes.getvalue().splitlines()]
+    assert {"round": 1} in told  # which says that it goes on
+    return [each for each in told if "round" not in each]
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -111,6 +116,35 @@ def test_a_resumed_run_has_the_same_id_and_all_rounds_again(tmp_path: Path) -> N
     followed(a_run(folder, 3, [{"name": LINES}]))
     rounds = [line.get("round", line.get("end")) for line in lines_of(folder)]  # of one id
     assert rounds == [1, 2, "killed", 1, 2, 3, "finished"]
+
+
+@pytest.mark.parametrize("interrupted", ["never", "before", "while it waits"])
+def test_a_run_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: str) -> None:
+    for name, seconds in {"SILENT": 0.2, "HURRIED": 0.1, "SAID_AFTER": 0.05, "LOOK": 0.02}.items():
+        monkeypatch.setattr(process, name, seconds)
+    folder = a_run(tmp_path / "one", 2, [{"name": LINES, "hangs": True}])
+    notes, said = list[str](), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if interrupted == "while it waits":
+            raise KeyboardInterrupt
+
+    tracking = process.Tracking(folder, [{"name": LINES, "hangs": True}], notes.append, say)
+    with nullcontext() if interrupted == "never" else pytest.raises(KeyboardInterrupt), tracking:
+        assert tracking._process is not None
+        if interrupted == "before":
+            raise KeyboardInterrupt
+    assert tracking._process.returncode == -signal.SIGKILL
+    seconds, hint = ("0.1", "") if interrupted == "before" else ("300", "; Ctrl-C leaves them out")
+    assert said == [f"waiting until {LINES} has the last rounds, for {seconds} s at most{hint}"]
+    when = {
+        "never": "after the run, and wrote nothing for 0.2 s",
+        "before": "0.1 s after the run",
+        "while it waits": "when the run was stopped",
+    }
+    remedy = f"fedtl run {folder} --resume writes what is missing"
+    assert notes == [f"tracking was not finished {when[interrupted]}; {remedy}"]
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ MOST = 400
 """Samples of a domain that are looked at."""
 FEWEST = 10
 """Samples below which a domain is left out."""
-MOST_CLIENTS = 6
-"""Clients that are shown where each is a domain of its own: those with the most samples."""
+MOST_SHOWN = 6
+"""Domains, or clients where each is one of its own, that are shown: those with the most samples."""
 
 
 class _Domain(NamedTuple):
@@ -33,7 +34,10 @@ class _Domain(NamedTuple):
 
 
 def features_by_domain(run: Run, projection: Projection = "pca") -> DomainFeatures:
-    """What the final global model's head receives, for source and target, or for clients where there is no target.
+    """What the final global model's head receives, for the domains that there are.
+
+    These are source and target where there is a target, else the data's domains, with those that are held out, else
+    clients.
 
     Args:
         run: a finished one.
@@ -95,15 +99,42 @@ def _domains(federation: Federation, seed: int, names: list[str]) -> list[_Domai
         if not len(rows[1]):  # what clients hold without labels is the target
             rows = [federation.train.order, target.train.order]
         domains = [_Domain(name, each) for name, each in zip(("source", "target"), rows)]
+    elif federation.domain_of is not None:
+        domains = _largest([*_of_domains(federation), *_held_out(federation)])
     else:
-        held = [np.concatenate([federation.train[c], federation.test[c]]) for c in range(federation.clients)]
-        largest = sorted(range(len(held)), key=lambda c: (-len(held[c]), c))[:MOST_CLIENTS]
-        domains = [_Domain(f"client {names[c] if names else c}", held[c]) for c in sorted(largest)]
+        each = ((f"client {names[c] if names else c}", _held(federation, c)) for c in range(federation.clients))
+        domains = _largest([_Domain(*one) for one in each])
     return [
         _Domain(domain.name, np.sort(stream(seed, Purpose.DOMAIN_DRAW, place).permutation(domain.rows)[:MOST]))
         for place, domain in enumerate(domains)
         if len(domain.rows) >= FEWEST
     ]
+
+
+def _of_domains(federation: Federation) -> Iterator[_Domain]:
+    """What the clients of each domain have of it."""
+    assert federation.domain_of is not None
+    for number, name in enumerate(federation.domains):
+        rows = [_held(federation, client) for client in np.flatnonzero(federation.domain_of == number).tolist()]
+        if rows:
+            yield _Domain(name, np.concatenate(rows))
+
+
+def _held_out(federation: Federation) -> Iterator[_Domain]:
+    """Domains that no client has."""
+    for name, rows in federation.held_out.items():
+        yield _Domain(f"{name} (held out)", rows)
+
+
+def _held(federation: Federation, client: int) -> NDArray[np.int64]:
+    """A client's samples for training and testing."""
+    return np.concatenate([federation.train[client], federation.test[client]])
+
+
+def _largest(domains: Sequence[_Domain]) -> list[_Domain]:
+    """Those that are shown, in their own order."""
+    largest = sorted(range(len(domains)), key=lambda place: (-len(domains[place].rows), place))[:MOST_SHOWN]
+    return [domains[place] for place in sorted(largest)]
 
 
 def _projected(features: NDArray[np.float64], projection: Projection, seed: int) -> tuple[NDArray[np.float64], str]:

@@ -145,7 +145,7 @@ class RunFolder:
         return folder
 
     def changes(self, most: int) -> dict[int, Tensor | Failed]:
-        """What one more round of each client that can train would change in the model that it is sent.
+        """What one more round of each client that can train would change in the parameters that it is sent.
 
         Args:
             most: clients; of more the first ones.

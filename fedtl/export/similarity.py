@@ -17,7 +17,7 @@ MOST = 200
 
 
 def similarity_of(run: Run) -> Similarity:
-    """Cosines of the changes that the clients' own training makes in the model that they are sent.
+    """Cosines of the changes that the clients' own training makes in the parameters that they are sent.
 
     Args:
         run: simulated, with a checkpoint.

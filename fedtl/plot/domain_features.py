@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from fedtl.plot.panels import grid_of_panels, legend, title
-from fedtl.plot.style import COLOURS, handle, look, styled
+from fedtl.plot.panels import grid_of_panels, legend, middle_out, title
+from fedtl.plot.style import COLOURS, DARK, NARROW, handle, look, styled
 
 MOST_LABELS = 10
 """Labels up to which a panel colours samples by label."""
@@ -52,14 +53,20 @@ class DomainFeatures:
 
 @styled
 def features(data: DomainFeatures, *, width: float | None = None) -> Figure:
-    """A point for each sample, coloured by domain and, where there are few, by label.
+    """A point for each sample, coloured by domain and, where there are few, by label; of several pairs all distances.
 
     Args:
         data: of one run.
         width: of the picture, in inches; by itself if None.
     """
     by_label = 1 < len(data.label_names) <= MOST_LABELS
-    figure, all_axes = grid_of_panels(1 + by_label, width, (4.0, 3.4), sharex=True, sharey=True)
+    by_pair = len(data.names) > 2
+    figure, all_axes = grid_of_panels(1 + by_label + by_pair, width, (4.0, 3.4))
+    if by_pair:
+        _distances(all_axes.pop(), data, width is not None and width < NARROW)
+    for axes in all_axes[1:]:
+        axes.sharex(all_axes[0])
+        axes.sharey(all_axes[0])
     size = 10.0 if len(data.points) <= 600 else 6.0
     for index in range(len(data.names)):
         style = look(index)
@@ -83,6 +90,24 @@ def features(data: DomainFeatures, *, width: float | None = None) -> Figure:
     notes = [f"{data.method}: features of the final global model, {data.projection}", _apart(data), *data.notes]
     legend(figure, blocks, notes)
     return figure
+
+
+def _distances(axes: Axes, data: DomainFeatures, narrow: bool) -> None:
+    """A field for each pair."""
+    names = [middle_out(name, 14) for name in data.names]
+    below = np.ma.masked_where(np.triu(np.ones_like(data.distances, bool)), data.distances)[1:, :-1]
+    axes.imshow(below, cmap="Blues", vmin=0.0, vmax=2.0, aspect="auto", interpolation="nearest")
+    for row, column in zip(*np.nonzero(~np.ma.getmaskarray(below))):
+        value = float(below[row, column])
+        colour = "white" if value > 1.1 else DARK
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=6.5 if narrow else 8.5)
+    axes.set_yticks(range(len(names) - 1), names[1:])
+    axes.set_xticks(range(len(names) - 1), names[:-1], rotation=30, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    title(axes, "proxy A-distance")
 
 
 def _apart(data: DomainFeatures) -> str:

@@ -81,7 +81,10 @@ class Holding:
 
 @dataclass(frozen=True)
 class _Known:
-    """What clients hold, from client ``start`` on: samples of each label, or test samples alone."""
+    """What clients hold, from client ``start`` on: samples of each label, or test samples alone.
+
+    ``when`` says in which rounds; it is empty where it is in all.
+    """
 
     counts: NDArray[np.int64]
     labels: tuple[str, ...]
@@ -89,6 +92,7 @@ class _Known:
     samples: tuple[str, str]
     checked: str
     start: int = 0
+    when: str = ""
 
 
 def holdings(settings: Sequence[Setting], read_data: bool) -> tuple[Holding, ...]:
@@ -148,7 +152,13 @@ def _known(run: Run, read_data: bool) -> list[_Known]:
     checked = f"Made again from the config; its fingerprint is the record's, {recorded[:12]}…"
     names = federation.label_names or tuple(str(k) for k in range(federation.classes))
     first = federation.first_of_target or federation.clients
-    rows = [_Known(federation.label_counts(first), names, first, SAMPLES, checked)]
+    later = [stage for stage in federation.later if stage.first <= int(run.config["rounds"])]
+    until = f"until round {later[0].first - 1}" if later else ""
+    rows = [_Known(federation.label_counts(first), names, first, SAMPLES, checked, when=until)]
+    for stage in later:
+        counts = federation.at(stage.first).label_counts(first)
+        when = f"from round {stage.first} on ({stage.because})"
+        rows.append(_Known(counts, names, first, SAMPLES, checked, when=when))
     if federation.target is not None:
         start = first if first < federation.clients else 0
         counts = federation.label_counts(target=True)[start:]
@@ -198,6 +208,7 @@ def _picture(known: _Known, where: str) -> Holding:
     column = (WIDTH - RIGHT - LEFT) / shown
     totals = counts.sum(axis=1)
     what = "" if known.samples == SAMPLES else f", {known.samples[1]}"
+    what += f", {known.when}" * bool(known.when)
     size = replace(over([0.0, float(totals.max(initial=1))], TOP + BARS, TOP, margin=0.02), low=0.0)
     bars = tuple(
         Bar(
@@ -215,7 +226,7 @@ def _picture(known: _Known, where: str) -> Holding:
     classes = f", of {int(held.min())} to {int(held.max())} of {labels} labels" if labels else ""
     return Holding(
         title=f"{which[0].upper()}{which[1:]}{what}{f' ({where})' * bool(where)}",
-        summary=f"{which[0].upper()}{which[1:]}: {spread}{classes}.",
+        summary=f"{which[0].upper()}{which[1:]}{f', {known.when}' * bool(known.when)}: {spread}{classes}.",
         checked=known.checked,
         bubbles=_bubbles(known, counts, x, top, row, column),
         bars=bars,
@@ -226,7 +237,7 @@ def _picture(known: _Known, where: str) -> Holding:
         ),
         bar_ticks=size.ticks(2, whole=True),
         numbers=plain(
-            f"What each client holds{f', {where}' * bool(where)}",
+            f"What each client holds{f', {known.when}' * bool(known.when)}{f', {where}' * bool(where)}",
             ("client", "samples", *(("labels (samples)",) if labels else ())),
             [_row(client, known.labels, each) for client, each in enumerate(counts.tolist(), known.start)],
             ("client", "samples"),

@@ -44,6 +44,7 @@ class _Row:
     trials: int = 0
     runs: int = 0
     last: str = ""
+    """Its last score, and which model it is of on whose data."""
     states: Counter[str] = field(default_factory=Counter)
     """How many of its runs are in each."""
     done: dict[str, int] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Progress:
         row.done[run.folder] = news.round
         name = next((name for data in DATA if (name := serving_score(news.scores.keys(), data))), None)
         if name is not None:
-            row.last = score_text(news.scores[name], row.metrics, 1)
+            row.last = f"{name} {score_text(news.scores[name], row.metrics, 1)}"
 
     def changed(self, run: Planned, study: Study) -> None:
         """Take note of a run that began or ended."""

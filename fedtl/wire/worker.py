@@ -379,7 +379,10 @@ class Worker:
         return [own.vector if isinstance(own, Own) else own for own in made]
 
     def changes(self, content: RecordDict, clients: Sequence[int], round: int) -> list[Tensor | Failed]:
-        """What each client's training would change in the model that it is sent; nothing is kept of it.
+        """What each client's training would change in the parameters that it is sent; nothing is kept of it.
+
+        Statistics of batch-norm layers say what a client's samples are like, not where its training leads: their
+        numbers, which are as large as the samples', are left out.
 
         Args:
             content: what the server sends these clients when it asks for scores.
@@ -387,7 +390,8 @@ class Worker:
             round: the last finished one.
 
         Returns:
-            What they would send minus what they received, as it travels; or why a client failed.
+            What they would send minus what they received, of the parameters that train and travel; or why a client
+            failed.
 
         Raises:
             ConfigError: clients of this method send no model.
@@ -396,6 +400,7 @@ class Worker:
         if "w" not in self.update.sums and "w" not in self.update.rows:
             raise ConfigError(f"clients of {self.update.settings.name!r} send no model, so none can be compared")
         received, context, task = self._received(content, len(clients)), self._context(content), self.engine.task
+        trained = task.sent(torch.arange(task.layout.size, device=task.samples.device)) < task.layout.parameters
         changes: list[Tensor | Failed] = []
         for places in self._pieces(len(clients)):
             own, piece = received.at(places), [clients[place] for place in places]
@@ -406,7 +411,7 @@ class Worker:
                     changes.append(outcome)
                     continue
                 sent = task.sent(outcome.uploads["w"])
-                changes.append((sent - task.sent(own.model(place))).cpu())
+                changes.append((sent - task.sent(own.model(place)))[trained].cpu())
         return changes
 
     def _served(

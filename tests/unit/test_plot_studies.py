@@ -241,6 +241,21 @@ def test_features_by_domain_and_label() -> None:
     assert "proxy A-distance 1.50 (0: alike, 2: told apart without error)" in caption(figure)
 
 
+def test_distances_of_several_domains_are_those_of_each_pair() -> None:
+    apart = np.array([[0.0, 0.5, 1.0], [0.5, 0.0, 1.5], [1.0, 1.5, 0.0]])
+    names = ("mnist", "usps", "a domain of a long name (held out)")
+    data = DomainFeatures(
+        *("fedavg", names, np.arange(6.0).reshape(3, 2), np.arange(3), np.zeros(3, np.int64)),
+        *(("0",), "PCA (90 % of the variance)", apart),
+    )
+    figure = plot.features(data, width=3.3)
+    fields = next(axes for axes in figure.axes if axes.images)
+    at = {text.get_position(): text.get_text() for text in fields.texts}
+    assert at == {(0, 0): "0.50", (0, 1): "1.00", (1, 1): "1.50"}
+    assert [label.get_text() for label in fields.get_xticklabels()] == ["mnist", "usps"]
+    assert next(label.get_text() for label in fields.get_yticklabels()) == "usps"
+
+
 def test_pictures_are_as_wide_as_asked(comparison: Comparison, study: Study) -> None:
     figures = [
         plot.settings(comparison, study, width=3.3),

@@ -436,6 +436,21 @@ def test_who_holds_what_is_drawn_where_the_fingerprint_is_the_records(tmp_path: 
     assert "another split than the record's fingerprint says" in other.checked
 
 
+def test_who_holds_what_is_drawn_of_each_stage_of_a_drift(tmp_path: Path) -> None:
+    iid, shards = {"name": "iid"}, {"name": "shards"}
+    stages = [{"after": 1, "partition": shards}, {"after": 3, "partition": iid}]
+    data = {"name": "digits", "clients": 4, "partition": {"name": "drift", "base": iid, "stages": stages}}
+    federation = federate(read_data(data), 0)
+    made_run(tmp_path / "a", "fedavg", [0.5] * 4, split=federation.fingerprint(), config={"data": data})
+    first, second = holdings(settings(gather([tmp_path], Asked())), read_data=True)  # the run has three rounds
+    assert first.title == "4 clients, until round 1"
+    assert second.title == "4 clients, from round 2 on (shards)"
+    for picture, round in ((first, 1), (second, 2)):
+        counts = federation.at(round).label_counts()
+        assert len(picture.bubbles) == np.count_nonzero(counts)
+    assert len(first.bubbles) > len(second.bubbles)
+
+
 def test_data_that_are_not_here_are_a_sentence(tmp_path: Path) -> None:
     data = {"name": "no_such_module:Data", "clients": 2}
     made_run(tmp_path / "a", "fedavg", [0.5] * 2, split="some", config={"data": data})

@@ -52,6 +52,35 @@ def test_updates_are_those_of_the_next_round(tmp_path: Path) -> None:
     assert list(folder.changes(most=2)) == [0, 1]
 
 
+def test_updates_are_compared_without_the_statistics_of_batch_norm(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "strategy.name=fedavg", "rounds=1", "model.name=cnn-bn")
+    module = fedtl.load_model(run)
+    changes = [each for each in RunFolder.of(run).changes(most=2).values() if not isinstance(each, Failed)]
+    assert {len(each) for each in changes} == {sum(each.numel() for each in module.parameters())}
+    assert sum(each.numel() for each in module.buffers()) > 0
+
+
+def test_features_are_shown_by_the_datas_own_domains(tmp_path: Path) -> None:
+    words = [
+        "data.name=domains",
+        "data.path=none",
+        'data.domains={"plain" = {name="digits", clients=2}, "negative" = {name="digits", transform={invert=true}}, '
+        '"turned" = {name="digits", transform={rotate=90}}}',
+        "data.held_out=turned",
+        "data.clients=3",
+        "data.partition=iid",
+        "strategy.name=fedavg",
+        "strategy.clients_per_round=3",
+        "rounds=1",
+    ]
+    run = fedtl.run("quickstart", [*OVERRIDES[3:], *words], out=tmp_path / "run")
+    shown = features_by_domain(run)
+    assert shown.names == ("plain", "negative", "turned (held out)")
+    assert np.bincount(shown.domains).tolist() == [400, 400, 400]
+    assert shown.distances.shape == (3, 3)
+    assert shown.distances[0, 1] > 1  # black on white and white on black
+
+
 def test_a_runs_memories_stay_as_they_are(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", "rounds=1")
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}

@@ -159,6 +159,11 @@ def test_the_table_is_drawn_as_rounds_end_but_not_at_each(tuned: Study, monkeypa
         assert len(drawn) == 1
         assert drawings(0.0) == [1, 1, 1]
         assert drawings(math.inf) == [0, 0, 1]
+        # A number says which model it is of on whose data.
+        table.scored(run, Scored(run.folder, 1, {"global/clients": {"accuracy": {"weighted_mean": 0.5}}}))
+        screen = Console(file=io.StringIO(), width=100)
+        screen.print(table._table())
+        assert "global/clients 50.0 %" in screen.file.getvalue()  # type: ignore[attr-defined]
     finally:
         table.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
@@ -109,19 +109,27 @@ def test_the_constants_are_those_of_cifar_10_c() -> None:
     assert CONSTANTS == {
         "gaussian-noise": (0.04, 0.06, 0.08, 0.09, 0.10),
         "gaussian-blur": (0.4, 0.6, 0.7, 0.8, 1),
+        "defocus-blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
         "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
         "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
         "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
     }
 
 
-def by_their_words(image: np.ndarray, kind: str, constant: float) -> np.ndarray:
+def by_their_words(image: np.ndarray, kind: str, constant: Any) -> np.ndarray:
     """What the paper's code does, out of SciPy, Pillow and colorsys, ``[height, width, 3]`` from 0 to 1."""
     import colorsys
 
     x = image.transpose(1, 2, 0) / 255
     if kind == "gaussian-blur":
         x = gaussian_filter(x, (constant, constant, 0), mode="nearest")
+    elif kind == "defocus-blur":  # OpenCV's filters mirror the image without its last pixel, as SciPy's "mirror"
+        radius, sigma = constant
+        place = np.arange(-8, 9)
+        disk = (place**2 + place[:, None] ** 2 <= radius**2).astype(float)
+        taps = np.exp(-np.array([1, 0, 1]) / (2 * sigma**2))
+        kernel = convolve(disk / disk.sum(), np.outer(taps, taps) / taps.sum() ** 2, mode="mirror")
+        x = convolve(x, kernel[..., None], mode="mirror")
     elif kind == "contrast":
         x = (x - x.mean(axis=(0, 1))) * constant + x.mean(axis=(0, 1))
     elif kind == "brightness":
@@ -146,6 +154,12 @@ def test_corruptions_are_the_papers(kind: Any, strength: int) -> None:
         assert abs(other - expected).max() <= 0.5 + 1e-6  # rounded, where they cut off
     assert seen.dtype == np.uint8
     assert (seen != images).any()
+
+
+def test_a_partition_that_names_no_kinds_has_those_of_before() -> None:
+    """Runs keep their bits when a kind is added."""
+    before = ("gaussian-noise", "gaussian-blur", "contrast", "brightness", "pixelate")
+    assert Corrupted().kinds == before
 
 
 def test_noise_has_the_papers_deviation_and_stays_within_a_byte() -> None:

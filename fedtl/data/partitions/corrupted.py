@@ -12,8 +12,10 @@ from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples, chunks
 from fedtl.data.federation import Shards
 from fedtl.data.partitions.on_top import OnTop
-from fedtl.data.views.corruptions import KINDS, STRENGTHS, Corruption, corrupt
+from fedtl.data.views.corruptions import STRENGTHS, Corruption, corrupt
 from fedtl.random import Purpose, stream
+
+WITHOUT_ASKING: tuple[Corruption, ...] = ("gaussian-noise", "gaussian-blur", "contrast", "brightness", "pixelate")
 
 
 class Corrupted(OnTop):
@@ -25,12 +27,13 @@ class Corrupted(OnTop):
     number of all samples is black, and the largest white.
 
     Attributes:
-        kinds: "gaussian-noise", "gaussian-blur", "contrast", "brightness", "pixelate", or "none".
+        kinds: "gaussian-noise", "gaussian-blur", "contrast", "brightness", "pixelate", which are those without it, and
+            "defocus-blur" or "none".
         strengths: each from 1 to 5.
     """
 
     name: str = "corrupted"
-    kinds: tuple[Corruption | Literal["none"], ...] = Field(KINDS, min_length=1)
+    kinds: tuple[Corruption | Literal["none"], ...] = Field(WITHOUT_ASKING, min_length=1)
     strengths: tuple[Annotated[int, Field(ge=1, le=STRENGTHS)], ...] = Field((3,), min_length=1)
 
     def shift(self, x: Samples, shards: Shards, seed: int) -> Samples:

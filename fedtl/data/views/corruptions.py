@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 
 from fedtl.data.dataset import Samples
 
-Corruption = Literal["gaussian-noise", "gaussian-blur", "contrast", "brightness", "pixelate"]
+Corruption = Literal["gaussian-noise", "gaussian-blur", "defocus-blur", "contrast", "brightness", "pixelate"]
 
 STRENGTHS = 5
 
-CONSTANTS: dict[str, tuple[float, ...]] = {
+CONSTANTS: dict[str, tuple[Any, ...]] = {
     "gaussian-noise": (0.04, 0.06, 0.08, 0.09, 0.10),
     "gaussian-blur": (0.4, 0.6, 0.7, 0.8, 1.0),
+    "defocus-blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
     "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
 }
 """What each takes at its five strengths, as Hendrycks and Dietterich 2019 (arXiv 1903.12261) made CIFAR-10-C, by their
-``make_cifar_c.py`` at commit ca36008. Standard deviations are of images from 0 to 1 and in pixels, as there."""
+``make_cifar_c.py`` at commit ca36008. Standard deviations are of images from 0 to 1 and in pixels, as there; a
+defocus has the radius of its disk and the standard deviation by which that is smoothed."""
 
 TRUNCATE = 4.0
 """Standard deviations after which a blur ends, as in SciPy and scikit-image."""
@@ -66,6 +68,31 @@ def _gaussian_blur(images: Samples, sigma: float, rng: np.random.Generator) -> N
     return values
 
 
+def _defocus_blur(images: Samples, lens: tuple[float, float], rng: np.random.Generator) -> NDArray[Any]:
+    """The mean over a smoothed disk; beyond the border the image is mirrored, its last pixel not repeated."""
+    kernel = defocus_kernel(*lens)
+    reach = len(kernel) // 2
+    padded = np.pad(images.astype(np.float64), [(0, 0), (0, 0), (reach, reach), (reach, reach)], mode="reflect")
+    height, width = images.shape[2:]
+    values = np.zeros(images.shape)
+    for (row, column), weight in np.ndenumerate(kernel):
+        if weight:
+            values += weight * padded[:, :, row : row + height, column : column + width]
+    return values
+
+
+def defocus_kernel(radius: float, sigma: float) -> NDArray[np.float64]:
+    """A disk of so many pixels, smoothed by three pixels of a Gaussian each way, ``[odd, odd]``; its sum is 1."""
+    reach = int(radius) + 1
+    place = np.arange(-reach, reach + 1)
+    disk = (place**2 + place[:, None] ** 2 <= radius**2).astype(np.float64)
+    taps = np.exp(-0.5 * (np.arange(-1, 2) / sigma) ** 2)
+    smooth = np.pad(disk / disk.sum(), 1)
+    for axis in (0, 1):
+        smooth = sum(tap / taps.sum() * np.roll(smooth, shift, axis) for tap, shift in zip(taps, (-1, 0, 1)))
+    return np.asarray(smooth[1:-1, 1:-1])
+
+
 def _contrast(images: Samples, factor: float, rng: np.random.Generator) -> NDArray[Any]:
     """Differences from an image's mean, of each channel, times ``factor``."""
     mean = images.mean(axis=(2, 3), keepdims=True)
@@ -93,9 +120,10 @@ def _pixelate(images: Samples, factor: float, rng: np.random.Generator) -> NDArr
     return result
 
 
-_MAKE: dict[str, Callable[[Samples, float, np.random.Generator], NDArray[Any]]] = {
+_MAKE: dict[str, Callable[[Samples, Any, np.random.Generator], NDArray[Any]]] = {
     "gaussian-noise": _gaussian_noise,
     "gaussian-blur": _gaussian_blur,
+    "defocus-blur": _defocus_blur,
     "contrast": _contrast,
     "brightness": _brightness,
     "pixelate": _pixelate,

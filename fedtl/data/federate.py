@@ -27,8 +27,9 @@ from fedtl.tasks.outcomes import Outcomes, joined
 
 DEFAULT_SERVER_TEST_SHARE = 0.2
 
-NOBODYS, TRAINING, VALIDATING, TESTING = -1, 0, 1, 2
-"""What a sample is for, if any client holds it."""
+NOBODYS, TRAINING, VALIDATING, TESTING, DRAWN = -1, 0, 1, 2, 3
+"""What a sample is for, if any client holds it; one that is drawn for validation was for training before, and its label
+is as those samples' are."""
 
 SPLIT_AT_ONCE = 2**18
 """Samples whose order is drawn at a time."""
@@ -164,7 +165,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         outcomes.append(None if source.outcomes is None else source.outcomes.none_of(len(rows)))
     notes = _notes(data, dataset, target, public, source, other)
     first = replace(source, train=train, test=test, validation=validation)
-    divided = _divide_later(data, dataset, first, seed)
+    divided = _divide_later(data, dataset, first, seed, drawn=source.validation is None)
     later = _later(data, first, divided, x, y, outcomes)
     notes = (*notes, *(f"from round {each.first} on clients hold what {each.because!r} gives them" for each in later))
     numbers = _identities(dataset, source)
@@ -199,8 +200,18 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     return federation, Divisions(source, other, divided)
 
 
-def _divide_later(data: DataChoice, dataset: Dataset, first: Divided, seed: int) -> tuple[DividedLater, ...]:
-    """The data set as its partition divides it from later rounds on; a sample stays for training or for testing."""
+def _divide_later(
+    data: DataChoice, dataset: Dataset, first: Divided, seed: int, *, drawn: bool
+) -> tuple[DividedLater, ...]:
+    """The data set as its partition divides it from later rounds on; a sample stays for training or for testing.
+
+    Args:
+        data: how.
+        dataset: the samples.
+        first: how it is divided at the beginning.
+        seed: the run's.
+        drawn: whether validation samples are drawn out of the training samples, and not named by the data.
+    """
     if not data.partition.later:
         return ()
     if data.target is not None or data.labelled_fraction < 1:
@@ -214,7 +225,8 @@ def _divide_later(data: DataChoice, dataset: Dataset, first: Divided, seed: int)
             "file's clients may have other domains than a later stage gives them; name another base"
         )
     kinds = np.full(len(dataset.y), NOBODYS, np.int8)
-    for shards, kind in ((first.train, TRAINING), (first.validation, VALIDATING), (first.test, TESTING)):
+    validating = DRAWN if drawn else VALIDATING
+    for shards, kind in ((first.train, TRAINING), (first.validation, validating), (first.test, TESTING)):
         if shards is not None:
             kinds[shards.order if first.origin is None else first.origin[shards.order]] = kind
     each = []
@@ -365,8 +377,11 @@ def divide(
         train, test = split_clients(others, data.test_share, seed)
     else:
         train, test = split_held_out(others, dataset.held_out)
+    relabelled = train
+    if kinds is not None:
+        relabelled, _ = _parted(shards, ~np.isin(kinds[shards.order], (TRAINING, DRAWN)))
     y = data.partition.concept(dataset.y, dataset.classes, shards, seed)
-    y = data.partition.relabel(y, dataset.classes, train, seed)
+    y = data.partition.relabel(y, dataset.classes, relabelled, seed)
     outcomes = _outcomes(data, dataset, y, None, shifted=x is not dataset.x)
     return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, outcomes=outcomes)
 
@@ -622,7 +637,7 @@ def split_as_before(shards: Shards, kinds: NDArray[np.int8]) -> tuple[Shards, Sh
     """
     kind = kinds[shards.order]
     others, test = _parted(shards, kind == TESTING)
-    train, validation = _parted(others, kind[kind != TESTING] == VALIDATING)
+    train, validation = _parted(others, kind[kind != TESTING] != TRAINING)
     if (train.sizes == 0).any():
         raise ConfigError(
             f"data.partition: client {int(np.argmin(train.sizes))} would get no training sample, as a sample stays for "

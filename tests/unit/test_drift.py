@@ -90,6 +90,31 @@ def test_nobody_trains_on_what_was_a_test_sample() -> None:
     assert len(drifting.x) == 1797  # no sample is copied that stays as it was
 
 
+def test_labels_are_wrong_on_the_same_kinds_of_samples_in_every_stage(tmp_path: Path) -> None:
+    """Validation samples that are drawn are training samples before; those that a file names keep their labels."""
+    noise = {"name": "label-noise", "share": 0.5, "kind": "pair"}
+    right, sample, file = digits("iid").y, np.arange(1000), tmp_path / "split.npz"
+    np.savez(file, sample=sample, client=sample % 6, test=sample % 5 == 0, validation=sample % 5 == 1)
+    listed = {"name": "file", "path": str(file)}
+    for base, drawn in (("iid", True), (listed, False)):
+        partition = drift((2, noise), base={**noise, "base": base})
+        drifting = digits(partition, validation_share=0.3 if drawn else 0)
+        first = drifting.at(1)
+        assert first.validation is not None
+        held = np.sort(np.concatenate([each.order for each in (first.train, first.validation, first.test)]))
+        labels = np.concatenate([right, right[held]])  # of the second stage's samples, which come after all others
+        for round in (1, 3):
+            now = drifting.at(round)
+            assert now.validation is not None
+            for client in range(6):
+                train, validation, test = (each[client] for each in (now.train, now.validation, now.test))
+                wrong = [now.y[rows] != labels[rows] for rows in (train, validation, test)]
+                n = len(train) + drawn * len(validation)
+                assert sum(map(np.sum, wrong)) == np.rint(0.5 * n)
+                assert not wrong[2].any()
+                assert wrong[1].any() == drawn
+
+
 def test_each_domain_drifts_by_itself() -> None:
     table = {"plain": {"name": "digits"}, "inverted": {"name": "digits", "transform": {"invert": True}}}
     options = {"name": "domains", "domains": table, "clients": 4}

@@ -69,7 +69,8 @@ class Partition(Choice):
         Args:
             y: all samples' labels.
             classes: labels are 0 to ``classes - 1``.
-            train: each client's training samples, as indices into ``y``; every sample is one client's.
+            train: each client's training samples, those that ``data.validation_share`` draws of them included, as
+                indices into ``y``; every sample is one client's.
             seed: the run's.
         """
         return y

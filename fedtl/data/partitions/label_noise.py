@@ -20,7 +20,7 @@ class LabelNoise(OnTop):
     With ``clients_share``, ``least`` and ``kind = "uniform"`` the noise of FedCorr (Xu et al. 2022, arXiv 2204.04677),
     whose rho is ``clients_share`` and tau ``least``, with ``share = 1``: a client is noisy with probability rho, and
     then at a level drawn uniformly from [tau, 1]. Validation samples that ``data.validation_share`` draws are training
-    samples before, and have the noise too.
+    samples before, and have the noise too, also in a stage of ``drift``; those that the data name have none.
 
     Attributes:
         share: of a noisy client's training samples; of n samples ``share * n``, rounded, get another label.

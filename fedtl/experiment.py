@@ -15,6 +15,7 @@ from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored
 from fedtl.assemble.driver import Listener, Server, Silent
 from fedtl.assemble.parts import (
     assemble,
+    check_classes,
     check_sampled,
     check_widths,
     most_at_once,
@@ -137,6 +138,7 @@ def open_run(
         ConfigError: the config is wrong, another process writes the run, or what is there is damaged.
     """
     check_sampled(config, federation)
+    check_classes(config, federation)
     resources = Resources.of(_scoring_only(config) if elsewhere else config, most_at_once(config, federation))
     with federation.noted():
         assembly = assemble(config, federation)

@@ -183,6 +183,16 @@ def check_sampled(config: Config, federation: Federation) -> None:
         raise ConfigError(f"strategy.clients_per_round = {asked}: there are only {there_are} clients")
 
 
+def check_classes(config: Config, federation: Federation) -> None:
+    """Check that the classes exist whose metrics choose a round.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for key, metric in config.chosen_by.items():
+        config.metrics.check_one(key, metric, federation.predicted)
+
+
 def most_at_once(config: Config, federation: Federation) -> int:
     """How many clients train in a round, at most."""
     method, most = strategy_type(config.strategy.name), 1

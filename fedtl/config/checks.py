@@ -204,10 +204,10 @@ def _check_task(config: Config) -> None:
 def _check_chosen_rounds(config: Config) -> None:
     """Check that rounds can be chosen by validation samples; by test data only where a score on them is named."""
     stop, scored = config.stop, config.scored
-    asked = {"stop.metric": None if stop is None else stop.metric, "evaluate.keep_best": config.evaluate.keep_best}
-    for key, metric in asked.items():
-        if metric is not None and metric.partition("/")[0] not in scored:  # "recall_by_class/3" is one of a metric's
+    for key, metric in config.chosen_by.items():
+        if metric.partition("/")[0] not in scored:  # "recall_by_class/3" is one of a metric's
             raise ConfigError(f"{key} = {shown(metric)}: models are not scored by it: {nearest(metric, scored)}")
+        config.metrics.check_one(key, metric)
     if config.data.validation_share:
         return
     if stop is not None and (stop.score is None or on_validation(stop.score)):

@@ -266,6 +266,13 @@ class Config(Options):
         return read_metrics(self.evaluate.metrics, self.data.task.name)
 
     @property
+    def chosen_by(self) -> dict[str, str]:
+        """The metrics by which rounds are chosen, by the keys that ask for them."""
+        asked = {"stop.metric": None if self.stop is None else self.stop.metric}
+        asked["evaluate.keep_best"] = self.evaluate.keep_best
+        return {key: metric for key, metric in asked.items() if metric is not None}
+
+    @property
     def always(self) -> tuple[str, ...]:
         """What every score has."""
         return ALWAYS if self.data.task.has_accuracy else ("loss",)

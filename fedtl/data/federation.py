@@ -172,6 +172,11 @@ class Federation:
         """How many numbers a model gives for a sample, or for each of its tokens."""
         return self.task.outputs(self.classes) if self.outcomes is None else self.outcomes.outputs
 
+    @property
+    def predicted(self) -> int:
+        """How many numbers metrics see of a prediction."""
+        return self.task.seen(self.classes) if self.outcomes is None else self.outcomes.outputs
+
     def class_counts(self) -> ClassCounts | None:
         """How many samples are trained on, and how many of each class, or with each label; None of no classes."""
         outcomes, train = self.outcomes, self.train

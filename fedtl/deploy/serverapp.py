@@ -505,10 +505,9 @@ def _expected(server: Server) -> tuple[Expected, ...]:
         rows = {name: shapes[name] for name in update.rows}
         federation = one.task.samples.federation
         task, outcomes = federation.task, federation.outcomes
-        predicted = federation.classes if outcomes is None else outcomes.outputs
         tokens = outcomes.values.shape[1] if outcomes is not None and task.per_token else 1
         names = one.task.objective.names
-        replies.append(Expected(sums, rows, names, sizes, one.task.metrics, predicted, tokens, task))
+        replies.append(Expected(sums, rows, names, sizes, one.task.metrics, federation.predicted, tokens, task))
     return tuple(replies)
 
 

@@ -149,6 +149,26 @@ class Metrics:
                 values |= _named(name, metric, metric.of(labels, probabilities))
         return values
 
+    def check_one(self, key: str, asked: str, classes: int | None = None) -> None:
+        """Check that a metric by which something is chosen is one number of a score.
+
+        Args:
+            key: the config's, that asks for it.
+            asked: its name, as ``"macro_f1"``, ``"loss"`` or ``"recall_by_class/3"``.
+            classes: how many numbers metrics see of a prediction; None where the data are not read yet.
+
+        Raises:
+            ConfigError: it is a number of each class and names none of these, or is none and names one.
+        """
+        name, of_class, number = asked.partition("/")
+        by_class = name in self.by_name and self.by_name[name].by_class
+        if of_class and not by_class:
+            raise ConfigError(f"{key} = {asked!r}: {name} is one number of all classes together; give {name!r}")
+        if by_class and not (number.isascii() and number.isdigit() and str(int(number)) == number):
+            raise ConfigError(f"{key} = {asked!r}: {name} is a number of each class; name one, as '{name}/0'")
+        if by_class and classes is not None and int(number) >= classes:
+            raise ConfigError(f"{key} = {asked!r}: there is no such class; they go from 0 to {classes - 1}")
+
     def names(self, classes: int) -> list[str]:
         """The names of all values."""
         return [

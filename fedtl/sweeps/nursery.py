@@ -40,12 +40,12 @@ class Question(NamedTuple):
     Attributes:
         name: the cell's, for the message if they cannot be.
         tables: the config of one of its runs.
-        tuned: whether validation samples are needed.
+        chosen_by: the metric on validation samples by which a search chooses; None where there is none.
     """
 
     name: str
     tables: dict[str, Any]
-    tuned: bool
+    chosen_by: str | None
 
 
 READY, STOP = "ready", "stop"
@@ -128,7 +128,7 @@ def _checked(question: Question) -> str | int:
     from fedtl.sweeps.work import check_data
 
     try:
-        check_data(question.name, build(question.tables), question.tuned)
+        check_data(question.name, build(question.tables), question.chosen_by)
     except ConfigError as error:
         return str(error)
     return kept_bytes()

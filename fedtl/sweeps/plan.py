@@ -324,6 +324,7 @@ def _metric(search: Search, cells: Sequence[PlannedCell]) -> str:
                 f"search.metric = {metric!r}: {each.cell.name} is not scored by it: {nearest(metric, known)}; or add "
                 "it to evaluate.metrics"
             )
+        each.config.metrics.check_one("search.metric", metric)
     return metric
 
 

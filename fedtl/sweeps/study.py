@@ -27,6 +27,7 @@ from fedtl.sweeps.nursery import Question
 from fedtl.sweeps.plan import Plan, PlannedCell, make_plan
 from fedtl.sweeps.pool import Pool, in_one_process
 from fedtl.sweeps.record import open_record, write_inputs
+from fedtl.sweeps.search import metric_of
 from fedtl.sweeps.space import Listed
 from fedtl.sweeps.work import Here, check_data
 from fedtl.sweeps.workers import Nursery, Workers
@@ -99,10 +100,11 @@ def _pool(plan: Plan, left: Sequence[Planned], folder: Path, jobs: int | None) -
     names = {run.cell for run in left}
     cells = [each for each in plan.cells if each.cell.name in names]
     address = one_address([each.config for each in cells])
-    questions = _questions(cells, {(run.cell, run.seed) for run in left}, plan.seeds)
+    metric = None if plan.search is None else metric_of(plan.search)
+    questions = _questions(cells, {(run.cell, run.seed) for run in left}, plan.seeds, metric)
     if jobs == 1 or not cells:
         for each in questions:
-            check_data(each.name, build(each.tables), each.tuned)
+            check_data(each.name, build(each.tables), each.chosen_by)
         with _actors([each.config for each in cells], address):
             yield Here()
         return
@@ -150,7 +152,7 @@ def _on_cluster(
     keep_data_sets()
     try:
         for each in questions:
-            check_data(each.name, build(each.tables), each.tuned)
+            check_data(each.name, build(each.tables), each.chosen_by)
         kept = kept_data_sets()
     finally:
         forget_data_sets()
@@ -190,7 +192,7 @@ def check_same_needs(configs: Sequence[Config]) -> None:
 
 
 def _questions(
-    cells: Sequence[PlannedCell], left: Collection[tuple[str, int]], seeds: Sequence[int]
+    cells: Sequence[PlannedCell], left: Collection[tuple[str, int]], seeds: Sequence[int], metric: str | None
 ) -> Iterator[Question]:
     """All that data are divided among, once for each way and each seed: another draw may not be possible.
 
@@ -198,17 +200,19 @@ def _questions(
         cells: of which runs are left.
         left: the cell and the seed of each of these runs.
         seeds: of the study.
+        metric: by which its search chooses.
     """
     asked = set()
     for each, seed in itertools.product(cells, seeds):
         if (each.cell.name, seed) not in left:
             continue
         # As it was checked: of a cell that is tuned, its search may give what its method cannot do without.
-        config, tuned = each.config.model_copy(update={"seed": seed}), bool(each.trials)
-        key = config.data.model_dump_json(), seed, config.strategy.clients_per_round, tuned
+        config, chosen_by = each.config.model_copy(update={"seed": seed}), metric if each.trials else None
+        chosen = chosen_by, *config.chosen_by.values()
+        key = config.data.model_dump_json(), seed, config.strategy.clients_per_round, *chosen
         if key not in asked:
             asked.add(key)
-            yield Question(each.cell.name, in_one_process(config).tables(), tuned)
+            yield Question(each.cell.name, in_one_process(config).tables(), chosen_by)
 
 
 def default_jobs(kept: int, gpus: int = 0) -> int:

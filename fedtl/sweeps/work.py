@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedtl.assemble.driver import Silent
-from fedtl.assemble.parts import check_sampled
+from fedtl.assemble.parts import check_classes, check_sampled
 from fedtl.choice import ConfigError, cause
 from fedtl.config.read import build
 from fedtl.config.schema import Config
@@ -68,8 +68,13 @@ def work_on(job: Job, heard: Heard) -> Ended:
     return Ended(job.key, time.monotonic() - began, failure, pruned)
 
 
-def check_data(name: str, config: Config, tuned: bool) -> None:
+def check_data(name: str, config: Config, chosen_by: str | None) -> None:
     """Read the data of one of a cell's runs, and divide them.
+
+    Args:
+        name: the cell's.
+        config: of the run.
+        chosen_by: the metric by which a search chooses; None where there is none.
 
     Raises:
         ConfigError: it cannot be had, or not be divided as asked; ``name`` begins the message.
@@ -77,9 +82,12 @@ def check_data(name: str, config: Config, tuned: bool) -> None:
     try:
         federation = federate(config.data, config.seed)
         check_sampled(config, federation)
+        check_classes(config, federation)
+        if chosen_by is not None:
+            config.metrics.check_one("search.metric", chosen_by, federation.predicted)
     except ConfigError as error:
         raise ConfigError(f"{name}, seed {config.seed}: {error}") from error
-    if tuned and federation.validation is None:
+    if chosen_by is not None and federation.validation is None:
         raise no_validation(name)
 
 

@@ -83,6 +83,10 @@ class LearningTask(Choice):
         """How many numbers a model gives for a sample of one of so many classes, where samples are labelled."""
         return classes
 
+    def seen(self, classes: int) -> int:
+        """How many numbers metrics see of a prediction of one of so many classes, where samples are labelled."""
+        return classes
+
     def output_shape(self, n: int, sample: tuple[int, ...], outputs: int) -> tuple[int, ...]:
         """The shape of a model's output for ``n`` samples of a shape, of so many numbers each."""
         return (n, sample[0], outputs) if self.per_token else (n, outputs)

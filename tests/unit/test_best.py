@@ -15,6 +15,7 @@ from fedtl.cli.printing import summary_table
 from fedtl.comparison.groups import group_runs
 from fedtl.config.read import build, read_config
 from fedtl.config.schema import Stop
+from fedtl.experiment import run
 from fedtl.runs.baselines import baselines
 from fedtl.runs.best import BestRound, EarlyStop, Followed, Point, best_by, early_stop, first_best, serving_score
 from fedtl.runs.history import Run, load
@@ -225,6 +226,33 @@ def test_what_else_is_refused() -> None:
         early_stop(Stop(patience=1), {"global/clients"}, 1)
     with pytest.raises(ConfigError, match=r"evaluate\.keep_best: no client holds validation samples"):
         best_by("accuracy", {"global/clients"})
+
+
+def test_one_of_a_metrics_classes_that_is_none_is_refused(tmp_path: Path) -> None:
+    """What kind of metric it is says the config; which classes there are say the data, before anything is trained."""
+
+    def chosen(metric: str) -> dict[str, Any]:
+        return {"metrics": ["recall_by_class", "macro_f1"], "keep_best": metric}
+
+    assert refused(evaluate=chosen("recall_by_class")) == (
+        "evaluate.keep_best = 'recall_by_class': recall_by_class is a number of each class; name one, as "
+        "'recall_by_class/0'"
+    )
+    assert "is a number of each class" in refused(evaluate=chosen("recall_by_class/one"))
+    assert "is a number of each class" in refused(evaluate=chosen("recall_by_class/07"))
+    assert refused(evaluate=chosen("macro_f1/3")) == (
+        "evaluate.keep_best = 'macro_f1/3': macro_f1 is one number of all classes together; give 'macro_f1'"
+    )
+    assert "stop.metric = 'loss/1'" in refused(stop={"patience": 1, "metric": "loss/1"})
+    with pytest.raises(ConfigError) as error:
+        run({**TINY, "evaluate": chosen("recall_by_class/77")}, out=tmp_path / "run")
+    assert str(error.value) == (
+        "evaluate.keep_best = 'recall_by_class/77': there is no such class; they go from 0 to 9"
+    )
+    assert not (tmp_path / "run").exists()
+    yes_or_no = {"name": "breast-cancer", "clients": 3, "task": "binary", "validation_share": 0.2}
+    binary = {**TINY, "data": yes_or_no, "rounds": 1}
+    assert run({**binary, "evaluate": chosen("recall_by_class/1")}, out=tmp_path / "binary").kept_best() is not None
 
 
 def test_keep_best_by_either_word() -> None:

@@ -325,6 +325,14 @@ def test_clients_without_labels_cannot_choose_a_round(deploy: Callable[..., Depl
         deployed.serve(stop={"patience": 1})
 
 
+def test_a_class_that_no_client_has_chooses_no_round(deploy: Callable[..., Deployment]) -> None:
+    deployed = deploy(tables(data={"validation_share": 0.3}))
+    stop = {"patience": 1, "metric": "recall_by_class/77"}
+    with pytest.raises(ConfigError, match=r"stop\.metric = 'recall_by_class/77': there is no such class; they"):
+        deployed.serve(evaluate={"metrics": ["recall_by_class"]}, stop=stop)
+    assert not (deployed.run / "rounds.jsonl").exists()
+
+
 def test_a_client_that_is_away_in_a_round_is_a_failure_there(deploy: Callable[..., Deployment]) -> None:
     def away(answer: Answer) -> Answer:
         def handler(kind: str, content: RecordDict) -> Any:

@@ -399,6 +399,13 @@ def test_nothing_begins_where_data_cannot_be_divided(tmp_path: Path) -> None:
     assert not (tmp_path / "study.json").exists()
 
 
+def test_nothing_begins_where_a_search_goes_by_a_class_that_is_none(tmp_path: Path) -> None:
+    scored = {"evaluate.metrics": ["recall_by_class"]}
+    with pytest.raises(ConfigError, match=r"search\.metric = 'recall_by_class/77': there is no such class"):
+        swept(tmp_path, set=scored, seeds=1, search={**SEARCH, "metric": "recall_by_class/77"})
+    assert not (tmp_path / "study.json").exists()
+
+
 # Choosing.
 
 

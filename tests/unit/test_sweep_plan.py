@@ -144,6 +144,7 @@ def test_shipped_studies_can_be_planned(name: str) -> None:
         ({"search": {**RANDOM, "space": {"strategy.lam": [1.0]}}}, "strategy.lam is not a key here"),
         ({"search": {**RANDOM, "score": "global/clients"}}, "search.score = 'global/clients'"),
         ({"search": {**RANDOM, "metric": "auc"}}, "fedavg is not scored by it: known: accuracy, loss; or add it"),
+        ({"search": {**RANDOM, "metric": "accuracy/2"}}, "accuracy is one number of all classes together"),
         ({"search": {**RANDOM, "by": "grid"}}, "a grid needs a list, or a range with a step"),
         ({"search": {**RANDOM, "by": "grid", "space": {LR: [1, 2, 3, 4]}}}, "has 4 points"),
         ({"search": RANDOM, "set": {SHARE: 0.0}}, "fedavg: a search chooses by validation samples"),

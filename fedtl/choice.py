@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -91,6 +91,40 @@ class Choice(Options):
     """A named part with its options."""
 
     name: str
+
+    def without_use(self) -> Mapping[str, str]:
+        """Options that do nothing beside the others, each with why; one that is not its default is refused."""
+        return {}
+
+    @model_validator(mode="after")
+    def _uses_all(self) -> Self:
+        for option, why in self.without_use().items():
+            if _is_given(self, option):
+                raise _WrongValueError(f"it has no effect, as {why}; leave it out", option, getattr(self, option))
+        return self
+
+
+def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
+    """Check that nothing is asked for that has no effect.
+
+    Args:
+        part: with its options.
+        unused: options that have none, each with why.
+        key: the part's place in the config.
+
+    Raises:
+        ConfigError: one of them is not its default.
+    """
+    for option, why in unused.items():
+        if _is_given(part, option):
+            raise ConfigError(
+                f"{key}.{option} = {shown(getattr(part, option))}: it has no effect, as {why}; leave it out"
+            )
+
+
+def _is_given(part: Choice, option: str) -> bool:
+    """Whether an option is not its default; a resolved config has all of those too."""
+    return bool(getattr(part, option) != type(part).model_fields[option].default)
 
 
 C = TypeVar("C", bound=BaseModel)

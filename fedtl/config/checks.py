@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedtl.choice import ConfigError, nearest, shown
+from fedtl.choice import ConfigError, check_used, nearest, shown
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.overrides import section_of
 from fedtl.config.schema import Config, Tables
@@ -143,6 +143,7 @@ def check_together(config: Config) -> None:
     if config.models:
         _check_models(config)
     _check_task(config)
+    _check_models_options(config)
     _check_chosen_rounds(config)
     for stage in config.stages():
         asked = method.statistics(stage.strategy)
@@ -199,6 +200,21 @@ def _check_task(config: Config) -> None:
                     f"{stage.place(j)}: the term {term.key!r} is defined for {_listed(sorted(tasks))}, and data.task "
                     f"is {task.name!r}, which is learnt by {task.term!r}"
                 )
+
+
+def _check_models_options(config: Config) -> None:
+    """Check that no option of a model does nothing for what is predicted."""
+    task = config.data.task
+    for place, model in enumerate(config.models or (config.model,)):
+        key, fit = f"models[{place}]" if config.models else "model", model.for_task(task)
+        if fit is not model:
+            why = {option: f"{why} with data.task = {task.name!r}" for option, why in fit.without_use().items()}
+            check_used(fit, why, key)
+        if getattr(model, "per_token", False) and not task.per_token:
+            raise ConfigError(
+                f"{key}.per_token = true: with data.task = {task.name!r} one thing is predicted of a sample, not of "
+                "each of its positions; leave it out"
+            )
 
 
 def _check_chosen_rounds(config: Config) -> None:

@@ -383,7 +383,26 @@ def divide(
     y = data.partition.concept(dataset.y, dataset.classes, shards, seed)
     y = data.partition.relabel(y, dataset.classes, relabelled, seed)
     outcomes = _outcomes(data, dataset, y, None, shifted=x is not dataset.x)
-    return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, outcomes=outcomes)
+    notes = _unused_shares(data, "the data say", dataset.held_out, dataset.validation)
+    return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, notes, outcomes)
+
+
+def _unused_shares(data: DataChoice, who: str, test: object | None, validation: object | None) -> tuple[str, ...]:
+    """A line for each share of samples that is not drawn, as it is said already which samples these are.
+
+    Args:
+        data: with the shares.
+        who: says it.
+        test: which of a client's samples are for testing; None where nobody says it.
+        validation: which are for validation, likewise.
+    """
+    notes, default = [], type(data).model_fields["test_share"].default
+    if test is not None and data.test_share != default and "test_share" not in data.load_reads:
+        notes.append(f"data.test_share = {data.test_share:g} has no effect: {who} which samples are for testing")
+    if validation is not None and data.validation_share:
+        share = f"data.validation_share = {data.validation_share:g}"
+        notes.append(f"{share} has no effect: {who} which samples are for validation")
+    return tuple(notes)
 
 
 def _divide_by_domain(
@@ -457,7 +476,7 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         test_shards,
         listed.server_test,
         validation,
-        listed.notes,
+        (*listed.notes, *_unused_shares(data, "the file says", listed.test, listed.validation)),
         _outcomes(data, dataset, y, listed.origin, shifted=x is not listed.x),
     )
 

@@ -101,8 +101,7 @@ def build_model(
     from fedtl.tasks import Classification
 
     task = task or Classification()
-    if task.per_token and "per_token" in type(choice).model_fields:
-        choice = choice.model_copy(update={"per_token": True})
+    choice = choice.for_task(task)
     with seeded(seed):
         try:
             module = choice.build(shape, classes)

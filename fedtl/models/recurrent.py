@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedtl.choice import check_used
 from fedtl.models.sequences import Pooling, SequenceChoice, Series, Tokens, pooled
 from fedtl.models.with_head import WithHead
 
@@ -84,6 +85,8 @@ class _RecurrentChoice(SequenceChoice):
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Features of series or sentences, and a head."""
         entry, inputs = self.entry(shape, classes, self.width)
+        if isinstance(entry, Series):
+            check_used(self, {"width": f"samples of shape {list(shape)} are series, not token ids"}, "model")
         cells = self.kind(inputs, self.hidden, self.layers, batch_first=True)
         return WithHead(RecurrentFeatures(entry, cells, self.pool()), self.hidden, classes)
 

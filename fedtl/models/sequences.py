@@ -6,6 +6,7 @@ numbers that come as float32 and are looked up by number.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -77,6 +78,10 @@ class SequenceChoice(TokensChoice):
 
     pooling: Pooling = "last"
     per_token: bool = False
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {"pooling": "there are logits for each position"} if self.per_token else {}
 
     def entry(self, shape: tuple[int, ...], classes: int, width: int) -> tuple[Tokens | Series, int]:
         """The first layer, and how many numbers it makes of each position."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedtl.data.samples import FewSamples
+    from fedtl.tasks import LearningTask
 
 
 class ModelChoice(Choice):
@@ -34,6 +35,12 @@ class ModelChoice(Choice):
     @classmethod
     def _read_adapter(cls, table: Any) -> AdapterChoice | None:
         return None if table is None else read_adapter(table)
+
+    def for_task(self, task: LearningTask) -> ModelChoice:
+        """The same network as what is predicted asks for it."""
+        if task.per_token and "per_token" in type(self).model_fields:
+            return self.model_copy(update={"per_token": True})
+        return self
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A freshly initialised network that maps samples ``[n, *shape]`` to logits ``[n, classes]``.

@@ -49,6 +49,10 @@ class TabularMLPChoice(ModelChoice):
             raise ValueError("a column is named twice")
         return numbers
 
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {} if self.categorical else {"width": "categorical names no column of categories"}
+
     def check_samples(self, few: FewSamples, classes: int) -> None:
         """Check that the columns of categories have whole numbers, all of them below their counts."""
         for column, count in self.categorical.items():

@@ -131,7 +131,7 @@ def test_the_file_says_how_many_clients_there_are_and_which_samples_are_for_test
         assert federation.train[i].tolist() == np.flatnonzero((client == i) & ~test).tolist()
         assert federation.test[i].tolist() == np.flatnonzero((client == i) & test).tolist()
     assert len(federation.server_test) == 0
-    assert federation.notes == ()
+    assert federation.notes == ("data.test_share = 0.5 has no effect: the file says which samples are for testing",)
     drawn = from_file(npz(tmp_path, client=client), test_share=0.2)
     assert drawn.test.sizes.tolist() == [3] * 4
 

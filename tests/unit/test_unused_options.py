@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
 from fedtl.assemble.driver import Silent
+from fedtl.choice import ConfigError
 from fedtl.config.read import read_config
+from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.experiment import Place, open_run
 from fedtl.losses.terms.unlabelled import AdaBN
+from fedtl.models import build_model, read_model
 from fedtl.models.sharing import freeze
 
 
@@ -99,3 +103,73 @@ def test_a_run_tells_of_a_term_that_can_do_nothing(tmp_path: Path) -> None:
     assert server.about["notes"] == [
         "the term 'adabn' has no effect: the model has no batch-norm layer with running statistics"
     ]
+
+
+TOKENS = {"name": "made", "clients": 2, "normalise": "none", "task": "next_token"}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            {"data": TOKENS, "model": {"name": "gru", "pooling": "mean"}},
+            "model.pooling = 'mean': it has no effect, as there are logits for each position with data.task = "
+            "'next_token'; leave it out",
+        ),
+        ({"data": TOKENS, "model": {"name": "transformer", "pooling": "last"}}, "model.pooling = 'last': it has no"),
+        ({"model": {"name": "lstm", "per_token": True}}, "model.per_token = true: with data.task = 'classification'"),
+        (
+            {"models": [{"name": "mlp"}, {"name": "lstm", "per_token": True}], "model": None, "method": "local"},
+            "models[1].per_token = true: with data.task = 'classification'",
+        ),
+        (
+            {"model": {"name": "tabular-mlp", "width": 4}},
+            "model.width = 4: it has no effect, as categorical names no column of categories; leave it out",
+        ),
+        ({"data": {**TOKENS, "beta": 1.0}}, "data.beta = 1.0: it has no effect, as data.task = 'next_token' has"),
+        ({"data": {"name": "synthetic", "iid": True, "alpha": 1.0}}, "data.alpha = 1.0: it has no effect, as with iid"),
+        (
+            {"data": {"name": "npz", "path": "x", "task": "regression", "classes": 3}},
+            "data.classes = 3: it has no effect, as with data.task = 'regression' there are none; leave it out",
+        ),
+        (
+            {"data": {"name": "digits", "clients": 4, "partition": {"name": "rotated", "angles": [0], "max_angle": 9}}},
+            "data.partition.max_angle = 9.0: it has no effect, as angles gives each client's; leave it out",
+        ),
+        (
+            {
+                "data": {
+                    "name": "digits",
+                    "clients": 4,
+                    "partition": {"name": "pfedme", "sizes": "authors", "spread": 1},
+                }
+            },
+            "data.partition.spread = 1.0: it has no effect, as only log-normal sizes have one; leave it out",
+        ),
+    ],
+)
+def test_what_does_nothing_beside_other_options_is_refused(part: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_config({key: value for key, value in tables(**part).items() if value is not None})
+    assert str(error.value).startswith(message)
+
+
+def test_the_width_of_words_is_refused_where_series_have_none() -> None:
+    choice = read_model({"name": "gru", "width": 8})
+    assert build_model(choice.model_copy(update={"vocabulary": 5}), (4,), 3, 0) is not None
+    with pytest.raises(
+        ConfigError, match=r"model\.width = 8: it has no effect, as samples of shape \[2, 4\] are series"
+    ):
+        build_model(choice, (2, 4), 3, 0)
+
+
+def test_shares_that_are_not_drawn(tmp_path: Path) -> None:
+    sample, file = np.arange(40), tmp_path / "split.npz"
+    np.savez(file, sample=sample, client=sample % 2, test=sample % 5 == 0, validation=sample % 5 == 1)
+    table = {"name": "digits", "partition": {"name": "file", "path": str(file)}}
+    said = federate(read_data({**table, "test_share": 0.5, "validation_share": 0.1}), 0).notes
+    assert [note for note in said if "share" in note] == [
+        "data.test_share = 0.5 has no effect: the file says which samples are for testing",
+        "data.validation_share = 0.1 has no effect: the file says which samples are for validation",
+    ]
+    assert not [note for note in federate(read_data(table), 0).notes if "share" in note]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -50,6 +51,10 @@ class PFedMe(Partition):
     sizes: Literal["lognormal", "authors"] = "lognormal"
     spread: float = Field(0.5, ge=0, le=100)
     min_size: int = Field(5, ge=1)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {} if self.sizes == "lognormal" else {"spread": "only log-normal sizes have one"}
 
     def assign(
         self, labels: NDArray[np.int64], owner: NDArray[np.int64] | None, clients: int, rng: np.random.Generator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -27,6 +29,10 @@ class Rotated(OnTop):
     name: str = "rotated"
     angles: tuple[float, ...] = ()
     max_angle: float = Field(90.0, ge=-360, le=360)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {"max_angle": "angles gives each client's"} if self.angles else {}
 
     def shift(self, x: Samples, shards: Shards, seed: int) -> Samples:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""

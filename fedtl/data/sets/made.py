@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -53,6 +54,10 @@ class Made(DataChoice):
     alpha: float = Field(0.5, ge=0, le=1e6)
     beta: float = Field(0.0, ge=0, le=1e6)
     seed: int = Field(0, ge=0)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {"beta": "data.task = 'next_token' has tokens"} if self.task.per_token else {}
 
     @property
     def k(self) -> int:

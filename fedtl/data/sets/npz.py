@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +59,10 @@ class Npz(DataChoice):
     name: str = "npz"
     path: str = Field(min_length=1)
     classes: int | None = Field(None, ge=1, le=MOST_CLASSES)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {} if self.task.labelled else {"classes": f"with data.task = {self.task.name!r} there are none"}
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""

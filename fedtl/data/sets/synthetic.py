@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -50,6 +51,11 @@ class Synthetic(DataChoice):
     sizes: Literal["fedprox", "pfedme"] | PositiveInt = "fedprox"
     iid: bool = False
     seed: int = Field(0, ge=0)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        # The papers call their IID data those of α = 0.
+        return {"alpha": "with iid = true all clients share one model"} if self.iid and self.alpha else {}
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""

@@ -30,7 +30,6 @@ HEADER = 512
 LARGEST_LOSS = 1e30
 
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)
-INT64: np.dtype[Any] = np.dtype(np.int64)
 
 T = TypeVar("T")
 
@@ -166,23 +165,21 @@ class ReplyValidator:
             content[m.TABLES] = m.pack_all(tables)
         return content
 
-    def _tables(
-        self, reply: RecordDict, samples: Mapping[str, int], expected: Expected
-    ) -> dict[str, NDArray[np.int64]]:
-        """What of its samples adds up: whole numbers that so many samples can come to.
+    def _tables(self, reply: RecordDict, samples: Mapping[str, int], expected: Expected) -> dict[str, NDArray[Any]]:
+        """What of its samples adds up: numbers that so many samples can come to.
 
         Args:
             reply: what the client sent.
             samples: how many it has, by domain and model.
             expected: with the metrics that it was asked for.
         """
-        of_metrics, shapes = expected.metrics.tables, expected.metrics.shapes(expected.classes, expected.task.labelled)
+        kinds, shapes = expected.metrics.tables, expected.metrics.shapes(expected.classes, expected.task.of_classes)
         asked = {f"{name}/{table}": shape for name in samples for table, shape in shapes.items()}
-        tables = _tensors(reply, m.TABLES, asked, INT64)
+        dtypes = {f"{name}/{table}": np.dtype(kind.dtype) for name in samples for table, kind in kinds.items()}
+        tables = _tensors(reply, m.TABLES, asked, dtypes)
         for key, table in tables.items():
             name, _, kind = key.rpartition("/")
-            most = samples[name] * of_metrics[kind].most
-            if table.min() < 0 or table.max() > most:
+            if not kinds[kind]().can_be(table, samples[name]):
                 raise Refused(f"its table {key!r} has numbers that {samples[name]} samples cannot come to")
         return tables
 
@@ -240,9 +237,12 @@ def decoded(array: Array, expected: tuple[int, ...], dtype: np.dtype[Any]) -> ND
 
 
 def _tensors(
-    reply: RecordDict, key: str, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any] = FLOAT32
+    reply: RecordDict,
+    key: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype[Any] | Mapping[str, np.dtype[Any]] = FLOAT32,
 ) -> dict[str, NDArray[Any]]:
-    """The tensors of a reply by name, which must be exactly the expected ones."""
+    """The tensors of a reply by name, which must be exactly the expected ones, of one type or of one for each."""
     if not shapes:
         if len(reply.array_records.get(key, ())):
             what = "a model" if key == m.ARRAYS else key
@@ -252,7 +252,8 @@ def _tensors(
     if {*record} != {*shapes}:
         named = "one vector" if [*shapes] == [m.VECTOR] else " and ".join(map(repr, sorted(shapes)))
         raise Refused(f"its {key} are not {named}")
-    tensors = {name: decoded(record[name], shape, dtype) for name, shape in shapes.items()}
+    types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shapes, dtype)
+    tensors = {name: decoded(record[name], shape, types[name]) for name, shape in shapes.items()}
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise Refused(f"its {key} are not finite: they hold NaN or infinity")
     return tensors

@@ -263,12 +263,12 @@ class Engine(ABC):
                 else:
                     total += task.tally(logits, y)
                 if metrics.of_predictions:
-                    outputs.append(task.predictions(logits, outcomes).cpu())
-                    truth.append(task.truth(y, outcomes).cpu())
+                    for rows, new in zip((truth, outputs), task.seen_by_metrics(logits, y, outcomes)):
+                        rows.append(new.cpu())
             if blocks:
                 total = task.tally(torch.cat([logits for logits, _ in blocks]), torch.cat([y for _, y in blocks]))
         further = metrics.of_loss(total.loss_sum / total.count) if total.count else {}
-        if not truth:
+        if not truth or not total.count:
             return Score(total.count, total.correct, total.loss_sum, values=further)
         scored, predictions = torch.cat(truth).numpy(), torch.cat(outputs).numpy()
         further |= metrics.of(scored, predictions)

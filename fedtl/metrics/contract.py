@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -25,17 +26,29 @@ Values: TypeAlias = NDArray[np.float64]
 
 
 class Table(ABC):
-    """Whole numbers that add up over samples, clients and machines, in any order to the same bits."""
+    """Numbers that add up over samples, clients and machines; whole ones in any order to the same bits."""
+
+    dtype: ClassVar[type[np.int64 | np.float64]] = np.int64
+    """Of the numbers. Those that are not whole are joined in the order of the clients."""
 
     most: ClassVar[int] = 1
-    """What a number may be of one sample."""
+    """What a whole number may be of one sample."""
 
     bins: ClassVar[int] = 0
     """By how many bins predictions are told apart; 0 where nothing is lost that its metrics need."""
 
     @abstractmethod
-    def of(self, labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
-        """The numbers of some samples, of a shape that depends on k alone."""
+    def of(self, labels: Truth, probabilities: Predictions) -> NDArray[Any]:
+        """The numbers of n ≥ 0 samples, of a shape that depends on k alone."""
+
+    def joined(self, each: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The numbers of one or more groups of samples together, out of each group's own."""
+        together: NDArray[Any] = np.sum(each, axis=0)
+        return together
+
+    def can_be(self, table: NDArray[Any], samples: int) -> bool:
+        """Whether at most so many samples can come to these numbers, which are finite."""
+        return bool(table.min() >= 0 and table.max() <= samples * self.most)
 
 
 class Metric(ABC):
@@ -56,8 +69,8 @@ class Metric(ABC):
     def of(self, labels: Labels, probabilities: Probabilities) -> Values:
         """The metric of n ≥ 1 samples."""
 
-    def of_table(self, table: NDArray[np.int64]) -> Values:
-        """The metric out of its table's sum.
+    def of_table(self, table: NDArray[Any]) -> Values:
+        """The metric out of its table.
 
         Raises:
             NotImplementedError: it has none.

@@ -11,7 +11,7 @@ from fedtl.metrics.contract import Labels, Metric, Probabilities, Values
 
 
 class Own(Metric):
-    """A function of labels ``[n]`` and probabilities ``[n, k]``; greater is better.
+    """A function of labels ``[n]`` and probabilities ``[n, k]``, of tokens as of samples; greater is better.
 
     Pooled it is where clients are simulated; real clients show no predictions.
     """

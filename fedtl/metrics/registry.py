@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ SMALLER_IS_BETTER = frozenset(
     {"loss", "cross_entropy", "brier", "ece", "log_loss", "hamming_loss", "mae", "mse", "rmse", "perplexity"}
 )
 KEY = "evaluate.metrics"
+NOT_POOLED = "clients keep their predictions"
 
 
 def read_metrics(names: Sequence[str], task: str = "classification") -> Metrics:
@@ -83,8 +85,6 @@ def read_metrics(names: Sequence[str], task: str = "classification") -> Metrics:
                 f"{KEY} = {path!r}: it is a metric of {', '.join(others)}; data.task is {task!r}, of which there are "
                 f"{', '.join(known)}"
             )
-        if task == "next_token" and ":" in path:
-            raise ConfigError(f"{KEY} = {path!r}: of tokens there are metrics of the loss alone; leave it out")
         part = resolve({**known, **dict.fromkeys(ALWAYS, "")}, path, KEY)
         name = path.rpartition(":")[2]
         if isinstance(part, type) and issubclass(part, Metric):
@@ -182,7 +182,7 @@ class Metrics:
         one = np.zeros((1,) if labelled else (1, max(classes, 1)), np.int64), np.full((1, max(classes, 1)), 1.0)
         return {name: table.shape for name, table in self.tabulate(*one).items()}
 
-    def tabulate(self, labels: Labels, probabilities: Probabilities) -> dict[str, NDArray[np.int64]]:
+    def tabulate(self, labels: Labels, probabilities: Probabilities) -> dict[str, NDArray[Any]]:
         """The tables of some samples, without those of which a prediction is no number."""
         numbers = np.isfinite(probabilities).all(1)
         if not numbers.all():
@@ -191,25 +191,26 @@ class Metrics:
 
     def pooled(
         self,
-        tables: Mapping[str, NDArray[np.int64]],
+        tables: Mapping[str, NDArray[Any]],
         predictions: tuple[Labels, Probabilities] | None,
         loss: float = np.nan,
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, dict[str, Any]]:
         """Every metric of all clients' samples together that is no mean over samples, as the record has it.
 
         Args:
-            tables: the sum of the clients', of metrics that follow from these.
+            tables: those of all clients joined, of metrics that follow from these.
             predictions: of all samples; None where clients keep theirs, and what needs them follows from a histogram.
                 Samples of which a prediction is no number are left out.
             loss: the mean over all samples.
 
         Returns:
-            By name ``"pooled"``, and ``"bins"`` where the histogram has so many.
+            By name ``"pooled"``, and ``"bins"`` where the histogram has so many; ``"not_pooled"``, why there is no
+            number, of one that needs predictions where there are none.
         """
         if predictions is not None:
             numbers = np.isfinite(predictions[1]).all(1)
             predictions = predictions[0][numbers], predictions[1][numbers]
-        pooled: dict[str, dict[str, float]] = {n: {"pooled": value} for n, value in self.of_loss(loss).items()}
+        pooled: dict[str, dict[str, Any]] = {n: {"pooled": value} for n, value in self.of_loss(loss).items()}
         for name, metric in self.by_name.items():
             bins = {}
             if predictions is not None and not metric.exact:
@@ -219,6 +220,8 @@ class Metrics:
                     values = metric.of_table(tables[metric.table.__name__])
                 bins = {"bins": metric.table.bins} if metric.table.bins else {}
             else:
+                if not metric.exact:
+                    pooled[name] = {"pooled": None, "not_pooled": NOT_POOLED}
                 continue
             pooled |= {each: {"pooled": value, **bins} for each, value in _named(name, metric, values).items()}
         return pooled

@@ -62,12 +62,13 @@ class ScoreReplies(Replies):
     """What came back from the clients that were to be scored.
 
     Attributes:
-        tables: what adds up over their samples, by domain, model and table.
+        tables: what adds up over their samples, by domain, model and table, and by a client of each reply; whole
+            numbers are added up, and stand under one client.
         predictions: labels ``[n]`` and probabilities ``[n, k]`` by domain and model, each client's by its number; none
             where clients keep them.
     """
 
-    tables: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    tables: dict[str, dict[int, NDArray[Any]]] = field(default_factory=dict)
     predictions: dict[str, dict[int, NDArray[Any]]] = field(default_factory=dict)
 
 
@@ -126,13 +127,23 @@ def gather_scores(replies: Iterable[Message], nodes: Sequence[int]) -> ScoreRepl
         for key in metrics:
             gathered.columns.setdefault(key, []).extend(m.floats(metrics, key))
         for key, table in m.unpack_all(reply.content, m.TABLES).items():
-            gathered.tables[key] = gathered.tables[key] + table if key in gathered.tables else table
+            parts = gathered.tables.setdefault(key, {})
+            place = m.ints(metrics, f"{_domain_of(key)}{m.CLIENTS}")[0]
+            if parts and table.dtype == np.int64:
+                ((place, before),) = parts.items()
+                table = before + table
+            parts[place] = table
         for key, rows in m.unpack_all(reply.content, m.PREDICTIONS).items():
-            prefix = next(p for p in sorted(m.DOMAINS.values(), reverse=True) if key.startswith(p))
+            prefix = _domain_of(key)
             ends = np.cumsum(m.ints(metrics, f"{prefix}{m.SAMPLES}"))
-            parts = np.split(rows, ends[:-1])
-            gathered.predictions.setdefault(key, {}).update(zip(m.ints(metrics, f"{prefix}{m.CLIENTS}"), parts))
+            each = np.split(rows, ends[:-1])
+            gathered.predictions.setdefault(key, {}).update(zip(m.ints(metrics, f"{prefix}{m.CLIENTS}"), each))
     return gathered
+
+
+def _domain_of(key: str) -> str:
+    """With which of :data:`fedtl.wire.messages.DOMAINS`' prefixes a key begins."""
+    return next(prefix for prefix in sorted(m.DOMAINS.values(), reverse=True) if key.startswith(prefix))
 
 
 def by_client(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -135,7 +135,7 @@ class ClientScores:
         values: by the model's name (``"global"``, ``"personal"``) and the metric's, one value per client; NaN where the
             metric is not defined on a client's samples.
         pooled: of metrics that are no means over samples, likewise: ``"pooled"``, the metric of all clients' samples
-            together, and ``"bins"`` where it follows from a histogram of so many.
+            together, and ``"bins"`` where it follows from a histogram of so many; ``"not_pooled"``, why there is none.
         without: clients that had no personalised model of their own yet, and were scored with the global one.
         personal: which personalised model was scored: ``"adapted"``, ``"stored"``, or ``"partial"`` where only parts of
             it are the client's own; None for none.
@@ -149,7 +149,7 @@ class ClientScores:
     clients: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    pooled: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    pooled: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     without: list[int] = field(default_factory=list)
     personal: str | None = None
     data: str = "clients"

@@ -91,10 +91,16 @@ class Asked:
                     scores[-1].pooled[model] = self._pooled(f"{prefix}{model}", prefix, replies, mean)
         return scores
 
-    def _pooled(self, name: str, domain: str, replies: ScoreReplies, loss: float) -> dict[str, dict[str, float]]:
+    def _pooled(self, name: str, domain: str, replies: ScoreReplies, loss: float) -> dict[str, dict[str, Any]]:
         """Metrics of all clients' samples together, by name, each as the record has it."""
         start = f"{name}/"
-        tables = {key.removeprefix(start): sums for key, sums in replies.tables.items() if key.startswith(start)}
+        kinds = self.metrics.tables
+        own = {key.removeprefix(start): parts for key, parts in replies.tables.items() if key.startswith(start)}
+        tables = {
+            table: kind().joined([own[table][client] for client in sorted(own[table])])
+            for table, kind in kinds.items()
+            if table in own
+        }
         predictions = None
         if name in replies.predictions:
             parts, labels = replies.predictions[name], replies.predictions[f"{domain}{m.LABELS}"]

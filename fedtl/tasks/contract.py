@@ -79,6 +79,11 @@ class LearningTask(Choice):
     labelled: ClassVar[bool] = False
     """Whether samples have a label from 0 to k - 1, and no other outcome."""
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether what metrics see is one of k classes, as labels and tokens are."""
+        return self.labelled or self.per_token
+
     def outputs(self, classes: int) -> int:
         """How many numbers a model gives for a sample of one of so many classes, where samples are labelled."""
         return classes
@@ -135,6 +140,10 @@ class LearningTask(Choice):
     def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
         """The outputs ``[B, ...]`` as metrics see them, ``[B, k]`` float64."""
         return outputs.double().softmax(-1)
+
+    def seen_by_metrics(self, outputs: Tensor, y: Tensor, outcomes: Outcomes | None) -> tuple[Tensor, Tensor]:
+        """What is true, and what is predicted, of a model's outputs ``[B, ...]`` as metrics see it: n rows each."""
+        return self.truth(y, outcomes), self.predictions(outputs, outcomes)
 
     def columns(self, outcomes: Outcomes) -> tuple[str, ...]:
         """What the numbers are called that metrics see of a prediction, ``[k]``, where samples are not labelled."""

@@ -56,6 +56,11 @@ class NextToken(LearningTask):
             tokens = np.where(tokens == self.padding, IGNORED, tokens)
         return Outcomes(tokens, self.vocabulary or most + 1)
 
+    def seen_by_metrics(self, outputs: Tensor, y: Tensor, outcomes: Outcomes | None) -> tuple[Tensor, Tensor]:
+        """The tokens to be predicted ``[n]``, and their probabilities ``[n, k]``, one sequence after another."""
+        there = y != IGNORED
+        return y[there], self.predictions(outputs[there], outcomes)
+
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
         """Cross-entropy, and the likeliest token, over the tokens that are to be predicted."""
         from torch.nn import functional as F

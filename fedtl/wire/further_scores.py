@@ -26,7 +26,7 @@ class FurtherScores:
         without = metrics.without_predictions()
         self._shows = shows_predictions and len(without.by_name) < len(metrics.by_name)
         self._tabulated = without if self._shows else metrics
-        self._tables: dict[str, NDArray[np.int64]] = {}
+        self._tables: dict[str, NDArray[Any]] = {}
         self._predictions: dict[str, list[NDArray[Any]]] = {}
 
     def add(self, rows: dict[str, list[Any]], name: str, score: Score) -> None:
@@ -41,9 +41,10 @@ class FurtherScores:
             rows.setdefault(f"{name}{m.METRIC}{metric}", []).append(value)
         if score.labels is None or score.probabilities is None:
             return
+        tables = self._tabulated.tables
         for table, more in self._tabulated.tabulate(score.labels, score.probabilities).items():
             key = f"{name}/{table}"
-            self._tables[key] = self._tables[key] + more if key in self._tables else more
+            self._tables[key] = tables[table]().joined([self._tables[key], more]) if key in self._tables else more
         if self._shows:
             self._predictions.setdefault(name, []).append(score.probabilities)
 

@@ -58,7 +58,11 @@ ALONE = {"server_test_share": 0.0, "normalise": "none"}
 STUDIES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
     "binary": ("binary", True, {"objective": [{"term": "binary_cross_entropy", "pos_weight": 2.0}]}),
     "regression": ("regression", True, {"strategy": {"name": "ditto", **SGD, "lam": 0.5}}),
-    "next_token": ({"name": "next_token", "padding": 0}, True, {}),
+    "next_token": (
+        {"name": "next_token", "padding": 0},
+        True,
+        {"evaluate": {"metrics": ["perplexity", "tests.unit.test_tasks:token_loss"]}},
+    ),
     "few with outcomes": (
         "regression",
         True,
@@ -87,8 +91,24 @@ def test_what_a_simulation_computes(
         deployed.begin_clients(approved=build(config), task=read_task("next_token"))
     deployed.serve(data=framed)
     assert all(not line["failures"] for line in records(deployed.run))
+    for mine, theirs in zip(pooled(deployed.run), pooled(tmp_path / "simulated"), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            if name in ("auc", "macro_auc"):  # out of bins
+                assert value == pytest.approx(theirs[name], abs=0.05)
+            elif name in ("c_index", "token_loss"):
+                assert value is None
+            else:
+                assert value == pytest.approx(theirs[name], rel=1e-9)
     assert without_pooled(deployed.run) == without_pooled(tmp_path / "simulated")
     check_equal(deployed, tmp_path / "simulated", ("clients.jsonl",))
+
+
+def pooled(run: Path) -> list[dict[str, Any]]:
+    """Each score's metrics of all clients' samples together."""
+    scores = [score for line in records(run) for score in line.get("scores", {}).values()]
+    each = [{name: metric for name, metric in score.items() if isinstance(metric, dict)} for score in scores]
+    return [{name: metric["pooled"] for name, metric in row.items() if "pooled" in metric} for row in each]
 
 
 def without_pooled(run: Path) -> list[dict[str, Any]]:
@@ -96,7 +116,7 @@ def without_pooled(run: Path) -> list[dict[str, Any]]:
     lines = records(run)
     for score in (each for line in lines for each in line.get("scores", {}).values()):
         for metric in score.values():
-            for key in ("pooled", "bins"):
+            for key in ("pooled", "bins", "not_pooled"):
                 if isinstance(metric, dict):
                     metric.pop(key, None)
     return lines

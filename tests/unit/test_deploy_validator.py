@@ -25,6 +25,7 @@ from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, s
 from fedtl.grid.identity import identify
 from fedtl.metrics import read_metrics
 from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
+from fedtl.tasks import read_task
 from fedtl.wire import messages as m
 
 CLIENT, SIZE, STATISTICS = 2, 5, (1, 3)
@@ -209,6 +210,35 @@ def test_tables_that_cannot_be(table: list[list[int]], why: str) -> None:
     reply[m.TABLES] = m.pack_all({**m.unpack_all(reply, m.TABLES), "global/Counts": np.array(table)})
     screen = replace(SCREEN, test=3, target_test=3)
     assert refused(lambda: screen.scored(travelled(reply), ["global"], expected)) == why
+
+
+def test_sums_of_errors_that_cannot_be() -> None:
+    """Of 3 samples with two numbers each: how many, mean, squared differences from it, and squared errors."""
+    metrics, task = read_metrics(["rmse"], "regression"), read_task("regression")
+    expected = replace(EXPECTED, metrics=metrics, classes=2, task=task)
+    screen = replace(SCREEN, test=3)
+
+    def answered(table: Any) -> RecordDict:
+        entries = {m.CLIENTS: [CLIENT], m.SAMPLES: [3], "global/loss_sum": [1.0], "global/of/rmse": [0.5]}
+        reply = RecordDict({m.METRICS: MetricRecord(entries)})
+        reply[m.TABLES] = m.pack_all({"global/Errors": np.array(table)})
+        return screen.scored(travelled(reply), ["global"], expected)
+
+    right = [[3.0, 3.0], [-2.5, 1e6], [0.0, 1.5], [0.5, 2.0]]
+    assert m.unpack_all(answered(right), m.TABLES)["global/Errors"].tolist() == right
+    cannot = "its table 'global/Errors' has numbers that 3 samples cannot come to"
+    for row, numbers, why in (
+        (0, [4.0, 4.0], cannot),
+        (0, [3.0, 2.0], cannot),
+        (0, [1.5, 1.5], cannot),
+        (0, [-1.0, -1.0], cannot),
+        (2, [-1e-9, 1.0], cannot),
+        (3, [0.5, -2.0], cannot),
+        (1, [np.nan, 1.0], "its tables are not finite: they hold NaN or infinity"),
+    ):
+        table = [*right[:row], numbers, *right[row + 1 :]]
+        assert refused(lambda: answered(table)) == why  # noqa: B023
+    assert "expected are [4, 2] and float64" in refused(lambda: answered([[3, 3], [0, 0], [0, 0], [0, 0]]))
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_such() -> None:

@@ -304,9 +304,62 @@ def test_metrics_are_scikit_learns(task: str) -> None:
         values = metrics.of(y, f)
         assert values == pytest.approx({name: theirs(y, f) for name, theirs in SKLEARN[task].items()})
         halves = [metrics.tabulate(y[rows], f[rows]) for rows in (slice(0, 13), slice(13, None))]
-        tables = {name: halves[0][name] + halves[1][name] for name in halves[0]}
-        pooled = metrics.pooled(tables, (y, f))
+        tables = {name: kind().joined([half[name] for half in halves]) for name, kind in metrics.tables.items()}
+        pooled, apart = metrics.pooled(tables, (y, f)), metrics.pooled(tables, None)
         assert all(each["pooled"] == pytest.approx(values[name]) for name, each in pooled.items())
+        assert all(each["pooled"] == pytest.approx(values[name]) for name, each in apart.items() if "bins" not in each)
+
+
+def test_errors_of_many_clients_are_those_of_all_their_samples() -> None:
+    """Of unequal clients, one without samples and one whose outcomes do not vary, far from 0."""
+    rng, metrics = np.random.default_rng(0), read_metrics(["rmse", "r2"], "regression")
+    y = np.float32(1e5) + rng.normal(size=(60, 2)).astype(np.float32)
+    y[:7] = y[0]
+    f = y.astype(np.float64) + rng.normal(size=y.shape)
+    each = [(y[rows].astype(np.float64), f[rows]) for rows in np.split(np.arange(60), [7, 7, 8, 40])]
+
+    def apart(parts: list[Any]) -> dict[str, float]:
+        tables = [metrics.tabulate(*part)["Errors"] for part in parts]
+        pooled = metrics.pooled({"Errors": metrics.tables["Errors"]().joined(tables)}, None)
+        return {name: each["pooled"] for name, each in pooled.items()}
+
+    # Differences of numbers near 1e5 in float64 are off by 1e-11.
+    assert apart(each) == pytest.approx(metrics.of(y.astype(np.float64), f), rel=1e-8)
+    same = [(np.full((n, 1), 0.1), np.zeros((n, 1))) for n in (3, 5, 1)]
+    assert apart(same) == {"rmse": pytest.approx(0.1), "r2": pytest.approx(math.nan, nan_ok=True)}
+    assert apart([*same, (np.full((1, 1), 0.2), np.zeros((1, 1)))])["r2"] < 0
+    assert all(math.isnan(value) for value in apart([(y[:0], f[:0])]).values())
+
+
+def test_what_needs_pairs_across_clients_is_not_pooled_without_their_predictions() -> None:
+    y, risk = predictions("survival")
+    metrics = read_metrics(["c_index"], "survival")
+    assert metrics.pooled({}, (y, risk))["c_index"]["pooled"] == metrics.of(y, risk)["c_index"]
+    assert metrics.pooled({}, None) == {
+        "c_index": {"pooled": None, "not_pooled": "clients keep their predictions"},
+    }
+
+
+def token_loss(tokens: Any, probabilities: Any) -> float:
+    """The mean cross-entropy of a token, with the opposite sign: more is better."""
+    return float(np.log(probabilities[np.arange(len(tokens)), tokens]).mean())
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+def test_a_metric_of_ones_own_sees_the_tokens_to_be_predicted(padding: int | None, tmp_path: Path) -> None:
+    """The loss again, for each client and of all their tokens, which padding is none of."""
+    task = {"name": "next_token", **({} if padding is None else {"padding": padding})}
+    metrics = ["perplexity", "tests.unit.test_tasks:token_loss"]
+    run = fedtl.run(tables(task, rounds=1, evaluate={"metrics": metrics}), out=tmp_path / "run")
+    for score in run.rounds[-1]["scores"].values():
+        loss, mine = score["loss"], score["token_loss"]
+        if isinstance(loss, float):
+            assert mine == pytest.approx(-loss, rel=1e-5)
+            continue
+        for mean in ("weighted_mean", "mean", "worst_decile"):
+            assert mine[mean] == pytest.approx(-loss[mean], rel=1e-5)
+        assert mine["pooled"] == pytest.approx(-loss["weighted_mean"], rel=1e-5)
+        assert math.exp(-mine["pooled"]) == pytest.approx(score["perplexity"]["pooled"], rel=1e-5)
 
 
 def test_the_concordance_index_counts_pairs() -> None:
@@ -538,7 +591,6 @@ def test_metrics_and_options_that_a_task_has_not() -> None:
     )
     assert "a mini-batch's samples are compared; set it to 2 or more" in refused("survival", strategy={"batch_size": 1})
     assert "a task of your own is not supported" in refused("my_tasks:Mine")
-    assert "of tokens there are metrics of the loss alone" in refused("next_token", evaluate={"metrics": ["m:f"]})
     other = refused("regression", evaluate={"metrics": ["tests.unit.test_tasks:log_loss"]})
     assert "there is another metric 'log_loss'" in other  # of which less is better
 

@@ -21,6 +21,7 @@ from fedtl.data.schema import DataSchema
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.folders import ClientFolder
 from fedtl.deploy.study import Study
+from fedtl.deploy.weights import WEIGHTS, Sketch, packed, sketches
 from fedtl.disk.tensors import DamagedError
 from fedtl.moments import Sums
 from fedtl.runs import record
@@ -66,6 +67,8 @@ class ClientAgent:
         self.own, self.folder, self.device, self.approved = own, folder, device, approved
         self._one_at_a_time = threading.Lock()
         self._current: tuple[Study, Worker] | None = None
+        self._first_weights = dict[str, Sketch]()
+        """What of the current study's model nobody sends, as it was before any training."""
 
     def answer(self, kind: str, content: RecordDict) -> RecordDict:
         """The reply to a message.
@@ -121,6 +124,9 @@ class ClientAgent:
             self._check_many(sums[0], study)
             content[OUTCOME_SUMS] = _packed(sums)
             log.info("sent the server the sums of what is predicted, by which it is standardised")
+        if asked.get(WEIGHTS):
+            self._worker(study)
+            content[WEIGHTS] = packed(self._first_weights)
         statistics_of = str(asked.get(STATISTICS_OF, "none"))
         if needs_statistics(statistics_of):
             if statistics_of != study.tables.get("data", {}).get("normalise", "dataset"):
@@ -207,6 +213,7 @@ class ClientAgent:
             )
         except ConfigError as error:
             raise self._cannot_run(error) from error
+        self._first_weights = sketches(config, [stage.engine for stage in worker.stages], study.client)
         worker.store.durable, worker.shows_predictions = True, False
         return worker
 

@@ -26,6 +26,7 @@ from fedtl.deploy.agent import DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, S
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
+from fedtl.deploy.weights import WEIGHTS, Sketch, check_same, unpacked
 from fedtl.failure import RunError
 from fedtl.moments import Sums
 from fedtl.wire import messages as m
@@ -160,6 +161,8 @@ class DeployedGrid(Grid):
         on_described: called when a description is new or has changed.
         frame: the data schema, as JSON.
         expected: the form of the replies in each phase.
+        weights: what of each client's model nobody sends, by its number; empty for nothing, or before it is known.
+        pretrained: the weights that each client's model begins with, likewise.
     """
 
     def __init__(
@@ -172,6 +175,8 @@ class DeployedGrid(Grid):
         self.on_described: Callable[[], None] = lambda: None
         self.frame = ""
         self.expected: tuple[Expected, ...] = ()
+        self.weights: Sequence[Mapping[str, Sketch]] = ()
+        self.pretrained: Sequence[str | None] = ()
         self._described_at: dict[int, str] = {}
         self._absent: set[int] = set()
         self._last_refusal: dict[int, str] = {}
@@ -212,6 +217,32 @@ class DeployedGrid(Grid):
                 announced = True
             time.sleep(POLL)
 
+    def compare_weights(self, weights: Sequence[Mapping[str, Sketch]], pretrained: Sequence[str | None]) -> None:
+        """Compare what of clients' models nobody sends: now, and of each client that connects later.
+
+        Args:
+            weights: what it should be, by the client's number.
+            pretrained: the file that its model begins with, likewise.
+
+        Raises:
+            ConfigError: a client has other weights.
+        """
+        self.weights, self.pretrained = weights, pretrained
+        now = self.connected()
+        asked = {client: now.get(client) for client in sorted(self.described) if weights[client]}
+        query = RecordDict({m.CONFIG: ConfigRecord({WEIGHTS: True})})
+        limit = self._settings.round_timeout  # a client makes its model first, which the first round needs
+        for client, reply in self._ask(MessageType.QUERY, dict.fromkeys(asked, query), asked, limit).items():
+            try:
+                self._check_weights(client, reply)
+            except Refused as error:  # it is asked again before it takes part
+                self._say(f"{self._clients[client].name}: {error}")
+                del self.described[client]
+
+    def _check_weights(self, client: int, reply: RecordDict | str) -> None:
+        theirs = checked(lambda: unpacked(_content(reply)))
+        check_same(self.weights[client], theirs, self._clients[client].name, self.pretrained[client])
+
     def describe(
         self, clients: Iterable[int], statistics_of: str = "none", outcome_sums: bool = False
     ) -> dict[int, str]:
@@ -234,14 +265,22 @@ class DeployedGrid(Grid):
         query = RecordDict({m.CONFIG: ConfigRecord({STATISTICS_OF: statistics_of})})
         if outcome_sums:
             m.config_of(query)[OUTCOME_SUMS] = True
+        queries = dict.fromkeys(connections, query)
+        for client in connections if self.weights else ():
+            if self.weights[client]:
+                queries[client] = RecordDict({m.CONFIG: ConfigRecord({**m.config_of(query), WEIGHTS: True})})
         failed, changed = {}, False
-        limit = min(self._settings.wait, self._settings.round_timeout)  # a client in order answers at once
-        replies = self._ask(MessageType.QUERY, dict.fromkeys(connections, query), connections, limit)
+        limit = self._settings.round_timeout
+        if not self.weights:
+            limit = min(limit, self._settings.wait)  # a client in order answers at once
+        replies = self._ask(MessageType.QUERY, queries, connections, limit)
         for client, reply in replies.items():
             name = self._clients[client].name
             try:
                 description = checked(lambda: described(_content(reply), name, statistics_of, outcome_sums))  # noqa: B023
                 self.check_fits(name, description)
+                if WEIGHTS in m.config_of(queries[client]):
+                    self._check_weights(client, reply)
             except (Refused, ConfigError) as error:
                 self.described.pop(client, None)
                 failed[client] = str(error)

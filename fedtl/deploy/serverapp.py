@@ -36,6 +36,7 @@ from fedtl.deploy.leash import end_with_starter, leashed
 from fedtl.deploy.process import alone
 from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected
+from fedtl.deploy.weights import pretrained_of, sketches
 from fedtl.engine.first_memory import after_one_step
 from fedtl.engine.plan import trains
 from fedtl.experiment import Place, open_run
@@ -276,6 +277,11 @@ def _prepare(server: Server, deployed: DeployedGrid, frame: DataSchema) -> None:
         raise ConfigError("deploy.privacy: the noise could make a batch-norm's variance negative; use a model without")
     frame.write(server.recorder.folder / FRAME)
     server.strategy.min_clients = config.deploy.min_clients
+    clients = range(server.federation.clients)
+    first = [sketches(config, server.engines, client) for client in range(len(config.models) or 1)]
+    weights = [first[client % len(first)] for client in clients]
+    if any(weights):
+        deployed.compare_weights(weights, [pretrained_of(config, client) for client in clients])
     deployed.expected = _expected(server)
     deployed.on_described = lambda: restrict_sampling(server, deployed.described)
     deployed.on_described()

@@ -111,6 +111,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "strategy": {"name": "fedbn", **SGD, "last_batch": "merge"},
         "model": {"name": "cnn-bn", "channels": [2], "hidden": [4]},
     },
+    "domains, one held out": {
+        "data": {
+            "name": "domains",
+            "domains": {
+                name: {**LOOK, "transform": {"rotate": angle}} for name, angle in (("a", 0), ("b", 40), ("c", 80))
+            },
+            "held_out": ["c"],
+            "samples": 80,
+            "partition": "iid",
+        },
+    },
+    "bottlenecks": {
+        "model": {"name": "mlp", "hidden": [8], "adapter": {"name": "adapter", "width": 2, "layers": ["features.1"]}},
+    },
     "feddbe": {"strategy": {"name": "feddbe", **SGD, "clients_per_round": 2, "kappa": 2.0}},
     "fedpac": {"strategy": {"name": "fedpac", **SGD, "clients_per_round": 2}},
     "fedrod": {"strategy": {"name": "fedrod", **SGD, "clients_per_round": 2}},

@@ -146,6 +146,20 @@ TOKENS = {"name": "made", "clients": 2, "normalise": "none", "task": "next_token
             },
             "data.partition.spread = 1.0: it has no effect, as only log-normal sizes have one; leave it out",
         ),
+        (
+            {
+                "data": {
+                    "name": "digits",
+                    "clients": 5,
+                    "partition": {"name": "pfllib-pathological", "balance": True, "least_samples": 9},
+                }
+            },
+            "data.partition.least_samples = 9: it has no effect, as balance = true divides equally; leave it out",
+        ),
+        (
+            {"data": {"name": "heart-disease", "path": "a", "root": "b"}},
+            "data.root = 'b': it has no effect, as path names the folder; leave it out",
+        ),
     ],
 )
 def test_what_does_nothing_beside_other_options_is_refused(part: dict[str, Any], message: str) -> None:

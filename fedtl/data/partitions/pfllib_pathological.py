@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -34,6 +36,10 @@ class PFLlibPathological(Partition):
     classes_per_client: int = Field(2, ge=1)
     balance: bool = False
     least_samples: int = Field(40, ge=0)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {"least_samples": "balance = true divides equally"} if self.balance else {}
 
     def assign(
         self, labels: NDArray[np.int64], owner: NDArray[np.int64] | None, clients: int, rng: np.random.Generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedtl.choice import ConfigError
@@ -39,6 +40,10 @@ class HeartDisease(Files):
     positive: tuple[str, ...] = ("1", "2", "3", "4")
     missing: Missing = "drop"
     leave_out: tuple[str, ...] = ("slope", "ca", "thal")
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Choice`."""
+        return {"root": "path names the folder"} if self.path else {}
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""

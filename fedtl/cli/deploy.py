@@ -141,7 +141,7 @@ def client(
             "--data",
             show_default=False,
             help="The client's own data: a folder with train.npz and test.npz, with train.csv and test.csv, or with "
-            "images as train/CLASS/*.png; a .csv file; or package.module:function.",
+            "images as train/CLASS/*.png; a .csv or .parquet file; or package.module:function.",
         ),
     ],
     rules: Annotated[
@@ -162,7 +162,7 @@ def client(
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option("--label", help="The column with the class, in .csv files; of another task perhaps a,b."),
+        typer.Option("--label", help="The column with the class, in tables; of another task perhaps a,b."),
     ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Resize images to this height and width.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey images, 3 for coloured ones.")] = None,

@@ -142,7 +142,7 @@ def predict(
         Path, typer.Option("-o", "--output", show_default=False, help="predictions.csv if not given.")
     ] = Path("predictions.csv"),
     label: Annotated[
-        str | None, typer.Option("--label", metavar="COLUMN", help="The column of a .csv file that is the class.")
+        str | None, typer.Option("--label", metavar="COLUMN", help="The column of a table that is the class.")
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Make images the size that the model takes.")] = False,
 ) -> None:
@@ -150,8 +150,8 @@ def predict(
 
     MODEL is a file of fedtl export, .safetensors or .onnx.
 
-    DATA is an .npz file with x, a .csv file, an image, or a folder of images. Where it says the classes (y, the column
-    label, a folder for each class), the accuracy is printed too, or other metrics of what is predicted.
+    DATA is an .npz file with x, a .csv or .parquet file, an image, or a folder of images. Where it says the classes (y,
+    the column label, a folder for each class), the accuracy is printed too, or other metrics of what is predicted.
     """
     from fedtl.cli import printing
     from fedtl.export.predict import Predictions, open_model, predict, read_samples

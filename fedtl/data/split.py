@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.own.table import rows_of
+from fedtl.data.own.lines import rows_of
 from fedtl.data.sets.npz import array_of, opened
 from fedtl.failure import RunError
 

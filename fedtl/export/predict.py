@@ -16,6 +16,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
 from fedtl.data.own import arrays as own_arrays
 from fedtl.data.own import images as own_images
+from fedtl.data.own import lines as own_lines
 from fedtl.data.own import table as own_table
 from fedtl.data.own.part import PUBLIC, TEST, Part
 from fedtl.data.own.read import gathered
@@ -198,7 +199,7 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     """Read samples, and their classes, or what else the model's task predicts, where the data say them.
 
     - .npz: ``x`` [n, ...], and perhaps ``y`` [n], numbers or words.
-    - .csv: a row per sample, numbers in all columns but that of the class, if there is one.
+    - .csv or .parquet: a row per sample, numbers in all columns but that of the class, if there is one.
     - A folder of images, ``*.png`` (or another of Pillow's formats), or ``CLASS/*.png``; or one image.
 
     Nothing is ever unpickled.
@@ -206,7 +207,7 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     Args:
         path: the file or folder.
         frame: what the samples must be like.
-        label: the column of a .csv file that is the class; "label" if not given, where there is such a column. Of
+        label: the column of a table that is the class; "label" if not given, where there is such a column. Of
             another task the columns with what is predicted, separated by commas; those of training if not given.
         resized: make images the size of the model's, with as many channels, as a participant's own data may be.
 
@@ -215,8 +216,9 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     """
     place = Path(path).expanduser()
     kind = place.suffix.lower()
-    if label is not None and kind != ".csv":
-        raise ConfigError(f"--label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
+    table = own_lines.is_table(place)
+    if label is not None and not table:
+        raise ConfigError(f"--label = {label!r}: only tables have columns, but {path} is none; leave it out")
     if place.is_dir() or kind in own_images.SUFFIXES:
         return _images(place, frame, resized)
     if resized:
@@ -225,13 +227,13 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
         raise ConfigError(f"{path}: there is no such file or folder")
     if kind == ".npz":
         part, labelled = _npz(place, frame.task)
-    elif kind == ".csv" and frame.outcomes is not None:
+    elif table and frame.outcomes is not None:
         part, labelled = _csv_with_outcomes(place, label, frame.task, frame.outcomes)
-    elif kind == ".csv":
+    elif table:
         part, labelled = _csv(place, label)
         part = _as_named(part, frame.labels)
     else:
-        raise ConfigError(f"{path}: give an .npz file, a .csv file, an image, or a folder of images")
+        raise ConfigError(f"{path}: give an .npz file, a .csv or .parquet file, an image, or a folder of images")
     return _input_samples(part, labelled, frame)
 
 
@@ -245,7 +247,7 @@ def _npz(file: Path, task: LearningTask) -> tuple[Part, bool]:
 
 
 def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
-    labelled = label is not None or LABEL in own_table.header_of(file, LABEL)
+    labelled = label is not None or LABEL in own_lines.header_of(file, LABEL)
     part = TEST if labelled else PUBLIC
     return own_table.parts_of({part: own_table.read_rows(file, label or LABEL, labelled)})[part], labelled
 
@@ -263,7 +265,7 @@ def _as_named(part: Part, names: Sequence[str]) -> Part:
 
 def _csv_with_outcomes(file: Path, label: str | None, task: LearningTask, outcomes: Outcomes) -> tuple[Part, bool]:
     columns = outcomes.names or (LABEL,) if label is None else tuple(name.strip() for name in label.split(","))
-    if label is None and not {*columns} <= {*own_table.header_of(file, columns[0])}:
+    if label is None and not {*columns} <= {*own_lines.header_of(file, columns[0])}:
         return _csv(file, None)
     return TableRules(columns, task=task).parts(file, (TEST,), 0.0)[TEST], True
 

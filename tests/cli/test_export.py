@@ -240,12 +240,15 @@ def test_data_that_the_model_does_not_take(fedtl_: Said, finished: fedtl.Run, tm
     (tmp_path / "broken.npz").write_bytes(b"broken")
     assert "is not an .npz file that NumPy can read" in error("broken.npz")
     (tmp_path / "notes.txt").write_text("text")
-    assert error("notes.txt") == "fedtl: notes.txt: give an .npz file, a .csv file, an image, or a folder of images\n"
+    assert (
+        error("notes.txt")
+        == "fedtl: notes.txt: give an .npz file, a .csv or .parquet file, an image, or a folder of images\n"
+    )
     (tmp_path / "empty").mkdir()
     assert "empty holds no images, neither itself nor in a folder for each class" in error("empty")
     for name in ("nothing.npz", "nothing.png", "nothing"):
         assert error(name) == f"fedtl: {name}: there is no such file or folder\n"
-    assert "--label = 'kind': only .csv files have columns" in error("shape.npz", "--label", "kind")
+    assert "--label = 'kind': only tables have columns" in error("shape.npz", "--label", "kind")
     assert "--resize: only image files are resized" in error("shape.npz", "--resize")
     assert not (tmp_path / "predictions.csv").exists()
 

@@ -153,7 +153,7 @@ def test_images_of_clients(tmp_path: Path) -> None:
         assert dataset.held_out is not None
         assert (dataset.held_out[dataset.owner == client]).sum() == len(own.test)
     assert federate(data, 0).clients == 2
-    with pytest.raises(ConfigError, match=r"data\.label = 'sick': only \.csv files have columns; leave it out"):
+    with pytest.raises(ConfigError, match=r"data\.label = 'sick': only tables have columns; leave it out"):
         load(tmp_path)
 
 

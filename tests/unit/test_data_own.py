@@ -257,10 +257,13 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "no", Path("~nobody-has-this-name/x")):
         assert sentence(path) == f"{path}: there is no such file or folder"
     parts = "train, test, target/train, target/test, public, validation"
-    assert sentence(tmp_path) == f"{tmp_path} has none of {parts}, as .npz, .csv or folders of images"
+    assert sentence(tmp_path) == f"{tmp_path} has none of {parts}, as .npz, .csv, .parquet or folders of images"
     file = save(tmp_path / "test.npz", x=X, y=Y)
     assert sentence(tmp_path) == f"{tmp_path} has nothing to train with: neither train nor target/train"
-    assert sentence(file) == f"{file}: a single file must be .csv; others go into a folder, as train.npz and test.npz"
+    assert (
+        sentence(file)
+        == f"{file}: a single file must be .csv or .parquet; others go into a folder, as train.npz and test.npz"
+    )
     write_rows(tmp_path / "train.csv", [["label", "a"], [0, 1]])
     assert sentence(tmp_path) == f"{tmp_path} holds both .npz and .csv files of {parts}; keep one kind"
 
@@ -279,7 +282,7 @@ def test_wrong_options(tmp_path: Path) -> None:
     assert sentence(tmp_path, test_share=1) == "test_share = 1: should be 0 or more and less than 1"
     assert sentence(tmp_path, size=0) == "size = 0: should be greater than 0"
     assert sentence(tmp_path, label="y") == (
-        f"label = 'y': only .csv files have columns, but {tmp_path} is none; leave it out"
+        f"label = 'y': only tables have columns, but {tmp_path} is none; leave it out"
     )
 
 
@@ -319,7 +322,7 @@ def test_the_servers_data(tmp_path: Path) -> None:
 
 def test_a_server_without_samples(tmp_path: Path) -> None:
     assert sentence(tmp_path, server=True) == (
-        f"{tmp_path} has none of test, target/test, public, as .npz, .csv or folders of images"
+        f"{tmp_path} has none of test, target/test, public, as .npz, .csv, .parquet or folders of images"
     )
     frame = frame_of((1, 5, 4), labels=("a", "b", "c"))
     frame.write(tmp_path / "frame.json")

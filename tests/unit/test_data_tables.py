@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedtl.choice import ConfigError
+from fedtl.data.own.lines import header_of
 from fedtl.data.own.read import read_own
-from fedtl.data.own.table import header_of
 
 GOOD = "x1,x2,label\n5.1,3.5,a\n4.9,3.0,b\n6.2,2.9,a\n5.9,3.1,b\n"
 

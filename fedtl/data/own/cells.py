@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.own.table import checked_rows, number, rows_of
+from fedtl.data.own.lines import checked_rows, number, rows_of
 
 Cells = NDArray[np.str_]
 

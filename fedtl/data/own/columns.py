@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.own.cells import BOOLEAN, Cells, CellTable, is_missing
-from fedtl.data.own.table import difference, number
+from fedtl.data.own.lines import difference, number
 
 Missing = Literal["error", "drop", "mean", "median"]
 

@@ -20,6 +20,7 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.memory import enough_memory
 from fedtl.data.own.arrays import call, read_npz
 from fedtl.data.own.images import Change, changed, read_images
+from fedtl.data.own.lines import is_table, tables_in
 from fedtl.data.own.part import (
     DOMAIN,
     HELD_OUT,
@@ -286,7 +287,7 @@ def read_own(
       [n, height, width] with one channel; other numbers become float32) and ``y`` [n], whole numbers from 0 or words.
     - A folder with ``train.csv`` and ``test.csv``: a row per sample; the column ``label`` is its class, a whole number
       or a word, all other columns are numbers; commas, semicolons, tabs or bars separate them. One .csv file is both:
-      ``test_share`` of its rows are for testing.
+      ``test_share`` of its rows are for testing. Parquet, ``train.parquet`` and so on, is as good.
     - A folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or another of Pillow's formats), or with
       ``CLASS/*.png`` alone: then ``test_share`` of the files are for testing. Which, a hash of a file's name and class
       decides, so that each stays where it is when others are added. Classes are words.
@@ -305,7 +306,7 @@ def read_own(
         label: the column of .csv files that is the class; "label" if not given. Of another task the columns with what
             is predicted, separated by commas.
         task: what is predicted, of which ``y`` and the labels' columns then hold the outcomes.
-        rules: how .csv files are read; as above if not given, and then ``label`` counts for nothing.
+        rules: how tables are read; as above if not given, and then ``label`` counts for nothing.
         size: height and width that images are resized to (bilinear, with antialiasing).
         channels: of images: grey ones are repeated, of coloured ones the luma is taken.
         test_share: as above.
@@ -329,8 +330,8 @@ def read_own(
         raise ConfigError(f"{path}: there is no such file or folder") from error
     wanted = (TEST, TARGET_TEST, PUBLIC, *_held_out(place)) if server else PARTS
     kind = "table" if rules is not None and place.is_file() else kind_of(place, path)
-    if label is not None and kind not in ("csv", "table"):
-        raise ConfigError(f"label = {label!r}: only .csv files have columns, but {path} is none; leave it out")
+    if label is not None and kind not in ("tables", "table"):
+        raise ConfigError(f"label = {label!r}: only tables have columns, but {path} is none; leave it out")
     column = "label" if label is None else label
     if rules is None and not task.labelled:
         rules = TableRules(tuple(name.strip() for name in column.split(",")), task=task)
@@ -343,7 +344,7 @@ def read_own(
 
     try:
         with enough_memory(path):
-            if kind in ("csv", "table") and rules is not None:
+            if kind in ("tables", "table") and rules is not None:
                 parts = rules.parts(place, wanted, test_share)
             else:
                 parts = _read(kind, path, place, wanted, column, test_share, change, task)
@@ -355,7 +356,7 @@ def read_own(
         frame = DataSchema.read(place / FRAME)
         parts[PUBLIC] = Part(path, np.empty((0, *frame.shape), frame.dtype))
     if not parts:
-        raise ConfigError(f"{path} has none of {', '.join(wanted)}, as .npz, .csv or folders of images")
+        raise ConfigError(f"{path} has none of {', '.join(wanted)}, as .npz, .csv, .parquet or folders of images")
     if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
     own = gathered(path, parts, server, task)
@@ -367,7 +368,7 @@ def _held_out(place: Path) -> list[str]:
     folder = place / HELD_OUT
     if not folder.is_dir():
         return []
-    entries = [each for each in folder.iterdir() if each.is_dir() or each.suffix in (".npz", ".csv")]
+    entries = [each for each in folder.iterdir() if each.is_dir() or each.suffix == ".npz" or is_table(each)]
     names = sorted({each.name if each.is_dir() else each.stem for each in entries if not each.name.startswith(".")})
     for name in names:
         check_domain(name, str(folder))
@@ -413,7 +414,7 @@ def _read(
         return call(path, wanted, task)
     if kind == "table":
         return read_table(place, wanted, label, test_share)
-    if kind == "csv":
+    if kind == "tables":
         return read_tables(place, wanted, label)
     if kind == "npz":
         return read_npz(place, wanted, task)
@@ -421,24 +422,23 @@ def _read(
 
 
 def kind_of(place: Path, path: str) -> str:
-    """What ``path`` is: "function", "table" (a .csv file), or a folder of "npz", "csv" or "images"."""
+    """What ``path`` is: "function", "table" (a file), or a folder of "npz", "tables" or "images"."""
     if place.is_dir():
-        kinds = [kind for kind in ("npz", "csv") if _has(place, kind)]
-        if len(kinds) > 1:
-            raise ConfigError(f"{path} holds both .npz and .csv files of {', '.join(PARTS)}; keep one kind")
-        return kinds[0] if kinds else "images"
+        wanted = [*PARTS, *_held_out(place)]
+        arrays, tables = any((place / f"{part}.npz").is_file() for part in wanted), tables_in(place, wanted)
+        if arrays and tables:
+            ending = next(iter(tables.values())).suffix
+            raise ConfigError(f"{path} holds both .npz and {ending} files of {', '.join(PARTS)}; keep one kind")
+        return "npz" if arrays else "tables" if tables else "images"
     if place.is_file():
-        if place.suffix.lower() == ".csv":
+        if is_table(place):
             return "table"
-        raise ConfigError(f"{path}: a single file must be .csv; others go into a folder, as train.npz and test.npz")
+        raise ConfigError(
+            f"{path}: a single file must be .csv or .parquet; others go into a folder, as train.npz and test.npz"
+        )
     if ":" in path:
         return "function"
     raise ConfigError(f"{path}: there is no such file or folder")
-
-
-def _has(place: Path, kind: str) -> bool:
-    """Whether a folder has parts as files of a kind."""
-    return any((place / f"{part}.{kind}").is_file() for part in PARTS) or any((place / HELD_OUT).glob(f"*.{kind}"))
 
 
 def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask = CLASSIFICATION) -> Own:

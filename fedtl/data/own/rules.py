@@ -1,4 +1,4 @@
-"""How a participant's .csv files are read: which columns are predicted, and what becomes of gaps and words."""
+"""How a participant's tables are read: which columns are predicted, and what becomes of gaps and words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, samples
 from fedtl.data.own.cells import Cells, CellTable, read_cells
 from fedtl.data.own.columns import ColumnRules, as_numbers, without_gaps
+from fedtl.data.own.lines import tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 from fedtl.data.own.table import labels_of, test_rows
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
@@ -19,7 +20,7 @@ from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
 
 @dataclass(frozen=True)
 class TableRules:
-    """How .csv files are read.
+    """How tables, .csv files and Parquet, are read.
 
     Attributes:
         predicted: the columns with what is predicted; the first is the label's.
@@ -82,8 +83,7 @@ class TableRules:
             (table,), notes = without_gaps([table], self.columns)
             tables = self.drawn(table, test_share) if TRAIN in wanted else {TEST: table}
         else:
-            files = {part: path / f"{part}.csv" for part in wanted}
-            read = {part: self.read(file, has_labels(part)) for part, file in files.items() if file.is_file()}
+            read = {part: self.read(file, has_labels(part)) for part, file in tables_in(path, wanted).items()}
             whole, notes = without_gaps([*read.values()], self.columns)
             tables = dict(zip(read, whole))
         if not tables:

@@ -15,6 +15,7 @@ from fedtl.data.arrays import UNLABELLED, Labels, check_alike, check_classes, do
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.own.cells import BOOLEAN, CellTable, is_missing
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
+from fedtl.data.own.lines import is_table, tables_in
 from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TRAIN, Part
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
 from fedtl.data.own.rules import TableRules
@@ -29,6 +30,8 @@ NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 
 class Files(DataChoice):
     """Clients' own files: a folder with one .csv file or one folder per client, or one .csv file.
+
+    Where .csv is said, Parquet (.parquet) is as good.
 
     - A folder of .csv files, in the order of their names clients 0, 1, ... ``test_share`` of a file's rows are test
       data, drawn as a real client draws them (``fedtl deploy client``).
@@ -107,9 +110,9 @@ class Files(DataChoice):
         with readable(self.path, "file or folder") as place:
             if place.is_dir():
                 entries = sorted(each for each in place.iterdir() if not each.name.startswith((".", "_")))
-                clients = [each for each in entries if each.is_dir() or each.suffix.lower() == ".csv"]
+                clients = [each for each in entries if each.is_dir() or is_table(each)]
                 if not clients:
-                    raise ConfigError(f"data.path = {self.path!r}: the folder has no .csv file and no folder")
+                    raise ConfigError(f"data.path = {self.path!r}: the folder has no table, as .csv, and no folder")
                 return self.of_clients(clients)
             if place.is_file():
                 return self._of_file(place)
@@ -131,7 +134,7 @@ class Files(DataChoice):
         """The data set of clients, of whom each has a file or a folder."""
         if self.owner is not None:
             raise ConfigError(f"data.owner = {self.owner!r}: in a folder each entry is a client; leave it out")
-        tables = [entry for entry in entries if entry.is_file() or kind_of(entry, str(entry)) == "csv"]
+        tables = [entry for entry in entries if entry.is_file() or kind_of(entry, str(entry)) == "tables"]
         if len(tables) == len(entries):
             return self._of_tables([self._parts(entry) for entry in entries])
         if tables:
@@ -145,20 +148,19 @@ class Files(DataChoice):
         fields = type(self).model_fields
         for key in ("label", "positive", "missing", "indicators", "categorical", "leave_out"):
             if (value := getattr(self, key)) != fields[key].default:
-                raise ConfigError(f"data.{key} = {value!r}: only .csv files have columns; leave it out")
+                raise ConfigError(f"data.{key} = {value!r}: only tables have columns; leave it out")
 
     def _parts(self, entry: Path) -> dict[str, CellTable]:
         """A client's rows by part, before any is drawn for testing."""
         if entry.is_file():
             return {TRAIN: self.rules.read(entry)}
-        files = {part: entry / f"{part}.csv" for part in PARTS}
+        files = tables_in(entry, PARTS)
         for part in NOT_HERE:
-            if files[part].is_file():
+            if part in files:
                 raise ConfigError(_not_here(str(entry), part))
-        parts = {part: self.rules.read(file) for part, file in files.items() if file.is_file()}
-        if TRAIN not in parts:
+        if TRAIN not in files:
             raise ConfigError(f"{entry} has no train.csv")
-        return parts
+        return {part: self.rules.read(file) for part, file in files.items()}
 
     def _of_file(self, file: Path) -> Dataset:
         table = self.rules.read(file)

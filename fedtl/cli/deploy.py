@@ -149,8 +149,8 @@ def client(
         typer.Option(
             "--rules",
             metavar="CONFIG",
-            help="Read the data as this config's [data] says: its task, label, positive, missing, leave_out; as "
-            "--config's if not given.",
+            help="Read the data as this config's [data] says: its task, label, positive, missing, categorical, "
+            "leave_out; as --config's if not given.",
         ),
     ] = None,
     config: Annotated[
@@ -203,7 +203,7 @@ def client(
     validation = f", {about['validation']} validation" if about["validation"] else ""
     say(
         f"{client_folder.name}: {about['train']} training{validation} and {about['test']} test samples, "
-        f"{about['dtype']} {about['shape']}; {_predicted(about)}"
+        f"{_numbers(about)}; {_predicted(about)}"
     )
     for note in own.notes:
         say(note)
@@ -224,6 +224,13 @@ def client(
             take_part(client_folder, ClientAgent(own, client_folder, where, approved), say)
         except KeyboardInterrupt:
             say("stopped")
+
+
+def _numbers(about: dict[str, Any]) -> str:
+    """What a client's samples are, by its description of them."""
+    if about["shape"] == [0]:  # of a table whose columns are not numbers yet
+        return "numbers by what all clients say of their columns"
+    return f"{about['dtype']} {about['shape']}"
 
 
 def _predicted(about: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
+from fedtl.data.columns import Columns
 from fedtl.data.views.normalise import in_units
 from fedtl.moments import Sums, moments_of
 from fedtl.random import derived_seed
@@ -80,6 +81,7 @@ class Dataset:
             which partitions divide.
         domains: the domains that the samples are of, one after another; none where they are of one. Then each of
             these has its own official test set and owners from 0, and ``official_test`` is None.
+        columns: of a table, what its columns have become; None of what is none.
     """
 
     x: Samples
@@ -96,6 +98,7 @@ class Dataset:
     validation: NDArray[np.bool_] | None = None
     outcomes: Outcomes | None = None
     domains: tuple[DomainRows, ...] = ()
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)

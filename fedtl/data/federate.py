@@ -196,6 +196,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         domain_of=of_clients,
         held_out=held_out_rows(data, dataset, seed),
         later=later,
+        columns=dataset.columns,
     )
     return federation, Divisions(source, other, divided)
 

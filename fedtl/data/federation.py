@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Samples
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
 
@@ -136,6 +137,7 @@ class Federation:
             where there is one domain.
         held_out: indices of the server's samples of each domain that no client has, by its name.
         later: what clients hold in later rounds, where that changes, in their order.
+        columns: of a table, what its columns have become; None of what is none.
     """
 
     x: Samples
@@ -159,6 +161,7 @@ class Federation:
     domain_of: NDArray[np.int64] | None = None
     held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     later: tuple[Later, ...] = ()
+    columns: Columns | None = None
 
     def at(self, round: int) -> Federation:
         """What all hold in a round."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from fedtl.choice import ConfigError, validate
 from fedtl.data.arrays import MOST_CLASSES
+from fedtl.data.columns import Columns
 from fedtl.data.federation import Federation, Shards
 from fedtl.failure import RunError
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes, read_task
@@ -30,6 +31,7 @@ class DataSchema:
         scale, shift: a model's input is ``x * scale + shift`` in float32; broadcastable to a sample.
         task: what is predicted.
         outcomes: none of anybody's, but of which kind they are, where these are not labels.
+        columns: of a table, what its columns have become; None of what is none, or where nobody says.
     """
 
     shape: tuple[int, ...]
@@ -40,6 +42,7 @@ class DataSchema:
     shift: NDArray[np.float32]
     task: LearningTask = CLASSIFICATION
     outcomes: Outcomes | None = None
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("uint8", "float32"):
@@ -59,6 +62,10 @@ class DataSchema:
                 )
         if self.outcomes is not None:
             _check_scale(self.outcomes)
+        if self.columns is not None and self.shape != (self.columns.width,):
+            raise ValueError(
+                f"columns become {self.columns.width} numbers, which does not fit a sample of shape {list(self.shape)}"
+            )
 
     @classmethod
     def of(cls, federation: Federation) -> DataSchema:
@@ -72,6 +79,7 @@ class DataSchema:
             federation.shift,
             federation.task,
             None if federation.outcomes is None else federation.outcomes.none_of(0),
+            federation.columns,
         )
 
     @property
@@ -86,15 +94,20 @@ class DataSchema:
             *(x, none, self.classes, self.scale, self.shift, nobody, nobody, none, self.labels),
             task=self.task,
             outcomes=self.outcomes,
+            columns=self.columns,
         )
 
     def to_json(self) -> str:
         """One line of text, of which :meth:`from_json` makes an equal frame, bit by bit."""
         numbers = {"scale": self.scale.tolist(), "shift": self.shift.tolist()}
         known = {"shape": self.shape, "dtype": self.dtype, "classes": self.classes, "labels": self.labels}
-        further = {} if self.task == CLASSIFICATION else {"task": self.task.model_dump(mode="json", exclude_none=True)}
+        further: dict[str, Any] = {}
+        if self.task != CLASSIFICATION:
+            further["task"] = self.task.model_dump(mode="json", exclude_none=True)
         if self.outcomes is not None:
             further["outcomes"] = _outcomes_table(self.outcomes)
+        if self.columns is not None:
+            further["columns"] = self.columns.to_list()
         return json.dumps({**known, **numbers, **further}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
@@ -119,9 +132,10 @@ class DataSchema:
         try:
             scale, shift = _numbers(read.scale, "scale"), _numbers(read.shift, "shift")
             task, outcomes = _task(read.task, where, of), _outcomes(read.outcomes)
+            columns = None if read.columns is None else Columns.from_list(read.columns, where)
             if task.labelled != (outcomes is None):
                 raise ValueError(f"outcomes do not go with the task {task.name!r}, or are missing")
-            return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift, task, outcomes)
+            return cls(read.shape, read.dtype, read.classes, read.labels, scale, shift, task, outcomes, columns)
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
 
@@ -184,6 +198,7 @@ class _SchemaTable(BaseModel):
     shift: Any
     task: Any = "classification"
     outcomes: _OutcomesTable | None = None
+    columns: Any = None
 
 
 class _OutcomesTable(BaseModel):

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from fedtl.assemble.parts import make_worker
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.config.schema import Config, Tables
-from fedtl.data.own.read import Own
+from fedtl.data.columns import Columns
+from fedtl.data.own.columns import ColumnRules, few, told
+from fedtl.data.own.read import Own, Undecided
 from fedtl.data.own.statistics import statistics
 from fedtl.data.schema import DataSchema
 from fedtl.data.views.normalise import needs_statistics
@@ -40,8 +43,13 @@ Whenever the meaning of the sums changes, so does their key: sums of another ver
 
 NAME = "name"
 
+SUMMARIES, COLUMNS = "column-summaries", "columns"
+"""Keys of a query and its reply: what the client says of its tables' columns, if the query wants it; and of a query
+what these become by what all clients said."""
+
 SUMS_FROM = 10
-"""The fewest training samples whose sums a client sends; sums of fewer would reveal the samples."""
+"""The fewest training samples whose sums a client sends; sums of fewer would reveal the samples. So of a column's
+values."""
 
 FILES = ("file", "run", "pretrained")
 """Options that name files; at a client they would name files of the client's machine."""
@@ -117,7 +125,11 @@ class ClientAgent:
             raise Declined("this experiment is not the one that the client agreed to")
 
     def _described(self, query: RecordDict, study: Study) -> RecordDict:
-        asked, own = m.config_of(query), self._own(study)
+        asked = m.config_of(query)
+        if asked.get(SUMMARIES):
+            return self._summarised(study)
+        whole = self._whole(study, str(asked.get(COLUMNS, "")))
+        own = self._divided(whole, study)
         about = {**own.describe(), NAME: self.folder.name}
         content = RecordDict({DESCRIPTION: ConfigRecord({DESCRIPTION: json.dumps(about)})})
         if asked.get(OUTCOME_SUMS) and (sums := own.outcome_sums()) is not None:
@@ -131,10 +143,14 @@ class ClientAgent:
         if needs_statistics(statistics_of):
             if statistics_of != study.tables.get("data", {}).get("normalise", "dataset"):
                 raise Declined("the server asks for other sums than the experiment needs")
-            self._check_many(len(self.own.train), study)
+            self._check_many(len(whole.train), study)
+            if (undecided := self.own.undecided) is not None:
+                for name in few(told(undecided.summaries(), undecided.rules, SUMS_FROM)):
+                    # What fills its gaps is known, and so the sum of its values would be.
+                    raise Declined(f"the column {name!r} has a value in fewer than {SUMS_FROM} rows: it gives no sums")
             # Sums of all training samples, validation included. If validation were left out, the difference between
             # the sums of two studies with different seeds or shares would reveal single samples.
-            content[SUMS] = _packed(statistics(self.own, statistics_of))
+            content[SUMS] = _packed(statistics(whole, statistics_of))
             log.info("sent the server the sums of the data for normalisation by %s", statistics_of)
         return content
 
@@ -150,7 +166,62 @@ class ClientAgent:
                 "frame.json"
             )
 
-    def _own(self, study: Study) -> Own:
+    def _summarised(self, study: Study) -> RecordDict:
+        """What the client says of its columns where all clients' decide what these become; else that it need not."""
+        said = None
+        if self.own.undecided is not None:
+            rules = self._rules(self.own.undecided, study)
+            if study.tables.get("deploy", {}).get("privacy"):
+                raise Declined("it says nothing of its columns with deploy.privacy: give the server a frame.json")
+            said = told(self.own.undecided.summaries(), rules, SUMS_FROM)
+            log.info("told the server of each column what fills its gaps, or which words it has, follows from")
+            for name in few(said):
+                log.warning("but for the column %r, which has a value in fewer than %d rows", name, SUMS_FROM)
+        tables = None if said is None else {name: asdict(one) for name, one in said.items()}
+        about = {NAME: self.folder.name, SUMMARIES: tables}
+        return RecordDict({SUMMARIES: ConfigRecord({SUMMARIES: json.dumps(about)})})
+
+    def _rules(self, undecided: Undecided, study: Study) -> ColumnRules:
+        """The client's rules for its columns, which are the study's too.
+
+        Raises:
+            Declined: they are not.
+        """
+        data, rules = study.tables.get("data", {}), undecided.rules
+        asked = {key: data.get(key, getattr(ColumnRules, key)) for key in ("missing", "indicators", "categorical")}
+        for key, value in asked.items():
+            mine = getattr(rules, key)
+            if mine != value and (key != "categorical" or sorted(mine) != sorted(value)):
+                raise Declined(f"its tables are read by another data.{key} than the experiment's")
+        return rules
+
+    def _whole(self, study: Study, columns: str = "") -> Own:
+        """The client's data as numbers, where all clients' columns decide what these are.
+
+        Args:
+            study: whose frame says what columns become, once it is known.
+            columns: says it before.
+
+        Raises:
+            Declined: neither says it, or not of these columns.
+        """
+        if self.own.undecided is None:
+            return self.own
+        self._rules(self.own.undecided, study)
+        try:
+            said = json.loads(study.frame).get("columns") if study.frame else json.loads(columns or "null")
+            if said is not None:
+                return self.own.decided(Columns.from_list(said, "the server's columns"))
+        except ConfigError as error:
+            raise self._data_mismatch(error) from error
+        except (ValueError, AttributeError) as error:
+            raise Declined("what the server says of its columns is garbled") from error
+        raise Declined(
+            "what its columns become follows from all clients' rows, and neither these nor the server's frame.json say "
+            "it"
+        )
+
+    def _divided(self, whole: Own, study: Study) -> Own:
         """The client's data as the study divides them: a share of the training samples may be for validation."""
         data = study.tables.get("data", {})
         try:
@@ -158,7 +229,7 @@ class ClientAgent:
         except ConfigError as error:
             raise self._cannot_run(error) from error
         try:
-            own = self.own.of_task(task)
+            own = whole.of_task(task)
         except ConfigError as error:
             log.error("%s", error)
             raise Declined(
@@ -192,7 +263,8 @@ class ClientAgent:
             raise self._cannot_run(error) from error
         frame = DataSchema.from_json(study.frame, "the server's frame", config.data.task)
         try:
-            federation = self._own(study).as_federation(frame, study.client, study.clients)
+            own = self._divided(self._whole(study), study)
+            federation = own.as_federation(frame, study.client, study.clients)
         except ConfigError as error:
             raise self._data_mismatch(error) from error
         folder = self.folder.studies / study.id

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import httpx
 import numpy as np
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
+from fedtl.data.own.columns import ColumnSummary, Kind, Summaries
 from fedtl.data.own.read import DOMAIN_NAME
 from fedtl.data.views.normalise import needs_statistics
-from fedtl.deploy.agent import DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, SUMS
+from fedtl.deploy.agent import COLUMNS, DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, SUMMARIES, SUMS
 from fedtl.deploy.clientapp import NO_ANSWER
 from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected, Refused, ReplyValidator, decoded, shortened
@@ -39,7 +40,7 @@ GRACE = 10.0
 message before the timeout here reports the missing reply."""
 
 MOST_SAMPLES, LARGEST_SAMPLE, LARGEST_NUMBER = 2**40, 2**28, float(np.finfo(np.float32).max)
-LARGEST_OUTCOME = 2**20
+LARGEST_OUTCOME, LONGEST_NAME, MOST_WORDS = 2**20, 500, 10_000
 """Limits on what a client's description of its data may say."""
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Described:
     validation: int = 0
     outcomes: OutcomesKind | None = None
     outcome_sums: Sums | None = None
-    columns: str = ""
+    columns: tuple[str, ...] = ()
     domain: str = ""
 
 
@@ -243,8 +244,31 @@ class DeployedGrid(Grid):
         theirs = checked(lambda: unpacked(_content(reply)))
         check_same(self.weights[client], theirs, self._clients[client].name, self.pretrained[client])
 
+    def summaries(self, clients: Iterable[int]) -> tuple[dict[int, Summaries | None], dict[int, str]]:
+        """Ask clients what they say of their tables' columns, as all clients' decide what these become.
+
+        Returns:
+            What each says, None of one whose numbers need no such word; and of the others why they say nothing.
+        """
+        now, query = self.connected(), RecordDict({m.CONFIG: ConfigRecord({SUMMARIES: True})})
+        connections = {client: now.get(client) for client in sorted(set(clients))}
+        replies = self._ask(MessageType.QUERY, dict.fromkeys(connections, query), connections, self._soon)
+        each, failed = dict[int, Summaries | None](), dict[int, str]()
+        for client, reply in replies.items():
+            name = self._clients[client].name
+            try:
+                each[client] = checked(lambda: summaries_of(_content(reply), name))  # noqa: B023
+            except Refused as error:
+                failed[client] = str(error)
+        return each, failed
+
+    @property
+    def _soon(self) -> float:
+        """Seconds within which a client in order answers what needs no training."""
+        return min(self._settings.wait, self._settings.round_timeout)
+
     def describe(
-        self, clients: Iterable[int], statistics_of: str = "none", outcome_sums: bool = False
+        self, clients: Iterable[int], statistics_of: str = "none", outcome_sums: bool = False, columns: str = ""
     ) -> dict[int, str]:
         """Ask clients for descriptions of their data, unless they have answered since they were started.
 
@@ -252,6 +276,7 @@ class DeployedGrid(Grid):
             clients: whose descriptions are needed.
             statistics_of: the kind of sums for normalisation to ask for as well; "none" for none.
             outcome_sums: whether to ask for sums of what is predicted as well.
+            columns: what tables' columns become, as JSON, while no frame says it.
 
         Returns:
             By client, why there is no description.
@@ -265,14 +290,15 @@ class DeployedGrid(Grid):
         query = RecordDict({m.CONFIG: ConfigRecord({STATISTICS_OF: statistics_of})})
         if outcome_sums:
             m.config_of(query)[OUTCOME_SUMS] = True
+        if columns:
+            m.config_of(query)[COLUMNS] = columns
         queries = dict.fromkeys(connections, query)
         for client in connections if self.weights else ():
             if self.weights[client]:
                 queries[client] = RecordDict({m.CONFIG: ConfigRecord({**m.config_of(query), WEIGHTS: True})})
         failed, changed = {}, False
-        limit = self._settings.round_timeout
-        if not self.weights:
-            limit = min(limit, self._settings.wait)  # a client in order answers at once
+        # A client makes its model first, if that is asked.
+        limit = self._settings.round_timeout if self.weights else self._soon
         replies = self._ask(MessageType.QUERY, queries, connections, limit)
         for client, reply in replies.items():
             name = self._clients[client].name
@@ -476,12 +502,7 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
     Raises:
         Refused: an entry of it is missing or invalid.
     """
-    record = reply[DESCRIPTION]
-    if not isinstance(record, ConfigRecord):
-        raise Refused("it does not describe its data")
-    entries: dict[str, Any] = json.loads(str(record[DESCRIPTION]))
-    if entries[NAME] != name:
-        raise Refused(f"it has the key of {name}, and says that it is {shortened(entries[NAME])}")
+    entries = _said(reply, DESCRIPTION, name)
     names, largest = entries["names"], entries["largest_label"]
     labels = entries.get("labels") or () if names is None else ()
     if names is not None:
@@ -501,7 +522,7 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
         labels=tuple(sorted({_count(n, 0, largest or 0) for n in labels})),
         validation=_count(entries.get("validation", 0)),  # absent in older versions
         outcomes=_outcomes(entries.get("outcomes")),
-        columns=shortened(entries.get("columns", "")),
+        columns=column_names(entries.get("columns", [])),
         domain=_domain(entries.get("domain", "")),
     )
     if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
@@ -511,6 +532,57 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
     if not needs_statistics(statistics_of):
         return description
     return replace(description, sums=_sums(reply, statistics_of, description))
+
+
+def _said(reply: RecordDict, key: str, name: str) -> dict[str, Any]:
+    """The table of a reply to a query, in which the client says its name."""
+    record = reply.get(key)
+    if not isinstance(record, ConfigRecord):
+        raise Refused("it does not describe its data")
+    entries: dict[str, Any] = json.loads(str(record[key]))
+    if entries[NAME] != name:
+        raise Refused(f"it has the key of {name}, and says that it is {shortened(entries[NAME])}")
+    return entries
+
+
+def summaries_of(reply: RecordDict, name: str) -> Summaries | None:
+    """What a client says of its columns, checked; None where it need not say anything.
+
+    Raises:
+        Refused: an entry of it is missing or invalid.
+    """
+    said = _said(reply, SUMMARIES, name)[SUMMARIES]
+    if said is None:
+        return None
+    return {column: _summary(said[column]) for column in column_names(list(said), least=1)}
+
+
+def _summary(said: Any) -> ColumnSummary:
+    values, gaps, withheld, middle = _count(said["values"]), said["gaps"], said["withheld"], float(said["middle"])
+    words = {word: _count(count, 1) for word, count in said["words"].items()}
+    if said["kind"] not in get_args(Kind) or not isinstance(gaps, bool) or not isinstance(withheld, bool):
+        raise Refused("what it says of a column is none of what there is to say")
+    if not abs(middle) <= LARGEST_NUMBER * values or (withheld and values):
+        raise Refused("what it says of a column is of no numbers")
+    if len(words) > MOST_WORDS or any(len(word) > LONGEST_NAME for word in words):
+        raise Refused(
+            f"a column of it has more than {MOST_WORDS:,} words, or words of more than {LONGEST_NAME} letters"
+        )
+    if sum(words.values()) != (values if said["kind"] == "words" else 0):
+        raise Refused("a column of it has not as many words as values")
+    return ColumnSummary(said["kind"], values, gaps, middle, words, withheld)
+
+
+def column_names(value: Any, least: int = 0) -> tuple[str, ...]:
+    """The names of a client's columns, checked to be such.
+
+    Raises:
+        Refused: they are not.
+    """
+    words = isinstance(value, list) and all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in value)
+    if not words or not least <= len(value) <= LARGEST_OUTCOME or len(set(value)) < len(value):
+        raise Refused("its columns' names are no list of different words")
+    return tuple(value)
 
 
 def _outcomes(table: Any) -> OutcomesKind | None:

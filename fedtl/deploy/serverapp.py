@@ -24,11 +24,14 @@ from fedtl.config.schema import Config
 from fedtl.data.arrays import check_classes
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.held_out import held_out
+from fedtl.data.own.columns import ColumnRules
+from fedtl.data.own.lines import difference
 from fedtl.data.own.read import FRAME, Own, read_own
 from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
 from fedtl.data.sets.files import Files
 from fedtl.data.views.normalise import needs_statistics
+from fedtl.deploy.columns import check_columns, decided_columns, names_in, of_numbers, of_server, that_fit
 from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described, OutcomesKind
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
@@ -199,13 +202,21 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     kind = config.data.normalise
     statistics_of = kind if frame is None and needs_statistics(kind) else "none"
     outcome_sums = frame is None and config.data.task.summed
+    rules = config.data.rules.columns if isinstance(config.data, Files) else ColumnRules()
     if config.deploy.privacy is not None:
         say(str(config.deploy.privacy))
-        _check_no_sums(statistics_of, outcome_sums)
+        _check_no_sums(statistics_of, outcome_sums, frame is None and rules.together)
     deployed.wait_for(expected, len(expected), least)
     unseen = held_out(config.data.held_out_clients, len(clients), config.seed).tolist()
     training = [i for i in expected if i not in unseen]  # of the others no sums are needed, and so none are asked for
-    without = deployed.describe(training, statistics_of, outcome_sums) | deployed.describe(set(expected) - {*training})
+    columns, notes = None if frame is None else frame.columns, list[str]()
+    if frame is None and rules.together:
+        columns = decided_columns(deployed, {i: clients[i].name for i in training}, rules, notes)
+    if own is not None and own.undecided is not None:
+        own = of_server(own, columns)
+    said = "" if columns is None else json.dumps(columns.to_list())
+    without = deployed.describe(training, statistics_of, outcome_sums, said)
+    without |= deployed.describe(set(expected) - {*training}, columns=said)
     missing = [f"{clients[i].name}: {why}" for i, why in sorted(without.items())]
     for line in missing:
         say(line)
@@ -217,21 +228,22 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     doubt = doubtful_classes(deployed.described.values()) if frame is None else None
     by_name = {clients[i].name: each for i, each in sorted(deployed.described.items())}
     tables = {
-        **({} if own is None else {"the server's data": own.columns_hash}),
+        **({} if own is None else {"the server": own.columns}),
         **{n: e.columns for n, e in by_name.items()},
     }
-    columns = next(((name, columns) for name, columns in tables.items() if columns), None)
+    like = next(((name, columns) for name, columns in tables.items() if columns), None)
     for name, each in by_name.items():
-        check_columns(name, each, columns)
+        check_columns(name, each, like)
     frame = frame or common_frame(by_name, config, [clients[i].name for i in unseen])
+    frame = replace(frame, columns=that_fit(columns, frame) or of_numbers(like, frame))
     deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
-    federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else [])))
+    federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else []), *notes))
     federation = with_domains(federation, deployed.described)
 
     def check_fits(name: str, description: Described) -> None:
         _check_fits(name, description, frame, federation)
-        check_columns(name, description, columns)
+        check_columns(name, description, like)
 
     deployed.check_fits = check_fits
     for i, description in sorted(deployed.described.items()):
@@ -254,7 +266,7 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     server.run_on(deployed)
 
 
-def _check_no_sums(statistics_of: str, outcome_sums: bool) -> None:
+def _check_no_sums(statistics_of: str, outcome_sums: bool, of_columns: bool = False) -> None:
     """Check that clients need send no sums.
 
     Raises:
@@ -263,6 +275,8 @@ def _check_no_sums(statistics_of: str, outcome_sums: bool) -> None:
     needed = {"for the normalisation": "data.normalise = 'none'"} if needs_statistics(statistics_of) else {}
     if outcome_sums:
         needed["of what is predicted"] = "standardise = false in data.task"
+    if of_columns:
+        needed["of columns"] = "data.missing = 'drop', with no data.categorical"
     if needed:
         raise ConfigError(
             f"deploy.privacy: clients' sums {' and '.join(needed)} would travel without noise; give the server a "
@@ -431,21 +445,14 @@ def doubtful_classes(descriptions: Iterable[Described]) -> str | None:
     return check_classes("the clients' y", present, samples)
 
 
-def check_columns(name: str, data: Described, like: tuple[str, str] | None) -> None:
-    """Refuse a client whose table's numbers mean something else than another's, ``like`` its name and columns."""
-    if like is not None and data.columns and data.columns != like[1]:
-        raise ConfigError(
-            f"the columns of {name} have other names than those of {like[0]}, or stand in another order; all clients' "
-            "tables must have the same columns"
-        )
-
-
 def _check_fits(name: str, data: Described, frame: DataSchema, federation: Federation) -> None:
     """Refuse a client whose data would make every round fail."""
     if (data.shape, data.dtype) != (frame.shape, frame.dtype):
         raise ConfigError(
             f"a sample of {name} is {data.dtype} {list(data.shape)}; this study's are {frame.dtype} {list(frame.shape)}"
         )
+    if frame.columns is not None and data.columns and (names := names_in(data.columns)) != frame.columns.names:
+        raise ConfigError(f"the table of {name}: {difference(names, frame.columns.names)} in this study")
     if data.largest_label is not None and data.largest_label >= frame.classes:
         raise ConfigError(f"{name} has the label {data.largest_label}; this study has {frame.classes} classes from 0")
     if data.train + data.test + data.validation and (data.outcomes is None) != (frame.outcomes is None):

@@ -218,6 +218,13 @@ def test_the_client_that_would_be_started(fedtl: Fedtl, here: Path) -> None:
     assert not client.flower_home.exists()
 
 
+def test_a_client_whose_gaps_all_clients_fill_has_no_numbers_yet(fedtl: Fedtl) -> None:
+    Path("a.csv").write_text("age,label\n" + "\n".join(f"{'' if i == 3 else i},{i % 2}" for i in range(12)))
+    Path("gaps.toml").write_text(CONFIG.replace('name = "digits"', 'name = "files"\npath = "."\nmissing = "mean"'))
+    lines = fedtl("client", "study/b", "--data", "a.csv", "--rules", "gaps.toml", "--dry-run").splitlines()
+    assert lines[0] == "b: 9 training and 3 test samples, numbers by what all clients say of their columns; labels to 1"
+
+
 def test_a_client_says_how_many_validation_samples_it_brings(fedtl: Fedtl) -> None:
     np.savez("data/validation.npz", x=np.zeros((2, 4), np.float32), y=[0, 1])
     lines = fedtl("client", "study/b", "--data", "data", "--dry-run").splitlines()

@@ -284,3 +284,55 @@ def test_numbers_are_predicted_as_in_the_simulation(tmp_path: Path) -> None:
             # Of all clients' samples together only a simulation knows the root of the mean square, and R².
             alike = {key: value for key, value in numbers(score).items() if not key.endswith("/pooled")}
             assert numbers(here["scores"][name]) == pytest.approx(alike, rel=1e-6), name
+
+
+# Each client has tables, whose gaps are filled by what both say of their columns.
+GAPS = """
+name = "gaps"
+rounds = 2
+device = "cpu"
+
+[data]
+name = "files"
+path = "{path}"
+label = "outcome"
+positive = ["ill"]
+missing = "mean"
+indicators = true
+categorical = ["ward"]
+
+[model]
+name = "logistic"
+
+[strategy]
+name = "fedavg"
+lr = 0.05
+batch_size = 8
+"""
+
+
+@pytest.mark.slow
+def test_gaps_are_filled_as_in_the_simulation(tmp_path: Path) -> None:
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    for client in range(2):
+        (data / str(client)).mkdir(parents=True)
+        for part, rows in (("train", 40), ("test", 12)):
+            lines = ["age,ward,outcome"]
+            for row in range(rows):
+                age = "" if rng.random() < 0.2 else f"{rng.normal(60 + 5 * client, 9):.3f}"
+                lines.append(f"{age},{'ABC'[rng.integers(2) + client]},{'ill' if row % 3 else 'well'}")
+            (data / str(client) / f"{part}.csv").write_text("\n".join(lines))
+    config = write_config(tmp_path / "gaps.toml", GAPS, path=data)
+    deployment = Deployment(tmp_path / "study", "ab", data)
+    try:
+        deployment.server()
+        deployment.clients("--rules", config)
+        deployed = deployment.run(config, tmp_path / "deployed")
+        assert deployed.end() == 0, deployed.text
+    finally:
+        deployment.close()
+    there = simulated(config, tmp_path / "simulated")
+    np.testing.assert_allclose(model(tmp_path / "deployed"), model(there), **EQUAL)
+    for here, wanted in zip(rounds(tmp_path / "deployed"), rounds(there), strict=True):
+        for name, score in wanted["scores"].items():
+            assert numbers(here["scores"][name]) == pytest.approx(numbers(score), rel=1e-6), name

@@ -26,7 +26,7 @@ from fedtl.config.read import build
 from fedtl.config.schema import Config
 from fedtl.data.export import export
 from fedtl.data.federate import federate
-from fedtl.data.own.read import read_own
+from fedtl.data.own.read import Own, read_own
 from fedtl.data.schema import DataSchema
 from fedtl.deploy import clientapp, folders, serverapp
 from fedtl.deploy import deployed_grid as links
@@ -179,13 +179,13 @@ class Deployment:
         wrap: Callable[[Answer], Answer] = lambda answer: answer,
         approved: Config | None = None,
         task: LearningTask = CLASSIFICATION,
+        read: Callable[[str], Own] | None = None,
     ) -> None:
-        """Start the clients' processes, anew."""
+        """Start the clients' processes, anew; ``read`` gives a client's data by its name."""
         self.grid.nodes = []
         for i, name in enumerate(self.folder.clients):
-            agent = ClientAgent(
-                read_own(str(self.path / "data" / name), task=task), read_client(self.client(name)), "cpu", approved
-            )
+            own = read_own(str(self.path / "data" / name), task=task) if read is None else read(name)
+            agent = ClientAgent(own, read_client(self.client(name)), "cpu", approved)
             key = serverapp.node_key(self.folder, name)
             self.grid.nodes.append(Node(70 - i, key, wrap(functools.partial(at_desk, agent))))
 

@@ -50,6 +50,7 @@ NOT_RUN: Mapping[str, str] = {
     "fedtl deploy server study/server --host": "a server's real processes: tests/deploy",
     "(trap 'kill 0' INT; for c in a b c;": "clients' real processes: tests/deploy",
     "fedtl deploy run deploy/hospitals": "it needs those: tests/deploy",
+    "fedtl deploy run wards.toml": "likewise; what it decides: tests/unit/test_deploy_columns.py",
     "fedtl deploy client study/a": "a client's real process; how it reads its files: tests/unit/test_deploy_tasks.py",
     "fedtl export study/a": "a model that only those leave: tests/cli/test_export_choice.py has such folders",
     "fedtl predict a.safetensors": "likewise; tests/cli/test_export.py predicts",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedtl.data.arrays import Labels
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Samples
+from fedtl.data.own.cells import CellTable
 from fedtl.tasks.outcomes import Outcomes
 
 TRAIN, TEST, TARGET_TRAIN, TARGET_TEST, PUBLIC = "train", "test", "target/train", "target/test", "public"
@@ -39,7 +41,10 @@ class Part:
         y: ``[n]``, or None in a part of which no labels are read.
         notes: sentences on what may not be meant as it was read.
         outcomes: what is predicted, where that is no label; ``y`` is then 0 for all.
-        columns: of a table, what its numbers are called, and after an empty word several columns that are predicted.
+        columns: of a table, what its columns are called, and after an empty word several columns that are predicted.
+        table: of a table, what its columns have become.
+        undecided: of a table whose columns become numbers only when all participants' are known, its rows; ``x`` has no
+            numbers then, ``[n, 0]``.
     """
 
     where: str
@@ -48,3 +53,5 @@ class Part:
     notes: tuple[str, ...] = ()
     outcomes: Outcomes | None = None
     columns: tuple[str, ...] = ()
+    table: Columns | None = None
+    undecided: CellTable | None = None

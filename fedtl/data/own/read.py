@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.arrays import UNLABELLED, check_alike, check_layout, numbered
+from fedtl.data.arrays import UNLABELLED, check_alike, check_layout, doubts, numbered, samples
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.memory import enough_memory
 from fedtl.data.own.arrays import call, read_npz
+from fedtl.data.own.cells import CellTable
+from fedtl.data.own.columns import ColumnRules, Summaries, as_decided, summary
 from fedtl.data.own.images import Change, changed, read_images
-from fedtl.data.own.lines import is_table, tables_in
+from fedtl.data.own.lines import difference, is_table, tables_in
 from fedtl.data.own.part import (
     DOMAIN,
     HELD_OUT,
@@ -51,6 +52,25 @@ FRAME = "frame.json"
 
 
 @dataclass(frozen=True)
+class Undecided:
+    """Tables whose columns become numbers only when all participants' are known.
+
+    Attributes:
+        rules: how cells become numbers.
+        tables: one for each part that the participant has, in the order of :attr:`Own.x`.
+        training: which of them is the training part.
+    """
+
+    rules: ColumnRules
+    tables: tuple[CellTable, ...]
+    training: tuple[bool, ...]
+
+    def summaries(self) -> Summaries:
+        """What the participant says of its columns."""
+        return summary(self.tables, self.training, self.rules)
+
+
+@dataclass(frozen=True)
 class Own:
     """A participant's samples in one array, and what each is for.
 
@@ -67,9 +87,12 @@ class Own:
         validation: places in ``x`` of labelled samples that models are scored on and not trained with, possibly none.
         outcomes: what is predicted of each of ``x``, where that is no label; ``y`` then says only who has one.
         task: what they are read for.
-        columns: of tables, what their numbers are called, in their order; as in :class:`Part`.
+        columns: of tables, what their columns are called, in their order; as in :class:`Part`.
         held_out: of the server, places in ``x`` of each domain that no client has, by its name.
         domain: of a client, the name of the domain that its samples are of; empty where it does not say.
+        table: of tables, what their columns have become.
+        undecided: of tables whose columns become numbers only when all participants' are known, see :meth:`decided`;
+            ``x`` has no numbers then, ``[n, 0]``.
     """
 
     source: str
@@ -89,6 +112,33 @@ class Own:
     columns: tuple[str, ...] = ()
     held_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     domain: str = ""
+    table: Columns | None = None
+    undecided: Undecided | None = None
+
+    def decided(self, columns: Columns) -> Own:
+        """The same with numbers, now that it is known what columns become; as it is where it had them already.
+
+        Raises:
+            ConfigError: its tables have other columns, or cells that are no such numbers.
+        """
+        if self.undecided is None:
+            return self
+        tables, rules = self.undecided.tables, self.undecided.rules
+        if (mine := tuple(tables[0].cells)) != columns.names:
+            raise ConfigError(f"{tables[0].path}: {difference(mine, columns.names)} in this experiment")
+        for column in columns.each:  # or words of a column of numbers would count who has which number
+            becomes = (bool(column.words), column.fill is not None)
+            if becomes != (column.name in rules.categorical, rules.fills) or (
+                column.indicator and not rules.indicators
+            ):
+                raise ConfigError(
+                    f"{tables[0].path}: this experiment makes of the column {column.name!r} what data.missing, "
+                    "data.categorical and data.indicators do not say here"
+                )
+        numbers = [(str(table.path), as_decided(table, columns)) for table in tables]
+        notes = tuple(dict.fromkeys([*self.notes, *(note for where, x in numbers for note in doubts(where, x))]))
+        x = np.concatenate([samples(where, x) for where, x in numbers])
+        return replace(self, x=x, notes=notes, table=columns, undecided=None)
 
     def with_validation(self, share: float, seed: int, client: int) -> Own:
         """The same with ``share`` of the training samples that have labels as validation samples.
@@ -121,7 +171,7 @@ class Own:
         return present
 
     def describe(self) -> dict[str, Any]:
-        """What the server learns of a participant's data, and all that it learns; JSON's types alone."""
+        """What the server learns of a participant's data, besides sums; JSON's types alone."""
         labelled = self.y[self.train] != UNLABELLED
         if self.outcomes is not None:
             values = self.outcomes.values
@@ -130,9 +180,9 @@ class Own:
         return self._described(labelled)
 
     def _described(self, labelled: NDArray[np.bool_]) -> dict[str, Any]:
-        """What every task's description says; of columns' names a hash, which tells alike from unlike."""
+        """What every task's description says."""
         return {
-            **({"columns": self.columns_hash} if self.columns else {}),
+            **({"columns": list(self.columns)} if self.columns else {}),
             "train": int(labelled.sum()),
             "unlabelled": len(self.target_train) if labelled.all() else len(self.train),
             "test": len(self.test),
@@ -146,11 +196,6 @@ class Own:
             "names": None if self.names is None else list(self.names),
             **({"domain": self.domain} if self.domain else {}),
         }
-
-    @property
-    def columns_hash(self) -> str:
-        """What tells these columns from others without their names; empty where there are none."""
-        return hashlib.sha256(json.dumps(self.columns).encode()).hexdigest() if self.columns else ""
 
     def as_federation(self, frame: DataSchema, client: int, clients: int) -> Federation:
         """The federation as this participant sees it: all others hold nothing.
@@ -201,6 +246,7 @@ class Own:
             task=frame.task,
             outcomes=outcomes,
             held_out=self.held_out,
+            columns=frame.columns,
         )
 
     def of_task(self, task: LearningTask) -> Own:
@@ -306,7 +352,8 @@ def read_own(
         label: the column of .csv files that is the class; "label" if not given. Of another task the columns with what
             is predicted, separated by commas.
         task: what is predicted, of which ``y`` and the labels' columns then hold the outcomes.
-        rules: how tables are read; as above if not given, and then ``label`` counts for nothing.
+        rules: how tables are read; as above if not given, and then ``label`` counts for nothing. Where by these others'
+            rows decide what columns become, see :attr:`Own.undecided`.
         size: height and width that images are resized to (bilinear, with antialiasing).
         channels: of images: grey ones are repeated, of coloured ones the luma is taken.
         test_share: as above.
@@ -360,7 +407,24 @@ def read_own(
     if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
     own = gathered(path, parts, server, task)
+    if rules is not None:
+        own = _with_undecided(own, parts, rules.columns)
     return own if server else replace(own, domain=_domain(place))
+
+
+def _with_undecided(own: Own, parts: Mapping[str, Part], rules: ColumnRules) -> Own:
+    tables = [(name, parts[name].undecided) for name in _in_order(parts)]
+    undecided = [(name, table) for name, table in tables if table is not None]
+    if not undecided:
+        return own
+    kept = Undecided(rules, tuple(table for _, table in undecided), tuple(name == TRAIN for name, _ in undecided))
+    return replace(own, undecided=kept)
+
+
+def _in_order(parts: Mapping[str, Part]) -> list[str]:
+    """The names of a participant's parts in the order of :attr:`Own.x`."""
+    order = [*PARTS, *(name for name in parts if name.startswith(HELD_OUT))]
+    return [name for name in order if name in parts]
 
 
 def _held_out(place: Path) -> list[str]:
@@ -443,8 +507,7 @@ def kind_of(place: Path, path: str) -> str:
 
 def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask = CLASSIFICATION) -> Own:
     """All parts as one array, checked to be alike."""
-    order = [*PARTS, *(name for name in parts if name.startswith(HELD_OUT))]
-    present = [(name, parts[name]) for name in order if name in parts]
+    present = [(name, parts[name]) for name in _in_order(parts)]
     first = present[0][1]
     for _, part in present:
         check_alike(f"{part.where}: a sample", part.x, first.where, first.x)
@@ -470,6 +533,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask
         outcomes=_outcomes([part for _, part in present]),
         task=task,
         columns=first.columns,
+        table=first.table,
         held_out={n.removeprefix(HELD_OUT): rows for n, rows in places.items() if n.startswith(HELD_OUT)},
         notes=tuple(dict.fromkeys([*(note for _, part in present for note in part.notes), *([note] if note else [])])),
     )

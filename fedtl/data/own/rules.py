@@ -11,7 +11,7 @@ import numpy as np
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, samples
 from fedtl.data.own.cells import Cells, CellTable, read_cells
-from fedtl.data.own.columns import ColumnRules, as_numbers, without_gaps
+from fedtl.data.own.columns import ColumnRules, as_numbers, summary, without_gaps
 from fedtl.data.own.lines import tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 from fedtl.data.own.table import labels_of, test_rows
@@ -74,10 +74,11 @@ class TableRules:
     def parts(self, path: Path, wanted: Sequence[str], test_share: float) -> dict[str, Part]:
         """One participant's parts, of a file or of a folder with ``train.csv`` and so on.
 
+        Where others' rows decide what its columns become, they are not numbers yet, see :attr:`Part.undecided`.
+
         Raises:
-            ConfigError: the files are not what they should be, or others' rows would have to decide.
+            ConfigError: the files are not what they should be.
         """
-        self._check_alone()
         if path.is_file():
             table = self.read(path)
             (table,), notes = without_gaps([table], self.columns)
@@ -92,14 +93,32 @@ class TableRules:
         if self.positive and labels and not any(y.any() for y in labels.values()):
             words = " or ".join(map(repr, self.positive))
             notes = (*notes, f"{path}: no row has the label {words}, which data.positive names: all are of class 0")
+        bare = {
+            part: Part(
+                str(table.path),
+                np.empty((len(table), 0), np.float32),
+                labels.get(part),
+                (*notes, *table.notes),
+                self.outcomes(table),
+                (*table.cells, *self._order),
+                undecided=table,
+            )
+            for part, table in tables.items()
+        }
+        if self.columns.together:
+            summary([*tables.values()], [True] * len(tables), self.columns)  # says now which cell is no number
+            return bare
         numbers = as_numbers([*tables.values()], [True] * len(tables), self.columns)
-        parts = {}
-        for (part, table), x in zip(tables.items(), numbers):
-            where = str(table.path)
-            all_notes = (*notes, *table.notes, *doubts(where, x))
-            columns, outcomes = (*table.cells, *self._order), self.outcomes(table)
-            parts[part] = Part(where, samples(where, x), labels.get(part), all_notes, outcomes, columns)
-        return parts
+        return {
+            name: replace(
+                part,
+                x=samples(part.where, x),
+                notes=(*part.notes, *doubts(part.where, x)),
+                table=numbers.columns,
+                undecided=None,
+            )
+            for (name, part), x in zip(bare.items(), numbers.each)
+        }
 
     @property
     def _order(self) -> tuple[str, ...]:
@@ -115,18 +134,3 @@ class TableRules:
         least = {part: UNLABELLED if part == TRAIN else 0 for part in labelled}
         read = labels_of([(str(table.path), table.label, least[part]) for part, table in labelled.items()])
         return dict(zip(labelled, read))
-
-    def _check_alone(self) -> None:
-        """Check that what columns become follows from these rows alone."""
-        rules = self.columns
-        if rules.missing in ("mean", "median"):
-            raise ConfigError(
-                f"data.missing = {rules.missing!r}: what fills a gap would follow from all clients' rows, which a real "
-                "client does not see; fill the gaps in its files, or use 'drop'"
-            )
-        if rules.categorical:
-            raise ConfigError(
-                f"data.categorical = {rules.categorical[0]!r}: its words would be those of all clients' rows, which a "
-                "real client does not see; write a column of 0 and 1 for each word into its files, or name it in "
-                "data.leave_out"
-            )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, labels, samples
+from fedtl.data.columns import Columns
 from fedtl.data.own.lines import NUMBER, checked_rows, difference, number, rows_of, tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 
@@ -108,6 +109,7 @@ def parts_of(tables: dict[str, CsvTable]) -> dict[str, Part]:
             None,
             table.notes + doubts(str(table.path), table.x),
             columns=table.columns,
+            table=Columns.of_numbers(table.columns),
         )
         for part, table in tables.items()
     }

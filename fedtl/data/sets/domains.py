@@ -344,6 +344,7 @@ def _joined(each: Sequence[Dataset], parts: Sequence[DomainRows], like: Dataset,
         notes=(*(f"{part.name}: {note}" for part, d in zip(parts, each) for note in d.notes), *notes),
         validation=together([dataset.validation for dataset in each], False),  # type: ignore[arg-type]
         domains=tuple(parts),
+        columns=like.columns if all(dataset.columns == like.columns for dataset in each) else None,
     )
     mean, std = channel_statistics(whole.x, whole.training_rows())
     return replace(whole, mean=mean, std=std)

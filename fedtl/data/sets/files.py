@@ -85,14 +85,14 @@ class Files(DataChoice):
 
     @model_validator(mode="after")
     def _fill_goes_with_indicators(self) -> Files:
-        if self.indicators and self.missing not in ("mean", "median"):
+        if self.indicators and not self.rules.columns.fills:
             raise ValueError(f"indicators = true needs missing = 'mean' or 'median': {self.missing!r} fills no gap")
         return self
 
     @property
     def fills_gaps_by(self) -> str | None:
         """The option that fills gaps by a statistic of all clients' rows."""
-        return f"data.missing = {self.missing!r}" if self.missing in ("mean", "median") else None
+        return f"data.missing = {self.missing!r}" if self.rules.columns.fills else None
 
     @property
     def predicted(self) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ class Files(DataChoice):
         labels, names = self._labels(tables)
         outcomes = [rules.outcomes(table) for table in tables]
         parts: list[dict[str, Part]] = [{} for _ in clients]
-        for (client, part, table), x, y, own in zip(pieces, numbers, labels, outcomes):
+        for (client, part, table), x, y, own in zip(pieces, numbers.each, labels, outcomes):
             where = str(table.path)
             parts[client][part] = Part(where, samples(where, x), y, (*table.notes, *doubts(where, x)), own)
         owns = [gathered(next(iter(each.values())).where, each, server=False) for each in parts]
@@ -199,7 +199,7 @@ class Files(DataChoice):
         names = names or dataset.label_names
         if self.task.name == "binary" and not self.positive and names and names[-1].lower() not in BOOLEAN:
             notes = (*notes, f"data.task = 'binary': a yes is {names[-1]!r}; data.positive says it otherwise")
-        dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names)
+        dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names, columns=numbers.columns)
         return dataset if owned else replace(dataset, owner=None)
 
     def _labels(self, tables: Sequence[CellTable]) -> tuple[list[Labels], tuple[str, ...]]:

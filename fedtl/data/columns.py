@@ -1,0 +1,105 @@
+"""What a table's columns have become, so that a further table can be read as those that a model was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedtl.choice import validate
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, and the numbers of a sample that it becomes.
+
+    Attributes:
+        name: the column's.
+        words: of a column of words, of which each becomes a number: 1 where it stands, else 0; none of one of numbers.
+        fill: what a cell without a value counts as, a number or one of the words; None where every cell has a value.
+        indicator: whether one more number says which cells have none.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+    fill: float | str | None = None
+    indicator: bool = False
+
+    @property
+    def width(self) -> int:
+        """How many numbers of a sample it becomes."""
+        return (len(self.words) or 1) + self.indicator
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All columns of a table, in the order in which their numbers stand in a sample."""
+
+    each: tuple[Column, ...]
+
+    @classmethod
+    def of_numbers(cls, names: Sequence[str]) -> Columns:
+        """Columns of numbers without gaps."""
+        return cls(tuple(map(Column, names)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(column.name for column in self.each)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a sample has."""
+        return sum(column.width for column in self.each)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As JSON has them: a table for each column, without what it has not."""
+        return [
+            {
+                "name": column.name,
+                **({"words": list(column.words)} if column.words else {}),
+                **({} if column.fill is None else {"fill": column.fill}),
+                **({"indicator": True} if column.indicator else {}),
+            }
+            for column in self.each
+        ]
+
+    @classmethod
+    def from_list(cls, value: Any, where: str) -> Columns:
+        """Read what :meth:`to_list` made.
+
+        Raises:
+            ConfigError: it is no such list; ``where`` begins the message.
+            ValueError: its columns contradict themselves.
+        """
+        tables = validate(_ColumnTables, {"columns": value}, where).columns
+        columns = cls(tuple(Column(each.name, each.words, each.fill, each.indicator) for each in tables))
+        if len(set(columns.names)) < len(columns.names):
+            raise ValueError("two columns have one name")
+        for column in columns.each:
+            if len(set(column.words)) < len(column.words):
+                raise ValueError(f"the column {column.name!r} has one word twice")
+            fits = column.fill in column.words if column.words else _is_number(column.fill)
+            if column.fill is not None and not fits:
+                raise ValueError(f"the column {column.name!r} cannot be filled with {column.fill!r:.40}")
+        return columns
+
+
+def _is_number(value: float | str | None) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+class _ColumnTable(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    words: tuple[str, ...] = ()
+    fill: float | str | None = None
+    indicator: bool = False
+
+
+class _ColumnTables(BaseModel):
+    columns: tuple[_ColumnTable, ...] = Field(min_length=1)

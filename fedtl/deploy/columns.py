@@ -1,0 +1,99 @@
+"""What the columns of real clients' tables become, decided by the server out of what each client says of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedtl.choice import ConfigError
+from fedtl.data.columns import Columns
+from fedtl.data.own.columns import ColumnRules, decided, few
+from fedtl.data.own.lines import difference
+from fedtl.data.own.read import Own
+from fedtl.data.schema import DataSchema
+from fedtl.deploy.agent import SUMS_FROM
+from fedtl.deploy.deployed_grid import DeployedGrid, Described
+
+
+def decided_columns(
+    deployed: DeployedGrid, clients: Mapping[int, str], rules: ColumnRules, notes: list[str]
+) -> Columns | None:
+    """What the columns of all clients' tables become, as a simulation decides it: by their own sums and medians.
+
+    Args:
+        deployed: asks them.
+        clients: the names of those who train, whose rows decide.
+        rules: how cells become numbers.
+        notes: gets a sentence where it may be decided otherwise than in a simulation.
+
+    Returns:
+        None where all clients have numbers already.
+
+    Raises:
+        ConfigError: only some have, their columns differ, or one has so few values that a client tells none.
+    """
+    each, failed = deployed.summaries(clients)
+    told = [(clients[i], said) for i, said in sorted(each.items()) if said is not None]
+    if not told:
+        return None
+    if ready := [clients[i] for i, said in sorted(each.items()) if said is None]:
+        raise ConfigError(
+            f"{ready[0]} has read numbers, and the columns of {told[0][0]} become numbers by what all clients say of "
+            "theirs; start all clients with --rules"
+        )
+    notes += [f"what columns become is decided without {clients[i]}: {why}" for i, why in sorted(failed.items())]
+    if sparse := [column for _, said in told for column in few(said)]:
+        where = ", ".join(name for name, said in told if sparse[0] in few(said))
+        raise ConfigError(
+            f"the column {sparse[0]!r} has a value in fewer than {SUMS_FROM} training rows of {where}, whose sum would "
+            "tell of single ones; name it in data.leave_out, here and in the clients' --rules"
+        )
+    return decided([(f"the table of {name}", said) for name, said in told], rules)
+
+
+def of_server(own: Own, columns: Columns | None) -> Own:
+    """The server's own table as numbers.
+
+    Raises:
+        ConfigError: nobody says what its columns become.
+    """
+    if columns is None:
+        raise ConfigError(
+            f"{own.source}: what its columns become follows from clients' rows, and neither they nor a frame.json say "
+            "it; write numbers, or leave it out"
+        )
+    return own.decided(columns)
+
+
+def that_fit(columns: Columns | None, frame: DataSchema) -> Columns | None:
+    """Columns that become as many numbers as the clients' samples have.
+
+    Raises:
+        ConfigError: they become others.
+    """
+    if columns is not None and frame.shape != (columns.width,):
+        raise ConfigError(
+            f"the clients' columns become {columns.width} numbers, and a sample of theirs has shape {list(frame.shape)}"
+        )
+    return columns
+
+
+def of_numbers(like: tuple[str, Sequence[str]] | None, frame: DataSchema) -> Columns | None:
+    """The columns of tables of which each is a number of a sample."""
+    names = () if like is None else names_in(like[1])
+    return Columns.of_numbers(names) if names and frame.shape == (len(names),) else None
+
+
+def names_in(columns: Sequence[str]) -> tuple[str, ...]:
+    """Of a table's columns, as a client describes them, those that are learned from."""
+    names = list(columns)
+    return tuple(names[: names.index("")] if "" in names else names)
+
+
+def check_columns(name: str, data: Described, like: tuple[str, Sequence[str]] | None) -> None:
+    """Refuse a client whose table's numbers mean something else than another's, ``like`` its name and columns."""
+    if like is not None and data.columns and data.columns != tuple(like[1]):
+        mine, others = ([column for column in each if column] for each in (data.columns, like[1]))
+        raise ConfigError(
+            f"the table of {name}: {difference(mine, others)} in that of {like[0]}; all clients' tables must have the "
+            "same columns"
+        )

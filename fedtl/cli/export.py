@@ -151,13 +151,17 @@ def predict(
     MODEL is a file of fedtl export, .safetensors or .onnx.
 
     DATA is an .npz file with x, a .csv or .parquet file, an image, or a folder of images. Where it says the classes (y,
-    the column label, a folder for each class), the accuracy is printed too, or other metrics of what is predicted.
+    the column label, a folder for each class), the accuracy is printed too, or other metrics of what is predicted. A
+    table's columns are found by the names that they had in training.
     """
     from fedtl.cli import printing
     from fedtl.export.predict import Predictions, open_model, predict, read_samples
 
     opened = open_model(model)
-    predictions = predict(opened, read_samples(data, opened.frame, label, resize))
+    samples = read_samples(data, opened.frame, label, resize)
+    for note in samples.notes:
+        printing.err.print(note, markup=False, soft_wrap=True)
+    predictions = predict(opened, samples)
     predictions.write(output)
     printing.out.print(f"{opened.about}", markup=False, soft_wrap=True)
     n = len(predictions.samples.x)

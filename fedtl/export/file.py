@@ -49,7 +49,8 @@ class About(BaseModel):
         experiment, seed, method: of the run's config.
         round: after which the global model was this one, or the one that a personalised model belongs to.
         model: the network, as a [model] table.
-        frame: what it takes and answers, a :class:`~fedtl.data.schema.DataSchema` as JSON has it.
+        frame: what it takes and answers, a :class:`~fedtl.data.schema.DataSchema` as JSON has it; of a table with its
+            columns.
         predictor: the term whose modules the network is taken together with; None where it is alone.
     """
 

@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, nearest
+from fedtl.data.arrays import samples
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Samples
 from fedtl.data.own import arrays as own_arrays
 from fedtl.data.own import images as own_images
 from fedtl.data.own import lines as own_lines
 from fedtl.data.own import table as own_table
+from fedtl.data.own.cells import CellTable, is_missing
+from fedtl.data.own.columns import as_decided
 from fedtl.data.own.part import PUBLIC, TEST, Part
 from fedtl.data.own.read import gathered
 from fedtl.data.own.rules import TableRules
@@ -25,7 +29,7 @@ from fedtl.data.schema import DataSchema
 from fedtl.data.views.images import resize, with_channels
 from fedtl.export.file import About, OnStored, existing, import_onnx, load_exported, read_about, replacing
 from fedtl.metrics import read_metrics
-from fedtl.tasks import LearningTask, Outcomes
+from fedtl.tasks import LearningTask
 
 BLOCK = 500
 """Samples that are given to the model at a time."""
@@ -57,11 +61,13 @@ class InputSamples:
         names: one each: its place, or its file.
         x: as they are stored, ``[n, *shape]``.
         y: their classes ``[n]``, or what else is predicted ``[n, ...]``, where the data say them.
+        notes: sentences on what may not be meant as it was read.
     """
 
     names: Sequence[str]
     x: Samples
     y: NDArray[np.int64] | NDArray[np.float32] | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,9 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
     """Read samples, and their classes, or what else the model's task predicts, where the data say them.
 
     - .npz: ``x`` [n, ...], and perhaps ``y`` [n], numbers or words.
-    - .csv or .parquet: a row per sample, numbers in all columns but that of the class, if there is one.
+    - .csv or .parquet: a row per sample. Where the model's file names the columns that it takes, they are found by
+      their names, gaps are filled and words made numbers as in training, and further columns are left out; else all
+      columns but that of the class, if there is one, hold numbers in the order of training.
     - A folder of images, ``*.png`` (or another of Pillow's formats), or ``CLASS/*.png``; or one image.
 
     Nothing is ever unpickled.
@@ -227,8 +235,11 @@ def read_samples(path: str | Path, frame: DataSchema, label: str | None = None, 
         raise ConfigError(f"{path}: there is no such file or folder")
     if kind == ".npz":
         part, labelled = _npz(place, frame.task)
+    elif table and frame.columns is not None:
+        part, labelled = _by_name(place, label, frame, frame.columns)
+        part = _as_named(part, frame.labels)
     elif table and frame.outcomes is not None:
-        part, labelled = _csv_with_outcomes(place, label, frame.task, frame.outcomes)
+        part, labelled = _csv_with_outcomes(place, label, frame)
     elif table:
         part, labelled = _csv(place, label)
         part = _as_named(part, frame.labels)
@@ -244,6 +255,56 @@ def _npz(file: Path, task: LearningTask) -> tuple[Part, bool]:
     except Exception:  # the reader says what is wrong
         labelled = False
     return own_arrays.read_part(file, TEST if labelled else PUBLIC, task), labelled
+
+
+def _by_name(file: Path, label: str | None, frame: DataSchema, columns: Columns) -> tuple[Part, bool]:
+    """A table of which the model's columns are looked for by their names."""
+    predicted = _predicted(label, frame)
+    if label is None and {*predicted} & {*columns.names}:  # what is called so is learned from
+        predicted = ("",)
+    labelled = label is not None or {*predicted} <= {*own_lines.header_of(file, predicted[0])}
+    rules = TableRules(predicted, task=frame.task)
+    table = rules.read(file, labelled)
+    if missing := [name for name in columns.names if name not in table.cells]:
+        others = f", nor {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
+        raise ConfigError(
+            f"{file} has no column {missing[0]!r}, which the model takes{others}: {nearest(missing[0], table.cells)}"
+        )
+    x = as_decided(table, columns)
+    notes = (*table.notes, *_unknown_words(table, columns))
+    if further := [name for name in table.cells if name not in columns.names]:
+        notes += (f"{file}: the model does not take the columns {', '.join(further)}",)
+    y = own_table.labels_of([(str(file), table.label, 0)])[0] if labelled and frame.task.labelled else None
+    if labelled and y is None:
+        y = np.zeros(len(table), np.int64)
+    return Part(str(file), samples(str(file), x), y, notes, rules.outcomes(table)), labelled
+
+
+def _unknown_words(table: CellTable, columns: Columns) -> list[str]:
+    """A sentence for each column with words that the model has not seen, which count as none of those it has.
+
+    Raises:
+        ConfigError: it has seen none of a column's.
+    """
+    notes = []
+    for column in columns.each:
+        cells = table.cells[column.name]
+        strange = ~is_missing(cells) & ~np.isin(cells, column.words)
+        if not column.words or not strange.any():
+            continue
+        text = f"{table.path}: column {column.name!r}: {{}}, as {str(cells[strange][0])!r}"
+        if not np.isin(cells, column.words).any():
+            knows = ", ".join(column.words)
+            raise ConfigError(f"{text.format('the model knows none of its words')}; it knows {knows}")
+        notes.append(text.format(f"{strange.sum()} of {len(table)} rows have a word that the model does not know"))
+    return notes
+
+
+def _predicted(label: str | None, frame: DataSchema) -> tuple[str, ...]:
+    """The columns of a table with what is predicted."""
+    if label is None:
+        return (frame.outcomes.names if frame.outcomes is not None else ()) or (LABEL,)
+    return (label,) if frame.outcomes is None else tuple(name.strip() for name in label.split(","))
 
 
 def _csv(file: Path, label: str | None) -> tuple[Part, bool]:
@@ -263,11 +324,11 @@ def _as_named(part: Part, names: Sequence[str]) -> Part:
     return replace(part, y=np.array([classes[word] for word in part.y.astype(str)]))
 
 
-def _csv_with_outcomes(file: Path, label: str | None, task: LearningTask, outcomes: Outcomes) -> tuple[Part, bool]:
-    columns = outcomes.names or (LABEL,) if label is None else tuple(name.strip() for name in label.split(","))
+def _csv_with_outcomes(file: Path, label: str | None, frame: DataSchema) -> tuple[Part, bool]:
+    columns = _predicted(label, frame)
     if label is None and not {*columns} <= {*own_lines.header_of(file, columns[0])}:
         return _csv(file, None)
-    return TableRules(columns, task=task).parts(file, (TEST,), 0.0)[TEST], True
+    return TableRules(columns, task=frame.task).parts(file, (TEST,), 0.0)[TEST], True
 
 
 def _images(place: Path, frame: DataSchema, resized: bool) -> InputSamples:
@@ -303,4 +364,5 @@ def _input_samples(part: Part, labelled: bool, frame: DataSchema, names: Sequenc
     own = gathered(part.where, {TEST if labelled else PUBLIC: part}, server=True, task=frame.task)
     federation = own.as_federation(frame, 0, 1)
     y: Any = federation.y if federation.outcomes is None else federation.outcomes.values
-    return InputSamples(names or [str(i) for i in range(len(federation.x))], federation.x, y if labelled else None)
+    names = names or [str(i) for i in range(len(federation.x))]
+    return InputSamples(names, federation.x, y if labelled else None, own.notes)

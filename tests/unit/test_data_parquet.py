@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
 from fedtl.data.own.read import read_own
+from fedtl.data.schema import DataSchema
+from fedtl.export.predict import read_samples
 
 TABLES: dict[str, dict[str, list[Any]]] = {
     "bern": {
@@ -63,6 +66,7 @@ def test_the_same_cells_are_the_same_samples(tmp_path: Path) -> None:
     here, there = both
     assert np.array_equal(here.x, there.x)
     assert np.array_equal(here.y, there.y)
+    assert here.columns == there.columns
     assert here.held_out is not None
     assert np.array_equal(here.held_out, there.held_out)
 
@@ -95,6 +99,24 @@ def test_one_file_of_several_owners(tmp_path: Path) -> None:
     dataset = read_data({"name": "files", "path": str(file), "label": "sick", "owner": "who", "test_share": 0.0}).load()
     assert dataset.owner is not None
     assert dict(zip(dataset.x[:, 0].tolist(), dataset.owner.tolist())) == {2: 0, 4: 0, 1: 1, 3: 1}
+
+
+def test_a_models_columns_are_found_in_it(tmp_path: Path) -> None:
+    for name, columns in TABLES.items():
+        write(tmp_path / "clients", name, columns)
+    dataset = read_data({"name": "files", "path": str(tmp_path / "clients"), **OPTIONS}).load()
+    one = np.ones(1, np.float32)
+    frame = DataSchema(dataset.x.shape[1:], "float32", 2, (), one, one * 0, columns=dataset.columns)
+    mixed = {key: TABLES["bern"][key] for key in ("ward", "sick", "weight", "smoker", "age")}
+    samples = read_samples(write(tmp_path, "new", mixed), frame, "sick")
+    assert dataset.owner is not None
+    assert sorted(samples.x.tolist()) == sorted(dataset.x[dataset.owner == 1].tolist())
+    assert samples.y is not None
+    assert samples.y.tolist() == TABLES["bern"]["sick"]
+    assert (
+        len(read_samples(write(tmp_path, "old", {"a": [1.0], "b": [2.0]}), replace(frame, shape=(2,), columns=None)).x)
+        == 1
+    )
 
 
 def test_what_is_no_table(tmp_path: Path) -> None:

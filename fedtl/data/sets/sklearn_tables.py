@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import SerializeAsAny
 
 from fedtl.choice import ConfigError
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import LearningTask
@@ -26,10 +27,12 @@ class BreastCancer(DataChoice):
         """See :class:`~fedtl.data.settings.DataChoice`."""
         from sklearn.datasets import load_breast_cancer
 
-        x, y = load_breast_cancer(return_X_y=True)
-        samples: NDArray[np.float32] = x.astype(np.float32)
-        malignant = (y == 0).astype(np.int64)
-        return Dataset(samples, malignant, 2, *channel_statistics(samples), label_names=("benign", "malignant"))
+        table = load_breast_cancer()
+        samples: NDArray[np.float32] = table.data.astype(np.float32)
+        malignant = (table.target == 0).astype(np.int64)
+        names = ("benign", "malignant")
+        columns = Columns.of_numbers([str(name) for name in table.feature_names])
+        return Dataset(samples, malignant, 2, *channel_statistics(samples), label_names=names, columns=columns)
 
 
 class Diabetes(DataChoice):
@@ -44,8 +47,9 @@ class Diabetes(DataChoice):
             raise ConfigError(f"data.task = {self.task.name!r}: of data.name = 'diabetes' a number is predicted")
         from sklearn.datasets import load_diabetes
 
-        x, y = load_diabetes(return_X_y=True, scaled=False)
-        samples: NDArray[np.float32] = x.astype(np.float32)
-        values: NDArray[Any] = y
+        table = load_diabetes(scaled=False)
+        samples: NDArray[np.float32] = table.data.astype(np.float32)
+        values: NDArray[Any] = table.target
         outcomes = self.task.outcomes("data.name = 'diabetes': y", values, len(values))
-        return Dataset.of_outcomes(samples, self.task, [outcomes], *channel_statistics(samples))
+        columns = Columns.of_numbers([str(name) for name in table.feature_names])
+        return Dataset.of_outcomes(samples, self.task, [outcomes], *channel_statistics(samples), columns=columns)

@@ -137,7 +137,7 @@ def _read(path: Path, student: str, method: str, overrides: Sequence[str]) -> As
     except ConfigError as error:  # a config's own table of a model has another name
         raise ConfigError(str(error).replace("model.", "student.", 1)) from error
     run = build(dict(load(path).config))
-    if run.data.task.name != "classification":
+    if run.data.task.kind != "classification":
         raise ConfigError(f"{path}: data.task is {run.data.task.name!r}, and only a model of classes can be distilled")
     return Asked(path, run, tables, chosen, read_method(tables["method"]))
 

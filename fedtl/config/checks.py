@@ -174,12 +174,12 @@ def check_together(config: Config) -> None:
 
 def _check_task(config: Config) -> None:
     """Check that the metrics, the method and its terms are defined for what is predicted."""
-    read_metrics(config.evaluate.metrics, config.data.task.name)
+    read_metrics(config.evaluate.metrics, config.data.task.kind)
     task, method = config.data.task, strategy_type(config.strategy.name)
     if "accuracy" in config.evaluate.metrics and not task.has_accuracy:
         raise ConfigError(
             f"evaluate.metrics = 'accuracy': with data.task = {task.name!r} a prediction is neither right nor wrong; "
-            f"there is {', '.join(BY_TASK[task.name])}"
+            f"there is {', '.join(BY_TASK[task.kind])}"
         )
     if task.whole and any(getattr(stage.strategy, "batch_size", None) == 1 for stage in config.stages()):
         raise ConfigError(
@@ -187,7 +187,7 @@ def _check_task(config: Config) -> None:
             "or more"
         )
     for tasks in (method.tasks, method.client_update.tasks):
-        if tasks is not None and task.name not in tasks:
+        if tasks is not None and task.kind not in tasks:
             raise ConfigError(
                 f"strategy.name = {config.strategy.name!r}: it is defined for {_listed(sorted(tasks))}, and data.task "
                 f"is {task.name!r}"
@@ -195,7 +195,7 @@ def _check_task(config: Config) -> None:
     for stage in config.stages():
         for j, term in enumerate(stage.objective):
             tasks = term.defined_for()
-            if tasks is not None and task.name not in tasks:
+            if tasks is not None and task.kind not in tasks:
                 raise ConfigError(
                     f"{stage.place(j)}: the term {term.key!r} is defined for {_listed(sorted(tasks))}, and data.task "
                     f"is {task.name!r}, which is learnt by {task.term!r}"

@@ -263,7 +263,7 @@ class Config(Options):
     @property
     def metrics(self) -> Metrics:
         """What models are scored by besides accuracy and loss."""
-        return read_metrics(self.evaluate.metrics, self.data.task.name)
+        return read_metrics(self.evaluate.metrics, self.data.task.kind)
 
     @property
     def chosen_by(self) -> dict[str, str]:

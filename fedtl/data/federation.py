@@ -183,7 +183,7 @@ class Federation:
     def class_counts(self) -> ClassCounts | None:
         """How many samples are trained on, and how many of each class, or with each label; None of no classes."""
         outcomes, train = self.outcomes, self.train
-        if not self.task.labelled and (outcomes is None or self.task.name != "multilabel"):
+        if not self.task.labelled and (outcomes is None or self.task.kind != "multilabel"):
             return None
         order = (train.of_clients(self.seen) if len(self.unseen) else train).order
         if outcomes is None:

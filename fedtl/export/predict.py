@@ -185,7 +185,7 @@ def predict(model: Model, samples: InputSamples) -> Predictions | Numbers:
         )
     for start in range(0, len(samples.x), BLOCK):
         outputs = torch.from_numpy(model.logits(samples.x[start : start + BLOCK]))
-        if frame.task.name == "classification":
+        if frame.task.kind == "classification":
             blocks.append(outputs.softmax(1).numpy())
         else:
             blocks.append(frame.task.predictions(outputs, frame.outcomes).numpy())
@@ -194,7 +194,7 @@ def predict(model: Model, samples: InputSamples) -> Predictions | Numbers:
         scores = dict[str, float]()
         if samples.y is not None:
             truth: Any = samples.y
-            scores = read_metrics(frame.task.metrics, frame.task.name).of(truth, values)
+            scores = read_metrics(frame.task.metrics, frame.task.kind).of(truth, values)
         return Numbers(samples, frame.task.columns(frame.outcomes), values, scores)
     known = frame.labels if len(frame.labels) == values.shape[1] else ()
     labels = known or tuple(map(str, range(values.shape[1])))

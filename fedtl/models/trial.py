@@ -203,7 +203,7 @@ def _check_output(name: str, output: object, expected: tuple[int, ...], task: Le
 
 
 def _of_what(task: LearningTask) -> str:
-    return "the labels need" if task.name == "classification" else f"data.task = {task.name!r} needs"
+    return "the labels need" if task.kind == "classification" else f"data.task = {task.name!r} needs"
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:

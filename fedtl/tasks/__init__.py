@@ -32,10 +32,13 @@ def read_task(value: object, key: str = "data.task") -> LearningTask:
     """A task by its name, or a table with its name and options.
 
     Raises:
-        ConfigError: there is no such task, or it has no such option.
+        ConfigError: there is no such task, it derives from none that there is, or it has no such option.
     """
     table = {"name": "classification", **value} if isinstance(value, Mapping) else value
-    name = table["name"] if isinstance(table, Mapping) else table
-    if isinstance(name, str) and ":" in name:
-        raise ConfigError(f"{key}.name = {name!r}: a task of your own is not supported; there is {', '.join(TASKS)}")
-    return read_choice(LearningTask, TASKS, table, key, "data.task = 'binary'")
+    task = read_choice(LearningTask, TASKS, table, key, "data.task = 'binary'")
+    if not hasattr(task, "kind"):
+        raise ConfigError(
+            f"{key}.name = {task.name!r}: a task of your own derives from one of {', '.join(TASKS)}, whose metrics, "
+            "methods and terms are its own"
+        )
+    return task

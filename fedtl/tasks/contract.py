@@ -58,8 +58,11 @@ class LearningTask(Choice):
     """What clients learn to predict, as ``data.task`` names it; subclasses add options.
 
     Attributes:
-        name: a row of the registry.
+        name: a row of the registry, or ``"module:Class"`` of a class of one's own, which derives from one of these.
     """
+
+    kind: ClassVar[str]
+    """The row of the registry that it is, or derives from, whose metrics, methods and terms are its own."""
 
     term: ClassVar[str]
     """Of the local objective, where a config names none."""

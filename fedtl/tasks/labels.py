@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Classification(LearningTask):
     """One of k classes; a model gives k logits."""
 
-    name: Literal["classification"] = "classification"
+    kind: ClassVar[str] = "classification"
+    name: str = "classification"
     term: ClassVar[str] = "cross_entropy"
     labelled: ClassVar[bool] = True
 
@@ -36,7 +37,8 @@ class Binary(LearningTask):
     Metrics see the probabilities of no and of yes, so that those of two classes are what they are there.
     """
 
-    name: Literal["binary"] = "binary"
+    kind: ClassVar[str] = "binary"
+    name: str = "binary"
     term: ClassVar[str] = "binary_cross_entropy"
     labelled: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("auc",)
@@ -76,7 +78,8 @@ class Multilabel(LearningTask):
     ``y`` is ``[n, k]`` of zeros and ones. Partitions by label divide by each sample's rarest label, or "none".
     """
 
-    name: Literal["multilabel"] = "multilabel"
+    kind: ClassVar[str] = "multilabel"
+    name: str = "multilabel"
     term: ClassVar[str] = "binary_cross_entropy"
     metrics: ClassVar[tuple[str, ...]] = ("macro_auc",)
     has_accuracy: ClassVar[bool] = False

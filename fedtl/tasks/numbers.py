@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ class Regression(LearningTask):
             validation samples, which follow from each client's number, sum, and sum of squared differences.
     """
 
-    name: Literal["regression"] = "regression"
+    kind: ClassVar[str] = "regression"
+    name: str = "regression"
     term: ClassVar[str] = "squared_error"
     metrics: ClassVar[tuple[str, ...]] = ("rmse", "mae", "r2")
     has_accuracy: ClassVar[bool] = False
@@ -114,7 +115,8 @@ class Survival(LearningTask):
     whether there was an event.
     """
 
-    name: Literal["survival"] = "survival"
+    kind: ClassVar[str] = "survival"
+    name: str = "survival"
     term: ClassVar[str] = "cox"
     metrics: ClassVar[tuple[str, ...]] = ("c_index",)
     has_accuracy: ClassVar[bool] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ class NextToken(LearningTask):
         padding: a token that is none, and is never predicted.
     """
 
-    name: Literal["next_token"] = "next_token"
+    kind: ClassVar[str] = "next_token"
+    name: str = "next_token"
     term: ClassVar[str] = "token_cross_entropy"
     metrics: ClassVar[tuple[str, ...]] = ("perplexity",)
     per_token: ClassVar[bool] = True

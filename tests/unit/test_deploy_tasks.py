@@ -40,7 +40,7 @@ def tables(task: Any, **more: Any) -> dict[str, Any]:
     name = task if isinstance(task, str) else task["name"]
     data = {"name": "made", "clients": 3, "task": task, "sizes": 30, "dimension": 4, "server_test_share": 0.1}
     model: dict[str, Any] = {"name": "logistic"}
-    if name == "next_token":
+    if name in ("next_token", "tests.unit.test_tasks:Answers"):
         data["normalise"], model = "none", {"name": "tests.trial_models:Tokens", "tokens": 10}
     return {
         "name": "deployed",
@@ -64,6 +64,7 @@ STUDIES: dict[str, tuple[Any, bool, dict[str, Any]]] = {
         True,
         {"evaluate": {"metrics": ["perplexity", "tests.unit.test_tasks:token_loss"]}},
     ),
+    "a task of one's own": ({"name": "tests.unit.test_tasks:Answers", "start": 2}, True, {}),
     "few with outcomes": (
         "regression",
         True,
@@ -88,8 +89,9 @@ def test_what_a_simulation_computes(
     config = tables(task, **more)
     fedtl.run(config, out=tmp_path / "simulated")
     deployed = deploy(config)
-    if which.startswith("next_token"):  # its model is a test's code, to which clients agree
-        deployed.begin_clients(approved=build(config), task=read_task("next_token"))
+    if ":" in config["model"]["name"]:  # a test's code, to which clients agree
+        kind = task if isinstance(task, str) else task["name"]
+        deployed.begin_clients(approved=build(config), task=read_task(kind))
     deployed.serve(data=framed)
     assert all(not line["failures"] for line in records(deployed.run))
     for mine, theirs in zip(pooled(deployed.run), pooled(tmp_path / "simulated"), strict=True):

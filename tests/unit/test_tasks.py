@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 from sklearn import metrics as sk
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
@@ -17,7 +19,7 @@ from torch.nn import functional as F
 
 import fedtl
 from fedtl.choice import ConfigError
-from fedtl.config.read import read_config
+from fedtl.config.read import build, read_config
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
 from fedtl.data.samples import FewSamples, Samples
@@ -27,8 +29,9 @@ from fedtl.metrics import read_metrics
 from fedtl.metrics.registry import BY_TASK, SMALLER_IS_BETTER
 from fedtl.models import build_model
 from fedtl.runs.baselines import baselines
-from fedtl.tasks import TASKS, Outcomes, read_task
+from fedtl.tasks import TASKS, LearningTask, Outcomes, read_task
 from fedtl.tasks.numbers import cox, sorted_cox, standardised, sums_of
+from fedtl.tasks.tokens import NextToken
 from tests.parts import OF_CLASSES
 
 ALONE = {"clients": 1, "server_test_share": 0.0}
@@ -58,7 +61,7 @@ def tables(task: Any, **more: Any) -> dict[str, Any]:
         data |= {"name": "made", "sizes": data.get("sizes", 20), "dimension": 5}
     strategy = {"name": "fedavg", "lr": 0.1, "batch_size": 0, **more.pop("strategy", {})}
     model = {"name": "logistic"}
-    if (task if isinstance(task, str) else task["name"]) == "next_token":
+    if (task if isinstance(task, str) else task["name"]) in ("next_token", "tests.unit.test_tasks:Answers"):
         model, data["normalise"] = {"name": "tests.trial_models:Tokens", "tokens": 10}, "none"
     simulation = {"grid": "in-process", "stacked": False, "traced": False}
     return {
@@ -340,6 +343,45 @@ def test_what_needs_pairs_across_clients_is_not_pooled_without_their_predictions
     }
 
 
+class Nothing(LearningTask):
+    """A task that derives from none."""
+
+
+class Answers(NextToken):
+    """Of each sequence only the tokens from a place on are to be predicted."""
+
+    start: int = Field(0, ge=0)
+
+    def outcomes(self, where: str, y: Any, n: int) -> Outcomes:
+        """-100 before that place."""
+        read = super().outcomes(where, y, n)
+        return replace(read, values=np.where(np.arange(read.values.shape[1]) < self.start, -100, read.values))
+
+
+def test_a_task_of_ones_own(tmp_path: Path) -> None:
+    """From the first place on it is the one that it derives from; from another one it is that on other samples."""
+    mine, metrics = "tests.unit.test_tasks:Answers", ["perplexity", "tests.unit.test_tasks:token_loss"]
+    config = config_of({"name": mine, "start": 2})
+    assert build(config.tables()) == config
+    assert config.evaluate.metrics == ("perplexity",)
+    assert "did you mean 'start'" in refused({"name": mine, "strat": 2})
+    assert "it is a metric of classification, binary" in refused(mine, evaluate={"metrics": ["auc"]})
+    assert "and data.task is 'tests.unit.test_tasks:Answers'" in refused(mine, strategy={"name": "fedlc"})
+    runs = [
+        fedtl.run(tables(task, rounds=1, evaluate={"metrics": metrics}), out=tmp_path / str(place))
+        for place, task in enumerate(["next_token", mine, {"name": mine, "start": 2}])
+    ]
+    scores = [run.rounds[-1]["scores"] for run in runs]
+    assert scores[0] == scores[1]
+    whole = federate(config.data, 0)
+    assert whole.outcomes is not None
+    assert (whole.outcomes.values[:, :2] == -100).all()
+    assert (whole.outcomes.values[:, 2:] >= 0).all()
+    assert scores[2] != scores[0]
+    at_server = scores[2]["global/server-test"]
+    assert at_server["token_loss"] == pytest.approx(-at_server["loss"], rel=1e-5)
+
+
 def token_loss(tokens: Any, probabilities: Any) -> float:
     """The mean cross-entropy of a token, with the opposite sign: more is better."""
     return float(np.log(probabilities[np.arange(len(tokens)), tokens]).mean())
@@ -590,7 +632,9 @@ def test_metrics_and_options_that_a_task_has_not() -> None:
         "regression", evaluate={"metrics": ["accuracy"]}
     )
     assert "a mini-batch's samples are compared; set it to 2 or more" in refused("survival", strategy={"batch_size": 1})
-    assert "a task of your own is not supported" in refused("my_tasks:Mine")
+    assert "data.task.name = 'my_tasks:Mine': no such module" in refused("my_tasks:Mine")
+    assert "a task of your own derives from one of binary, classification, " in refused("tests.unit.test_tasks:Nothing")
+    assert "it is no subclass of fedtl.tasks.contract.LearningTask" in refused("tests.unit.test_tasks:Outcomes")
     other = refused("regression", evaluate={"metrics": ["tests.unit.test_tasks:log_loss"]})
     assert "there is another metric 'log_loss'" in other  # of which less is better
 

@@ -197,7 +197,7 @@ class Files(DataChoice):
         owns = [gathered(next(iter(each.values())).where, each, server=False) for each in parts]
         dataset = _joined(owns, self.task)
         names = names or dataset.label_names
-        if self.task.name == "binary" and not self.positive and names and names[-1].lower() not in BOOLEAN:
+        if self.task.kind == "binary" and not self.positive and names and names[-1].lower() not in BOOLEAN:
             notes = (*notes, f"data.task = 'binary': a yes is {names[-1]!r}; data.positive says it otherwise")
         dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names, columns=numbers.columns)
         return dataset if owned else replace(dataset, owner=None)

@@ -66,7 +66,7 @@ class Made(DataChoice):
         Raises:
             ConfigError: the task has one alone, or there are too few.
         """
-        kind = self.task.name
+        kind = self.task.kind
         if kind in ("binary", "survival"):
             if self.outputs not in (None, 1):
                 raise ConfigError(f"data.outputs = {self.outputs}: with data.task = {kind!r} there is 1; leave it out")
@@ -110,7 +110,7 @@ class Made(DataChoice):
 
     def _outcomes(self, z: NDArray[np.float64], rng: np.random.Generator) -> NDArray[Any]:
         """What follows from z ``[n, k]``."""
-        kind = self.task.name
+        kind = self.task.kind
         if kind == "regression":
             return 100 + 20 * z + 5 * rng.normal(size=z.shape)
         if kind == "survival":

@@ -40,7 +40,7 @@ class Shakespeare(DataChoice):
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
         parts = [self._part(part) for part in ("train", "test")]
-        if self.task.name not in ("classification", "next_token"):
+        if self.task.kind not in ("classification", "next_token"):
             raise ConfigError(f"data.task = {self.task.name!r}: of Shakespeare's letters the next one is predicted")
         users = sorted({user for part in parts for user in part})
         tokens, owner = list[NDArray[np.int64]](), list[NDArray[np.int64]]()

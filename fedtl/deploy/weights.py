@@ -18,6 +18,7 @@ from torch import Tensor
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Config
 from fedtl.engine import Engine, Task
+from fedtl.losses.terms.classification import Numbers
 
 WEIGHTS = "weights"
 """Key of a query that asks for them, and of the record in its reply."""
@@ -65,6 +66,8 @@ def _unsent(task: Task, pretrained: bool) -> Iterator[tuple[str, Tensor]]:
         if frozen or pretrained:
             yield f"{PRETRAINED if pretrained else FROZEN}/{slot.name}", vector[slot.start : slot.stop]
     for name, module in task.frozen.items():
+        if isinstance(module, Numbers):  # which the experiment itself says
+            continue
         for part, tensor in module.state_dict().items():
             yield f"{name}/{part}", tensor.cpu()
 

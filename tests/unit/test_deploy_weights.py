@@ -12,9 +12,12 @@ from flwr.app import RecordDict
 from safetensors.torch import save_file
 
 import fedtl
+from fedtl.assemble.parts import assemble, make_engines
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
+from fedtl.data.federate import federate
 from fedtl.deploy.weights import check_same, sketches
+from fedtl.models import build_model, read_model
 from fedtl.wire import messages as m
 from tests.contract.test_grids import records
 from tests.unit.test_deploy_serverapp import SGD, Answer, Deployment, _quick, check_equal, deploy, made, tables  # noqa: F401
@@ -24,7 +27,7 @@ LORA = {"name": "mlp", "hidden": [12], "adapter": {"name": "lora", "rank": 2}}
 
 def a_file(path: Path, seed: int) -> dict[str, torch.Tensor]:
     """Weights of that network, for other digits than the study's."""
-    module = fedtl.models.build_model(fedtl.models.read_model({"name": "mlp", "hidden": [12]}), (1, 8, 8), 10, seed)
+    module = build_model(read_model({"name": "mlp", "hidden": [12]}), (1, 8, 8), 10, seed)
     save_file(dict(module.state_dict()), path)
     return dict(module.state_dict())
 
@@ -110,8 +113,7 @@ def test_a_client_that_comes_later_is_asked_too(
 
 def test_what_is_compared() -> None:
     config = build(tables(model=LORA))
-    federation = fedtl.data.federate.federate(config.data, config.seed)
-    from fedtl.assemble.parts import assemble, make_engines
+    federation = federate(config.data, config.seed)
 
     def of(**changed: Any) -> Mapping[str, tuple[float, float]]:
         own = config.model_copy(update=changed)
@@ -123,7 +125,9 @@ def test_what_is_compared() -> None:
     assert mine
     assert all(name.startswith("frozen/") for name in mine)
     assert not any("lora" in name or "head" in name for name in mine)
-    assert of(model=build(tables()).model) == {}  # all of it travels
+    # All of it travels, and the experiment says the weights of classes.
+    weighted = [{"term": "cross_entropy", "class_weights": [1.0] * 9 + [2.0]}]
+    assert of(model=build(tables()).model, objective=build(tables(objective=weighted)).objective) == {}
     check_same(mine, of(), "north", None)
     check_same(mine, {name: (norm * (1 + 1e-7), total) for name, (norm, total) in mine.items()}, "north", None)
     for theirs in (of(seed=1), {}, {name: (norm, -total) for name, (norm, total) in mine.items()}):

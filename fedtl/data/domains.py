@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import check_layout
 from fedtl.data.dataset import Dataset
@@ -135,6 +137,13 @@ def loaded(data: DataChoice) -> Dataset:
             f"data.task = {data.task.name!r}: a sample is {list(dataset.x.shape[1:])}, and what is predicted of it "
             f"{list(outcomes.values.shape[1:])}; give one token for each of a sequence"
         )
+    if outcomes is not None and ":" in data.task.name:
+        again = data.task.outcomes("y", outcomes.values, len(outcomes)).values
+        if not np.array_equal(again, outcomes.values):
+            raise ConfigError(
+                f"data.task.name = {data.task.name!r}: its outcomes change when they are read again, as clients' files "
+                "have them; let it give its own values unchanged"
+            )
     data.task.outputs(dataset.classes)  # which says whether so many classes are not what it is for
     note = check_layout(f"{getattr(data, 'path', f'data.name = {data.name!r}')}: x", dataset.x)
     return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))

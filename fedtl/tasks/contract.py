@@ -102,6 +102,8 @@ class LearningTask(Choice):
     def outcomes(self, where: str, y: Array, n: int) -> Outcomes:
         """What was saved as ``y`` as the outcomes of ``n`` samples, where samples are not labelled.
 
+        Its own values it must give again, as they are what is saved of samples that have been read.
+
         Raises:
             ConfigError: it cannot be that; ``where`` begins the message.
         """

@@ -30,7 +30,7 @@ from fedtl.metrics.registry import BY_TASK, SMALLER_IS_BETTER
 from fedtl.models import build_model
 from fedtl.runs.baselines import baselines
 from fedtl.tasks import TASKS, LearningTask, Outcomes, read_task
-from fedtl.tasks.numbers import cox, sorted_cox, standardised, sums_of
+from fedtl.tasks.numbers import Regression, cox, sorted_cox, standardised, sums_of
 from fedtl.tasks.tokens import NextToken
 from tests.parts import OF_CLASSES
 
@@ -356,6 +356,22 @@ class Answers(NextToken):
         """-100 before that place."""
         read = super().outcomes(where, y, n)
         return replace(read, values=np.where(np.arange(read.values.shape[1]) < self.start, -100, read.values))
+
+
+class Twice(Regression):
+    """Numbers that grow whenever they are read."""
+
+    def outcomes(self, where: str, y: Any, n: int) -> Outcomes:
+        """2 y."""
+        read = super().outcomes(where, y, n)
+        return replace(read, values=2 * read.values)
+
+
+def test_a_task_of_ones_own_reads_what_it_has_read_as_the_same() -> None:
+    with pytest.raises(
+        ConfigError, match=r"test_tasks:Twice': its outcomes change when they are read again, as clients'"
+    ):
+        federate(config_of("tests.unit.test_tasks:Twice").data, 0)
 
 
 def test_a_task_of_ones_own(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     CONCEPT = 210
     SWAPS = 211
     CORRUPTION = 212
+    TEXTURES = 213  # behind images; a part of the data, as PATCHES
     HELD_OUT_CLIENTS = 220
     DISTILL_ORDER = 1101
     PROBE_DRAW = 1201

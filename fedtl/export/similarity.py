@@ -10,10 +10,13 @@ from fedtl.choice import ConfigError
 from fedtl.engine import Failed
 from fedtl.export.of_run import RunFolder
 from fedtl.plot.client_similarity import Similarity
+from fedtl.plot.panels import middle_out
 from fedtl.runs.history import Run
 
 MOST = 200
 """Clients whose updates are compared; of more the first ones."""
+MOST_LETTERS = 12
+"""Of a domain, which stands beside the client's name."""
 
 
 def similarity_of(run: Run) -> Similarity:
@@ -39,6 +42,9 @@ def similarity_of(run: Run) -> Similarity:
     federation = folder.federation.at(folder.checkpoint.round)
     counts = federation.label_counts()[list(kept)].astype(np.float64)
     names = [folder.names[client] if folder.names else str(client) for client in kept]
+    if federation.domain_of is not None:
+        of = [federation.domains[number] if number >= 0 else "" for number in federation.domain_of[list(kept)].tolist()]
+        names = [f"{name} {middle_out(domain, MOST_LETTERS)}".rstrip() for name, domain in zip(names, of)]
     return Similarity(run.label, tuple(names), cosines(vectors.numpy()), cosines(counts), tuple(notes))
 
 

@@ -94,7 +94,7 @@ def features(data: DomainFeatures, *, width: float | None = None) -> Figure:
 
 def _distances(axes: Axes, data: DomainFeatures, narrow: bool) -> None:
     """A field for each pair."""
-    names = [middle_out(name, 14) for name in data.names]
+    names = [middle_out(name, 20) for name in data.names]
     below = np.ma.masked_where(np.triu(np.ones_like(data.distances, bool)), data.distances)[1:, :-1]
     axes.imshow(below, cmap="Blues", vmin=0.0, vmax=2.0, aspect="auto", interpolation="nearest")
     for row, column in zip(*np.nonzero(~np.ma.getmaskarray(below))):

@@ -20,7 +20,9 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.partitions.rotated import rotate
 from fedtl.data.sets.digits import Digits
 from fedtl.data.views.images import resize, with_channels
+from fedtl.data.views.textures import SIDE, texture
 from fedtl.data.views.transform import ImageTransform
+from fedtl.random import Purpose
 
 needs_data = pytest.mark.skipif(not os.environ.get("FEDTL_DATA"), reason="FEDTL_DATA is not set")
 
@@ -399,6 +401,29 @@ def test_a_patch_is_a_piece_of_a_photograph():
     assert any((view == patch[..., 0]).all(axis=(2, 3)).any() for view in windows)
 
 
+def test_half_of_the_patches_are_of_textures_where_there_are_such():
+    black = np.zeros((400, 1, 8, 8), np.uint8)
+    photographs, both = (ImageTransform(photographs=True, textures=n).apply(black) for n in (0, 3))
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(texture(number), (8, 8), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
+        for number in range(3)
+    ]
+    of = [[(view == patch).all(axis=(2, 3, 4)).any() for view in windows] for patch in both[:20]]
+    assert {sum(row) for row in of} == {0, 1}
+    assert np.any(of, axis=0).all()  # of each of them
+    draws = np.random.default_rng(Purpose.PATCHES).random((400, 3))[:20, 0]
+    assert np.any(of, axis=1).tolist() == (draws >= 0.5).tolist()
+    assert not np.array_equal(both, photographs)
+    assert np.array_equal(ImageTransform(photographs=True, textures=3).apply(black[:7]), both[:7])
+
+
+def test_textures_differ_and_are_always_the_same():
+    each = [texture(number) for number in range(5)]
+    assert all(np.array_equal(one, texture(number)) for number, one in enumerate(each))
+    assert len({one.tobytes() for one in each}) == 5
+    assert all(one.shape == (3, SIDE, SIDE) and one.std() > 5 for one in each)
+
+
 def test_the_looks_of_a_target_come_after_it_has_the_sources_size():
     federation = digits(size=16, target={"name": "digits", "transform": {"photographs": True}})
     assert federation.shape == (3, 16, 16)
@@ -649,6 +674,14 @@ def test_images_of_two_channels_or_of_numbers_cannot_be_changed_in_every_way(tmp
         ImageTransform(photographs=True).apply(np.zeros((1, 1, 500, 500), np.uint8))
     assert str(caught.value) == (
         "data.transform.photographs = true: an image is 500 x 500, but the photographs 427 x 640"
+    )
+    with pytest.raises(ConfigError) as caught:
+        ImageTransform(photographs=True, textures=2).apply(np.zeros((1, 1, 200, 200), np.uint8))
+    assert str(caught.value) == (
+        "data.transform.textures = 2: an image is 200 x 200, but a texture 128 x 128; leave it out"
+    )
+    assert error(two, transform={"textures": 3}) == (
+        "data.transform: textures = 3 are taken besides photographs; set photographs = true"
     )
     missing = {"name": "npz", "path": str(tmp_path / "data.clients.npz"), "partition": "iid"}
     assert error(two, target=missing) == (

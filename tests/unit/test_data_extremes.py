@@ -49,7 +49,7 @@ def options(path: str) -> list[str]:
 KEYS = [
     *(("npz", key) for key in options(DATASETS["npz"])),
     *(("synthetic", key) for key in ("clients", "alpha", "beta", "dimension", "classes", "sizes", "iid", "seed")),
-    *(("npz", f"look.{key}") for key in ("invert", "rotate", "photographs")),
+    *(("npz", f"look.{key}") for key in ("invert", "rotate", "photographs", "textures")),
     *(("npz", f"{part}.{key}") for part in ("target", "public") for key in ("name", "clients", "samples", "size")),
     *((name, f"partition.{key}") for name, path in PARTITIONS.items() for key in options(path)),
 ]

@@ -79,6 +79,7 @@ def test_features_are_shown_by_the_datas_own_domains(tmp_path: Path) -> None:
     assert np.bincount(shown.domains).tolist() == [400, 400, 400]
     assert shown.distances.shape == (3, 3)
     assert shown.distances[0, 1] > 1  # black on white and white on black
+    assert similarity_of(run).names == ("0 plain", "1 plain", "2 negative")
 
 
 def test_a_runs_memories_stay_as_they_are(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ class Column:
         words: of a column of words, of which each becomes a number: 1 where it stands, else 0; none of one of numbers.
         fill: what a cell without a value counts as, a number or one of the words; None where every cell has a value.
         indicator: whether one more number says which cells have none.
+        boolean: of one of numbers, whether its cells are yes and no, or true and false, which are 1 and 0.
     """
 
     name: str
     words: tuple[str, ...] = ()
     fill: float | str | None = None
     indicator: bool = False
+    boolean: bool = False
 
     @property
     def width(self) -> int:
@@ -41,9 +43,14 @@ class Columns:
     each: tuple[Column, ...]
 
     @classmethod
-    def of_numbers(cls, names: Sequence[str]) -> Columns:
-        """Columns of numbers without gaps."""
-        return cls(tuple(map(Column, names)))
+    def of_numbers(cls, names: Sequence[str], boolean: Sequence[str] = ()) -> Columns:
+        """Columns of numbers without gaps, of which some are ``boolean``."""
+        return cls(tuple(Column(name, boolean=name in boolean) for name in names))
+
+    @property
+    def boolean(self) -> tuple[str, ...]:
+        """The names of those of yes and no."""
+        return tuple(column.name for column in self.each if column.boolean)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +70,7 @@ class Columns:
                 **({"words": list(column.words)} if column.words else {}),
                 **({} if column.fill is None else {"fill": column.fill}),
                 **({"indicator": True} if column.indicator else {}),
+                **({"boolean": True} if column.boolean else {}),
             }
             for column in self.each
         ]
@@ -76,12 +84,14 @@ class Columns:
             ValueError: its columns contradict themselves.
         """
         tables = validate(_ColumnTables, {"columns": value}, where).columns
-        columns = cls(tuple(Column(each.name, each.words, each.fill, each.indicator) for each in tables))
+        columns = cls(tuple(Column(**dict(each)) for each in tables))
         if len(set(columns.names)) < len(columns.names):
             raise ValueError("two columns have one name")
         for column in columns.each:
             if len(set(column.words)) < len(column.words):
                 raise ValueError(f"the column {column.name!r} has one word twice")
+            if column.words and column.boolean:
+                raise ValueError(f"the column {column.name!r} has words, and yes and no")
             fits = column.fill in column.words if column.words else _is_number(column.fill)
             if column.fill is not None and not fits:
                 raise ValueError(f"the column {column.name!r} cannot be filled with {column.fill!r:.40}")
@@ -99,6 +109,7 @@ class _ColumnTable(BaseModel):
     words: tuple[str, ...] = ()
     fill: float | str | None = None
     indicator: bool = False
+    boolean: bool = False
 
 
 class _ColumnTables(BaseModel):

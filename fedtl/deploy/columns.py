@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from fedtl.choice import ConfigError
 from fedtl.data.columns import Columns
@@ -12,6 +13,20 @@ from fedtl.data.own.read import Own
 from fedtl.data.schema import DataSchema
 from fedtl.deploy.agent import SUMS_FROM
 from fedtl.deploy.deployed_grid import DeployedGrid, Described
+
+
+class First(NamedTuple):
+    """The first table of a study, whose columns all others' are to be.
+
+    Attributes:
+        name: whose it is.
+        columns: what its columns are called, as in :attr:`~fedtl.data.own.read.Own.columns`.
+        boolean: which of them hold yes and no.
+    """
+
+    name: str
+    columns: Sequence[str]
+    boolean: Sequence[str] = ()
 
 
 def decided_columns(
@@ -77,10 +92,11 @@ def that_fit(columns: Columns | None, frame: DataSchema) -> Columns | None:
     return columns
 
 
-def of_numbers(like: tuple[str, Sequence[str]] | None, frame: DataSchema) -> Columns | None:
+def of_numbers(like: First | None, frame: DataSchema) -> Columns | None:
     """The columns of tables of which each is a number of a sample."""
-    names = () if like is None else names_in(like[1])
-    return Columns.of_numbers(names) if names and frame.shape == (len(names),) else None
+    if like is None or frame.shape != (len(names := names_in(like.columns)),):
+        return None
+    return Columns.of_numbers(names, like.boolean)
 
 
 def names_in(columns: Sequence[str]) -> tuple[str, ...]:
@@ -89,11 +105,35 @@ def names_in(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[: names.index("")] if "" in names else names)
 
 
-def check_columns(name: str, data: Described, like: tuple[str, Sequence[str]] | None) -> None:
-    """Refuse a client whose table's numbers mean something else than another's, ``like`` its name and columns."""
-    if like is not None and data.columns and data.columns != tuple(like[1]):
-        mine, others = ([column for column in each if column] for each in (data.columns, like[1]))
+def check_columns(name: str, data: Described, like: First | None) -> None:
+    """Refuse a client whose table's numbers mean something else than the first one's."""
+    if like is None or not data.columns:
+        return
+    if data.columns != tuple(like.columns):
+        mine, others = ([column for column in each if column] for each in (data.columns, like.columns))
         raise ConfigError(
-            f"the table of {name}: {difference(mine, others)} in that of {like[0]}; all clients' tables must have the "
-            "same columns"
+            f"the table of {name}: {difference(mine, others)} in that of {like.name}; all clients' tables must have "
+            "the same columns"
         )
+    check_kinds(name, data, like.boolean, f"that of {like.name}")
+
+
+def check_kinds(name: str, data: Described, boolean: Sequence[str], there: str) -> None:
+    """Refuse a client whose table has numbers where another has yes and no, or the other way round.
+
+    Args:
+        name: the client's.
+        data: what it says of its data.
+        boolean: the columns that are yes and no.
+        there: where they are.
+
+    Raises:
+        ConfigError: other columns are at the client.
+    """
+    for column in data.columns:
+        if (column in data.boolean) != (column in boolean):
+            kinds = ("yes or no", "numbers") if column in data.boolean else ("numbers", "yes or no")
+            raise ConfigError(
+                f"the column {column!r} holds {kinds[0]} in the table of {name} and {kinds[1]} in {there}; write it "
+                "alike, or name it in data.leave_out"
+            )

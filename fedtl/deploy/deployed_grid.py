@@ -80,6 +80,7 @@ class Described:
     outcome_sums: Sums | None = None
     columns: tuple[str, ...] = ()
     domain: str = ""
+    boolean: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -509,6 +510,9 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
         if not isinstance(names, list) or not 0 < len(names) <= MOST_CLASSES:
             raise Refused("its labels' names are no list of words")
         names = tuple(shortened(word) for word in names)
+    columns, boolean = (column_names(entries.get(key, [])) for key in ("columns", "boolean"))
+    if not {*boolean} <= {*columns}:
+        raise Refused("it names columns of yes and no that are none of its columns")
     description = Described(
         train=_count(entries["train"]),
         unlabelled=_count(entries["unlabelled"]),
@@ -522,8 +526,9 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
         labels=tuple(sorted({_count(n, 0, largest or 0) for n in labels})),
         validation=_count(entries.get("validation", 0)),  # absent in older versions
         outcomes=_outcomes(entries.get("outcomes")),
-        columns=column_names(entries.get("columns", [])),
+        columns=columns,
         domain=_domain(entries.get("domain", "")),
+        boolean=boolean,
     )
     if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(description.shape)!r:.60}")

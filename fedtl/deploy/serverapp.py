@@ -31,7 +31,16 @@ from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
 from fedtl.data.sets.files import Files
 from fedtl.data.views.normalise import needs_statistics
-from fedtl.deploy.columns import check_columns, decided_columns, names_in, of_numbers, of_server, that_fit
+from fedtl.deploy.columns import (
+    First,
+    check_columns,
+    check_kinds,
+    decided_columns,
+    names_in,
+    of_numbers,
+    of_server,
+    that_fit,
+)
 from fedtl.deploy.deployed_grid import Client, DeployedGrid, Described, OutcomesKind
 from fedtl.deploy.flower import SERVER_FOLDER, STUDY
 from fedtl.deploy.folders import ServerFolder, read_server
@@ -227,11 +236,10 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
         )
     doubt = doubtful_classes(deployed.described.values()) if frame is None else None
     by_name = {clients[i].name: each for i, each in sorted(deployed.described.items())}
-    tables = {
-        **({} if own is None else {"the server": own.columns}),
-        **{n: e.columns for n, e in by_name.items()},
-    }
-    like = next(((name, columns) for name, columns in tables.items() if columns), None)
+    tables = [First(name, each.columns, each.boolean) for name, each in by_name.items()]
+    if own is not None:
+        tables.insert(0, First("the server", own.columns, own.table.boolean if own.table is not None else ()))
+    like = next((table for table in tables if table.columns), None)
     for name, each in by_name.items():
         check_columns(name, each, like)
     frame = frame or common_frame(by_name, config, [clients[i].name for i in unseen])
@@ -451,8 +459,10 @@ def _check_fits(name: str, data: Described, frame: DataSchema, federation: Feder
         raise ConfigError(
             f"a sample of {name} is {data.dtype} {list(data.shape)}; this study's are {frame.dtype} {list(frame.shape)}"
         )
-    if frame.columns is not None and data.columns and (names := names_in(data.columns)) != frame.columns.names:
-        raise ConfigError(f"the table of {name}: {difference(names, frame.columns.names)} in this study")
+    if frame.columns is not None and data.columns:
+        if (names := names_in(data.columns)) != frame.columns.names:
+            raise ConfigError(f"the table of {name}: {difference(names, frame.columns.names)} in this study")
+        check_kinds(name, data, frame.columns.boolean, "this study")
     if data.largest_label is not None and data.largest_label >= frame.classes:
         raise ConfigError(f"{name} has the label {data.largest_label}; this study has {frame.classes} classes from 0")
     if data.train + data.test + data.validation and (data.outcomes is None) != (frame.outcomes is None):

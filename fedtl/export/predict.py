@@ -264,6 +264,8 @@ def _by_name(file: Path, label: str | None, frame: DataSchema, columns: Columns)
         predicted = ("",)
     labelled = label is not None or {*predicted} <= {*own_lines.header_of(file, predicted[0])}
     rules = TableRules(predicted, task=frame.task)
+    if both := [name for name in predicted if name in columns.names]:
+        raise ConfigError(f"--label = {both[0]!r}: the model takes this column, and does not predict it")
     table = rules.read(file, labelled)
     if missing := [name for name in columns.names if name not in table.cells]:
         others = f", nor {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""

@@ -98,6 +98,19 @@ def begin(made: Path, tmp_path: Path) -> Callable[..., Deployment]:  # noqa: F81
     return call
 
 
+def comes_later(deployed: Deployment) -> None:
+    """The last client comes while the others train in the first round."""
+    late = deployed.grid.nodes.pop()
+    answer = deployed.grid.nodes[0].answer
+
+    def then_it_comes(kind: str, content: RecordDict) -> Any:
+        if kind == "train" and late not in deployed.grid.nodes:
+            deployed.grid.nodes.append(late)
+        return answer(kind, content)
+
+    deployed.grid.nodes[0] = replace(deployed.grid.nodes[0], answer=then_it_comes)
+
+
 @pytest.mark.parametrize("which", DATA)
 def test_what_a_simulation_computes(which: str, begin: Callable[..., Deployment], tmp_path: Path) -> None:
     folder = write_tables(tmp_path / "tables")
@@ -162,15 +175,7 @@ def test_a_servers_table_and_a_client_that_comes_later(begin: Callable[..., Depl
     (tmp_path / "data" / "server" / "test.csv").write_text("\n".join(lines))
     config = tables(folder, data={**FILLED, **ALIKE, "held_out_clients": 0}, deploy={"wait": 0.05, "min_clients": 2})
     deployed = begin(config, of_config(config, folder))
-    late = deployed.grid.nodes.pop()
-    answer = deployed.grid.nodes[0].answer
-
-    def then_it_comes(kind: str, content: RecordDict) -> Any:
-        if kind == "train" and late not in deployed.grid.nodes:
-            deployed.grid.nodes.append(late)
-        return answer(kind, content)
-
-    deployed.grid.nodes[0] = replace(deployed.grid.nodes[0], answer=then_it_comes)
+    comes_later(deployed)
     deployed.serve()
     first, second = records(deployed.run)
     assert [each["client"] for each in first["failures"]] == [2]
@@ -197,7 +202,32 @@ def test_columns_of_plain_tables_are_known_by_name(begin: Callable[..., Deployme
     config = tables(folder, data={"missing": "drop", "leave_out": ["nr", "ward"], **ALIKE})
     deployed = begin(config, of_config(config, folder))
     deployed.serve(data=False, rounds=1)
-    assert model_of_run(deployed.run).frame.columns == Columns.of_numbers(["age", "smoker", "weight"])
+    agreed = Columns.of_numbers(["age", "smoker", "weight"], ["smoker"])
+    assert model_of_run(deployed.run).frame.columns == agreed
+    read = build(config)
+    assert federate(read.data, read.seed).columns == agreed
+
+
+@pytest.mark.parametrize("missing", ["drop", "mean"])
+def test_yes_and_no_at_one_client_and_numbers_at_another(
+    missing: str, begin: Callable[..., Deployment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A 1 there may be a no: refused as in a simulation, also of one that comes later."""
+    folder = write_tables(tmp_path / "tables")
+    file = folder / "west.csv"
+    file.write_text(file.read_text().replace(";yes;", ";2;").replace(";no;", ";1;"))
+    data = {"missing": missing, "leave_out": ["nr", "ward"], **ALIKE}
+    config = tables(folder, data=data, deploy={"wait": 0.05, "min_clients": 2})
+    with pytest.raises(ConfigError, match=r"^the column 'smoker' holds yes or no in .* and numbers in "):
+        fedtl.run(config, out=tmp_path / "simulated")
+    deployed = begin(config, of_config(config, folder))
+    with pytest.raises(ConfigError, match=r"^the column 'smoker' holds (yes or no|numbers) in .* west"):
+        deployed.serve(data=False)
+    comes_later(deployed)
+    deployed.serve(data=False)
+    assert {each["client"] for line in records(deployed.run) for each in line["failures"]} == {2}
+    said = {"drop": "the column 'smoker' holds numbers in the table of west and yes or no in this study; write it"}
+    assert f"west: {said.get(missing, 'its data do not go with the experiment')}" in capsys.readouterr().out
 
 
 # What does not go together.
@@ -371,6 +401,7 @@ def test_columns_contradict_nothing() -> None:
         [{"name": "a", "words": ["x", "x"]}],
         [{"name": "a", "words": ["x"], "fill": "y"}],
         [{"name": "a", "fill": "y"}],
+        [{"name": "a", "words": ["x"], "boolean": True}],
         [{"name": "a", "fill": float("inf")}],
         [],
         "a",

@@ -21,7 +21,7 @@ from fedtl.data.federate import federate
 from fedtl.data.own.read import read_own
 from fedtl.data.schema import DataSchema
 from fedtl.deploy.agent import DESCRIPTION, NAME, OUTCOME_SUMS
-from fedtl.deploy.columns import check_columns
+from fedtl.deploy.columns import First, check_columns
 from fedtl.deploy.deployed_grid import Described, OutcomesKind, described
 from fedtl.deploy.reading import Reading
 from fedtl.deploy.serverapp import common_frame
@@ -206,7 +206,7 @@ def test_columns_must_mean_the_same(tmp_path: Path) -> None:
         about = read_own(str(tmp_path / f"{name}.csv")).describe()
         described_as.append(replace(ONE, columns=tuple(about["columns"])))
         assert Reading().own(str(tmp_path / f"{name}.csv"), None).describe()["columns"] == about["columns"]
-    like = ("a", described_as[0].columns)
+    like = First("a", described_as[0].columns)
     check_columns("c", described_as[2], like)
     check_columns("arrays", ONE, like)
     with pytest.raises(ConfigError, match=r"^the table of b: its columns stand in another order than in that of a;"):
@@ -246,9 +246,10 @@ def test_several_outcomes_stand_in_one_order(tmp_path: Path) -> None:
         replace(ONE, columns=tuple(Reading("regression", label).own(str(file), None).describe()["columns"]))
         for label in ("cost,days", "days,cost")
     ]
-    check_columns("b", described_as[0], ("a", described_as[0].columns))
+    like = First("a", described_as[0].columns)
+    check_columns("b", described_as[0], like)
     with pytest.raises(ConfigError, match=r"^the table of b: its columns stand in another order than in that of a;"):
-        check_columns("b", described_as[1], ("a", described_as[0].columns))
+        check_columns("b", described_as[1], like)
 
 
 def test_outputs_that_the_task_has_not() -> None:

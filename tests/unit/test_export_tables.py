@@ -126,6 +126,13 @@ def test_what_is_refused_is_one_sentence(made: tuple[Path, Any, Exported], tmp_p
     write(file, [[*lines[0][:2], "Z", *lines[0][3:]], *lines[1:]])
     (note,) = (note for note in read_samples(file, exported.frame).notes if "word" in note)
     assert note.endswith("column 'ward': 1 of 20 rows have a word that the model does not know, as 'Z'")
+    as_numbers = [[line[0], {"yes": "2", "no": "1"}.get(line[1], ""), *line[2:]] for line in lines]
+    kinds = ": the column 'smoker' holds numbers, and yes or no in training; write it as there"
+    assert sentence(write(file, as_numbers)) == kinds
+    kinds = ": the column 'weight' holds yes or no, and numbers in training; write it as there"
+    assert sentence(write(file, [[*line[:3], "no", *line[4:]] for line in lines])) == kinds
+    with pytest.raises(ConfigError, match=r"^--label = 'age': the model takes this column, and does not predict it$"):
+        read_samples(write(file, lines), exported.frame, "age")
     one = np.ones(1, np.float32)
     whole = DataSchema((1,), "float32", 2, (), one, one, columns=Columns((Column("weight"),)))
     with pytest.raises(ConfigError, match=r"line 2, column 'weight': the cell holds no value, and there is none to"):

@@ -247,7 +247,7 @@ def _decided(name: str, each: Sequence[tuple[str, ColumnSummary]], rules: Column
             f"the column {name!r} holds {kind} in {where} and {another} in {there}; write it alike, name it in "
             "data.categorical if it is one of words, or in data.leave_out"
         )
-    return Column(name, fill=_filler(some, rules.missing), indicator=indicator)
+    return Column(name, fill=_filler(some, rules.missing), indicator=indicator, boolean="yes or no" in kinds)
 
 
 def _filler(some: Sequence[ColumnSummary], missing: Missing) -> float | None:
@@ -267,7 +267,8 @@ def as_decided(table: CellTable, columns: Columns) -> NDArray[np.float64]:
     """A table's rows as numbers ``[n, columns.width]``, whatever further columns it has.
 
     Raises:
-        ConfigError: a column is not there, a cell is no number, or it has no value and nothing fills it.
+        ConfigError: a column is not there, a cell is no number, or yes and no where all others are numbers, or it has
+            no value and nothing fills it.
     """
     blocks = []
     for column in columns.each:
@@ -284,7 +285,15 @@ def as_decided(table: CellTable, columns: Columns) -> NDArray[np.float64]:
             filled = cells if column.fill is None else np.where(gaps, str(column.fill), cells)
             block = (filled[:, None] == np.array(column.words)).astype(np.float64)
         else:
-            own = _parsed(table, column.name, gaps, _is_boolean(cells, gaps))
+            boolean = _is_boolean(cells, gaps)
+            if boolean != column.boolean and not gaps.all():
+                kinds = ("yes or no", "numbers") if boolean else ("numbers", "yes or no")
+                _parsed(table, column.name, gaps, boolean)  # says which cell is neither
+                raise ConfigError(
+                    f"{table.path}: the column {column.name!r} holds {kinds[0]}, and {kinds[1]} in training; write it "
+                    "as there"
+                )
+            own = _parsed(table, column.name, gaps, boolean)
             block = np.where(gaps, np.nan if column.fill is None else float(column.fill), own)[:, None]
         blocks += [block, gaps[:, None]] if column.indicator else [block]
     return np.concatenate(blocks, axis=1)

@@ -183,6 +183,7 @@ class Own:
         """What every task's description says."""
         return {
             **({"columns": list(self.columns)} if self.columns else {}),
+            **({"boolean": list(self.table.boolean)} if self.table is not None and self.table.boolean else {}),
             "train": int(labelled.sum()),
             "unlabelled": len(self.target_train) if labelled.all() else len(self.train),
             "test": len(self.test),

@@ -149,3 +149,32 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"a\.parquet needs the package pyarrow: pip install 'fedtl\[parquet\]'$"):
         read_own(str(tmp_path / "a.parquet"))
+
+
+def test_times_are_words_in_any_unit(tmp_path: Path) -> None:
+    """Without pandas too, and where Python's own objects have no such time."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow, of the extra parquet, is not installed")
+    writer = pytest.importorskip("pyarrow.parquet")
+    options = {"name": "files", "path": str(tmp_path), "label": "sick", "test_share": 0.0}
+    whole = {unit: [2 * factor, 3 * factor] for unit, factor in (("s", 1), ("ms", 1000), ("ns", 10**9))}
+    columns = {unit: arrow.array(cells, arrow.timestamp(unit)) for unit, cells in whole.items()}
+    columns["fine"] = arrow.array([1, 1_500_000_000], arrow.timestamp("ns", tz="UTC"))
+    columns["far"] = arrow.array([2**55, 2**55], arrow.timestamp("us"))
+    columns["long"] = arrow.array([2**60, 1], arrow.duration("ns"))
+    writer.write_table(arrow.table({**columns, "sick": [0, 1], "x": [1.0, 2.0]}), tmp_path / "a.parquet")
+    read = read_data({**options, "categorical": list(columns)}).load().columns
+    assert read is not None
+    words = {column.name: column.words for column in read.each}
+    for unit in whole:
+        assert words[unit] == ("1970-01-01 00:00:02", "1970-01-01 00:00:03")
+    assert words["fine"] == ("1970-01-01 00:00:00.000000001Z", "1970-01-01 00:00:01.5Z")
+    assert words["long"] == ("1 ns", "1152921504606846976 ns")
+    assert read_data({**options, "leave_out": list(columns)}).load().x.tolist() == [[1.0], [2.0]]
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow, of the extra parquet, is not installed")
+    table = arrow.Table.from_arrays([arrow.array([1.0, 2.0])] * 2 + [arrow.array([0, 1])], ["a", "a", "label"])
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"a\.parquet: two columns have the name 'a'$"):
+        read_own(str(tmp_path / "a.parquet"))

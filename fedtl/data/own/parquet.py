@@ -13,6 +13,9 @@ SUFFIX = ".parquet"
 BLOCK = 10_000
 """Rows that are made words at a time."""
 
+_ZONE = r"(Z|[+-][0-9]{4})?"
+"""What may stand behind a time."""
+
 _INDEX = "__index_level_"
 """How pandas begins the name of a column for an index that has none."""
 
@@ -20,7 +23,7 @@ _INDEX = "__index_level_"
 def rows_of(path: Path) -> tuple[Iterator[tuple[int, list[str]]], tuple[str, ...]]:
     """A file's lines with their numbers, the columns' names as line 0; and a note where a column is left out.
 
-    Null is an empty cell, and true and false are such words; numbers have all their digits.
+    Null is an empty cell, and true and false are such words; numbers have all their digits, and so have times.
 
     Raises:
         ConfigError: pyarrow is not installed, it is no such file, or a column holds lists or the like.
@@ -31,27 +34,59 @@ def rows_of(path: Path) -> tuple[Iterator[tuple[int, list[str]]], tuple[str, ...
     except ModuleNotFoundError as error:
         raise ConfigError(f"{path} needs the package pyarrow: pip install 'fedtl[parquet]'") from error
     try:
-        table = reader.read_table(path)
+        with reader.ParquetFile(path) as file:  # and not read_table, which takes two columns of one name for no file
+            table = file.read()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from error
     except ArrowException as error:
-        raise ConfigError(f"{path} is no Parquet file: {' '.join(str(error).split()).rstrip('.')}") from error
+        raise ConfigError(f"{path} is no Parquet file: {_one_line(error)}") from error
     index = [name for name in table.column_names if name.startswith(_INDEX)]
-    table = table.drop_columns(index)
-    for field in table.schema:
+    table = table.select([place for place, name in enumerate(table.column_names) if name not in index])
+    for place, field in enumerate(table.schema):
         if types.is_nested(field.type):
             raise ConfigError(f"{path}: column {field.name!r} holds {field.type}, not one number or word in each row")
+        if types.is_temporal(field.type):
+            table = table.set_column(place, field.name, _times(path, field, table.column(place)))
     notes = (f"{path}: the row numbers of pandas, {index[0]!r}, are left out",) if index else ()
-    return _lines(table), notes
+    return _lines(path, table), notes
 
 
-def _lines(table: Any) -> Iterator[tuple[int, list[str]]]:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _times(path: Path, field: Any, column: Any) -> Any:
+    """Dates and times as words, of which Python's own objects have no nanoseconds and no year 10000.
+
+    They are the same words in whichever unit they are stored, without zeros at the end of a fraction. A duration's
+    number has its unit beside it, as another client's may have another.
+    """
+    from pyarrow import ArrowException, compute, int64, string, types
+
+    try:
+        if types.is_duration(field.type):
+            return compute.binary_join_element_wise(column.cast(int64()).cast(string()), field.type.unit, " ")
+        words = compute.replace_substring_regex(column.cast(string()), rf"(\.[0-9]*?)0+{_ZONE}$", r"\1\2")
+        return compute.replace_substring_regex(words, rf"\.{_ZONE}$", r"\1")
+    except ArrowException as error:
+        raise ConfigError(f"{path}: column {field.name!r} holds {field.type}: {_one_line(error)}") from error
+
+
+def _lines(path: Path, table: Any) -> Iterator[tuple[int, list[str]]]:
     yield 0, list(table.column_names)
     line = 0
     for batch in table.to_batches(BLOCK):
-        for row in zip(*(column.to_pylist() for column in batch.columns)):
+        for row in zip(*(_cells(path, *each) for each in zip(batch.schema.names, batch.columns))):
             line += 1
             yield line, [_cell(value) for value in row]
+
+
+def _cells(path: Path, name: str, column: Any) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except Exception as error:  # a value that Python's object of its kind cannot be
+        raise ConfigError(f"{path}: column {name!r} holds {column.type}: {_one_line(error)}") from error
+    return values
 
 
 def _cell(value: Any) -> str:

@@ -20,7 +20,7 @@ from fedtl.data.own import arrays as own_arrays
 from fedtl.data.own import images as own_images
 from fedtl.data.own import lines as own_lines
 from fedtl.data.own import table as own_table
-from fedtl.data.own.cells import CellTable, is_missing
+from fedtl.data.own.cells import CellTable, as_words, is_missing
 from fedtl.data.own.columns import as_decided
 from fedtl.data.own.part import PUBLIC, TEST, Part
 from fedtl.data.own.read import gathered
@@ -290,7 +290,7 @@ def _unknown_words(table: CellTable, columns: Columns) -> list[str]:
     """
     notes = []
     for column in columns.each:
-        cells = table.cells[column.name]
+        cells = as_words(table.cells[column.name])
         strange = ~is_missing(cells) & ~np.isin(cells, column.words)
         if not column.words or not strange.any():
             continue

@@ -40,6 +40,18 @@ def load(path: Path, **options: object) -> Dataset:
     return read_data({"name": "files", "path": str(path), "label": "sick", "test_share": 0.0, **options}).load()
 
 
+def test_codes_are_the_same_with_and_without_decimals(write: Write) -> None:
+    """As pandas writes whole numbers of a column that has a gap."""
+    folder = write(a="ward;sick\n1.0;1.0\n2.0;0.0\n;1.0\n1.50;2.0\n", b="ward;sick\n1;1\n2;0\n10;1\n1;2\n")
+    dataset = load(folder, missing="mean", categorical=["ward"], positive=["1", "2.0"])
+    assert dataset.columns is not None
+    assert dataset.columns.each[0].words == ("1", "1.50", "10", "2")
+    assert dataset.x.argmax(axis=1).tolist() == [0, 3, 0, 1, 0, 3, 2, 0]
+    assert dataset.y.tolist() == [1, 0, 1, 1, 1, 0, 1, 1]
+    rules = read_data({"name": "files", "path": str(folder), "label": "sick", "positive": ["1", "2.0"]}).rules  # type: ignore[attr-defined]
+    assert rules.classes(np.array(["1.0", "0.0", "2", "1"])).tolist() == [1, 0, 1, 1]
+
+
 def test_gaps_get_the_mean_of_all_clients_rows(write: Write) -> None:
     folder = write(bern=BERN, basel=BASEL)
     dataset = load(folder, missing="mean", indicators=True, categorical=["ward"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ BOOLEAN = {"no": 0.0, "yes": 1.0, "false": 0.0, "true": 1.0, "n": 0.0, "y": 1.0,
 
 MISSING_WORDS = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "<na>", "nat", "."})
 """What people write for a value that is not known, in lower case."""
+
+_WHOLE = re.compile(r"^([+-]?[0-9]+)\.0+$")
 
 NO_LABEL = MISSING_WORDS - {"none", "."}
 """Likewise for a label: "none" may well be one."""
@@ -102,6 +105,15 @@ def _values(path: Path, lines: NDArray[np.int64], name: str, column: Cells) -> l
     if np.isin(words, list(BOOLEAN)).all():
         return [BOOLEAN[word] for word in words]
     return [number(path, int(line), name, str(cell)) for line, cell in zip(lines, column)]
+
+
+def as_words(column: Cells) -> Cells:
+    """A column's words ``[n]``, of which "1.0" and "1" are one.
+
+    A column of codes is one of decimals, "1.0", where pandas has read it with a gap, and of whole numbers elsewhere.
+    """
+    words, place = np.unique(column, return_inverse=True)
+    return np.array([_WHOLE.sub(r"\1", word) for word in words], np.str_)[place] if len(words) else column
 
 
 def is_missing(column: Cells) -> NDArray[np.bool_]:

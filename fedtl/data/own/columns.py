@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.columns import Column, Columns
-from fedtl.data.own.cells import BOOLEAN, Cells, CellTable, is_missing
+from fedtl.data.own.cells import BOOLEAN, Cells, CellTable, as_words, is_missing
 from fedtl.data.own.lines import difference, number
 
 Missing = Literal["error", "drop", "mean", "median"]
@@ -174,7 +174,7 @@ def _summary_of(name: str, tables: Sequence[CellTable], training: Sequence[bool]
         return ColumnSummary("nothing", gaps=missing)
     if name in rules.categorical:
         some = np.concatenate([np.empty(0, np.str_), *(cells[each][~gaps[each]] for each in decisive)])
-        words, counts = np.unique(some, return_counts=True)
+        words, counts = np.unique(as_words(some), return_counts=True)
         return ColumnSummary("words", count, missing, words=dict(zip(words.tolist(), counts.tolist())))
     boolean = all(_is_boolean(column, gap) for column, gap in zip(cells, gaps))
     parsed = [_parsed(table, name, gap, boolean) for table, gap in zip(tables, gaps)]
@@ -282,7 +282,8 @@ def as_decided(table: CellTable, columns: Columns) -> NDArray[np.float64]:
                 "there is none to fill it with"
             )
         if column.words:
-            filled = cells if column.fill is None else np.where(gaps, str(column.fill), cells)
+            words = as_words(cells)
+            filled = words if column.fill is None else np.where(gaps, str(column.fill), words)
             block = (filled[:, None] == np.array(column.words)).astype(np.float64)
         else:
             boolean = _is_boolean(cells, gaps)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, samples
-from fedtl.data.own.cells import Cells, CellTable, read_cells
+from fedtl.data.own.cells import Cells, CellTable, as_words, read_cells
 from fedtl.data.own.columns import ColumnRules, as_numbers, summary, without_gaps
 from fedtl.data.own.lines import tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
@@ -61,7 +61,7 @@ class TableRules:
 
     def classes(self, words: Cells) -> Labels:
         """1 for labels ``[n]`` that are positive, and 0 for all others, be they -1."""
-        return np.isin(words, self.positive).astype(np.int64)
+        return np.isin(as_words(words), as_words(np.array(self.positive))).astype(np.int64)
 
     def outcomes(self, table: CellTable) -> Outcomes | None:
         """What is predicted of a table's rows, where that is no label."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, Labels, check_alike, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
-from fedtl.data.own.cells import BOOLEAN, CellTable, is_missing
+from fedtl.data.own.cells import BOOLEAN, CellTable, as_words, is_missing
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
 from fedtl.data.own.lines import is_table, tables_in
 from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TRAIN, Part
@@ -209,10 +209,12 @@ class Files(DataChoice):
         if not self.positive:
             return labels_of([(str(table.path), table.label, UNLABELLED) for table in tables]), ()
         present = {str(word) for table in tables for word in np.unique(table.label)}
+        alike = {word: str(as_words(np.array([word]))[0]) for word in {*present, *self.positive}}
+        named = {alike[word] for word in self.positive}
         for word in self.positive:
-            if word not in present:
+            if alike[word] not in {alike[each] for each in present}:
                 raise ConfigError(f"data.positive = {word!r}: no row has this label: {nearest(word, present)}")
-        others = ", ".join(sorted(present - set(self.positive)))
+        others = ", ".join(sorted(word for word in present if alike[word] not in named))
         if not others:
             raise ConfigError("data.positive: all rows' labels are among them, so that there is one class")
         each: list[Labels] = [self.rules.classes(table.label) for table in tables]

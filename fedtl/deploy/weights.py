@@ -106,7 +106,7 @@ def check_same(mine: Mapping[str, Sketch], theirs: Mapping[str, Sketch], name: s
     for key, (norm, total) in mine.items():
         part, _, tensor = key.partition("/")
         its_norm, its_total = theirs.get(key, (math.nan, math.nan))
-        if max(abs(norm - its_norm), abs(total - its_total)) <= NEAR * norm:
+        if abs(norm - its_norm) <= NEAR * norm and abs(total - its_total) <= NEAR * norm:  # neither is so of NaN
             continue
         what, same = f"{part!r}, which a term uses and nobody trains,", "give both the same file"
         if part == PRETRAINED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,9 @@ def test_what_is_compared() -> None:
     assert of(model=build(tables()).model, objective=build(tables(objective=weighted)).objective) == {}
     check_same(mine, of(), "north", None)
     check_same(mine, {name: (norm * (1 + 1e-7), total) for name, (norm, total) in mine.items()}, "north", None)
-    for theirs in (of(seed=1), {}, {name: (norm, -total) for name, (norm, total) in mine.items()}):
+    turned = {name: (norm, -total) for name, (norm, total) in mine.items()}
+    not_there = {name: (norm, math.nan) for name, (norm, _) in mine.items()}
+    for theirs in (of(seed=1), {}, turned, not_there):
         with pytest.raises(ConfigError, match=r"^the frozen part of the model has other weights at north than at the"):
             check_same(mine, theirs, "north", None)
     with pytest.raises(

@@ -46,7 +46,7 @@ def decided_columns(
     Raises:
         ConfigError: only some have, their columns differ, or one has so few values that a client tells none.
     """
-    each, failed = deployed.summaries(clients)
+    each, failed = deployed.summaries(clients, rules)
     told = [(clients[i], said) for i, said in sorted(each.items()) if said is not None]
     if not told:
         return None
@@ -56,6 +56,11 @@ def decided_columns(
             "theirs; start all clients with --rules"
         )
     notes += [f"what columns become is decided without {clients[i]}: {why}" for i, why in sorted(failed.items())]
+    if small := [name for name, said in told if few(said) and not any(one.values for one in said.values())]:
+        raise ConfigError(
+            f"{small[0]} has fewer than {SUMS_FROM} training rows with values, and so says nothing of its columns; "
+            "give the server a frame.json with --data, or run the study without it"
+        )
     if sparse := [column for _, said in told for column in few(said)]:
         where = ", ".join(name for name, said in told if sparse[0] in few(said))
         raise ConfigError(

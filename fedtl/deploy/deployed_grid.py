@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Deploy
 from fedtl.data.arrays import MOST_CLASSES
-from fedtl.data.own.columns import ColumnSummary, Kind, Summaries
+from fedtl.data.own.columns import ColumnRules, ColumnSummary, Kind, Summaries
 from fedtl.data.own.read import DOMAIN_NAME
 from fedtl.data.views.normalise import needs_statistics
 from fedtl.deploy.agent import COLUMNS, DESCRIPTION, NAME, OUTCOME_SUMS, STATISTICS_OF, SUMMARIES, SUMS
@@ -245,8 +245,14 @@ class DeployedGrid(Grid):
         theirs = checked(lambda: unpacked(_content(reply)))
         check_same(self.weights[client], theirs, self._clients[client].name, self.pretrained[client])
 
-    def summaries(self, clients: Iterable[int]) -> tuple[dict[int, Summaries | None], dict[int, str]]:
+    def summaries(
+        self, clients: Iterable[int], rules: ColumnRules
+    ) -> tuple[dict[int, Summaries | None], dict[int, str]]:
         """Ask clients what they say of their tables' columns, as all clients' decide what these become.
+
+        Args:
+            clients: whom.
+            rules: by which they become numbers.
 
         Returns:
             What each says, None of one whose numbers need no such word; and of the others why they say nothing.
@@ -258,7 +264,7 @@ class DeployedGrid(Grid):
         for client, reply in replies.items():
             name = self._clients[client].name
             try:
-                each[client] = checked(lambda: summaries_of(_content(reply), name))  # noqa: B023
+                each[client] = checked(lambda: summaries_of(_content(reply), name, rules))  # noqa: B023
             except Refused as error:
                 failed[client] = str(error)
         return each, failed
@@ -550,7 +556,7 @@ def _said(reply: RecordDict, key: str, name: str) -> dict[str, Any]:
     return entries
 
 
-def summaries_of(reply: RecordDict, name: str) -> Summaries | None:
+def summaries_of(reply: RecordDict, name: str, rules: ColumnRules) -> Summaries | None:
     """What a client says of its columns, checked; None where it need not say anything.
 
     Raises:
@@ -559,15 +565,21 @@ def summaries_of(reply: RecordDict, name: str) -> Summaries | None:
     said = _said(reply, SUMMARIES, name)[SUMMARIES]
     if said is None:
         return None
-    return {column: _summary(said[column]) for column in column_names(list(said), least=1)}
+    return {
+        column: _summary(said[column], column in rules.categorical, rules.missing == "mean")
+        for column in column_names(list(said), least=1)
+    }
 
 
-def _summary(said: Any) -> ColumnSummary:
+def _summary(said: Any, categorical: bool, sums: bool) -> ColumnSummary:
     values, gaps, withheld, middle = _count(said["values"]), said["gaps"], said["withheld"], float(said["middle"])
     words = {word: _count(count, 1) for word, count in said["words"].items()}
     if said["kind"] not in get_args(Kind) or not isinstance(gaps, bool) or not isinstance(withheld, bool):
         raise Refused("what it says of a column is none of what there is to say")
-    if not abs(middle) <= LARGEST_NUMBER * values or (withheld and values):
+    if (said["kind"] == "words") != categorical and said["kind"] != "nothing":
+        raise Refused("it has words in a column of numbers, or numbers in one of words")
+    most = LARGEST_NUMBER * (values if sums else min(values, 1))
+    if not abs(middle) <= most or ((withheld or said["kind"] == "nothing") and values):
         raise Refused("what it says of a column is of no numbers")
     if len(words) > MOST_WORDS or any(len(word) > LONGEST_NAME for word in words):
         raise Refused(

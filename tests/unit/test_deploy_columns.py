@@ -302,6 +302,17 @@ def test_few_values_are_not_told(
                 agent.answer("query", asked)
 
 
+def test_a_client_of_few_rows_says_nothing(begin: Callable[..., Deployment], tmp_path: Path) -> None:
+    """And no column is to blame."""
+    folder = write_tables(tmp_path / "tables")
+    file = folder / "south.csv"
+    file.write_text("\n".join(file.read_text().splitlines()[:9]))
+    config = tables(folder, data=DATA["words without gaps"], deploy={"wait": 0.05})
+    deployed = begin(config, of_config(config, folder))
+    with pytest.raises(ConfigError, match=r"^south has fewer than 10 training rows with values, and so says nothing"):
+        deployed.serve(data=False)
+
+
 def test_a_client_tells_nothing_beside_noise(begin: Callable[..., Deployment], tmp_path: Path) -> None:
     """Whatever the server asks."""
     folder = write_tables(tmp_path / "tables")
@@ -313,7 +324,8 @@ def test_a_client_tells_nothing_beside_noise(begin: Callable[..., Deployment], t
     for more in ({}, privacy):
         asked[m.STUDY] = Study("study-2", json.dumps({**build(config).tables(), **more}), 3, 0).record()
         if not more:
-            assert set(summaries_of(agent.answer("query", asked), "north") or ()) == {"age", "smoker", "ward", "weight"}
+            said = summaries_of(agent.answer("query", asked), "north", build(config).data.rules.columns)  # type: ignore[attr-defined]
+            assert set(said or ()) == {"age", "smoker", "ward", "weight"}
         else:
             with pytest.raises(Declined, match=r"^it says nothing of its columns with deploy\.privacy"):
                 agent.answer("query", asked)
@@ -368,11 +380,13 @@ def test_what_clients_say_of_columns_is_possible() -> None:
         about = {NAME: "a", SUMMARIES: {"age": summary, **columns} if summary is not None else None}
         return RecordDict({SUMMARIES: ConfigRecord({SUMMARIES: json.dumps(about)})})
 
-    good = asdict(ColumnSummary("numbers", 12, True, 600.0))
-    assert summaries_of(said(good), "a") == {"age": ColumnSummary("numbers", 12, True, 600.0)}
-    assert summaries_of(said(), "a") is None
+    good, rules = asdict(ColumnSummary("numbers", 12, True, 600.0)), ColumnRules("mean", True, ("ward",))
+    assert summaries_of(said(good), "a", rules) == {"age": ColumnSummary("numbers", 12, True, 600.0)}
+    assert summaries_of(said(), "a", rules) is None
     for wrong in (
         {"kind": "text"},
+        {"kind": "nothing"},
+        {"kind": "words", "middle": 0.0, "words": {"A": 12}},  # in a column of numbers
         {"values": -1},
         {"values": True},
         {"gaps": 1},
@@ -380,16 +394,24 @@ def test_what_clients_say_of_columns_is_possible() -> None:
         {"middle": float("nan")},
         {"middle": 1e300},
         {"words": {"A": 12}},
-        {"kind": "words", "words": {"A": 11}},
-        {"kind": "words", "words": {"A" * 501: 12}},
-        {"kind": "words", "values": 10_001, "words": {str(i): 1 for i in range(10_001)}},
     ):
         with pytest.raises(Refused):
-            summaries_of(said({**good, **wrong}), "a")
-    with pytest.raises(Refused):
-        summaries_of(said(good), "b")
-    with pytest.raises(Refused):
-        summaries_of(said(good, **{"n" * 501: good}), "a")
+            summaries_of(said({**good, **wrong}), "a", rules)
+    assert summaries_of(said({**good, "middle": 1e39}), "a", rules)
+    for name, columns in (("b", {}), ("a", {"n" * 501: good}), ("a", {"ward": good})):
+        with pytest.raises(Refused):
+            summaries_of(said(good, **columns), name, rules)
+    with pytest.raises(Refused):  # a median
+        summaries_of(said({**good, "middle": 1e39}), "a", ColumnRules("median"))
+    words = asdict(ColumnSummary("words", 12, True, words={"A": 12}))
+    assert summaries_of(said(good, ward=words), "a", rules)
+    for wrong in (
+        {"words": {"A": 11}},
+        {"words": {"A" * 501: 12}},
+        {"values": 10_001, "words": {str(i): 1 for i in range(10_001)}},
+    ):
+        with pytest.raises(Refused):
+            summaries_of(said(good, ward={**words, **wrong}), "a", rules)
     for names in ("age", [1], ["age", "age"], ["n" * 501]):
         with pytest.raises(Refused, match="its columns' names are no list of different words"):
             column_names(names)

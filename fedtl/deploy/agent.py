@@ -203,8 +203,11 @@ class ClientAgent:
             columns: says it before.
 
         Raises:
-            Declined: neither says it, or not of these columns.
+            Declined: neither says it, or not of these columns; or other labels are class 1.
         """
+        positive = study.tables.get("data", {}).get("positive")
+        if positive is not None and self.own.positive is not None and {*positive} != {*self.own.positive}:
+            raise Declined("its labels are read by another data.positive than the experiment's")
         if self.own.undecided is None:
             return self.own
         self._rules(self.own.undecided, study)

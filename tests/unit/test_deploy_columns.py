@@ -266,6 +266,21 @@ def test_what_is_refused(begin: Callable[..., Deployment], tmp_path: Path, capsy
         deployed.serve(data=False)
 
 
+def test_another_label_is_class_1(
+    begin: Callable[..., Deployment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its classes would be the others' the other way round."""
+    folder = write_tables(tmp_path / "tables")
+    data = {**plain_rules(), **ALIKE}
+    config = tables(folder, data=data, deploy={"wait": 0.05, "min_clients": 2})
+    alike, turned = (of_config(tables(folder, data={**data, "positive": [one]}), folder) for one in ("ill", "well"))
+    deployed = begin(config, lambda name: (turned if name == "south" else alike)(name))
+    deployed.serve(data=False, rounds=1)
+    (line,) = records(deployed.run)
+    assert {each["client"] for each in line["failures"]} == {1}
+    assert "south: its labels are read by another data.positive than the experiment's" in capsys.readouterr().out
+
+
 def plain_rules() -> dict[str, Any]:
     """Rules of an experiment that decides nothing together."""
     return {"missing": "drop", "indicators": False, "categorical": [], "leave_out": ["nr", "ward"]}

@@ -93,6 +93,7 @@ class Own:
         table: of tables, what their columns have become.
         undecided: of tables whose columns become numbers only when all participants' are known, see :meth:`decided`;
             ``x`` has no numbers then, ``[n, 0]``.
+        positive: of tables that are read by rules, the labels that are class 1 by these; None of others.
     """
 
     source: str
@@ -114,6 +115,7 @@ class Own:
     domain: str = ""
     table: Columns | None = None
     undecided: Undecided | None = None
+    positive: tuple[str, ...] | None = None
 
     def decided(self, columns: Columns) -> Own:
         """The same with numbers, now that it is known what columns become; as it is where it had them already.
@@ -410,6 +412,8 @@ def read_own(
     own = gathered(path, parts, server, task)
     if rules is not None:
         own = _with_undecided(own, parts, rules.columns)
+        if kind in ("tables", "table"):
+            own = replace(own, positive=rules.positive)
     return own if server else replace(own, domain=_domain(place))
 
 

@@ -84,6 +84,15 @@ class Files(DataChoice):
         return self
 
     @model_validator(mode="after")
+    def _columns_are_for_one_thing(self) -> Files:
+        uses = {"label": self.predicted, "owner": (self.owner,), "leave_out": self.leave_out}
+        for key, others in (("categorical", uses), ("leave_out", {**uses, "leave_out": ()})):
+            for name in getattr(self, key):
+                if other := next((each for each, names in others.items() if name in names), None):
+                    raise ValueError(f"{key} = {name!r}: {other} names this column too; leave it out of one of them")
+        return self
+
+    @model_validator(mode="after")
     def _fill_goes_with_indicators(self) -> Files:
         if self.indicators and not self.rules.columns.fills:
             raise ValueError(f"indicators = true needs missing = 'mean' or 'median': {self.missing!r} fills no gap")

@@ -266,10 +266,14 @@ class ClientAgent:
             raise self._cannot_run(error) from error
         frame = DataSchema.from_json(study.frame, "the server's frame", config.data.task)
         try:
-            own = self._divided(self._whole(study), study)
+            whole = self._whole(study)
+            own = self._divided(whole, study)
             federation = own.as_federation(frame, study.client, study.clients)
         except ConfigError as error:
             raise self._data_mismatch(error) from error
+        for note in whole.notes:
+            if note not in self.own.notes:  # which were said when it was started
+                log.warning("%s", note)
         folder = self.folder.studies / study.id
         recorder = record.Recorder(folder, durable=True)
         about = record.environment(client=self.folder.name, names=self._names(study), device=self.device)

@@ -20,8 +20,8 @@ from fedtl.data.own import arrays as own_arrays
 from fedtl.data.own import images as own_images
 from fedtl.data.own import lines as own_lines
 from fedtl.data.own import table as own_table
-from fedtl.data.own.cells import CellTable, as_words, is_missing
-from fedtl.data.own.columns import as_decided
+from fedtl.data.own.cells import CellTable, is_missing
+from fedtl.data.own.columns import as_decided, unknown_words
 from fedtl.data.own.part import PUBLIC, TEST, Part
 from fedtl.data.own.read import gathered
 from fedtl.data.own.rules import TableRules
@@ -289,13 +289,10 @@ def _unknown_words(table: CellTable, columns: Columns) -> list[str]:
         ConfigError: it has seen none of a column's.
     """
     notes = []
-    for column in columns.each:
-        cells = as_words(table.cells[column.name])
-        strange = ~is_missing(cells) & ~np.isin(cells, column.words)
-        if not column.words or not strange.any():
-            continue
+    for column, strange in unknown_words(table, columns):
+        cells = table.cells[column.name]
         text = f"{table.path}: column {column.name!r}: {{}}, as {str(cells[strange][0])!r}"
-        if not np.isin(cells, column.words).any():
+        if (strange | is_missing(cells)).all():
             knows = ", ".join(column.words)
             raise ConfigError(f"{text.format('the model knows none of its words')}; it knows {knows}")
         notes.append(text.format(f"{strange.sum()} of {len(table)} rows have a word that the model does not know"))

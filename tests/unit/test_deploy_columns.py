@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -167,7 +168,12 @@ def test_a_resumed_run_and_a_frame_decide_as_before(begin: Callable[..., Deploym
     assert DataSchema.read(arrays.run / "frame.json").columns is None
 
 
-def test_a_servers_table_and_a_client_that_comes_later(begin: Callable[..., Deployment], tmp_path: Path) -> None:
+def test_a_servers_table_and_a_client_that_comes_later(
+    begin: Callable[..., Deployment],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Neither decides anything; words that no training row has are none of those that there are."""
     folder = write_tables(tmp_path / "tables")
     (tmp_path / "data" / "server").mkdir(parents=True)
@@ -184,6 +190,11 @@ def test_a_servers_table_and_a_client_that_comes_later(begin: Callable[..., Depl
     agreed = DataSchema.read(deployed.run / "frame.json").columns
     assert agreed is not None
     assert agreed.each[2].words == ("A", "B")
+    said = r"{}\.csv: column 'ward': \d+ of 24 rows have a word that no training row .*, as '[CDZ]'; it counts as none"
+    assert re.search(said.format("test"), capsys.readouterr().out)
+    logged = [text for text in caplog.messages if "no training row" in text]
+    assert logged  # of its rows for training, and of those for testing
+    assert all(re.search(said.format("west").replace("24", r"\d+"), text) for text in logged)
 
 
 def test_an_exported_model_reads_tables_as_its_clients_did(begin: Callable[..., Deployment], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.memory import enough_memory
 from fedtl.data.own.arrays import call, read_npz
 from fedtl.data.own.cells import CellTable
-from fedtl.data.own.columns import ColumnRules, Summaries, as_decided, summary
+from fedtl.data.own.columns import ColumnRules, Summaries, as_decided, summary, unknown_words
 from fedtl.data.own.images import Change, changed, read_images
 from fedtl.data.own.lines import difference, is_table, tables_in
 from fedtl.data.own.part import (
@@ -138,7 +138,14 @@ class Own:
                     "data.categorical and data.indicators do not say here"
                 )
         numbers = [(str(table.path), as_decided(table, columns)) for table in tables]
-        notes = tuple(dict.fromkeys([*self.notes, *(note for where, x in numbers for note in doubts(where, x))]))
+        strange = [(table, *each) for table in tables for each in unknown_words(table, columns)]
+        unknown = [
+            f"{table.path}: column {column.name!r}: {rows.sum()} of {len(table)} rows have a word that no training row "
+            f"of the clients had that were asked, as {str(table.cells[column.name][rows][0])!r}; it counts as none"
+            for table, column, rows in strange
+        ]
+        doubtful = [note for where, x in numbers for note in doubts(where, x)]
+        notes = tuple(dict.fromkeys([*self.notes, *unknown, *doubtful]))
         x = np.concatenate([samples(where, x) for where, x in numbers])
         return replace(self, x=x, notes=notes, table=columns, undecided=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,14 @@ class Columns:
     def width(self) -> int:
         """How many numbers a sample has."""
         return sum(column.width for column in self.each)
+
+    @property
+    def places(self) -> Iterator[tuple[Column, str, int]]:
+        """Of each column of words each word, and the place of its number in a sample."""
+        start = 0
+        for column in self.each:
+            yield from ((column, word, start + place) for place, word in enumerate(column.words))
+            start += column.width
 
     def to_list(self) -> list[dict[str, Any]]:
         """As JSON has them: a table for each column, without what it has not."""

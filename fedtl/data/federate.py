@@ -163,7 +163,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         x.append(public.x[rows])
         y.append(np.zeros(len(rows), np.int64))
         outcomes.append(None if source.outcomes is None else source.outcomes.none_of(len(rows)))
-    notes = _notes(data, dataset, target, public, source, other)
+    notes = (*_notes(data, dataset, target, public, source, other), *_words_of_unseen(dataset, source, unseen))
     first = replace(source, train=train, test=test, validation=validation)
     divided = _divide_later(data, dataset, first, seed, drawn=source.validation is None)
     later = _later(data, first, divided, x, y, outcomes)
@@ -338,6 +338,29 @@ def _notes(
         notes += [f"{key}: {note}" for note in (each.notes if each is not None else ())]
     notes += [f"data.target: {note}" for note in (other.notes if other is not None else ())]
     return tuple(dict.fromkeys(notes))
+
+
+def _words_of_unseen(dataset: Dataset, source: Divided, unseen: NDArray[np.int64]) -> list[str]:
+    """A sentence for each column with words that only clients have who never train."""
+    if dataset.columns is None or not len(unseen):
+        return []
+
+    def any_of(clients: NDArray[np.int64]) -> NDArray[np.bool_]:
+        order = source.train.of_clients(clients).order
+        rows = order if source.origin is None else source.origin[order]
+        return np.asarray((dataset.x[rows] != 0).any(axis=0))
+
+    everybody = np.arange(len(source.train))
+    theirs = any_of(np.intersect1d(everybody, unseen)) & ~any_of(np.setdiff1d(everybody, unseen))
+    words: dict[str, list[str]] = {}
+    for column, word, place in dataset.columns.places:
+        if theirs[place]:
+            words.setdefault(column.name, []).append(repr(word))
+    return [
+        f"data.held_out_clients: of the column {name!r} only clients that never train have {', '.join(each)}; real "
+        "clients that train would not know of it"
+        for name, each in words.items()
+    ]
 
 
 def divide(

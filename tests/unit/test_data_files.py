@@ -52,6 +52,18 @@ def test_codes_are_the_same_with_and_without_decimals(write: Write) -> None:
     assert rules.classes(np.array(["1.0", "0.0", "2", "1"])).tolist() == [1, 0, 1, 1]
 
 
+def test_words_of_held_out_clients_alone(write: Write) -> None:
+    """In a deployment they decide no column."""
+    folder = write(a="v;ward;sick\n1;A;1\n2;B;0\n", b="v;ward;sick\n1;A;1\n2;Z;0\n3;Y;1\n")
+    data = {"name": "files", "path": str(folder), "label": "sick", "categorical": ["ward"], "test_share": 0.0}
+    data["server_test_share"] = 0.0
+    (note,) = (n for n in federate(read_data({**data, "held_out_clients": [1]}), 0).notes if "never train" in n)
+    assert "of the column 'ward' only clients that never train have 'Y', 'Z'; real" in note
+    (note,) = (n for n in federate(read_data({**data, "held_out_clients": [0]}), 0).notes if "never train" in n)
+    assert "only clients that never train have 'B';" in note
+    assert not [n for n in federate(read_data(data), 0).notes if "never train" in n]
+
+
 def test_gaps_get_the_mean_of_all_clients_rows(write: Write) -> None:
     folder = write(bern=BERN, basel=BASEL)
     dataset = load(folder, missing="mean", indicators=True, categorical=["ward"])

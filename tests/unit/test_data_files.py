@@ -12,10 +12,12 @@ from PIL import Image
 
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Dataset
 from fedtl.data.domains import forget_data_sets, keep_data_sets
 from fedtl.data.federate import federate
 from fedtl.data.own.read import read_own
+from fedtl.data.sets.files import Files
 from fedtl.data.sets.heart import HOSPITALS
 
 Write = Callable[..., Path]
@@ -50,6 +52,18 @@ def test_codes_are_the_same_with_and_without_decimals(write: Write) -> None:
     assert dataset.y.tolist() == [1, 0, 1, 1, 1, 0, 1, 1]
     rules = read_data({"name": "files", "path": str(folder), "label": "sick", "positive": ["1", "2.0"]}).rules  # type: ignore[attr-defined]
     assert rules.classes(np.array(["1.0", "0.0", "2", "1"])).tolist() == [1, 0, 1, 1]
+
+
+def test_whose_a_row_is_is_nothing_to_learn_from(write: Write) -> None:
+    """Nor where a client has its rows of a table in a file of its own."""
+    header, a, b = "who;v;sick\n", "1;5;0\n1;6;1\n", "2;7;0\n2;8;1\n"
+    folder = write(all=header + a + b, mine=header + a, without="v;sick\n5;0\n6;1\n")
+    data = read_data({"name": "files", "path": str(folder / "all.csv"), "label": "sick", "owner": "who"})
+    assert isinstance(data, Files)
+    assert data.load().columns == Columns.of_numbers(["v"])
+    for name in ("mine", "without"):
+        own = data.own(str(folder / f"{name}.csv"))
+        assert (own.columns, sorted(own.x.tolist())) == (("v",), [[5.0], [6.0]])
 
 
 def test_words_of_held_out_clients_alone(write: Write) -> None:

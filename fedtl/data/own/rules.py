@@ -28,6 +28,7 @@ class TableRules:
         columns: how cells become numbers.
         header: the columns' names, where files need not have a first line with these.
         task: what is predicted.
+        unread: columns that count for nothing where a file has them.
     """
 
     predicted: tuple[str, ...] = ("label",)
@@ -35,6 +36,7 @@ class TableRules:
     columns: ColumnRules = field(default_factory=ColumnRules)
     header: tuple[str, ...] = ()
     task: LearningTask = CLASSIFICATION
+    unread: tuple[str, ...] = ()
 
     def read(self, file: Path, labelled: bool = True) -> CellTable:
         """A file's rows; those that are not ``labelled`` may have no column with what is predicted.
@@ -49,8 +51,10 @@ class TableRules:
             if str(error).startswith(f"{file} has no column {first!r}"):
                 raise ConfigError(f"data.label = {first!r}: {error}") from error
             raise
+        unread = self.unread if labelled else (*self.unread, *others)
+        table = replace(table, cells={name: cells for name, cells in table.cells.items() if name not in unread})
         if not labelled:
-            return replace(table, cells={name: cells for name, cells in table.cells.items() if name not in others})
+            return table
         return table if self.task.labelled else table.with_outcomes(first, others)
 
     def drawn(self, table: CellTable, test_share: float) -> dict[str, CellTable]:

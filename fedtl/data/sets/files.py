@@ -129,9 +129,10 @@ class Files(DataChoice):
 
     def own(self, path: str, server: bool = False) -> Own:
         """What one client, or the server, holds of such data, as :func:`~fedtl.data.own.read.read_own` reads it."""
+        owner = () if self.owner is None else (self.owner,)  # the same in all of a client's rows, and nothing of them
         return read_own(
             path,
-            rules=self.rules,
+            rules=replace(self.rules, unread=owner),
             task=self.task,
             size=self.size,
             channels=self.channels,

@@ -375,6 +375,8 @@ def common_frame(descriptions: Mapping[str, Described], config: Config, unseen: 
     dtype: Literal["uint8", "float32"] = "uint8" if one.dtype == "uint8" else "float32"
     if not config.data.task.labelled:
         outcomes = common_outcomes(descriptions, config.data.task, unseen)
+        if isinstance(config.data, Files) and any(each.columns for each in descriptions.values()):
+            outcomes = outcomes.called(config.data.predicted)
         scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
         return DataSchema(one.shape, dtype, 1, (), scale, shift, config.data.task, outcomes)
     numbers = {name: each.largest_label for name, each in descriptions.items() if each.names is None}

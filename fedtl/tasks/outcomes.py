@@ -41,6 +41,10 @@ class Outcomes:
             return self.values
         return ((self.values - self.mean) / self.std).astype(np.float32)
 
+    def called(self, names: Sequence[str]) -> Outcomes:
+        """The same with these names, where they are as many as outputs."""
+        return replace(self, names=tuple(names)) if len(names) == self.outputs else self
+
     def none_of(self, n: int) -> Outcomes:
         """Zeros for so many samples that have none."""
         return replace(self, values=np.zeros((n, *self.values.shape[1:]), self.values.dtype))

@@ -198,6 +198,24 @@ def test_what_descriptions_have_in_common() -> None:
         common_frame({"a": replace(ONE, outcomes=None, largest_label=2)}, build(tables("binary", data=ALONE)))
 
 
+def test_outcomes_of_tables_have_their_columns_names() -> None:
+    """As in a simulation, so that an exported model predicts them by name, and finds them in a table."""
+    files = {"name": "files", "path": "clinics", "normalise": {"mean": 0.0, "std": 1.0}}
+    one = replace(ONE, outcomes=OutcomesKind((2,), "float32", 2), columns=("age", "", "cost", "days"))
+    for task, label, names in (
+        ({"name": "regression", "standardise": False}, ["cost", "days"], ("cost", "days")),
+        ("survival", ["days", "died"], ()),
+    ):
+        config = build({**tables("regression"), "data": {**files, "task": task, "label": label}})
+        kind = replace(one, outcomes=OutcomesKind((2,), "float32", 1 if task == "survival" else 2))
+        outcomes = common_frame({"a": kind}, config).outcomes
+        assert outcomes is not None
+        assert outcomes.names == names
+        of_arrays = common_frame({"a": replace(kind, columns=())}, config).outcomes
+        assert of_arrays is not None
+        assert of_arrays.names == ()
+
+
 def test_columns_must_mean_the_same(tmp_path: Path) -> None:
     """Of each client's table by itself nothing is wrong."""
     described_as = []

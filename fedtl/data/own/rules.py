@@ -72,8 +72,7 @@ class TableRules:
         if table.outcomes is None:
             return None
         where = f"{table.path}: {', '.join(self.predicted)}"
-        outcomes = self.task.outcomes(where, table.outcomes, len(table))
-        return replace(outcomes, names=self.predicted) if outcomes.outputs == len(self.predicted) else outcomes
+        return self.task.outcomes(where, table.outcomes, len(table)).called(self.predicted)
 
     def parts(self, path: Path, wanted: Sequence[str], test_share: float) -> dict[str, Part]:
         """One participant's parts, of a file or of a folder with ``train.csv`` and so on.

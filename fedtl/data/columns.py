@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedtl.choice import validate
+from fedtl.choice import ConfigError, validate
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,42 @@ class Columns:
             if column.fill is not None and not fits:
                 raise ValueError(f"the column {column.name!r} cannot be filled with {column.fill!r:.40}")
         return columns
+
+
+def check_same_columns(where: str, other: Columns | None, there: str, one: Columns | None) -> None:
+    """Check that what two tables both have is the same numbers of a sample.
+
+    Columns that only one of them has may be the other's by another name.
+
+    Args:
+        where: the other table, which begins an error's message.
+        other: its columns; None of what is no table.
+        there: the first table.
+        one: its columns.
+
+    Raises:
+        ConfigError: a column of both stands at another place, or has other words, or yes and no here and numbers there.
+    """
+    if one is None or other is None:
+        return
+    places, start = dict[str, tuple[int, Column]](), 0
+    for column in one.each:
+        places[column.name], start = (start, column), start + column.width
+    start = 0
+    for column in other.each:
+        place, like = places.get(column.name, (start, column))
+        what = f"{where}: the column {column.name!r}"
+        if column.words != like.words:
+            raise ConfigError(
+                f"{what} has the words {', '.join(column.words) or 'of no kind'}, and in {there} "
+                f"{', '.join(like.words) or 'of no kind'}; the same number would stand for different words"
+            )
+        if column.boolean != like.boolean:
+            kinds = ("yes or no", "numbers") if column.boolean else ("numbers", "yes or no")
+            raise ConfigError(f"{what} holds {kinds[0]}, and {kinds[1]} in {there}; write it alike")
+        if place != start or column.indicator != like.indicator:
+            raise ConfigError(f"{what} is another number of a sample than in {there}; write the columns in one order")
+        start += column.width
 
 
 def _is_number(value: float | str | None) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import check_layout
+from fedtl.data.columns import check_same_columns
 from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.images import fit, prepared
@@ -174,6 +175,7 @@ def _alike(source: Dataset, target: Dataset) -> Dataset:
 
 
 def _fitted(source: Dataset, other: Dataset, key: str) -> tuple[Dataset, Dataset]:
+    check_same_columns(key, other.columns, "[data]", source.columns)
     x, z = fit(source, other, key)
     return replace(source, x=x), replace(other, x=z)
 

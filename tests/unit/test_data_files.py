@@ -66,6 +66,36 @@ def test_whose_a_row_is_is_nothing_to_learn_from(write: Write) -> None:
         assert (own.columns, sorted(own.x.tolist())) == (("v",), [[5.0], [6.0]])
 
 
+@pytest.mark.parametrize("how", ["domains", "target", "public"])
+def test_tables_of_several_data_sets_mean_the_same(write: Write, how: str) -> None:
+    """What one column becomes is decided for each data set by itself."""
+    header = "age;ward;sick\n"
+    tables = {
+        "one": header + "1;A;1\n2;B;0\n3;A;1\n4;B;0\n",
+        "words": header + "1;C;1\n2;D;0\n3;C;1\n4;D;0\n",
+        "order": "ward;age;sick\nA;1;1\nB;2;0\nA;3;1\nB;4;0\n",
+        "named": "years;ward;sick\n1;A;1\n2;B;0\n3;A;1\n4;B;0\n",
+    }
+    folder = write(**{f"{name}__{client}": text for name, text in tables.items() for client in "ab"})
+
+    def joined(other: str) -> object:
+        one, further = (
+            {"name": "files", "path": str(folder / name), "label": "sick", "categorical": ["ward"]}
+            for name in ("one", other)
+        )
+        data = {**one, how: further}
+        if how == "domains":
+            data = {"name": "domains", "partition": "natural", "domains": {"one": one, "other": further}}
+        return federate(read_data(data), 0)
+
+    with pytest.raises(ConfigError, match=r"the column 'ward' has the words C, D, and in .* A, B; the same number"):
+        joined("words")
+    with pytest.raises(ConfigError, match=r"the column 'ward' is another number of a sample than in"):
+        joined("order")
+    assert joined("named")
+    assert joined("one")
+
+
 def test_words_of_held_out_clients_alone(write: Write) -> None:
     """In a deployment they decide no column."""
     folder = write(a="v;ward;sick\n1;A;1\n2;B;0\n", b="v;ward;sick\n1;A;1\n2;Z;0\n3;Y;1\n")

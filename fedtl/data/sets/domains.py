@@ -21,6 +21,7 @@ from pydantic import (
 from fedtl.choice import ConfigError, nearest
 from fedtl.data import ALIKE_IN_DOMAINS, read_domains
 from fedtl.data.arrays import check_alike
+from fedtl.data.columns import check_same_columns
 from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_statistics
 from fedtl.data.domains import loaded, named, read_by
 from fedtl.data.own.read import check_domain
@@ -245,6 +246,7 @@ class Domains(DataChoice):
         for name, other in others:
             there = f"{first}; all must be images of bytes with 1 or 3 channels, or of one shape and type"
             check_alike(f"data.domains.{name}: a sample", other.x, there, one.x)
+            check_same_columns(f"data.domains.{name}", other.columns, f"data.domains.{first}", one.columns)
         return ready, notes
 
 

@@ -581,9 +581,9 @@ def _summary(said: Any, categorical: bool, sums: bool) -> ColumnSummary:
     most = LARGEST_NUMBER * (values if sums else min(values, 1))
     if not abs(middle) <= most or ((withheld or said["kind"] == "nothing") and values):
         raise Refused("what it says of a column is of no numbers")
-    if len(words) > MOST_WORDS or any(len(word) > LONGEST_NAME for word in words):
+    if len(words) > MOST_WORDS or not all(map(_is_name, words)):
         raise Refused(
-            f"a column of it has more than {MOST_WORDS:,} words, or words of more than {LONGEST_NAME} letters"
+            f"a column of it has more than {MOST_WORDS:,} words, longer ones than {LONGEST_NAME} letters, or no words"
         )
     if sum(words.values()) != (values if said["kind"] == "words" else 0):
         raise Refused("a column of it has not as many words as values")
@@ -596,10 +596,15 @@ def column_names(value: Any, least: int = 0) -> tuple[str, ...]:
     Raises:
         Refused: they are not.
     """
-    words = isinstance(value, list) and all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in value)
+    words = isinstance(value, list) and all(map(_is_name, value))
     if not words or not least <= len(value) <= LARGEST_OUTCOME or len(set(value)) < len(value):
         raise Refused("its columns' names are no list of different words")
     return tuple(value)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value of JSON is a word that can be written to a file, as half of a surrogate pair cannot."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _outcomes(table: Any) -> OutcomesKind | None:

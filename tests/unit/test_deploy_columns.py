@@ -434,11 +434,12 @@ def test_what_clients_say_of_columns_is_possible() -> None:
     for wrong in (
         {"words": {"A": 11}},
         {"words": {"A" * 501: 12}},
+        {"words": {"\ud800": 12}},  # no file holds it
         {"values": 10_001, "words": {str(i): 1 for i in range(10_001)}},
     ):
         with pytest.raises(Refused):
             summaries_of(said(good, ward={**words, **wrong}), "a", rules)
-    for names in ("age", [1], ["age", "age"], ["n" * 501]):
+    for names in ("age", [1], ["age", "age"], ["n" * 501], ["\ud800"]):
         with pytest.raises(Refused, match="its columns' names are no list of different words"):
             column_names(names)
 

@@ -21,6 +21,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import build, read_config
 from fedtl.config.schema import Config
+from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.samples import FewSamples, Samples
 from fedtl.data.schema import DataSchema
@@ -367,11 +368,12 @@ class Twice(Regression):
         return replace(read, values=2 * read.values)
 
 
-def test_a_task_of_ones_own_reads_what_it_has_read_as_the_same() -> None:
+@pytest.mark.parametrize("name", ["made", "diabetes"])  # which has numbers alone, and takes a task that derives from it
+def test_a_task_of_ones_own_reads_what_it_has_read_as_the_same(name: str) -> None:
     with pytest.raises(
         ConfigError, match=r"test_tasks:Twice': its outcomes change when they are read again, as clients'"
     ):
-        federate(config_of("tests.unit.test_tasks:Twice").data, 0)
+        federate(read_data({"name": name, "clients": 4, "task": "tests.unit.test_tasks:Twice"}), 0)
 
 
 def test_a_task_of_ones_own(tmp_path: Path) -> None:

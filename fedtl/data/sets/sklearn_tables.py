@@ -43,7 +43,7 @@ class Diabetes(DataChoice):
 
     def load(self) -> Dataset:
         """See :class:`~fedtl.data.settings.DataChoice`."""
-        if self.task.name != "regression":
+        if self.task.kind != "regression":
             raise ConfigError(f"data.task = {self.task.name!r}: of data.name = 'diabetes' a number is predicted")
         from sklearn.datasets import load_diabetes
 

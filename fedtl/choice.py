@@ -13,7 +13,9 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
@@ -98,10 +100,25 @@ class Choice(Options):
 
     @model_validator(mode="after")
     def _uses_all(self) -> Self:
+        if _RECORDED.get():
+            return self
         for option, why in self.without_use().items():
             if _is_given(self, option):
                 raise _WrongValueError(f"it has no effect, as {why}; leave it out", option, getattr(self, option))
         return self
+
+
+_RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
+
+
+@contextmanager
+def as_recorded() -> Iterator[None]:
+    """Within, options that have no effect are let be: runs and models of earlier versions may have been given them."""
+    token = _RECORDED.set(True)
+    try:
+        yield
+    finally:
+        _RECORDED.reset(token)
 
 
 def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
@@ -113,13 +130,21 @@ def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
         key: the part's place in the config.
 
     Raises:
-        ConfigError: one of them is not its default.
+        ConfigError: one of them is not its default, and it is no record that is read (:func:`as_recorded`).
     """
+    if _RECORDED.get():
+        return
     for option, why in unused.items():
         if _is_given(part, option):
             raise ConfigError(
                 f"{key}.{option} = {shown(getattr(part, option))}: it has no effect, as {why}; leave it out"
             )
+
+
+def noted_unused(part: Choice, unused: Mapping[str, str], key: str) -> list[str]:
+    """A line for each of these options that is not its default; as of :func:`check_used`, where the data decide it."""
+    given = {option: why for option, why in unused.items() if _is_given(part, option)}
+    return [f"{key}.{option} = {shown(getattr(part, option))} has no effect: {why}" for option, why in given.items()]
 
 
 def _is_given(part: Choice, option: str) -> bool:

@@ -23,7 +23,7 @@ from fedtl.assemble.parts import (
     untrained,
 )
 from fedtl.assemble.resources import Resources
-from fedtl.choice import ConfigError
+from fedtl.choice import ConfigError, noted_unused
 from fedtl.config.read import build, is_run, read_config
 from fedtl.config.schema import Config
 from fedtl.config.tracking import check_trackers
@@ -167,6 +167,7 @@ def open_run(
             *federation.notes,
             *resources.notes,
             *_of_weights(tasks),
+            *_unused_by_models(config, federation),
             *_idle_terms(tasks),
             *chosen_on_test(config),
             *unscored_domains(assembly.strategy, federation),
@@ -260,6 +261,12 @@ def _weights(config: Config) -> dict[str, list[str]]:
 def _of_weights(tasks: Sequence[Task]) -> list[str]:
     """What the user should know of the weights that the models begin with."""
     return list(dict.fromkeys(note for task in tasks for note in notes_on_weights(model_of(task.module))))
+
+
+def _unused_by_models(config: Config, federation: Federation) -> list[str]:
+    """A line for each option of a model that does nothing to samples like these."""
+    models = config.models_by_key.items()
+    return [note for key, each in models for note in noted_unused(each, each.without_use_on(federation.shape), key)]
 
 
 def _idle_terms(tasks: Sequence[Task]) -> list[str]:

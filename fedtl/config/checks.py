@@ -205,8 +205,8 @@ def _check_task(config: Config) -> None:
 def _check_models_options(config: Config) -> None:
     """Check that no option of a model does nothing for what is predicted."""
     task = config.data.task
-    for place, model in enumerate(config.models or (config.model,)):
-        key, fit = f"models[{place}]" if config.models else "model", model.for_task(task)
+    for key, model in config.models_by_key.items():
+        fit = model.for_task(task)
         if fit is not model:
             why = {option: f"{why} with data.task = {task.name!r}" for option, why in fit.without_use().items()}
             check_used(fit, why, key)

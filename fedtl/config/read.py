@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fedtl.choice import ConfigError, nearest, shown, validate
+from fedtl.choice import ConfigError, as_recorded, nearest, shown, validate
 from fedtl.config.checks import check_removed, check_together, without_effect
 from fedtl.config.overrides import override
 from fedtl.config.schema import Config, PhaseOptions, Tables
@@ -48,7 +49,8 @@ def read_config(
         find_beside(tables, Path(source).parent)
     notes = override(tables, overrides)
     try:
-        config = build(tables)
+        with as_recorded() if resolved and not overrides else nullcontext():
+            config = _built(tables)
     except ConfigError as error:
         if isinstance(source, (str, Path)) and is_run(source) and not overrides:
             file = Path(source) / "config.toml"
@@ -68,7 +70,15 @@ def is_run(source: str | Path) -> bool:
 
 
 def build(tables: Tables) -> Config:
-    """Check tables and make them a config."""
+    """Check tables that have been read before, as a run's are, and make them a config.
+
+    What has no effect is refused by :func:`read_config` alone, where somebody asks for it.
+    """
+    with as_recorded():
+        return _built(tables)
+
+
+def _built(tables: Tables) -> Config:
     for key in tables:
         if key not in Config.model_fields:
             raise ConfigError(f"{key} is not a key here: {nearest(key, Config.model_fields)}")

@@ -266,6 +266,11 @@ class Config(Options):
         return read_metrics(self.evaluate.metrics, self.data.task.kind)
 
     @property
+    def models_by_key(self) -> dict[str, ModelChoice]:
+        """The models that there are, by their places in the config."""
+        return {f"models[{i}]": model for i, model in enumerate(self.models)} or {"model": self.model}
+
+    @property
     def chosen_by(self) -> dict[str, str]:
         """The metrics by which rounds are chosen, by the keys that ask for them."""
         asked = {"stop.metric": None if self.stop is None else self.stop.metric}

@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
-from fedtl.choice import ConfigError, validate
+from fedtl.choice import ConfigError, as_recorded, validate
 from fedtl.clients.serving import OLDER
 from fedtl.data.samples import FewSamples
 from fedtl.data.schema import DataSchema
@@ -146,7 +146,9 @@ def load_exported(path: str | Path) -> tuple[nn.Module, DataSchema, About]:
     except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"{file} cannot be read as safetensors: {why}") from error
-    return rebuilt(read_model(about.model), frame, state, str(file), predictor=about.predictor), frame, about
+    with as_recorded():
+        choice = read_model(about.model)
+    return rebuilt(choice, frame, state, str(file), predictor=about.predictor), frame, about
 
 
 def existing(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtl.choice import check_used
 from fedtl.models.sequences import Pooling, SequenceChoice, Series, Tokens, pooled
 from fedtl.models.with_head import WithHead
 
@@ -82,11 +82,14 @@ class _RecurrentChoice(SequenceChoice):
     layers: PositiveInt = 1
     width: PositiveInt = 32
 
+    def without_use_on(self, shape: tuple[int, ...]) -> Mapping[str, str]:
+        """See :class:`~fedtl.models.settings.ModelChoice`."""
+        series = len(shape) == 2
+        return {"width": f"samples of shape {list(shape)} are series, not token ids"} if series else {}
+
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """Features of series or sentences, and a head."""
         entry, inputs = self.entry(shape, classes, self.width)
-        if isinstance(entry, Series):
-            check_used(self, {"width": f"samples of shape {list(shape)} are series, not token ids"}, "model")
         cells = self.kind(inputs, self.hidden, self.layers, batch_first=True)
         return WithHead(RecurrentFeatures(entry, cells, self.pool()), self.hidden, classes)
 

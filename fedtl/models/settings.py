@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, field_validator
@@ -35,6 +36,10 @@ class ModelChoice(Choice):
     @classmethod
     def _read_adapter(cls, table: Any) -> AdapterChoice | None:
         return None if table is None else read_adapter(table)
+
+    def without_use_on(self, shape: tuple[int, ...]) -> Mapping[str, str]:
+        """Options that do nothing to samples of a shape, each with why; a run that is given one says so."""
+        return {}
 
     def for_task(self, task: LearningTask) -> ModelChoice:
         """The same network as what is predicted asks for it."""

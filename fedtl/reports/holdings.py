@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedtl.choice import as_recorded
 from fedtl.reports import words
 from fedtl.reports.curves import Mark
 from fedtl.reports.layout import Setting
@@ -171,7 +172,9 @@ def _federation(config: Mapping[str, Any], seed: int) -> Federation:
     from fedtl.data import read_data
     from fedtl.data.federate import federate
 
-    return federate(without_download(read_data(config["data"])), seed)
+    with as_recorded():
+        data = read_data(config["data"])
+    return federate(without_download(data), seed)
 
 
 def without_download(data: DataChoice) -> DataChoice:

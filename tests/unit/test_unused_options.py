@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from torch import nn
 
+import fedtl
 from fedtl.assemble.driver import Silent
 from fedtl.choice import ConfigError
-from fedtl.config.read import read_config
+from fedtl.config.read import build, read_config
 from fedtl.data import read_data
 from fedtl.data.federate import federate
-from fedtl.experiment import Place, open_run
+from fedtl.experiment import Place, open_run, run_at
+from fedtl.export.file import write_safetensors
+from fedtl.export.of_run import model_of_run
 from fedtl.losses.terms.unlabelled import AdaBN
 from fedtl.models import build_model, read_model
 from fedtl.models.sharing import freeze
+from fedtl.reports.holdings import _known
 
 
 def tables(method: str = "fedavg", strategy: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:
@@ -168,13 +172,51 @@ def test_what_does_nothing_beside_other_options_is_refused(part: dict[str, Any],
     assert str(error.value).startswith(message)
 
 
-def test_the_width_of_words_is_refused_where_series_have_none() -> None:
+OF_EARLIER_VERSIONS: list[dict[str, Any]] = [
+    {
+        "data": {"name": "synthetic", "clients": 2, "sizes": 20, "iid": True, "alpha": 1.0},
+        "model": {"name": "logistic"},
+    },
+    {
+        "data": {**TOKENS, "sizes": 10, "dimension": 4, "outputs": 3},
+        "model": {"name": "gru", "hidden": 4, "pooling": "mean"},
+    },
+]
+
+
+@pytest.mark.parametrize("parts", OF_EARLIER_VERSIONS)
+def test_runs_that_were_given_what_does_nothing_stay_readable(tmp_path: Path, parts: dict[str, Any]) -> None:
+    asked = {**tables(rounds=1), **parts}
+    with pytest.raises(ConfigError, match="it has no effect"):
+        read_config(asked)
+    folder = tmp_path / "run"
+    config = build(asked)
+    run_at(config, Place(folder), False, Silent())
+    assert read_config(folder)[0] == config
+    fedtl.run(folder, resume=True)
+    run = fedtl.load(folder)
+    assert _known(run, True)[0].checked.startswith("Made again from the config")
+    assert fedtl.load_model(run) is not None
+    write_safetensors(model_of_run(folder), tmp_path / "model.safetensors")
+    assert fedtl.load_exported(tmp_path / "model.safetensors")[2].model["name"] == config.model.name
+    key = "data.alpha" if "alpha" in asked["data"] else "model.pooling"
+    with pytest.raises(ConfigError, match=f"{key} = .*leave it out"):
+        read_config(folder, ["seed=1"])
+    assert read_config(folder, ["seed=1", f"{key}=none"])[0].seed == 1
+
+
+def test_a_line_says_that_series_have_no_words(tmp_path: Path) -> None:
     choice = read_model({"name": "gru", "width": 8})
-    assert build_model(choice.model_copy(update={"vocabulary": 5}), (4,), 3, 0) is not None
-    with pytest.raises(
-        ConfigError, match=r"model\.width = 8: it has no effect, as samples of shape \[2, 4\] are series"
-    ):
-        build_model(choice, (2, 4), 3, 0)
+    assert choice.without_use_on((4,)) == {}
+    assert build_model(choice, (2, 4), 3, 0) is not None
+    file, rng = tmp_path / "series.npz", np.random.default_rng(0)
+    np.savez(file, x=rng.normal(size=(20, 2, 4)), y=np.arange(20) % 2, user=np.arange(20) % 2)
+    series = {"name": "npz", "path": str(file)}
+    for model, lines in (({"width": 8}, 1), ({}, 0)):
+        config, _ = read_config(tables(data=series, model={"name": "gru", **model}))
+        server = open_run(config, federate(config.data, 0), Place(tmp_path / f"run-{lines}"), Silent())
+        said = "model.width = 8 has no effect: samples of shape [2, 4] are series, not token ids"
+        assert [note for note in server.about["notes"] if "no effect" in note] == [said] * lines
 
 
 def test_shares_that_are_not_drawn(tmp_path: Path) -> None:

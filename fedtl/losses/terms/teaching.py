@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedtl import losses
-from fedtl.choice import ConfigError, Options
+from fedtl.choice import ConfigError, Options, as_recorded
 from fedtl.losses.batch import Sizes
 from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.rows import over_samples
@@ -43,7 +43,9 @@ class FromRun(_Teacher):
             raise ConfigError(f"{key}: there is no run's folder of that name, which holds a config.toml") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
             raise ConfigError(f"{key}: its config.toml cannot be read, or has no [model]") from error
-        return _trained(read_model(table), self.run, "teacher.run", sizes)
+        with as_recorded():
+            choice = read_model(table)
+        return _trained(choice, self.run, "teacher.run", sizes)
 
 
 class FromFile(_Teacher):

@@ -41,9 +41,15 @@ LETTERS = {
     '"': "''",
 }
 
-GREEK = re.compile("GREEK (SMALL|CAPITAL) LETTER (FINAL SIGMA|[A-Z]+)")
+GREEK = re.compile(
+    "GREEK (SMALL|CAPITAL) LETTER (ALPHA|BETA|GAMMA|DELTA|EPSILON|ZETA|ETA|THETA|IOTA|KAPPA|LAMDA|MU|NU|XI|OMICRON|PI|"
+    "RHO|FINAL SIGMA|SIGMA|TAU|UPSILON|PHI|CHI|PSI|OMEGA)"
+)
+"""Those that LaTeX has by itself."""
 NAMED_OTHERWISE = {"lamda": "lambda", "final sigma": "varsigma"}
 """Letters whose names in LaTeX are not those in Unicode."""
+OTHER_FORMS = {"ϵ": "epsilon", "ϕ": "phi", "ϑ": "vartheta", "ϱ": "varrho", "ϖ": "varpi", "ϒ": "Upsilon"}
+"""Forms of Greek letters that are letters of their own in Unicode."""
 LATIN_ALIKE = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEZHIKMNOPTYXo", strict=True))
 """Letters for which LaTeX has no command, as Latin ones look the same."""
 
@@ -60,6 +66,8 @@ def latex_text(text: str) -> str:
 
 
 def _greek(letter: str) -> str:
+    if letter in OTHER_FORMS:
+        return f"$\\{OTHER_FORMS[letter]}$"
     word = GREEK.fullmatch(unicodedata.name(letter, ""))
     if word is None:
         return letter

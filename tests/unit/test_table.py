@@ -179,7 +179,7 @@ ODD = (
     "pfedme 50% & x_1 #2",
     "[fedavg]",  # as a row begins, an option of the line break before it
     "*star",  # likewise
-    "λ=ΩΣς Αο, é, µ ² – — …",
+    "λ=ΩΣς Αο ϵϕϑϱϖϒ, é, µ ² – — …",
     '--a|b `t` ~^{}\\$ <> "z" − ∞ →',
 )
 

@@ -27,7 +27,13 @@ class Own(Metric):
         Raises:
             ConfigError: it raises, or gives something other than a number.
         """
+        key = f"evaluate.metrics = {self.path!r}"
         try:
-            return np.asarray(float(self.function(labels, probabilities)))
+            given = self.function(labels, probabilities)
+            several = np.size(given) != 1
+            value = np.nan if several else float(np.asarray(given).item())
         except Exception as error:
-            raise ConfigError(f"evaluate.metrics = {self.path!r}: {cause(error)}") from error
+            raise ConfigError(f"{key}: {cause(error)}") from error
+        if several:
+            raise ConfigError(f"{key}: it gives an array of shape {list(np.shape(given))}, and should give one number")
+        return np.asarray(value)

@@ -167,7 +167,11 @@ class ClientScores:
         for model, metrics in self.values.items():
             pooled = self.pooled.get(model, {})
             row: dict[str, object] = {
-                metric: {**self._summary_of(metric, values), **pooled.get(metric, {})}
+                # Of a metric of classes that is not pooled nobody knows these, so that all have its reason.
+                metric: {
+                    **self._summary_of(metric, values),
+                    **pooled.get(metric, pooled.get(metric.partition("/")[0], {})),
+                }
                 for metric, values in metrics.items()
             }
             row |= {SCORED: self.coverage.scored, OF: self.coverage.of}

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.metrics import METRICS, SMALLER_IS_BETTER, Labels, Metrics, Probabilities, read_metrics
-from fedtl.metrics.contract import OfSamples
+from fedtl.metrics.contract import Metric, OfSamples
 from fedtl.metrics.probabilities import ONE
 from fedtl.metrics.ranking import BINS
 from fedtl.metrics.registry import headline
+from fedtl.server.scores import ClientScores
 
 Tables = Mapping[str, NDArray[np.int64]]
 Theirs = Callable[[Labels, Probabilities], float]
@@ -182,6 +184,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def hits(labels, probabilities):\n    return (probabilities.argmax(1) == labels).sum()\n"
         "def auc(labels, probabilities):\n    return 0\nnumber = 3\n"
         "def wrong(labels, probabilities):\n    return probabilities\n"
+        "def word(labels, probabilities):\n    return 'no'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     metrics = read_metrics(["accuracy", "my_metrics:hits", "loss", "macro_f1"])
@@ -198,8 +201,31 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             read_metrics(names)
-    with pytest.raises(ConfigError, match=r"evaluate\.metrics = 'my_metrics:wrong': TypeError"):
-        read_metrics(["my_metrics:wrong"]).of(np.zeros(2, np.int64), np.ones((2, 2)))
+    for name, message in (
+        ("wrong", r"it gives an array of shape \[2, 2\], and should give one number"),
+        ("word", "ValueError: could not convert string to float: 'no'"),
+    ):
+        with pytest.raises(ConfigError, match=rf"evaluate\.metrics = 'my_metrics:{name}': {message}"):
+            read_metrics([f"my_metrics:{name}"]).of(np.zeros(2, np.int64), np.ones((2, 2)))
+
+
+class OfEachClass(Metric):
+    """The mean probability of each class, which no table tells."""
+
+    by_class = True
+    exact = False
+
+    def of(self, labels: Any, probabilities: Any) -> Any:
+        return probabilities.mean(0)
+
+
+def test_why_each_class_of_a_metric_is_not_pooled() -> None:
+    metrics = read_metrics(["tests.unit.test_metrics:OfEachClass"])
+    values = {name: [0.5] for name in metrics.names(2)}
+    scores = ClientScores([0], [3], values={"global": values}, pooled={"global": metrics.pooled({}, None)})
+    rows = scores.summary()["global/clients"]
+    for number in (0, 1):
+        assert rows[f"OfEachClass/{number}"]["not_pooled"] == "clients keep their predictions"  # type: ignore[index]
 
 
 def test_what_a_run_is_shown_by() -> None:

@@ -153,7 +153,8 @@ def _known(run: Run, read_data: bool) -> list[_Known]:
     checked = f"Made again from the config; its fingerprint is the record's, {recorded[:12]}…"
     names = federation.label_names or tuple(str(k) for k in range(federation.classes))
     first = federation.first_of_target or federation.clients
-    later = [stage for stage in federation.later if stage.first <= int(run.config["rounds"])]
+    reached = max((int(line["round"]) for line in run.rounds), default=0)  # which may be fewer than were asked for
+    later = [stage for stage in federation.later if stage.first <= reached]
     until = f"until round {later[0].first - 1}" if later else ""
     rows = [_Known(federation.label_counts(first), names, first, SAMPLES, checked, when=until)]
     for stage in later:

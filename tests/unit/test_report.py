@@ -441,7 +441,8 @@ def test_who_holds_what_is_drawn_of_each_stage_of_a_drift(tmp_path: Path) -> Non
     stages = [{"after": 1, "partition": shards}, {"after": 3, "partition": iid}]
     data = {"name": "digits", "clients": 4, "partition": {"name": "drift", "base": iid, "stages": stages}}
     federation = federate(read_data(data), 0)
-    made_run(tmp_path / "a", "fedavg", [0.5] * 4, split=federation.fingerprint(), config={"data": data})
+    ended_early = {"data": data, "rounds": 10, "stop": {"patience": 1}}
+    made_run(tmp_path / "a", "fedavg", [0.5] * 4, split=federation.fingerprint(), config=ended_early)
     first, second = holdings(settings(gather([tmp_path], Asked())), read_data=True)  # the run has three rounds
     assert first.title == "4 clients, until round 1"
     assert second.title == "4 clients, from round 2 on (shards)"

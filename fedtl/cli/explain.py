@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from fedtl.choice import ConfigError, first_line, load_object, resolve
 from fedtl.cli import printing
 from fedtl.cli.documented import functions_of, options, papers, prose
 from fedtl.cli.registries import REGISTRIES
-from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.contract import ClientUpdate, Counted
 from fedtl.config.read import STUDIES, read_config
 from fedtl.config.starter import starter
 from fedtl.data.federate import federate
@@ -26,7 +26,7 @@ from fedtl.engine.first_memory import first_download
 from fedtl.losses.objective import NEEDS, needs_of
 from fedtl.losses.term import Term
 from fedtl.models import MODELS
-from fedtl.strategies import STRATEGIES, strategy_type
+from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.strategies.contract import Strategy
 
 PLACES = {
@@ -131,7 +131,7 @@ def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
     """What a client receives, sends and keeps in the config to start from."""
     update: type[ClientUpdate[Any]] = method.client_update
     _heading("What it sends and keeps")
-    sent = [f"the sum of {name!r}, {WEIGHTED[weighting]}" for name, weighting in update.sums.items()]
+    sent = [f"the sum of {name!r}, {how}" for name, how in _weighted(update, tables).items()]
     sent += [f"{name!r}, client by client" for name in update.rows]
     lines = {"clients send": sent or ["nothing"]}
     try:
@@ -155,6 +155,20 @@ def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
     for what, words in lines.items():
         printing.out.print(f"  {what}: {'; '.join(words) or 'nothing'}", markup=False, soft_wrap=True)
     printing.out.print()
+
+
+def _weighted(update: type[ClientUpdate[Any]], tables: dict[str, Any]) -> dict[str, str]:
+    """How clients count in each sum, in words: as an option says where another value of it changes that."""
+    words = {name: WEIGHTED[how] for name, how in update.sums.items()}
+    try:
+        settings = read_strategy(tables["strategy"])
+    except ConfigError:  # see above
+        return words
+    for option, field in type(settings).model_fields.items():
+        if get_args(field.annotation) == get_args(Counted):
+            one, other = (update.counts(settings.model_copy(update={option: how})) for how in get_args(Counted))
+            words |= {name: f"weighted as the option {option} says" for name in one if one[name] != other[name]}
+    return words
 
 
 def _sized(name: str, size: int, model: int) -> str:

@@ -120,6 +120,15 @@ def test_what_pfedme_sends_and_keeps(listed: Listed) -> None:
     assert "\npfedme: [data.partition]\n" in text  # of the same name
 
 
+def test_how_clients_count_in_each_sum(listed: Listed) -> None:
+    says = "weighted as the option {} says"
+    scaffold, fedavg, feddc = (listed(name) for name in ("scaffold", "fedavg", "feddc"))
+    control = says.format("control_weighting")
+    assert f"the sum of 'w', {says.format('weighting')}; the sum of 'dc', {control}" in scaffold
+    assert f"the sum of 'w', {says.format('weighting')}" in fedavg
+    assert "the sum of 'g', in which all clients count alike" in feddc
+
+
 def test_terms_and_others(listed: Listed) -> None:
     text = listed("mmd")
     assert "Gretton et al. 2012" in text

@@ -14,6 +14,7 @@ from fedtl.comparison.result import Comparison, Summary
 from fedtl.comparison.statistics import DIGITS, Spread
 from fedtl.runs.history import mean_over_clients
 from fedtl.studies import Study
+from fedtl.studies.record import Planned
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
         study: that the runs belong to: which cells and seeds there should be, and in which order.
     """
     layout = Layout.of(comparison.groups, study)
-    planned, finished = ({}, {}) if study is None else (_counted(study, state) for state in (None, "finished"))
+    planned, finished = ({}, {}) if study is None else (_counted(study, only) for only in (False, True))
     most = 0 if study is not None else max(len(group.runs) for group in comparison.groups)
     shown = {frozenset((each.first, each.second)) for each in comparison.differences if each.shown == "seeds"}
     untested = _untested(comparison)
@@ -126,10 +127,14 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
     )
 
 
-def _counted(study: Study, state: str | None) -> dict[tuple[str, str], int]:
-    """How many seeds each variant has in each setting whose run is in a state; None is any."""
-    finals = [run.cell for run in study.finals if state in (None, run.state)]
+def _counted(study: Study, finished: bool) -> dict[tuple[str, str], int]:
+    """How many seeds each variant has in each setting; or those alone whose run finished, and whose record is there."""
+    finals = [run.cell for run in study.finals if not finished or _has_record(study, run)]
     return {(cell.variant, key_of(cell.setting)): finals.count(cell.name) for cell in study.cells}
+
+
+def _has_record(study: Study, run: Planned) -> bool:
+    return run.state == "finished" and (study.folder / run.folder / "rounds.jsonl").is_file()
 
 
 def _best(groups: Sequence[Summary], comparison: Comparison) -> list[Summary]:

@@ -222,6 +222,16 @@ def test_a_score_that_is_undefined_is_no_failed_run(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_run_whose_record_is_gone_is_none_without_a_score(tmp_path: Path, seed: int | None) -> None:
+    made = made_up_study(tmp_path, accuracies)
+    for run in made.finals:
+        if run.cell == made.finals[0].cell and seed in (None, run.seed):
+            shutil.rmtree(tmp_path / run.folder)
+    caption = score_table(compare(tmp_path, resamples=0), made).caption()
+    assert caption.endswith("-: no run finished." if seed is None else "seeds that finished, of those planned.")
+
+
 @pytest.mark.parametrize(
     ("word", "methods"),
     [

@@ -149,7 +149,8 @@ def noted_unused(part: Choice, unused: Mapping[str, str], key: str) -> list[str]
 
 def _is_given(part: Choice, option: str) -> bool:
     """Whether an option is not its default; a resolved config has all of those too."""
-    return bool(getattr(part, option) != type(part).model_fields[option].default)
+    default = type(part).model_fields[option].get_default(call_default_factory=True)
+    return bool(getattr(part, option) != default)
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import Field
 from torch import nn
 
 import fedtl
 from fedtl.assemble.driver import Silent
-from fedtl.choice import ConfigError
+from fedtl.choice import Choice, ConfigError, validate
 from fedtl.config.read import build, read_config
 from fedtl.data import read_data
 from fedtl.data.federate import federate
@@ -170,6 +171,23 @@ def test_what_does_nothing_beside_other_options_is_refused(part: dict[str, Any],
     with pytest.raises(ConfigError) as error:
         read_config({key: value for key, value in tables(**part).items() if value is not None})
     assert str(error.value).startswith(message)
+
+
+class OfOnesOwn(Choice):
+    """A part of one's own, one of whose defaults is made anew each time."""
+
+    name: str = "own"
+    weights: dict[str, float] = Field(default_factory=lambda: {"a": 1.0})
+
+    def without_use(self) -> dict[str, str]:
+        """Nothing is weighted."""
+        return {"weights": "nothing is weighted"}
+
+
+def test_a_default_that_is_made_was_not_asked_for() -> None:
+    assert validate(OfOnesOwn, {"weights": {"a": 1.0}}, "part") == OfOnesOwn()
+    with pytest.raises(ConfigError, match=r"part\.weights = \{'b': 1\.0\}: it has no effect, as nothing is weighted"):
+        validate(OfOnesOwn, {"weights": {"b": 1.0}}, "part")
 
 
 OF_EARLIER_VERSIONS: list[dict[str, Any]] = [

@@ -100,25 +100,31 @@ class Choice(Options):
 
     @model_validator(mode="after")
     def _uses_all(self) -> Self:
-        if _RECORDED.get():
-            return self
+        found = _FOUND.get()
         for option, why in self.without_use().items():
-            if _is_given(self, option):
+            if _is_given(self, option) and found is not None:
+                found += noted_unused(self, {option: why}, "")
+            elif _is_given(self, option):
                 raise _WrongValueError(f"it has no effect, as {why}; leave it out", option, getattr(self, option))
         return self
 
 
-_RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
+_FOUND: ContextVar[list[str] | None] = ContextVar("found", default=None)
 
 
 @contextmanager
-def as_recorded() -> Iterator[None]:
-    """Within, options that have no effect are let be: runs and models of earlier versions may have been given them."""
-    token = _RECORDED.set(True)
+def as_recorded() -> Iterator[list[str]]:
+    """Within, options that have no effect are let be: runs and models of earlier versions may have been given them.
+
+    Yields:
+        Gets lines that say which these are, of which one may stand there several times.
+    """
+    found: list[str] = []
+    token = _FOUND.set(found)
     try:
-        yield
+        yield found
     finally:
-        _RECORDED.reset(token)
+        _FOUND.reset(token)
 
 
 def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
@@ -132,7 +138,9 @@ def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
     Raises:
         ConfigError: one of them is not its default, and it is no record that is read (:func:`as_recorded`).
     """
-    if _RECORDED.get():
+    found = _FOUND.get()
+    if found is not None:
+        found += noted_unused(part, unused, key)
         return
     for option, why in unused.items():
         if _is_given(part, option):
@@ -144,7 +152,10 @@ def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
 def noted_unused(part: Choice, unused: Mapping[str, str], key: str) -> list[str]:
     """A line for each of these options that is not its default; as of :func:`check_used`, where the data decide it."""
     given = {option: why for option, why in unused.items() if _is_given(part, option)}
-    return [f"{key}.{option} = {shown(getattr(part, option))} has no effect: {why}" for option, why in given.items()]
+    return [
+        f"{_path(key, (option,))} = {shown(getattr(part, option))} has no effect: {why}"
+        for option, why in given.items()
+    ]
 
 
 def _is_given(part: Choice, option: str) -> bool:

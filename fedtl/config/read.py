@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,10 @@ def read_config(
     tables = dict(_copied(source)) if isinstance(source, Mapping) else load_tables(source)
     if isinstance(source, (str, Path)) and not resolved and Path(source).is_file():
         find_beside(tables, Path(source).parent)
+    recorded = _copied(tables) if resolved else None
     notes = override(tables, overrides)
     try:
-        with as_recorded() if resolved and not overrides else nullcontext():
-            config = _built(tables)
+        config, unused = (_built(tables), []) if recorded is None else _built_on(recorded, tables)
     except ConfigError as error:
         if isinstance(source, (str, Path)) and is_run(source) and not overrides:
             file = Path(source) / "config.toml"
@@ -61,7 +60,7 @@ def read_config(
         if value.strip() == "none":
             check_removed(config, key.strip())
     overridden = {text.partition("=")[0].strip() for text in overrides}
-    return config, notes + without_effect(config, tables, overridden, resolved)
+    return config, notes + unused + without_effect(config, tables, overridden, resolved)
 
 
 def is_run(source: str | Path) -> bool:
@@ -76,6 +75,27 @@ def build(tables: Tables) -> Config:
     """
     with as_recorded():
         return _built(tables)
+
+
+def _built_on(recorded: Tables, tables: Tables) -> tuple[Config, list[str]]:
+    """A config, and a line where it goes on from a record that has options without effect: the first one's.
+
+    Raises:
+        ConfigError: something is wrong, or what has no effect is asked for anew.
+    """
+    try:
+        return _built(tables), []
+    except ConfigError as error:
+        try:
+            with as_recorded() as before:
+                _built(recorded)
+        except ConfigError:
+            raise error from None
+        with as_recorded() as now:
+            config = _built(tables)
+        if {*now} <= {*before}:
+            return config, [str(error)]
+        raise
 
 
 def _built(tables: Tables) -> Config:

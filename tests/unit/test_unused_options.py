@@ -218,9 +218,19 @@ def test_runs_that_were_given_what_does_nothing_stay_readable(tmp_path: Path, pa
     write_safetensors(model_of_run(folder), tmp_path / "model.safetensors")
     assert fedtl.load_exported(tmp_path / "model.safetensors")[2].model["name"] == config.model.name
     key = "data.alpha" if "alpha" in asked["data"] else "model.pooling"
-    with pytest.raises(ConfigError, match=f"{key} = .*leave it out"):
-        read_config(folder, ["seed=1"])
-    assert read_config(folder, ["seed=1", f"{key}=none"])[0].seed == 1
+    longer, lines = read_config(folder, ["rounds=2"])
+    assert longer.rounds == 2
+    assert [line.partition(" = ")[0] for line in lines] == [key]
+    assert "it has no effect, as" in lines[0]
+    assert fedtl.run(folder, ["rounds=2"], resume=True).rounds[-1]["round"] == 2
+    assert read_config(folder, [f"{key}=none"])[1] == []
+
+
+def test_what_somebody_asks_for_besides_a_record_is_refused(tmp_path: Path) -> None:
+    run_at(build({**tables(rounds=1), **OF_EARLIER_VERSIONS[0]}), Place(tmp_path / "run"), False, Silent())
+    for word in ("data.alpha=2.0", "model={name = 'tabular-mlp', width = 4}"):
+        with pytest.raises(ConfigError, match=r"it has no effect, as .*; leave it out"):
+            read_config(tmp_path / "run", [word])
 
 
 def test_a_line_says_that_series_have_no_words(tmp_path: Path) -> None:

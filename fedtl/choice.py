@@ -100,31 +100,32 @@ class Choice(Options):
 
     @model_validator(mode="after")
     def _uses_all(self) -> Self:
-        found = _FOUND.get()
+        noted = _NOTED.get()
         for option, why in self.without_use().items():
-            if _is_given(self, option) and found is not None:
-                found += noted_unused(self, {option: why}, "")
+            if _is_given(self, option) and noted is not None:
+                noted += noted_unused(self, {option: why}, "")
             elif _is_given(self, option):
                 raise _WrongValueError(f"it has no effect, as {why}; leave it out", option, getattr(self, option))
         return self
 
 
-_FOUND: ContextVar[list[str] | None] = ContextVar("found", default=None)
+_NOTED: ContextVar[list[str] | None] = ContextVar("noted", default=None)
+"""Where options without effect are noted instead of refused; None where they are refused."""
 
 
 @contextmanager
 def as_recorded() -> Iterator[list[str]]:
-    """Within, options that have no effect are let be: runs and models of earlier versions may have been given them.
+    """Within, options that have no effect are noted and not refused, as earlier versions let them pass.
 
     Yields:
-        Gets lines that say which these are, of which one may stand there several times.
+        A list that fills with lines, one for each such option; a line may come more than once.
     """
-    found: list[str] = []
-    token = _FOUND.set(found)
+    noted: list[str] = []
+    token = _NOTED.set(noted)
     try:
-        yield found
+        yield noted
     finally:
-        _FOUND.reset(token)
+        _NOTED.reset(token)
 
 
 def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
@@ -138,9 +139,9 @@ def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
     Raises:
         ConfigError: one of them is not its default, and it is no record that is read (:func:`as_recorded`).
     """
-    found = _FOUND.get()
-    if found is not None:
-        found += noted_unused(part, unused, key)
+    noted = _NOTED.get()
+    if noted is not None:
+        noted += noted_unused(part, unused, key)
         return
     for option, why in unused.items():
         if _is_given(part, option):

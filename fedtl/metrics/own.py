@@ -29,11 +29,11 @@ class Own(Metric):
         """
         key = f"evaluate.metrics = {self.path!r}"
         try:
-            given = self.function(labels, probabilities)
-            several = np.size(given) != 1
-            value = np.nan if several else float(np.asarray(given).item())
+            score = self.function(labels, probabilities)
+            several = np.size(score) != 1
+            value = np.nan if several else float(np.asarray(score).item())
         except Exception as error:
             raise ConfigError(f"{key}: {cause(error)}") from error
         if several:
-            raise ConfigError(f"{key}: it gives an array of shape {list(np.shape(given))}, and should give one number")
+            raise ConfigError(f"{key}: it gives an array of shape {list(np.shape(score))}, and should give one number")
         return np.asarray(value)

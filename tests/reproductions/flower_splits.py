@@ -30,13 +30,13 @@ def flower_split(labels: Index, clients: int, rule: str, labels_per_client: int 
     """
     rng = np.random.default_rng(SEED)
     if rule == "iid":
-        held = np.array_split(rng.choice(len(labels), len(labels), replace=False), clients)
+        shares = np.array_split(rng.choice(len(labels), len(labels), replace=False), clients)
     elif rule == "dirichlet":
-        held = _dirichlet(labels, clients, 0.5, rng)
+        shares = _dirichlet(labels, clients, 0.5, rng)
     else:
-        held = _label_quantity(labels, clients, labels_per_client, rng)
-    owner = np.repeat(np.arange(clients), [len(each) for each in held])
-    return Split(np.concatenate(held).astype(np.int64), owner)
+        shares = _label_quantity(labels, clients, labels_per_client, rng)
+    owner = np.repeat(np.arange(clients), [len(each) for each in shares])
+    return Split(np.concatenate(shares).astype(np.int64), owner)
 
 
 def _dirichlet(labels: Index, clients: int, alpha: float, rng: np.random.Generator, least: int = 10) -> Sequence[Index]:

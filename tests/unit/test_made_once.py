@@ -152,11 +152,13 @@ def test_the_command_line_reads_the_config_once(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "once.toml").write_text(TOML)
     from fedtl.config import read
 
+    built = read._built
+
     def counting(tables: Any) -> Any:
         made["build"] += 1
-        return build(tables)
+        return built(tables)
 
-    monkeypatch.setattr(read, "build", counting)
+    monkeypatch.setattr(read, "_built", counting)
     result = CliRunner().invoke(commands, ["run", str(tmp_path / "once.toml"), "--out", str(tmp_path / "run"), "-q"])
     assert result.exit_code == 0, result.output
     assert made == ONCE | {"build": 1}

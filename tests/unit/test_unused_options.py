@@ -204,7 +204,7 @@ OF_EARLIER_VERSIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("parts", OF_EARLIER_VERSIONS)
 def test_runs_that_were_given_what_does_nothing_stay_readable(tmp_path: Path, parts: dict[str, Any]) -> None:
-    asked = {**tables(rounds=1), **parts}
+    asked = {**tables(rounds=1, simulation={"grid": "in-process"}), **parts}
     with pytest.raises(ConfigError, match="it has no effect"):
         read_config(asked)
     folder = tmp_path / "run"
@@ -227,7 +227,8 @@ def test_runs_that_were_given_what_does_nothing_stay_readable(tmp_path: Path, pa
 
 
 def test_what_somebody_asks_for_besides_a_record_is_refused(tmp_path: Path) -> None:
-    run_at(build({**tables(rounds=1), **OF_EARLIER_VERSIONS[0]}), Place(tmp_path / "run"), False, Silent())
+    asked = {**tables(rounds=1, simulation={"grid": "in-process"}), **OF_EARLIER_VERSIONS[0]}
+    run_at(build(asked), Place(tmp_path / "run"), False, Silent())
     for word in ("data.alpha=2.0", "model={name = 'tabular-mlp', width = 4}"):
         with pytest.raises(ConfigError, match=r"it has no effect, as .*; leave it out"):
             read_config(tmp_path / "run", [word])

@@ -302,13 +302,13 @@ def as_decided(table: CellTable, columns: Columns) -> NDArray[np.float64]:
 
 def unknown_words(table: CellTable, columns: Columns) -> list[tuple[Column, NDArray[np.bool_]]]:
     """Of each column of words in which a table has others, the column, and the rows that have them ``[n]``."""
-    found = []
+    unknown = []
     for column in columns.each:
         cells = table.cells[column.name]
         strange = ~is_missing(cells) & ~np.isin(as_words(cells), column.words)
         if column.words and strange.any():
-            found.append((column, strange))
-    return found
+            unknown.append((column, strange))
+    return unknown
 
 
 def _is_boolean(cells: Cells, gaps: NDArray[np.bool_]) -> bool:

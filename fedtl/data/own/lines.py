@@ -36,14 +36,14 @@ def tables_in(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
     Raises:
         ConfigError: it has a part as both.
     """
-    found: dict[str, Path] = {}
+    tables: dict[str, Path] = {}
     for part in parts:
         files = [file for suffix in SUFFIXES if (file := folder / f"{part}{suffix}").is_file()]
         if len(files) > 1:
             raise ConfigError(f"{folder} holds both {files[0].name} and {files[1].name}; keep one")
         if files:
-            found[part] = files[0]
-    return found
+            tables[part] = files[0]
+    return tables
 
 
 def header_of(path: Path, label: str) -> list[str]:

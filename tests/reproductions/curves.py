@@ -21,7 +21,7 @@ class Curve:
         method: registry name.
         seed: of the run.
         score: the model and on whose data, as in the records.
-        seconds: of all rounds.
+        seconds: of all rounds; None where that is not known.
         values: accuracy by round, to four digits.
     """
 
@@ -29,7 +29,7 @@ class Curve:
     method: str
     seed: int
     score: str
-    seconds: float
+    seconds: float | None
     values: dict[int, float]
 
     @property
@@ -71,7 +71,8 @@ def read_curves(path: Path) -> list[Curve]:
 def _curve(line: dict[str, str]) -> Curve:
     scored = {name: cell for name, cell in line.items() if name not in NAMES and cell}
     values = {int(name.removeprefix("round ")): float(cell) for name, cell in scored.items()}
-    return Curve(line["run"], line["method"], int(line["seed"]), line["score"], float(line["seconds"]), values)
+    seconds = float(line["seconds"]) if line["seconds"] else None
+    return Curve(line["run"], line["method"], int(line["seed"]), line["score"], seconds, values)
 
 
 def add_curves(curves: Iterable[Curve], path: Path) -> list[Curve]:
@@ -85,5 +86,6 @@ def add_curves(curves: Iterable[Curve], path: Path) -> list[Curve]:
         lines.writerow([*NAMES, *(f"round {t}" for t in rounds)])
         for curve in merged:
             values = [f"{curve.values[t]:.4f}" if t in curve.values else "" for t in rounds]
-            lines.writerow([*curve.key, f"{curve.seconds:.0f}", *values])
+            seconds = "" if curve.seconds is None else f"{curve.seconds:.0f}"
+            lines.writerow([*curve.key, seconds, *values])
     return merged

@@ -105,7 +105,7 @@ def table(curves: Sequence[Curve]) -> str:
             mine = [curve for curve in curves if curve.run == f"{data}-{partition}" and curve.method == method]
             if mine:
                 best, last = [100 * curve.best for curve in mine], [100 * curve.last for curve in mine]
-                seconds = spread([curve.seconds for curve in mine], 0)
+                seconds = spread([curve.seconds for curve in mine if curve.seconds is not None], 0)
                 lines.append(row(data, partition, method, theirs, spread(best), spread(last), len(mine), seconds))
     return "\n".join(lines) + "\n"
 

@@ -4,18 +4,17 @@
 
 Fashion-MNIST, 20 clients, Dirichlet(0.1), 75 % / 25 %, all clients in each of 25 rounds, one epoch of mini-batches of
 10, η = 0.005, pixels in [-1, 1], an MLP 784-100-10. Runs what is missing below RAW, a whole seed before the next, and
-writes the table into OUT/pfllib.md, between its two marks, and OUT/pfllib.csv, a line a run.
+writes the table into OUT/pfllib.md, between its two marks, and adds to OUT/pfllib.csv, a line a run and score.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import fedtl
 from fedtl.strategies import STRATEGIES
+from tests.reproductions.curves import add_curves, curves_of
 from tests.reproductions.experiments import Experiment, arguments, header, row, runs_for, spread, write_between_marks
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -101,21 +100,6 @@ def cells(runs: Sequence[fedtl.Run], score: str) -> list[str]:
     return [*map(spread, percent), spread(losses, 3), str(len(runs)), spread(seconds, 0)]
 
 
-def write_runs(runs: Sequence[fedtl.Run], path: Path) -> None:
-    """A line per run and scored model, with the accuracy after each scored round, as CSV."""
-    scored = sorted({int(t) for run in runs for curve in run.scores().values() for t in curve.rounds})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["method", "seed", "score", *(f"round {t}" for t in scored)])
-        for run in runs:
-            for score in SCORES:
-                curve = run.scores().get(score)
-                if curve is not None:
-                    by_round = dict(zip(curve.rounds, curve.values))
-                    values = [f"{by_round[t]:.4f}" if t in by_round else "" for t in scored]
-                    lines.writerow([run.method, run.seed, score, *values])
-
-
 def main() -> None:
     """Run and tabulate."""
     parser = arguments(__doc__, "results/methods", "results/methods/raw/pfllib")
@@ -129,7 +113,7 @@ def main() -> None:
     runs = runs_for(experiments, parser, options)
     text = table(runs)
     write_between_marks(text, options.out / "pfllib.md", "Every method in PFLlib's default setting")
-    write_runs(runs, options.out / "pfllib.csv")
+    add_curves(curves_of(runs, SCORES), options.out / "pfllib.csv")
     print(text)
 
 

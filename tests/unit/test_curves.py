@@ -12,7 +12,7 @@ def test_a_file_keeps_what_other_runs_wrote_and_replaces_what_is_run_again(tmp_p
     path = tmp_path / "new" / "curves.csv"
     first = Curve("iid", "fedavg", 0, "global/clients", 12.0, {1: 0.25, 2: 0.5})
     other = Curve("iid", "scaffold", 0, "global/clients", 30.0, {2: 0.75, 4: 0.125})
-    again = Curve("iid", "fedavg", 0, "global/clients", 11.0, {1: 0.5})
+    again = Curve("iid", "fedavg", 0, "global/clients", None, {1: 0.5})
 
     assert read_curves(path) == []
     assert add_curves([first], path) == [first]

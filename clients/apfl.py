@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Ensemble, Gradient, Loop, Memory, Probe, State, Vectors
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout, inner
 from fedtl.optimizers.settings import OptimizerSettings
@@ -41,7 +41,7 @@ class APFLSettings(Settings, OptimizerSettings):
     alpha_lr: float | None = Field(None, gt=0)
     alpha_steps: Literal["all", "first"] | None = None
     mixing: Literal["parameters", "outputs"] = "parameters"
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
 
     @property
     def alpha_moves_once(self) -> bool:

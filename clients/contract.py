@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedtl.choice import ConfigError
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
 from fedtl.losses.context import Layers
@@ -65,11 +65,8 @@ class Ensemble(NamedTuple):
     weights: Tensor
 
 
-Counted = Literal["samples", "uniform"]
-"""How clients count in a sum: by their training samples, or all alike."""
-
 Weighting = Literal["samples", "uniform", "settings"]
-"""The same, or as ``strategy.weighting`` says."""
+"""How clients count in a sum: likewise, or as ``strategy.weighting`` says."""
 
 S = TypeVar("S", bound=Settings)
 

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
-from fedtl.clients.settings import Settings, one_length
+from fedtl.clients.settings import Counted, Settings, one_length
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers.settings import OptimizerSettings
@@ -39,7 +39,7 @@ class DittoSettings(Settings, OptimizerSettings):
     personal_steps: PositiveInt | None = None
     personal_epochs: PositiveInt | None = None
     personal_start: Literal["initial", "received"] = "initial"
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
 
     @model_validator(mode="before")
     @classmethod

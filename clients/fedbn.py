@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 
 
@@ -17,7 +17,7 @@ class FedBNSettings(SGDSettings):
     """
 
     private: tuple[str, ...] = ("batch-norm",)
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
 
 
 class FedBN(SGD):

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
 
@@ -31,7 +31,7 @@ class FedDCSettings(SGDSettings):
     """
 
     alpha: float = Field(ge=0)
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
     correction: Literal["update", "scaffold"] = "update"
     drifts: Literal["sampled", "all"] = "sampled"
     mean_samples: PositiveFloat | None = None

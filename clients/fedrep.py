@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
 from fedtl.clients.contract import ClientUpdate, Loop, Probe, State, Vectors
 from fedtl.clients.parts import HeadFirst, HeadFirstSettings
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 
 
 class FedRepSettings(HeadFirstSettings):
@@ -26,7 +26,7 @@ class FedRepSettings(HeadFirstSettings):
     default_head: ClassVar[dict[str, int]] = {"head_epochs": 10}
 
     private: tuple[str, ...] = ("head",)
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
 
     @model_validator(mode="after")
     def _has_a_head(self) -> FedRepSettings:

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.losses.batch import Batch
 from fedtl.optimizers.settings import OptimizerSettings
 
@@ -37,7 +37,7 @@ class PerFedAvgSettings(Settings, OptimizerSettings):
     hessian: Literal["free", "none"] = "free"
     delta: float = Field(0.01, gt=0)
     adapt_steps: PositiveInt = 1
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
 
 
 class PerFedAvg(ClientUpdate[PerFedAvgSettings]):

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.losses.batch import Batch
 from fedtl.optimizers.settings import OptimizerSettings
 
@@ -35,7 +35,7 @@ class PFedMeSettings(Settings, OptimizerSettings):
     inner_steps: PositiveInt = 5
     inner_lr: float = Field(gt=0)
     beta: float = Field(1.0, gt=0)
-    weighting: Literal["samples", "uniform"] = "uniform"
+    weighting: Counted = "uniform"
     inner_start: Literal["previous", "w"] = "previous"
     weight_decay: float = Field(0.0, ge=0)
     personal_model: Literal["theta", "local"] = "theta"

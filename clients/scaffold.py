@@ -10,8 +10,8 @@ import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
-from fedtl.clients.contract import Count, Counted, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
-from fedtl.clients.settings import Settings
+from fedtl.clients.contract import Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
+from fedtl.clients.settings import Counted, Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
 

@@ -9,6 +9,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedtl.choice import Choice, shown
 
+Counted = Literal["samples", "uniform"]
+"""How clients count in a sum: by their training samples, or all alike."""
+
 
 class Settings(Choice):
     """Options common to all methods; a method's own class adds its own.
@@ -33,7 +36,7 @@ class Settings(Choice):
     batch_size: NonNegativeInt = 20
     last_batch: Literal["keep", "drop", "merge"] = "keep"
     lr: float = Field(gt=0)
-    weighting: Literal["samples", "uniform"] = "samples"
+    weighting: Counted = "samples"
     private: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
 

@@ -18,7 +18,8 @@ from fedtl.choice import ConfigError, first_line, load_object, resolve
 from fedtl.cli import printing
 from fedtl.cli.documented import functions_of, options, papers, prose
 from fedtl.cli.registries import REGISTRIES
-from fedtl.clients.contract import ClientUpdate, Counted
+from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.settings import Counted
 from fedtl.config.read import STUDIES, read_config
 from fedtl.config.starter import starter
 from fedtl.data.federate import federate

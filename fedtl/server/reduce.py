@@ -19,7 +19,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.clients.contract import Counted
+from fedtl.clients.settings import Counted
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.server.exchange import Vectors
 from fedtl.wire import messages as m

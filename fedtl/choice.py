@@ -100,11 +100,12 @@ class Choice(Options):
 
     @model_validator(mode="after")
     def _uses_all(self) -> Self:
-        noted = _NOTED.get()
-        for option, why in self.without_use().items():
-            if _is_given(self, option) and noted is not None:
-                noted += noted_unused(self, {option: why}, "")
-            elif _is_given(self, option):
+        noted, unused = _NOTED.get(), self.without_use()
+        if noted is not None:
+            noted += noted_unused(self, unused, "")
+            return self
+        for option, why in unused.items():
+            if _is_given(self, option):
                 raise _WrongValueError(f"it has no effect, as {why}; leave it out", option, getattr(self, option))
         return self
 
@@ -152,10 +153,10 @@ def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
 
 def noted_unused(part: Choice, unused: Mapping[str, str], key: str) -> list[str]:
     """A line for each of these options that is not its default; as of :func:`check_used`, where the data decide it."""
-    given = {option: why for option, why in unused.items() if _is_given(part, option)}
     return [
         f"{_path(key, (option,))} = {shown(getattr(part, option))} has no effect: {why}"
-        for option, why in given.items()
+        for option, why in unused.items()
+        if _is_given(part, option)
     ]
 
 

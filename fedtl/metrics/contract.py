@@ -26,7 +26,7 @@ Values: TypeAlias = NDArray[np.float64]
 
 
 class Table(ABC):
-    """Numbers that add up over samples, clients and machines; whole ones in any order to the same bits."""
+    """Numbers that are joined over samples, clients and machines; whole ones add up, in any order to the same bits."""
 
     dtype: ClassVar[type[np.int64 | np.float64]] = np.int64
     """Of the numbers. Those that are not whole are joined in the order of the clients."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtl.metrics.contract import Metric, OfSamples, Predictions, Table, Truth, Values
+from fedtl.metrics.contract import Metric, OfSamples, OfTable, Predictions, Table, Truth, Values
 from fedtl.moments import pooled
 
 
@@ -40,7 +40,8 @@ class Errors(Table):
             return np.zeros((4, k))
         constant = labels.max(0) == labels.min(0)
         mean = np.where(constant, labels[0], labels.mean(0))
-        return np.stack([np.full(k, n), mean, np.square(labels - mean).sum(0), _squares(labels, probabilities)])
+        errors = np.square(probabilities - labels).sum(0)
+        return np.stack([np.full(k, n), mean, np.square(labels - mean).sum(0), errors])
 
     def joined(self, each: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Of all groups' samples, by :func:`fedtl.moments.pooled`."""
@@ -78,19 +79,11 @@ class RootMeanSquaredError(Metric):
         return np.asarray(np.sqrt(errors.sum() / count.sum()))
 
 
-class R2(Metric):
+class R2(OfTable):
     """1 - Σ (f - y)² / Σ (y - ȳ)², the mean over a sample's numbers; not defined where a number does not vary."""
 
     table = Errors
     exact = False
-
-    def of(self, labels: Truth, probabilities: Predictions) -> Values:
-        """The coefficient of determination."""
-        if (labels.max(0) == labels.min(0)).any():  # whose mean may be off by its last digit
-            return np.asarray(np.nan)
-        left = _squares(labels, probabilities)
-        all_in_all = np.square(labels - labels.mean(0)).sum(0)
-        return np.asarray((1 - left / all_in_all).mean())
 
     def of_table(self, table: NDArray[np.float64]) -> Values:
         """The coefficient of determination."""
@@ -117,9 +110,3 @@ class ConcordanceIndex(Metric):
             known += later.sum()
             right += (risk[later] < r).sum() + 0.5 * (risk[later] == r).sum()
         return np.asarray(right / known if known else np.nan)
-
-
-def _squares(labels: Truth, probabilities: Predictions) -> Values:
-    """Σ (f - y)² of each of a sample's numbers, ``[k]``."""
-    squares: Values = np.square(probabilities - labels).sum(0)
-    return squares

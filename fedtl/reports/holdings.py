@@ -212,7 +212,7 @@ def _picture(known: _Known, where: str) -> Holding:
     column = (WIDTH - RIGHT - LEFT) / shown
     totals = counts.sum(axis=1)
     what = "" if known.samples == SAMPLES else f", {known.samples[1]}"
-    what += f", {known.when}" * bool(known.when)
+    when = f", {known.when}" * bool(known.when)
     size = replace(over([0.0, float(totals.max(initial=1))], TOP + BARS, TOP, margin=0.02), low=0.0)
     bars = tuple(
         Bar(
@@ -229,8 +229,8 @@ def _picture(known: _Known, where: str) -> Holding:
     held = (counts > 0).sum(axis=1)
     classes = f", of {int(held.min())} to {int(held.max())} of {labels} labels" if labels else ""
     return Holding(
-        title=f"{which[0].upper()}{which[1:]}{what}{f' ({where})' * bool(where)}",
-        summary=f"{which[0].upper()}{which[1:]}{f', {known.when}' * bool(known.when)}: {spread}{classes}.",
+        title=f"{which[0].upper()}{which[1:]}{what}{when}{f' ({where})' * bool(where)}",
+        summary=f"{which[0].upper()}{which[1:]}{when}: {spread}{classes}.",
         checked=known.checked,
         bubbles=_bubbles(known, counts, x, top, row, column),
         bars=bars,
@@ -241,7 +241,7 @@ def _picture(known: _Known, where: str) -> Holding:
         ),
         bar_ticks=size.ticks(2, whole=True),
         numbers=plain(
-            f"What each client holds{f', {known.when}' * bool(known.when)}{f', {where}' * bool(where)}",
+            f"What each client holds{when}{f', {where}' * bool(where)}",
             ("client", "samples", *(("labels (samples)",) if labels else ())),
             [_row(client, known.labels, each) for client, each in enumerate(counts.tolist(), known.start)],
             ("client", "samples"),

@@ -62,7 +62,7 @@ class ScoreReplies(Replies):
     """What came back from the clients that were to be scored.
 
     Attributes:
-        tables: what adds up over their samples, by domain, model and table, and by a client of each reply; whole
+        tables: what metrics follow from, by domain, model and table, and by a client of each reply; whole
             numbers are added up, and stand under one client.
         predictions: labels ``[n]`` and probabilities ``[n, k]`` by domain and model, each client's by its number; none
             where clients keep them.

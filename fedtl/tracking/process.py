@@ -30,7 +30,7 @@ HURRIED = 10.0
 """Seconds that a run waits which Ctrl-C has ended; another Ctrl-C is not heard then."""
 
 SAID_AFTER = 3.0
-"""Seconds after which a run says what it waits for."""
+"""Seconds after which a run says what it waits for; and that it gives the last notes to come in."""
 
 LOOK = 0.5
 """Seconds between two looks at the clock."""
@@ -51,11 +51,11 @@ class Tracking:
         folder: Path,
         tables: Sequence[Mapping[str, Any]],
         note: Callable[[str], None],
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None],
     ) -> None:
         self._folder, self._tables, self._note, self._say = folder, tables, note, say
         self._heard = 0.0
-        """When the process last said that it has written a round, of :func:`time.monotonic`."""
+        """When the process last told something, or the wait for it began, of :func:`time.monotonic`."""
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
 

@@ -54,7 +54,7 @@ VALIDATION = "validation/"  # before the keys of scores on validation samples
 HELD_OUT = "held-out/"  # before the domain's name in the keys of the server's scores on a domain that no client has
 
 METRIC = "/of/"  # between a score's model and the name of a metric besides those that every score has
-TABLES = "tables"  # of a reply's scores: what adds up over its clients, by domain, model and table
+TABLES = "tables"  # of a reply's scores: tables of its clients joined, by domain, model and table
 PREDICTIONS = "predictions"  # of a reply's scores: labels and probabilities of its clients' samples, in order
 LABELS = "labels"
 

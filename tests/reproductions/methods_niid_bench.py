@@ -65,10 +65,10 @@ DATA = ("fashion-mnist", "mnist")
 SCORE = "global/server-test"
 
 
-def split_file(raw: Path, data: str, partition: str) -> Path:
-    """The file of who holds what, which is written if there is none."""
+def split_file(raw: Path, data: str, partition: str, write: bool) -> Path:
+    """The file of who holds what, which is written, if that is asked for, where there is none."""
     path = raw / "splits" / f"{data}-{partition}.npz"
-    if not path.exists():
+    if write and not path.exists():
         dataset = read_data({"name": data, "clients": CLIENTS, "partition": {"name": "iid"}}).load()
         rule, labels_per_client = PARTITIONS[partition]
         write_split(flower_split(dataset.y[: dataset.official_test], CLIENTS, rule, labels_per_client), path)
@@ -122,7 +122,7 @@ def main() -> None:
     experiments = [
         Experiment(
             options.raw / f"{data}-{partition}-{method}-{seed}",
-            config(data, partition, method, seed, split_file(options.raw, data, partition)),
+            config(data, partition, method, seed, split_file(options.raw, data, partition, not options.only_finished)),
         )
         for seed in range(options.seeds)
         for partition in options.partitions

@@ -135,11 +135,16 @@ def check_same_columns(where: str, other: Columns | None, there: str, one: Colum
                 f"{', '.join(like.words) or 'of no kind'}; the same number would stand for different words"
             )
         if column.boolean != like.boolean:
-            kinds = ("yes or no", "numbers") if column.boolean else ("numbers", "yes or no")
-            raise ConfigError(f"{what} holds {kinds[0]}, and {kinds[1]} in {there}; write it alike")
+            own, others = kind_and_other(column.boolean)
+            raise ConfigError(f"{what} holds {own}, and {others} in {there}; write it alike")
         if place != start or column.indicator != like.indicator:
             raise ConfigError(f"{what} is another number of a sample than in {there}; write the columns in one order")
         start += column.width
+
+
+def kind_and_other(boolean: bool) -> tuple[str, str]:
+    """What a column holds that is ``boolean`` or is not, and what one holds that is the other, in words."""
+    return ("yes or no", "numbers") if boolean else ("numbers", "yes or no")
 
 
 def _is_number(value: float | str | None) -> bool:

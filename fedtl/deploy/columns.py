@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedtl.choice import ConfigError
-from fedtl.data.columns import Columns
+from fedtl.data.columns import Columns, kind_and_other
 from fedtl.data.own.columns import ColumnRules, decided, few
 from fedtl.data.own.lines import difference
 from fedtl.data.own.read import Own
@@ -137,8 +137,8 @@ def check_kinds(name: str, data: Described, boolean: Sequence[str], there: str) 
     """
     for column in data.columns:
         if (column in data.boolean) != (column in boolean):
-            kinds = ("yes or no", "numbers") if column in data.boolean else ("numbers", "yes or no")
+            own, others = kind_and_other(column in data.boolean)
             raise ConfigError(
-                f"the column {column!r} holds {kinds[0]} in the table of {name} and {kinds[1]} in {there}; write it "
+                f"the column {column!r} holds {own} in the table of {name} and {others} in {there}; write it "
                 "alike, or name it in data.leave_out"
             )

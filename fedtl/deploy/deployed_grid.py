@@ -299,10 +299,8 @@ class DeployedGrid(Grid):
             m.config_of(query)[OUTCOME_SUMS] = True
         if columns:
             m.config_of(query)[COLUMNS] = columns
-        queries = dict.fromkeys(connections, query)
-        for client in connections if self.weights else ():
-            if self.weights[client]:
-                queries[client] = RecordDict({m.CONFIG: ConfigRecord({**m.config_of(query), WEIGHTS: True})})
+        with_weights = RecordDict({m.CONFIG: ConfigRecord({**m.config_of(query), WEIGHTS: True})})
+        queries = {i: with_weights if self.weights and self.weights[i] else query for i in connections}
         failed, changed = {}, False
         # A client makes its model first, if that is asked.
         limit = self._settings.round_timeout if self.weights else self._soon

@@ -274,7 +274,7 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     server.run_on(deployed)
 
 
-def _check_no_sums(statistics_of: str, outcome_sums: bool, of_columns: bool = False) -> None:
+def _check_no_sums(statistics_of: str, outcome_sums: bool, of_columns: bool) -> None:
     """Check that clients need send no sums.
 
     Raises:

@@ -102,8 +102,8 @@ def _domains(federation: Federation, seed: int, names: list[str]) -> list[_Domai
     elif federation.domain_of is not None:
         domains = _largest([*_of_domains(federation), *_held_out(federation)])
     else:
-        each = ((f"client {names[c] if names else c}", _held(federation, c)) for c in range(federation.clients))
-        domains = _largest([_Domain(*one) for one in each])
+        called = [f"client {names[c] if names else c}" for c in range(federation.clients)]
+        domains = _largest([_Domain(name, _held(federation, c)) for c, name in enumerate(called)])
     return [
         _Domain(domain.name, np.sort(stream(seed, Purpose.DOMAIN_DRAW, place).permutation(domain.rows)[:MOST]))
         for place, domain in enumerate(domains)

@@ -35,7 +35,7 @@ BLOCK = 500
 """Samples that are given to the model at a time."""
 
 LABEL = "label"
-"""The column of a .csv file that is the class, where it has one of this name; as in a participant's own data."""
+"""The column of a table that is the class, where it has one of this name; as in a participant's own data."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A .csv file as it stands: a word in every cell, whatever it means."""
+"""A table's file as it stands: a word in every cell, whatever it means."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class CellTable:
 
 
 def read_cells(path: Path, label: str, header: Sequence[str] = (), labelled: bool = True) -> CellTable:
-    """Read a .csv file whose column ``label`` is the class; separators and encodings as for ``read_rows``.
+    """Read a table whose column ``label`` is the class; separators and encodings as for ``read_rows``.
 
     Args:
         path: the file.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
-from fedtl.data.columns import Column, Columns
+from fedtl.data.columns import Column, Columns, kind_and_other
 from fedtl.data.own.cells import BOOLEAN, Cells, CellTable, as_words, is_missing
 from fedtl.data.own.lines import difference, number
 
@@ -287,14 +287,12 @@ def as_decided(table: CellTable, columns: Columns) -> NDArray[np.float64]:
             block = (filled[:, None] == np.array(column.words)).astype(np.float64)
         else:
             boolean = _is_boolean(cells, gaps)
+            own = _parsed(table, column.name, gaps, boolean)  # says which cell is neither
             if boolean != column.boolean and not gaps.all():
-                kinds = ("yes or no", "numbers") if boolean else ("numbers", "yes or no")
-                _parsed(table, column.name, gaps, boolean)  # says which cell is neither
+                here, there = kind_and_other(boolean)
                 raise ConfigError(
-                    f"{table.path}: the column {column.name!r} holds {kinds[0]}, and {kinds[1]} in training; write it "
-                    "as there"
+                    f"{table.path}: the column {column.name!r} holds {here}, and {there} in training; write it as there"
                 )
-            own = _parsed(table, column.name, gaps, boolean)
             block = np.where(gaps, np.nan if column.fill is None else float(column.fill), own)[:, None]
         blocks += [block, gaps[:, None]] if column.indicator else [block]
     return np.concatenate(blocks, axis=1)
@@ -303,10 +301,10 @@ def as_decided(table: CellTable, columns: Columns) -> NDArray[np.float64]:
 def unknown_words(table: CellTable, columns: Columns) -> list[tuple[Column, NDArray[np.bool_]]]:
     """Of each column of words in which a table has others, the column, and the rows that have them ``[n]``."""
     unknown = []
-    for column in columns.each:
+    for column in (each for each in columns.each if each.words):
         cells = table.cells[column.name]
         strange = ~is_missing(cells) & ~np.isin(as_words(cells), column.words)
-        if column.words and strange.any():
+        if strange.any():
             unknown.append((column, strange))
     return unknown
 

@@ -66,7 +66,7 @@ def rows_of(path: Path, label: str) -> Iterator[tuple[Iterator[tuple[int, list[s
         label: a column that it should have, by which its separator is told.
 
     Raises:
-        ConfigError: it cannot be read, or is no .csv file.
+        ConfigError: it cannot be read, or is no table.
     """
     if path.suffix.lower() == parquet.SUFFIX:
         yield parquet.rows_of(path)

@@ -417,10 +417,8 @@ def read_own(
     if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
     own = gathered(path, parts, server, task)
-    if rules is not None:
-        own = _with_undecided(own, parts, rules.columns)
-        if kind in ("tables", "table"):
-            own = replace(own, positive=rules.positive)
+    if rules is not None and kind in ("tables", "table"):
+        own = replace(_with_undecided(own, parts, rules.columns), positive=rules.positive)
     return own if server else replace(own, domain=_domain(place))
 
 

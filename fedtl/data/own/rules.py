@@ -104,21 +104,16 @@ class TableRules:
                 (*notes, *table.notes),
                 self.outcomes(table),
                 (*table.cells, *self._order),
-                undecided=table,
             )
             for part, table in tables.items()
         }
         if self.columns.together:
             summary([*tables.values()], [True] * len(tables), self.columns)  # says now which cell is no number
-            return bare
+            return {name: replace(part, undecided=tables[name]) for name, part in bare.items()}
         numbers = as_numbers([*tables.values()], [True] * len(tables), self.columns)
         return {
             name: replace(
-                part,
-                x=samples(part.where, x),
-                notes=(*part.notes, *doubts(part.where, x)),
-                table=numbers.columns,
-                undecided=None,
+                part, x=samples(part.where, x), notes=(*part.notes, *doubts(part.where, x)), table=numbers.columns
             )
             for (name, part), x in zip(bare.items(), numbers.each)
         }

@@ -1,4 +1,4 @@
-"""A participant's own data as .csv files: a row per sample, its class in one column, numbers in all others."""
+"""A participant's own data as tables: a row per sample, its class in one column, numbers in all others."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _as_numbers(words: NDArray[np.str_]) -> NDArray[np.int64]:
 
 
 def read_rows(path: Path, label: str, labelled: bool) -> CsvTable:
-    """Read a .csv file, whose column ``label`` is the class; if not ``labelled``, it is left out where it is there.
+    """Read a table, whose column ``label`` is the class; if not ``labelled``, it is left out where it is there.
 
     Its columns are separated by commas, semicolons, tabs or bars, whichever its first two lines agree on; it is UTF-8,
     or UTF-16 that says so with a byte order mark.

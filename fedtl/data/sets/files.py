@@ -110,7 +110,7 @@ class Files(DataChoice):
 
     @property
     def rules(self) -> TableRules:
-        """How .csv files are read, here and by real clients."""
+        """How tables are read, here and by real clients."""
         columns = ColumnRules(self.missing, self.indicators, self.categorical, self.leave_out)
         return TableRules(self.predicted, self.positive, columns, self.header, self.task)
 
@@ -219,10 +219,11 @@ class Files(DataChoice):
         if not self.positive:
             return labels_of([(str(table.path), table.label, UNLABELLED) for table in tables]), ()
         present = {str(word) for table in tables for word in np.unique(table.label)}
-        alike = {word: str(as_words(np.array([word]))[0]) for word in {*present, *self.positive}}
-        named = {alike[word] for word in self.positive}
+        words = sorted({*present, *self.positive})
+        alike = dict(zip(words, as_words(np.array(words)).tolist()))
+        named, known = ({alike[word] for word in each} for each in (self.positive, present))
         for word in self.positive:
-            if alike[word] not in {alike[each] for each in present}:
+            if alike[word] not in known:
                 raise ConfigError(f"data.positive = {word!r}: no row has this label: {nearest(word, present)}")
         others = ", ".join(sorted(word for word in present if alike[word] not in named))
         if not others:

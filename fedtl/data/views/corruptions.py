@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,5 +128,3 @@ _MAKE: dict[str, Callable[[Samples, Any, np.random.Generator], NDArray[Any]]] = 
     "brightness": _brightness,
     "pixelate": _pixelate,
 }
-
-KINDS: tuple[Corruption, ...] = get_args(Corruption)

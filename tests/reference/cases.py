@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ class NotApplicableError(Exception):
     """A case asks for what this project does not have; the message says what."""
 
 
+class MissingError(NotApplicableError, KeyError):
+    """A case does not say what its adapter asks for."""
+
+    __str__ = Exception.__str__  # not the quoted one of KeyError
+
+
 class Hyperparameters(Mapping[str, Any]):
     """A case's hyperparameters, and which of them an adapter has looked at: none may be passed over."""
 
@@ -26,9 +33,10 @@ class Hyperparameters(Mapping[str, Any]):
         self._values, self._seen = values, set[str]()
 
     def __getitem__(self, name: str) -> Any:
-        value = self._values[name]
+        if name not in self._values:
+            raise MissingError(f"hyperparameters has no {name!r}")
         self._seen.add(name)
-        return value
+        return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -78,6 +86,11 @@ class Case(NamedTuple):
         return self.name.partition(".")[2]
 
     @property
+    def source(self) -> str:
+        """Whose code was run, as ``"owner/name@commit file"``."""
+        return str(self.record.get("source", ""))
+
+    @property
     def rounds(self) -> Sequence[Mapping[str, Any]]:
         """What was recorded after each."""
         return self.record["rounds"]  # type: ignore[no-any-return]
@@ -87,9 +100,22 @@ class Case(NamedTuple):
         """The clients' numbers of training samples."""
         return [client["n"] for client in self.inputs["clients"]]
 
+    @property
+    def init(self) -> Mapping[str, Any]:
+        """What the case begins with besides the model that the file has for all."""
+        return self.record.get("init") or {}
+
     def initial(self) -> Any:
-        """The model that all clients begin at, flat."""
-        return (self.record.get("init") or {}).get("model", self.inputs["init"].get(self.record["model"]))
+        """The model that all clients begin at, flat.
+
+        Raises:
+            NotApplicableError: there is none.
+        """
+        model = self.record["model"]
+        flat = self.init.get("model", self.inputs["init"].get(model))
+        if flat is None:
+            raise NotApplicableError(f"model = {model!r} has no numbers to begin with")
+        return flat
 
     def sampled(self, round: int) -> list[int]:
         """The clients of a round, from 1."""
@@ -98,9 +124,12 @@ class Case(NamedTuple):
             return list(recorded["sampled"])
         if "client" in recorded:
             return [int(recorded["client"])]
-        if participation not in self.inputs["sampled"]:
-            raise NotApplicableError(f"participation = {participation!r}")
-        return list(self.inputs["sampled"][participation][round - 1])
+        sampled = self.inputs["sampled"].get(participation)
+        if sampled is None and participation in ("all", "full"):
+            return [*range(len(self.sizes))]
+        if sampled is None or round > len(sampled):
+            raise NotApplicableError(f"participation = {participation!r} does not say who takes part in round {round}")
+        return list(sampled[round - 1])
 
     def epoch(self, client: int) -> list[list[int]] | None:
         """The mini-batches of an epoch in their order; None where it is one of all samples."""
@@ -108,6 +137,10 @@ class Case(NamedTuple):
         if batches not in ("full", "mini"):
             raise NotApplicableError(f"batches = {batches!r}")
         return None if batches == "full" else self.inputs["batches"]["mini"][client]
+
+    def steps(self, client: int, count: int) -> list[list[int]]:
+        """As many mini-batches as that, epoch after epoch."""
+        return [*islice(cycle(self.epoch(client) or [[*range(self.sizes[client])]]), count)]
 
 
 def read_cases(path: Path) -> dict[str, Case]:

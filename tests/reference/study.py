@@ -25,7 +25,7 @@ from fedtl.models.composite import model_of
 from fedtl.server.scoring import Evaluation
 from fedtl.wire import messages as m
 from tests.parts import EngineKind
-from tests.reference.cases import Case, federation_of
+from tests.reference.cases import Case, NotApplicableError, federation_of
 from tests.reference.networks import NETWORKS
 
 Batches = Callable[[int, int], Sequence[Sequence[int]] | None]
@@ -83,7 +83,9 @@ class Study:
         modules: Mapping[str, Any] | None = None,
     ) -> None:
         self.case, self.number, self.clients = case, rounds or len(case.rounds), len(case.sizes)
-        network = NETWORKS[case.record["model"]]
+        network = NETWORKS.get(case.record["model"])
+        if network is None:
+            raise NotApplicableError(f"model = {case.record['model']!r} is no network that is known")
         model: dict[str, Any] = {"name": f"{network.__module__}:{network.__name__}"}
         if case.record["model"] != "logistic":
             model["hidden"] = case.inputs["hidden"]
@@ -216,7 +218,8 @@ def _go_through(engine: Any, batches: Batches) -> None:
         own, steps, listed = engine.task.samples.federation.train[client], 0, list[Plan]()
         for number, plan in enumerate(drawn(update, client, round)):
             if (index := batches(client, number)) is not None:
-                order, sizes = np.concatenate([own[batch] for batch in index]), np.array([len(each) for each in index])
+                order = own[[sample for batch in index for sample in batch]]
+                sizes = np.array([len(batch) for batch in index], np.int64)
                 plan = plan._replace(order=order, sizes=sizes)
             listed.append(plan._replace(steps=steps))
             steps += len(plan.sizes)

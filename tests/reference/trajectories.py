@@ -2,8 +2,11 @@
 
     python -m tests.reference.trajectories FILE
 
-prints a line a case: method, variant, the greatest relative error over all that was recorded, and whether it agrees.
-It ends with ``N of M agree``, M being all cases of the file. The exit status is 0 if none disagrees.
+prints a line a case: method, variant, the greatest relative error over all that was recorded, in float64 and in the
+float32 that fedtl trains in, and whether it agrees. float64 decides whether the equations are the same, as closely as
+the case's own tolerance allows; in float32, where rounding may be magnified, a case may be off by a thousandth.
+A method that fedtl does not ship counts as not yet, whatever comes of it. The command ends with ``N of M agree``, M
+being all cases of the file; the exit status is 0 if none disagrees.
 """
 
 from __future__ import annotations
@@ -13,19 +16,23 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from fedtl.strategies import STRATEGIES
 from tests.parts import ENGINES
-from tests.reference.adapter import Pair
+from tests.reference.adapter import FLOAT64, MAGNIFIED, Adapter, Pair
 from tests.reference.adapters import adapter_of
 from tests.reference.cases import Case, NotApplicableError, read_cases
+from tests.reference.precision import in_float64
 
 AGREES, DISAGREES, NOT_YET, NOT_APPLICABLE = "agrees", "disagrees", "not yet", "not applicable"
+PRECISIONS = ("float64", "float32")
+A_TEST_METHOD_DOES_NOT = "a test method does not agree"
 
 
 class Verdict(NamedTuple):
@@ -34,44 +41,82 @@ class Verdict(NamedTuple):
     Attributes:
         case: which.
         word: one of the four above.
-        error: the greatest relative error; None where nothing was run.
+        error: the greatest relative error in float64; None where nothing was run so.
+        single: the same in float32.
         reason: why it disagrees or was not run, or what else there is to say.
     """
 
     case: Case
     word: str
     error: float | None = None
+    single: float | None = None
     reason: str = ""
 
     def line(self) -> str:
         """As it is printed."""
-        error = "" if self.error is None else f"{self.error:.1e}"
+        errors = " ".join(f"{'' if error is None else f'{error:.1e}':>8}" for error in (self.error, self.single))
         reason = f": {self.reason}" if self.word in (DISAGREES, NOT_APPLICABLE) else f" ({self.reason})"
-        return f"{self.case.method:<20} {self.case.variant:<24} {error:>8}  {self.word}{reason if self.reason else ''}"
+        return f"{self.case.method:<20} {self.case.variant:<24} {errors}  {self.word}{reason if self.reason else ''}"
 
 
-def judge(case: Case, engines: Iterable[str]) -> Verdict:
-    """Run a case by engines, by their names in ``tests.parts.ENGINES``."""
+class Worst(NamedTuple):
+    """The pair of a case that is furthest apart."""
+
+    error: float = -1.0
+    round: int = 0
+    name: str = ""
+    engine: str = ""
+
+
+def judge(case: Case, engines: Collection[str], precisions: Collection[str] = PRECISIONS) -> Verdict:
+    """Run a case.
+
+    Args:
+        case: which.
+        engines: by their names in ``tests.parts.ENGINES``.
+        precisions: which of :data:`PRECISIONS`; float64 is not for a process that has anything else to do.
+    """
     adapter = adapter_of(case.name)
     if adapter is None:
+        if case.method in STRATEGIES:
+            return Verdict(case, NOT_APPLICABLE, reason="no adapter knows how a file records this method")
         return Verdict(case, NOT_YET)
-    worst: tuple[float, int, str, str] = (-1.0, 0, "", "")
+    verdict = _judge(adapter, case, engines, precisions)
+    if adapter.shipped:
+        return verdict
+    reasons = {AGREES: "a test method agrees", DISAGREES: f"{A_TEST_METHOD_DOES_NOT}: {verdict.reason}"}
+    return verdict._replace(word=NOT_YET, reason=reasons.get(verdict.word, verdict.reason))
+
+
+def _judge(adapter: Adapter, case: Case, engines: Collection[str], precisions: Collection[str]) -> Verdict:
+    worst = dict[str, Worst]()
     try:
-        for engine in engines:
-            for round, pair in adapter.pairs(case, ENGINES[engine]):
-                worst = max(worst, (pair.error, round, pair.name, engine))
+        for precision in sorted(precisions):  # float32 first: what is imported for it is to know it by its name
+            with in_float64() if precision == "float64" else nullcontext():
+                worst[precision] = max(_compare(adapter, case, engines), key=lambda each: each.error, default=Worst())
     except NotApplicableError as error:
-        return Verdict(case, NOT_APPLICABLE if adapter.shipped else NOT_YET, None, str(error))
+        return Verdict(case, NOT_APPLICABLE, reason=str(error))
     except Exception as error:  # one case's: the others count
-        return Verdict(case, DISAGREES, None, f"{type(error).__name__}: {error}")
-    error, round, name, engine = worst
-    if error < 0:
-        return Verdict(case, DISAGREES, None, "nothing was compared")
-    if error > adapter.tolerance:
-        return Verdict(case, DISAGREES, error, f"{name} of round {round}, {engine}; {adapter.tolerance:.0e} is allowed")
-    if not adapter.shipped:
-        return Verdict(case, NOT_YET, error, "a test method agrees")
-    return Verdict(case, AGREES, error)
+        return Verdict(case, DISAGREES, reason=f"{type(error).__name__}: {error}")
+    errors = [each.error if (each := worst.get(precision)) else None for precision in PRECISIONS]
+    allowed = {
+        "float64": max(FLOAT64, case.record.get("rtol", 0.0)),
+        "float32": max(adapter.tolerance, MAGNIFIED if "float64" in worst else 0.0),
+    }
+    for precision in (each for each in PRECISIONS if each in worst):
+        error, round, name, engine = worst[precision]
+        if error < 0:
+            return Verdict(case, DISAGREES, reason="nothing was compared")
+        if error > allowed[precision]:
+            why = f"{name} of round {round}, {precision}, {engine}; {allowed[precision]:.0e} is allowed"
+            return Verdict(case, DISAGREES, *errors, why)
+    return Verdict(case, AGREES, *errors, adapter.left_out(case))
+
+
+def _compare(adapter: Adapter, case: Case, engines: Iterable[str]) -> Iterator[Worst]:
+    for engine in engines:
+        for round, pair in adapter.pairs(case, ENGINES[engine]):
+            yield Worst(pair.error, round, pair.name, engine)
 
 
 @contextmanager
@@ -93,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, nargs="?", default=Path(__file__).with_name("personalised.json"))
     parser.add_argument("--only", default="", help="cases whose names begin so")
     parser.add_argument("--engine", choices=ENGINES, help="one engine alone; all by default")
+    parser.add_argument("--precision", choices=PRECISIONS, help="one alone; both by default")
     o = parser.parse_args(arguments)
     words = Counter[str]()
     with _quiet(), warnings.catch_warnings():
@@ -100,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, case in read_cases(o.file).items():
             if not name.startswith(o.only):
                 continue
-            verdict = judge(case, [o.engine] if o.engine else ENGINES)
+            verdict = judge(case, [o.engine] if o.engine else ENGINES, [o.precision] if o.precision else PRECISIONS)
             words[verdict.word] += 1
             print(verdict.line(), flush=True)
     print(", ".join(f"{words[word]} {word}" for word in (AGREES, DISAGREES, NOT_YET, NOT_APPLICABLE)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from tests.reference.adapter import Adapter, memory, weighting
+from tests.reference.adapter import Adapter, local_sgd, memory, weighting
 from tests.reference.cases import Case, NotApplicableError
 from tests.reference.study import After, Study
 
@@ -23,10 +24,11 @@ class Scaffold(Adapter):
     def options(self, case: Case) -> dict[str, Any]:
         o, option = case.hyper, {"option1": "I", "option2": "II"}.get(case.variant.partition(".")[0], "II")
         options = {"lr": o["lr"], "local_epochs": self.epochs(case, 0, 0), "server_lr": o["server_lr"]}
-        if o["weighting"] == "models uniform; c weighted":
+        options |= local_sgd(case, self.strategy)
+        if o.get("weighting", "uniform") == "models uniform; c weighted":
             options["mean_samples"] = np.mean(case.sizes)
-        elif o["weighting"] != "uniform":
-            raise NotApplicableError(f"weighting = {o['weighting']!r}")
+        elif "weighting" in o:
+            options |= weighting(case)
         return {**options, "option": option}
 
     def epochs(self, case: Case, client: int, loop: int) -> int:
@@ -35,10 +37,10 @@ class Scaffold(Adapter):
         return super().epochs(case, client, loop)
 
     def batches(self, case: Case, client: int, loop: int) -> Any:
-        """Under option I the first loop is the pass over all samples."""
+        """Under option I the first loop is the pass over all samples; K counts mini-batches."""
         if case.variant.startswith("option1") and not loop:
             return [[*range(case.sizes[client])]]
-        return super().batches(case, client, loop)
+        return case.steps(client, case.hyper["K"]) if "K" in case.hyper else super().batches(case, client, loop)
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         return study.theirs({"y": after.trained[client].uploads["w"]}[name])
@@ -49,6 +51,22 @@ class Scaffold(Adapter):
         return study.theirs(memory(after, client, name, zeros(study)))
 
 
+class FedAvg(Adapter):
+    """Of its own, or with a proximal term."""
+
+    cases = ("fedavg", "fedprox")
+    strategy = "fedprox"
+
+    def options(self, case: Case) -> dict[str, Any]:
+        mu = {"mu": case.hyper["mu"] if case.method == "fedprox" else 0.0}
+        local = {"lr": case.hyper["lr"], "local_epochs": self.epochs(case, 0, 0), **local_sgd(case, self.strategy)}
+        return {**local, **mu, **weighting(case)}
+
+    def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
+        trained = after.trained[client].uploads["w"]
+        return study.theirs({"w": trained, "trained": trained}[name])
+
+
 class FedAvgM(Adapter):
     cases = ("fedavgm",)
     strategy = "fedavgm"
@@ -56,7 +74,8 @@ class FedAvgM(Adapter):
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
         server = {"lr": o["server_lr"], "momentum": o["momentum"]}
-        return {"lr": o["lr"], "local_epochs": self.epochs(case, 0, 0), "server": server, **weighting(case)}
+        local = {"lr": o["lr"], "local_epochs": self.epochs(case, 0, 0)}  # the momentum is the server's
+        return {**local, "server": server, **weighting(case)}
 
     def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
         """Theirs falls along v, and ours climbs along m = -v."""
@@ -68,12 +87,15 @@ class QFedAvg(Adapter):
     strategy = "qfedavg"
 
     def options(self, case: Case) -> dict[str, Any]:
-        case.hyper.expect(L="1/lr")
-        return {"lr": case.hyper["lr"], "q": case.hyper["q"], "local_epochs": self.epochs(case, 0, 0)}
+        o, L = case.hyper, case.hyper.get("L", "1/lr")
+        o.expect(weighting="uniform")
+        own = {} if L == "1/lr" else {"lipschitz": L}
+        local = {"lr": o["lr"], "local_epochs": self.epochs(case, 0, 0), **local_sgd(case, self.strategy)}
+        return {"q": o["q"], **own, **local}
 
     def of_server(self, study: Study, after: After, name: str, client: int | None = None) -> Any:
-        """Of the round's clients."""
-        uploads = [after.trained[each].uploads for each in sorted(after.trained)]
+        """Of the round's clients, as the file lists them."""
+        uploads = [after.trained[each].uploads for each in study.case.sampled(after.round)]
         return {"h": [study.server.h(each) for each in uploads]}[name]  # type: ignore[attr-defined]
 
 
@@ -89,8 +111,8 @@ class FedDyn(Adapter):
     strategy = "feddyn"
 
     def options(self, case: Case) -> dict[str, Any]:
-        case.hyper.expect(weight_decay=0)
-        return {"lr": case.hyper["lr"], "local_epochs": self.epochs(case, 0, 0), **alpha_of(case)}
+        local = {"lr": case.hyper["lr"], "local_epochs": self.epochs(case, 0, 0), **local_sgd(case, self.strategy)}
+        return {**local, **alpha_of(case), **weighting(case, "uniform")}
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         if name == "theta":
@@ -110,22 +132,29 @@ class FedNova(Adapter):
 
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
-        o.expect(weighting="p_i = n_i/n", weight_decay=0)
-        options = {"lr": o["lr"], "local_epochs": 1, "momentum": o.get("momentum", 0.0), "mu": o.get("mu", 0.0)}
-        if "mu" in o:
+        o.expect(weighting="p_i = n_i/n")
+        momentum, mu, gmf = (o.get(name, 0.0) for name in ("momentum", "mu", "gmf"))
+        if momentum and mu and case.source.startswith("JYWa/FedNova"):
+            raise NotApplicableError(
+                "under momentum and mu together that code adds one norm to the other, and the pull of mu to its buffer"
+            )
+        options = {"lr": o["lr"], "local_epochs": 1, "mu": mu, **local_sgd(case, self.strategy)}
+        if mu:
             options["effective_steps"] = "steps"
-        if "gmf" in o:
-            options["server"] = {"name": "momentum", "momentum": o["gmf"]}
+        if gmf:
+            options["server"] = {"name": "momentum", "momentum": gmf}
         return options
 
     def epochs(self, case: Case, client: int, loop: int) -> int:
-        if "local_epochs_per_client" in case.hyper:
-            return int(case.hyper["local_epochs_per_client"][client])
-        return super().epochs(case, client, loop)
+        if "local_epochs_per_client" not in case.hyper:
+            return super().epochs(case, client, loop)
+        each = case.hyper["local_epochs_per_client"]
+        return int(each[str(client)] if isinstance(each, Mapping) else each[client])
 
     def batches(self, case: Case, client: int, loop: int) -> Any:
         """Clients go through unlike numbers of epochs, which no config can say."""
-        return (case.epoch(client) or [[*range(case.sizes[client])]]) * self.epochs(case, client, loop)
+        epoch = case.epoch(client) or case.steps(client, 1)
+        return epoch * self.epochs(case, client, loop)
 
     def prepare(self, study: Study) -> None:
         """The server reads the numbers of steps off the config, too."""
@@ -151,11 +180,20 @@ class FedDC(Adapter):
     strategy = "feddc"
 
     def options(self, case: Case) -> dict[str, Any]:
-        own = {"correction": "scaffold", "drifts": "all", **alpha_of(case)}
-        return {"lr": case.hyper["lr"], "local_epochs": self.epochs(case, 0, 0), **own}
+        own = {"correction": "scaffold", "drifts": "all", **alpha_of(case), **local_sgd(case, self.strategy)}
+        if "local_epochs" in case.hyper:
+            counts = {len(self.batches(case, client, 0)) for client in range(len(case.sizes))}
+            if counts != {case.hyper["K"]}:
+                raise NotApplicableError(
+                    f"K = {case.hyper['K']} divides how far every client has moved, whatever number of steps it took"
+                )
+        return {"lr": case.hyper["lr"], "local_steps": case.hyper["K"], **own, **weighting(case, "uniform")}
 
-    def epochs(self, case: Case, client: int, loop: int) -> int:
-        return int(case.hyper["K"])
+    def batches(self, case: Case, client: int, loop: int) -> Sequence[Sequence[int]]:
+        """K counts mini-batches, but where epochs are counted beside it."""
+        if "local_epochs" in case.hyper:
+            return (case.epoch(client) or case.steps(client, 1)) * self.epochs(case, client, loop)
+        return case.steps(client, case.hyper["K"])
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         if name == "theta":

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.reference.adapter import Adapter, memory, weighting
+from tests.reference.adapter import Adapter, local_sgd, memory, weighting
 from tests.reference.cases import Case, NotApplicableError
 from tests.reference.study import After, Study
 
@@ -20,20 +20,33 @@ class Ditto(Adapter):
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
         own = {"lr": o["lr"], "lam": o["lam"], "personal_lr": o.get("personal_lr", o["lr"]), **weighting(case)}
-        local, personal = self.epochs(case, 0, 0), self.epochs(case, 0, 1)
-        own |= {"local_epochs": local} | ({} if personal == local else {"personal_epochs": personal})
-        return own if case.variant else {**own, "personal_start": "received"}
+        own |= local_sgd(case, self.strategy)
+        if "local_iters" in o:  # of both models in turn
+            own |= {"local_steps": o["local_iters"]}
+        else:
+            local, personal = self.epochs(case, 0, 0), self.epochs(case, 0, 1)
+            own |= {"local_epochs": local} | ({} if personal == local else {"personal_epochs": personal})
+        return {**own, "personal_start": "received"} if self.has_alias(case) else own
+
+    def has_alias(self, case: Case) -> bool:
+        """Whether it is code in which the model of a client that has not trained is the present global one."""
+        return case.name == "ditto" or case.source.startswith("lgcollins/FedRep")
 
     def epochs(self, case: Case, client: int, loop: int) -> int:
-        local = case.hyper.get("local_epochs", None) or case.hyper["local_iters"]
+        local = case.hyper["local_epochs"]
         return int(case.hyper.get("personal_epochs", local) if loop else local)
+
+    def batches(self, case: Case, client: int, loop: int) -> Sequence[Sequence[int]] | None:
+        """The authors count mini-batches."""
+        if "local_iters" in case.hyper:
+            return case.steps(client, case.hyper["local_iters"])
+        return super().batches(case, client, loop)
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         if name == "w":
             return study.theirs(after.trained[client].uploads["w"])
-        # As "model" stands, for a client that has never been sampled, the present global model.
-        first = {"v": study.initial, "model": after.w}[name]
-        return study.theirs(memory(after, client, "v", first))
+        first = after.w if self.has_alias(study.case) else study.initial
+        return study.theirs(memory(after, client, {"v": "v", "model": "v"}[name], first))
 
 
 class APFL(Adapter):
@@ -43,11 +56,10 @@ class APFL(Adapter):
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
         own = {name: o[name] for name in ("lr", "alpha", "adaptive", "local_steps")}
-        return {**own, "mixing": "outputs", **weighting(case)}
+        return {**own, "mixing": "outputs", **local_sgd(case, self.strategy), **weighting(case, "uniform")}
 
     def batches(self, case: Case, client: int, loop: int) -> Sequence[Sequence[int]] | None:
-        epoch = case.epoch(client)
-        return None if epoch is None else [*islice(cycle(epoch), int(case.hyper["local_steps"]))]
+        return case.steps(client, int(case.hyper["local_steps"]))
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         if name == "alpha":
@@ -63,6 +75,8 @@ class PerFedAvg(Adapter):
 
     def options(self, case: Case) -> dict[str, Any]:
         o, first_order = case.hyper, case.variant.startswith("fo")
+        if not first_order and not case.variant.startswith("hf"):
+            raise NotApplicableError(f"{case.variant!r} is no variant that is known; 'fo' and 'hf' are")
         own = {"lr": o["beta"], "alpha": o["alpha"], "hessian": "none" if first_order else "free", **weighting(case)}
         return own | {"delta": o.get("delta", 0.01), "local_steps": 6}
 
@@ -78,7 +92,7 @@ class PerFedAvg(Adapter):
             raise NotApplicableError(f"batches = {words!r}")
         epoch = [range(start, min(start + size, n)) for start in range(0, n, size)]
         parts = 2 if case.variant.startswith("fo") else 3
-        some = cycle(batch for batch in epoch if len(batch) > 1)
+        some = cycle([batch for batch in epoch if len(batch) > 1])
         return [*islice(some, len(epoch) // parts * parts * epochs)]
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
@@ -93,8 +107,7 @@ class Moon(Adapter):
         o = case.hyper
         o.expect(model_buffer_size=1)
         own = {name: o[name] for name in ("lr", "local_epochs", "mu", "tau")}
-        plain = {name: o.get(name, 0.0) for name in ("momentum", "weight_decay")}
-        return own | plain | weighting(case)
+        return own | local_sgd(case, self.strategy) | weighting(case)
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         if name == "w":

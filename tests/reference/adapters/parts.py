@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtl.models.composite import model_of
 from tests.parts import EngineKind
-from tests.reference.adapter import Adapter, Pair, weighting
+from tests.reference.adapter import Adapter, Pair, local_sgd, weighting
 from tests.reference.cases import Case, NotApplicableError
 from tests.reference.study import After, Study
 
@@ -19,15 +19,18 @@ ALIAS = (
     "clients that train for the first time begin with the mean head of the last round, a fault of that code; what "
     "comes before agrees"
 )
-DECAY = "1e-4 on weights, 0 on biases"
+AUTHORS = "lgcollins/FedRep"
+"""Where a ``source`` begins that is FedRep's authors' code."""
+
+
+FROM_GLOBAL = "from the final global body"
+"""Where FedBABU's fine-tuning begins, in words of the file."""
 
 
 class InParts(Adapter):
     """What the cases of these methods have in common; ``shared`` is the part of the network that travels."""
 
     shared: ClassVar[str] = "base"
-    aliases: ClassVar[tuple[str, ...]] = ()
-    """Cases of the code in which clients that have not trained begin with a mean of private parts."""
 
     def budget(self, case: Case) -> dict[str, Any]:
         """The options that say how much is trained."""
@@ -35,11 +38,8 @@ class InParts(Adapter):
 
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
-        if "weight_decay" in o and o["weight_decay"] == DECAY:
-            raise NotApplicableError("a weight decay of weights that spares biases is no option here")
         o.expect(shared=self.shared)
-        optimizer = {name: o[name] for name in ("momentum", "weight_decay") if name in o}
-        return {"lr": o["lr"], **optimizer, **self.budget(case), **weighting(case)}
+        return {"lr": o["lr"], **local_sgd(case, self.strategy), **self.budget(case), **weighting(case)}
 
     def rounds(self, case: Case) -> int:
         """Without an entry on what comes after training."""
@@ -65,7 +65,7 @@ class InParts(Adapter):
             shared = self.of_global(study, after)
             theirs = record["global"]
             record = {**record, "global": theirs[: len(shared)] if self.shared == "base" else theirs[-len(shared) :]}
-        if study.case.name in self.aliases:  # of one that has not trained it has the global network
+        if self.has_alias(study.case):  # of one that has not trained it has the global network
             ours = {client: names for client, names in record["clients"].items() if int(client) in last}
             record = {**record, "clients": ours}
         yield from super().compared(study, after, record)
@@ -81,9 +81,13 @@ class InParts(Adapter):
         if counts is not None and agree:
             raise NotApplicableError(f"from round {counts} on, {ALIAS}")
 
+    def has_alias(self, case: Case) -> bool:
+        """Whether it is code in which clients that have not trained begin with a mean of private parts."""
+        return case.name in ("fedper", "fedrep") or case.source.startswith(AUTHORS)
+
     def alias_counts(self, case: Case) -> int | None:
         """The first round in which a client trains for the first time that is not the very first round."""
-        if case.name not in self.aliases:
+        if not self.has_alias(case):
             return None
         known = set(case.sampled(1))
         return next((r for r in range(2, self.rounds(case) + 1) if not known >= set(case.sampled(r))), None)
@@ -92,10 +96,9 @@ class InParts(Adapter):
 class FedPer(InParts):
     cases = ("fedper",)
     strategy = "fedper"
-    aliases = ("fedper", "fedper.full")
 
     def options(self, case: Case) -> dict[str, Any]:
-        if case.variant == "all_heads_kept":
+        if case.source.startswith("jhoon-oh/FedBABU"):
             raise NotApplicableError("the heads that clients train are thrown away, a fault of that code")
         return super().options(case)
 
@@ -103,7 +106,10 @@ class FedPer(InParts):
 class FedRep(InParts):
     cases = ("fedrep",)
     strategy = "fedrep"
-    aliases = ("fedrep", "fedrep.full")
+
+    def left_out(self, case: Case) -> str:
+        later = [record["after"] for record in case.rounds if "after" in record]
+        return f"but for what comes after training: {later[0]}" if later else ""
 
     def budget(self, case: Case) -> dict[str, Any]:
         return {"local_epochs": case.hyper["body_epochs"], "head_epochs": case.hyper["head_epochs"]}
@@ -132,14 +138,20 @@ class FedBABU(InParts):
         """Epochs of fine-tuning, while that is what is gone through."""
 
     def epochs(self, case: Case, client: int, loop: int) -> int:
-        return self.finetuning or super().epochs(case, client, loop)
+        return super().epochs(case, client, loop) if self.finetuning is None else self.finetuning
+
+    def left_out(self, case: Case) -> str:
+        later = [record["after"] for record in case.rounds if "after" in record]
+        if not later or FROM_GLOBAL in later[0]:
+            return ""
+        return f"but for the fine-tuning, which is not from the final global body: {later[0]}"
 
     def options(self, case: Case) -> dict[str, Any]:
         o = case.hyper
         own = {"finetune_epochs": o["fine_tune_epochs"]} if "fine_tune_epochs" in o else {}
         own |= {"finetune_lr": o["fine_tune_lr"]} if "fine_tune_lr" in o else {}
         for after in (record["after"] for record in case.rounds if "after" in record):
-            if length := re.search(r"fine-tuning of body and head, (\d+) epochs, from the final global body", after):
+            if FROM_GLOBAL in after and (length := re.search(r"fine-tuning of body and head, (\d+) epochs?,", after)):
                 own["finetune_epochs"] = int(length[1])
         return {**super().options(case), **own}
 
@@ -154,7 +166,7 @@ class FedBABU(InParts):
         """After the last round the fine-tuned models too, where they are made of the global model."""
         yield from super().compared(study, after, record)
         later = study.case.rounds[study.number :]
-        if after.round == study.number and later and "from the final global body" in later[0]["after"]:
+        if after.round == study.number and later and FROM_GLOBAL in later[0]["after"]:
             self.finetuning = self.options(study.case)["finetune_epochs"]
             try:
                 pairs = [*super().compared(study, after, {"clients": later[0]["clients"]})]
@@ -199,16 +211,15 @@ class FedRoD(Adapter):
     strategy = "fedrod"
 
     def options(self, case: Case) -> dict[str, Any]:
-        if case.variant != "linear":
-            raise NotApplicableError(f"{case.variant} is no variant that is known")
+        if "hyper" in case.variant:
+            raise NotApplicableError("a hypernetwork's numbers, and how it is laid out, are not known")
         own = {name: case.hyper[name] for name in ("lr", "personal_lr", "local_epochs")}
         return {**own, "personal_start": "generic", **weighting(case)}
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:
         if name == "g_model":
             return study.theirs(after.trained[client].uploads["w"])
-        assert name == "p_head"
-        memory = after.memories[client]
+        memory = {"p_head": after.memories[client]}[name]
         if not memory:
             return study.theirs(study.initial, "head")
         nothing = torch.zeros_like(study.initial)[: study.layout.parameters]

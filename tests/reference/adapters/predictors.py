@@ -74,7 +74,7 @@ class GPFL(Adapter):
         if name == "head":
             return study.theirs(study.own_model(after, client), "head")
         update, y, own = study.update, study.task.samples.federation.y, study.task.samples.federation.train[client]
-        counts = torch.bincount(torch.from_numpy(y[own]), minlength=study.case.inputs["classes"]).float()
+        counts = torch.bincount(torch.from_numpy(y[own]), minlength=study.case.inputs["classes"]).to(study.initial)
         received = study.server.send(dict(after.state), [client], after.round + 1).shared
         memory = of_method(after.memories[client]) or update.first_memory({**received, "initial": study.initial})
         probe: Any = SimpleNamespace(label_counts=lambda: counts)  # nothing else is looked at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.parts import ENGINES
-from tests.reference.cases import Case, Hyperparameters
+from tests.reference.cases import Case, Hyperparameters, read_cases
 from tests.reference.trajectories import AGREES, NOT_APPLICABLE, Verdict, judge
 
 Vector = NDArray[np.float64]
@@ -152,10 +153,10 @@ def feddyn(o: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def fedprox(o: dict[str, Any]) -> list[dict[str, Any]]:
-    w, rounds = START, list[Any]()
+    w, mu, rounds = START, o.get("mu", 0.0), list[Any]()
     for sampled in SAMPLED:
-        ends = [descend(w, i, epoch(i) * o["local_epochs"], o["lr"], o["mu"], -o["mu"] * w) for i in sampled]
-        w = np.average(ends, 0, [SIZES[i] for i in sampled])
+        ends = [descend(w, i, epoch(i) * o["local_epochs"], o["lr"], mu, -mu * w) for i in sampled]
+        w = np.average(ends, 0, [SIZES[i] for i in sampled] if o["weighting"] == "samples" else None)
         rounds.append(record(w, {}))
     return rounds
 
@@ -169,6 +170,7 @@ EQUATIONS: dict[str, tuple[Callable[[dict[str, Any]], list[dict[str, Any]]], dic
         {"lr": 0.1, "K": 4, "server_lr": 0.6, "weighting": "models uniform; c weighted"},
     ),
     "feddyn.decay": (feddyn, {"lr": 0.1, "alpha": 0.4, "weight_decay": 0.1, "local_epochs": 2}),
+    "fedavg.uniform": (fedprox, {"lr": 0.1, "local_epochs": 2, "weighting": "uniform"}),
     "fedprox.samples": (fedprox, {"lr": 0.1, "mu": 0.5, "local_epochs": 2, "weighting": "samples"}),
 }
 
@@ -211,3 +213,27 @@ def test_fednova_under_momentum_and_a_proximal_term_is_not_its_authors() -> None
     verdict = judged("fednova.both", hyper, [record(START, {})], participation="full", source="JYWa/FedNova@0 x.py")
     assert verdict.word == NOT_APPLICABLE
     assert "adds one norm to the other" in verdict.reason
+
+
+FEDPAC = read_cases(Path(__file__).with_name("personalised.json"))["fedpac.full"]
+
+
+def test_fedpacs_rows_stand_in_the_order_in_which_clients_are_listed() -> None:
+    order = [3, 1, 0, 2]
+    before = FEDPAC.rounds[0]["server"]
+    rows = {name: [before[name][i] for i in order] for name in ("V", "mu")}
+    weights = np.array(before["head_weights"])[order][:, order]
+    inputs = {**FEDPAC.inputs, "sampled": {"full": [order]}}
+    record = {**FEDPAC.record, "rounds": [{"global": None, "server": {**rows, "head_weights": weights}}]}
+    verdict = judge(FEDPAC._replace(record=record, inputs=inputs), ["one by one"], ["float32"])
+    assert verdict.word == AGREES, verdict.line()
+
+
+def test_fedpacs_small_weights_are_recorded_as_0_and_the_others_as_they_were() -> None:
+    weights = np.array(FEDPAC.rounds[0]["server"]["head_weights"])
+    eps = float(np.sort(weights[weights > 0])[:2].mean())  # one of them is smaller
+    server = {"head_weights": np.where(weights > eps, weights, 0)}
+    hyper = Hyperparameters({**FEDPAC.hyper, "eps": eps})
+    case = FEDPAC._replace(record={**FEDPAC.record, "rounds": [{"global": None, "server": server}]}, hyper=hyper)
+    verdict = judge(case, ["one by one"], ["float32"])
+    assert verdict.word == AGREES, verdict.line()

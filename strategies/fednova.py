@@ -15,9 +15,9 @@ from fedtl.strategies.contract import Strategy, Uploads, Vectors
 class FedNova(Strategy):
     """FedNova: normalised averaging for clients of unlike numbers of steps (Wang et al. 2020, arXiv 2007.07481).
 
-    w ← w - τ_eff Σ p_i η d_i with p_i = n_i / n over the sampled clients; with ``[strategy.server]`` this is instead
-    where the server's optimiser moves to. How many steps a client takes follows from its number of samples, so nobody
-    sends it. The clients' part is in ``clients/fednova.py``.
+    w ← w - τ_eff Σ p_i η d_i with p_i = n_i / n over the sampled clients; with ``[strategy.server]`` the server's
+    optimiser takes -τ_eff Σ p_i η d_i as its Δ. How many steps a client takes follows from its number of samples, so
+    nobody sends it. The clients' part is in ``clients/fednova.py``.
     """
 
     settings_type: ClassVar[type[Settings]] = FedNovaSettings

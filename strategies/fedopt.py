@@ -69,6 +69,9 @@ class FedAvgM(FedAvg):
 class FedAdagrad(FedAvg):
     """FedAdagrad: FedAvg with Adagrad at the server (Reddi et al. 2021, arXiv 2003.00295, Algorithm 2).
 
+    m ← β1 m + (1 - β1) Δ, v ← v + Δ² and w ← w + η m / (√v + τ), element by element, with
+    Δ = Σ_i (n_i / n) w_i - w; m begins with 0 and v with τ². η, β1 and τ stand in ``[strategy.server]``.
+
     Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
     algorithm's plain mean.
     """
@@ -79,6 +82,9 @@ class FedAdagrad(FedAvg):
 class FedAdam(FedAvg):
     """FedAdam: FedAvg with Adam at the server (Reddi et al. 2021, arXiv 2003.00295, Algorithm 2).
 
+    m ← β1 m + (1 - β1) Δ, v ← β2 v + (1 - β2) Δ² and w ← w + η m / (√v + τ), element by element, with
+    Δ = Σ_i (n_i / n) w_i - w; m begins with 0 and v with τ². η, β1, β2 and τ stand in ``[strategy.server]``.
+
     Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
     algorithm's plain mean.
     """
@@ -88,6 +94,9 @@ class FedAdam(FedAvg):
 
 class FedYogi(FedAvg):
     """FedYogi: FedAvg with Yogi at the server (Reddi et al. 2021, arXiv 2003.00295, Algorithm 2).
+
+    m ← β1 m + (1 - β1) Δ, v ← v - (1 - β2) Δ² sign(v - Δ²) and w ← w + η m / (√v + τ), element by element, with
+    Δ = Σ_i (n_i / n) w_i - w; m begins with 0 and v with τ². η, β1, β2 and τ stand in ``[strategy.server]``.
 
     Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
     algorithm's plain mean.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ from fedtl.cli.documented import functions_of, options, papers, prose
 from fedtl.cli.registries import REGISTRIES
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Counted
+from fedtl.config.checks import no_private
 from fedtl.config.read import STUDIES, read_config
 from fedtl.config.starter import starter
 from fedtl.data.federate import federate
@@ -80,9 +81,13 @@ def explain(kind: str, name: str) -> None:
     printing.out.print(f"Papers: {', '.join(cited) or 'none is named'}", markup=False, soft_wrap=True)
     paths = dict.fromkeys(f"{part.__module__}.{part.__qualname__}" for part in (*described, *functions))
     printing.out.print(f"Code: {', '.join(paths)}", markup=False, soft_wrap=True)
-    if kind_of_options is not None:
-        _print_options(kind, kind_of_options, functions)
     tables, before = starter(kind, name)
+    if kind_of_options is not None:
+        idle = _idle(name, tables) if kind == "strategies" else {}
+        _print_options(PLACES[kind], kind_of_options, functions, idle)
+        server = kind_of_options.model_fields.get("server")
+        if kind == "strategies" and server is not None and isinstance(server.default, BaseModel):
+            _print_options(PLACES["server-optimizers"], type(server.default), ())
     if kind == "strategies":
         _print_traffic(strategy_type(name), tables)
     if kind == "terms":
@@ -115,15 +120,31 @@ def _classes(kind: str, name: str) -> tuple[list[Any], type[BaseModel] | None]:
     return [part], part if issubclass(part, BaseModel) else None
 
 
-def _print_options(kind: str, part: type[BaseModel], functions: Sequence[object]) -> None:
+def _idle(name: str, tables: dict[str, Any]) -> dict[str, str]:
+    """What to add to the meanings of options that do nothing, or are refused, in the config to start from."""
+    method = strategy_type(name)
+    try:
+        settings = read_strategy(tables["strategy"])
+    except ConfigError:  # a method of the user's own may need more than can be known
+        return {}
+    idle = {option: f"no effect in the config below: {why}" for option, why in method.unused(settings).items()}
+    if why := no_private(name):
+        idle["private"] = f"refused here: {why}"
+    return idle
+
+
+def _print_options(
+    place: str, part: type[BaseModel], functions: Sequence[object], idle: Mapping[str, str] | None = None
+) -> None:
     printing.out.print()
-    _heading(f"Options in {PLACES[kind]}")
+    _heading(f"Options in {place}")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(max_width=24)
     table.add_column()
     for option in options(part, functions):
-        table.add_row(option.name, Text(option.default), Text(option.meaning))
+        meaning = "; ".join(filter(None, (option.meaning, (idle or {}).get(option.name, ""))))
+        table.add_row(option.name, Text(option.default), Text(meaning))
     printing.out.print(table)
     printing.out.print()
 
@@ -142,8 +163,10 @@ def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
         printing.out.print(f"  (not told further: {error})", markup=False, soft_wrap=True)
     else:
         task, model = assembly.tasks[0], assembly.tasks[0].layout.size
-        received = first_download(task) if update.uploads() else {}
-        lines["clients receive"] = [_sized(n, v.numel(), model) for n, v in received.items()] or ["nothing"]
+        received = {name: tensor.numel() for name, tensor in first_download(task).items()} if update.uploads() else {}
+        if "w" in received:  # without what stays at clients or never changes, and with batch-norm's statistics
+            received["w"] = task.sent(task.layout.flatten(task.module)).numel()
+        lines["clients receive"] = [_sized(name, size, model) for name, size in received.items()] or ["nothing"]
         lines["clients send"] += [
             f"sums of what the server asks for: {each.name}" for each in task.objective.statistics
         ]

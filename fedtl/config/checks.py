@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedtl.choice import ConfigError, check_used, nearest, shown
-from fedtl.clients.contract import ClientUpdate
 from fedtl.config.overrides import section_of
 from fedtl.config.schema import Config, Tables
 from fedtl.data.held_out import count_held_out
@@ -164,7 +163,7 @@ def check_together(config: Config) -> None:
         _check_pools(config)
     if config.deploy.privacy is not None:
         _check_privacy(config)
-    _check_parts(config, method.client_update)
+    _check_parts(config)
     if method.client_update.makes_for_scoring() and config.evaluate.personal == "stored":
         raise ConfigError(
             f"evaluate.personal = 'stored': {config.strategy.name} keeps no model between rounds, it makes one when "
@@ -238,25 +237,32 @@ def _check_chosen_rounds(config: Config) -> None:
         )
 
 
-def _check_parts(config: Config, update: type[ClientUpdate[Any]]) -> None:
+def no_private(name: str) -> str:
+    """Why no part of the model can stay at clients under a method, in words; empty where parts may.
+
+    Args:
+        name: the method's.
+    """
+    method = strategy_type(name)
+    if method.pools:
+        return f"under {name} {IN_ONE_PLACE}"
+    if more := method.client_update.more_than_a_model():
+        return f"under {name} clients upload {more}, which are of the whole model"
+    return f"{name} trains a model of which every part travels" if method.client_update.needs_whole_model else ""
+
+
+IN_ONE_PLACE = "all training samples are in one place, and nothing stays at clients"
+
+
+def _check_parts(config: Config) -> None:
     """Check that parts of the model stay at clients only where the model is all that travels."""
-    if (more := update.more_than_a_model()) and config.strategy.private:
-        raise ConfigError(
-            f"strategy.private = {[*config.strategy.private]}: under {config.strategy.name} clients upload {more}, "
-            "which are of the whole model; leave private out"
-        )
-    if update.needs_whole_model and config.strategy.private:
-        raise ConfigError(
-            f"strategy.private = {[*config.strategy.private]}: {config.strategy.name} trains a model of which "
-            "every part travels; leave private out"
-        )
+    if config.strategy.private and (why := no_private(config.strategy.name)):
+        raise ConfigError(f"strategy.private = {[*config.strategy.private]}: {why}; leave private out")
 
 
 def _check_pools(config: Config) -> None:
     """Check that nothing is to stay at clients, where all samples are in one place."""
-    why = f"under {config.strategy.name} all training samples are in one place, and nothing stays at clients"
-    if config.strategy.private:
-        raise ConfigError(f"strategy.private = {[*config.strategy.private]}: {why}; leave private out")
+    why = f"under {config.strategy.name} {IN_ONE_PLACE}"
     for stage in config.stages():
         for j, term in enumerate(stage.objective):
             if term.weight and term.personal_module():

@@ -9,10 +9,12 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
 from rich.console import Console
 
+import fedtl
 from fedtl.assemble.parts import assemble
 from fedtl.choice import ConfigError
 from fedtl.cli import printing
@@ -127,6 +129,46 @@ def test_how_clients_count_in_each_sum(listed: Listed) -> None:
     assert f"the sum of 'w', {says.format('weighting')}; the sum of 'dc', {control}" in scaffold
     assert f"the sum of 'w', {says.format('weighting')}" in fedavg
     assert "the sum of 'g', in which all clients count alike" in feddc
+
+
+@pytest.mark.parametrize("name", GROUPS["Parts of the model stay at each client"])
+def test_what_a_client_receives_is_what_travels(listed: Listed, name: str, tmp_path: Path) -> None:
+    """The record of a run counts the bytes of what is sent indeed."""
+    text = listed(name)
+    tables, _ = starter("strategies", name)
+    small = {"name": "digits", "clients": 2, "samples": 100}
+    grid = {"grid": "in-process"}
+    run = fedtl.run({**tables, "rounds": 1, "data": small, "simulation": grid}, out=tmp_path / "run")
+    said = re.search(r"clients receive: (.*)", text)
+    assert said is not None
+    model = assemble(config := read_config(tables)[0], federate(config.data, config.seed)).tasks[0].layout.size
+    sizes = re.findall(r"'\w+', (?:(\d+) numbers|as long as the model)", said[1])
+    (count,) = np.asarray(run.table()["bytes_down"])
+    assert sum(int(size or model) for size in sizes) * 4 * small["clients"] == count
+
+
+def test_options_without_effect_are_marked(listed: Listed) -> None:
+    def row(method: str, option: str) -> str:
+        found = re.search(rf"^{option} .*\n(?: .*\n)*", listed(method, 300), re.MULTILINE)
+        assert found is not None
+        return " ".join(found[0].split())
+
+    assert "no effect in the config below: qfedavg itself says how clients count" in row("qfedavg", "weighting")
+    assert "no effect in the config below: α stays: adaptive = false" in row("apfl", "alpha_lr")
+    assert row("scaffold", "private").endswith(
+        "refused here: under scaffold clients upload 'dc', which are of the whole model"
+    )
+    assert "refused here: under central all training samples are in one place" in row("central", "private")
+    assert "effect" not in row("fedavg", "weighting")
+    assert "refused" not in row("fedavg", "private")
+
+
+def test_the_servers_optimiser_is_explained_where_it_is_the_method(listed: Listed) -> None:
+    text = listed("fedyogi")
+    assert "v ← v - (1 - β2) Δ² sign(v - Δ²)" in " ".join(text.split())
+    assert "Options in [strategy.server]" in text
+    assert re.search(r"^beta2 +0\.99 +β2", text, re.MULTILINE)
+    assert "Options in [strategy.server]" not in listed("fedavg")
 
 
 def test_terms_and_others(listed: Listed) -> None:

@@ -108,6 +108,26 @@ def test_words_of_held_out_clients_alone(write: Write) -> None:
     assert not [n for n in federate(read_data(data), 0).notes if "never train" in n]
 
 
+def test_columns_are_known_by_their_names(write: Write) -> None:
+    folder = write(a="u;v;sick\n1;2;0\n3;4;1\n", b="sick;v;u\n1;6;5\n0;8;7\n")
+    dataset = load(folder)
+    assert dataset.x.reshape(len(dataset.x), -1).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert dataset.y.tolist() == [0, 1, 1, 0]
+    assert f"{folder / 'b.csv'}: its columns are put in the order of {folder / 'a.csv'}" in dataset.notes
+    write(b="sick;v\n1;6\n")
+    with pytest.raises(ConfigError, match=r"b\.csv: it has no column 'u', which is in .*a\.csv$"):
+        load(folder)
+
+
+def test_who_is_which_number_is_said(write: Write, tmp_path: Path) -> None:
+    said = "owners in the order of their names: 0 is basel, 1 is bern"
+    assert said in load(write(bern=BERN, basel=BASEL), missing="drop", categorical=["ward"]).notes
+    one = tmp_path / "one" / "all.csv"
+    one.parent.mkdir()
+    one.write_text("at;v;sick\nbern;1;0\nbasel;2;1\nbern;3;1\nbasel;4;0\n")
+    assert said in load(one, owner="at").notes
+
+
 def test_gaps_get_the_mean_of_all_clients_rows(write: Write) -> None:
     folder = write(bern=BERN, basel=BASEL)
     dataset = load(folder, missing="mean", indicators=True, categorical=["ward"])

@@ -508,7 +508,7 @@ def test_a_share_of_one_table_is_for_testing(tmp_path: Path) -> None:
     [
         ("a,labl\n1,0\n", " has no column 'label': did you mean 'labl'?"),
         ("a,b\n1,0\n", " has no column 'label': known: a, b"),
-        ("", " has no column 'label': none is known here"),
+        ("", " is empty; leave out what holds no sample"),
         ("label\n1\n", " has no column besides 'label'; a sample needs one number or more"),
         ("label,a\n", " has no row besides its header; leave out what holds no sample"),
         ("label,a,b\n0,1,2\n0,1,two\n", ": line 3, column 'b': 'two' is no number"),
@@ -544,7 +544,7 @@ def test_a_wrong_table_is_named(tmp_path: Path, text: str, message: str) -> None
     [
         ("label,a,c", "it has the column 'c', which is not in"),
         ("label,a", "it has no column 'b', which is in"),
-        ("label,b,a", "its columns stand in another order than in"),
+        ("label,b,a", "its columns should stand in the order a, b, as in"),
     ],
 )
 def test_tables_must_have_the_same_columns(tmp_path: Path, header: str, message: str) -> None:

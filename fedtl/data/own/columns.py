@@ -84,8 +84,10 @@ Summaries = Mapping[str, ColumnSummary]
 def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[CellTable], tuple[str, ...]]:
     """Tables without the columns that are left out and, where that is asked for, without rows that have gaps.
 
+    Columns are known by their names: all tables' stand in the first one's order afterwards.
+
     Returns:
-        The tables, and a sentence for each of which rows are gone.
+        The tables, and a sentence for each of which rows are gone, or whose columns stood in another order.
 
     Raises:
         ConfigError: their columns differ, a name is none of theirs, a cell has no value where that is an error, or no
@@ -93,7 +95,7 @@ def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[
     """
     names = list(tables[0].cells)
     for table in tables[1:]:
-        if list(table.cells) != names:
+        if {*table.cells} != {*names}:
             raise ConfigError(f"{table.path}: {difference(list(table.cells), names)} in {tables[0].path}")
     for key, listed in (("categorical", rules.categorical), ("leave_out", rules.leave_out)):
         for name in listed:
@@ -116,6 +118,8 @@ def without_gaps(tables: Sequence[CellTable], rules: ColumnRules) -> tuple[list[
             raise ConfigError(f"{table.path}: every row has a gap, so that data.missing = 'drop' leaves none")
         if not whole.all():
             notes.append(f"{table.path}: {(~whole).sum()} of {len(table)} rows have gaps, and are left out")
+        if list(table.cells) != names:
+            notes.append(f"{table.path}: its columns are put in the order of {tables[0].path}")
         one = table.rows(whole)
         kept.append(replace(one, cells={name: one.cells[name] for name in used}))
     return kept, tuple(notes)

@@ -131,6 +131,8 @@ def checked_rows(
         ConfigError: it has no such column, a row of another length, no row, or an empty label.
     """
     first_line, first = next(rows, (1, []))
+    if not first:
+        raise ConfigError(f"{path} is empty; leave out what holds no sample")
     names = [name.strip() for name in first]
     if header and label not in names:
         names, rows = [*header], itertools.chain([(first_line, first)], rows)
@@ -213,4 +215,4 @@ def difference(mine: Sequence[str], other: Sequence[str]) -> str:
     for one in other:
         if one not in mine:
             return f"it has no column {one!r}, which is"
-    return "its columns stand in another order than"
+    return f"its columns should stand in the order {', '.join(other)}, as"

@@ -28,6 +28,10 @@ NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 """Parts of a real client's data that a simulation has elsewhere."""
 
 
+NAMED = 10
+"""How many owners a note names; a line should stay one."""
+
+
 class Files(DataChoice):
     """Clients' own files: a folder with one .csv file or one folder per client, or one .csv file.
 
@@ -122,7 +126,7 @@ class Files(DataChoice):
                 clients = [each for each in entries if each.is_dir() or is_table(each)]
                 if not clients:
                     raise ConfigError(f"data.path = {self.path!r}: the folder has no table, as .csv, and no folder")
-                return self.of_clients(clients)
+                return _with_owners(self.of_clients(clients), [each.stem for each in clients])
             if place.is_file():
                 return self._of_file(place)
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
@@ -184,7 +188,9 @@ class Files(DataChoice):
         if (nobodys := is_missing(owners)).any():
             line = table.lines[nobodys][0]
             raise ConfigError(f"{file}: line {line}, column {self.owner!r}: the cell does not say whose the row is")
-        return self._of_tables([{TRAIN: table.rows(owners == name)} for name in np.unique(owners)])
+        names = np.unique(owners)
+        dataset = self._of_tables([{TRAIN: table.rows(owners == name)} for name in names])
+        return _with_owners(dataset, [str(name) for name in names])
 
     def _of_tables(self, clients: Sequence[Mapping[str, CellTable]], owned: bool = True) -> Dataset:
         flat = [(client, part, table) for client, parts in enumerate(clients) for part, table in parts.items()]
@@ -234,6 +240,13 @@ class Files(DataChoice):
 
 def _not_here(source: str, part: str) -> str:
     return f"{source} has {part}; in a simulation data.target and data.public give such"
+
+
+def _with_owners(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The same with a note on whom each number stands for."""
+    named = ", ".join(f"{owner} is {name}" for owner, name in enumerate(names[:NAMED]))
+    more = f", and so on to {len(names) - 1}" if len(names) > NAMED else ""
+    return replace(dataset, notes=(f"owners in the order of their names: {named}{more}", *dataset.notes))
 
 
 def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset:

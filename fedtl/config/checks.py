@@ -92,6 +92,13 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         notes.append(
             f"stop has no effect: stop.patience = {config.stop.patience}, and {scored} {of} are scored before the last"
         )
+    trained = [term for stage in config.stages() for term in stage.objective if term.weight]
+    if trained and all(term.beside for term in trained):
+        there = sorted({term.key for term in trained})
+        only = f"{_listed(there)} only {'aligns or holds' if len(there) == 1 else 'align or hold'} it"
+        notes.append(
+            f"objective: nothing teaches the model to predict, as {only}: add {{ term = {config.data.task.term!r} }}"
+        )
     grid = config.simulation.grid
     keys = [key for key in _UNUSED_BY_GRID.get(grid, ()) if asked("simulation", key)]
     if keys:

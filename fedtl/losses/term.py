@@ -66,6 +66,9 @@ class Term(Options):
     constant: ClassVar[bool] = False
     """Whether the modules that it brings are numbers that follow from its options, and no other model."""
 
+    beside: ClassVar[bool] = False
+    """Whether it only holds or aligns a model that other terms teach to predict; an objective needs one of those."""
+
     tasks: ClassVar[frozenset[str] | None] = None
     """The tasks for which it is defined, by name; None: all."""
 

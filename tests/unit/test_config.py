@@ -155,8 +155,10 @@ def test_the_same_name_drops_nothing() -> None:
 
 
 def test_what_an_override_gives_itself_is_not_dropped_in_silence() -> None:
-    with pytest.raises(ConfigError, match=r"strategy\.lam is not a key here"):
+    with pytest.raises(ConfigError, match=r"strategy\.lam is not a key here: it is an option of \w+, .*; fedavg has"):
         read_config(QUICK, ["strategy.name=fedavg", "strategy.lam=3"])
+    with pytest.raises(ConfigError, match=r"strategy\.nobody is not a key here: known: "):
+        read_config(QUICK, ["strategy.name=fedavg", "strategy.nobody=3"])
 
 
 # What is asked for and not used.

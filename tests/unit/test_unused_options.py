@@ -56,6 +56,19 @@ def test_what_local_training_does_not_use() -> None:
     assert notes("fedavg", phases=phases) == []
 
 
+def test_an_objective_that_teaches_nothing() -> None:
+    def said(*names: str, **other: Any) -> list[str]:
+        return [note for note in notes(objective=[{"term": name} for name in names], **other) if "teaches" in note]
+
+    few = {"data": {"name": "digits", "clients": 4, "samples": 100, "labelled_fraction": 0.5}}
+    why = "nothing teaches the model to predict, as mmd only aligns or holds it"
+    assert said("mmd", **few) == [f"objective: {why}: add {{ term = 'cross_entropy' }}"]
+    assert said("l2", "mmd", **few) != []
+    assert said("cross_entropy", "mmd", **few) == said("cross_entropy") == said() == []
+    phases = [{"rounds": 1, "objective": [{"term": each}]} for each in ("cross_entropy", "adda")]
+    assert not any("teaches" in note for note in notes(phases=phases, **few))
+
+
 def test_how_a_share_that_stays_would_move() -> None:
     asked = {"alpha_lr": 0.1, "alpha_steps": "first"}
     why = "has no effect: α stays: adaptive = false"

@@ -25,6 +25,7 @@ class Adversarial(Term):
     """
 
     needs: ClassVar[frozenset[str]] = BOTH
+    beside: ClassVar[bool] = True
 
     layer: str = Field("features", min_length=1)
     hidden: tuple[PositiveInt, ...] = (100,)

@@ -155,6 +155,7 @@ class L2(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"samples"})
     per_sample: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
 
     def value(self, context: TermContext) -> Tensor:
         """½‖w‖²."""

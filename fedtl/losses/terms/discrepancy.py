@@ -34,6 +34,7 @@ class Between(Term):
     """
 
     needs: ClassVar[frozenset[str]] = BOTH
+    beside: ClassVar[bool] = True
 
     layer: str = Field("features", min_length=1)
 
@@ -84,6 +85,7 @@ class JointMMD(Term):
     """
 
     needs: ClassVar[frozenset[str]] = BOTH
+    beside: ClassVar[bool] = True
 
     joint: tuple[str, ...] = Field(("features", "probabilities"), min_length=1)
     bandwidths: Literal["median", "mean"] = "median"
@@ -116,6 +118,7 @@ class LocalMMD(Term):
     tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     needs: ClassVar[frozenset[str]] = BOTH
+    beside: ClassVar[bool] = True
 
     layer: str = Field("features", min_length=1)
     bandwidths: Bandwidths = "mean"

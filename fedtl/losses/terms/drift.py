@@ -38,6 +38,7 @@ class Moon(Term):
     """
 
     per_sample: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
 
     layer: str = Field("features", min_length=1)
     tau: PositiveFloat = 0.5
@@ -97,6 +98,7 @@ class Proximal(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"samples", "model:global"})
     per_sample: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
 
     variant: Literal["paper", "root"] = "paper"
 
@@ -118,6 +120,7 @@ class L2SP(Term):
     """
 
     per_sample: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
 
     anchor: Literal["initial", "phase"] = "initial"
     alpha: NonNegativeFloat = 0.1

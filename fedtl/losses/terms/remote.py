@@ -72,6 +72,7 @@ class Remote(Term):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
+    beside: ClassVar[bool] = True
 
     layer: str = Field("features", min_length=1)
 

@@ -328,7 +328,7 @@ class Engine(ABC):
             state: its vectors; they may be changed.
             stretches: mini-batches of one shape that follow one another, each tensor with their number as its first
                 dimension.
-            losses: ``[terms]`` or ``[C, terms]`` float64; traced steps add the terms' values to it.
+            losses: ``[columns]`` or ``[C, columns]`` float64; traced steps add to it what the objective gives.
             buffers: a block with what moves by no gradient as it is now, ``[Q]`` or ``[C, Q]``; traced steps change it.
             external: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
             play: one step through the module and autograd; adds to ``losses`` and changes ``buffers`` itself.

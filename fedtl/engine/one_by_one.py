@@ -31,7 +31,7 @@ class OneByOne(Engine):
         clients, update = assignment.clients, assignment.update
         plans = [self._plans_of(update, client, assignment.round) for client in clients]
         device = self.task.samples.device
-        losses = torch.zeros(len(clients), len(self.task.objective.names), dtype=torch.float64, device=device)
+        losses = torch.zeros(len(clients), self.task.objective.columns, dtype=torch.float64, device=device)
         each = list(losses)
         ended: list[_Ended | Failed] = []
         for place, (own_plans, own_losses) in enumerate(zip(plans, each)):
@@ -51,7 +51,7 @@ class OneByOne(Engine):
                 end.samples,
                 end.uploads,
                 end.memory,
-                tuple(total / max(end.evaluations, 1) for total in of_client),
+                self.task.objective.means(of_client, end.evaluations),
                 end.steps,
                 end.statistics,
             )

@@ -95,7 +95,7 @@ class Stacked(Engine):
         buffers = {name: tensor.contiguous() for name, tensor in task.layout.buffer_views(first_buffers).items()}
         mine = {"w": start, **received.stacked([job.place for job in jobs])}
         memory = self._stacked_memory(update, mine, jobs)
-        losses = torch.zeros(C, len(task.objective.names), dtype=torch.float64, device=start.device)
+        losses = torch.zeros(C, task.objective.columns, dtype=torch.float64, device=start.device)
         evaluations = np.zeros(C, np.int64)
 
         def grad(at: Tensor, batch: Batch) -> Tensor:
@@ -130,7 +130,7 @@ class Stacked(Engine):
                 count = Count(torch.tensor(samples, device=start.device)[:, None], sum(of_loops), of_loops)
                 uploads, kept = update.finish(state, count)
                 kept = {**kept, **(remembered(state) if update.optimizer.keeps else {})}
-            means = losses[first:last].cpu().numpy() / np.maximum(evaluations[first:last, None], 1)
+            totals = losses[first:last].tolist()
             for row, job in enumerate(ending):
                 tensors = [tensor[first + row] for tensor in buffers.values()]
                 own_buffers = task.layout.flat(tensors, buffers=True) if tensors else start[0, :0]
@@ -139,7 +139,7 @@ class Stacked(Engine):
                 of_client = {**received.of(job.place), "w": own[first + row]}
                 model = state["w"][row] if "w" in state else None
                 sent, memory, sums = self._ended(update, job.client, of_client, finished, model, own_buffers)
-                losses_of = tuple(means[row].tolist())
+                losses_of = task.objective.means(totals[row], int(evaluations[first + row]))
                 trained = Trained(job.client, self._samples(job), sent, memory, losses_of, job.steps, sums)
                 outcomes[job.place] = trained
 

@@ -212,7 +212,7 @@ class StepTracer:
                 "give other numbers than run eagerly"
             )
         simplify(graph, task.samples.federation.task.labelled)
-        return compile_step(graph, tuple(inputs), (*state, *outside), len(task.objective.names))
+        return compile_step(graph, tuple(inputs), (*state, *outside), task.objective.columns)
 
     def eager(
         self, step: Step, state: State, batch: Batch, buffers: Tensor, external: Mapping[str, Tensor] = NOTHING
@@ -225,7 +225,7 @@ class StepTracer:
         inputs = {**batch.tensors(), "buffers": buffers.clone(), **_placeholders(external)}
         copies = {name: vector.clone() for name, vector in state.items()}
         new, buffers, values = self._step(step, state, batch.labelled, external)(**inputs, **copies)
-        terms = len(self.task.objective.names)
+        terms = self.task.objective.columns
         sums = [
             sum(values[term::terms], torch.zeros(batch.y.shape[: int(self.stacked)], device=buffers.device))
             for term in range(terms)
@@ -399,7 +399,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
         state, buffers, _ = tracer.eager(loop.step, state, batches.at(0), buffers, external)
         program = tracer.trace(loop.step, state, batches.at(0), external)
 
-        losses = torch.zeros(*lead, len(task.objective.names), dtype=torch.float64, device=flat.device)
+        losses = torch.zeros(*lead, task.objective.columns, dtype=torch.float64, device=flat.device)
         eager, moved, values = state, buffers, losses
         replayed = {name: vector.clone() for name, vector in state.items()}
         added, other_buffers = losses.clone(), buffers.clone()

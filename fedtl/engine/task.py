@@ -128,7 +128,8 @@ class Trained:
         samples: how many training samples it holds.
         uploads: by name; a summed ``"w"`` is a whole model ``[d]``.
         memory: what the client keeps.
-        losses: each term's mean over the round's gradient evaluations, where each was evaluated, ``[terms]``.
+        losses: each term's mean over the round's gradient evaluations, where each was evaluated and found something,
+            ``[terms]``; not a number where it never did.
         steps: mini-batches trained on.
         statistics: the sums that terms ask for, one vector each.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -136,6 +137,8 @@ class Objective:
         draws: the term that draws random numbers in training, if one does.
         statistics: what they, and the method, ask clients to send.
         remembers: whether clients are to keep the model that they trained last.
+        columns: how many numbers an evaluation gives: each term's value, and for each term that may find nothing in a
+            mini-batch whether it found something.
         whole_batches: whether a term that trains looks at a mini-batch as a whole, so that padding would count.
     """
 
@@ -155,6 +158,9 @@ class Objective:
         self.statistics: tuple[ClientAggregate, ...] = (*asked, *statistics)
         self.whole_batches = any(term.weight and not term.per_sample for term in self.terms)
         self.ramps = "progress" in self.needs or any(term.ramp for term in self.terms)
+        # A mean over mini-batches does not count those in which there is nothing.
+        self._may_lack = [i for i, term in enumerate(self.terms) if type(term).there is not Term.there]
+        self.columns = len(self.terms) + len(self._may_lack)
         self._trains = [(i, term) for i, term in enumerate(self.terms) if term.weight]
         self._measured = [(i, term) for i, term in enumerate(self.terms) if not term.weight]
         self.outside = sorted(
@@ -180,7 +186,8 @@ class Objective:
         out; their values are not a number. A term of weight 0 changes no bit of the others' training.
 
         Returns:
-            The objective (a scalar to differentiate), and each term's value without its weight.
+            The objective (a scalar to differentiate), and numbers of which :meth:`means` makes what is recorded: each
+            term's value without its weight, and what :meth:`Term.there` says of those that may find nothing.
         """
         total: Tensor | None = None
         values: dict[int, Tensor] = {}
@@ -199,10 +206,27 @@ class Objective:
             if self._met(i, context) and (term.per_sample or context.mask is None):
                 with context.observing():
                     values[i] = term.value(context)
-        if len(values) == len(self.terms):
+        for place, i in enumerate(self._may_lack, len(self.terms)):
+            if i in values:
+                with torch.no_grad() if self.terms[i].weight else context.observing():
+                    there = self.terms[i].there(context)
+                values[place] = torch.full_like(total.detach(), there) if isinstance(there, bool) else there
+        if len(values) == self.columns:
             return total, tuple(values[i] for i in range(len(values)))
         missing = torch.full_like(total.detach(), torch.nan)
-        return total, tuple(values.get(i, missing) for i in range(len(self.terms)))
+        return total, tuple(values.get(i, missing) for i in range(self.columns))
+
+    def means(self, sums: Sequence[float], evaluations: int) -> tuple[float, ...]:
+        """Each term's mean over evaluations, of those in which it found something; not a number where it never did.
+
+        Args:
+            sums: of what evaluations gave, ``[columns]``.
+            evaluations: how many there were.
+        """
+        counts = [float(evaluations)] * len(self.terms)
+        for i, there in zip(self._may_lack, sums[len(self.terms) :]):
+            counts[i] = there
+        return tuple(total / n if n else math.nan for total, n in zip(sums, counts))
 
     def _met(self, i: int, context: TermContext) -> bool:
         return self._has_samples(i, context) and all(map(context.has, self._given[i]))

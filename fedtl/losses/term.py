@@ -164,6 +164,14 @@ class Term(Options):
         """The term's value, a scalar tensor, not yet multiplied by ``weight``."""
         raise NotImplementedError
 
+    def there(self, context: TermContext) -> Tensor | bool:
+        """Whether the mini-batch has anything that the value is of: True, False, or a scalar of 1 or 0.
+
+        Where it has not, the value is 0 for training's sake, and no part of the mean over mini-batches that is
+        recorded. A term of which all mini-batches have something leaves this as it is.
+        """
+        return True
+
     def module(self, context: TermContext, name: str) -> nn.Module:
         """One of the term's own modules, trained or frozen."""
         return context.module(module_name(self, name))

@@ -148,6 +148,6 @@ def weighted_means(columns: Mapping[str, list[Any]]) -> dict[str, float]:
         if any(map(math.isnan, values)):
             there = [not math.isnan(value) for value in values]
             values, weights = [*itertools.compress(values, there)], [*itertools.compress(samples, there)]
-        if weights:
+        if sum(weights):
             means[key[len(m.LOSS) :]] = sum(map(operator.mul, values, weights)) / sum(weights)
     return means

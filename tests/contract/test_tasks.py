@@ -15,6 +15,7 @@ from fedtl.config.read import read_config
 from fedtl.engine import Engine
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.tasks import TASKS
+from fedtl.tasks.tokens import IGNORED
 from tests.interrupted import Killed, contents, stop_at
 from tests.parts import METHODS
 
@@ -118,3 +119,24 @@ def test_beside_other_terms_and_private_parts(tmp_path: Path) -> None:
     run = fedtl.run(asked, out=tmp_path / "run")
     assert {"global/clients", "personal/clients"} & run.last("rmse").keys()
     assert "personal/target-clients" in run.last("rmse")
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_what_has_no_token_to_predict_is_no_part_of_a_mean(stacked: bool, traced: bool, tmp_path: Path) -> None:
+    """Neither a mini-batch of a client, nor a client: what they add has no gradient, so that the rest is the same."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(10, size=(2, 4, 2, 5))
+    y[:3, 1], y[3] = IGNORED, IGNORED  # of three clients the second sequence, of the last one both
+    means = []
+    for name, sequences, clients in (("with", 2, 4), ("without", 1, 3)):
+        (tmp_path / name).mkdir()
+        for client in range(clients):
+            own = {"x": x[client, :sequences], "y": y[client, :sequences]}
+            np.savez(tmp_path / name / f"client-{client}.npz", **own, x_test=x[0, :1], y_test=y[0, :1])
+        asked = tables("next_token", stacked=stacked, traced=traced)
+        asked["data"] = {"name": "npz", "path": str(tmp_path / name), "task": "next_token", "normalise": "none"}
+        asked["strategy"]["batch_size"] = 1
+        means.append(fedtl.run({**asked, "rounds": 1}, out=tmp_path / f"{name}-run").rounds[0]["train"])
+    assert means[0].keys() == {"token_cross_entropy"}
+    assert means[0] == pytest.approx(means[1], rel=1e-5)

@@ -23,6 +23,11 @@ def nothing(*layers: Tensor) -> Tensor:
     return torch.stack([0 * layer.sum() for layer in layers]).sum()
 
 
+def has_pairs(context: TermContext) -> bool:
+    """Whether each domain has two samples or more in the mini-batch: one alone has no distribution."""
+    return min(len(context.source.x), len(context.target.x)) > 1
+
+
 Bandwidths = Literal["median", "mean"] | tuple[PositiveFloat, ...]
 
 
@@ -45,7 +50,11 @@ class Between(Term):
     def value(self, context: TermContext) -> Tensor:
         """:meth:`between` the two domains; 0 for a mini-batch of a single sample, which has no distribution."""
         source, target = context.source.layer(self.layer), context.target.layer(self.layer)
-        return self.between(source, target) if min(len(source), len(target)) > 1 else nothing(source, target)
+        return self.between(source, target) if self.there(context) else nothing(source, target)
+
+    def there(self, context: TermContext) -> bool:
+        """Whether both domains have two samples, or more."""
+        return has_pairs(context)
 
     def between(self, source: Tensor, target: Tensor) -> Tensor:
         """The loss of two batches of features ``[n, d]`` and ``[m, d]``."""
@@ -98,12 +107,16 @@ class JointMMD(Term):
     def value(self, context: TermContext) -> Tensor:
         """The squared joint MMD."""
         source, target = ([stream.layer(layer) for layer in self.joint] for stream in (context.source, context.target))
-        n = min(len(source[0]), len(target[0]))
-        if n < 2:
+        if not self.there(context):
             return nothing(*source, *target)
+        n = min(len(source[0]), len(target[0]))
         if self.estimator in PAIRS:
             source, target = ([layer[:n] for layer in layers] for layers in (source, target))
         return losses.joint_mmd(source, target, bandwidths=self.bandwidths, estimator=self.estimator)
+
+    def there(self, context: TermContext) -> bool:
+        """Whether both domains have two samples, or more."""
+        return has_pairs(context)
 
 
 class LocalMMD(Term):
@@ -135,6 +148,11 @@ class LocalMMD(Term):
         return losses.local_mmd(
             source, target, context.labels, logits, bandwidths=self.bandwidths, kernels=self.kernels
         )
+
+    def there(self, context: TermContext) -> Tensor:
+        """Whether a class is among the source's labels and the target's predicted ones."""
+        logits = context.target.logits
+        return (context.labels.unsqueeze(1) == logits.argmax(1)).any().to(logits.dtype)
 
 
 class CORAL(Between):

@@ -68,12 +68,19 @@ class TokenCrossEntropy(Term):
 
     def value(self, context: TermContext) -> Tensor:
         """-Σ log softmax(logits)_y over tokens, divided by their number."""
-        logits, y = context.logits, context.labels
-        there = (y != IGNORED).to(logits.dtype)
-        if context.mask is not None:
-            there = there * context.mask.unsqueeze(-1)
+        logits, y, there = context.logits, context.labels, self._tokens(context)
         each = F.cross_entropy(logits.flatten(0, 1), y.clamp(min=0).flatten(), reduction="none").view(y.shape)
         return (each * there).sum() / there.sum().clamp(min=1)
+
+    def there(self, context: TermContext) -> Tensor:
+        """Whether there is a token to predict."""
+        return self._tokens(context).sum().clamp(max=1)
+
+    def _tokens(self, context: TermContext) -> Tensor:
+        """``[B, T]``: 1 for a token to predict."""
+        logits, y = context.logits, context.labels
+        there = (y != IGNORED).to(logits.dtype)
+        return there if context.mask is None else there * context.mask.unsqueeze(-1)
 
 
 class Cox(Term):

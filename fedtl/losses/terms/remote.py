@@ -104,11 +104,15 @@ class RemoteCORAL(Remote):
     def value(self, context: TermContext) -> Tensor:
         """The squared distance of the target's mean and covariance from the source's."""
         target, moments = context.target.layer(self.layer), self.moments_of(context)
-        if len(target) < 2:
+        if not self.there(context):
             return nothing(target)
         d = target.shape[1]
         mean, covariance = moments[1 : 1 + d], moments[1 + d :].view(d, d)
         return losses.coral_to_moments(target, mean, covariance, variant=self.variant)
+
+    def there(self, context: TermContext) -> bool:
+        """Whether there are two samples, or more: one alone has no covariance."""
+        return len(context.target.x) > 1
 
 
 class RemoteCMD(Remote):

@@ -29,8 +29,9 @@ class TwoViews(Term):
         batch_norm: whether a batch-norm stands before each ReLU, and linear layers have no bias. It has no running
             statistics, which nobody would read: the projector is there for training alone.
         shared: whether the projector travels and is averaged as the model is; else each client keeps its own.
-        least: samples of a mini-batch that trains. A smaller one, as an epoch's last may be, has the value 0: a few
-            samples say little of what all have in common, and correlations over them have steep gradients.
+        least: samples of a mini-batch that trains. A smaller one, as an epoch's last may be, has the value 0, and no
+            part in the mean that is recorded: a few samples say little of what all have in common, and correlations
+            over them have steep gradients.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"views"})
@@ -65,12 +66,16 @@ class TwoViews(Term):
     def value(self, context: TermContext) -> Tensor:
         """:meth:`between` the two views."""
         a, b = (context.stream(name).layer(self.layer) for name in ("view_a", "view_b"))
-        if len(a) < self.least:
+        if not self.there(context):
             return 0 * (a + b).sum()
         if self.projector:
             project = self.module(context, "projector")
             a, b = project(a), project(b)
         return self.between(a, b)
+
+    def there(self, context: TermContext) -> bool:
+        """Whether the mini-batch is one that trains."""
+        return len(context.stream("view_a").x) >= self.least
 
     def between(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of two views' embeddings ``[n, d]``."""

@@ -70,6 +70,15 @@ class Columns:
             yield from ((column, word, start + place) for place, word in enumerate(column.words))
             start += column.width
 
+    def moved(self, places: Sequence[int]) -> Columns | None:
+        """Those of samples of which each number is taken from another place.
+
+        None where a column is more than one number: they need not stay beside each other.
+        """
+        if any(column.width > 1 for column in self.each):
+            return None
+        return Columns(tuple(self.each[place] for place in places))
+
     def to_list(self) -> list[dict[str, Any]]:
         """As JSON has them: a table for each column, without what it has not."""
         return [

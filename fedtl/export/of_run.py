@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -79,6 +80,7 @@ def model_of_run(
     place = None if client is None else source.place(client)
     choice, state, which, term = source.of_server() if place is None else source.of_client(place)
     predictor = None if term is None else described(term)
+    frame = source.frame if place is None else source.frame_of(place)
     about = About(
         format=FORMAT,
         fedtl=__version__,
@@ -91,12 +93,12 @@ def model_of_run(
         method=source.config.strategy.name,
         round=source.checkpoint.round,
         model=choice.model_dump(mode="json", exclude_none=True, exclude={"pretrained"}),
-        frame=json.loads(source.frame.to_json()),
+        frame=json.loads(frame.to_json()),
         predictor=predictor,
     )
     few = FewSamples.of(source.federation)
-    module = rebuilt(choice, source.frame, state, str(folder), few, predictor)
-    return Exported(module, source.frame, about, few)
+    module = rebuilt(choice, frame, state, str(folder), few, predictor)
+    return Exported(module, frame, about, few)
 
 
 Model = tuple[ModelChoice, dict[str, Tensor], Personal | None, Term | None]
@@ -181,6 +183,21 @@ class RunFolder:
                 f"{self.federation.clients - 1}"
             )
         return place
+
+    def frame_of(self, client: int) -> DataSchema:
+        """What a client's model must be told of data: where it sees features in others' places, which these are.
+
+        Where that cannot be said by the names of columns, none are: they have to stand as in its training.
+        """
+        columns, seed, data = self.frame.columns, self.config.seed, self.config.data
+        if columns is None or self.deployed:
+            return self.frame
+        stages = [data.partition, *(stage for first, stage in data.partition.later if first <= self.checkpoint.round)]
+        places = stages[-1].places(client, columns.width, seed)
+        if places is None or (places == range(columns.width)).all():
+            return self.frame
+        one_by_one = self.federation.domain_of is None  # else clients of each domain are numbered by themselves
+        return replace(self.frame, columns=columns.moved(places.tolist()) if one_by_one else None)
 
     def of_server(self) -> Model:
         """The global model."""

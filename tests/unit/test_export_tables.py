@@ -179,3 +179,33 @@ def _config(data: dict[str, Any]) -> dict[str, Any]:
         "model": {"name": "logistic"},
         "strategy": {"name": "fedavg", "lr": 0.1},
     }
+
+
+def test_a_client_that_sees_features_in_others_places_finds_them_by_name(tmp_path: Path) -> None:
+    """Its own table, with the columns as they are called, and its samples as they were trained on, say the same."""
+    data = {"name": "breast-cancer", "clients": 2, "task": "binary"}
+    swapped = {"name": "swapped-features", "groups": 2, "share": 1.0}
+    table = {**_config({**data, "partition": swapped}), "strategy": {"name": "ditto", "lr": 0.1}}
+    table["simulation"] = {"grid": "in-process"}
+    fedtl.run(table, out=tmp_path / "run")
+    plain = federate(build(_config({**data, "partition": "iid"})).data, 0)
+    assert plain.columns is not None
+    seen = federate(build(table).data, 0)
+    for client in range(2):
+        rows = plain.test[client]
+        assert (rows == seen.test[client]).all()
+        assert (plain.x[rows] == seen.x[rows]).all() == (client == 0)
+        with (tmp_path / f"{client}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([plain.columns.names, *plain.x[rows].tolist()])
+        np.savez(tmp_path / f"{client}.npz", x=seen.x[rows])
+        write_safetensors(model_of_run(tmp_path / "run", client), tmp_path / f"{client}.safetensors")
+        model = open_model(tmp_path / f"{client}.safetensors")
+        files = [tmp_path / f"{client}.{kind}" for kind in ("csv", "npz")]
+        by_name, as_trained = (predict(model, read_samples(file, model.frame)) for file in files)
+        np.testing.assert_allclose(by_name.probabilities, as_trained.probabilities, rtol=1e-6)
+
+
+def test_numbers_of_one_column_need_not_stay_beside_each_other() -> None:
+    columns = Columns((Column("a"), Column("b", words=("x", "y"))))
+    assert columns.moved([1, 0, 2]) is None
+    assert Columns.of_numbers(["a", "b", "c"]).moved([1, 0, 2]) == Columns.of_numbers(["b", "a", "c"])

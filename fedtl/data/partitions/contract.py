@@ -50,6 +50,10 @@ class Partition(Choice):
         """
         return x
 
+    def places(self, client: int, features: int, seed: int) -> NDArray[np.int64] | None:
+        """From which place of a vector :meth:`shift` takes each feature of a client, ``[features]``; None: its own."""
+        return None
+
     def concept(self, y: NDArray[np.int64], classes: int, shards: Shards, seed: int) -> NDArray[np.int64]:
         """What the clients call the samples, for training and for testing, instead of ``y`` ``[n]``, which stays.
 

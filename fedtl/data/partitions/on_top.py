@@ -48,6 +48,10 @@ class OnTop(Partition):
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.shift(x, shards, seed)
 
+    def places(self, client: int, features: int, seed: int) -> NDArray[np.int64] | None:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        return self.base.places(client, features, seed)
+
     def concept(self, y: NDArray[np.int64], classes: int, shards: Shards, seed: int) -> NDArray[np.int64]:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.concept(y, classes, shards, seed)

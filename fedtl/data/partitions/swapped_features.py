@@ -50,6 +50,11 @@ class SwappedFeatures(OnTop):
                 result[rows] = np.take(flat[rows], order, axis=1 + len(lead))
         return result.reshape(x.shape)
 
+    def places(self, client: int, features: int, seed: int) -> NDArray[np.int64] | None:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        before, own = self.base.places(client, features, seed), self.orders(features, seed)[client % self.groups]
+        return own if before is None else before[own]
+
     def orders(self, features: int, seed: int) -> NDArray[np.int64]:
         """From where each group has each feature, ``[groups, features]``."""
         orders = np.tile(np.arange(features), (self.groups, 1))

@@ -161,7 +161,7 @@ def terms(runs: Sequence[Run], axis: Axis = "rounds", *, width: float | None = N
                 _draw_line(axes, curve, factor, index, groups[index].label)
         axes.set_title(f"{name}\nin local training", loc="left")
         axes.set_xlabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds", min_n_ticks=1))
     legend(figure, [_group_handles(groups, lines)], _notes(groups, lines))
     return figure
 
@@ -222,7 +222,7 @@ def _draw_panels(
         place.set_title(_title(name, statistic), loc="left")
         place.set_xlabel(label)
         if axis == "rounds":
-            place.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            place.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         else:
             place.xaxis.set_major_locator(MaxNLocator(6))
         if number % columns == 0:

@@ -75,7 +75,7 @@ def convergence(setting: Setting) -> Convergence | None:
     if not lines:
         return None
     rounds = sorted({float(x) for _, each in lines for x in each.x})
-    x = Scale(min(rounds), max(max(rounds), min(rounds) + 1), LEFT, WIDTH - RIGHT)
+    x = over_rounds(rounds)
     y = over([float(v) for _, each in lines for part in (each.low, each.high) for v in part], HEIGHT - BOTTOM, TOP)
     curves = tuple(_curve(method, each, comparison, x, y) for method, each in lines)
     notes = []
@@ -101,6 +101,13 @@ def convergence(setting: Setting) -> Convergence | None:
         numbers=_numbers(lines, rounds, comparison, f"Means over seeds{setting.where}"),
         notes=tuple(notes),
     )
+
+
+def over_rounds(rounds: Sequence[float]) -> Scale:
+    """An axis from the first scored round to the last; of a single one with half a round on both sides."""
+    low, high = min(rounds), max(rounds)
+    room = 0.0 if high > low else 0.5
+    return Scale(low - room, high + room, LEFT, WIDTH - RIGHT)
 
 
 def _line(method: Method, comparison: Comparison) -> Line | None:

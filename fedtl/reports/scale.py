@@ -33,7 +33,7 @@ class Scale:
         from matplotlib.ticker import MaxNLocator
 
         factor = 100.0 if percent else 1.0
-        locator = MaxNLocator(most, integer=whole, steps=[1, 2, 2.5, 5, 10])
+        locator = MaxNLocator(most, integer=whole, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1 if whole else 2)
         values = [v / factor for v in locator.tick_values(factor * self.low, factor * self.high)]
         step = abs(self.high - self.low) * 1e-9
         return tuple(

@@ -145,6 +145,13 @@ def test_the_band_reaches_from_the_lowest_to_the_highest_seed(make_run: MakeRun)
         assert (number, round(each[:, at].max(), 9)) in corners
 
 
+def test_a_single_scored_round_has_one_tick(make_run: MakeRun) -> None:
+    figure = plot.convergence([make_run(rounds=1)])
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [0]
+
+
 def test_a_single_run_has_no_band(make_run: MakeRun) -> None:
     figure = plot.convergence([make_run()])
     assert not figure.axes[0].collections

@@ -401,6 +401,16 @@ def test_long_curves_are_thinned_and_say_so(tmp_path: Path) -> None:
     assert len(picture.numbers.rows) == MOST_POINTS
 
 
+def test_a_single_scored_round_stands_in_the_middle(tmp_path: Path) -> None:
+    """An axis that goes on to a round that there is not would say that the run had stopped early."""
+    made_run(tmp_path / "a", "fedavg", [0.5, 0.6], rounds=1)
+    picture = convergence(settings(gather([tmp_path], Asked()))[0])
+    assert picture is not None
+    middle = (picture.left + picture.right) / 2
+    assert [(tick.text, float(tick.place)) for tick in picture.x_ticks] == [("1", middle)]
+    assert [float(mark.x) for mark in picture.curves[0].marks] == [middle]
+
+
 def test_every_client_is_a_point_with_its_value(tmp_path: Path) -> None:
     made_run(tmp_path / "few", "fedavg", [0.25, 0.5, 0.75, 1.0])
     made_run(tmp_path / "many", "local", np.linspace(0, 1, MOST_MARKS + 1).tolist())

@@ -12,6 +12,7 @@ import pytest
 
 from fedtl.choice import ConfigError
 from fedtl.data import read_data
+from fedtl.data.own.lines import header_of
 from fedtl.data.own.read import read_own
 from fedtl.data.schema import DataSchema
 from fedtl.export.predict import read_samples
@@ -178,3 +179,15 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match=r"a\.parquet: two columns have the name 'a'$"):
         read_own(str(tmp_path / "a.parquet"))
+
+
+def test_a_header_is_read_without_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a prediction asks of a file first, which is then read once."""
+    file = write(tmp_path, "bern", TABLES["bern"])
+    reader, reads = pytest.importorskip("pyarrow.parquet").ParquetFile, list[object]()
+    read = reader.read
+    monkeypatch.setattr(reader, "read", lambda self, *args, **kwargs: reads.append(1) or read(self, *args, **kwargs))
+    assert header_of(file, "sick") == [*TABLES["bern"]]
+    assert not reads
+    (tmp_path / "no.parquet").write_text("a,b")
+    assert header_of(tmp_path / "no.parquet", "a") == header_of(tmp_path / "none.parquet", "a") == []

@@ -49,6 +49,8 @@ def tables_in(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
 def header_of(path: Path, label: str) -> list[str]:
     """The names of a file's columns; none if :func:`read_rows` could not read them."""
     try:
+        if path.suffix.lower() == parquet.SUFFIX:
+            return [name.strip() for name in parquet.names_of(path)]
         with rows_of(path, label) as (rows, _):
             return [name.strip() for name in next(rows, (1, []))[1]]
     except ConfigError:

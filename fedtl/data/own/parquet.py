@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,10 @@ def rows_of(path: Path) -> tuple[Iterator[tuple[int, list[str]]], tuple[str, ...
     Raises:
         ConfigError: pyarrow is not installed, it is no such file, or a column holds lists or the like.
     """
-    try:
-        import pyarrow.parquet as reader
-        from pyarrow import ArrowException, types
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{path} needs the package pyarrow: pip install 'fedtl[parquet]'") from error
-    try:
-        with reader.ParquetFile(path) as file:  # and not read_table, which takes two columns of one name for no file
-            table = file.read()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from error
-    except ArrowException as error:
-        raise ConfigError(f"{path} is no Parquet file: {_one_line(error)}") from error
+    with _opened(path) as file:
+        table = file.read()
+    from pyarrow import types
+
     index = [name for name in table.column_names if name.startswith(_INDEX)]
     table = table.select([place for place, name in enumerate(table.column_names) if name not in index])
     for place, field in enumerate(table.schema):
@@ -49,6 +42,33 @@ def rows_of(path: Path) -> tuple[Iterator[tuple[int, list[str]]], tuple[str, ...
             table = table.set_column(place, field.name, _times(path, field, table.column(place)))
     notes = (f"{path}: the row numbers of pandas, {index[0]!r}, are left out",) if index else ()
     return _lines(path, table), notes
+
+
+def names_of(path: Path) -> list[str]:
+    """The columns' names as :func:`rows_of` has them, for which no column is read.
+
+    Raises:
+        ConfigError: pyarrow is not installed, or it is no such file.
+    """
+    with _opened(path) as file:
+        return [name for name in file.schema_arrow.names if not name.startswith(_INDEX)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file open to be read, and what cannot be read of it in a sentence."""
+    try:
+        import pyarrow.parquet as reader
+        from pyarrow import ArrowException
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{path} needs the package pyarrow: pip install 'fedtl[parquet]'") from error
+    try:
+        with reader.ParquetFile(path) as file:  # and not read_table, which takes two columns of one name for no file
+            yield file
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from error
+    except ArrowException as error:
+        raise ConfigError(f"{path} is no Parquet file: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -52,7 +52,8 @@ class SwappedFeatures(OnTop):
 
     def places(self, client: int, features: int, seed: int) -> NDArray[np.int64] | None:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
-        before, own = self.base.places(client, features, seed), self.orders(features, seed)[client % self.groups]
+        before: NDArray[np.int64] | None = self.base.places(client, features, seed)
+        own: NDArray[np.int64] = self.orders(features, seed)[client % self.groups]
         return own if before is None else before[own]
 
     def orders(self, features: int, seed: int) -> NDArray[np.int64]:

@@ -81,6 +81,7 @@ class Described:
     columns: tuple[str, ...] = ()
     domain: str = ""
     boolean: tuple[str, ...] = ()
+    others: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -514,6 +515,11 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
         if not isinstance(names, list) or not 0 < len(names) <= MOST_CLASSES:
             raise Refused("its labels' names are no list of words")
         names = tuple(shortened(word) for word in names)
+    others = entries.get("others")
+    if others is not None:
+        if not isinstance(others, list) or len(others) > MOST_CLASSES:
+            raise Refused("its labels of class 0 are no list of words")
+        others = tuple(shortened(word) for word in others)
     columns, boolean = (column_names(entries.get(key, [])) for key in ("columns", "boolean"))
     if not {*boolean} <= {*columns}:
         raise Refused("it names columns of yes and no that are none of its columns")
@@ -533,6 +539,7 @@ def described(reply: RecordDict, name: str, statistics_of: str, outcome_sums: bo
         columns=columns,
         domain=_domain(entries.get("domain", "")),
         boolean=boolean,
+        others=others,
     )
     if not description.shape or math.prod(description.shape) > LARGEST_SAMPLE:
         raise Refused(f"a sample of it has shape {list(description.shape)!r:.60}")

@@ -27,6 +27,7 @@ from fedtl.data.held_out import held_out
 from fedtl.data.own.columns import ColumnRules
 from fedtl.data.own.lines import difference
 from fedtl.data.own.read import FRAME, Own, read_own
+from fedtl.data.own.rules import class_names
 from fedtl.data.own.statistics import normaliser
 from fedtl.data.schema import DataSchema
 from fedtl.data.sets.files import Files
@@ -389,6 +390,11 @@ def common_frame(descriptions: Mapping[str, Described], config: Config, unseen: 
     classes = len(labels) or largest + 1
     if not classes:
         raise ConfigError("no client has a label, so the classes are unknown: give a frame.json with --data")
+    if not labels and classes == 2 and isinstance(config.data, Files) and config.data.positive:
+        told = [each.others for each in descriptions.values() if each.largest_label is not None]
+        of_no = sorted({word for each in told for word in each or ()})
+        if of_no and None not in told:  # arrays, and older clients, do not tell
+            labels = class_names(of_no, config.data.positive)
     config.data.task.outputs(classes)  # which says whether so many classes are not what it is for
     scale, shift = normaliser(config.data.normalise, sums, one.shape, one.dtype)
     return DataSchema(one.shape, dtype, classes, labels, scale, shift, config.data.task)

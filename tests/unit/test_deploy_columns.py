@@ -292,6 +292,26 @@ def test_another_label_is_class_1(
     assert "south: its labels are read by another data.positive than the experiment's" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_classes_are_called_as_in_the_simulation(begin: Callable[..., Deployment], tmp_path: Path, told: bool) -> None:
+    """Class 0 is what clients' rows say that data.positive does not, of which each client knows its own words."""
+    folder = write_tables(tmp_path / "tables")
+    for place, file in enumerate(sorted(folder.iterdir())):
+        file.write_text(file.read_text().replace("well", f"well-{place % 2}"))
+    config = tables(folder, data=plain_rules())
+    reads = of_config(config, folder)
+
+    def read(name: str) -> Own:
+        own = reads(name)
+        return own if told or name == "south" else replace(own, others=None)  # as an older client does not tell
+
+    deployed = begin(config, read)
+    deployed.serve(data=False, rounds=1)
+    simulated = DataSchema.of(federate(build(config).data, 0)).labels
+    assert simulated == ("well-0, well-1", "ill")
+    assert DataSchema.read(deployed.run / "frame.json").labels == (simulated if told else ())
+
+
 def plain_rules() -> dict[str, Any]:
     """Rules of an experiment that decides nothing together."""
     return {"missing": "drop", "indicators": False, "categorical": [], "leave_out": ["nr", "ward"]}

@@ -45,6 +45,7 @@ class Part:
         table: of a table, what its columns have become.
         undecided: of a table whose columns become numbers only when all participants' are known, its rows; ``x`` has no
             numbers then, ``[n, 0]``.
+        others: of a table, the labels that are class 0 as ``data.positive`` names others; None where it names none.
     """
 
     where: str
@@ -55,3 +56,4 @@ class Part:
     columns: tuple[str, ...] = ()
     table: Columns | None = None
     undecided: CellTable | None = None
+    others: tuple[str, ...] | None = None

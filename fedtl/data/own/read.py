@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
-from fedtl.data.arrays import UNLABELLED, check_alike, check_layout, doubts, numbered, samples
+from fedtl.data.arrays import MOST_CLASSES, UNLABELLED, check_alike, check_layout, doubts, numbered, samples
 from fedtl.data.columns import Columns
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Domain, Federation, Shards
@@ -94,6 +94,7 @@ class Own:
         undecided: of tables whose columns become numbers only when all participants' are known, see :meth:`decided`;
             ``x`` has no numbers then, ``[n, 0]``.
         positive: of tables that are read by rules, the labels that are class 1 by these; None of others.
+        others: of tables that are read by such rules, the labels that are class 0; None where no rule names class 1.
     """
 
     source: str
@@ -116,6 +117,7 @@ class Own:
     table: Columns | None = None
     undecided: Undecided | None = None
     positive: tuple[str, ...] | None = None
+    others: tuple[str, ...] | None = None
 
     def decided(self, columns: Columns) -> Own:
         """The same with numbers, now that it is known what columns become; as it is where it had them already.
@@ -205,6 +207,7 @@ class Own:
             "labels": None if self.names is not None else self.labels,
             "names": None if self.names is None else list(self.names),
             **({"domain": self.domain} if self.domain else {}),
+            **({} if self.others is None or len(self.others) > MOST_CLASSES else {"others": list(self.others)}),
         }
 
     def as_federation(self, frame: DataSchema, client: int, clients: int) -> Federation:
@@ -418,7 +421,9 @@ def read_own(
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
     own = gathered(path, parts, server, task)
     if rules is not None and kind in ("tables", "table"):
-        own = replace(_with_undecided(own, parts, rules.columns), positive=rules.positive)
+        told = [part.others for part in parts.values() if part.others is not None]
+        others = tuple(sorted({word for each in told for word in each})) if told else None
+        own = replace(_with_undecided(own, parts, rules.columns), positive=rules.positive, others=others)
     return own if server else replace(own, domain=_domain(place))
 
 

@@ -18,6 +18,11 @@ from fedtl.data.own.table import labels_of, test_rows
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
 
 
+def class_names(others: Sequence[str], positive: Sequence[str]) -> tuple[str, str]:
+    """What the classes 0 and 1 are called, of all labels that are not ``positive`` and of those that are."""
+    return ", ".join(others), ", ".join(positive)
+
+
 @dataclass(frozen=True)
 class TableRules:
     """How tables, .csv files and Parquet, are read.
@@ -67,6 +72,10 @@ class TableRules:
         """1 for labels ``[n]`` that are positive, and 0 for all others, be they -1."""
         return np.isin(as_words(words), as_words(np.array(self.positive))).astype(np.int64)
 
+    def others(self, words: Cells) -> tuple[str, ...]:
+        """The labels among ``[n]`` that are not positive, in order."""
+        return tuple(sorted(map(str, np.unique(words[self.classes(words) == 0]))))
+
     def outcomes(self, table: CellTable) -> Outcomes | None:
         """What is predicted of a table's rows, where that is no label."""
         if table.outcomes is None:
@@ -104,6 +113,7 @@ class TableRules:
                 (*notes, *table.notes),
                 self.outcomes(table),
                 (*table.cells, *self._order),
+                others=self.others(table.label) if self.positive and part in labels else None,
             )
             for part, table in tables.items()
         }

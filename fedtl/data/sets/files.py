@@ -18,7 +18,7 @@ from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gap
 from fedtl.data.own.lines import is_table, tables_in
 from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TRAIN, Part
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
-from fedtl.data.own.rules import TableRules
+from fedtl.data.own.rules import TableRules, class_names
 from fedtl.data.own.table import labels_of
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
@@ -231,11 +231,11 @@ class Files(DataChoice):
         for word in self.positive:
             if alike[word] not in known:
                 raise ConfigError(f"data.positive = {word!r}: no row has this label: {nearest(word, present)}")
-        others = ", ".join(sorted(word for word in present if alike[word] not in named))
+        others = sorted(word for word in present if alike[word] not in named)
         if not others:
             raise ConfigError("data.positive: all rows' labels are among them, so that there is one class")
         each: list[Labels] = [self.rules.classes(table.label) for table in tables]
-        return each, (others, ", ".join(self.positive))
+        return each, class_names(others, self.positive)
 
 
 def _not_here(source: str, part: str) -> str:

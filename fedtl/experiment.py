@@ -24,7 +24,7 @@ from fedtl.assemble.parts import (
 )
 from fedtl.assemble.resources import Resources
 from fedtl.choice import ConfigError, noted_unused
-from fedtl.config.read import build, is_run, read_config
+from fedtl.config.read import build_to_read, is_run, read_config
 from fedtl.config.schema import Config
 from fedtl.config.tracking import check_trackers
 from fedtl.data.federate import federate
@@ -324,7 +324,7 @@ def load_model(run: Run, round: Literal["last", "best"] = "last") -> nn.Module:
         ConfigError: the run's method trains no model for all clients, or the round's is not kept.
     """
     check_round(round, "round")
-    config = build(dict(run.config))
+    config = build_to_read(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to load")
     # Of a deployed run the config's data only stand in for the clients'; what those are like is written down.

@@ -108,7 +108,7 @@ class Asked:
 def _read(path: Path, student: str, method: str, overrides: Sequence[str]) -> Asked:
     from fedtl.choice import ConfigError, nearest
     from fedtl.config.overrides import override
-    from fedtl.config.read import build
+    from fedtl.config.read import build_to_read
     from fedtl.distill import METHODS, read_method
     from fedtl.models import MODELS, read_model
     from fedtl.runs.history import load
@@ -136,7 +136,7 @@ def _read(path: Path, student: str, method: str, overrides: Sequence[str]) -> As
         chosen = read_model(tables["student"])
     except ConfigError as error:  # a config's own table of a model has another name
         raise ConfigError(str(error).replace("model.", "student.", 1)) from error
-    run = build(dict(load(path).config))
+    run = build_to_read(dict(load(path).config))
     if run.data.task.kind != "classification":
         raise ConfigError(f"{path}: data.task is {run.data.task.name!r}, and only a model of classes can be distilled")
     return Asked(path, run, tables, chosen, read_method(tables["method"]))

@@ -77,6 +77,15 @@ def build(tables: Tables) -> Config:
         return _built(tables)
 
 
+def build_to_read(tables: Tables) -> Config:
+    """The config of a run whose models are read, without what chose its rounds.
+
+    That has been done, and an earlier version chose by what is refused now, as by a metric of each class.
+    """
+    evaluate = {key: value for key, value in tables.get("evaluate", {}).items() if key != "keep_best"}
+    return build({**{key: value for key, value in tables.items() if key != "stop"}, "evaluate": evaluate})
+
+
 def _built_on(recorded: Tables, tables: Tables) -> tuple[Config, list[str]]:
     """A config, and a line where it goes on from a record that has options without effect: the first one's.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedtl.choice import ConfigError
-from fedtl.config.read import build
+from fedtl.config.read import build_to_read
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
@@ -51,7 +51,7 @@ def opened(run: Run, purpose: str) -> Opened:
     if (run.path / FRAME).is_file():
         raise ConfigError(f"{run.path} is a deployed run's, and holds no samples to {purpose}")
     run.state_dict()  # a run that is not finished says so
-    config = build(dict(run.config))
+    config = build_to_read(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, without a global model to {purpose}")
     federation = federate(config.data, config.seed).at(run.rounds[-1]["round"])

@@ -17,7 +17,7 @@ from fedtl import __version__
 from fedtl.assemble.parts import Assembly, assemble, make_engines, make_tasks, one_thread, untrained, worker_of
 from fedtl.choice import ConfigError, nearest
 from fedtl.clients.serving import Serving, serving
-from fedtl.config.read import build
+from fedtl.config.read import build_to_read
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
 from fedtl.data.own.read import FRAME
@@ -142,7 +142,7 @@ class RunFolder:
         names = run.environment.get("names")
         clients = [str(name) for name in names] if isinstance(names, list) else []
         study = str(run.environment.get("study", run.path.name))
-        folder = cls(run.path, build(dict(run.config if tables is None else tables)), clients, study, best)
+        folder = cls(run.path, build_to_read(dict(run.config if tables is None else tables)), clients, study, best)
         folder.of_one_client = "client" in run.environment
         return folder
 

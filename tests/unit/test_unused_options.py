@@ -271,3 +271,22 @@ def test_shares_that_are_not_drawn(tmp_path: Path) -> None:
         "data.validation_share = 0.1 has no effect: the file says which samples are for validation",
     ]
     assert not [note for note in federate(read_data(table), 0).notes if "share" in note]
+
+
+def test_models_of_a_run_are_read_that_chose_rounds_by_what_is_refused_now(tmp_path: Path) -> None:
+    """An earlier version took a metric of each class to choose rounds by; what is refused is to go on with it."""
+    folder = tmp_path / "run"
+    chosen = ['evaluate.metrics=["recall_by_class"]', "evaluate.keep_best=recall_by_class/1", "stop.patience=1"]
+    asked = ["rounds=1", "simulation.grid=in-process", "data.validation_share=0.2", *chosen]
+    run = fedtl.run("quickstart", [*asked, "stop.metric=recall_by_class/1"], out=folder)
+    config = (folder / "config.toml").read_text()
+    assert config.count("recall_by_class/1") == 2
+    (folder / "config.toml").write_text(config.replace("recall_by_class/1", "recall_by_class"))
+    with pytest.raises(ConfigError, match="is a number of each class"):
+        fedtl.run(folder, resume=True)
+    read = fedtl.load(folder)
+    assert read.last("recall_by_class/1") == run.last("recall_by_class/1")
+    for module in (fedtl.load_model(read), model_of_run(folder).module):
+        for name, tensor in run.state_dict().items():
+            assert tensor.equal(module.state_dict()[name])
+    assert model_of_run(folder, 1).about.which == "personalised"

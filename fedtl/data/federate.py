@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.by_domain import domains_of_clients, of_domain, one_after_another, said_of
+from fedtl.data.columns import Columns
 from fedtl.data.dataset import Dataset, DomainRows, Samples, channel_statistics, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Later, Shards
@@ -337,7 +338,21 @@ def _notes(
     for key, each in (("data.target", target), ("data.public", public)):
         notes += [f"{key}: {note}" for note in (each.notes if each is not None else ())]
     notes += [f"data.target: {note}" for note in (other.notes if other is not None else ())]
+    if target is not None:
+        notes += _other_fills(dataset.columns, target.columns)
     return tuple(dict.fromkeys(notes))
+
+
+def _other_fills(source: Columns | None, target: Columns | None) -> list[str]:
+    """A line where a target's gaps are filled otherwise than the source's, which is what an exported model does."""
+    pairs = zip(source.each, target.each) if source is not None and target is not None else ()
+    other = [t.name for s, t in pairs if t.fill is not None and s.fill is not None and s.fill != t.fill]
+    if not other:
+        return []
+    return [
+        f"data.target: gaps are filled by the target's own rows in {', '.join(map(repr, other))}; an exported model "
+        "fills them by the source's"
+    ]
 
 
 def _words_of_unseen(dataset: Dataset, source: Divided, unseen: NDArray[np.int64]) -> list[str]:

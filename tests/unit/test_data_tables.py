@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedtl.choice import ConfigError
+from fedtl.data import read_data
+from fedtl.data.federate import federate
+from fedtl.data.federation import Federation
 from fedtl.data.own.lines import header_of
 from fedtl.data.own.read import read_own
 
@@ -143,3 +146,23 @@ def test_a_header_is_no_sample(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     assert sentence(tmp_path, text) == message
+
+
+def test_a_target_whose_gaps_are_filled_otherwise_is_a_note(tmp_path: Path) -> None:
+    for name, level in (("source", 10), ("target", 100), ("alike", 10)):
+        (tmp_path / name).mkdir()
+        for client in "ab":
+            rows = [f"{'' if i % 5 == 0 else level},{i % 2}" for i in range(20)]
+            (tmp_path / name / f"{client}.csv").write_text("\n".join(["x,label", *rows]))
+
+    def federated(target: str) -> Federation:
+        files = {"name": "files", "missing": "mean"}
+        other = {**files, "path": str(tmp_path / target)}
+        own = {**files, "path": str(tmp_path / "source"), "normalise": "none", "target": other}
+        return federate(read_data(own), 0)
+
+    federation = federated("target")
+    assert {*federation.x[:, 0].tolist()} == {10, 100}
+    (note,) = [each for each in federation.notes if "gaps" in each]
+    assert note.startswith("data.target: gaps are filled by the target's own rows in 'x'; an exported model")
+    assert not [each for each in federated("alike").notes if "gaps" in each]

@@ -68,8 +68,8 @@ METHODS = {
     "fedprox": Theirs("FedProx", (GLOBAL,), ("-mu", "0.01")),
     "scaffold": Theirs("SCAFFOLD", (GLOBAL,)),
     "feddyn": Theirs("FedDyn", (GLOBAL,), ("-al", "0.1")),
-    "fedntd": Theirs("FedNTD", (GLOBAL,), ("-bt", "1", "-tau", "1")),
-    "fedlc": Theirs("FedLC", (GLOBAL,), ("-tau", "1")),
+    "fedntd": Theirs("FedNTD", (GLOBAL,), ("-bt", "1", "-tau", "1"), "PFLlib takes the plain mean of the clients"),
+    "fedlc": Theirs("FedLC", (GLOBAL,), ("-tau", "1"), "PFLlib counts the classes of all clients together"),
     "moon": Theirs("MOON", (GLOBAL,), ("-mu", "1", "-tau", "0.5")),
     "local": Theirs("Local", (PERSONAL,)),
     "fedper": Theirs("FedPer", (PERSONAL,)),
@@ -78,13 +78,20 @@ METHODS = {
     "fedbabu": Theirs("FedBABU", (GLOBAL,), ("-fte", "1")),
     "fedrod": Theirs("FedROD", (PERSONAL,)),
     "ditto": Theirs("Ditto", (GLOBAL, PERSONAL), ("-mu", "1", "-pls", "1")),
-    "apfl": Theirs("APFL", (PERSONAL,), ("-al", "1")),
+    "apfl": Theirs("APFL", (PERSONAL,), ("-al", "1"), "PFLlib's v_i becomes the mixture after each round"),
     "fedcp": Theirs("FedCP", (PERSONAL,), ("-lam", "5")),
-    "gpfl": Theirs("GPFL", (PERSONAL,), ("-lam", "0.01", "-mu", "0.1")),
+    "gpfl": Theirs(
+        "GPFL", (PERSONAL,), ("-lam", "0.01", "-mu", "0.1"), "a norm over the mini-batch, inputs of the round before"
+    ),
     "feddbe": Theirs("FedDBE", (PERSONAL,), ("-klw", "50", "-mo", "1")),
-    "fedpac": Theirs("FedPAC", (PERSONAL,), ("-lam", "1")),
-    "pfedme": Theirs("pFedMe", (PERSONAL,), ("-bt", "1", "-lam", "15", "-K", "5", "-lrp", "0.01")),
-    "per-fedavg": Theirs("PerAvg", (PERSONAL,)),
+    "fedpac": Theirs("FedPAC", (PERSONAL,), ("-lam", "1"), "PFLlib gives weights to other clients' heads"),
+    "pfedme": Theirs(
+        "pFedMe",
+        (GLOBAL,),
+        ("-bt", "1", "-lam", "15", "-K", "5", "-lrp", "0.01"),
+        "what PFLlib scores as personal is what clients have just received",
+    ),
+    "per-fedavg": Theirs("PerAvg", (PERSONAL,), (), "first order, and two passes over the samples a round"),
 }
 
 

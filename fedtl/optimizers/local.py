@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -81,6 +82,10 @@ class SGD(Optimizer):
         if self.nesterov and (self.dampening or not self.momentum):
             raise ValueError("nesterov = true needs momentum, as 0.9, and no dampening")
         return self
+
+    def without_use(self) -> Mapping[str, str]:
+        """Without momentum there is nothing to keep."""
+        return {} if self.momentum else {"keep": "sgd without momentum has no state"}
 
     def moments(self, rate: Rate) -> tuple[Transform, ...]:
         """Momentum, and the rate."""

@@ -56,6 +56,13 @@ def test_what_local_training_does_not_use() -> None:
     assert notes("fedavg", phases=phases) == []
 
 
+def test_sgd_without_momentum_has_nothing_to_keep() -> None:
+    with pytest.raises(ConfigError, match=r"keep.*no effect, as sgd without momentum has no state"):
+        notes(strategy={"optimizer": {"name": "sgd", "keep": True}})
+    assert notes(strategy={"optimizer": {"name": "sgd", "keep": True, "momentum": 0.9}}) == []
+    assert notes(strategy={"optimizer": {"name": "adam", "keep": True}}) == []
+
+
 def test_an_objective_that_teaches_nothing() -> None:
     def said(*names: str, **other: Any) -> list[str]:
         return [note for note in notes(objective=[{"term": name} for name in names], **other) if "teaches" in note]

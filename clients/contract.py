@@ -66,7 +66,7 @@ class Ensemble(NamedTuple):
 
 
 Weighting = Literal["samples", "uniform", "settings"]
-"""How clients count in a sum: likewise, or as ``strategy.weighting`` says."""
+"""How clients count in a sum: by their training samples, all alike, or as ``strategy.weighting`` says."""
 
 S = TypeVar("S", bound=Settings)
 

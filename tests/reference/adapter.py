@@ -187,16 +187,15 @@ def local_sgd(case: Case, strategy: str) -> dict[str, Any]:
     Raises:
         NotApplicableError: one is no number.
     """
-    given = {name: case.hyper[name] for name in ("momentum", "weight_decay") if name in case.hyper}
-    if words := [value for value in given.values() if isinstance(value, str)]:
+    options = {name: case.hyper[name] for name in ("momentum", "weight_decay") if name in case.hyper}
+    if words := [value for value in options.values() if isinstance(value, str)]:
         if words[0] == DECAY:
             raise NotApplicableError("a weight decay of weights that spares biases is no option here")
         raise NotApplicableError(f"weight_decay = {words[0]!r} has no counterpart")
-    given = {name: value for name, value in given.items() if value}
-    own = {**strategy_type(strategy).settings_type.model_fields}
-    if given and not given.keys() <= own.keys():
-        return {"optimizer": {"name": "sgd", **given}}
-    return given
+    options = {name: value for name, value in options.items() if value}
+    if options.keys() <= strategy_type(strategy).settings_type.model_fields.keys():
+        return options
+    return {"optimizer": {"name": "sgd", **options}}
 
 
 def weighting(case: Case, otherwise: str = "samples") -> dict[str, str]:

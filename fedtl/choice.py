@@ -13,7 +13,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -273,10 +273,11 @@ def read_choice(kind: type[K], registry: Registry, table: object, key: str, exam
     return validate(part_type(kind, registry, table.get("name"), f"{key}.name"), table, key)
 
 
-def validate(model: type[C], table: Mapping[str, Any], key: str) -> C:
+def validate(model: type[C], table: Mapping[str, Any], key: str, owners: Callable[[str], str] | None = None) -> C:
     """Read ``table`` as ``model``; ``key`` is the table's own place in the config, for messages.
 
     Validators find it in their context, under ``"key"``: those that read a part in the table name its whole place.
+    ``owners`` says, of an option that the model lacks, whose it is, in words; "" if it is nobody's.
 
     Raises:
         ConfigError: the first thing that is wrong, in one sentence: key, value, what would be right.
@@ -284,17 +285,22 @@ def validate(model: type[C], table: Mapping[str, Any], key: str) -> C:
     try:
         return model.model_validate(dict(table), context={"key": key})
     except ValidationError as error:
-        raise ConfigError(explain(error, key, model)) from error
+        raise ConfigError(explain(error, key, model, owners)) from error
 
 
-def explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
-    """One sentence for the first of a pydantic error's findings."""
+def explain(
+    error: ValidationError, key: str, model: type[BaseModel], owners: Callable[[str], str] | None = None
+) -> str:
+    """One sentence for the first of a pydantic error's findings; ``owners`` as in :func:`validate`."""
     first, *others = error.errors()
     if first["type"] in ("extra_forbidden", "missing"):
         path = _path(key, first["loc"])
         if first["type"] == "missing":
             return f"{path} is missing"
-        return f"{path} is not a key here: {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
+        known, word = _fields_at(model, first["loc"][:-1]), str(first["loc"][-1])
+        if owners and len(first["loc"]) == 1 and (names := owners(word)):
+            return f"{path} is not a key here: it is an option of {names}; known: {', '.join(sorted(known))}"
+        return f"{path} is not a key here: {nearest(word, known)}"
     where, message, raised = _place(model, first["loc"]), _told(first), first.get("ctx", {}).get("error")
     if isinstance(raised, _WrongValueError):
         return f"{_path(key, (*where, raised.field))} = {shown(raised.value)}: {message}"

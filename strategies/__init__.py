@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -119,22 +118,10 @@ def _subclass(bases: tuple[type, ...], name: str | None = None, **body: Any) -> 
 
 def read_strategy(table: Mapping[str, Any]) -> Settings:
     """Read the ``[strategy]`` table as its method's options."""
-    settings = strategy_type(table.get("name")).settings_type
-    try:
-        return validate(settings, table, "strategy")
-    except ConfigError as error:
-        if others := _methods_with(_UNKNOWN.match(str(error))):
-            words = f"is not a key here: it is an option of {others}; {table['name']} has"
-            raise ConfigError(str(error).replace("is not a key here: known:", words)) from error
-        raise
+    return validate(strategy_type(table.get("name")).settings_type, table, "strategy", _methods_with)
 
 
-_UNKNOWN = re.compile(r"strategy\.(\w+) is not a key here: known:")
-
-
-def _methods_with(unknown: re.Match[str] | None) -> str:
-    """The methods that have an option which another one lacks, in words; of many three."""
-    if unknown is None:
-        return ""
-    names = [name for name in STRATEGIES if unknown[1] in strategy_type(name).settings_type.model_fields]
+def _methods_with(option: str) -> str:
+    """The methods that have an option, in words; of many three."""
+    names = [name for name in STRATEGIES if option in strategy_type(name).settings_type.model_fields]
     return ", ".join([*names[:3], *(["others"] if len(names) > 3 else [])])

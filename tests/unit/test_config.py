@@ -155,8 +155,11 @@ def test_the_same_name_drops_nothing() -> None:
 
 
 def test_what_an_override_gives_itself_is_not_dropped_in_silence() -> None:
-    with pytest.raises(ConfigError, match=r"strategy\.lam is not a key here: it is an option of \w+, .*; fedavg has"):
+    with pytest.raises(ConfigError, match=r"strategy\.lam is not a key here: it is an option of \w+, .*; known: "):
         read_config(QUICK, ["strategy.name=fedavg", "strategy.lam=3"])
+    # server_lr, which SCAFFOLD has, is near, and no answer to who wants a server's optimiser.
+    with pytest.raises(ConfigError, match=r"strategy\.server is not a key here: it is an option of \w+, .*; known: "):
+        read_config(tables(strategy={"name": "scaffold", "lr": 0.1, "local_epochs": 1, "server": "momentum"}))
     with pytest.raises(ConfigError, match=r"strategy\.nobody is not a key here: known: "):
         read_config(QUICK, ["strategy.name=fedavg", "strategy.nobody=3"])
 

@@ -17,6 +17,7 @@ import fedtl
 from fedtl.disk.memories import MemoryStore
 from fedtl.runs.checkpoint import read_checkpoint
 from tests.methods import OPEN_METHODS
+from tests.parts import METHODS as REGISTERED
 from tests.parts import MODELS_OF
 
 CLIENTS, ROUNDS = 8, 6
@@ -30,13 +31,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedrep": {"name": "fedrep", "lr": 0.05, "head_epochs": 2},
     "feddbe": {"name": "feddbe", "lr": 0.05, "kappa": 2.0},
     "fedpac": {"name": "fedpac", "lr": 0.05, "head_lr": 0.1},
-    "fedbn": {"name": "fedbn", "lr": 0.05, "last_batch": "merge"},
-    "fedrod-hyper": {"name": "fedrod-hyper", "lr": 0.05, "hyper_hidden": 4},
     **OPEN_METHODS,
 }
+METHODS |= {name: {"name": name, **options} for name, options in REGISTERED.items() if name not in METHODS}
 
-DEEP = {*OPEN_METHODS, "feddbe", "fedpac", "fedrep", "fedrod-hyper"}
-"""Those that need a model of more than a head, or are to have one."""
+SHALLOW = {"pfedme", "momentum", "adam", "local"}
+"""Those that have a model of nothing but a head."""
 
 
 def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def tables(method: str = "pfedme", rounds: int = ROUNDS, **other: Any) -> dict[s
         "rounds": rounds,
         "device": "cpu",
         "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "dirichlet", "alpha": 1.0}},
-        "model": MODELS_OF.get(method, {"name": "mlp", "hidden": [8]} if method in DEEP else {"name": "logistic"}),
+        "model": MODELS_OF.get(method, {"name": "logistic"} if method in SHALLOW else {"name": "mlp", "hidden": [8]}),
         "strategy": {"clients_per_round": 3, "local_steps": 2, "batch_size": 10, **METHODS[method]},
         "evaluate": {"every": 2, "personal": personal},
         "simulation": {"grid": "in-process"},

@@ -23,6 +23,7 @@ from fedtl.failure import RunError
 from fedtl.runs import checkpoint
 from fedtl.runs.checkpoint import read_checkpoint
 from fedtl.runs.record import Recorder
+from fedtl.strategies import STRATEGIES
 from tests.interrupted import ROUNDS, Killed, contents, run_slowly, stop_at, tables
 from tests.methods import OPEN_METHODS
 
@@ -123,6 +124,7 @@ LEAVES = {
     "hypernetwork": ["between two rows of a round", "right after a checkpoint"],
     "knn-per": ["right after a checkpoint"],
 }
+LEAVES |= {method: ["when a round is trained and nothing recorded"] for method in STRATEGIES if method not in LEAVES}
 
 
 @pytest.mark.parametrize(("method", "point"), [(method, point) for method in LEAVES for point in LEAVES[method]])

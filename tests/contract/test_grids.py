@@ -28,9 +28,11 @@ from fedtl.failure import RunError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
 from fedtl.server.report import Round
+from fedtl.strategies import STRATEGIES
 from fedtl.wire import messages as m
 from tests.methods import OPEN_METHODS
-from tests.parts import train_cohort
+from tests.parts import METHODS as REGISTERED
+from tests.parts import MODELS_OF, train_cohort
 
 PLAIN = EngineChoice(stacked=False, traced=False, because="a test")
 
@@ -44,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedrep": {"lr": 0.05, "head_epochs": 2},
     **OPEN_METHODS,
 }
+METHODS |= {name: options for name, options in REGISTERED.items() if name not in METHODS}
 
 
 def tables(method: str = "fedavg", grid: str = "in-process", actors: int = 2, **trouble: Any) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def tables(method: str = "fedavg", grid: str = "in-process", actors: int = 2, **
         "rounds": ROUNDS,
         "device": "cpu",
         "data": {"name": "digits", "clients": CLIENTS, "partition": {"name": "pathological", "classes_per_client": 1}},
-        "model": {"name": "mlp", "hidden": [8]},
+        "model": MODELS_OF.get(method, {"name": "mlp", "hidden": [8]}),
         "strategy": {"name": method, "clients_per_round": SAMPLED, "batch_size": 16, **METHODS[method]},
         "objective": [{"term": "tests.trouble:Trouble", **trouble}],
         "simulation": {"grid": grid, "actors": actors},
@@ -99,7 +102,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 class TestRay:
     @pytest.mark.parametrize(
         ("method", "actors"),
-        [("local", 1), ("fedavg", 2), ("pfedme", 3), ("fedrep", 2), *((m, 2) for m in OPEN_METHODS)],
+        [(method, {"local": 1, "pfedme": 3}.get(method, 2)) for method in (*STRATEGIES, *OPEN_METHODS)],
     )
     def test_same_bits_with_any_number_of_actors(self, method: str, actors: int, tmp_path: Path) -> None:
         """One of them with validation samples, which end it early; without them it has others' faults below."""
@@ -107,9 +110,11 @@ class TestRay:
         validation = ["data.validation_share=0.2", *early] if method == "pfedme" else []
         fedtl.run(tables(method), validation, out=tmp_path / "here")
         assert len(records(tmp_path / "here")) == len(records(tmp_path / "here", "clients.jsonl")) == ROUNDS
-        assert all(len(line["clients"]) == SAMPLED for line in records(tmp_path / "here"))
-        keeps = method not in ("fedavg", "knn-per")
-        assert len(list((tmp_path / "here/memories").rglob("*.safetensors"))) >= SAMPLED * keeps
+        asked = [len(line["clients"]) for line in records(tmp_path / "here")]
+        sampled = 1 if method == "central" else SAMPLED
+        assert asked == [CLIENTS if method == "feddbe" else sampled, *[sampled] * (ROUNDS - 1)]  # its mean is of all
+        remembering = {"local", "pfedme", "fedrep", *OPEN_METHODS} - {"knn-per"}
+        assert len(list((tmp_path / "here/memories").rglob("*.safetensors"))) >= SAMPLED * (method in remembering)
         fedtl.run(tables(method, "ray", actors), validation, out=tmp_path / "ray")
         assert bool(validation) == ("personal/validation-clients" in records(tmp_path / "ray")[-1]["scores"])
         assert_same_run(tmp_path / "here", tmp_path / "ray")

@@ -206,8 +206,12 @@ MODELS_OF: dict[str, dict[str, Any]] = {"fedbn": {"name": "cnn-bn", "channels": 
 
 def strategy_of(method: str) -> list[str]:
     """A method and its options, as the command line takes them."""
-    options = {key: json.dumps(value, separators=(",", "=")) for key, value in METHODS[method].items()}  # as TOML
-    return [f"strategy.name={method}", *(f"strategy.{key}={value}" for key, value in options.items())]
+    return [f"strategy.{line}" for line in toml_lines({"name": method, **METHODS[method]})]
+
+
+def toml_lines(table: Mapping[str, Any]) -> list[str]:
+    """A table's keys and values, a line each, as TOML has them."""
+    return [f"{key}={json.dumps(value, separators=(',', '='))}" for key, value in table.items()]
 
 
 def overrides_of(method: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,13 @@ def run(
     Raises:
         ConfigError: the config is wrong, in one sentence.
         RunError: the run cannot go on: too many clients failed, or the disk is full.
+
+    Warns:
+        UserWarning: an option has no effect, a warning for each.
     """
-    read, _ = read_config(config, overrides)
+    read, notes = read_config(config, overrides)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     return run_at(read, place_of(config, read, out, resume), profile, listener or Silent())
 
 

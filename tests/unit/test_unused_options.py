@@ -56,6 +56,12 @@ def test_what_local_training_does_not_use() -> None:
     assert notes("fedavg", phases=phases) == []
 
 
+def test_python_is_warned_where_the_command_line_prints_a_note(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"^strategy\.weighting has no effect: under local") as warned:
+        fedtl.run(tables("local", {"weighting": "uniform"}, simulation={"grid": "in-process"}), out=tmp_path / "run")
+    assert [warning.filename for warning in warned] == [__file__]
+
+
 def test_sgd_without_momentum_has_nothing_to_keep() -> None:
     with pytest.raises(ConfigError, match=r"keep.*no effect, as sgd without momentum has no state"):
         notes(strategy={"optimizer": {"name": "sgd", "keep": True}})

@@ -54,7 +54,8 @@ class Sharing:
                 raise ConfigError(f"strategy.private = [{part!r}]: model.adapter freezes it; leave one of them out")
         own, never = _slots(module, private) - held, _slots(module, frozen) | held
         if both := sorted(own & never):
-            raise ConfigError(f"strategy: {both[0]!r} is both private and frozen; leave one out")
+            name = both[0].removeprefix("model.")
+            raise ConfigError(f"strategy: {name!r} is both private and frozen; leave one out")
         kept, travels, stays = [], [], []
         for slot in layout.slots:
             place = torch.arange(slot.start, slot.stop)

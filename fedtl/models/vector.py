@@ -115,14 +115,17 @@ class Layout:
         Raises:
             ConfigError: there is no such part, or none of it trains.
         """
-        known, slots = dict(self.parts), [slot for slot in self.slots if slot.stop <= self.parameters]
+        known = dict(self.parts)
         if name in known:
-            own = [slot for slot in slots if slot.name in known[name]]
+            own = [slot for slot in self.slots if slot.name in known[name]]
         else:
-            own = [slot for slot in slots if slot.name.removeprefix("model.").startswith(f"{name}.")]
+            own = [slot for slot in self.slots if slot.name.removeprefix("model.").startswith(f"{name}.")]
+        trained = [slice(slot.start, slot.stop) for slot in own if slot.stop <= self.parameters]
         if not own:
-            raise ConfigError(f"the model has no part {name!r} that trains; it has {', '.join(map(repr, known))}")
-        return tuple(slice(slot.start, slot.stop) for slot in own)
+            raise ConfigError(f"the model has no part {name!r} with parameters; it has {', '.join(map(repr, known))}")
+        if not trained:
+            raise ConfigError(f"no parameter of the part {name!r} trains; take it out of strategy.frozen")
+        return tuple(trained)
 
     def mask(self, name: str, device: torch.device | None = None) -> Tensor:
         """1 for the trainable parameters of a part, 0 for all others: ``[P]`` float32."""

@@ -132,7 +132,7 @@ def test_an_optimiser_steps_both(kind: EngineKind) -> None:
     ("strategy", "says"),
     [
         ({"private": ["body"]}, "private = ['body']: FedRoD's personal head stays already; leave it out"),
-        ({"frozen": ["head"]}, "the model has no part 'head' that trains"),
+        ({"frozen": ["head"]}, "no parameter of the part 'head' trains; take it out of strategy.frozen"),
     ],
 )
 def test_what_does_not_go_together(strategy: dict[str, Any], says: str) -> None:

@@ -478,9 +478,9 @@ def test_parts_have_factors() -> None:
 @pytest.mark.parametrize(
     ("lr_scale", "message"),
     [
-        ({"tail": 2.0}, "strategy.lr_scale.tail = 2: the model has no part 'tail' that trains; it has 'head'"),
-        ({"2": 2.0}, "strategy.lr_scale.2 = 2: the model has no part '2' that trains"),
-        ({"1": 2.0}, "strategy.lr_scale.1 = 2: the model has no part '1' that trains"),
+        ({"tail": 2.0}, "strategy.lr_scale.tail = 2: the model has no part 'tail' with parameters; it has 'head'"),
+        ({"2": 2.0}, "strategy.lr_scale.2 = 2: the model has no part '2' with parameters"),
+        ({"1": 2.0}, "strategy.lr_scale.1 = 2: no parameter of the part '1' trains; take it out of strategy.frozen"),
         (
             {"head": 2.0, "3": 3.0},
             "strategy.lr_scale: 'head' and '3' have a parameter in common; leave one out",

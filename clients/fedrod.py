@@ -28,8 +28,11 @@ class TwoHeadsSettings(SGDSettings):
 
     Attributes:
         personal_lr: the learning rate of the personal head; ``lr`` if not given.
+        gamma: γ, how much the generic predictor's softmax is balanced: with 0 its loss is the plain cross-entropy, as
+            FedAvg's.
     """
 
+    gamma: float = Field(1.0, ge=0)
     personal_lr: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -83,7 +86,7 @@ class TwoHeads(SGD):
         Args:
             w: θ and ψ.
             phi: φ, ``[..., h]``.
-            prior: log n_c, ``[..., k]``.
+            prior: γ log n_c, ``[..., k]``.
             batch: the mini-batch.
             grad: of the objective.
         """
@@ -104,9 +107,9 @@ class TwoHeads(SGD):
         return with_head(self.layout, w, self.head(w) + phi)
 
 
-def log_prior(counts: Tensor) -> Tensor:
-    """The logarithms of numbers of samples ``[..., k]``; of none, a number far below all others."""
-    return torch.where(counts > 0, counts.clamp(min=1).log(), torch.full_like(counts, ABSENT))
+def log_prior(counts: Tensor, gamma: float) -> Tensor:
+    """γ log n_c of numbers of samples ``[..., k]``; of none, a number far below all others, but that 0⁰ = 1."""
+    return torch.where(counts > 0, gamma * counts.clamp(min=1).log(), torch.full_like(counts, gamma and ABSENT))
 
 
 class FedRoD(TwoHeads):
@@ -114,15 +117,17 @@ class FedRoD(TwoHeads):
 
     Of features z = f(x; θ) there are two predictors: the generic one, h(z; ψ), and the personal one,
     h(z; ψ) + h(z; φ_m). On each mini-batch
-    (θ, ψ) ← (θ, ψ) - η ∇ L_BSM(h(z; ψ)), the balanced softmax, cross-entropy of the logits h + log n_c with n_c the
+    (θ, ψ) ← (θ, ψ) - η ∇ L_BSM(h(z; ψ)), the balanced softmax, cross-entropy of the logits h + γ log n_c with n_c the
     client's number of samples of class c; and φ_m ← φ_m - η ∇_φ L_CE(h(z; ψ) + h(z; φ_m)), both at the θ and ψ of
     before. The server's mean of θ and ψ is weighted by samples; φ_m stays. As heads are linear, the personal predictor
     is the model whose head is ψ + φ_m.
 
     Terms of the objective that read logits read the balanced ones, and for φ_m the personal ones.
 
-    Differs from the paper: not at all, but that with batch-norm the running statistics see each mini-batch twice.
-    PFLlib begins with a copy of the generic head: ``personal_start = "generic"``.
+    Differs from the paper: of its family of losses for unlike class distributions the balanced softmax alone is here;
+    with batch-norm the running statistics see each mini-batch twice. Its authors published no code. PFLlib begins with
+    a copy of the generic head, ``personal_start = "generic"``; FL-bench has γ as an option, too, but leaves the generic
+    logits out of the personal ones, and lets the personal loss train θ.
     """
 
     settings_type: ClassVar[type[Settings]] = FedRoDSettings
@@ -137,7 +142,7 @@ class FedRoD(TwoHeads):
         """Begin with the global θ and ψ, and one's own φ_m."""
         phi = memory["phi"]
         rates = self.personal_optimizer.init(phi, "phi")
-        prior = log_prior(probe.label_counts())
+        prior = log_prior(probe.label_counts(), self.settings.gamma)
         return {**super().start(received, memory, probe), "phi": phi, "prior": prior, **rates}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:

@@ -34,8 +34,9 @@ class FedRoDHyper(TwoHeads):
     ν ← ν - η ∇_ν L_CE(h(z; ψ) + h(z; H(a_m; ν))), which reaches ν alone. The server's mean of θ, ψ and ν is weighted by
     samples. A client that has never trained has a personal head too, from its class distribution.
 
-    Differs from the paper: W and c begin at zeros, so that at first the generic predictor speaks alone; with batch-norm
-    the running statistics see each mini-batch twice.
+    Differs from the paper: W and c begin at zeros, so that at first the generic predictor speaks alone; what is said of
+    ``fedrod``'s losses and of batch-norm holds here, too. In FL-bench the hypernetwork makes a client's first personal
+    head alone, and learns from it by squares.
     """
 
     settings_type: ClassVar[type[Settings]] = FedRoDHyperSettings
@@ -46,7 +47,7 @@ class FedRoDHyper(TwoHeads):
         """Begin with the global θ, ψ and ν."""
         counts, nu = probe.label_counts(), received["nu"]
         distribution = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-        own = {"nu": nu, "prior": log_prior(counts), "distribution": distribution}
+        own = {"nu": nu, "prior": log_prior(counts, self.settings.gamma), "distribution": distribution}
         return {**super().start(received, memory, probe), **own, **self.personal_optimizer.init(nu, "nu")}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:

@@ -35,13 +35,15 @@ def log_counts(y: Tensor) -> Tensor:
     return torch.bincount(y, minlength=3).log()
 
 
-def by_hand(run: Parted, client: int, generic: nn.Module, phi: list[Tensor], steps: int, lr: float = LR) -> None:
+def by_hand(run: Parted, client: int, generic: nn.Module, phi: list[Tensor], steps: int, gamma: float = 1.0) -> None:
     """Steps of θ, ψ and φ on all of a client's samples, in place."""
     x, y = run.samples(client)
     for _ in range(steps):
         parameters = [*generic.parameters()]
         logits = generic(x)
-        of_generic = torch.autograd.grad(F.cross_entropy(logits + log_counts(y), y), parameters, retain_graph=True)
+        of_generic = torch.autograd.grad(
+            F.cross_entropy(logits + gamma * log_counts(y), y), parameters, retain_graph=True
+        )
         z = torch.tanh(generic.body(x)).detach()  # type: ignore[operator]
         weight, bias = (part.clone().requires_grad_() for part in phi)
         of_personal = torch.autograd.grad(
@@ -49,7 +51,7 @@ def by_hand(run: Parted, client: int, generic: nn.Module, phi: list[Tensor], ste
         )
         with torch.no_grad():
             for parameter, gradient in zip([*parameters, *phi], [*of_generic, *of_personal]):
-                parameter -= lr * gradient
+                parameter -= LR * gradient
 
 
 def assert_serves(run: Parted, client: int, generic: nn.Module, phi: list[Tensor], exactly: bool = False) -> None:
@@ -60,10 +62,10 @@ def assert_serves(run: Parted, client: int, generic: nn.Module, phi: list[Tensor
 
 
 @EACH_ENGINE
-@pytest.mark.parametrize("start", ["zeros", "generic"])
-def test_two_rounds_worked_out_by_hand(start: str, kind: EngineKind) -> None:
+@pytest.mark.parametrize(("start", "gamma"), [("zeros", 1.0), ("generic", 1.0), ("zeros", 0.5)])
+def test_two_rounds_worked_out_by_hand(start: str, gamma: float, kind: EngineKind) -> None:
     federation = skewed()
-    table = {"name": "fedrod", "local_epochs": 2, "personal_start": start}
+    table = {"name": "fedrod", "local_epochs": 2, "personal_start": start} | ({} if gamma == 1 else {"gamma": gamma})
     run = Parted(table, federation, [[0, 2], [0, 1]], kind)
     sent = run.rounds()[-1]
     first = [p.detach().clone() for p in run.begun().head.parameters()]  # type: ignore[union-attr]
@@ -74,7 +76,7 @@ def test_two_rounds_worked_out_by_hand(start: str, kind: EngineKind) -> None:
         for client in clients:
             module = run.begun()
             module.load_state_dict(shared.state_dict())
-            by_hand(run, client, module, phi[client], steps=2)
+            by_hand(run, client, module, phi[client], steps=2, gamma=gamma)
             trained.append(module)
         with torch.no_grad():
             for parameter, value in zip(shared.parameters(), mean(trained, [SIZES[c] for c in clients])):
@@ -104,6 +106,16 @@ def test_with_as_many_samples_of_each_class_the_generic_predictor_is_fedavgs(kin
     ]
     for ours, theirs in zip(*rounds):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_without_gamma_the_generic_predictor_is_fedavgs() -> None:
+    """Also where a client lacks a class."""
+    rounds = [
+        Parted({**table, "local_epochs": 2}, skewed(), [[0, 1], [0, 2]]).rounds()
+        for table in ({"name": "fedrod", "gamma": 0.0}, {"name": "fedavg"})
+    ]
+    for ours, theirs in zip(*rounds):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_personal_head_has_a_rate_of_its_own() -> None:

@@ -80,9 +80,11 @@ def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
         assert not run.memory(client)
 
 
-def test_its_generic_predictor_is_that_of_linear_heads() -> None:
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+def test_its_generic_predictor_is_that_of_linear_heads(gamma: float) -> None:
     """The personal loss reaches neither θ nor ψ."""
-    runs = [Parted({**table, "local_epochs": 2}, skewed(), [[0, 1], [1, 2]]) for table in (TABLE, {"name": "fedrod"})]
+    own = {"local_epochs": 2, "gamma": gamma}
+    runs = [Parted({**table, **own}, skewed(), [[0, 1], [1, 2]]) for table in (TABLE, {"name": "fedrod"})]
     assert all(map(torch.equal, *(run.rounds() for run in runs)))
 
 

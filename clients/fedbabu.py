@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pydantic import model_validator
+
+from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Loop, Memory, Probe, State, Vectors
 from fedtl.clients.finetune import FineTuneSettings, fine_tuned
 from fedtl.clients.parts import PartSteps
@@ -26,6 +29,16 @@ class FedBABUSettings(FineTuneSettings):
 
     fixed: tuple[str, ...] = ("head",)
 
+    @model_validator(mode="after")
+    def _fixed_alone(self) -> FedBABUSettings:
+        for key, parts in (("private", self.private), ("frozen", self.frozen)):
+            if both := next((part for part in parts if part in self.fixed), None):
+                raise ValueError(
+                    f"{key} = {shown([*parts])}: {both!r} is in fixed already, which keeps its first values in every "
+                    "round and lets clients fine-tune it; leave it out of one of the two"
+                )
+        return self
+
 
 class FedBABU(PartSteps):
     """SGD on the body (Oh et al. 2022, arXiv 2106.06042, Algorithm 1): θ_ext ← θ_ext - η ∇_ext f_i(θ_ext, θ_cls).
@@ -33,7 +46,8 @@ class FedBABU(PartSteps):
     The head θ_cls keeps its first, random values; the server's mean is Σ_i n_i / n θ_ext,i. A client's own model is the
     global one after some epochs of SGD on body and head.
 
-    Differs from the paper: not at all by default. Its authors' code takes the plain mean, ``weighting = "uniform"``.
+    Differs from the paper: not at all by default. Its authors' code takes the plain mean, ``weighting = "uniform"``,
+    and fine-tunes at 0.001, which their schedule makes of 0.1 in the last quarter of training: ``finetune_lr``.
     """
 
     settings_type: ClassVar[type[Settings]] = FedBABUSettings

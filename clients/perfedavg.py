@@ -49,14 +49,26 @@ class PerFedAvg(ClientUpdate[PerFedAvgSettings]):
     - first order: w ← w - β g;
     - Hessian-free: w ← w - β (g - α d), d = [∇f_i(w + δg; D'') - ∇f_i(w - δg; D'')] / 2δ, which is ∇²f_i(w; D'') g.
 
-    A client is scored with the global model after ``adapt_steps`` steps of its own at the rate α; the paper takes one.
+    The paper's τ meta-steps of a round are ``local_steps`` = 3τ mini-batches, or 2τ of first order. A client is scored
+    with the global model after ``adapt_steps`` steps of its own at the rate α; the paper takes one.
 
     Differs from the paper: the exact Hessian of its Algorithm 1 is not offered, only its two approximations; and the
-    mini-batches are those of a pass over the samples, not drawn independently.
+    mini-batches are those of a pass over the samples, not drawn independently. With batch-norm the running statistics
+    follow the passes at u and w ± δg as well as those at w. Its authors published no code; PFLlib's has β = α, trains
+    twice in a round and takes the mean by samples: ``hessian = "none"``, ``alpha`` as ``lr``, ``local_epochs = 2``,
+    ``weighting = "samples"``.
     """
 
     settings_type: ClassVar[type[Settings]] = PerFedAvgSettings
     personalises: ClassVar[bool] = True
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """δ where no difference is taken or α = 0 multiplies it, and how many steps at the rate 0 there are."""
+        assert isinstance(settings, PerFedAvgSettings)
+        still = {} if settings.alpha else dict.fromkeys(("delta", "adapt_steps"), "no step adapts a model: alpha = 0")
+        first = {"delta": "no difference of gradients is taken: hessian = 'none'"}
+        return still | (first if settings.hessian == "none" else {})
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin at the global model."""

@@ -98,6 +98,15 @@ def test_fine_tuning_has_five_epochs_if_nothing_is_said() -> None:
     assert (settings.finetune_epochs, settings.finetune_steps) == (None, 3)
 
 
+@pytest.mark.parametrize("key", ["private", "frozen"])
+def test_what_is_fixed_is_not_private_or_frozen_too(key: str) -> None:
+    strategy = {"name": "fedbabu", "lr": 0.1, key: ["head"]}
+    tables = {"name": "x", "rounds": 1, "data": {"name": "digits", "clients": 4}, "model": {"name": "mlp"}}
+    with pytest.raises(ConfigError, match=rf"{key} = \['head'\]: 'head' is in fixed already"):
+        build({**tables, "strategy": strategy})
+    assert build({**tables, "strategy": {**strategy, "fixed": ["features"]}})
+
+
 def test_one_length_is_asked_for() -> None:
     strategy = {"name": "fedavg-finetune", "lr": 0.1, "finetune_steps": 2, "finetune_epochs": 1}
     data = {"name": "digits", "clients": 4}

@@ -89,6 +89,15 @@ def test_how_a_share_that_stays_would_move() -> None:
     assert notes("apfl", {"adaptive": True, **asked}) == []
 
 
+def test_how_a_meta_step_that_takes_no_difference_would_take_it() -> None:
+    asked = {"delta": 0.1, "adapt_steps": 2}
+    first = "no difference of gradients is taken: hessian = 'none'"
+    assert notes("per-fedavg", {"hessian": "none", **asked}) == [f"strategy.delta has no effect: {first}"]
+    why = "has no effect: no step adapts a model: alpha = 0"
+    assert notes("per-fedavg", {"alpha": 0.0, **asked}) == [f"strategy.delta {why}", f"strategy.adapt_steps {why}"]
+    assert notes("per-fedavg", asked) == []
+
+
 def test_a_resolved_config_did_not_ask_for_its_defaults(tmp_path: Path) -> None:
     config, _ = read_config(tables("local"))
     (tmp_path / "config.toml").write_text(config.toml())

@@ -54,8 +54,12 @@ class Ditto(ClientUpdate[DittoSettings]):
     v_k ← v_k - η (∇F_k(v_k) + λ (v_k - w^t)), which stays. A client that is not sampled keeps its v_k, and one that has
     never been sampled the v_k^0 that all begin with.
 
-    Differs from the paper: not at all by default. Its authors' code is the default too; the sample-weighted mean of
-    other libraries is ``weighting = "samples"``.
+    Differs from the paper: not in training. The paper ends with the v_k that clients keep, which its authors' code
+    scores: ``evaluate.personal = "stored"``; by default s steps towards the present w^t come first, as in a round. With
+    batch-norm both models share the running statistics, which follow the passes of both and travel with w_k. Its
+    authors' code trains likewise, but draws the clients of a round in proportion to their samples, which is not offered
+    here, nor is its choice of each client's λ among 0.1, 1 and 2 by validation. The sample-weighted mean of other
+    libraries is ``weighting = "samples"``.
     """
 
     settings_type: ClassVar[type[Settings]] = DittoSettings

@@ -12,7 +12,11 @@ from fedtl.clients.sgd import SGD
 
 
 class Local(SGD):
-    """SGD on one's own model, which never leaves the client; all begin from the same initial model."""
+    """SGD on one's own model, which never leaves the client; all begin from the same initial model.
+
+    With ``evaluate.personal = "stored"`` a client is scored with the model that it has trained so far. By default it is
+    scored as other methods' clients are, with what its local training makes of that now: one round's training more.
+    """
 
     sums: ClassVar[Mapping[str, Weighting]] = {}
     personalises: ClassVar[bool] = True

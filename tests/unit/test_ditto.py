@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import fedtl
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import Memory
 from fedtl.engine import Trained
+from fedtl.export.of_run import model_of_run
 from fedtl.strategies import read_strategy
 from tests.parts import (
     EACH_ENGINE,
@@ -102,6 +105,20 @@ def test_each_model_has_an_optimizer_of_its_own() -> None:
     sign = np.sign(W.numpy() - A[0])  # Adam's first step is its rate in each direction
     np.testing.assert_allclose(outcome.uploads["w"], W.numpy() - 0.5 * sign, atol=1e-5)
     np.testing.assert_allclose(outcome.memory["v"], W.numpy() - 0.01 * sign, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ditto", "local"])
+def test_an_adapted_model_is_the_one_that_the_next_round_stores(method: str, tmp_path: Path) -> None:
+    few = ["data.clients=4", "data.partition.min_size=5", "strategy.clients_per_round=none", "strategy.local_steps=2"]
+    few += ["simulation.grid=in-process", f"strategy.name={method}"]
+    one, two = (fedtl.run("quickstart", [*few, f"rounds={n}"], out=tmp_path / str(n)).path for n in (1, 2))
+    for client in range(4):
+        now, next, before = (
+            nn.utils.parameters_to_vector(model_of_run(path, client, personal).module.parameters())
+            for path, personal in ((one, "adapted"), (two, "stored"), (one, "stored"))
+        )
+        assert torch.equal(now, next)
+        assert not torch.equal(now, before)
 
 
 def test_two_budgets_of_one_model_exclude_each_other() -> None:

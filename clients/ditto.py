@@ -55,11 +55,11 @@ class Ditto(ClientUpdate[DittoSettings]):
     never been sampled the v_k^0 that all begin with.
 
     Differs from the paper: not in training. The paper ends with the v_k that clients keep, which its authors' code
-    scores: ``evaluate.personal = "stored"``; by default s steps towards the present w^t come first, as in a round. With
-    batch-norm both models share the running statistics, which follow the passes of both and travel with w_k. Its
+    scores: ``evaluate.personal = "stored"``; by default s steps towards the present w^t come first, as in a round. Its
     authors' code trains likewise, but draws the clients of a round in proportion to their samples, which is not offered
     here, nor is its choice of each client's λ among 0.1, 1 and 2 by validation. The sample-weighted mean of other
-    libraries is ``weighting = "samples"``.
+    libraries is ``weighting = "samples"``. With batch-norm both models share the running statistics, which follow the
+    passes of both and travel with w_k, where two modules would have two.
     """
 
     settings_type: ClassVar[type[Settings]] = DittoSettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,9 +17,12 @@ class AFLSettings(SGDSettings):
 
     Attributes:
         mixture_lr: γ_λ, the step size of the mixture's weights λ; 0 is FedAvg with equal weights.
+        output: the model that is scored and saved: the "last" round's w_t, or the "average" of w_1, …, w_t, which is
+            what Stochastic-AFL gives out and what its bound is of. Training is the same.
     """
 
     mixture_lr: float = Field(ge=0)
+    output: Literal["last", "average"] = "last"
 
 
 class AFL(SGD):

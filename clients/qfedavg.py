@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field, PositiveFloat
 
 from fedtl.clients.contract import Count, Memory, Probe, State, Vectors, Weighting
-from fedtl.clients.settings import Settings
+from fedtl.clients.settings import Counted, Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 
 SMALL = 1e-10
@@ -19,17 +19,21 @@ class QFedAvgSettings(SGDSettings):
     """Options of q-FedAvg, and of its local SGD.
 
     Attributes:
-        q: how strongly large losses count; 0 is FedAvg with equal weights.
-        lipschitz: L, an estimate of the Lipschitz constant of the gradients at q = 0; 1/η if not given.
+        q: how strongly large losses count; 0 is FedAvg.
+        lipschitz: L, an estimate of the Lipschitz constant of the gradients at q = 0; 1/η if not given, of the η that
+            steps begin with, whatever the ``schedule``.
+        objective_weighting: p_i of the objective f_q: all alike, or n_i / n ("samples"), by which each client's Δ_i and
+            h_i count.
     """
 
     q: float = Field(ge=0)
     lipschitz: PositiveFloat | None = None
+    objective_weighting: Counted = "uniform"
 
     @property
     def smoothness(self) -> float:
         """L, or 1/η."""
-        return self.lipschitz or 1 / self.lr
+        return self.lipschitz or 1 / self.optimizer.rate(self.lr)
 
 
 class QFedAvg(SGD):
@@ -38,16 +42,23 @@ class QFedAvg(SGD):
     F_i is the loss of w^t on all of the client's training samples. After local SGD that ends in w̄_i, with
     Δw_i = L (w^t - w̄_i), it sends Δ_i = F_i^q Δw_i, and what h_i = q F_i^(q-1) ‖Δw_i‖² + L F_i^q is made of: F_i and
     ‖w^t - w̄_i‖. Instead of Δ_i itself it sends w^t - Δ_i / L, which is a model: so its batch-norm statistics are
-    averaged as everybody's.
+    averaged as everybody's. With ``local_steps = 1``, ``batch_size = 0`` and L = 1/η this is q-FedSGD, Algorithm 1.
 
-    Differs from the paper: clients are sampled uniformly, not with probability n_i / n; 1e-10 is added to F_i, as in
-    its authors' code.
+    Differs from the paper: it samples clients with probability p_i = n_i / n and adds up plainly; here all are sampled
+    alike, and with ``objective_weighting = "samples"`` they count n_i / n in the sums instead. By default all count
+    alike, as with "uniform sampling" in the authors' code. 1e-10 is added to F_i, as there.
     """
 
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform"}
     rows: ClassVar[tuple[str, ...]] = ("loss", "distance")
     settings_type: ClassVar[type[Settings]] = QFedAvgSettings
     settings: QFedAvgSettings
+
+    @classmethod
+    def counts(cls, settings: Settings) -> dict[str, Counted]:
+        """As p_i of the objective."""
+        assert isinstance(settings, QFedAvgSettings)
+        return {"w": settings.objective_weighting}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Evaluate F_i at w^t, and begin there."""

@@ -12,6 +12,7 @@ from fedtl.clients import afl
 from fedtl.clients.afl import AFLSettings
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
+from fedtl.strategies import iterates
 from fedtl.strategies.contract import Download, Strategy, Uploads, Vectors
 
 
@@ -22,8 +23,9 @@ class AFL(Strategy):
     λ ← Π(λ + γ_λ (L_1(w), …, L_N(w))), with Π the projection onto the simplex; λ begins uniform. The clients' part is
     in ``clients/afl.py``.
 
-    Differs from the paper: with partial participation λ counts among the sampled clients S alone, and its gradient is
-    estimated by N/|S| times their losses, and 0 for the others.
+    Differs from the paper: the model is the last w; Stochastic-AFL gives out the mean of all, of which its bound for
+    convex losses is: ``output = "average"``. With partial participation λ counts among the sampled clients S alone, and
+    its gradient is estimated by N/|S| times their losses, and 0 for the others. Λ is the whole simplex.
     """
 
     settings_type: ClassVar[type[Settings]] = AFLSettings
@@ -31,18 +33,19 @@ class AFL(Strategy):
     settings: AFLSettings
 
     def first_state(self, w: Tensor) -> Vectors:
-        """The uniform mixture ``[N]``."""
-        return {"w": w, "mixture": torch.full((self.population,), 1 / self.population)}
+        """The uniform mixture ``[N]``, and with an average the model to train besides the one to score."""
+        models = iterates.with_average(w) if self.settings.output == "average" else {"w": w}
+        return {**models, "mixture": torch.full((self.population,), 1 / self.population)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model, and how much each client counts: |S| λ_i / Σ_S λ ``[n, 1]``; all alike where none does."""
         own = state["mixture"][list(clients)]
         total = own.sum()
         share = own * len(own) / total if total > 0 else torch.ones_like(own)
-        return Download({"w": state["w"]}, {"share": share[:, None]})
+        return Download({"w": iterates.trained(state)}, {"share": share[:, None]})
 
-    def send_unseen(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
-        """The model: the mixture knows nothing of them."""
+    def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        """The model to score, for which nobody's share counts."""
         return Download({"w": state["w"]})
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
@@ -50,8 +53,10 @@ class AFL(Strategy):
         mixture = state["mixture"].clone()
         ascent = self.settings.mixture_lr * self.population / len(uploads.clients)
         mixture[list(uploads.clients)] += ascent * uploads.rows["loss"][:, 0]
-        w, share = state["w"], uploads.mean("share").clamp(min=1e-30)  # 1, if nobody has failed
-        return {**state, "w": w + (uploads.mean("w") - w) / share, "mixture": onto_simplex(mixture)}
+        w, share = iterates.trained(state), uploads.mean("share").clamp(min=1e-30)  # 1, if nobody has failed
+        new = w + (uploads.mean("w") - w) / share
+        models = iterates.averaged(state, new, True) if self.settings.output == "average" else {"w": new}
+        return {**state, **models, "mixture": onto_simplex(mixture)}
 
 
 def onto_simplex(v: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.fedsam import SAM, SAMSettings
 from fedtl.clients.settings import Settings
 from fedtl.optimizers.settings import AveragingSettings
+from fedtl.strategies import iterates
 from fedtl.strategies.contract import Download, Uploads, Vectors
 from fedtl.strategies.fedavg import FedAvg
 
@@ -48,11 +48,11 @@ class FedSAM(FedAvg):
         """The model to train besides the one to score, where the two differ, and how many were averaged."""
         if self.settings.swa_from is None:
             return super().first_state(w)
-        return {"w": w, "trained": w.clone(), "averaged": torch.zeros(1)}
+        return iterates.with_average(w)
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model to train."""
-        return Download({"w": state.get("trained", state["w"])})
+        return Download({"w": iterates.trained(state)})
 
     def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The average."""
@@ -60,16 +60,12 @@ class FedSAM(FedAvg):
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """FedAvg's step, and the average's."""
-        o = self.settings
-        if o.swa_from is None:
+        first, every = self.settings.swa_from, self.settings.swa_every
+        if first is None:
             return super().update(state, uploads, round)
-        new, n = super().update({**state, "w": state["trained"]}, uploads, round), state["averaged"]
-        trained, w = new["w"], state["w"]
-        if round < o.swa_from:
-            w = trained.clone()
-        elif not (round - o.swa_from) % o.swa_every:
-            w, n = (n * w + trained) / (n + 1), n + 1
-        return {**new, "w": w, "trained": trained, "averaged": n}
+        new = super().update({**state, "w": iterates.trained(state)}, uploads, round)
+        counts = round >= first and not (round - first) % every
+        return {**new, **iterates.averaged(state, new["w"], counts)}
 
     @classmethod
     def unused(cls, settings: Settings) -> dict[str, str]:

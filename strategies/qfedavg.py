@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate
@@ -16,8 +17,8 @@ from fedtl.strategies.contract import Strategy, Uploads, Vectors
 class QFedAvg(Strategy):
     """q-FedAvg: fair resource allocation, where large losses count for more (Li et al. 2020, arXiv 1905.10497).
 
-    It lowers f_q(w) = Σ_i p_i F_i(w)^(q+1) / (q + 1). The server's step is w ← w - Σ_S Δ_i / Σ_S h_i; the clients' part
-    is in ``clients/qfedavg.py``.
+    It lowers f_q(w) = Σ_i p_i F_i(w)^(q+1) / (q + 1). The server's step is w ← w - Σ_S Δ_i / Σ_S h_i, in which a client
+    counts n_i times where p_i = n_i / n and not 1 / N; the clients' part is in ``clients/qfedavg.py``.
     """
 
     settings_type: ClassVar[type[Settings]] = QFedAvgSettings
@@ -31,6 +32,8 @@ class QFedAvg(Strategy):
         return q * loss ** (q - 1) * moved**2 + L * loss**q
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
-        """The last line of Algorithm 2; the mean of what was sent is w - Σ_S Δ_i / (L |S|)."""
-        rate = self.settings.smoothness * len(uploads.clients) / float(self.h(uploads.rows).sum())
+        """The last line of Algorithm 2; the mean of what was sent is w - Σ_S Δ_i / (L |S|), or that weighted by n_i."""
+        by_samples = self.settings.objective_weighting == "samples"
+        count = torch.tensor(uploads.samples if by_samples else [1] * len(uploads.clients), dtype=torch.float64)
+        rate = self.settings.smoothness * float(count.sum()) / float((count[:, None] * self.h(uploads.rows)).sum())
         return {**state, "w": state["w"] + rate * (uploads.mean("w") - state["w"])}

@@ -41,6 +41,17 @@ def test_rounds_by_hand(kind: EngineKind, tmp_path: Path) -> None:
     np.testing.assert_allclose(run.server.state["mixture"], mixture, rtol=1e-5)
 
 
+def test_the_average_is_scored_and_the_last_model_trained_on(tmp_path: Path) -> None:
+    """w^A = (w_1 + … + w_T) / T of the same w_t."""
+    last, average = (
+        Quadratics(H, A, tmp_path / output, "afl", [2, 2, 2], lr=ETA, mixture_lr=0.2, output=output).rounds(4)
+        for output in ("last", "average")
+    )
+    means = np.cumsum(last, 0) / np.arange(1, 5)[:, None]
+    np.testing.assert_allclose(average, means, rtol=1e-5, atol=1e-6)
+    assert np.abs(means[-1] - last[-1]).max() > 0.01
+
+
 @EACH_ENGINE
 def test_without_ascent_it_is_fedavg_of_equal_weights(kind: EngineKind, tmp_path: Path) -> None:
     """To rounding: it goes from w towards the mean, and FedAvg takes the mean."""

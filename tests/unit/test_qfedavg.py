@@ -20,9 +20,19 @@ from tests.quadratics import A, H, Quadratics, cross_entropies
 ETA = 0.1
 
 
+ROUNDS: list[dict[str, Any]] = [
+    {"q": 0.0},
+    {"q": 0.5},
+    {"q": 2.0},
+    {"q": 1.0, "lipschitz": 3.0},
+    {"q": 1.0, "lr": 7.0, "optimizer": {"name": "sgd", "lr": ETA}},
+]
+
+
 @EACH_ENGINE
-@pytest.mark.parametrize("options", [{"q": 0.0}, {"q": 0.5}, {"q": 2.0}, {"q": 1.0, "lipschitz": 3.0}], ids=str)
+@pytest.mark.parametrize("options", ROUNDS, ids=str)
 def test_a_round_by_hand(options: dict[str, Any], kind: EngineKind, tmp_path: Path) -> None:
+    """L is 1/η of the steps that are taken, whichever option says how long they are."""
     w, S, steps = np.array([0.3, -0.2]), [0, 2], 3
     q, L = options["q"], options.get("lipschitz", 1 / ETA)
     deltas, h = [], []
@@ -33,9 +43,26 @@ def test_a_round_by_hand(options: dict[str, Any], kind: EngineKind, tmp_path: Pa
         moved = L * (w - own)
         deltas.append(F**q * moved)
         h.append(q * F ** (q - 1) * (moved**2).sum() + L * F**q)
-    run = Quadratics(H, A, tmp_path, "qfedavg", [3, 1, 3], kind, lr=ETA, **options)
+    run = Quadratics(H, A, tmp_path, "qfedavg", [3, 1, 3], kind, **{"lr": ETA, **options})
     expected = w - np.sum(deltas, 0) / np.sum(h)
     np.testing.assert_allclose(run.rounds(1, [S], w)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@EACH_ENGINE
+@pytest.mark.parametrize("q", [0.0, 1.5])
+def test_clients_may_count_by_their_samples(q: float, kind: EngineKind, tmp_path: Path) -> None:
+    """As in f_q with p_i = n_i / n: each counts as often in both sums as it has samples."""
+    w, sizes, L = np.array([0.3, -0.2]), [3, 1, 2], 1 / ETA
+    top, bottom = np.zeros(2), 0.0
+    for i, n in enumerate(sizes):
+        own, F = w.copy(), cross_entropies(w)[i]
+        for _ in range(n):
+            own -= ETA * H[i] * (own - A[i])
+        moved = L * (w - own)
+        top += n * F**q * moved
+        bottom += n * (q * F ** (q - 1) * (moved**2).sum() + L * F**q)
+    run = Quadratics(H, A, tmp_path, "qfedavg", sizes, kind, lr=ETA, q=q, objective_weighting="samples")
+    np.testing.assert_allclose(run.rounds(1, (), w)[0], w - top / bottom, rtol=1e-5, atol=1e-6)
 
 
 @EACH_ENGINE

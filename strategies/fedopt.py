@@ -15,7 +15,12 @@ from fedtl.strategies.fedavg import FedAvg, FedAvgSettings
 
 
 class FedOptSettings(FedAvgSettings):
-    """FedAvg's options; ``server`` has those of the method's own optimiser, which need no name."""
+    """FedAvg's options, and those of the method's own optimiser.
+
+    Attributes:
+        server: the method's own optimiser, for which the mean of the uploads is a pseudo-gradient; its options need no
+            name, and another optimiser is another method.
+    """
 
     server: SerializeAsAny[ServerOptimizer]
 
@@ -32,7 +37,7 @@ class FedOptSettings(FedAvgSettings):
 
 
 class FedAvgMSettings(FedOptSettings):
-    """FedAvg's options; ``server`` has the momentum β (0.9) and the learning rate (1)."""
+    """FedAvg's options; ``server`` has the momentum β (0.9), the learning rate η (1), and Nesterov's form."""
 
     server: SerializeAsAny[ServerOptimizer] = server.FedAvgM(name="momentum")
 
@@ -58,9 +63,10 @@ class FedYogiSettings(FedOptSettings):
 class FedAvgM(FedAvg):
     """FedAvgM: FedAvg with momentum at the server (Hsu, Qi, Brown 2019, arXiv 1909.06335).
 
-    m ← β m + Δ and w ← w + η m, with Δ = Σ_i (n_i / n) w_i - w.
+    v ← β v + Δw and w ← w - η v, with Δw = Σ_i (n_i / n) (w - w_i). β and η stand in ``[strategy.server]``.
 
-    Differs from the paper: not at all; its η is 1.
+    Differs from the paper: not at all by default; its η is 1. Flower's reproduction of its experiments takes Nesterov's
+    step, w ← w - η (Δw + β v): ``server.nesterov = true``.
     """
 
     settings_type: ClassVar[type[Settings]] = FedAvgMSettings
@@ -73,7 +79,7 @@ class FedAdagrad(FedAvg):
     Δ = Σ_i (n_i / n) w_i - w; m begins with 0 and v with τ². η, β1 and τ stand in ``[strategy.server]``.
 
     Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
-    algorithm's plain mean.
+    algorithm's plain mean. Its authors' code begins with v = 0: ``server.initial_v = 0``.
     """
 
     settings_type: ClassVar[type[Settings]] = FedAdagradSettings
@@ -86,7 +92,8 @@ class FedAdam(FedAvg):
     Δ = Σ_i (n_i / n) w_i - w; m begins with 0 and v with τ². η, β1, β2 and τ stand in ``[strategy.server]``.
 
     Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
-    algorithm's plain mean.
+    algorithm's plain mean. Its authors' code begins with v = 0 and corrects for bias, as Keras: set
+    ``server.initial_v = 0`` and ``server.bias_correction = "keras"``.
     """
 
     settings_type: ClassVar[type[Settings]] = FedAdamSettings
@@ -99,7 +106,8 @@ class FedYogi(FedAvg):
     Δ = Σ_i (n_i / n) w_i - w; m begins with 0 and v with τ². η, β1, β2 and τ stand in ``[strategy.server]``.
 
     Differs from the paper: clients count by their samples, as in its experiments; ``weighting = "uniform"`` for the
-    algorithm's plain mean.
+    algorithm's plain mean. Its authors' code begins with v = 0 and corrects for bias, as Keras: set
+    ``server.initial_v = 0`` and ``server.bias_correction = "keras"``.
     """
 
     settings_type: ClassVar[type[Settings]] = FedYogiSettings

@@ -2,16 +2,18 @@
 
 What the chain is given in a gradient's place is Δ = mean - w, and the server moves along it.
 
-Differs from Flower's FedAdam, FedYogi and FedAdagrad, by default: those begin with v = 0, where the paper has
-v = τ², and FedAdam corrects for bias, which the paper's Algorithm 2 does not. ``initial_v = 0`` and
-``bias_correction = true`` give Flower's numbers.
+Differs from its authors' code (google-research/federated) by default: there v begins with 0, where the paper has
+v ≥ τ², and Keras's Adam and Yogi correct for bias, which Algorithm 2 does not: ``initial_v = 0`` and
+``bias_correction = "keras"``. Flower's FedAdam, FedYogi and FedAdagrad begin with v = 0, too, and its FedAdam alone
+corrects for bias, with exponents that are one round ahead: ``initial_v = 0`` and ``bias_correction = "flower"``.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from fedtl.choice import Choice
@@ -56,17 +58,25 @@ class ServerOptimizer(Choice):
 
 
 class FedAvgM(ServerOptimizer):
-    """FedAvgM (Hsu et al. 2019, arXiv 1909.06335): m ← βm + Δ; w ← w + η m.
+    """FedAvgM (Hsu et al. 2019, arXiv 1909.06335): v ← β v + Δ; w ← w + η v.
 
     Attributes:
         momentum: β.
+        nesterov: whether the step is η (Δ + β v), Nesterov's, as in Flower's reproduction of the paper.
     """
 
     momentum: Beta = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> FedAvgM:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs momentum, as 0.9: without it the step is the same")
+        return self
 
     def chain(self) -> Chain:
         """Momentum, and the rate."""
-        return Chain((Momentum(self.momentum), Rate(self.lr)))
+        return Chain((Momentum(self.momentum, nesterov=self.nesterov), Rate(self.lr)))
 
 
 class FedAdaptive(ServerOptimizer):
@@ -98,15 +108,27 @@ class FedAdagrad(FedAdaptive):
         return self._chain(accumulated)
 
 
+def _named(value: Any) -> Any:
+    """The name of what older configs and records have as true or false."""
+    return {True: "flower", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class FedYogi(FedAdaptive):
     """FedYogi (Reddi et al. 2021, arXiv 2003.00295): v ← v - (1 - β2) Δ² sign(v - Δ²).
 
     Attributes:
         beta2: β2.
+        bias_correction: "none", as in the paper, or that of its authors' code: "keras" takes η √(1 - β2^t) / (1 - β1^t)
+            in round t.
     """
 
     beta1: Beta = 0.9
     beta2: Beta = 0.99
+    bias_correction: Annotated[Literal["none", "keras"], BeforeValidator(_named)] = "none"
+
+    def rate(self, round: int) -> float:
+        """η, or with bias correction that of the round."""
+        return self.lr if self.bias_correction == "none" else _corrected(self.lr, self.beta1, self.beta2, round)
 
     def chain(self) -> Chain:
         """The adaptive step with a mean of squares that forgets additively."""
@@ -118,19 +140,25 @@ class FedAdam(FedAdaptive):
 
     Attributes:
         beta2: β2.
-        bias_correction: Flower's, not the paper's: η grows to √(1 - β2^(t+1)) / (1 - β1^(t+1)) of itself.
+        bias_correction: "none", as in the paper, or that of its authors' code: "keras" takes η √(1 - β2^t) / (1 - β1^t)
+            in round t; or "flower", which has t + 1 in the place of t.
     """
 
     beta1: Beta = 0.9
     beta2: Beta = 0.99
-    bias_correction: bool = False
+    bias_correction: Annotated[Literal["none", "keras", "flower"], BeforeValidator(_named)] = "none"
 
     def rate(self, round: int) -> float:
-        """η, or with bias correction η √(1 - β2^(t+1)) / (1 - β1^(t+1)), where Flower counts one round more."""
-        if not self.bias_correction:
+        """η, or with bias correction that of the round, where Flower counts one round more."""
+        if self.bias_correction == "none":
             return self.lr
-        return self.lr * math.sqrt(1 - self.beta2 ** (round + 1)) / (1 - self.beta1 ** (round + 1))
+        return _corrected(self.lr, self.beta1, self.beta2, round + (self.bias_correction == "flower"))
 
     def chain(self) -> Chain:
         """The adaptive step with a mean of squares that forgets exponentially."""
         return self._chain(averaged, self.beta2)
+
+
+def _corrected(rate: float, beta1: float, beta2: float, t: int) -> float:
+    """η √(1 - β2^t) / (1 - β1^t): for what the means of t numbers and of t squares lack."""
+    return rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)

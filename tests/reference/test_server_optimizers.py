@@ -11,6 +11,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
 
+from fedtl.choice import ConfigError
 from fedtl.grid.identity import identify
 from fedtl.strategies import read_strategy
 from fedtl.strategies.contract import Uploads
@@ -76,7 +77,7 @@ def _array(vector: np.ndarray[Any, Any]) -> Any:
                 "beta2": 0.95,
                 "tau": 0.01,
                 "initial_v": 0.0,
-                "bias_correction": True,
+                "bias_correction": "flower",
             },
         ),
     ],
@@ -97,3 +98,38 @@ def test_adam_of_the_paper_by_hand() -> None:
         v = 0.95 * v + 0.05 * delta**2
         w = w + 0.2 * m / (np.sqrt(v) + 0.01)
         np.testing.assert_allclose(mine, w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+def test_the_authors_adam_and_yogi_by_hand(name: str) -> None:
+    """As google-research/federated has them: v begins at 0, and η is η √(1 - β2^t) / (1 - β1^t), t from 1."""
+    own = {"lr": 0.2, "beta1": 0.9, "beta2": 0.95, "tau": 0.01, "initial_v": 0.0, "bias_correction": "keras"}
+    w = m = v = np.zeros(12)
+    for t, (mean, mine) in enumerate(zip(ROUNDS, ours({"name": name, **own})), 1):
+        g = w - mean  # a gradient; the server descends
+        m = m + (1 - 0.9) * (g - m)
+        v = v + (1 - 0.95) * (np.sign(g**2 - v) * g**2 if name == "yogi" else g**2 - v)
+        w = w - 0.2 * np.sqrt(1 - 0.95**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 0.01)
+        np.testing.assert_allclose(mine, w, rtol=1e-4, atol=1e-5)
+
+
+def test_nesterovs_momentum_is_torchs() -> None:
+    w = torch.zeros(12, requires_grad=True)
+    sgd = torch.optim.SGD([w], lr=0.5, momentum=0.8, nesterov=True)
+    for mean, mine in zip(ROUNDS, ours({"name": "momentum", "lr": 0.5, "momentum": 0.8, "nesterov": True})):
+        w.grad = w.detach() - torch.tensor(mean)
+        sgd.step()
+        np.testing.assert_allclose(mine, w.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_corrections_of_older_configs_are_read() -> None:
+    for older, name in {True: "flower", False: "none"}.items():
+        settings: Any = read_strategy({"name": "fedadam", "lr": 0.1, "server": {"bias_correction": older}})
+        assert settings.server.bias_correction == name
+
+
+def test_what_no_server_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"server\.bias_correction = 'flower': should be 'none' or 'keras'"):
+        ours({"name": "yogi", "bias_correction": "flower"})
+    with pytest.raises(ConfigError, match=r"nesterov = true needs momentum, as 0\.9"):
+        ours({"name": "momentum", "momentum": 0.0, "nesterov": True})

@@ -47,7 +47,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "beta1": {"beta1": 0.7},
     "beta2": {"beta2": 0.8},
     "initial_v": {"initial_v": 0.0},
-    "bias_correction": {"bias_correction": True},
+    "bias_correction": {"bias_correction": "keras"},
 }
 OUTSIDE = {"name", "keep"}
 
@@ -346,7 +346,7 @@ def as_published(name: str, o: Any, w: Vector, delta: Vector, state: dict[str, V
     """One round of Algorithm 2 of Reddi et al. 2021, or of FedAvgM, in NumPy's float32."""
     if name == "momentum":
         state["m"] = o.momentum * state["m"] + delta if "m" in state else delta
-        return w + np.float32(o.lr) * state["m"]
+        return w + np.float32(o.lr) * (delta + o.momentum * state["m"] if o.nesterov else state["m"])
     v = state.get("v", np.full_like(w, o.tau**2 if o.initial_v is None else o.initial_v))
     square, rate = delta * delta, o.lr
     state["m"] = m = o.beta1 * state.get("m", np.zeros_like(w)) + (1 - o.beta1) * delta
@@ -356,8 +356,8 @@ def as_published(name: str, o: Any, w: Vector, delta: Vector, state: dict[str, V
         v = v - (1 - o.beta2) * square * np.sign(v - square)
     else:
         v = o.beta2 * v + (1 - o.beta2) * square
-        if o.bias_correction:
-            rate = o.lr * math.sqrt(1 - o.beta2 ** (round + 1)) / (1 - o.beta1 ** (round + 1))
+    if name != "adagrad" and o.bias_correction != "none":
+        rate = o.lr * math.sqrt(1 - o.beta2**round) / (1 - o.beta1**round)
     state["v"] = v
     return w + rate * m / (np.sqrt(v) + o.tau)
 

@@ -38,8 +38,10 @@ class FedLC(SGD):
     All terms of the objective that read the logits of labelled samples read the calibrated ones; an objective that
     learns no labels in any phase is refused.
 
-    Differs from the paper: the sum is over all classes, as in FL-bench, where a class that is lacking counts 1e-8
-    samples and so has the logit f_c - 100 τ.
+    Differs from the paper: its equation has the sum over the other classes c ≠ y alone. That loss falls without end,
+    with a slope of -1 in f_y however sure the model is of a sample; so the sum is over all classes here, as in PFLlib,
+    FL-bench and fluke. In FL-bench a class that is lacking counts 1e-8 samples, and so has the logit f_c - 100 τ;
+    PFLlib counts the samples of all clients.
     """
 
     tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})

@@ -19,10 +19,12 @@ class FedNTDSettings(SGDSettings):
     Attributes:
         beta: β, the distillation's weight.
         tau: τ, its temperature.
+        scale_t2: whether the distillation is multiplied by τ².
     """
 
     beta: float = Field(1.0, ge=0)
     tau: PositiveFloat = 1.0
+    scale_t2: bool = True
 
 
 class FedNTD(SGD):
@@ -32,7 +34,9 @@ class FedNTD(SGD):
     for the classes that a sample is not of, softmax of the logits divided by τ, the label's own left out. What the
     global model knows of classes that a client lacks is kept.
 
-    Differs from the paper: not at all.
+    Differs from the paper: the factor τ² is of its authors' code; at the paper's τ = 1 it is none, and
+    ``scale_t2 = false`` leaves it out. Clients count by their samples, as in that code; ``weighting = "uniform"`` for
+    the plain mean of Algorithm 1.
     """
 
     settings_type: ClassVar[type[Settings]] = FedNTDSettings
@@ -41,5 +45,12 @@ class FedNTD(SGD):
     def objective(cls, settings: Settings, terms: tuple[Term, ...]) -> tuple[Term, ...]:
         """With the distillation."""
         assert isinstance(settings, FedNTDSettings)
-        term = NotTrueDistillation(term="not_true_distillation", weight=settings.beta, temperature=settings.tau)
-        return with_term(terms, term, settings.name)
+        o = settings
+        options = {"temperature": o.tau, "scale_t2": o.scale_t2}
+        return with_term(terms, NotTrueDistillation(term="not_true_distillation", weight=o.beta, **options), o.name)
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """τ² at τ = 1."""
+        assert isinstance(settings, FedNTDSettings)
+        return {"scale_t2": "τ² is 1 at tau = 1"} if settings.tau == 1 else {}

@@ -25,11 +25,12 @@ class FedProxSettings(Settings, OptimizerSettings):
 class FedProx(ClientUpdate[FedProxSettings]):
     """SGD on h_i(w; w^t) = f_i(w) + µ/2 ‖w - w^t‖² (Li et al. 2020, arXiv 1812.06127, eq. 2).
 
-    The paper leaves the solver open; like its experiments this is SGD for a fixed number of epochs.
+    The paper leaves the solver open; like its experiments without stragglers this is SGD for a fixed number of epochs.
 
     Differs from the paper: its Algorithm 2 samples clients with probability n_i / n and takes the plain mean;
     here, as in its authors' code, clients are sampled uniformly and the mean is weighted by samples;
-    ``weighting = "uniform"`` for the plain mean.
+    ``weighting = "uniform"`` for the plain mean. Its experiments also let 50 % or 90 % of the clients, drawn anew in
+    each round, stop after a random number of epochs; here all go through the same number.
     """
 
     settings_type: ClassVar[type[Settings]] = FedProxSettings

@@ -36,7 +36,7 @@ class SAMSettings(SGDSettings):
 
 
 class SAM(SGD):
-    """SGD on max over ‖ε‖ ≤ ρ of f_i(w + ε): w ← w - η ∇f_i(w + ε), ε on the same mini-batch.
+    """SGD on max over ‖ε‖ ≤ ρ, or ‖T⁻¹ ε‖ ≤ ρ, of f_i(w + ε): w ← w - η ∇f_i(w + ε), ε on the same mini-batch.
 
     - SAM (Foret et al. 2021, arXiv 2010.01412, eq. 2): ε = ρ g / ‖g‖, g = ∇f_i(w).
     - ASAM (Kwon et al. 2021, arXiv 2102.11600, eq. 5): ε = ρ T² g / ‖T g‖, T = |w| + η.

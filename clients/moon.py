@@ -40,11 +40,13 @@ class Moon(SGD):
     ℓ_con = -log(exp(cos(z, z_glob)/τ) / (exp(cos(z, z_glob)/τ) + exp(cos(z, z_prev)/τ))).
 
     The paper's z is the output of a projection head between encoder and output layer: take a model that ends in one,
-    as an mlp with ``hidden = [200, 256]``, whose "features" are then its outputs. With ``projector = 256`` the
+    as an mlp with ``hidden = [200, 256]``, whose "features" are then its outputs. (Those have passed a ReLU, which the
+    authors' projection does not end with; a network of your own need not have it.) With ``projector = 256`` the
     projection stands beside the head instead, which keeps the encoder's features.
 
     Differs from the paper: not at all, where the model ends in a projection. The paper does not say what the last model
-    of a client is that has never trained; the initial one is that of its authors' code and of PFLlib.
+    of a client is that has never trained; here it is the run's initial one, as in PFLlib. In its authors' code, which
+    has no contrast in the first round either, it is a network of random numbers of the client's own.
     """
 
     settings_type: ClassVar[type[Settings]] = MoonSettings

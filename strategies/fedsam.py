@@ -22,7 +22,7 @@ class FedSAMSettings(SAMSettings, AveragingSettings):
 
     Attributes:
         swa_from: the first round whose model is averaged; none if not given. The paper begins after three quarters of
-            the rounds.
+            the T rounds; its authors' code averages the models of rounds ⌊0.75 T⌋ + c + 1, ⌊0.75 T⌋ + 2 c + 1, …
         swa_every: c, of how many rounds one is averaged.
     """
 
@@ -37,7 +37,9 @@ class FedSAM(FedAvg):
     besides: w_SWA ← (n w_SWA + w) / (n + 1) every c rounds. Clients go on from w; scores, exports and the final model
     are of w_SWA. Batch-norm's running statistics are those of w.
 
-    Differs from the second paper: no cyclical learning rate comes with the averages; give a ``schedule``.
+    Differs from the first paper: clients count by their samples, as in the second; ``weighting = "uniform"`` for its
+    plain mean. Differs from the second: no learning rate changes with the averages, unless ``schedule`` says so. Its
+    cycles are the schedule "cyclical"; its authors' code averages the model one round after a cycle's end.
     """
 
     settings_type: ClassVar[type[Settings]] = FedSAMSettings

@@ -27,6 +27,7 @@ SERVER_OPTIMIZERS: Registry = {
 SCHEDULES: Registry = {
     "constant": "fedtl.optimizers.schedules:Constant",
     "cosine": "fedtl.optimizers.schedules:Cosine",
+    "cyclical": "fedtl.optimizers.schedules:Cyclical",
     "exponential": "fedtl.optimizers.schedules:Exponential",
     "step": "fedtl.optimizers.schedules:Step",
 }

@@ -50,7 +50,7 @@ class Schedule(Choice):
         return first + (1 - first) * before / self.warmup
 
     def decay(self, before: int, rounds: int) -> float:
-        """The factor after ``before`` of ``rounds`` rounds, those of the warm-up not counted; 1 at 0."""
+        """The factor after ``before`` of ``rounds`` rounds, those of the warm-up not counted."""
         raise NotImplementedError
 
 
@@ -134,3 +134,33 @@ class Cosine(Schedule):
         """Minimum + (1 - minimum) (1 + cos(π t / T)) / 2."""
         share = min(before / (self.rounds or rounds), 1.0)
         return self.minimum + (1 - self.minimum) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Cyclical(Schedule):
+    """Down a line from 1 to a minimum, over and over (Izmailov et al. 2018, arXiv 1803.05407, SWA, section 3.1).
+
+    In round i of the cycles, from 1, the factor is 1 - t + t · minimum with t = (mod(i - 1, every) + 1) / every.
+    Stochastic weight averages take the model at the end of each cycle: for ``fedsam``, ``swa_from`` is ``begin`` +
+    ``every``, and ``swa_every`` is ``every``.
+
+    Attributes:
+        every: c, rounds in a cycle.
+        minimum: the factor in a cycle's last round.
+        begin: rounds with the factor 1 before the first cycle.
+    """
+
+    every: int = Field(ge=2)
+    minimum: float = Field(ge=0, lt=1)
+    begin: NonNegativeInt = 0
+
+    @property
+    def follows_rounds(self) -> bool:
+        """No."""
+        return False
+
+    def decay(self, before: int, rounds: int) -> float:
+        """1 - t + t · minimum."""
+        if before < self.begin:
+            return 1.0
+        t = ((before - self.begin) % self.every + 1) / self.every
+        return 1 - t + t * self.minimum

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import fedtl
 from fedtl import losses
-from fedtl.config.read import build
+from fedtl.config.read import build, read_config
 
 
 def by_hand(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -65,6 +65,18 @@ def test_without_beta_it_is_fedavg_and_else_its_term_bit_for_bit(tmp_path: Path)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert all(torch.equal(without[name], fedavg[name]) for name in fedavg)
     assert not all(torch.equal(ours[name], fedavg[name]) for name in fedavg)
+
+
+def test_the_factor_of_the_temperature_can_be_left_out(tmp_path: Path) -> None:
+    """β τ² KL with β / τ² is β KL: no other numbers, but for rounding."""
+    without = model(tmp_path / "a", tables(beta=0.8, tau=2.0, scale_t2=False))
+    scaled = model(tmp_path / "b", tables(beta=0.2, tau=2.0))
+    other = model(tmp_path / "c", tables(beta=0.8, tau=2.0))
+    for name in without:
+        torch.testing.assert_close(without[name], scaled[name], rtol=1e-4, atol=1e-6)
+    assert not all(torch.allclose(without[name], other[name], rtol=1e-4, atol=1e-6) for name in without)
+    notes = [read_config(tables(tau=tau, scale_t2=False))[1] for tau in (1.0, 2.0)]
+    assert notes == [["strategy.scale_t2 has no effect: τ² is 1 at tau = 1"], []]
 
 
 def test_its_term_stands_beside_others() -> None:

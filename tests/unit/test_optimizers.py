@@ -294,6 +294,12 @@ SCHEDULE_PEERS: dict[str, tuple[dict[str, Any], Callable[[torch.optim.Optimizer,
     "step": ({"every": 7, "gamma": 0.3}, lambda o, left: torch.optim.lr_scheduler.StepLR(o, 7, 0.3)),
     "exponential": ({"gamma": 0.9}, lambda o, left: torch.optim.lr_scheduler.ExponentialLR(o, 0.9)),
     "cosine": ({"minimum": 0.1}, lambda o, left: torch.optim.lr_scheduler.CosineAnnealingLR(o, left, 0.1)),
+    "cyclical": (
+        {"every": 4, "minimum": 0.2, "begin": 5},
+        lambda o, left: torch.optim.lr_scheduler.LambdaLR(
+            o, lambda past: 1.0 if past < 5 else [0.8, 0.6, 0.4, 0.2][(past - 5) % 4]
+        ),
+    ),
 }
 
 

@@ -27,8 +27,8 @@ class Moon(Term):
     stands beside the head, which keeps the encoder's features.
 
     Differs from the authors' code by default: there, too, the first round has no contrast; but with partial
-    participation a client that first takes part later is contrasted with the run's initial model, as with
-    ``previous = "initial"``.
+    participation a client that first takes part later is contrasted with a network of random numbers of its own. With
+    the run's initial model it is ``previous = "initial"``, as in PFLlib.
 
     Attributes:
         layer: whose outputs are compared, or projected: "features", or as for "mmd".

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fedtl.assemble.parts import assemble
+from fedtl.choice import ConfigError
+from fedtl.config.read import build
+from fedtl.data.federate import federate
 from fedtl.engine import Trained
 from tests.parts import (
     EACH_ENGINE,
@@ -77,3 +81,50 @@ def test_equal_counts_calibrate_nothing(kind: EngineKind) -> None:
         w, update = engine.task.layout.flatten(engine.task.module), update_of(method, lr=0.1, batch_size=6)
         ends.append([o.uploads["w"] for o in train_cohort(engine, update, w, range(2), [{}] * 2, 1)])  # type: ignore[union-attr]
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)
+
+
+def tables(**strategy: Any) -> dict[str, Any]:
+    return {
+        "name": "fedlc",
+        "rounds": 1,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": 4, "samples": 200, "partition": {"name": "dirichlet", "alpha": 0.3}},
+        "model": {"name": "logistic"},
+        "strategy": {"name": "fedlc", "lr": 0.3, "batch_size": 0, "local_steps": 2, **strategy},
+        "simulation": {"grid": "in-process"},
+    }
+
+
+@EACH_ENGINE
+@pytest.mark.parametrize("tau", [0.0, 0.7])
+def test_the_papers_sum_over_the_other_classes_by_hand(tau: float, kind: EngineKind) -> None:
+    """-log(exp(f_y - τ n_y^(-1/4)) / Σ_{c ≠ y} exp(f_c - τ n_c^(-1/4))), where n_c = 0 leaves the sum."""
+    config = build(tables(tau=tau, sum_over="others"))
+    assembly = assemble(config, federate(config.data, 0))
+    (task,), (update,) = assembly.tasks, assembly.updates
+    start, lacking = task.layout.flatten(task.module), 0
+    engine = kind(task.on(task.samples))
+    for client, outcome in enumerate(train_cohort(engine, update, start, range(4), [{}] * 4, 1)):
+        assert isinstance(outcome, Trained)
+        x, y = task.samples.batch(task.samples.federation.train[client])
+        counts = torch.bincount(y, minlength=10).double()
+        lacking += int((counts == 0).sum())
+        w, b = (task.layout.views(start)[f"head.{name}"].double() for name in ("weight", "bias"))
+        for _ in range(2):
+            w, b = (tensor.detach().requires_grad_() for tensor in (w, b))
+            f = x.flatten(1).double() @ w.T + b - (tau * counts**-0.25 if tau else 0)
+            terms = f.exp()
+            own = terms.gather(1, y[:, None])[:, 0]
+            loss = -(own / (terms.sum(1) - own)).log().mean()
+            w, b = (t - 0.3 * g for t, g in zip((w, b), torch.autograd.grad(loss, (w, b))))
+        for name, tensor in (("weight", w), ("bias", b)):
+            ours = task.layout.views(outcome.uploads["w"])[f"head.{name}"].double()
+            torch.testing.assert_close(ours, tensor.detach(), rtol=1e-4, atol=1e-5)
+    assert lacking
+
+
+def test_smoothed_labels_have_no_sum_over_the_others() -> None:
+    smoothed = {"objective": [{"term": "cross_entropy", "label_smoothing": 0.1}]}
+    with pytest.raises(ConfigError, match=r"sum_over = 'others': the term 'cross_entropy' has label_smoothing = 0\.1"):
+        build({**tables(sum_over="others"), **smoothed})
+    assert build({**tables(), **smoothed}).stages()[0].objective[0].term == "cross_entropy"

@@ -57,6 +57,10 @@ class CrossEntropy(Term):
         if context.mask is None and self.class_weights is None:
             return F.cross_entropy(context.logits, context.labels, label_smoothing=smoothing)
         each = F.cross_entropy(context.logits, context.labels, reduction="none", label_smoothing=smoothing)
+        return self.weighted(context, each)
+
+    def weighted(self, context: TermContext, each: Tensor) -> Tensor:
+        """The mean over the batch of the samples' losses ``[B]``, by the weights of their classes."""
         if self.class_weights is not None:
             each = each * self.module(context, "class_weights")()[context.labels]
         return context.mean(each)

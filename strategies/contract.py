@@ -94,6 +94,11 @@ class Strategy(Rounds):
         return unused
 
     @classmethod
+    def begins(cls, settings: Settings) -> dict[str, int]:
+        """Options of these settings that act from some round on, each with that round: where it never comes, a note."""
+        return {}
+
+    @classmethod
     def has_global_model(cls) -> bool:
         """Whether there is one model for all clients that training changes."""
         return cls.global_model and cls.client_update.uploads()

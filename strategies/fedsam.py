@@ -79,3 +79,9 @@ class FedSAM(FedAvg):
         if settings.swa_from is None:
             unused["swa_every"] = "no models are averaged: set swa_from"
         return unused
+
+    @classmethod
+    def begins(cls, settings: Settings) -> dict[str, int]:
+        """The averages."""
+        assert isinstance(settings, FedSAMSettings)
+        return {} if settings.swa_from is None else {"swa_from": settings.swa_from}

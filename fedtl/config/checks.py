@@ -49,6 +49,11 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     for option, why in strategy_type(method).unused(config.strategy).items():
         if asked("strategy", option) and getattr(config.strategy, option) != ():
             notes.append(f"strategy.{option} has no effect: {why}")
+    notes += [
+        f"strategy.{option} has no effect: it acts from round {first} on, and there are {config.rounds} rounds"
+        for option, first in strategy_type(method).begins(config.strategy).items()
+        if first > config.rounds
+    ]
     for i, phase in enumerate(config.phases):
         unused = strategy_type(method).unused(config.stages()[i].strategy)
         notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]

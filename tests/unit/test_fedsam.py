@@ -116,6 +116,13 @@ def test_averages_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_averages_that_never_begin_are_told() -> None:
+    assert read_config(tables(swa_from=5))[1] == []
+    assert read_config(tables(swa_from=6))[1] == [
+        "strategy.swa_from has no effect: it acts from round 6 on, and there are 5 rounds"
+    ]
+
+
 def test_options_without_effect_are_told() -> None:
     _, notes = read_config(tables(eta=0.1, swa_every=2))
     assert {note.partition(" has no effect")[0] for note in notes} == {"strategy.eta", "strategy.swa_every"}

@@ -17,12 +17,12 @@ class AFLSettings(SGDSettings):
 
     Attributes:
         mixture_lr: γ_λ, the step size of the mixture's weights λ; 0 is FedAvg with equal weights.
-        output: the model that is scored and saved: the "last" round's w_t, or the "average" of w_1, …, w_t, which is
-            what Stochastic-AFL gives out and what its bound is of. Training is the same.
+        output: the model that is scored and saved: the "average" of w_1, …, w_t, which is what Stochastic-AFL gives
+            out and what its bound is of, or the "last" round's w_t. Training is the same.
     """
 
     mixture_lr: float = Field(ge=0)
-    output: Literal["last", "average"] = "last"
+    output: Literal["last", "average"] = "average"
 
 
 class AFL(SGD):

@@ -20,12 +20,12 @@ class AFL(Strategy):
     """AFL: agnostic federated learning, the worst mixture of clients (Mohri et al. 2019, arXiv 1902.00146).
 
     min_w max_λ Σ_i λ_i L_i(w) over all mixtures λ of the N clients, by w ← Σ_S λ_i w_i and
-    λ ← Π(λ + γ_λ (L_1(w), …, L_N(w))), with Π the projection onto the simplex; λ begins uniform. The clients' part is
-    in ``clients/afl.py``.
+    λ ← Π(λ + γ_λ (L_1(w), …, L_N(w))), with Π the projection onto the simplex; λ begins uniform. What is scored and
+    saved is the mean of all rounds' w, as Stochastic-AFL gives out; the last w, which may be better where losses are
+    not convex, is ``output = "last"``. The clients' part is in ``clients/afl.py``.
 
-    Differs from the paper: the model is the last w; Stochastic-AFL gives out the mean of all, of which its bound for
-    convex losses is: ``output = "average"``. With partial participation λ counts among the sampled clients S alone, and
-    its gradient is estimated by N/|S| times their losses, and 0 for the others. Λ is the whole simplex.
+    Differs from the paper: with partial participation λ counts among the sampled clients S alone, and its gradient is
+    estimated by N/|S| times their losses, and 0 for the others. Λ is the whole simplex.
     """
 
     settings_type: ClassVar[type[Settings]] = AFLSettings

@@ -12,7 +12,7 @@ from tests.interrupted import CLIENTS, contents
 from tests.parts import METHODS
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "afl, averaged": {"name": "afl", **METHODS["afl"], "output": "average"},
+    "afl": {"name": "afl", **METHODS["afl"]},
     "apfl": {"name": "apfl", **METHODS["apfl"]},
     "apfl, mixed outputs": {"name": "apfl", **METHODS["apfl"], "mixing": "outputs", "optimizer": {"name": "adam"}},
     "central": {"name": "central", **METHODS["central"]},

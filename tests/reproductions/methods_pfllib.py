@@ -18,7 +18,7 @@ from tests.reproductions.curves import add_curves, curves_of
 from tests.reproductions.experiments import Experiment, arguments, header, row, runs_for, spread, write_between_marks
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "afl": {"mixture_lr": 0.01},
+    "afl": {"mixture_lr": 0.01, "output": "last"},
     "apfl": {"alpha": 1.0, "adaptive": True},
     "ditto": {"lam": 1.0},
     "fedavg-finetune": {"finetune_epochs": 1},

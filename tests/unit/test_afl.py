@@ -36,7 +36,7 @@ def test_rounds_by_hand(kind: EngineKind, tmp_path: Path) -> None:
         w = w + sum(mixture[i] / mixture[S].sum() * (own[i] - w) for i in S)
         mixture = onto_simplex(torch.tensor(mixture + rate * up)).numpy()
         models.append(w)
-    run = Quadratics(H, A, tmp_path, "afl", [2, 2, 2], kind, lr=ETA, mixture_lr=rate)
+    run = Quadratics(H, A, tmp_path, "afl", [2, 2, 2], kind, lr=ETA, mixture_lr=rate, output="last")
     np.testing.assert_allclose(run.rounds(3, sampled, np.array([0.5, -0.2])), models, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(run.server.state["mixture"], mixture, rtol=1e-5)
 
@@ -55,7 +55,7 @@ def test_the_average_is_scored_and_the_last_model_trained_on(tmp_path: Path) -> 
 @EACH_ENGINE
 def test_without_ascent_it_is_fedavg_of_equal_weights(kind: EngineKind, tmp_path: Path) -> None:
     """To rounding: it goes from w towards the mean, and FedAvg takes the mean."""
-    ours = Quadratics(H, A, tmp_path / "a", "afl", [3, 1, 2], kind, lr=ETA, mixture_lr=0.0).rounds(4)
+    ours = Quadratics(H, A, tmp_path / "a", "afl", [3, 1, 2], kind, lr=ETA, mixture_lr=0.0, output="last").rounds(4)
     plain = Quadratics(H, A, tmp_path / "b", "fedavg", [3, 1, 2], kind, lr=ETA, weighting="uniform").rounds(4)
     np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
@@ -76,7 +76,7 @@ def test_the_projection_is_the_nearest_mixture() -> None:
 
 def test_the_greatest_loss_is_smaller_than_fedavgs(tmp_path: Path) -> None:
     federation, worst = federation_of([6, 6], shape=(3,), seed=3), []
-    for options in ({"name": "fedavg", "weighting": "uniform"}, {"name": "afl", "mixture_lr": 0.3}):
+    for options in ({"name": "fedavg", "weighting": "uniform"}, {"name": "afl", "mixture_lr": 0.3, "output": "last"}):
         engine = engine_of(federation, nn.Linear(3, 3))
         settings = read_strategy({"lr": 1.0, "batch_size": 0, "local_steps": 1, **options})
         server = strategy_type(options["name"])(settings, seed=0, clients=2, evaluation=Evaluation(clients=0))

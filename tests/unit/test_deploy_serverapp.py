@@ -76,7 +76,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "apfl, mixed outputs": {"strategy": {"name": "apfl", **SGD, "adaptive": True, "mixing": "outputs"}},
     "per-fedavg": {"strategy": {"name": "per-fedavg", **SGD, "alpha": 0.05, "adapt_steps": 2}},
     "fedsam, averaged": {"strategy": {"name": "fedsam", **SGD, "swa_from": 1}},
-    "afl, averaged": {"strategy": {"name": "afl", **SGD, "mixture_lr": 0.1, "output": "average"}},
+    "afl": {"strategy": {"name": "afl", **SGD, "mixture_lr": 0.1}},
     "qfedavg by samples": {"strategy": {"name": "qfedavg", **SGD, "q": 1.0, "objective_weighting": "samples"}},
     "fedlc": {"strategy": {"name": "fedlc", **SGD, "tau": 0.5}},
     "fedntd": {"strategy": {"name": "fedntd", **SGD, "beta": 0.5}},

@@ -51,6 +51,8 @@ class FedNTD(SGD):
 
     @classmethod
     def unused(cls, settings: Settings) -> dict[str, str]:
-        """τ² at τ = 1."""
+        """All of a distillation of weight 0, and τ² at τ = 1."""
         assert isinstance(settings, FedNTDSettings)
+        if not settings.beta:
+            return dict.fromkeys(("tau", "scale_t2"), "nothing is distilled: beta = 0")
         return {"scale_t2": "τ² is 1 at tau = 1"} if settings.tau == 1 else {}

@@ -58,3 +58,9 @@ class Moon(SGD):
         o = settings
         options = {"tau": o.tau, "layer": o.layer, "projector": o.projector, "previous": o.previous}
         return with_term(terms, MoonTerm(term="moon", weight=o.mu, **options), o.name)
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """What a contrast of weight 0 is of."""
+        assert isinstance(settings, MoonSettings)
+        return {} if settings.mu else dict.fromkeys(("tau", "layer", "previous"), "there is no contrast: mu = 0")

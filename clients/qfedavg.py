@@ -60,6 +60,12 @@ class QFedAvg(SGD):
         assert isinstance(settings, QFedAvgSettings)
         return {"w": settings.objective_weighting}
 
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """L where q = 0: it divides what it multiplies."""
+        assert isinstance(settings, QFedAvgSettings)
+        return {} if settings.q else {"lipschitz": "Δ_i and h_i both have the factor L, and no other, at q = 0"}
+
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Evaluate F_i at w^t, and begin there."""
         w = received["w"]

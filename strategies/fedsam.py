@@ -76,6 +76,8 @@ class FedSAM(FedAvg):
         unused = super().unused(settings)
         if not settings.adaptive:
             unused |= dict.fromkeys(("eta", "adaptive_biases"), "these are options of ASAM: set adaptive = true")
+        if not settings.rho:
+            unused |= dict.fromkeys(("adaptive", "eta", "adaptive_biases"), "no step is perturbed: rho = 0")
         if settings.swa_from is None:
             unused["swa_every"] = "no models are averaged: set swa_from"
         return unused

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import Field
+from safetensors.numpy import load_file
 from torch import nn
 
 import fedtl
@@ -60,6 +61,38 @@ def test_python_is_warned_where_the_command_line_prints_a_note(tmp_path: Path) -
     with pytest.warns(UserWarning, match=r"^strategy\.weighting has no effect: under local") as warned:
         fedtl.run(tables("local", {"weighting": "uniform"}, simulation={"grid": "in-process"}), out=tmp_path / "run")
     assert [warning.filename for warning in warned] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy", "option", "other"),
+    [
+        ("fedntd", {"beta": 0.0}, "tau", 3.0),
+        ("fedntd", {"beta": 0.0, "tau": 2.0}, "scale_t2", False),
+        ("fedsam", {"rho": 0.0}, "adaptive", True),
+        ("fedsam", {"rho": 0.0, "adaptive": True}, "eta", 0.5),
+        ("moon", {"mu": 0.0}, "tau", 3.0),
+        ("moon", {"mu": 0.0}, "layer", "logits"),
+        ("moon", {"mu": 0.0}, "previous", "received"),
+        ("per-fedavg", {"alpha": 0.0}, "adapt_steps", 3),
+        ("qfedavg", {"q": 0.0}, "lipschitz", 3.0),
+    ],
+)
+def test_what_a_weight_of_zero_leaves_without_effect(
+    method: str, strategy: dict[str, Any], option: str, other: object, tmp_path: Path
+) -> None:
+    """And the model is the same with it, up to rounding."""
+    told = f"strategy.{option} has no effect: "
+    plain, changed = (
+        tables(method, own, simulation={"grid": "in-process"}) for own in (strategy, {**strategy, option: other})
+    )
+    assert any(note.startswith(told) for note in read_config(changed)[1])
+    assert not any(note.startswith(told) for note in read_config(plain)[1])
+    fedtl.run(plain, out=tmp_path / "plain")
+    with pytest.warns(UserWarning, match=told):
+        fedtl.run(changed, out=tmp_path / "changed")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "changed"))
+    for name, tensor in one.items():
+        np.testing.assert_allclose(two[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_sgd_without_momentum_has_nothing_to_keep() -> None:

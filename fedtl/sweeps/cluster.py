@@ -311,6 +311,7 @@ def _unpack(archive: bytes, folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(unfinished, filter="data")
+        safe: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
+        tar.extractall(unfinished, **safe)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -493,8 +493,6 @@ def test_a_signal_before_the_first_round(here: Path, fedtl: Fedtl, monkeypatch: 
     monkeypatch.setattr(experiment, "run_at", interrupted)
     assert fedtl("run", "tiny.toml", "-q") == Said(130, "", "stopped before the run began\n")
     assert signal.getsignal(signal.SIGTERM) is before
-    monkeypatch.undo()
-    os.chdir(here)
 
 
 def rounds(folder: str | Path) -> list[dict[str, object]]:

@@ -21,6 +21,7 @@ from tests.reference.study import Study
 from tests.reference.trajectories import A_TEST_METHOD_DOES_NOT, AGREES, DISAGREES, NOT_YET, judge, main
 
 FILE = Path(__file__).with_name("personalised.json")
+ROOT = Path(__file__).parents[2]
 CASES = {name: case for name, case in read_cases(FILE).items() if adapter_of(name)}
 
 
@@ -120,7 +121,8 @@ def test_a_shipped_method_without_an_adapter_is_not_taken_for_a_missing_one(
 def test_in_float64_the_cases_agree_to_their_last_digits() -> None:
     """In a process of its own: what is imported there may keep what float32 meant."""
     command = [sys.executable, "-m", "tests.reference.trajectories", "--only", "scaffold", "--precision", "float64"]
-    done = subprocess.run([*command, "--engine", "stacked"], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([*command, "--engine", "stacked"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
     *lines, _, last = done.stdout.splitlines()
     assert last == "5 of 5 agree"
     assert all(float(line.split()[2]) < 1e-10 for line in lines)

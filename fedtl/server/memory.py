@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedtl.choice import ConfigError
 from fedtl.failure import RunError
 from fedtl.server.exchange import Download, Vectors
 from fedtl.server.method import Method
@@ -126,6 +127,9 @@ class ServerMemory:
             method: whose memory this is.
             began: the parameters ``[P]`` that the rounds began with, of which the tables' first rows are made; those
                 of ``w`` if None.
+
+        Raises:
+            ConfigError: the checkpoint is of an earlier version, in which the method remembered less.
         """
         self.context = {name: vector for name, vector in remembered.items() if name.startswith(m.OF_TERMS)}
         own = {name: torch.tensor(vector) for name, vector in remembered.items() if name not in self.context}
@@ -133,6 +137,12 @@ class ServerMemory:
         self._has_begun, parts = True, self._parts()
         self.tables = new_tables(method, parts["w"] if began is None else began)
         self.state = {**parts, **own} if self.global_model else own
+        if lacking := sorted(method.first_state(parts["w"]).keys() - self.state.keys()) if self.global_model else ():
+            raise ConfigError(
+                f"the checkpoint lacks {', '.join(map(repr, lacking))}, which the server of {type(method).__name__} "
+                "remembers: an earlier version of fedtl wrote it, where other options were the default; begin the run "
+                "anew, in another folder"
+            )
 
     def check_finite(self, round: int) -> None:
         """End the run where the server's step leads nowhere: clients can only fail from such a model on.

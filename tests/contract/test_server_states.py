@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fedtl
+from fedtl.choice import ConfigError
+from fedtl.strategies.afl import AFL
 from tests.interrupted import contents
 from tests.parts import METHODS
 
@@ -43,6 +46,16 @@ def test_what_a_server_remembers_of_parts_of_the_model_goes_on(
     fedtl.run(shorter_or_longer(2), out=tmp_path / "twice")
     fedtl.run(shorter_or_longer(4), out=tmp_path / "twice", resume=True)
     assert contents(tmp_path / "twice") == contents(tmp_path / "once")
+
+
+def test_a_run_of_a_version_that_remembered_less_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of AFL, whose output was the last model."""
+    with monkeypatch.context() as patch:
+        patch.setattr(AFL, "first_state", lambda self, w: {"w": w, "mixture": torch.ones(self.population)})
+        patch.setattr(AFL, "update", lambda self, state, uploads, round: {**state, "w": uploads.mean("w")})
+        fedtl.run(tables("afl", 2), out=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^the checkpoint lacks 'averaged', 'trained', which the server of AFL rem"):
+        fedtl.run(tables("afl", 4), out=tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize("method", STATEFUL)

@@ -75,7 +75,7 @@ def run(
         RunError: the run cannot go on: too many clients failed, or the disk is full.
 
     Warns:
-        UserWarning: an option has no effect, a warning for each.
+        UserWarning: an option has no effect, or an override drops others, a warning for each.
     """
     read, notes = read_config(config, overrides)
     for note in notes:

@@ -124,7 +124,7 @@ class Layout:
         if not own:
             raise ConfigError(f"the model has no part {name!r} with parameters; it has {', '.join(map(repr, known))}")
         if not trained:
-            raise ConfigError(f"no parameter of the part {name!r} trains; take it out of strategy.frozen")
+            raise ConfigError(f"no parameter of the part {name!r} trains: strategy.frozen or model.adapter freezes it")
         return tuple(trained)
 
     def mask(self, name: str, device: torch.device | None = None) -> Tensor:

@@ -188,7 +188,7 @@ def test_a_head_that_is_no_linear_layer_with_a_bias_is_refused(module: nn.Module
     ("strategy", "says"),
     [
         ({"private": ["body"]}, r"private = \['body'\]: FedDBE's own vectors stay already; leave it out"),
-        ({"frozen": ["head"]}, "no parameter of the part 'head' trains; take it out of strategy.frozen"),
+        ({"frozen": ["head"]}, "no parameter of the part 'head' trains: strategy.frozen or model.adapter freezes it"),
     ],
 )
 def test_what_does_not_go_together(strategy: dict[str, Any], says: str) -> None:

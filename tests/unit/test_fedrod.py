@@ -144,7 +144,7 @@ def test_an_optimiser_steps_both(kind: EngineKind) -> None:
     ("strategy", "says"),
     [
         ({"private": ["body"]}, "private = ['body']: FedRoD's personal head stays already; leave it out"),
-        ({"frozen": ["head"]}, "no parameter of the part 'head' trains; take it out of strategy.frozen"),
+        ({"frozen": ["head"]}, "no parameter of the part 'head' trains: strategy.frozen or model.adapter freezes it"),
     ],
 )
 def test_what_does_not_go_together(strategy: dict[str, Any], says: str) -> None:

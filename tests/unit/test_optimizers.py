@@ -486,7 +486,10 @@ def test_parts_have_factors() -> None:
     [
         ({"tail": 2.0}, "strategy.lr_scale.tail = 2: the model has no part 'tail' with parameters; it has 'head'"),
         ({"2": 2.0}, "strategy.lr_scale.2 = 2: the model has no part '2' with parameters"),
-        ({"1": 2.0}, "strategy.lr_scale.1 = 2: no parameter of the part '1' trains; take it out of strategy.frozen"),
+        (
+            {"1": 2.0},
+            "strategy.lr_scale.1 = 2: no parameter of the part '1' trains: strategy.frozen or model.adapter freezes it",
+        ),
         (
             {"head": 2.0, "3": 3.0},
             "strategy.lr_scale: 'head' and '3' have a parameter in common; leave one out",

@@ -14,7 +14,7 @@ from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
 from fedtl.losses.objective import needs_of
-from fedtl.losses.teaching import NEVER
+from fedtl.losses.teaching import without_own_class
 from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.classification import CrossEntropy
 
@@ -95,10 +95,9 @@ class OverOthers(CrossEntropy):
 
     def value(self, context: TermContext) -> Tensor:
         """Where the client has no other class, those that it lacks are the others: the limit of small counts."""
-        logits, labels = context.logits, context.labels.unsqueeze(-1)
-        own = labels == torch.arange(logits.shape[-1], device=logits.device)
-        others = logits.masked_fill(own, NEVER).logsumexp(-1)
-        return self.weighted(context, others - logits.gather(-1, labels).squeeze(-1))
+        logits, labels = context.logits, context.labels
+        others = without_own_class(logits, labels).logsumexp(-1)
+        return self.weighted(context, others - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1))
 
 
 def _over_others(term: Term) -> Term:

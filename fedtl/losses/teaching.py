@@ -54,7 +54,11 @@ def not_true_distillation(
     Returns:
         A scalar, the mean over the batch; 0 for two classes.
     """
-    classes = torch.arange(student_logits.shape[-1], device=student_logits.device)
-    own = labels.unsqueeze(-1) == classes
-    student, teacher = (logits.masked_fill(own, NEVER) for logits in (student_logits, teacher_logits))
+    student, teacher = (without_own_class(logits, labels) for logits in (student_logits, teacher_logits))
     return distillation(student, teacher, temperature=temperature, scale_t2=scale_t2)
+
+
+def without_own_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits ``[..., k]`` of samples with labels ``[...]``, each sample's own class out of the question."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill(labels.unsqueeze(-1) == classes, NEVER)

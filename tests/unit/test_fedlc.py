@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtl.assemble.parts import assemble
 from fedtl.choice import ConfigError
 from fedtl.config.read import build
-from fedtl.data.federate import federate
 from fedtl.engine import Trained
+from tests import linear
 from tests.parts import (
     EACH_ENGINE,
     EngineKind,
@@ -84,43 +83,24 @@ def test_equal_counts_calibrate_nothing(kind: EngineKind) -> None:
 
 
 def tables(**strategy: Any) -> dict[str, Any]:
-    return {
-        "name": "fedlc",
-        "rounds": 1,
-        "device": "cpu",
-        "data": {"name": "digits", "clients": 4, "samples": 200, "partition": {"name": "dirichlet", "alpha": 0.3}},
-        "model": {"name": "logistic"},
-        "strategy": {"name": "fedlc", "lr": 0.3, "batch_size": 0, "local_steps": 2, **strategy},
-        "simulation": {"grid": "in-process"},
-    }
+    return linear.tables("fedlc", 0.3, **{"lr": 0.3, "batch_size": 0, "local_steps": 2, **strategy})
 
 
 @EACH_ENGINE
 @pytest.mark.parametrize("tau", [0.0, 0.7])
 def test_the_papers_sum_over_the_other_classes_by_hand(tau: float, kind: EngineKind) -> None:
     """-log(exp(f_y - τ n_y^(-1/4)) / Σ_{c ≠ y} exp(f_c - τ n_c^(-1/4))), where n_c = 0 leaves the sum."""
-    config = build(tables(tau=tau, sum_over="others"))
-    assembly = assemble(config, federate(config.data, 0))
-    (task,), (update,) = assembly.tasks, assembly.updates
-    start, lacking = task.layout.flatten(task.module), 0
-    engine = kind(task.on(task.samples))
-    for client, outcome in enumerate(train_cohort(engine, update, start, range(4), [{}] * 4, 1)):
-        assert isinstance(outcome, Trained)
-        x, y = task.samples.batch(task.samples.federation.train[client])
+    lacking = []
+
+    def loss(logits: Tensor, _: Tensor, y: Tensor) -> Tensor:
         counts = torch.bincount(y, minlength=10).double()
-        lacking += int((counts == 0).sum())
-        w, b = (task.layout.views(start)[f"head.{name}"].double() for name in ("weight", "bias"))
-        for _ in range(2):
-            w, b = (tensor.detach().requires_grad_() for tensor in (w, b))
-            f = x.flatten(1).double() @ w.T + b - (tau * counts**-0.25 if tau else 0)
-            terms = f.exp()
-            own = terms.gather(1, y[:, None])[:, 0]
-            loss = -(own / (terms.sum(1) - own)).log().mean()
-            w, b = (t - 0.3 * g for t, g in zip((w, b), torch.autograd.grad(loss, (w, b))))
-        for name, tensor in (("weight", w), ("bias", b)):
-            ours = task.layout.views(outcome.uploads["w"])[f"head.{name}"].double()
-            torch.testing.assert_close(ours, tensor.detach(), rtol=1e-4, atol=1e-5)
-    assert lacking
+        lacking.append(int((counts == 0).sum()))
+        terms = (logits - (tau * counts**-0.25 if tau else 0)).exp()
+        own = terms.gather(1, y[:, None])[:, 0]
+        return -(own / (terms.sum(1) - own)).log().mean()
+
+    linear.assert_steps(tables(tau=tau, sum_over="others"), kind, loss)
+    assert any(lacking)
 
 
 def test_smoothed_labels_have_no_sum_over_the_others() -> None:

@@ -13,11 +13,9 @@ from torch.nn import functional as F
 
 import fedtl
 from fedtl import losses
-from fedtl.assemble.parts import assemble
 from fedtl.config.read import build, read_config
-from fedtl.data.federate import federate
-from fedtl.engine import Trained
-from tests.parts import EACH_ENGINE, EngineKind, train_cohort
+from tests import linear
+from tests.parts import EACH_ENGINE, EngineKind
 
 
 def by_hand(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -45,15 +43,7 @@ def test_the_loss_and_its_gradient(temperature: float, classes: int) -> None:
 
 
 def tables(**strategy: Any) -> dict[str, Any]:
-    return {
-        "name": "fedntd",
-        "rounds": 2,
-        "device": "cpu",
-        "data": {"name": "digits", "clients": 4, "samples": 200, "partition": {"name": "dirichlet", "alpha": 0.5}},
-        "model": {"name": "logistic"},
-        "strategy": {"name": "fedntd", "lr": 0.2, "batch_size": 16, "clients_per_round": 3, **strategy},
-        "simulation": {"grid": "in-process"},
-    }
+    return linear.tables("fedntd", 0.5, rounds=2, **{"lr": 0.2, "batch_size": 16, "clients_per_round": 3, **strategy})
 
 
 def model(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
@@ -62,27 +52,13 @@ def model(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
 
 @EACH_ENGINE
 def test_steps_by_hand(kind: EngineKind) -> None:
-    """Two full-batch steps of a linear model: the teacher stays at the received model."""
-    lr, beta, tau = 0.3, 0.6, 2.0
-    config = build(tables(lr=lr, beta=beta, tau=tau, batch_size=0, local_steps=2))
-    assembly = assemble(config, federate(config.data, 0))
-    (task,), (update,) = assembly.tasks, assembly.updates
-    received = task.layout.flatten(task.module)
-    received = received + 0.3 * torch.randn(len(received), generator=torch.Generator().manual_seed(0))
-    engine = kind(task.on(task.samples))
-    for client, outcome in enumerate(train_cohort(engine, update, received, range(4), [{}] * 4, 1)):
-        assert isinstance(outcome, Trained)
-        x, y = task.samples.batch(task.samples.federation.train[client])
-        w, b = (task.layout.views(received)[f"head.{name}"].double() for name in ("weight", "bias"))
-        x, teacher = x.flatten(1).double(), x.flatten(1).double() @ w.T + b
-        for _ in range(2):
-            w, b = (tensor.detach().requires_grad_() for tensor in (w, b))
-            logits = x @ w.T + b
-            loss = F.cross_entropy(logits, y) + beta * by_hand(logits, teacher, y, tau)
-            w, b = (t - lr * g for t, g in zip((w, b), torch.autograd.grad(loss, (w, b))))
-        for name, tensor in (("weight", w), ("bias", b)):
-            ours = task.layout.views(outcome.uploads["w"])[f"head.{name}"].double()
-            torch.testing.assert_close(ours, tensor.detach(), rtol=1e-4, atol=1e-5)
+    """The teacher stays at the received model."""
+    beta, tau = 0.6, 2.0
+
+    def loss(logits: Tensor, teacher: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y) + beta * by_hand(logits, teacher, y, tau)
+
+    linear.assert_steps(tables(lr=0.3, beta=beta, tau=tau, batch_size=0, local_steps=2), kind, loss, spread=0.3)
 
 
 def test_without_beta_it_is_fedavg_and_else_its_term_bit_for_bit(tmp_path: Path) -> None:

@@ -67,12 +67,14 @@ class APFL(ClientUpdate[APFLSettings]):
     authors' code once a round (``alpha_steps``). That code (FedTorch) is ``mixing = "outputs"``: v_i descends along the
     loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are scored; α_i
     moves once w_i and v_i have, along ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i. All terms of the
-    objective then read the mixed logits.
+    objective then read the mixed logits. With batch-norm the mixture has running statistics of its own, which stay;
+    where outputs are mixed, v_i has, and those of w_i follow the passes for α_i, too.
     """
 
     settings_type: ClassVar[type[Settings]] = APFLSettings
     personalises: ClassVar[bool] = True
     serves_untrained = True
+    own_statistics: Literal["initial", "received"] | None = "initial"
 
     def __init__(self, settings: APFLSettings, layout: Layout) -> None:
         super().__init__(settings, layout)
@@ -105,7 +107,7 @@ class APFL(ClientUpdate[APFLSettings]):
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """A step of w_i, v_i and α_i on one mini-batch."""
         w, v, alpha = state["w"], state["v"], state["alpha"]
-        at_w, at_mixture = grad(w, batch), grad(mixture(alpha, v, w), batch)
+        at_w, at_mixture = grad(w, batch), grad.own(mixture(alpha, v, w), batch)
         of_v = alpha * at_mixture
         if self.settings.adaptive:
             state = self.move_alpha(state, inner(v - w, at_mixture))
@@ -115,7 +117,7 @@ class APFL(ClientUpdate[APFLSettings]):
         """A step of the authors' code: w_i, then v_i, and then α_i."""
         state, adaptive = self.optimizer.step(state, grad(state["w"], batch)), self.settings.adaptive
         w, v, alpha = state["w"], state["v"], state["alpha"]
-        of_v = grad(v, batch.with_logits(alpha, outputs(1 - alpha, grad.logits(w, batch))))
+        of_v = grad.own(v, batch.with_logits(alpha, outputs(1 - alpha, grad.logits(w, batch))))
         of_w = grad(w, batch.with_logits(1 - alpha, outputs(alpha, grad.logits(v, batch)))) if adaptive else of_v
         along = alpha * of_v + (1 - alpha) * of_w
         state = self.optimizer.step(state, of_v, "v")
@@ -150,6 +152,8 @@ class APFL(ClientUpdate[APFLSettings]):
 
 class _Joining(APFL):
     """Of a client that joins after training."""
+
+    own_statistics = "received"
 
     def first_memory(self, received: Vectors) -> Memory:
         return {**super().first_memory(received), "v": received["w"].clone()}

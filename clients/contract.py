@@ -42,6 +42,9 @@ class Gradient(Protocol):
     def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
         """The gradient."""
 
+    def own(self, v: Tensor, batch: Batch, /) -> Tensor:
+        """The gradient at the client's own model, of which batch-norm has running statistics apart from the others'."""
+
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
         """The model's logits ``[B, k]`` at ``w``, without gradient; running statistics stay as they are."""
 
@@ -57,7 +60,8 @@ class Ensemble(NamedTuple):
     """A predictor whose logits are a weighted mean of several models'.
 
     Attributes:
-        models: ``[k, P]``.
+        models: ``[k, P]``; the client's own first, with the running statistics that stay with it, and others with those
+            of the received model.
         weights: ``[k]``.
     """
 
@@ -161,7 +165,8 @@ class ClientUpdate(ABC, Generic[S]):
     called x, y, buffers or mask. What is received and remembered may be shared, and is not changed in place; only
     ``received["w"]`` is the client's own copy. A step is a function of its state, its mini-batch and ``grad``: what it
     kept on ``self`` would be the same for every client once the step is traced, and is refused then. Only trainable
-    parameters are seen here; batch-norm statistics follow the forward passes and are kept by the engine.
+    parameters are seen here; batch-norm statistics follow the forward passes and are kept by the engine, in two sets
+    where ``own_statistics`` says so.
 
     Args:
         settings: the method's options.
@@ -193,6 +198,11 @@ class ClientUpdate(ABC, Generic[S]):
     """Whether a client that has never trained is served by what it begins with: by the first values of the parts that
     stay at it, or by the model that ``personal`` makes of its ``first_memory``; else it counts as one without a model
     of its own."""
+
+    own_statistics: Literal["initial", "received"] | None = None
+    """Whether the client's own model has batch-norm statistics of its own, which ``grad.own`` moves and which stay
+    beside the memory: where they begin, with those of the run's initial or of the received model. None: there is one
+    set, that of the model that travels, and it is the own model's, too."""
 
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""
@@ -411,6 +421,9 @@ class _GradientOfPart(NamedTuple):
 
     def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
         return self.whole(w, batch).mul_(self.part)
+
+    def own(self, v: Tensor, batch: Batch, /) -> Tensor:
+        return self.whole.own(v, batch).mul_(self.part)
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
         return self.whole.logits(w, batch)

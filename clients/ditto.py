@@ -58,8 +58,8 @@ class Ditto(ClientUpdate[DittoSettings]):
     scores: ``evaluate.personal = "stored"``; by default s steps towards the present w^t come first, as in a round. Its
     authors' code trains likewise, but draws the clients of a round in proportion to their samples, which is not offered
     here, nor is its choice of each client's λ among 0.1, 1 and 2 by validation. The sample-weighted mean of other
-    libraries is ``weighting = "samples"``. With batch-norm both models share the running statistics, which follow the
-    passes of both and travel with w_k, where two modules would have two.
+    libraries is ``weighting = "samples"``. With batch-norm each model has running statistics of its own: those of w_k
+    are averaged, and those of v_k stay.
     """
 
     settings_type: ClassVar[type[Settings]] = DittoSettings
@@ -69,6 +69,7 @@ class Ditto(ClientUpdate[DittoSettings]):
         super().__init__(settings, layout)
         self.personal_optimizer = stepper_of(settings, settings.personal_lr, settings.lr, layout)
         self.serves_untrained = settings.personal_start == "initial"  # else there is no v_k before the first round
+        self.own_statistics = settings.personal_start
 
     def first_memory(self, received: Vectors) -> Memory:
         """v_k^0."""
@@ -100,7 +101,7 @@ class Ditto(ClientUpdate[DittoSettings]):
     def personal_step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """A step on h_k."""
         v = state["v"]
-        h = grad(v, batch).add_(v - state["anchor"], alpha=self.settings.lam)  # ∇h_k(v) = ∇F_k(v) + λ(v - w^t)
+        h = grad.own(v, batch).add_(v - state["anchor"], alpha=self.settings.lam)  # ∇h_k(v) = ∇F_k(v) + λ(v - w^t)
         return self.personal_optimizer.step(state, h, "v")
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
@@ -120,6 +121,10 @@ class _Joining(Ditto):
     """v_k of a client that joins after training: it sends nothing."""
 
     sums: ClassVar[Mapping[str, Weighting]] = {}
+
+    def __init__(self, settings: DittoSettings, layout: Layout) -> None:
+        super().__init__(settings, layout)
+        self.own_statistics = "received"
 
     def first_memory(self, received: Vectors) -> Memory:
         return {"v": received["w"].clone()}

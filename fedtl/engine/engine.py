@@ -145,7 +145,7 @@ class Engine(ABC):
         personal = update.personal({**received, "w": w[:P]}, memory)
         if not self.task.buffers:
             return personal
-        return torch.cat([personal, memory.get(BUFFERS, w[P:])])
+        return torch.cat([personal, memory.get(BUFFERS, self._first_own(update, w))])
 
     def memory_before(self, update: ClientUpdate[Any], received: Vectors) -> Memory:
         """What a client that has never trained would begin its training with, which received ``"w"`` as ``[d]``."""
@@ -158,7 +158,7 @@ class Engine(ABC):
         asked = update.ensemble({**received, "w": w[:P]}, memory) if update.personalises else None
         if asked is None:
             return Own(vector)
-        buffers = vector[P:].expand(len(asked.models), -1)
+        buffers = torch.stack([vector[P:], *[w[P:]] * (len(asked.models) - 1)])
         return Own(vector, Ensemble(torch.cat([asked.models, buffers], 1), asked.weights))
 
     def statistics(self, vector: Tensor, client: int) -> tuple[Tensor, ...]:
@@ -329,7 +329,8 @@ class Engine(ABC):
             stretches: mini-batches of one shape that follow one another, each tensor with their number as its first
                 dimension.
             losses: ``[columns]`` or ``[C, columns]`` float64; traced steps add to it what the objective gives.
-            buffers: a block with what moves by no gradient as it is now, ``[Q]`` or ``[C, Q]``; traced steps change it.
+            buffers: a block with what moves by no gradient as it is now, ``[Q]`` or ``[C, Q]``, where forward passes
+                change it both sets of it, ``[2 Q]`` or ``[C, 2 Q]``; traced steps change it.
             external: tensors from outside, as terms ask for them; for a stack ``[C, ...]``.
             play: one step through the module and autograd; adds to ``losses`` and changes ``buffers`` itself.
             done: mini-batches of the loop that came before these.
@@ -587,6 +588,19 @@ class Engine(ABC):
         theirs = w[self.task.layout.parameters :]
         return memory.get(BUFFERS, theirs) if update.goes_on else theirs
 
+    def _first_own(self, update: ClientUpdate[Any], w: Tensor) -> Tensor:
+        """The buffers ``[Q]`` that a client's own model begins with, which received ``w`` ``[d]``."""
+        P = self.task.layout.parameters
+        if update.own_statistics != "initial":
+            return w[P:]
+        return torch.where(self.binding.statistics, self._initial[P:], w[P:])
+
+    def _second_buffers(self, update: ClientUpdate[Any], w: Tensor, memory: Memory) -> Tensor:
+        """Where the second set begins: with what its own model has, where the method asks for that."""
+        if update.own_statistics is None:
+            return w[self.task.layout.parameters :]
+        return memory.get(BUFFERS, self._first_own(update, w))
+
     def _with_private(self, w: Tensor, memory: Memory) -> Tensor:
         """The model ``w`` ``[d]`` with the client's own private parts, where it has any."""
         sharing = self.task.sharing
@@ -603,7 +617,7 @@ class Engine(ABC):
         received: Vectors,
         finished: tuple[Vectors, Memory],
         trained: Tensor | None,
-        buffers: Tensor,
+        sets: Tensor,
     ) -> tuple[Vectors, Memory, tuple[Tensor, ...]]:
         """What a client's training comes to.
 
@@ -614,14 +628,15 @@ class Engine(ABC):
             finished: what ``finish`` gave.
             trained: the model ``[P]`` that its steps ended in, the state's ``"w"``, which an upload of that name need
                 not be; None where the method calls its vectors otherwise, and the upload is taken for it.
-            buffers: its numbers that moved by no gradient, ``[Q]``.
+            sets: its numbers that moved by no gradient, ``[1, Q]``, or ``[2, Q]`` with its own model's.
 
         Returns:
             The uploads, the memory with what engines keep in it, and the statistics.
         """
         task, (uploads, kept) = self.task, finished
         check_uploads(update, uploads)
-        memory = {**kept, BUFFERS: buffers.clone()} if kept and task.remembered_buffers else kept
+        buffers, of_own = sets[0], sets[0 if update.own_statistics is None else -1]
+        memory = {**kept, BUFFERS: of_own.clone()} if kept and task.remembered_buffers else kept
         asks = task.objective.statistics
         local: Tensor | None = None
         if "w" in uploads:
@@ -629,7 +644,7 @@ class Engine(ABC):
             local = torch.cat([model, buffers]) if task.buffers else model
         elif asks or task.objective.remembers:
             own = update.personal({**received, "w": received["w"][: task.layout.parameters]}, kept)
-            local = torch.cat([own, buffers]) if task.buffers else own
+            local = torch.cat([own, of_own]) if task.buffers else own
         if "w" in update.sums and task.buffers:
             uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
         if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:

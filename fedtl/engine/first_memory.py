@@ -114,7 +114,7 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
         return batch.x.new_zeros(len(batch.y), outputs if name == "logits" else features_of(task))
 
     for turn in (turn for loop in update.round_loops for turn in loop.turns):
-        state = turn.step(state, batch, LocalGradient(_zeros, layer))
+        state = turn.step(state, batch, LocalGradient(_zeros, _zeros, layer))
     loops = len(update.round_loops)
     uploads, kept = update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
     return first, (uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})})

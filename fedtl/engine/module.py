@@ -164,10 +164,12 @@ class LocalGradient(NamedTuple):
 
     Attributes:
         of: the gradient.
+        own: the gradient at the client's own model, with the second set of buffers.
         layer: the outputs of a layer, by its name.
     """
 
     of: Callable[[Tensor, Batch], Tensor]
+    own: Callable[[Tensor, Batch], Tensor]
     layer: Callable[[Tensor, Batch, str], Tensor]
 
     def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:

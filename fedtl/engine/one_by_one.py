@@ -97,7 +97,11 @@ class OneByOne(Engine):
                 binding.buffers.copy_(before)
                 return outputs
 
-        gradient = LocalGradient(grad, layer)
+        def grad_own(at: Tensor, batch: Batch) -> Tensor:
+            with binding.second():
+                return grad(at, batch)
+
+        gradient = LocalGradient(grad, grad_own, layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)
@@ -111,12 +115,13 @@ class OneByOne(Engine):
             if update.optimizer.asked:
                 state = self._with_optimizers(update, state, [memory], assignment.context.lr_factor)
             state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
-        buffers = binding.buffers
+        sets = binding.sets
         if task.buffers:
-            buffers.copy_(first_buffers)
+            sets[-1].copy_(self._second_buffers(update, w, memory))
+            sets[0].copy_(first_buffers)
 
         def own_buffers() -> AbstractContextManager[Tensor]:
-            return nullcontext(buffers)  # traced steps change the module's own
+            return nullcontext(sets.view(-1))  # traced steps change the module's own
 
         for loop, plan in zip(update.round_loops, plans):
             turns, done = loop.turns, 0
@@ -129,7 +134,7 @@ class OneByOne(Engine):
             if update.optimizer.keeps:
                 kept = {**kept, **remembered(state)}
             finished = uploads, kept
-        ended = self._ended(update, client, received, finished, state.get("w"), buffers)
+        ended = self._ended(update, client, received, finished, state.get("w"), sets)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 
     def _batches(self, plan: Plan, round: int, client: int) -> Iterator[list[Batch]]:

@@ -92,17 +92,21 @@ class Stacked(Engine):
         external = [self._external(vector, job.memory, assignment.context) for vector, job in zip(own, jobs)]
         outside = {name: torch.stack([each[name] for each in external]) for name in external[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
-        buffers = {name: tensor.contiguous() for name, tensor in task.layout.buffer_views(first_buffers).items()}
+        sets = [task.layout.buffer_views(first_buffers)]
+        if len(self.binding.sets) > 1:
+            second = [self._second_buffers(update, vector, job.memory) for vector, job in zip(own, jobs)]
+            sets.append(task.layout.buffer_views(torch.stack(second)))
+        sets = [{name: tensor.contiguous() for name, tensor in each.items()} for each in sets]
         mine = {"w": start, **received.stacked([job.place for job in jobs])}
         memory = self._stacked_memory(update, mine, jobs)
         losses = torch.zeros(C, task.objective.columns, dtype=torch.float64, device=start.device)
         evaluations = np.zeros(C, np.int64)
 
-        def grad(at: Tensor, batch: Batch) -> Tensor:
+        def grad(at: Tensor, batch: Batch, which: int = 0) -> Tensor:
             with self.clock.part(GRADIENT):
                 active = len(at)
                 leaf = at.detach().requires_grad_()
-                statistics = {name: tensor[:active] for name, tensor in buffers.items()}
+                statistics = {name: tensor[:active] for name, tensor in sets[which].items()}
                 now = {name: tensor[:active] for name, tensor in outside.items()}
                 totals, values = self._mapped(leaf, statistics, batch, now)
                 (gradient,) = torch.autograd.grad(totals.sum(), leaf)
@@ -112,9 +116,9 @@ class Stacked(Engine):
 
         def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
             with self.clock.part(GRADIENT), torch.no_grad():
-                return self._layer_of(at, {name: tensor[: len(at)] for name, tensor in buffers.items()}, batch.x, name)
+                return self._layer_of(at, {name: tensor[: len(at)] for name, tensor in sets[0].items()}, batch.x, name)
 
-        gradient = LocalGradient(grad, layer)
+        gradient = LocalGradient(grad, partial(grad, which=len(sets) - 1), layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)
@@ -132,13 +136,13 @@ class Stacked(Engine):
                 kept = {**kept, **(remembered(state) if update.optimizer.keeps else {})}
             totals = losses[first:last].tolist()
             for row, job in enumerate(ending):
-                tensors = [tensor[first + row] for tensor in buffers.values()]
-                own_buffers = task.layout.flat(tensors, buffers=True) if tensors else start[0, :0]
+                of_row = [[tensor[first + row] for tensor in each.values()] for each in sets]
+                vectors = [task.layout.flat(each, buffers=True) if each else start[0, :0] for each in of_row]
                 # Copies: a row would keep the whole stack in memory.
                 finished = _row(uploads, row), _row(kept, row)
                 of_client = {**received.of(job.place), "w": own[first + row]}
                 model = state["w"][row] if "w" in state else None
-                sent, memory, sums = self._ended(update, job.client, of_client, finished, model, own_buffers)
+                sent, memory, sums = self._ended(update, job.client, of_client, finished, model, torch.stack(vectors))
                 losses_of = task.objective.means(totals[row], int(evaluations[first + row]))
                 trained = Trained(job.client, self._samples(job), sent, memory, losses_of, job.steps, sums)
                 outcomes[job.place] = trained
@@ -158,7 +162,7 @@ class Stacked(Engine):
                     leave({name: vectors[active:done] for name, vectors in state.items()}, active, done)
                     state = {name: vectors[:active] for name, vectors in state.items()}
                 now = {name: tensor[:active] for name, tensor in outside.items()}
-                moving = partial(self._joined, buffers, start[:active])
+                moving = partial(self._joined, sets, start[:active])
                 state, traced = self._steps(turns, state, stretches, losses[:active], moving, now, play, steps)
                 steps += sum(len(batches.y) for batches in stretches)
                 if traced:
@@ -167,21 +171,23 @@ class Stacked(Engine):
         return outcomes
 
     @contextmanager
-    def _joined(self, buffers: Mapping[str, Tensor], start: Tensor) -> Iterator[Tensor]:
-        """The buffers of the first clients of a stack in one tensor ``[C, Q]``; what it holds in the end is put back.
+    def _joined(self, sets: Sequence[Mapping[str, Tensor]], start: Tensor) -> Iterator[Tensor]:
+        """The buffers of the first clients of a stack in one tensor; what it holds in the end is put back.
 
         Args:
-            buffers: of all, by name.
+            sets: of all, by name; one set or two, which stand side by side in ``[C, Q]`` or ``[C, 2 Q]``.
             start: the clients' first models ``[C, d]``.
         """
         layout, active = self.task.layout, len(start)
-        if not buffers:
+        if not sets[0]:
             yield start[:, :0]
             return
-        joined = layout.flat([tensor[:active] for tensor in buffers.values()], buffers=True)
+        each = [layout.flat([tensor[:active] for tensor in own.values()], buffers=True) for own in sets]
+        joined = torch.cat(each, -1)
         yield joined
-        for name, tensor in layout.buffer_views(joined).items():
-            buffers[name][:active].copy_(tensor)
+        for own, part in zip(sets, joined.chunk(len(sets), -1)):
+            for name, tensor in layout.buffer_views(part).items():
+                own[name][:active].copy_(tensor)
 
     def _samples(self, job: _Job) -> int:
         """How many training samples a client holds, of those that it goes through."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,9 +53,8 @@ class StepTracer:
         self.draws_elsewhere = False
         """Whether a step was seen to draw random numbers that are not torch's."""
         self._generators = generators_of(task.module)
-        names = dict(task.module.named_buffers())
-        self._moves = any(slot.name in names for slot in task.layout.slots)
-        """Whether forward passes change the model's buffers; frozen parameters stay."""
+        self.sets = 2 if task.layout.statistics(task.module).any() else 1
+        """Sets of buffers, side by side: one where no forward pass changes any, as where they are frozen parameters."""
         self._integers = {
             f"model.{name}": buffer for name, buffer in task.module.named_buffers() if not buffer.is_floating_point()
         }
@@ -186,7 +186,7 @@ class StepTracer:
         task = self.task
         lead = batch.y.shape[: int(self.stacked)]
         inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
-        buffers = torch.zeros(*lead, task.buffers, device=batch.x.device)
+        buffers = torch.zeros(*lead, self.sets * task.buffers, device=batch.x.device)
         outside = {name: tensor.clone() for name, tensor in _placeholders(external).items()}
         play = self._step(step, state, batch.labelled, external)
 
@@ -242,27 +242,28 @@ class StepTracer:
 
         def step(buffers: Tensor, **tensors: Tensor) -> tuple[State, Tensor, list[Tensor]]:
             values: list[Tensor] = []
+            sets = list(buffers.chunk(self.sets, -1))
             vectors = {name: tensors.pop(name) for name in state}
             known = {key: tensors.pop(name) for name, key in outside.items()}
 
-            def grad(at: Tensor, batch: Batch) -> Tensor:
-                nonlocal buffers
+            def grad(at: Tensor, batch: Batch, which: int = 0) -> Tensor:
                 leaves = {slot.name: slot.stored(at).detach().requires_grad_() for slot in layout.trained}
-                moving = {name: view.clone() for name, view in layout.buffer_views(buffers).items()}
+                moving = {name: view.clone() for name, view in layout.buffer_views(sets[which]).items()}
                 with torch.enable_grad():
                     total, terms = self._objective(leaves, moving, batch, known)
                     gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
                 values.extend(value.detach() for value in terms)
-                if self._moves:
-                    buffers = layout.flat(moving.values(), buffers=True)
+                if self.sets > 1:
+                    sets[which] = layout.flat(moving.values(), buffers=True)
                 return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
 
             def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
                 with torch.no_grad():
-                    return self._layer(at, buffers, batch.x, name)
+                    return self._layer(at, sets[0], batch.x, name)
 
-            gradient = LocalGradient(grad, layer)
-            return train(vectors, Batch.of(tensors, labelled), gradient), buffers, values
+            gradient = LocalGradient(grad, partial(grad, which=self.sets - 1), layer)
+            new = train(vectors, Batch.of(tensors, labelled), gradient)
+            return new, torch.cat(sets, -1) if self.sets > 1 else buffers, values
 
         return step
 
@@ -393,7 +394,7 @@ def _checked(tracer: StepTracer, update: ClientUpdate[Any], seed: int) -> list[P
     memory = update.first_memory({**received, "initial": w.clone()})
     state = update.start(received, memory, probe)
     state = {name: tensor.clone() for name, tensor in state.items()}
-    buffers, programs = flat[P:].expand(*lead, -1), list[Program]()
+    buffers, programs = flat[P:].repeat(tracer.sets).expand(*lead, -1), list[Program]()
     for loop in (turn for each in update.round_loops for turn in each.turns):
         # One step runs eagerly before: a state may grow in it, and a model may make what it keeps.
         state, buffers, _ = tracer.eager(loop.step, state, batches.at(0), buffers, external)

@@ -15,7 +15,7 @@ measures all of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -142,6 +142,14 @@ class Layout:
         """The buffers by name; they share memory with ``buffers`` ``[..., Q]``."""
         return {slot.name: slot.view(buffers, self.parameters) for slot in self.slots[len(self.trained) :]}
 
+    def statistics(self, module: nn.Module) -> Tensor:
+        """Which of the buffers forward passes of the module may change, ``[Q]`` of bool; frozen parameters stay."""
+        names = dict(module.named_buffers())
+        which = torch.zeros(self.size - self.parameters, dtype=torch.bool)
+        for slot in self.slots[len(self.trained) :]:
+            slot.view(which, self.parameters).fill_(slot.name in names)
+        return which
+
     @cached_property
     def trained(self) -> tuple[Slot, ...]:
         """Of the trainable parameters."""
@@ -214,7 +222,12 @@ class Binding:
         named = _named(module)
         self._moved = [(named[slot.name], slot) for slot in layout.trained]
         self.parameters = [tensor for tensor, _ in self._moved]
-        self.buffers = torch.empty(layout.size - layout.parameters, device=self.parameters[0].device)
+        device = self.parameters[0].device
+        self.statistics = layout.statistics(module).to(device)
+        """Which of the Q buffers forward passes may change."""
+        self.sets = torch.empty(2 if self.statistics.any() else 1, len(self.statistics), device=device)
+        """The Q buffers, as the module has them, and where its forward passes change any, a second set of them."""
+        self.buffers = self.sets[0]
         """The Q buffers; the module's own, changed by its forward passes."""
         for slot in layout.slots[len(self._moved) :]:
             view = slot.view(self.buffers, layout.parameters)
@@ -229,6 +242,18 @@ class Binding:
             for parameter, slot in self._moved:
                 parameter.data = slot.view(w)
             self._at = w.data_ptr()
+
+    @contextmanager
+    def second(self) -> Iterator[None]:
+        """In the ``with`` block forward passes see and change the second set of buffers."""
+        if len(self.sets) == 1:
+            yield
+            return
+        self.sets.copy_(self.sets.flip(0))
+        try:
+            yield
+        finally:
+            self.sets.copy_(self.sets.flip(0))
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, frozenset[str]]]:

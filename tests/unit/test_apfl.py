@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import fedtl
 from fedtl.assemble.parts import assemble
@@ -22,7 +24,7 @@ from fedtl.data.samples import Samples
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import OneByOne, Trained
 from fedtl.engine.assignment import Assignment, Received
-from fedtl.engine.task import RoundContext
+from fedtl.engine.task import BUFFERS, RoundContext
 from fedtl.export.of_run import model_of_run
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout, inner
@@ -34,11 +36,10 @@ from tests.parts import (
     engine_of,
     federation_of,
     quadratic,
-    small_module,
     train_cohort,
     update_of,
 )
-from tests.unit.test_ditto import three_rounds
+from tests.unit.test_ditto import EACH_MODULE, three_rounds
 
 A = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
 W = torch.linspace(-1, 2, 5)
@@ -72,32 +73,39 @@ def test_a_round_by_hand(kind: EngineKind, adaptive: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_with_alpha_1_it_is_training_alone_bit_for_bit(name: str) -> None:
+@EACH_MODULE
+@pytest.mark.parametrize("mixing", ["parameters", "outputs"])
+def test_with_alpha_1_it_is_training_alone_bit_for_bit(mixing: str, name: str, module: Callable[[], nn.Module]) -> None:
     """To rounding where steps are traced: plain steps are then taken along each parameter's gradient, ours along α's
     product with all of them."""
     kind, close = ENGINES[name], {"rtol": 1e-5, "atol": 1e-6} if "traced" in name else {"rtol": 0.0, "atol": 0.0}
     options: dict[str, Any] = {"lr": 0.1, "batch_size": 10, "local_epochs": 2}
-    update = update_of("apfl", alpha=1.0, **options)
-    for (_, memory), (_, own) in zip(three_rounds(kind, update), three_rounds(kind, update_of("local", **options))):
+    update = update_of("apfl", alpha=1.0, mixing=mixing, **options)
+    alone = three_rounds(kind, update_of("local", **options), module)
+    for (_, memory), (_, own) in zip(three_rounds(kind, update, module), alone):
         torch.testing.assert_close(memory["v"], own["w"], **close)
+        if BUFFERS in own:
+            torch.testing.assert_close(memory[BUFFERS], own[BUFFERS], **close)
         assert torch.equal(update.personal({"w": torch.randn_like(own["w"])}, memory), memory["v"])
 
 
 @EACH_ENGINE
+@EACH_MODULE
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
-def test_what_travels_is_fedavgs_bit_for_bit(kind: EngineKind, alpha: float) -> None:
+def test_what_travels_is_fedavgs_bit_for_bit(kind: EngineKind, alpha: float, module: Callable[[], nn.Module]) -> None:
     """Whatever α; with α = 0 the personalised model is the global one, and v stays where it began."""
     options: dict[str, Any] = {"lr": 0.1, "batch_size": 10, "local_epochs": 2}
     update = update_of("apfl", alpha=alpha, **options)
-    ours, fedavg = three_rounds(kind, update), three_rounds(kind, update_of("fedavg", **options))
+    ours, fedavg = (three_rounds(kind, each, module) for each in (update, update_of("fedavg", **options)))
     for (upload, memory), (theirs, _) in zip(ours, fedavg):
         assert upload is not None
         assert theirs is not None
         assert torch.equal(upload, theirs)
         if not alpha:
-            assert torch.equal(update.personal({"w": upload}, memory), upload)
-            engine = engine_of(federation_of(SIZES), small_module())
-            assert torch.equal(memory["v"], engine.task.layout.flatten(engine.task.module))
+            engine = engine_of(federation_of(SIZES), module())
+            P, initial = engine.task.layout.parameters, engine.task.layout.flatten(engine.task.module)
+            assert torch.equal(update.personal({"w": upload[:P]}, memory), upload[:P])
+            assert torch.equal(memory["v"], initial[:P])
 
 
 @EACH_ENGINE
@@ -207,7 +215,8 @@ def test_logits_are_seen_alike_and_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_mixed_outputs_are_what_is_scored(stacked: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mlp", "cnn-bn"])
+def test_mixed_outputs_are_what_is_scored(name: str, stacked: bool, tmp_path: Path) -> None:
     own = {"name": "apfl", "lr": 0.2, "alpha": 0.4, "adaptive": True, "mixing": "outputs", "local_steps": 3}
     run = fedtl.run(
         {
@@ -215,7 +224,7 @@ def test_mixed_outputs_are_what_is_scored(stacked: bool, tmp_path: Path) -> None
             "rounds": 2,
             "device": "cpu",
             "data": {"name": "digits", "clients": 4, "samples": 200},
-            "model": {"name": "mlp", "hidden": [8]},
+            "model": {"name": name, "hidden": [8]},
             "strategy": own,
             "evaluate": {"personal": "stored"},
             "simulation": {"grid": "in-process", "stacked": stacked},
@@ -223,13 +232,13 @@ def test_mixed_outputs_are_what_is_scored(stacked: bool, tmp_path: Path) -> None
         out=tmp_path,
     )
     config = build(dict(run.config))
-    federation, model = federate(config.data, config.seed), fedtl.load_model(run)
+    federation, model = federate(config.data, config.seed), fedtl.load_model(run).eval()
     layout, store = Layout.of(model), MemoryStore(tmp_path / "memories")
     for client, accuracy in enumerate(run.clients[-1]["scores"]["personal/clients"]["accuracy"]):
         memory = store.load(client, 10)
         x, y = Samples(federation, torch.device("cpu")).batch(federation.test[client])
         local = copy.deepcopy(model)
-        layout.load(local, memory["v"])
+        layout.load(local, torch.cat([memory["v"], memory.get(BUFFERS, memory["v"][:0])]))
         with torch.no_grad():
             logits = memory["alpha"] * local(x) + (1 - memory["alpha"]) * model(x)
         assert accuracy == pytest.approx(float((logits.argmax(1) == y).double().mean()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import Memory
 from fedtl.engine import Trained
+from fedtl.engine.task import BUFFERS
 from fedtl.export.of_run import model_of_run
 from fedtl.strategies import read_strategy
 from tests.parts import (
@@ -31,6 +33,15 @@ from tests.unit.test_readme import block
 A = np.random.default_rng(3).normal(size=(3, 5)).astype(np.float32)
 W = torch.linspace(-1, 2, 5)
 SIZES = [20, 12, 20, 7]
+
+
+def normed_module() -> nn.Module:
+    """With running statistics."""
+    first, *others = small_module()
+    return nn.Sequential(first, nn.BatchNorm1d(6), *others)
+
+
+EACH_MODULE = pytest.mark.parametrize("module", [small_module, normed_module])
 
 
 @EACH_ENGINE
@@ -51,9 +62,11 @@ def test_a_round_by_hand(kind: EngineKind, own: dict[str, Any]) -> None:
         np.testing.assert_allclose(outcome.memory["v"], v, atol=1e-6)
 
 
-def three_rounds(kind: EngineKind, update: Any) -> list[tuple[torch.Tensor | None, Memory]]:
+def three_rounds(
+    kind: EngineKind, update: Any, module: Callable[[], nn.Module] = small_module
+) -> list[tuple[torch.Tensor | None, Memory]]:
     """What clients upload and keep; a client joins in each round, and the mean of the uploads is the next download."""
-    engine = engine_of(federation_of(SIZES), small_module(), kind)
+    engine = engine_of(federation_of(SIZES), module(), kind)
     w = engine.task.layout.flatten(engine.task.module)
     memories: list[Memory] = [{} for _ in SIZES]
     ends: list[tuple[torch.Tensor | None, Memory]] = []
@@ -68,18 +81,28 @@ def three_rounds(kind: EngineKind, update: Any) -> list[tuple[torch.Tensor | Non
     return ends
 
 
+def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    """Whether two hold the same bits, or there is neither."""
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
 @EACH_ENGINE
-def test_without_lambda_it_is_fedavg_and_training_alone_bit_for_bit(kind: EngineKind) -> None:
-    """Each by itself: v_k begins at the run's initial model, whatever clients receive when they join."""
+@EACH_MODULE
+def test_without_lambda_it_is_fedavg_and_training_alone_bit_for_bit(
+    kind: EngineKind, module: Callable[[], nn.Module]
+) -> None:
+    """Each by itself, running statistics and all: v_k begins at the run's initial model, whatever clients receive when
+    they join."""
     options: dict[str, Any] = {"lr": 0.1, "batch_size": 10, "local_epochs": 2}
-    ours = three_rounds(kind, update_of("ditto", lam=0.0, **options))
-    for (upload, _), (fedavg, _) in zip(ours, three_rounds(kind, update_of("fedavg", **options))):
+    ours = three_rounds(kind, update_of("ditto", lam=0.0, **options), module)
+    for (upload, _), (fedavg, _) in zip(ours, three_rounds(kind, update_of("fedavg", **options), module)):
         assert upload is not None
         assert fedavg is not None
         assert torch.equal(upload, fedavg)
-    alone = three_rounds(kind, update_of("local", **options))
+    alone = three_rounds(kind, update_of("local", **options), module)
     for (_, memory), (_, own) in zip(ours, alone):
         assert torch.equal(memory["v"], own["w"])
+        assert same(memory.get(BUFFERS), own.get(BUFFERS))
 
 
 @EACH_ENGINE

@@ -56,10 +56,10 @@ class Ditto(ClientUpdate[DittoSettings]):
 
     Differs from the paper: not in training. The paper ends with the v_k that clients keep, which its authors' code
     scores: ``evaluate.personal = "stored"``; by default s steps towards the present w^t come first, as in a round. Its
-    authors' code trains likewise, but draws the clients of a round in proportion to their samples, which is not offered
-    here, nor is its choice of each client's λ among 0.1, 1 and 2 by validation. The sample-weighted mean of other
-    libraries is ``weighting = "samples"``. With batch-norm each model has running statistics of its own: those of w_k
-    are averaged, and those of v_k stay.
+    authors' code trains likewise, draws the clients of a round in proportion to their samples (which is ``sampling =
+    "samples"``), and may choose each client's λ among 0.1, 1 and 2 by validation, which is not offered here. The
+    sample-weighted mean of other libraries is ``weighting = "samples"``. With batch-norm each model has running
+    statistics of its own: those of w_k are averaged, and those of v_k stay.
     """
 
     settings_type: ClassVar[type[Settings]] = DittoSettings

@@ -27,9 +27,9 @@ class FedProx(ClientUpdate[FedProxSettings]):
 
     The paper leaves the solver open; like its experiments without stragglers this is SGD for a fixed number of epochs.
 
-    Differs from the paper: its Algorithm 2 samples clients with probability n_i / n and takes the plain mean;
-    here, as in its authors' code, clients are sampled uniformly and the mean is weighted by samples;
-    ``weighting = "uniform"`` for the plain mean. Its experiments also let 50 % or 90 % of the clients, drawn anew in
+    Differs from the paper: its Algorithm 2 samples clients with probability n_i / n and takes the plain mean, which is
+    ``sampling = "samples"`` with ``weighting = "uniform"``; by default, as in its authors' code, clients are sampled
+    uniformly and the mean is weighted by samples. Its experiments also let 50 % or 90 % of the clients, drawn anew in
     each round, stop after a random number of epochs; here all go through the same number.
     """
 

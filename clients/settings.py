@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from fedtl.choice import Choice, shown
 
 Counted = Literal["samples", "uniform"]
-"""How clients count in a sum: by their training samples, or all alike."""
+"""How clients count in a sum, or in the draw of a round's clients: by their training samples, or all alike."""
 
 
 class Settings(Choice):
@@ -18,6 +18,8 @@ class Settings(Choice):
 
     Attributes:
         clients_per_round: S, how many clients are sampled each round; all if not given.
+        sampling: by which they are: all alike, or by their numbers of training samples, each with a probability in
+            proportion to its own, without replacement.
         local_epochs: passes over the client's samples in a round; 1 if neither this nor local_steps is given.
         local_steps: R, mini-batches in a round, instead of epochs.
         batch_size: samples in a mini-batch; 0 for all of the client's. An epoch's last may be smaller.
@@ -31,6 +33,7 @@ class Settings(Choice):
     """
 
     clients_per_round: PositiveInt | None = None
+    sampling: Counted = "uniform"
     local_epochs: PositiveInt | None = None
     local_steps: PositiveInt | None = None
     batch_size: NonNegativeInt = 20

@@ -91,6 +91,8 @@ class Strategy(Rounds):
                 unused["weighting"] = f"{settings.name} itself says how clients count in each of its sums"
         if not cls.client_update.uploads():
             unused["private"] = f"under {settings.name} the whole model stays at the client"
+        if settings.clients_per_round is None:
+            unused["sampling"] = "all clients take part in each round; strategy.clients_per_round says how many"
         return unused
 
     @classmethod

@@ -114,6 +114,7 @@ class Server:
             self.strategy.resume(checkpoint.w, checkpoint.state, checkpoint.round)
             self.rows.restore(self.strategy.tables, checkpoint.round)
         self.strategy.tested = holders_of_tests(self.federation)
+        self.strategy.sizes = lambda round: _work(self.federation.at(round))
         self.strategy.domains = self.federation.clients_of_domains
         self.strategy.bench = self._bench()
         self.first_round = checkpoint.round + 1 if checkpoint else 1

@@ -14,6 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from fedtl.assemble.chosen import Rules, names_of_scores, seen_and_unseen
 from fedtl.assemble.driver import Server
@@ -546,7 +547,7 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
     """Let the strategy sample only clients that have the samples a phase trains on, as in a simulation.
 
     A client that has not described its data counts as having some of each kind. The strategy also learns which clients
-    have test samples, which have validation samples, and of which domain each is.
+    have test samples, which have validation samples, how many each trains on, and of which domain each is.
     """
 
     def sizes(kind: str) -> Shards:
@@ -578,6 +579,15 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
     seen = {data: server.strategy.tested[data] for data in scored}
     server.strategy.tested |= seen_and_unseen(seen, federation.unseen)
     server.strategy.domains = with_domains(federation, described).clients_of_domains
+    numbers = _numbers_of_samples(server.federation.clients, described)
+    server.strategy.sizes = lambda round: numbers
+
+
+def _numbers_of_samples(clients: int, described: Mapping[int, Described]) -> NDArray[np.float64]:
+    """How many samples each client trains on, as it says; one that has not described its data, as many as the mean."""
+    told = {client: each.train or each.unlabelled for client, each in described.items()}
+    mean = np.mean([*told.values()]) if told else 1.0
+    return np.array([float(told.get(client, mean)) for client in range(clients)])
 
 
 def with_domains(federation: Federation, described: Mapping[int, Described]) -> Federation:

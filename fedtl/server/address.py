@@ -18,9 +18,14 @@ Vector = NDArray[np.float32]
 
 
 def draw(
-    eligible: Sequence[int] | NDArray[np.int64], count: int | None, seed: int, round: int, to_score: int = 0
+    eligible: Sequence[int] | NDArray[np.int64],
+    count: int | None,
+    seed: int,
+    round: int,
+    to_score: int = 0,
+    weights: NDArray[np.float64] | None = None,
 ) -> list[int]:
-    """Draw clients by (seed, round) alone.
+    """Draw clients by (seed, round), and their weights, alone.
 
     Args:
         eligible: of whom, ascending ids.
@@ -28,6 +33,8 @@ def draw(
         seed: the run's.
         round: from 1.
         to_score: 0 if they are drawn to train in the round, 1 to be scored after it, 2 likewise of unseen clients.
+        weights: of all clients, by id: the next one drawn is any that is left with a probability in proportion to its
+            weight, and never one without any. None: all alike.
 
     Returns:
         Ascending ids.
@@ -35,7 +42,10 @@ def draw(
     places: Sequence[int] = range(len(eligible))
     if count is not None and count < len(eligible):
         rng = stream(seed, Purpose.SAMPLE_CLIENTS, round, to_score)
-        places = sorted(rng.choice(len(eligible), count, replace=False).tolist())
+        p = None if weights is None else weights[np.asarray(eligible)]
+        if p is not None:
+            count, p = min(count, int(np.count_nonzero(p))), p / p.sum()
+        places = sorted(rng.choice(len(eligible), count, replace=False, p=p).tolist())
     return [int(eligible[place]) for place in places]
 
 

@@ -14,7 +14,8 @@ from flwr.app import MetricRecord, RecordDict
 import fedtl
 from fedtl.clients.contract import ClientUpdate, Weighting
 from fedtl.clients.settings import Settings
-from fedtl.config.read import read_config
+from fedtl.config.read import build, read_config
+from fedtl.data.federate import federate
 from fedtl.failure import RunError
 from fedtl.server.address import draw
 from fedtl.server.gather import check_failures
@@ -38,6 +39,43 @@ def test_only_eligible_clients_are_drawn_and_all_where_there_are_no_more() -> No
     for count in (None, 4, 9):
         assert draw(eligible, count, 0, 1) == [2, 5, 7, 11]
     assert draw(range(3), 0, 0, 1) == []
+
+
+def test_clients_are_drawn_in_proportion_to_their_weights() -> None:
+    """Who is drawn first is so with p_i; who second, with p_j / (1 - p_i): here worked out for four."""
+    n = np.array([10.0, 0.0, 20.0, 30.0, 40.0])
+    p, rounds = n / n.sum(), 4000
+    drawn = np.zeros((2, 5))
+    for count in (1, 2):
+        for round in range(rounds):
+            drawn[count - 1, draw(range(5), count, 0, round, weights=n)] += 1
+    both = p + [sum(p[i] * p[j] / (1 - p[i]) for i in range(5) if i != j) for j in range(5)]
+    for share, expected in zip(drawn / rounds, (p, both)):
+        np.testing.assert_allclose(share, expected, atol=4 * np.sqrt(0.25 / rounds))
+        assert share[1] == 0
+    assert draw(range(5), 2, 0, 7, weights=n) == draw(range(5), 2, 0, 7, weights=10 * n)
+    assert draw(np.array([1, 3]), 1, 0, 7, weights=n) == [3]
+    assert draw(range(5), 4, 0, 7, weights=n) == [0, 2, 3, 4]
+
+
+def test_sampling_follows_the_stages_of_a_drift(tmp_path: Path) -> None:
+    """By what clients hold in the round."""
+    owners = {"name": "label-quantity", "labels_per_client": 2}
+    later = {"name": "drift", "base": {"name": "iid"}, "stages": [{"after": 2, "partition": owners}]}
+    tables = {
+        "name": "sampling",
+        "rounds": 4,
+        "data": {"name": "digits", "clients": 20, "samples": 300, "partition": later},
+        "model": {"name": "logistic"},
+        "strategy": {"name": "fedavg", "lr": 0.1, "local_steps": 1, "clients_per_round": 2, "sampling": "samples"},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False},
+    }
+    config = build(tables)
+    run, federation = fedtl.run(tables, out=tmp_path / "run"), federate(config.data, config.seed)
+    for line in run.rounds:
+        sizes = federation.at(line["round"]).train.sizes.astype(np.float64)
+        assert line["clients"] == draw(range(20), 2, config.seed, line["round"], weights=sizes)
+    assert any(line["clients"] != draw(range(20), 2, config.seed, line["round"]) for line in run.rounds)
 
 
 NOT_TRIED_OUT = ["simulation.stacked=false", "simulation.traced=false"]

@@ -432,6 +432,16 @@ def test_a_deployments_server_knows_who_holds_test_samples(tmp_path: Path) -> No
     }
 
 
+def test_a_deployments_server_draws_by_what_clients_say_of_their_samples(tmp_path: Path) -> None:
+    """One that it has not heard of holds as many as the mean."""
+    config = build(tables(owners(tmp_path)))
+    server = open_run(config, federate(config.data, 0), Place(tmp_path / "run"), Silent(), elsewhere=True)
+    one = Described(5, 0, 5, 0, 0, (4,), "float32", 1, None)
+    restrict_sampling(server, {0: one, 1: replace(one, train=10**9), 2: replace(one, train=0, unlabelled=7)})
+    mean = (5 + 10**9 + 7) / 3
+    assert server.strategy.sizes(1).tolist() == [5, 10**9, 7, mean, mean]
+
+
 def test_a_probe_of_clients_own_says_over_how_many() -> None:
     own = Result("linear", 1.0, "own", "clients", 0, 5, 5, 0.9, clients=3, of=4, over_clients={"worst_decile": 0.5})
     server = Result("linear", 1.0, "pooled", "server-test", 0, 5, 5, 0.25)

@@ -41,6 +41,14 @@ def notes(*args: Any, **other: Any) -> list[str]:
     return read_config(tables(*args, **other))[1]
 
 
+def test_how_clients_are_drawn_is_no_matter_where_all_take_part() -> None:
+    assert notes("fedavg", {"sampling": "samples", "clients_per_round": 2}) == []
+    (note,) = notes("fedavg", {"sampling": "samples"})
+    assert note.startswith("strategy.sampling has no effect: all clients take part in each round")
+    (note,) = notes("central", {"sampling": "samples"})
+    assert note == "strategy.sampling has no effect: under central all training samples are in one place"
+
+
 def test_what_local_training_does_not_use() -> None:
     why = "under local clients upload nothing that could be averaged"
     assert notes("local", {"weighting": "uniform"}) == [f"strategy.weighting has no effect: {why}"]

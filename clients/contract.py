@@ -216,6 +216,8 @@ class ClientUpdate(ABC, Generic[S]):
         """What ``strategy.optimizer`` and its companions ask for; a method that has these options steps by it."""
         o = settings
         self.budget = Budget(o.batch_size, o.local_steps, o.local_epochs, o.last_batch)
+        self.stragglers = o.stragglers
+        """The probability that a client stops early in a round."""
 
     def __init_subclass__(cls) -> None:
         """Refuse a method with other arguments than the contract's, in a sentence: it may be written for the first one.
@@ -369,6 +371,14 @@ class ClientUpdate(ABC, Generic[S]):
         other._epochs = epochs
         return other
 
+    def without_stragglers(self) -> ClientUpdate[S]:
+        """The same local training, which no client stops early."""
+        if not self.stragglers:
+            return self  # with its traces
+        other = copy.copy(self)
+        other.stragglers = 0.0
+        return other
+
     def of_part(self, part: Tensor) -> ClientUpdate[S]:
         """The same local training of a part of the model, the numbers at which ``part`` ``[P]`` is 1.
 
@@ -405,6 +415,7 @@ class ClientUpdate(ABC, Generic[S]):
     def with_layout(self, layout: Layout) -> ClientUpdate[S]:
         """The same local training of another model."""
         update = type(self)(self.settings, layout)
+        update.stragglers = self.stragglers
         return update if self._epochs is None else update.of_epochs(self._epochs)
 
 

@@ -30,7 +30,8 @@ class FedProx(ClientUpdate[FedProxSettings]):
     Differs from the paper: its Algorithm 2 samples clients with probability n_i / n and takes the plain mean, which is
     ``sampling = "samples"`` with ``weighting = "uniform"``; by default, as in its authors' code, clients are sampled
     uniformly and the mean is weighted by samples. Its experiments also let 50 % or 90 % of the clients, drawn anew in
-    each round, stop after a random number of epochs; here all go through the same number.
+    each round, stop after a random number of epochs, which is ``stragglers = 0.9``: there so many of a round's clients
+    do, here each does with that probability.
     """
 
     settings_type: ClassVar[type[Settings]] = FedProxSettings

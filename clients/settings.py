@@ -22,6 +22,8 @@ class Settings(Choice):
             proportion to its own, without replacement.
         local_epochs: passes over the client's samples in a round; 1 if neither this nor local_steps is given.
         local_steps: R, mini-batches in a round, instead of epochs.
+        stragglers: the probability that a client stops early in a round, after a share of its epochs (or steps) that is
+            drawn for it: of E epochs after any number from 1 to E, all alike.
         batch_size: samples in a mini-batch; 0 for all of the client's. An epoch's last may be smaller.
         last_batch: what becomes of a last one that is smaller: it is trained on ("keep"), its samples sit out the
             epoch ("drop"), or join the mini-batch before ("merge"). The only one that a client has is always kept.
@@ -36,6 +38,7 @@ class Settings(Choice):
     sampling: Counted = "uniform"
     local_epochs: PositiveInt | None = None
     local_steps: PositiveInt | None = None
+    stragglers: float = Field(0.0, ge=0, le=1)
     batch_size: NonNegativeInt = 20
     last_batch: Literal["keep", "drop", "merge"] = "keep"
     lr: float = Field(gt=0)

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     REPLAY_ORDER = 110
     ENSEMBLE = 111
     SCORING = 112
+    STRAGGLERS = 113
     SERVER_TEST = 201
     ASSIGN = 202
     CLIENT_TEST = 203

@@ -23,4 +23,10 @@ class Central(FedAvg):
     def unused(cls, settings: Settings) -> dict[str, str]:
         """What says how clients take part."""
         why = f"under {settings.name} all training samples are in one place"
-        return {**super().unused(settings), "clients_per_round": why, "sampling": why, "weighting": why}
+        return {
+            **super().unused(settings),
+            "clients_per_round": why,
+            "sampling": why,
+            "stragglers": why,
+            "weighting": why,
+        }

@@ -91,6 +91,9 @@ class Strategy(Rounds):
                 unused["weighting"] = f"{settings.name} itself says how clients count in each of its sums"
         if not cls.client_update.uploads():
             unused["private"] = f"under {settings.name} the whole model stays at the client"
+        lengths = [value for name, value in settings if name.endswith(("epochs", "steps")) and isinstance(value, int)]
+        if max(lengths, default=1) == 1:
+            unused["stragglers"] = "a client goes through one epoch, or step, at least, and no more are asked for"
         if settings.clients_per_round is None:
             unused["sampling"] = "all clients take part in each round; strategy.clients_per_round says how many"
         return unused

@@ -205,8 +205,9 @@ def most_at_once(config: Config, federation: Federation) -> int:
 
 def client_updates(config: Config, tasks: Sequence[Task]) -> list[ClientUpdate[Any]]:
     """The method's local training for tasks that are, for each model, those of the phases one after another."""
-    settings, kind = [stage.strategy for stage in config.stages()], strategy_type(config.strategy.name).client_update
-    return [kind(settings[i % len(settings)], task.layout) for i, task in enumerate(tasks)]
+    settings, method = [stage.strategy for stage in config.stages()], strategy_type(config.strategy.name)
+    updates = [method.client_update(settings[i % len(settings)], task.layout) for i, task in enumerate(tasks)]
+    return [update.without_stragglers() if method.pools else update for update in updates]
 
 
 def make_tasks(config: Config, federation: Federation) -> list[Task]:

@@ -39,6 +39,12 @@ class Budget:
         """As many passes over the client's samples, in mini-batches of the same size."""
         return replace(self, steps=None, epochs=epochs)
 
+    def of_share(self, share: float) -> Budget:
+        """As much of its epochs, or of its mini-batches, as a share in (0, 1] comes to, rounded up."""
+        if self.steps is not None:
+            return self.of_steps(math.ceil(share * self.steps))
+        return self.of_epochs(math.ceil(share * (self.epochs or 1)))
+
     def epoch_sizes(self, n: int) -> list[int]:
         """Sizes of an epoch's mini-batches for a client of ``n`` samples, one at least."""
         size = min(self.batch_size, n) or n

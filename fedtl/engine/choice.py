@@ -140,6 +140,8 @@ def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdat
     lstm = any(isinstance(layer, nn.LSTM) for layer in task.module.modules())
     if lstm and task.layout.parameters >= STACK_LSTM_BELOW:
         return f"LSTMs of {STACK_LSTM_BELOW:,} parameters or more are"
+    if update.stragglers:
+        return "clients that train for unequal times (strategy.stragglers) are"
     exact, classes = counts_batch(task), set()
     sizes = task.samples.federation.train.sizes
     for n in np.unique(np.delete(sizes, task.samples.federation.unseen)).tolist():

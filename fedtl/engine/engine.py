@@ -20,7 +20,7 @@ from fedtl.data.samples import in_order
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.module import ClientObjective, forked_rng, seed_torch
 from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHESIS
-from fedtl.engine.plan import Plan, Where, make_plan, view_seeds
+from fedtl.engine.plan import Plan, Where, make_plan, share_of_work, view_seeds
 from fedtl.engine.replay import Replays
 from fedtl.engine.step_tracer import StepTracer
 from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Outcome, RoundContext, Score, Task
@@ -396,9 +396,10 @@ class Engine(ABC):
         with self.clock.part(DATA):
             replayed = self.replays.places(client) if self.replays else None
             plans, steps, federation = list[Plan](), 0, task.samples.federation
+            share = share_of_work(update.stragglers, task.seed, round, client)
             for number, loop in enumerate(update.round_loops):
-                at = Where(round, client, number, steps)
-                plans.append(make_plan(federation, task.objective, loop.budget, task.seed, at, replayed))
+                at, budget = Where(round, client, number, steps), loop.budget.of_share(share)
+                plans.append(make_plan(federation, task.objective, budget, task.seed, at, replayed))
                 steps += len(plans[-1].sizes)
             return tuple(plans)
 

@@ -42,6 +42,7 @@ class Plan(NamedTuple):
         more: samples of further streams by name, ``[T, B']`` each.
         views: of which samples random views are made: of a stream in ``more``, of these (``"x"``), or of none.
         seed: of torch's random numbers.
+        budget: how much the client was to train.
         steps: mini-batches of the round's earlier loops.
     """
 
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     more: dict[str, Index]
     views: str | None
     seed: int
+    budget: Budget
     steps: int = 0
 
     def numbers(self, steps: range) -> range:
@@ -105,7 +107,22 @@ def make_plan(
         rng = stream(seed, Purpose.REPLAY_ORDER, round, client, *again)
         more["replay"] = replayed[equal_batches(len(replayed), budget.batch_size, steps, rng)]
     torch_seed = derived_seed(seed, Purpose.TORCH, round, client)
-    return Plan(own[order], sizes, len(own), labelled, more, views, torch_seed, where.steps)
+    return Plan(own[order], sizes, len(own), labelled, more, views, torch_seed, budget, where.steps)
+
+
+def share_of_work(stragglers: float, seed: int, round: int, client: int) -> float:
+    """How much of a round's training a client goes through, in (0, 1]: all, or what is drawn where it stops early.
+
+    Args:
+        stragglers: the probability of that.
+        seed: the run's.
+        round: from 1.
+        client: its id.
+    """
+    if not stragglers:
+        return 1.0
+    late, left_out = stream(seed, Purpose.STRAGGLERS, round, client).random(2)
+    return float(1 - left_out) if late < stragglers else 1.0
 
 
 def view_seeds(seed: int, round: int, client: int, steps: range, which: int) -> list[int]:

@@ -57,14 +57,14 @@ class Stacked(Engine):
                 outcomes[place] = Failed.by(client, error)
                 continue
             widths, which = list[NDArray[np.int64]](), list[object]()
-            for loop, plan in zip(update.round_loops, plans):
+            for plan in plans:
                 # Views are made for each mini-batch as a whole.
                 exact = self._counts_batch or (plan.views == "x" and "views" in self.task.objective.trained)
-                widths.append(plan.sizes if exact else padded(loop.budget, plan.samples))
+                widths.append(plan.sizes if exact else padded(plan.budget, plan.samples))
                 # On a CPU all of a stack end together, so that few kinds of stacks need a trace; between loops
                 # they do everywhere.
                 together = self._on_cpu or len(plans) > 1
-                which += [*stack_of(loop.budget, plan.sizes, widths[-1])[not together :], *plan.kind]
+                which += [*stack_of(plan.budget, plan.sizes, widths[-1])[not together :], *plan.kind]
             stacks.setdefault(tuple(which), []).append(_Job(place, client, memory, plans, tuple(widths)))
         for stack in stacks.values():
             stack.sort(key=lambda job: -job.steps)

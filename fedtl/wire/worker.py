@@ -68,12 +68,14 @@ class WorkerPhase:
     @functools.cached_property
     def scoring(self) -> ClientUpdate[Any]:
         """What makes a personalised model out of the present global one."""
-        return self.update.for_scoring() if self.update.personalises else self.update
+        update = self.update.for_scoring() if self.update.personalises else self.update
+        # What a round trains may end early; what is made for scoring alone is no part of a round.
+        return update if update is self.update else update.without_stragglers()
 
     @functools.cached_property
     def unseen(self) -> ClientUpdate[Any]:
         """What makes a model of its own for a client that never trains."""
-        update, task = self.update.for_unseen(), self.engine.task
+        update, task = self.update.for_unseen().without_stragglers(), self.engine.task
         if self.unseen_epochs is not None:
             update = update.of_epochs(self.unseen_epochs)
         if self.update.personalises or task.sharing is None:

@@ -200,6 +200,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "scaffold": {"lr": 0.1, "option": "I"},
 }
 
+ALIKE_AT_CLIENTS = ("fedavgm", "fedadagrad", "fedyogi")
+"""Methods that differ from ``fedadam`` at the server alone: what clients do need not be tried with each."""
+
+CLIENT_METHODS = tuple(method for method in METHODS if method not in ALIKE_AT_CLIENTS)
+
 MODELS_OF: dict[str, dict[str, Any]] = {"fedbn": {"name": "cnn-bn", "channels": [2], "hidden": [4]}}
 """The ``[model]`` tables of methods that not every model suits."""
 

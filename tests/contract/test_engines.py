@@ -27,6 +27,7 @@ from fedtl.server.scoring import Evaluation
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.wire import messages as m
 from tests.parts import (
+    CLIENT_METHODS,
     EACH_ENGINE,
     ENGINES,
     METHODS,
@@ -99,7 +100,7 @@ def assert_agree(federation: Federation, module_of: object, method: str, **optio
 
 
 @pytest.mark.parametrize("budget", [{"local_epochs": 2}, {"local_steps": 5}, {"local_epochs": 1, "batch_size": 0}])
-@pytest.mark.parametrize("method", STRATEGIES)
+@pytest.mark.parametrize("method", CLIENT_METHODS)
 def test_methods_agree(method: str, budget: dict[str, int]) -> None:
     assert_agree(federation_of(SIZES), small_module, method, **budget)
 
@@ -155,7 +156,7 @@ def batch_norm_net() -> nn.Module:
         return BatchNormNet()
 
 
-@pytest.mark.parametrize("method", STRATEGIES)
+@pytest.mark.parametrize("method", CLIENT_METHODS)
 def test_batch_norm_statistics_agree_and_travel(method: str) -> None:
     federation = federation_of([22, 24, 22, 30, 22])  # no mini-batch of one, which batch-norm refuses
     outcomes = assert_agree(federation, batch_norm_net, method, local_epochs=1)

@@ -1,4 +1,4 @@
-"""What every method owes: its degenerate setting, its server's step, and the same bits again."""
+"""What every method owes: its degenerate setting, its server's step, and numbers that depend on the seed."""
 
 from __future__ import annotations
 
@@ -51,16 +51,12 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("method", STRATEGIES)
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method: str, tmp_path: Path) -> None:
-    overrides = overrides_of(method)
-    first, a = final(tmp_path / "a", *overrides)
-    again, b = final(tmp_path / "b", *overrides)
-    _, c = final(tmp_path / "c", *overrides, "seed=1", "simulation.traced=false", "simulation.stacked=false")
-    assert equal(a, b)
-    assert [r["train"] for r in first.rounds] == [r["train"] for r in again.rounds]
-    assert first.last() == again.last()
-    # Which is by far more than what one engine differs from another; the seed's is the quickest to begin.
-    assert any(not torch.allclose(a[name], c[name], rtol=0.1, atol=0.01) for name in a)
+def test_another_seed_gives_other_numbers(method: str, tmp_path: Path) -> None:
+    """The same one the same bits: test_resume.py and test_grids.py see to that."""
+    quick = "simulation.traced=false", "simulation.stacked=false", *overrides_of(method)
+    first, a = final(tmp_path / "a", *quick)
+    _, b = final(tmp_path / "b", *quick, "seed=1")
+    assert any(not torch.allclose(a[name], b[name], rtol=0.1, atol=0.01) for name in a)
     assert first.rounds[-1]["scores"]  # the last round is scored though it is no multiple of every
 
 

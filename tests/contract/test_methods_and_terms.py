@@ -18,7 +18,7 @@ from fedtl.engine.first_memory import check_travels
 from fedtl.losses.objective import Objective, read_objective
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from tests.parted import Parted
-from tests.parts import METHODS, OF_CLASSES
+from tests.parts import CLIENT_METHODS, METHODS, OF_CLASSES
 
 CLIENTS = 2
 DATA: dict[str, Any] = {
@@ -107,7 +107,7 @@ def table(term: str, weight: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("term", ADDED)
-@pytest.mark.parametrize("method", STRATEGIES)
+@pytest.mark.parametrize("method", CLIENT_METHODS)
 def test_a_term_trains_under_any_method_or_is_refused(method: str, term: str) -> None:
     steps, row = STEPS.get(term, 1), table(term, WEIGHTS.get(term, 0.1))
     if refused(method, term):
@@ -123,7 +123,7 @@ def test_a_term_trains_under_any_method_or_is_refused(method: str, term: str) ->
     assert any(not torch.equal(left[name], alone[name]) for name in alone), "it trained nothing"
 
 
-@pytest.mark.parametrize("method", STRATEGIES)
+@pytest.mark.parametrize("method", CLIENT_METHODS)
 def test_terms_of_weight_zero_change_no_bit_of_any_method(method: str) -> None:
     rows = [table(term, 0.0) for term in ADDED if not refused(method, term)]
     left, losses = run(method, 1, *rows)

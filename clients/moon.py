@@ -40,8 +40,7 @@ class Moon(SGD):
     ℓ_con = -log(exp(cos(z, z_glob)/τ) / (exp(cos(z, z_glob)/τ) + exp(cos(z, z_prev)/τ))).
 
     The paper's z is the output of a projection head between encoder and output layer: take a model that ends in one,
-    as an mlp with ``hidden = [200, 256]``, whose "features" are then its outputs. (Those have passed a ReLU, which the
-    authors' projection does not end with; a network of your own need not have it.) With ``projector = 256`` the
+    as a cnn with ``model.projection = 256``, whose "features" are then its outputs. With ``projector = 256`` the
     projection stands beside the head instead, which keeps the encoder's features.
 
     Differs from the paper: not at all, where the model ends in a projection. The paper does not say what the last model

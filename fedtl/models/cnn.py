@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import nn
 
 from fedtl.choice import ConfigError
-from fedtl.models.mlp import dense
+from fedtl.models.mlp import dense, projected
 from fedtl.models.settings import ModelChoice, image_shape
 from fedtl.models.with_head import WithHead
 
@@ -32,6 +32,8 @@ class CNNChoice(ModelChoice):
             "auto" is "valid" for images of at least 28x28 pixels, which the network was made for, and "same"
             for smaller ones (8x8 digits: 8 -> 4 -> 2; 16x16 USPS: 16 -> 8 -> 4).
         hidden: sizes of the linear layers between the convolutions and the head.
+        projection: outputs of a projection between those and the head, linear - ReLU - linear, which the head then
+            receives, as in MOON's network; 0 for none.
     """
 
     norm: ClassVar[bool] = False
@@ -42,6 +44,7 @@ class CNNChoice(ModelChoice):
     kernel: PositiveInt = 5
     padding: Literal["auto", "valid", "same"] = "auto"
     hidden: tuple[PositiveInt, ...] = (64,)
+    projection: NonNegativeInt = 0
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A :class:`CNN` for these images."""
@@ -59,7 +62,8 @@ class CNNChoice(ModelChoice):
                 f"pixels; give fewer channels or a smaller kernel"
             )
         pixels = height * width
-        return CNN((inputs, *self.channels), self.kernel, padding, pixels, self.hidden, classes, self.norm)
+        channels = (inputs, *self.channels)
+        return CNN(channels, self.kernel, padding, pixels, self.hidden, classes, self.norm, self.projection)
 
 
 class CNNBNChoice(CNNChoice):
@@ -77,7 +81,8 @@ class CNNBNChoice(CNNChoice):
 class CNN(WithHead):
     """Convolutions and linear layers, as :class:`CNNChoice` says.
 
-    Shapes: x ``[n, channels[0], height, width]`` -> features ``[n, hidden[-1]]`` -> logits ``[n, classes]``.
+    Shapes: x ``[n, channels[0], height, width]`` -> features ``[n, projection or hidden[-1]]`` ->
+    logits ``[n, classes]``.
 
     Args:
         channels: of the image, then of each convolution's output.
@@ -86,7 +91,8 @@ class CNN(WithHead):
         pixels: height * width of the last max-pool's output.
         hidden: sizes of the linear layers before the head.
         classes: number of logits.
-        norm: whether there is batch-norm before each ReLU.
+        norm: whether there is batch-norm before each ReLU of these.
+        projection: outputs of a projection before the head; 0 for none.
     """
 
     def __init__(
@@ -98,10 +104,12 @@ class CNN(WithHead):
         hidden: Sequence[int],
         classes: int,
         norm: bool = False,
+        projection: int = 0,
     ) -> None:
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             own = [nn.BatchNorm2d(after)] if norm else []
             layers += [nn.Conv2d(before, after, kernel, padding=padding), *own, nn.ReLU(), nn.MaxPool2d(2)]
         sizes = [channels[-1] * pixels, *hidden]
-        super().__init__(nn.Sequential(*layers, nn.Flatten(), *dense(sizes, norm)), sizes[-1], classes)
+        layers += [nn.Flatten(), *dense(sizes, norm), *projected(sizes[-1], projection)]
+        super().__init__(nn.Sequential(*layers), projection or sizes[-1], classes)

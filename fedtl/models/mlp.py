@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
 from fedtl.models.settings import ModelChoice
@@ -18,26 +18,35 @@ class MLPChoice(ModelChoice):
 
     Attributes:
         hidden: sizes of the hidden layers, from the input on.
+        projection: outputs of a projection between them and the head, linear - ReLU - linear, which the head then
+            receives, as in MOON's network; 0 for none.
     """
 
     name: str = "mlp"
     hidden: tuple[PositiveInt, ...] = (100,)
+    projection: NonNegativeInt = 0
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """An :class:`MLP` for these samples."""
-        return MLP(prod(shape), self.hidden, classes)
+        return MLP(prod(shape), self.hidden, classes, self.projection)
 
 
 class MLP(WithHead):
-    """Hidden linear layers, each followed by ReLU, and a linear head.
+    """Hidden linear layers, each followed by ReLU, a projection if asked for, and a linear head.
 
-    Shapes: x ``[n, *shape]`` -> features ``[n, hidden[-1]]`` -> logits ``[n, classes]``.
+    Shapes: x ``[n, *shape]`` -> features ``[n, projection or hidden[-1]]`` -> logits ``[n, classes]``.
     MNIST with one hidden layer of 100 has 79,510 parameters.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], classes: int) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, projection: int = 0) -> None:
         sizes = [inputs, *hidden]
-        super().__init__(nn.Sequential(nn.Flatten(), *dense(sizes)), sizes[-1], classes)
+        layers = [*dense(sizes), *projected(sizes[-1], projection)]
+        super().__init__(nn.Sequential(nn.Flatten(), *layers), projection or sizes[-1], classes)
+
+
+def projected(width: int, outputs: int) -> list[nn.Module]:
+    """A projection of ``width`` numbers to ``outputs``, after Li, He, Song 2021 (MOON, arXiv 2103.16257); none if 0."""
+    return [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)] if outputs else []
 
 
 def dense(sizes: Sequence[int], norm: bool = False) -> list[nn.Module]:

@@ -90,6 +90,13 @@ def test_convolutions_refuse_vectors_and_series(name: str, shape: tuple[int, ...
         ("cnn", MNIST, {}, 416 + 12_832 + 32_832 + 650),
         # McMahan et al. 2017's CNN has 1,663,370 parameters
         ("cnn", MNIST, {"channels": [32, 64], "hidden": [512], "padding": "same"}, 1_663_370),
+        # MOON's on CIFAR-10: convolutions, hidden layers, projection, head
+        (
+            "cnn",
+            (3, 32, 32),
+            {"channels": [6, 16], "hidden": [120, 84], "projection": 256},
+            456 + 2_416 + 48_120 + 10_164 + 7_140 + 21_760 + 2_570,
+        ),
         ("lenet5", MNIST, {}, 61_706),
         ("resnet18-gn", (3, 32, 32), {}, 11_173_962),  # as the common CIFAR-10 ResNet-18 with BatchNorm
         ("resnet18-gn", (3, 96, 96), {}, 11_181_642),  # 11,689,512 with a head for 10 classes, not 1,000
@@ -99,6 +106,19 @@ def test_sizes_are_the_published_ones(
     name: str, shape: tuple[int, ...], options: dict[str, object], known: int
 ) -> None:
     assert size(build(name, shape, 10, **options)) == known
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn"])
+def test_a_projection_stands_between_hidden_layers_and_head(name: str) -> None:
+    plain, model = build(name, MNIST, 10).eval(), build(name, MNIST, 10, projection=6).eval()
+    first, relu, last = model.features[-3:]  # type: ignore[index]
+    assert isinstance(relu, nn.ReLU)
+    assert first.in_features == first.out_features == plain.head.in_features  # type: ignore[union-attr]
+    x = torch.randn(4, *MNIST)
+    z = last(first(model.features[:-3](x)).clamp(min=0))  # type: ignore[index, operator]
+    assert z.shape == (4, 6)
+    assert (z < 0).any()  # it does not end in a ReLU
+    assert torch.equal(model(x), model.head(z))  # type: ignore[operator]
 
 
 def test_cnn_pads_images_that_are_smaller_than_28_pixels() -> None:

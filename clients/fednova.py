@@ -27,7 +27,7 @@ class FedNovaSettings(SGDSettings, AveragingSettings):
 
     @model_validator(mode="after")
     def _normalisable(self) -> FedNovaSettings:
-        if self.optimizer.model_copy(update={"lr": None, "weight_decay": 0.0}) != PLAIN:
+        if self.optimizer.model_copy(update={"lr": None, "weight_decay": 0.0, "decayed": "all"}) != PLAIN:
             name = self.optimizer.name
             raise ValueError(
                 f"optimizer = {name!r}: FedNova's ‖a_i‖₁ is known for SGD alone, with strategy.momentum and strategy.mu"

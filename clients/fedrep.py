@@ -45,8 +45,9 @@ class FedRep(HeadFirst):
     Differs from the paper: not at all by default, but that all clients begin with the same head; it is the model of a
     client until it has trained. In its authors' code such a client begins with the mean head of the last round, which
     has to travel for that; the mean of φ is weighted by samples on FEMNIST and Sent140 alone, ``weighting =
-    "samples"``; their scripts have a momentum of 0.5 and a weight decay of 0.0001 (of weights, not of biases):
-    ``momentum = 0.5``; and after the last round, which they report apart, every client fits its head for ten epochs.
+    "samples"``; their scripts have a momentum of 0.5 and a weight decay of 0.0001 of weights, not of biases:
+    ``optimizer = { name = "sgd", momentum = 0.5, weight_decay = 0.0001, decayed = "weights" }``; and after the last
+    round, which they report apart, every client fits its head for ten epochs.
     """
 
     settings_type: ClassVar[type[Settings]] = FedRepSettings

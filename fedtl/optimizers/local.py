@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from fedtl.choice import Choice
 from fedtl.optimizers.chain import Chain, Transform
@@ -31,30 +32,38 @@ class Optimizer(Choice):
     Attributes:
         lr: the learning rate; the method's own ``lr`` if not given.
         weight_decay: λ, adds ``weight_decay * w`` to the gradient.
+        decayed: of which parameters: of "all", of all but biases ("weights"), or of all but vectors, as biases and the
+            scales of norm layers are ("matrices").
         keep: whether a client keeps the optimiser's state between rounds; it starts anew each round if not.
     """
 
     lr: float | None = Field(None, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    decayed: Literal["all", "weights", "matrices"] = "all"
     keep: bool = False
+
+    def without_use(self) -> Mapping[str, str]:
+        """Options that do nothing beside the others."""
+        return {} if self.weight_decay else {"decayed": "there is no weight decay"}
 
     def rate(self, lr: float) -> float:
         """η before any schedule, where the method's own is ``lr``."""
         return lr if self.lr is None else self.lr
 
-    def chain(self, lr: float, clip_norm: float | None = None) -> Chain:
+    def chain(self, lr: float, clip_norm: float | None = None, decayed: Tensor | None = None) -> Chain:
         """The optimiser itself.
 
         Args:
             lr: the method's own learning rate.
             clip_norm: the greatest norm that a client's gradient may have; any if None.
+            decayed: 1 for each parameter that weight decay pulls, else 0, ``[P]``; all if None.
         """
         clip = () if clip_norm is None else (ClipNorm(clip_norm),)
-        return Chain((*clip, *self.links(Rate(self.rate(lr)))))
+        return Chain((*clip, *self.links(Rate(self.rate(lr)), decayed)))
 
-    def links(self, rate: Rate) -> tuple[Transform, ...]:
+    def links(self, rate: Rate, decayed: Tensor | None) -> tuple[Transform, ...]:
         """From the gradient to the step u of w ← w - u."""
-        decay = (WeightDecay(self.weight_decay),) if self.weight_decay else ()
+        decay = (WeightDecay(self.weight_decay, decayed),) if self.weight_decay else ()
         return (*decay, *self.moments(rate))
 
     def moments(self, rate: Rate) -> tuple[Transform, ...]:
@@ -85,7 +94,8 @@ class SGD(Optimizer):
 
     def without_use(self) -> Mapping[str, str]:
         """Without momentum there is nothing to keep."""
-        return {} if self.momentum else {"keep": "sgd without momentum has no state"}
+        idle = {} if self.momentum else {"keep": "sgd without momentum has no state"}
+        return {**super().without_use(), **idle}
 
     def moments(self, rate: Rate) -> tuple[Transform, ...]:
         """Momentum, and the rate."""
@@ -117,9 +127,9 @@ class AdamW(Adam):
 
     weight_decay: float = Field(0.01, ge=0)
 
-    def links(self, rate: Rate) -> tuple[Transform, ...]:
+    def links(self, rate: Rate, decayed: Tensor | None) -> tuple[Transform, ...]:
         """Adam's step, then the decay's."""
-        decay = (DecoupledDecay(rate, self.weight_decay),) if self.weight_decay else ()
+        decay = (DecoupledDecay(rate, self.weight_decay, decayed),) if self.weight_decay else ()
         return (*self.moments(rate), *decay)
 
 

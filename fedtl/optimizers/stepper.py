@@ -46,7 +46,8 @@ class Stepper:
         plain = bare and settings.clip_norm is None and not self.varies
         self.plain = plain
         """Whether a step is the gradient at a constant rate, and nothing else."""
-        self._chain = None if plain else chosen.chain(lr, settings.clip_norm)
+        decayed = decayed_numbers(layout, chosen.decayed) if chosen.weight_decay else None
+        self._chain = None if plain else chosen.chain(lr, settings.clip_norm, decayed)
         self.asked = not plain or not bare or self.keeps
         """Whether the config asks for more than plain steps at the method's own rate."""
         self.used = False
@@ -107,6 +108,22 @@ def remembered(state: Mapping[str, Tensor]) -> State:
 
 def _is_rate(name: str) -> bool:
     return name.startswith(PREFIX) and name.endswith(f"_{RATE}")
+
+
+def decayed_numbers(layout: Layout, which: str) -> Tensor | None:
+    """The numbers that weight decay pulls: 1 for those, else 0, ``[P]`` float32 on the CPU; None where it pulls all.
+
+    Args:
+        layout: of the model's vector.
+        which: "all", "weights" or "matrices".
+    """
+    if which == "all":
+        return None
+    numbers = torch.zeros(layout.parameters)
+    for slot in layout.trained:
+        spared = "bias" in slot.name.rpartition(".")[2] if which == "weights" else len(slot.shape) < 2
+        numbers[slot.start : slot.stop] = float(not spared)
+    return numbers
 
 
 def part_scale(layout: Layout, lr_scale: Mapping[str, float]) -> Tensor | None:

@@ -77,25 +77,37 @@ class ClipNorm(Transform):
 
 @dataclass(frozen=True)
 class WeightDecay(Transform):
-    """g ← g + λ w: the gradient of λ/2 ‖w‖², before the optimiser."""
+    """g ← g + λ w: the gradient of λ/2 ‖w‖², before the optimiser.
+
+    Attributes:
+        decay: λ.
+        decayed: 1 for each number that it is of, else 0, ``[P]``; all if None.
+    """
 
     decay: float
+    decayed: Tensor | None = None
 
     def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
         """The gradient of the objective with the penalty."""
-        return g + self.decay * w, state
+        return g + self.decay * _where(self.decayed, w), state
 
 
 @dataclass(frozen=True)
 class DecoupledDecay(Transform):
-    """u ← u + η λ w, after the optimiser (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+    """u ← u + η λ w, after the optimiser (Loshchilov and Hutter 2019, arXiv 1711.05101); see :class:`WeightDecay`."""
 
     rate: Rate
     decay: float
+    decayed: Tensor | None = None
 
     def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
         """The step with the decay's."""
-        return g + self.rate.of(state) * (self.decay * w), state
+        return g + self.rate.of(state) * (self.decay * _where(self.decayed, w)), state
+
+
+def _where(which: Tensor | None, w: Tensor) -> Tensor:
+    """``w`` ``[..., P]``, 0 where ``which`` ``[P]`` is."""
+    return w if which is None else which.to(w) * w
 
 
 @dataclass(frozen=True)

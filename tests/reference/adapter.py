@@ -190,7 +190,8 @@ def local_sgd(case: Case, strategy: str) -> dict[str, Any]:
     options = {name: case.hyper[name] for name in ("momentum", "weight_decay") if name in case.hyper}
     if words := [value for value in options.values() if isinstance(value, str)]:
         if words[0] == DECAY:
-            raise NotApplicableError("a weight decay of weights that spares biases is no option here")
+            weights = {"weight_decay": 1e-4, "decayed": "weights"}
+            return {"optimizer": {"name": "sgd", **options, **weights}}
         raise NotApplicableError(f"weight_decay = {words[0]!r} has no counterpart")
     options = {name: value for name, value in options.items() if value}
     if options.keys() <= strategy_type(strategy).settings_type.model_fields.keys():

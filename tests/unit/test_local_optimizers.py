@@ -21,6 +21,7 @@ from fedtl.engine.task import RoundContext, Trained
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers import OPTIMIZERS
+from fedtl.optimizers.stepper import decayed_numbers
 from tests.contract.test_grids import assert_same_run
 from tests.parts import EACH_ENGINE, ENGINES, METHODS, EngineKind, engine_of, federation_of, small_module, update_of
 
@@ -84,6 +85,50 @@ def test_three_rounds_are_torchs(name: str, keep: bool, kind: EngineKind) -> Non
     torch.testing.assert_close(w, expected, rtol=1e-4, atol=1e-5)
     assert bool(memory) == keep
     assert all(key.startswith("optimizer_w_") for key in memory)
+
+
+@EACH_ENGINE
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_decay_spares_what_a_group_of_torchs_spares(name: str, kind: EngineKind) -> None:
+    table = {"name": name, "weight_decay": 0.3, "decayed": "weights"}
+    (*_, (w, _)) = rounds(kind, "fedavg", 2, lr=0.05, batch_size=0, local_epochs=3, optimizer=table)
+    federation, module = federation_of([12, 12, 12]), small_module()
+    index = federation.train[1]
+    x, y = torch.from_numpy(federation.x[index]), torch.from_numpy(federation.y[index])
+    biases = [tensor for key, tensor in module.named_parameters() if key.endswith("bias")]
+    weights = [tensor for key, tensor in module.named_parameters() if not key.endswith("bias")]
+    for _ in range(2):
+        groups = [{"params": weights, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
+        optimizer = TORCHS[name](groups, lr=0.05)  # type: ignore[operator]
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x), y).backward()
+            optimizer.step()
+    torch.testing.assert_close(w, Layout.of(module).flatten(module), rtol=1e-4, atol=1e-5)
+
+
+def test_which_parameters_decay() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.LSTM(4, 3), nn.Linear(3, 2))
+    layout = Layout.of(module)
+    names = {slot.name for slot in layout.trained}
+    biases = {"0.bias", "1.bias", "3.bias_ih_l0", "3.bias_hh_l0", "4.bias"}
+
+    def decayed(which: str) -> set[str]:
+        numbers = decayed_numbers(layout, which)
+        assert numbers is not None
+        assert len(numbers) == layout.parameters
+        of_each = {slot.name: numbers[slot.start : slot.stop] for slot in layout.trained}
+        assert all(len(each.unique()) == 1 for each in of_each.values())
+        return {name for name, each in of_each.items() if each.all()}
+
+    assert decayed_numbers(layout, "all") is None
+    assert decayed("weights") == names - biases
+    assert decayed("matrices") == names - biases - {"1.weight"}
+
+
+def test_nothing_decays_without_a_decay() -> None:
+    with pytest.raises(ConfigError, match=r"decayed.*no effect, as there is no weight decay"):
+        read_config("quickstart", ["strategy.name=fedavg", 'strategy.optimizer={name="adam",decayed="weights"}'])
 
 
 @EACH_ENGINE

@@ -49,7 +49,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "initial_v": {"initial_v": 0.0},
     "bias_correction": {"bias_correction": "keras"},
 }
-OUTSIDE = {"name", "keep"}
+OUTSIDE = {"name", "keep", "decayed"}
 
 
 def cases(registry: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import fedtl
 from fedtl.choice import ConfigError
 from fedtl.disk.memories import MemoryStore
+from fedtl.engine.plan import share_of_work
 from fedtl.engine.task import RoundContext
 from fedtl.strategies import read_strategy, strategy_type
 from tests.parts import (
@@ -138,12 +140,30 @@ def test_what_has_no_norm_is_refused(options: dict[str, Any], sentence: str) -> 
 def test_the_server_knows_how_many_steps_a_client_takes(budget: dict[str, Any], steps: int) -> None:
     settings = read_strategy({"name": "fednova", "lr": 0.1, "batch_size": 4, **budget})
     server = strategy_type("fednova")(settings, seed=0, clients=2)
-    assert server.steps_of(0, 10) == steps  # type: ignore[attr-defined]
+    assert server.steps_of(0, 10, 1) == steps  # type: ignore[attr-defined]
     engine = engine_of(federation_of([10, 10]), small_module())
     update = update_of("fednova", **{"lr": 0.1, "batch_size": 4, **budget})
     w = engine.task.layout.flatten(engine.task.module)
     (outcome,) = train_cohort(engine, update, w, [0], [{}], 1)
     assert outcome.steps == steps  # type: ignore[union-attr]
+
+
+@EACH_ENGINE
+def test_who_stops_early_counts_by_the_steps_that_it_took(kind: EngineKind, tmp_path: Path) -> None:
+    p = np.array(SIZES) / sum(SIZES)
+    steps = np.array([math.ceil(9 * share_of_work(0.8, 0, 1, client)) for client in range(3)])
+    assert len({*steps}) > 1
+    d = A * (1 - (1 - ETA * H) ** steps[:, None]) / steps[:, None]  # of w = 0, times η
+    run = Quadratics(H, A, tmp_path, "fednova", SIZES, kind, lr=ETA, local_steps=9, stragglers=0.8)
+    np.testing.assert_allclose(run.rounds(1)[-1], (p @ steps) * (p @ d), rtol=1e-5)
+
+
+def test_the_server_knows_who_stops_early_where_others_never_train() -> None:
+    """By their ids, not by their numbers among those who do."""
+    settings = read_strategy({"name": "fednova", "lr": 0.1, "local_steps": 50, "stragglers": 1.0})
+    server: Any = strategy_type("fednova")(settings, seed=3, clients=4, unseen=(0, 2))
+    expected = [math.ceil(50 * share_of_work(1.0, 3, 7, client)) for client in (1, 3)]
+    assert [server.steps_of(place, 10, 7) for place in range(2)] == expected
 
 
 def test_a_private_part_stays_where_training_left_it(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class FedNova(Adapter):
     def prepare(self, study: Study) -> None:
         """The server reads the numbers of steps off the config, too."""
 
-        def steps_of(client: int, samples: int) -> int:
+        def steps_of(client: int, samples: int, round: int) -> int:
             return len(self.batches(study.case, client, 0))
 
         study.server.steps_of = steps_of  # type: ignore[attr-defined]

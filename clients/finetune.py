@@ -28,6 +28,8 @@ class FineTuneSettings(SGDSettings):
     default_finetune: ClassVar[dict[str, int]] = {"finetune_steps": 10}
     """How long, where nothing is said."""
 
+    never_cut: ClassVar[tuple[str, ...]] = ("finetune_steps", "finetune_epochs")
+
     finetune_steps: PositiveInt | None = None
     finetune_epochs: PositiveInt | None = None
     finetune_lr: float | None = Field(None, gt=0)

@@ -33,11 +33,18 @@ class PerFedAvgSettings(Settings, OptimizerSettings):
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
     """
 
+    never_cut: ClassVar[tuple[str, ...]] = ("adapt_steps",)
+
     alpha: float = Field(0.01, ge=0)
     hessian: Literal["free", "none"] = "free"
     delta: float = Field(0.01, gt=0)
     adapt_steps: PositiveInt = 1
     weighting: Counted = "uniform"
+
+    @property
+    def batches_of_a_step(self) -> int:
+        """How many mini-batches a meta-step takes."""
+        return 2 if self.hessian == "none" else 3
 
 
 class PerFedAvg(ClientUpdate[PerFedAvgSettings]):
@@ -64,11 +71,18 @@ class PerFedAvg(ClientUpdate[PerFedAvgSettings]):
 
     @classmethod
     def unused(cls, settings: Settings) -> dict[str, str]:
-        """δ where no difference is taken or α = 0 multiplies it, and how many steps at the rate 0 there are."""
+        """δ where no difference is taken or α = 0 multiplies it, how many steps at the rate 0 there are, and stragglers.
+
+        Of these there are none in a round of one meta-step.
+        """
         assert isinstance(settings, PerFedAvgSettings)
         still = {} if settings.alpha else dict.fromkeys(("delta", "adapt_steps"), "no step adapts a model: alpha = 0")
         first = {"delta": "no difference of gradients is taken: hessian = 'none'"}
-        return still | (first if settings.hessian == "none" else {})
+        short = settings.local_steps is not None and settings.local_steps < 2 * settings.batches_of_a_step
+        one = {
+            "stragglers": f"a client takes one meta-step at least, and local_steps = {settings.local_steps} is just one"
+        }
+        return still | (first if settings.hessian == "none" else {}) | (one if short else {})
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin at the global model."""
@@ -79,7 +93,7 @@ class PerFedAvg(ClientUpdate[PerFedAvgSettings]):
     def loops(self) -> Sequence[Loop]:
         """One, of the steps on D, D' and D'' in turn."""
         after = (self.first_order,) if self.settings.hessian == "none" else (self.look, self.hessian_free)
-        return (Loop(self.adapt, replace(self.budget, multiple=1 + len(after)), after),)
+        return (Loop(self.adapt, replace(self.budget, multiple=self.settings.batches_of_a_step), after),)
 
     def adapt(self, state: State, batch: Batch, grad: Gradient) -> State:
         """On D: u = w - α ∇f_i(w)."""

@@ -31,6 +31,8 @@ class PFedMeSettings(Settings, OptimizerSettings):
         personal_model: what is scored as the client's own: "theta" (the paper), or "local", w_{i,R}.
     """
 
+    never_cut: ClassVar[tuple[str, ...]] = ("inner_steps",)
+
     lam: float = Field(ge=0)
     inner_steps: PositiveInt = 5
     inner_lr: float = Field(gt=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -33,6 +33,9 @@ class Settings(Choice):
             "batch-norm", or a submodule's name.
         frozen: parts that neither train nor travel, likewise.
     """
+
+    never_cut: ClassVar[tuple[str, ...]] = ()
+    """Options that say how long something is that no client stops early."""
 
     clients_per_round: PositiveInt | None = None
     sampling: Counted = "uniform"

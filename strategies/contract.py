@@ -91,7 +91,11 @@ class Strategy(Rounds):
                 unused["weighting"] = f"{settings.name} itself says how clients count in each of its sums"
         if not cls.client_update.uploads():
             unused["private"] = f"under {settings.name} the whole model stays at the client"
-        lengths = [value for name, value in settings if name.endswith(("epochs", "steps")) and isinstance(value, int)]
+        lengths = [
+            value
+            for name, value in settings
+            if name.endswith(("epochs", "steps")) and name not in settings.never_cut and isinstance(value, int)
+        ]
         if max(lengths, default=1) == 1:
             unused["stragglers"] = "a client goes through one epoch, or step, at least, and no more are asked for"
         if settings.clients_per_round is None:

@@ -29,6 +29,8 @@ class FedDFSettings(FedAvgSettings):
         temperature: T of the predictions; the paper has none.
     """
 
+    never_cut: ClassVar[tuple[str, ...]] = ("distill_steps",)
+
     distill_steps: NonNegativeInt = 200
     distill_lr: PositiveFloat = 1e-3
     distill_schedule: Literal["cosine", "constant"] = "cosine"

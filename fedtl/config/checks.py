@@ -46,7 +46,10 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         if config.strategy.private:
             why = f"a client's own model is always the global one with its own {_listed(config.strategy.private)}"
         notes.append(f"evaluate.personal has no effect: {why}")
+    of_stages = [strategy_type(method).unused(stage.strategy) for stage in config.stages()]
     for option, why in strategy_type(method).unused(config.strategy).items():
+        if any(option not in unused for unused in of_stages):  # a phase has options with which it does something
+            continue
         if asked("strategy", option) and getattr(config.strategy, option) != ():
             notes.append(f"strategy.{option} has no effect: {why}")
     notes += [
@@ -55,7 +58,7 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         if first > config.rounds
     ]
     for i, phase in enumerate(config.phases):
-        unused = strategy_type(method).unused(config.stages()[i].strategy)
+        unused = of_stages[i]
         notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]
         if phase.restart and not strategy_type(method).has_global_model():
             notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")
@@ -73,6 +76,9 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     most = None if holders is None else max(holders - apart, apart)  # each kind is drawn from by itself
     if drawn is not None and most is not None and drawn >= most and asked("evaluate", "clients"):
         notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
+    sampled = {stage.strategy.clients_per_round for stage in config.stages()}
+    if holders is not None and sampled == {holders - apart} and asked("strategy", "sampling"):
+        notes.append(f"strategy.sampling has no effect: clients_per_round = {holders - apart}, and there are no more")
     needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
     needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
     offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}

@@ -50,6 +50,37 @@ def test_how_clients_are_drawn_is_no_matter_where_all_take_part() -> None:
     assert note.startswith("strategy.sampling has no effect: all clients take part in each round")
     (note,) = notes("central", {"sampling": "samples"})
     assert note == "strategy.sampling has no effect: under central all training samples are in one place"
+    (note,) = notes("fedavg", {"sampling": "samples", "clients_per_round": 4})
+    assert note == "strategy.sampling has no effect: clients_per_round = 4, and there are no more"
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy"),
+    [
+        ("fedavg-finetune", {"local_epochs": 1, "finetune_steps": 5}),
+        ("fedbabu", {"local_steps": 1, "finetune_epochs": 5}),
+        ("pfedme", {"local_steps": 1, "inner_steps": 5, "inner_lr": 0.1, "lam": 1.0}),
+        ("per-fedavg", {"local_steps": 5, "adapt_steps": 5}),
+        ("per-fedavg", {"local_steps": 3, "hessian": "none"}),
+        ("feddf", {"local_steps": 1, "distill_steps": 5}),
+    ],
+)
+def test_what_no_client_stops_early_says_nothing_of_stragglers(method: str, strategy: dict[str, Any]) -> None:
+    data = {"name": "digits", "clients": 4, "samples": 100, "public": {"name": "digits", "samples": 12}}
+
+    def told(own: dict[str, Any]) -> list[str]:
+        return [note for note in notes(method, {**own, "stragglers": 0.5}, data=data) if "stragglers" in note]
+
+    assert len(told(strategy)) == 1
+    more = {"local_steps": 2 * strategy.get("local_steps", 1)}
+    assert told({key: value for key, value in strategy.items() if key != "local_epochs"} | more) == []
+
+
+def test_what_a_phase_uses_has_an_effect() -> None:
+    asked = {"stragglers": 0.5, "sampling": "samples"}
+    longer = {"local_steps": 4, "clients_per_round": 2}
+    assert len(notes("fedavg", asked, phases=[{"rounds": 1}, {"rounds": 1}])) == 2
+    assert notes("fedavg", asked, phases=[{"rounds": 1}, {"rounds": 1, "strategy": longer}]) == []
 
 
 def test_what_local_training_does_not_use() -> None:

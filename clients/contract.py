@@ -201,8 +201,8 @@ class ClientUpdate(ABC, Generic[S]):
 
     own_statistics: Literal["initial", "received"] | None = None
     """Whether the client's own model has batch-norm statistics of its own, which ``grad.own`` moves and which stay
-    beside the memory: where they begin, with those of the run's initial or of the received model. None: there is one
-    set, that of the model that travels, and it is the own model's, too."""
+    beside the memory: where they begin, with those of the run's initial or of the received model. None: the own model's
+    are those of the model that travels, and what ``grad.own`` moves is forgotten after the round."""
 
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""

@@ -71,9 +71,9 @@ class PerFedAvg(ClientUpdate[PerFedAvgSettings]):
 
     @classmethod
     def unused(cls, settings: Settings) -> dict[str, str]:
-        """δ where no difference is taken or α = 0 multiplies it, how many steps at the rate 0 there are, and stragglers.
+        """δ where no difference is taken or α = 0 multiplies it, how many steps at the rate 0 there are, stragglers.
 
-        Of these there are none in a round of one meta-step.
+        Nobody can stop early in a round of one meta-step.
         """
         assert isinstance(settings, PerFedAvgSettings)
         still = {} if settings.alpha else dict.fromkeys(("delta", "adapt_steps"), "no step adapts a model: alpha = 0")

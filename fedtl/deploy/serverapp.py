@@ -52,7 +52,7 @@ from fedtl.deploy.study import Study
 from fedtl.deploy.validator import Expected
 from fedtl.deploy.weights import pretrained_of, sketches
 from fedtl.engine.first_memory import after_one_step
-from fedtl.engine.plan import trains
+from fedtl.engine.plan import gone_through, trains
 from fedtl.experiment import Place, open_run
 from fedtl.failure import RunError
 from fedtl.losses.objective import NEEDS, Objective, needs_of
@@ -579,15 +579,19 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
     seen = {data: server.strategy.tested[data] for data in scored}
     server.strategy.tested |= seen_and_unseen(seen, federation.unseen)
     server.strategy.domains = with_domains(federation, described).clients_of_domains
-    numbers = _numbers_of_samples(server.federation.clients, described)
-    server.strategy.sizes = lambda round: numbers
+    clients, told = federation.clients, dict(described)
+    server.strategy.sizes = lambda round: _numbers_of_samples(clients, told, server.objective_in(round))
 
 
-def _numbers_of_samples(clients: int, described: Mapping[int, Described]) -> NDArray[np.float64]:
+def _numbers_of_samples(clients: int, described: Mapping[int, Described], objective: Objective) -> NDArray[np.float64]:
     """How many samples each client trains on, as it says; one that has not described its data, as many as the mean."""
-    told = {client: each.train or each.unlabelled for client, each in described.items()}
-    mean = np.mean([*told.values()]) if told else 1.0
-    return np.array([float(told.get(client, mean)) for client in range(clients)])
+    if not described:
+        return np.ones(clients)
+    source, target = np.array([(each.train, each.unlabelled) for each in described.values()]).T
+    told = gone_through(source, target, objective)
+    numbers = np.full(clients, told.mean())
+    numbers[[*described]] = told
+    return numbers
 
 
 def with_domains(federation: Federation, described: Mapping[int, Described]) -> Federation:

@@ -110,6 +110,13 @@ def make_plan(
     return Plan(own[order], sizes, len(own), labelled, more, views, torch_seed, budget, where.steps)
 
 
+def gone_through(source: Index, target: Index, objective: Objective) -> Index:
+    """How many samples clients go through in an epoch, of so many labelled source samples and target samples."""
+    if "source" in objective.trained:
+        return np.where(source > 0, source, target)
+    return np.where(target > 0, target, source)
+
+
 def share_of_work(stragglers: float, seed: int, round: int, client: int) -> float:
     """How much of a round's training a client goes through, in (0, 1]: all, or what is drawn where it stops early.
 

@@ -34,7 +34,7 @@ def draw(
         round: from 1.
         to_score: 0 if they are drawn to train in the round, 1 to be scored after it, 2 likewise of unseen clients.
         weights: of all clients, by id: the next one drawn is any that is left with a probability in proportion to its
-            weight, and never one without any. None: all alike.
+            weight, and never one without any. None, or all without any: all alike.
 
     Returns:
         Ascending ids.
@@ -43,8 +43,10 @@ def draw(
     if count is not None and count < len(eligible):
         rng = stream(seed, Purpose.SAMPLE_CLIENTS, round, to_score)
         p = None if weights is None else weights[np.asarray(eligible)]
-        if p is not None:
+        if p is not None and p.any():
             count, p = min(count, int(np.count_nonzero(p))), p / p.sum()
+        else:
+            p = None
         places = sorted(rng.choice(len(eligible), count, replace=False, p=p).tolist())
     return [int(eligible[place]) for place in places]
 

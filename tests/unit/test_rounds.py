@@ -56,6 +56,7 @@ def test_clients_are_drawn_in_proportion_to_their_weights() -> None:
     assert draw(range(5), 2, 0, 7, weights=n) == draw(range(5), 2, 0, 7, weights=10 * n)
     assert draw(np.array([1, 3]), 1, 0, 7, weights=n) == [3]
     assert draw(range(5), 4, 0, 7, weights=n) == [0, 2, 3, 4]
+    assert draw(range(5), 2, 0, 7, weights=0 * n) == draw(range(5), 2, 0, 7)
 
 
 def test_sampling_follows_the_stages_of_a_drift(tmp_path: Path) -> None:
@@ -76,6 +77,26 @@ def test_sampling_follows_the_stages_of_a_drift(tmp_path: Path) -> None:
         sizes = federation.at(line["round"]).train.sizes.astype(np.float64)
         assert line["clients"] == draw(range(20), 2, config.seed, line["round"], weights=sizes)
     assert any(line["clients"] != draw(range(20), 2, config.seed, line["round"]) for line in run.rounds)
+
+
+def test_sampling_counts_what_a_phase_trains_on(tmp_path: Path) -> None:
+    """Labelled samples first, and then the target's."""
+    target = {"name": "digits", "samples": 200, "transform": {"invert": True}}
+    skewed = {"name": "dirichlet", "alpha": 0.3, "min_size": 2}
+    tables = {
+        "name": "sampling",
+        "data": {"name": "digits", "clients": 12, "samples": 200, "partition": skewed, "target": target},
+        "model": {"name": "logistic"},
+        "strategy": {"name": "fedavg", "lr": 0.1, "local_steps": 1, "clients_per_round": 2, "sampling": "samples"},
+        "phases": [{"rounds": 3}, {"rounds": 3, "objective": [{"term": "entropy"}]}],
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False},
+    }
+    config = build(tables)
+    run, federation = fedtl.run(tables, out=tmp_path / "run"), federate(config.data, config.seed)
+    assert federation.target is not None
+    sizes = [shards.sizes.astype(np.float64) for shards in (federation.train, federation.target.train)]
+    source, by_target = ([draw(range(12), 2, config.seed, r, weights=n) for r in range(1, 7)] for n in sizes)
+    assert [line["clients"] for line in run.rounds] == source[:3] + by_target[3:] != source
 
 
 NOT_TRIED_OUT = ["simulation.stacked=false", "simulation.traced=false"]

@@ -18,12 +18,13 @@ class Settings(Choice):
 
     Attributes:
         clients_per_round: S, how many clients are sampled each round; all if not given.
-        sampling: by which they are: all alike, or by their numbers of training samples, each with a probability in
-            proportion to its own, without replacement.
+        sampling: how they are drawn, without replacement: all alike, or each with a probability in proportion to its
+            number of training samples.
         local_epochs: passes over the client's samples in a round; 1 if neither this nor local_steps is given.
         local_steps: R, mini-batches in a round, instead of epochs.
         stragglers: the probability that a client stops early in a round, after a share of its epochs (or steps) that is
-            drawn for it: of E epochs after any number from 1 to E, all alike.
+            drawn for it: of E epochs after any number from 1 to E, all alike. Where a round has several loops, it is
+            the same share of each.
         batch_size: samples in a mini-batch; 0 for all of the client's. An epoch's last may be smaller.
         last_batch: what becomes of a last one that is smaller: it is trained on ("keep"), its samples sit out the
             epoch ("drop"), or join the mini-batch before ("merge"). The only one that a client has is always kept.

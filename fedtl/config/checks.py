@@ -76,9 +76,6 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     most = None if holders is None else max(holders - apart, apart)  # each kind is drawn from by itself
     if drawn is not None and most is not None and drawn >= most and asked("evaluate", "clients"):
         notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
-    sampled = {stage.strategy.clients_per_round for stage in config.stages()}
-    if holders is not None and sampled == {holders - apart} and asked("strategy", "sampling"):
-        notes.append(f"strategy.sampling has no effect: clients_per_round = {holders - apart}, and there are no more")
     needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
     needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
     offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}

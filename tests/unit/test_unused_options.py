@@ -50,8 +50,6 @@ def test_how_clients_are_drawn_is_no_matter_where_all_take_part() -> None:
     assert note.startswith("strategy.sampling has no effect: all clients take part in each round")
     (note,) = notes("central", {"sampling": "samples"})
     assert note == "strategy.sampling has no effect: under central all training samples are in one place"
-    (note,) = notes("fedavg", {"sampling": "samples", "clients_per_round": 4})
-    assert note == "strategy.sampling has no effect: clients_per_round = 4, and there are no more"
 
 
 @pytest.mark.parametrize(

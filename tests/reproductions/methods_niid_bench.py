@@ -45,9 +45,13 @@ METHODS: dict[str, dict[str, Any]] = {
     # Flower adds c - c_i to a step of momentum, not to the gradient, and takes all means by samples.
     "scaffold": {"corrects": "step", "weighting": "samples", "control_weighting": "samples"},
     "fednova": {},
-    "fedprox": {"mu": 0.01},
+    "fedprox": {},
 }
-"""FedProx's µ is the reproduction's default; its table has the best of 0.001, 0.01, 0.1 and 1."""
+
+MU = 0.01
+"""FedProx's µ, the reproduction's default; its table has the best of this and the others."""
+
+OTHER_MU = (0.001, 0.1, 1.0)
 
 PUBLISHED = {
     ("mnist", "iid"): ("99.09", "99.06", "99.05", "99.16"),
@@ -75,13 +79,18 @@ def split_file(raw: Path, data: str, partition: str, write: bool) -> Path:
     return path.resolve()
 
 
-def config(data: str, partition: str, method: str, seed: int, split: Path) -> dict[str, Any]:
+def run_name(data: str, partition: str, mu: float = MU) -> str:
+    """What a run is called, and which µ it has, where that is not the default."""
+    return f"{data}-{partition}" + (f"-mu-{mu:g}" if mu != MU else "")
+
+
+def config(data: str, partition: str, method: str, mu: float, seed: int, split: Path) -> dict[str, Any]:
     """A run's config."""
     local: dict[str, Any] = {"local_epochs": 10, "batch_size": 64, "lr": 0.01}
     sgd = {"momentum": 0.9, "weight_decay": 1e-5}
-    local |= {"optimizer": {"name": "sgd", **sgd}} if method == "fedprox" else sgd
+    local |= {"mu": mu, "optimizer": {"name": "sgd", **sgd}} if method == "fedprox" else sgd
     return {
-        "name": f"{data}-{partition}",
+        "name": run_name(data, partition, mu),
         "seed": seed,
         "rounds": 50,
         "data": {
@@ -101,12 +110,16 @@ def table(curves: Sequence[Curve]) -> str:
     """Markdown: a row per setting and method."""
     lines = header("data", "split", "method", "published, best", "ours, best", "ours, last", "seeds", "seconds a run")
     for (data, partition), published in PUBLISHED.items():
-        for method, theirs in zip(METHODS, published):
-            mine = [curve for curve in curves if curve.run == f"{data}-{partition}" and curve.method == method]
+        rows = [(method, MU, theirs) for method, theirs in zip(METHODS, published)]
+        rows += [("fedprox", mu, published[-1]) for mu in OTHER_MU]
+        for method, mu, theirs in rows:
+            run = run_name(data, partition, mu)
+            mine = [curve for curve in curves if curve.run == run and curve.method == method]
             if mine:
                 best, last = [100 * curve.best for curve in mine], [100 * curve.last for curve in mine]
                 seconds = spread([curve.seconds for curve in mine if curve.seconds is not None], 0)
-                lines.append(row(data, partition, method, theirs, spread(best), spread(last), len(mine), seconds))
+                name = f"{method}, µ = {mu:g}" if method == "fedprox" else method
+                lines.append(row(data, partition, name, theirs, spread(best), spread(last), len(mine), seconds))
     return "\n".join(lines) + "\n"
 
 
@@ -116,19 +129,23 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--partitions", nargs="+", choices=PARTITIONS, default=list(PARTITIONS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--mu", nargs="+", type=float, choices=(MU, *OTHER_MU), default=[MU], help="of FedProx")
     options = parser.parse_args()
     record = options.out / "niid-bench.csv"
     kept = {(curve.run, curve.method, curve.seed) for curve in read_curves(record)}
     experiments = [
         Experiment(
-            options.raw / f"{data}-{partition}-{method}-{seed}",
-            config(data, partition, method, seed, split_file(options.raw, data, partition, not options.only_finished)),
+            options.raw / f"{run_name(data, partition, mu)}-{method}-{seed}",
+            config(
+                data, partition, method, mu, seed, split_file(options.raw, data, partition, not options.only_finished)
+            ),
         )
         for seed in range(options.seeds)
         for partition in options.partitions
         for data in options.data
         for method in options.methods
-        if (f"{data}-{partition}", method, seed) not in kept
+        for mu in (options.mu if method == "fedprox" else [MU])
+        if (run_name(data, partition, mu), method, seed) not in kept
     ]
     if not options.only_finished:
         complete(experiments, options.jobs)

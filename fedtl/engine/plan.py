@@ -42,7 +42,7 @@ class Plan(NamedTuple):
         more: samples of further streams by name, ``[T, B']`` each.
         views: of which samples random views are made: of a stream in ``more``, of these (``"x"``), or of none.
         seed: of torch's random numbers.
-        budget: how much the client was to train.
+        budget: of the client, which may stop early.
         steps: mini-batches of the round's earlier loops.
     """
 

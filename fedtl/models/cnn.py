@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from fedtl.choice import ConfigError
@@ -33,7 +33,7 @@ class CNNChoice(ModelChoice):
             for smaller ones (8x8 digits: 8 -> 4 -> 2; 16x16 USPS: 16 -> 8 -> 4).
         hidden: sizes of the linear layers between the convolutions and the head.
         projection: outputs of a projection between those and the head, linear - ReLU - linear, which the head then
-            receives, as in MOON's network; 0 for none.
+            receives, as in MOON's network; none if not given.
     """
 
     norm: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class CNNChoice(ModelChoice):
     kernel: PositiveInt = 5
     padding: Literal["auto", "valid", "same"] = "auto"
     hidden: tuple[PositiveInt, ...] = (64,)
-    projection: NonNegativeInt = 0
+    projection: PositiveInt | None = None
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A :class:`CNN` for these images."""
@@ -92,7 +92,7 @@ class CNN(WithHead):
         hidden: sizes of the linear layers before the head.
         classes: number of logits.
         norm: whether there is batch-norm before each ReLU of these.
-        projection: outputs of a projection before the head; 0 for none.
+        projection: outputs of a projection before the head; none if None.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class CNN(WithHead):
         hidden: Sequence[int],
         classes: int,
         norm: bool = False,
-        projection: int = 0,
+        projection: int | None = None,
     ) -> None:
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import nn
 
 from fedtl.models.settings import ModelChoice
@@ -19,12 +19,12 @@ class MLPChoice(ModelChoice):
     Attributes:
         hidden: sizes of the hidden layers, from the input on.
         projection: outputs of a projection between them and the head, linear - ReLU - linear, which the head then
-            receives, as in MOON's network; 0 for none.
+            receives, as in MOON's network; none if not given.
     """
 
     name: str = "mlp"
     hidden: tuple[PositiveInt, ...] = (100,)
-    projection: NonNegativeInt = 0
+    projection: PositiveInt | None = None
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """An :class:`MLP` for these samples."""
@@ -38,14 +38,14 @@ class MLP(WithHead):
     MNIST with one hidden layer of 100 has 79,510 parameters.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, projection: int = 0) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], classes: int, projection: int | None = None) -> None:
         sizes = [inputs, *hidden]
         layers = [*dense(sizes), *projected(sizes[-1], projection)]
         super().__init__(nn.Sequential(nn.Flatten(), *layers), projection or sizes[-1], classes)
 
 
-def projected(width: int, outputs: int) -> list[nn.Module]:
-    """A projection of ``width`` numbers to ``outputs``, after Li, He, Song 2021 (MOON, arXiv 2103.16257); none if 0."""
+def projected(width: int, outputs: int | None) -> list[nn.Module]:
+    """The layers of a projection from ``width`` numbers to ``outputs``, as in MOON (arXiv 2103.16257); none if None."""
     return [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)] if outputs else []
 
 

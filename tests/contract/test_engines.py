@@ -99,9 +99,15 @@ def assert_agree(federation: Federation, module_of: object, method: str, **optio
     return one
 
 
-@pytest.mark.parametrize("budget", [{"local_epochs": 2}, {"local_steps": 5}, {"local_epochs": 1, "batch_size": 0}])
 @pytest.mark.parametrize("method", CLIENT_METHODS)
-def test_methods_agree(method: str, budget: dict[str, int]) -> None:
+def test_methods_agree(method: str) -> None:
+    assert_agree(federation_of(SIZES), small_module, method, local_epochs=2)
+
+
+@pytest.mark.parametrize("budget", [{"local_steps": 5}, {"local_epochs": 1, "batch_size": 0}])
+@pytest.mark.parametrize("method", ["fedavg", "pfedme", "scaffold", "fedrep", "per-fedavg", "fedpac", "fedcp", "ditto"])
+def test_budgets_agree(method: str, budget: dict[str, int]) -> None:
+    """Under methods of one loop and of several, of mini-batches in turn, and with a look before."""
     assert_agree(federation_of(SIZES), small_module, method, **budget)
 
 

@@ -37,12 +37,11 @@ from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.choice import Choices
 from fedtl.engine.mixed import Mixed
 from fedtl.engine.operations import operations
-from fedtl.engine.plan import gone_through
+from fedtl.engine.plan import samples_gone_through
 from fedtl.engine.stacked import MOST_ON_CPU
 from fedtl.failure import OutputError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
-from fedtl.losses.objective import Objective
 from fedtl.models.composite import Composite, model_of
 from fedtl.runs import record, resume
 from fedtl.runs.best import EarlyStop, Stopped
@@ -116,7 +115,9 @@ class Server:
             self.strategy.resume(checkpoint.w, checkpoint.state, checkpoint.round)
             self.rows.restore(self.strategy.tables, checkpoint.round)
         self.strategy.tested = holders_of_tests(self.federation)
-        self.strategy.sizes = lambda round: _work(self.federation.at(round), self.objective_in(round))
+        self.strategy.sizes = lambda round, phase: samples_gone_through(
+            self.federation.at(round), self.engines[phase].task.objective
+        )
         self.strategy.domains = self.federation.clients_of_domains
         self.strategy.bench = self._bench()
         self.first_round = checkpoint.round + 1 if checkpoint else 1
@@ -148,11 +149,6 @@ class Server:
     def engine(self) -> Engine:
         """The first phase's."""
         return self.engines[0]
-
-    def objective_in(self, round: int) -> Objective:
-        """Of the round's phase."""
-        place = next(i for i, phase in enumerate(self.strategy.phases) if round <= phase.last)
-        return self.engines[place].task.objective
 
     def hold(self, federation: Federation) -> None:
         """Use another copy of the same data, so that the first one can go."""
@@ -325,7 +321,7 @@ def make_grid(server: Server) -> Iterator[Callable[[Callable[[Grid], None]], Non
             patience=config.simulation.patience,
             shared=server.store.folder.resolve() if server.remembers else None,
             # Steps are epochs over a client's samples, or the same number for all.
-            work=None if config.strategy.local_steps else _work(server.federation, server.engine.task.objective),
+            work=None if config.strategy.local_steps else server.strategy.sizes(1, 0),
             large_cohorts=any(choice.stacked for choice in server.choices),
         )
         try:
@@ -345,9 +341,3 @@ def give_memory_back() -> None:
     """Let the system have what was freed on the way here, 10 MiB and more; elsewhere than with glibc nothing."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _work(federation: Federation, objective: Objective) -> NDArray[np.int64]:
-    """How many samples each client goes through in an epoch."""
-    source = federation.train.sizes
-    return gone_through(source, 0 * source if federation.target is None else federation.target.train.sizes, objective)

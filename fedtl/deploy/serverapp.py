@@ -580,7 +580,9 @@ def restrict_sampling(server: Server, described: Mapping[int, Described]) -> Non
     server.strategy.tested |= seen_and_unseen(seen, federation.unseen)
     server.strategy.domains = with_domains(federation, described).clients_of_domains
     clients, told = federation.clients, dict(described)
-    server.strategy.sizes = lambda round: _numbers_of_samples(clients, told, server.objective_in(round))
+    server.strategy.sizes = lambda round, phase: _numbers_of_samples(
+        clients, told, server.engines[phase].task.objective
+    )
 
 
 def _numbers_of_samples(clients: int, described: Mapping[int, Described], objective: Objective) -> NDArray[np.float64]:

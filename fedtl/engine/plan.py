@@ -117,6 +117,12 @@ def gone_through(source: Index, target: Index, objective: Objective) -> Index:
     return np.where(target > 0, target, source)
 
 
+def samples_gone_through(federation: Federation, objective: Objective) -> Index:
+    """How many samples each client goes through in an epoch, as :func:`make_plan` takes them, ``[clients]``."""
+    source = federation.train.sizes
+    return gone_through(source, 0 * source if federation.target is None else federation.target.train.sizes, objective)
+
+
 def share_of_work(stragglers: float, seed: int, round: int, client: int) -> float:
     """How much of a round's training a client goes through, in (0, 1]: all, or what is drawn where it stops early.
 

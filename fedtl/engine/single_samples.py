@@ -16,6 +16,7 @@ from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.data.batches import Budget
 from fedtl.data.samples import FewSamples
+from fedtl.engine.plan import samples_gone_through
 from fedtl.engine.task import Task, reason
 from fedtl.models.composite import model_of
 from fedtl.models.generators import generators_of, seeded
@@ -34,7 +35,7 @@ def check_single_samples(task: Task, update: ClientUpdate[Any], max_failures: fl
     Raises:
         ConfigError: so many clients would that the run would end in its first round; if fewer, they are told of.
     """
-    own = _samples_of_own(task)
+    own = samples_gone_through(task.samples.federation, task.objective)
     kinds = np.unique(own[own > 0])
     budgets = [loop.budget for loop in update.round_loops]
     budget = next((b for b in budgets if any(int(b.step_sizes(n).min()) == 1 for n in kinds.tolist())), None)
@@ -51,15 +52,6 @@ def check_single_samples(task: Task, update: ClientUpdate[Any], max_failures: fl
     if len(clients) > max_failures * np.count_nonzero(own):
         raise ConfigError(text)
     log.warning("%s; without that they are left out of every round", text)
-
-
-def _samples_of_own(task: Task) -> NDArray[np.int64]:
-    """How many samples each client goes through, as :func:`fedtl.engine.plan.make_plan` takes them, ``[clients]``."""
-    federation = task.samples.federation
-    source = federation.train.sizes
-    target = federation.target.train.sizes if federation.target is not None else np.zeros_like(source)
-    labelled = (source > 0) & (("source" in task.objective.trained) | (target == 0))
-    return np.where(labelled, source, target)
 
 
 def _why_not_one(task: Task) -> str | None:

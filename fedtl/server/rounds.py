@@ -100,8 +100,9 @@ class Rounds(Method, FlowerStrategy, ABC):
         self.tested: dict[str, NDArray[np.int64]] = {}
         """Who holds samples to score on, by the data's name in scores, as ``"target-clients"``: only they can be
         missing from a score. Where it is not known, who raised is."""
-        self.sizes: Callable[[int], NDArray[Any]] = lambda round: np.ones(clients)
-        """How many samples each client trains on in a round; all the same where it is not known."""
+        self.sizes: Callable[[int, int], NDArray[Any]] = lambda round, phase: np.ones(clients)
+        """How many samples each client trains on in a round, which is of a phase, told by its place; all the same where
+        it is not known."""
         self.domains: Mapping[str, NDArray[np.int64]] = {}
         """The clients of each domain, where there are several."""
         self.clock = Clock()
@@ -186,7 +187,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         """The round's clients, by (seed, round) and, if asked for, their samples alone, in the order of their ids."""
         able, weights = self.phases[self._phase].clients, None
         if self.settings.sampling == "samples":
-            weights = self.sizes(round).astype(np.float64)
+            weights = self.sizes(round, self._phase).astype(np.float64)
         return draw(self.seen if able is None else able, self.clients_in_round(), self.seed, round, weights=weights)
 
     @property

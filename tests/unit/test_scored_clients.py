@@ -439,7 +439,7 @@ def test_a_deployments_server_draws_by_what_clients_say_of_their_samples(tmp_pat
     one = Described(5, 0, 5, 0, 0, (4,), "float32", 1, None)
     restrict_sampling(server, {0: one, 1: replace(one, train=10**9), 2: replace(one, train=0, unlabelled=7)})
     mean = (5 + 10**9 + 7) / 3
-    assert server.strategy.sizes(1).tolist() == [5, 10**9, 7, mean, mean]
+    assert server.strategy.sizes(1, 0).tolist() == [5, 10**9, 7, mean, mean]
 
 
 def test_a_probe_of_clients_own_says_over_how_many() -> None:

@@ -214,9 +214,8 @@ class ClientUpdate(ABC, Generic[S]):
         chosen = settings if isinstance(settings, OptimizerSettings) else OptimizerSettings()
         self.optimizer = Stepper(chosen, self.driven_lr(settings), layout)
         """What ``strategy.optimizer`` and its companions ask for; a method that has these options steps by it."""
-        o = settings
-        self.budget = Budget(o.batch_size, o.local_steps, o.local_epochs, o.last_batch)
-        self.stragglers = o.stragglers
+        self.budget = settings.budget
+        self.stragglers = settings.stragglers
         """The probability that a client stops early in a round."""
 
     def __init_subclass__(cls) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedtl.choice import Choice, shown
+from fedtl.data.batches import Budget
 
 Counted = Literal["samples", "uniform"]
 """How clients count in a sum, or in the draw of a round's clients: by their training samples, or all alike."""
@@ -49,6 +50,11 @@ class Settings(Choice):
     weighting: Counted = "samples"
     private: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+
+    @property
+    def budget(self) -> Budget:
+        """How much a client trains in a round."""
+        return Budget(self.batch_size, self.local_steps, self.local_epochs, self.last_batch)
 
     @model_validator(mode="before")
     @classmethod

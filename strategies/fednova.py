@@ -8,7 +8,6 @@ from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.fednova import FedNova as FedNovaClient
 from fedtl.clients.fednova import FedNovaSettings
 from fedtl.clients.settings import Settings
-from fedtl.data.batches import Budget
 from fedtl.engine.plan import share_of_work
 from fedtl.strategies.contract import Strategy, Uploads, Vectors
 
@@ -27,10 +26,8 @@ class FedNova(Strategy):
 
     def steps_of(self, client: int, samples: int, round: int) -> int:
         """τ_i, how many local steps a client of so many samples takes in a round."""
-        o = self.settings
-        share = share_of_work(o.stragglers, self.seed, round, int(self.seen[client]))
-        budget = Budget(o.batch_size, o.local_steps, o.local_epochs, o.last_batch).of_share(share)
-        return len(budget.step_sizes(samples))
+        share = share_of_work(self.settings.stragglers, self.seed, round, int(self.seen[client]))
+        return len(self.settings.budget.of_share(share).step_sizes(samples))
 
     def effective_steps(self, uploads: Uploads, round: int) -> float:
         """τ_eff."""

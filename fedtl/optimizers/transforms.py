@@ -89,7 +89,7 @@ class WeightDecay(Transform):
 
     def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
         """The gradient of the objective with the penalty."""
-        return g + self.decay * _where(self.decayed, w), state
+        return g + self.decay * _masked(w, self.decayed), state
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ class DecoupledDecay(Transform):
 
     def update(self, g: Tensor, state: State, w: Tensor) -> tuple[Tensor, State]:
         """The step with the decay's."""
-        return g + self.rate.of(state) * (self.decay * _where(self.decayed, w)), state
+        return g + self.rate.of(state) * (self.decay * _masked(w, self.decayed)), state
 
 
-def _where(which: Tensor | None, w: Tensor) -> Tensor:
-    """``w`` ``[..., P]``, 0 where ``which`` ``[P]`` is."""
-    return w if which is None else which.to(w) * w
+def _masked(w: Tensor, mask: Tensor | None) -> Tensor:
+    """``w`` ``[..., P]`` times ``mask`` ``[P]`` of 0 and 1; as it is if None."""
+    return w if mask is None else mask.to(w) * w
 
 
 @dataclass(frozen=True)

@@ -53,18 +53,32 @@ def rounds(
 
 
 def by_torch(
-    name: str, steps: int, rounds: int = 1, keep: bool = False, factors: tuple[float, ...] = (), **options: Any
+    name: str,
+    steps: int,
+    rounds: int = 1,
+    keep: bool = False,
+    factors: tuple[float, ...] = (),
+    spares_biases: bool = False,
+    **options: Any,
 ) -> torch.Tensor:
-    """The same steps on all of client 1's samples, by torch's own optimiser."""
+    """The same steps on all of client 1's samples, by torch's own optimiser; biases may be spared its weight decay."""
     federation = federation_of([12, 12, 12])
     index = federation.train[1]
     x, y = torch.from_numpy(federation.x[index]), torch.from_numpy(federation.y[index])
     module = small_module()
     lr = options.pop("lr")
-    optimizer = TORCHS[name](module.parameters(), lr=lr, **options)
+
+    def fresh() -> torch.optim.Optimizer:
+        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for key, parameter in module.named_parameters():
+            groups[spares_biases and key.endswith("bias")].append(parameter)
+        spared = [{"params": groups[True], "weight_decay": 0.0}] if spares_biases else []
+        return TORCHS[name]([{"params": groups[False]}, *spared], lr=lr, **options)
+
+    optimizer = fresh()
     for round in range(rounds):
         if not keep:
-            optimizer = TORCHS[name](module.parameters(), lr=lr, **options)
+            optimizer = fresh()
         for group in optimizer.param_groups:
             group["lr"] = lr * (factors[round] if factors else 1.0)
         for _ in range(steps):
@@ -92,19 +106,8 @@ def test_three_rounds_are_torchs(name: str, keep: bool, kind: EngineKind) -> Non
 def test_decay_spares_what_a_group_of_torchs_spares(name: str, kind: EngineKind) -> None:
     table = {"name": name, "weight_decay": 0.3, "decayed": "weights"}
     (*_, (w, _)) = rounds(kind, "fedavg", 2, lr=0.05, batch_size=0, local_epochs=3, optimizer=table)
-    federation, module = federation_of([12, 12, 12]), small_module()
-    index = federation.train[1]
-    x, y = torch.from_numpy(federation.x[index]), torch.from_numpy(federation.y[index])
-    biases = [tensor for key, tensor in module.named_parameters() if key.endswith("bias")]
-    weights = [tensor for key, tensor in module.named_parameters() if not key.endswith("bias")]
-    for _ in range(2):
-        groups = [{"params": weights, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
-        optimizer = TORCHS[name](groups, lr=0.05)  # type: ignore[operator]
-        for _ in range(3):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(module(x), y).backward()
-            optimizer.step()
-    torch.testing.assert_close(w, Layout.of(module).flatten(module), rtol=1e-4, atol=1e-5)
+    expected = by_torch(name, 3, 2, spares_biases=True, lr=0.05, weight_decay=0.3)
+    torch.testing.assert_close(w, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_which_parameters_decay() -> None:

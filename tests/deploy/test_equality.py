@@ -261,6 +261,20 @@ def test_a_client_that_joins_later_is_scored_as_in_the_simulation(tmp_path: Path
     assert not [*(tmp_path / "study" / "b").rglob("memories/*/*")]
 
 
+@pytest.mark.slow
+def test_who_is_drawn_and_who_stops_early_is_the_simulations(tmp_path: Path) -> None:
+    options = METHODS["fednova"] | {"clients_per_round": 1, "sampling": "samples", "stragglers": 0.7}
+    strategy = "\n".join(toml_lines({"name": "fednova", **options}))
+    keys = {"rounds": 5, "model": 'name = "logistic"', "strategy": strategy, "term": 'term = "mmd"'}
+    config = write_config(tmp_path / "unlike.toml", CONFIG, name="unlike", **keys)
+    data = export(config, tmp_path / "data")
+    both = rounds_of_both(Deployment(tmp_path / "study", "ab", data), config, told=["--data", data / "server"])
+    for here, wanted in both:
+        assert here["clients"] == wanted["clients"]
+        assert here["steps"] == wanted["steps"]
+    assert len({line["steps"] for line, _ in both}) > 1
+
+
 # Without the server's data: outcomes are standardised by what clients send.
 REGRESSION = """
 name = "costs"

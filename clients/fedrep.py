@@ -42,12 +42,13 @@ class FedRep(HeadFirst):
     The server receives φ_i alone: φ ← 1/|S| Σ_i φ_i over the sampled clients. A client's own model is the present φ
     with its own h_i.
 
-    Differs from the paper: not at all by default, but that all clients begin with the same head; it is the model of a
-    client until it has trained. In its authors' code such a client begins with the mean head of the last round, which
-    has to travel for that; the mean of φ is weighted by samples on FEMNIST and Sent140 alone, ``weighting =
-    "samples"``; their scripts have a momentum of 0.5 and a weight decay of 0.0001 of weights, not of biases:
-    ``optimizer = { name = "sgd", momentum = 0.5, weight_decay = 0.0001, decayed = "weights" }``; and after the last
-    round, which they report apart, every client fits its head for ten epochs.
+    Differs from the paper: not at all by default. Its h_1⁰, …, h_n⁰ are all the same, as in its authors' code, unless
+    ``private_start = "own"``; they are the heads of clients until they have trained. In that code a client that trains
+    late begins with the mean head of the last round instead, which has to travel for that; the mean of φ is weighted by
+    samples on FEMNIST and Sent140 alone, ``weighting = "samples"``; its scripts have a momentum of 0.5 and a weight
+    decay of 0.0001 of weights, not of biases: ``optimizer = { name = "sgd", momentum = 0.5, weight_decay = 0.0001,
+    decayed = "weights" }``; and after the last round, which they report apart, every client fits its head for ten
+    epochs.
     """
 
     settings_type: ClassVar[type[Settings]] = FedRepSettings

@@ -25,7 +25,8 @@ class LGFedAvg(SGD):
     sampled clients. A client's own model is its own ℓ_m with the present g.
 
     Differs from the paper: its local losses on a representation alone (self-supervised, or against a protected
-    attribute) are terms of the objective here, and none is there by default; devices that were never seen are served by
+    attribute) are terms of the objective here, and none is there by default; the ℓ_m begin alike, unless
+    ``private_start = "own"``; devices that were never seen are served by
     the first representation, and not by an ensemble of all devices'. Its authors' code takes the plain mean,
     ``weighting = "uniform"``, has a momentum of 0.5, and begins with a model that FedAvg has trained:
     ``model.pretrained``. On MNIST it shares the last three of the MLP's five layers, and on CIFAR-10 the two

@@ -33,6 +33,8 @@ class Settings(Choice):
         weighting: how the server averages: by the clients' numbers of training samples, or all alike.
         private: parts of the model that stay at each client and are scored as its own: "head", "features",
             "batch-norm", or a submodule's name.
+        private_start: what they begin with: the same values at all clients ("common"), or values that each client draws
+            for itself ("own"), as its model's initialisation does. With model.pretrained all begin with those weights.
         frozen: parts that neither train nor travel, likewise.
     """
 
@@ -49,6 +51,7 @@ class Settings(Choice):
     lr: float = Field(gt=0)
     weighting: Counted = "samples"
     private: tuple[str, ...] = ()
+    private_start: Literal["common", "own"] = "common"
     frozen: tuple[str, ...] = ()
 
     @property

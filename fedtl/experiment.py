@@ -14,6 +14,7 @@ from torch import nn
 
 from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored_data, unscored_domains
 from fedtl.assemble.driver import Listener, Server, Silent
+from fedtl.assemble.network import untrained
 from fedtl.assemble.parts import (
     assemble,
     check_classes,
@@ -21,7 +22,6 @@ from fedtl.assemble.parts import (
     check_widths,
     most_at_once,
     one_thread,
-    untrained,
 )
 from fedtl.assemble.resources import Resources
 from fedtl.choice import ConfigError, noted_unused

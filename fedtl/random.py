@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     ENSEMBLE = 111
     SCORING = 112
     STRAGGLERS = 113
+    PRIVATE_START = 114
     SERVER_TEST = 201
     ASSIGN = 202
     CLIENT_TEST = 203

@@ -90,7 +90,9 @@ class Strategy(Rounds):
             if cls.client_update.uploads():
                 unused["weighting"] = f"{settings.name} itself says how clients count in each of its sums"
         if not cls.client_update.uploads():
-            unused["private"] = f"under {settings.name} the whole model stays at the client"
+            unused["private"] = unused["private_start"] = f"under {settings.name} the whole model stays at the client"
+        elif not settings.private:
+            unused["private_start"] = "no part of the model is private"
         lengths = [
             value
             for name, value in settings

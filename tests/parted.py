@@ -147,9 +147,13 @@ class Parted:
         self.task.layout.load(module, vector)
         return model_of(module)
 
-    def begun(self) -> nn.Module:
-        """The model that all clients begin with."""
-        return self.module(self.initial)
+    def begun(self, client: int = 0) -> nn.Module:
+        """The model that a client begins with: all with the same one, but for private parts of their own."""
+        first, sharing = self.task.first_private, self.task.sharing
+        whole = self.initial.clone()
+        if first is not None and sharing is not None:
+            whole[sharing.private] = first(client)
+        return self.module(whole)
 
     def global_model(self, sent: Tensor) -> nn.Module:
         """The global model of what travelled; the rest as it began."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
 from fedtl.config.schema import Config
@@ -12,10 +13,12 @@ from fedtl.data.federation import Federation
 from fedtl.data.samples import FewSamples
 from fedtl.losses.term import Sizes, Term, module_name
 from fedtl.models import build_model
-from fedtl.models.composite import Composite, layer_sizes
+from fedtl.models.composite import Composite, layer_sizes, model_of
 from fedtl.models.generators import seeded
+from fedtl.models.settings import ModelChoice
 from fedtl.models.sharing import freeze
 from fedtl.models.trial import taken_by
+from fedtl.models.vector import Layout
 from fedtl.random import Purpose, derived_seed
 
 
@@ -68,3 +71,25 @@ def with_modules(
         frozen |= {module_name(term, name): module.requires_grad_(False).eval() for name, module in fixed.items()}
         private |= {module_name(term, name) for name in term.private() if name in own}
     return Composite(model, extras) if extras else model, frozen, private
+
+
+def drawn_anew(model: ModelChoice, federation: Federation, module: nn.Module, layout: Layout, seed: int) -> Tensor:
+    """The numbers ``[d]`` of a network whose model is initialised from another seed, without pretrained weights.
+
+    Args:
+        model: the choice of it.
+        federation: what it is to fit.
+        module: the network, which stays as it is; modules of terms are taken from it.
+        layout: of its vector.
+        seed: of the initialisation.
+    """
+    few = FewSamples.of(federation)
+    fresh = build_model(untrained(model), federation.shape, federation.outputs, seed, few, federation.task)
+    network = deepcopy(module)
+    model_of(network).load_state_dict(fresh.state_dict())
+    return layout.flatten(network)
+
+
+def untrained(model: ModelChoice) -> ModelChoice:
+    """The network without the weights that the run began with."""
+    return model.model_copy(update={"pretrained": None})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fedtl.assemble.kept import KeptMemories
-from fedtl.assemble.network import build_module
+from fedtl.assemble.network import build_module, drawn_anew
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
 from fedtl.config.read import build
@@ -30,9 +29,7 @@ from fedtl.engine.mixed import Mixed
 from fedtl.engine.plan import trains
 from fedtl.engine.single_samples import check_single_samples
 from fedtl.losses.objective import Objective
-from fedtl.models import build_model
 from fedtl.models.composite import layer_sizes, model_of
-from fedtl.models.settings import ModelChoice
 from fedtl.models.sharing import Sharing
 from fedtl.models.trial import taken_by
 from fedtl.models.vector import Layout
@@ -234,11 +231,35 @@ def _tasks_of(config: Config, federation: Federation) -> list[Task]:
     views = config.views if any("views" in objective.needs for objective in objectives) else None
     view = views.make(federation.shape, torch.from_numpy(federation.x[:0]).dtype) if views else None
     samples, initial = Samples(federation, torch.device("cpu"), images, view), layout.flatten(module)
-    metrics = config.metrics
-    return [
-        Task(module, layout, objective, samples, config.seed, sharing, frozen, initial, config.replay, metrics=metrics)
-        for objective in objectives
-    ]
+    task = Task(
+        module,
+        layout,
+        objectives[0],
+        samples,
+        config.seed,
+        sharing,
+        frozen,
+        initial,
+        config.replay,
+        metrics=config.metrics,
+        first_private=_first_private(config, federation, module, layout, sharing),
+    )
+    return [replace(task, objective=objective) for objective in objectives]
+
+
+def _first_private(
+    config: Config, federation: Federation, module: nn.Module, layout: Layout, sharing: Sharing | None
+) -> Callable[[int], Tensor] | None:
+    """Gives what a client's private parts begin with; None where all clients' begin as the module's."""
+    o = config.strategy
+    if sharing is None or not o.private or o.private_start == "common" or config.model.pretrained is not None:
+        return None
+
+    def first_private(client: int) -> Tensor:
+        seed = derived_seed(config.seed, Purpose.PRIVATE_START, client) % 2**32
+        return drawn_anew(config.model, federation, module, layout, seed)[sharing.private]
+
+    return first_private
 
 
 def worker_of(config: Config, engines: Sequence[Engine], store: MemoryStore) -> Worker:
@@ -286,13 +307,8 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
         restart = None
         if stage.restart:
             seed = derived_seed(config.seed, Purpose.RESTART, i) % 2**32
-            few = FewSamples.of(federation)
-            module = build_model(
-                untrained(config.model), federation.shape, federation.outputs, seed, few, federation.task
-            )
-            fresh, layout = deepcopy(task.module), task.layout
-            model_of(fresh).load_state_dict(module.state_dict())
-            restart = task.sent(layout.flatten(fresh)).cpu().numpy()
+            anew = drawn_anew(config.model, federation, task.module, task.layout, seed)
+            restart = task.sent(anew).cpu().numpy()
         phases.append(
             Phase(
                 stage.strategy,
@@ -322,11 +338,6 @@ def _who_trains(federation: Federation, objective: Objective, phase: int) -> NDA
             "hold out fewer, or name others"
         )
     return there
-
-
-def untrained(model: ModelChoice) -> ModelChoice:
-    """The network without the weights that the run began with."""
-    return model.model_copy(update={"pretrained": None})
 
 
 @contextmanager

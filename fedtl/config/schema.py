@@ -327,7 +327,7 @@ class Config(Options):
 def _strategy_of(strategy: Settings, phase: PhaseOptions, place: int) -> Settings:
     """The method's options in a phase."""
     key = f"phases[{place}].strategy"
-    for fixed in ("name", "private", "frozen"):
+    for fixed in ("name", "private", "private_start", "frozen"):
         if fixed in phase.strategy:
             raise ConfigError(f"{key}.{fixed}: it is the same in all phases; give it in [strategy]")
     table = strategy.model_dump(exclude_none=True)

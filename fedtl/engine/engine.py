@@ -137,9 +137,9 @@ class Engine(ABC):
     @abstractmethod
     def _train(self, assignment: Assignment) -> list[Outcome]: ...
 
-    def personal_vector(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Tensor:
+    def personal_vector(self, update: ClientUpdate[Any], memory: Memory, received: Vectors, client: int) -> Tensor:
         """A client's own model ``[d]``, with its own untrained part (else that of the received model ``[d]``)."""
-        w, P = self._with_private(received["w"], memory), self.task.layout.parameters
+        w, P = self._with_private(received["w"], memory, client), self.task.layout.parameters
         if not update.personalises:
             return w
         personal = update.personal({**received, "w": w[:P]}, memory)
@@ -147,15 +147,18 @@ class Engine(ABC):
             return personal
         return torch.cat([personal, memory.get(BUFFERS, self._first_own(update, w))])
 
-    def memory_before(self, update: ClientUpdate[Any], received: Vectors) -> Memory:
+    def memory_before(self, update: ClientUpdate[Any], received: Vectors, client: int) -> Memory:
         """What a client that has never trained would begin its training with, which received ``"w"`` as ``[d]``."""
-        return self._first_memory(update, {**received, "w": received["w"][: self.task.layout.parameters]})
+        w = self._with_private(received["w"], {}, client)
+        return self._first_memory(update, {**received, "w": w[: self.task.layout.parameters]})
 
-    def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors) -> Own:
+    def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors, client: int) -> Own:
         """A client's own model; see :meth:`personal_vector`."""
-        vector, P = self.personal_vector(update, memory, received), self.task.layout.parameters
-        w = self._with_private(received["w"], memory)
-        asked = update.ensemble({**received, "w": w[:P]}, memory) if update.personalises else None
+        vector, P = self.personal_vector(update, memory, received, client), self.task.layout.parameters
+        if not update.personalises:
+            return Own(vector)
+        w = self._with_private(received["w"], memory, client)
+        asked = update.ensemble({**received, "w": w[:P]}, memory)
         if asked is None:
             return Own(vector)
         buffers = torch.stack([vector[P:], *[w[P:]] * (len(asked.models) - 1)])
@@ -518,7 +521,7 @@ class Engine(ABC):
                 streams[name] = task.samples.views(seen, seeds, name)
         return streams
 
-    def _external(self, w: Tensor, memory: Memory, context: RoundContext) -> dict[str, Tensor]:
+    def _external(self, w: Tensor, memory: Memory, context: RoundContext, client: int) -> dict[str, Tensor]:
         """What terms ask for from outside, for one client: it received ``w`` ``[d]``, its private parts are in it."""
         tensors = dict[str, Tensor]()
         for name in self.task.objective.outside:
@@ -529,11 +532,11 @@ class Engine(ABC):
             elif name == "model:previous":
                 tensors[name] = memory.get(PREVIOUS, w)
             elif name == "model:before":
-                tensors[name] = memory.get(PREVIOUS, self._initial)
+                tensors[name] = memory[PREVIOUS] if PREVIOUS in memory else self._begun_by(client)
             elif name == "model:phase":
-                tensors[name] = self._with_private(context.vectors.get(name, w), memory)
+                tensors[name] = self._with_private(context.vectors.get(name, w), memory, client)
             elif name == "model:initial":
-                tensors[name] = w if self.task.initial is None else self.task.initial
+                tensors[name] = w if self.task.initial is None else self._begun_by(client)
             elif name in context.vectors:  # a statistic, from the second round on
                 tensors[name] = context.vectors[name]
         return tensors
@@ -602,14 +605,18 @@ class Engine(ABC):
             return w[self.task.layout.parameters :]
         return memory.get(BUFFERS, self._first_own(update, w))
 
-    def _with_private(self, w: Tensor, memory: Memory) -> Tensor:
-        """The model ``w`` ``[d]`` with the client's own private parts, where it has any."""
-        sharing = self.task.sharing
-        if sharing is None or PRIVATE not in memory:
+    def _with_private(self, w: Tensor, memory: Memory, client: int) -> Tensor:
+        """The model ``w`` ``[d]`` with the client's own private parts; it has its first ones until it has trained."""
+        sharing, first = self.task.sharing, self.task.first_private
+        if sharing is None or (PRIVATE not in memory and first is None):
             return w
         w = w.clone()
-        w[sharing.private] = memory[PRIVATE]
+        w[sharing.private] = memory[PRIVATE] if first is None or PRIVATE in memory else first(client).to(w.device)
         return w
+
+    def _begun_by(self, client: int) -> Tensor:
+        """The run's first model ``[d]`` as a client has it."""
+        return self._with_private(self._initial, {}, client)
 
     def _ended(
         self,

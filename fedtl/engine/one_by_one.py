@@ -72,8 +72,8 @@ class OneByOne(Engine):
         if plans:
             self._seed(plans[0].seed)
         evaluations = 0
-        w = received["w"] = self._with_private(received["w"], memory)
-        outside = self._external(w, memory, assignment.context)
+        w = received["w"] = self._with_private(received["w"], memory, client)
+        outside = self._external(w, memory, assignment.context, client)
 
         def parameters() -> Tensor:
             return task.layout.flat(binding.parameters)

@@ -58,13 +58,14 @@ def _as_it_is(engine: Engine, which: Serving, cohort: Assignment, place: int) ->
         first_values = begun and sharing is not None and not sharing.whole
         return _model(engine, cohort, place, memory) if first_values or PRIVATE in memory else None
     if not memory and begun:
-        memory = engine.of(cohort.clients[place]).memory_before(cohort.update, cohort.received.of(place))
+        client = cohort.clients[place]
+        memory = engine.of(client).memory_before(cohort.update, cohort.received.of(place), client)
     return _model(engine, cohort, place, memory) if memory else None
 
 
 def _model(engine: Engine, cohort: Assignment, place: int, memory: Memory) -> Own:
-    own = engine.of(cohort.clients[place])
-    return own.own(cohort.update, memory, cohort.received.of(place))
+    client = cohort.clients[place]
+    return engine.of(client).own(cohort.update, memory, cohort.received.of(place), client)
 
 
 def part_of_terms(engines: Sequence[Engine]) -> str | None:

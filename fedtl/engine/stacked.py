@@ -85,11 +85,12 @@ class Stacked(Engine):
     def _cohort(self, assignment: Assignment, jobs: list[_Job]) -> dict[int, Outcome]:
         task, P, C, update = self.task, self.task.layout.parameters, len(jobs), assignment.update
         received = assignment.received
-        own = [self._with_private(received.model(job.place), job.memory) for job in jobs]
+        own = [self._with_private(received.model(job.place), job.memory, job.client) for job in jobs]
         one_model = task.sharing is None and "w" in received.shared
         start = own[0][:P].expand(C, P).clone() if one_model else torch.stack([vector[:P] for vector in own])
         first_buffers = torch.stack([self._first_buffers(update, vector, job.memory) for vector, job in zip(own, jobs)])
-        external = [self._external(vector, job.memory, assignment.context) for vector, job in zip(own, jobs)]
+        context = assignment.context
+        external = [self._external(vector, job.memory, context, job.client) for vector, job in zip(own, jobs)]
         outside = {name: torch.stack([each[name] for each in external]) for name in external[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
         sets = [task.layout.buffer_views(first_buffers)]

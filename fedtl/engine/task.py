@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -69,6 +69,8 @@ class Task:
         replay: how samples are synthesised, where a term asks for them.
         received: what a client receives in the first round besides the model, where the method sends more.
         metrics: that are scored besides accuracy and loss.
+        first_private: gives what a client's private parts begin with, by its id, in the order of ``sharing.private``;
+            None if all clients' begin as the module's.
     """
 
     module: nn.Module
@@ -82,6 +84,7 @@ class Task:
     replay: Replay | None = None
     received: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
+    first_private: Callable[[int], Tensor] | None = None
 
     def sent(self, vector: Tensor) -> Tensor:
         """What of a model ``[d]`` travels."""

@@ -14,7 +14,8 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from fedtl import __version__
-from fedtl.assemble.parts import Assembly, assemble, make_engines, make_tasks, one_thread, untrained, worker_of
+from fedtl.assemble.network import untrained
+from fedtl.assemble.parts import Assembly, assemble, make_engines, make_tasks, one_thread, worker_of
 from fedtl.choice import ConfigError, nearest
 from fedtl.clients.serving import Serving, serving
 from fedtl.config.read import build_to_read
@@ -293,7 +294,10 @@ class RunFolder:
         """The config to build the run's parts from; the weights that it began with may be gone."""
         if trains or self.config.models or not (self.folder / MODEL).is_file():
             return self.config
-        return self.config.model_copy(update={"model": untrained(self.config.model)})
+        changes: dict[str, Any] = {"model": untrained(self.config.model)}
+        if self.config.model.pretrained is not None:  # with which all clients' private parts began
+            changes["strategy"] = self.config.strategy.model_copy(update={"private_start": "common"})
+        return self.config.model_copy(update=changes)
 
     def _worker(self, assembly: Assembly, device: str, trains: bool) -> Worker:
         """What trains and scores the run's clients; one that only reads memories is made without trying steps out."""

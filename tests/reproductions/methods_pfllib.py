@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fedbabu": {"finetune_epochs": 1},
     "feddc": {"alpha": 1.0},  # at 0.1 it diverges here
     "feddyn": {"alpha": 0.1},
+    "fedper": {"private_start": "common"},  # as in PFLlib
     "fedprox": {"mu": 0.01},
     "fedrep": {"head_epochs": 1},
     "fedyogi": {"server": {"lr": 0.01}},

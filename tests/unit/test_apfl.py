@@ -265,7 +265,7 @@ def test_a_private_part_of_w_is_the_clients_own_in_the_mixture(mixing: str) -> N
     memory: Memory = {"v": v, "alpha": torch.tensor([0.25]), "private parts": own_head}
     w = received.clone()
     w[task.sharing.private] = own_head
-    own = OneByOne(task).own(update, memory, {"w": received})
+    own = OneByOne(task).own(update, memory, {"w": received}, 0)
     assert torch.equal(own.vector, 0.25 * v + 0.75 * w)
     assert (own.ensemble is not None) == (mixing == "outputs")
     if own.ensemble is not None:

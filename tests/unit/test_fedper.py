@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import fedtl
@@ -21,7 +22,7 @@ def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
     """(W_B, W_P,j) ← SGD_j(W_B, W_P,j), and W_B ← Σ γ_j W_B,j, of two clients of three."""
     run = Parted({"name": "fedper"}, federation_of(SIZES), [[0, 2]], kind)
     (sent,) = run.rounds()
-    trained = {client: run.begun() for client in (0, 2)}
+    trained = {client: run.begun(client) for client in (0, 2)}
     for client, module in trained.items():
         descend(module, [*module.parameters()], *run.samples(client), lr=0.2)
     base = mean([module.body for module in trained.values()], [SIZES[0], SIZES[2]])
@@ -30,15 +31,18 @@ def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
     for client in range(3):
         own = run.served(client)
         assert_same(own.body, base)
-        # Who has never trained is served by the first head, which is no mean of others' heads.
-        assert_same(own.head, trained.get(client, run.begun()).head, exactly=client not in trained)
+        # Who has never trained is served by its first head, which is no mean of others' heads.
+        assert_same(own.head, trained.get(client, run.begun(client)).head, exactly=client not in trained)
 
 
-def test_a_client_that_enters_later_begins_with_the_first_head() -> None:
-    run = Parted({"name": "fedper"}, federation_of(SIZES), [[0, 2], [1]])
+@pytest.mark.parametrize("start", ["own", "common"])
+def test_a_client_that_enters_later_begins_with_its_first_head(start: str) -> None:
+    run = Parted({"name": "fedper", "private_start": start}, federation_of(SIZES), [[0, 2], [1]])
     first, _ = run.rounds()
     module = run.global_model(first)
-    assert_same(module.head, run.begun().head, exactly=True)
+    if start == "common":
+        assert_same(module.head, run.begun().head, exactly=True)
+    module.head = run.begun(1).head
     descend(module, [*module.parameters()], *run.samples(1), lr=0.2)
     assert_same(run.served(1), module)
 
@@ -54,7 +58,10 @@ def test_without_a_private_part_it_is_fedavg() -> None:
 def test_it_is_fedavg_with_a_private_head() -> None:
     runs = [
         Parted(table, federation_of(SIZES), [[0, 1], [1, 2], [0, 2]])
-        for table in ({"name": "fedper", "momentum": 0.5}, {"name": "fedavg", "private": ["head"], "momentum": 0.5})
+        for table in (
+            {"name": "fedper", "private_start": "common", "momentum": 0.5},
+            {"name": "fedavg", "private": ["head"], "momentum": 0.5},
+        )
     ]
     assert all(map(torch.equal, *(run.rounds() for run in runs)))
     for client in range(3):

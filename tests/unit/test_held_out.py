@@ -228,7 +228,7 @@ def joined(update: ClientUpdate[Any], targets: np.ndarray[Any, Any], w: torch.Te
     making = WorkerPhase(engine, update.with_layout(engine.task.layout)).unseen
     (outcome,) = engine.train(Assignment.of_model(making, w, [1], [{}], 3))
     assert isinstance(outcome, Trained)
-    return engine.personal_vector(making, outcome.memory, {"w": w}), outcome
+    return engine.personal_vector(making, outcome.memory, {"w": w}, outcome.client), outcome
 
 
 TARGETS, GLOBAL = np.random.default_rng(0).normal(size=(3, 4)), torch.tensor([1.0, -2.0, 0.5, 3.0])

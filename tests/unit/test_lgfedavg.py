@@ -29,7 +29,7 @@ def test_a_round_worked_out_by_hand(kind: EngineKind) -> None:
 def test_it_is_fedper_the_other_way_round() -> None:
     runs = [
         Parted(table, federation_of(SIZES), [[0, 1], [1, 2]])
-        for table in ({"name": "lg-fedavg"}, {"name": "fedper", "private": ["body"]})
+        for table in ({"name": "lg-fedavg", "private_start": "own"}, {"name": "fedper", "private": ["body"]})
     ]
     assert all(map(torch.equal, *(run.rounds() for run in runs)))
 

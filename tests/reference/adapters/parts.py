@@ -100,7 +100,7 @@ class FedPer(InParts):
     def options(self, case: Case) -> dict[str, Any]:
         if case.source.startswith("jhoon-oh/FedBABU"):
             raise NotApplicableError("the heads that clients train are thrown away, a fault of that code")
-        return super().options(case)
+        return {**super().options(case), "private_start": "common"}
 
 
 class FedRep(InParts):

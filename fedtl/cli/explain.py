@@ -156,6 +156,7 @@ def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
     sent = [f"the sum of {name!r}, {how}" for name, how in _weighted(update, tables).items()]
     sent += [f"{name!r}, client by client" for name in update.rows]
     lines = {"clients send": sent or ["nothing"]}
+    scored = {"the global model": method.has_global_model(), "each client's own model": update.personalises}
     try:
         config, _ = read_config(tables)
         assembly = assemble(config, federate(config.data, config.seed))
@@ -174,8 +175,10 @@ def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
         lines["clients keep"] = [_sized(name, size, model) for name, size in kept.items()] or ["nothing"]
         rows = [_sized(name, size, model) for name, size in assembly.row_widths().items()]
         lines["the server keeps of each client"] = rows or ["nothing"]
-    lines["scored"] = ["the global model"] if method.has_global_model() else []
-    lines["scored"] += ["each client's own model"] if update.personalises or tables["strategy"].get("private") else []
+        # A part of the model that stays at clients leaves the global one without it.
+        server = assembly.strategy
+        scored = {"the global model": server.scores_global, "each client's own model": server.personalises}
+    lines["scored"] = [model for model, is_scored in scored.items() if is_scored]
     for what, words in lines.items():
         printing.out.print(f"  {what}: {'; '.join(words) or 'nothing'}", markup=False, soft_wrap=True)
     printing.out.print()

@@ -131,9 +131,9 @@ def test_how_clients_count_in_each_sum(listed: Listed) -> None:
     assert "the sum of 'g', in which all clients count alike" in feddc
 
 
-@pytest.mark.parametrize("name", GROUPS["Parts of the model stay at each client"])
-def test_what_a_client_receives_is_what_travels(listed: Listed, name: str, tmp_path: Path) -> None:
-    """The record of a run counts the bytes of what is sent indeed."""
+@pytest.mark.parametrize("name", [*GROUPS["Parts of the model stay at each client"], "local", "fedavg"])
+def test_what_a_client_receives_and_what_is_scored(listed: Listed, name: str, tmp_path: Path) -> None:
+    """The record of a run counts the bytes of what is sent indeed, and has the scores."""
     text = listed(name)
     tables, _ = starter("strategies", name)
     small = {"name": "digits", "clients": 2, "samples": 100}
@@ -145,6 +145,10 @@ def test_what_a_client_receives_is_what_travels(listed: Listed, name: str, tmp_p
     sizes = re.findall(r"'\w+', (?:(\d+) numbers|as long as the model)", said[1])
     (count,) = np.asarray(run.table()["bytes_down"])
     assert sum(int(size or model) for size in sizes) * 4 * small["clients"] == count
+    scored = re.search(r"scored: (.*)", text)
+    assert scored is not None
+    models = {"global": "the global model", "personal": "each client's own model"}
+    assert scored[1] == "; ".join(text for model, text in models.items() if f"{model}/clients" in run.last())
 
 
 def test_options_without_effect_are_marked(listed: Listed) -> None:

@@ -96,21 +96,19 @@ class PartSteps(SGD):
         def decay_on(device: torch.device) -> Tensor | None:
             return None if decay is None else decay.to(device)
 
-        def gradient(w: Tensor, batch: Batch, grad: Gradient) -> Tensor:
-            g, rates = grad(w, batch), decay_on(w.device)
-            return g if rates is None else g.add_(rates * w)
-
         def step(state: State, batch: Batch, grad: Gradient) -> State:
             w = state["w"]
             own, moves = on(w.device)
-            stepped = self.move({**state, part: w.clone()}, gradient(w, batch, grad).mul_(own), part, by)
+            g = grad(w, batch).mul_(own)
+            stepped = self.move({**state, part: w.clone()}, g, part, by, decay_on(w.device))
             return {**stepped, "w": torch.where(moves, stepped.pop(part), w)}
 
         slots = [slice(slot.start, slot.stop) for slot in self.layout.slots if slot.stop <= len(mask)]
         trains = [bool(mask[slot.start]) for slot in slots]  # a part is made of whole tensors
 
         def plain_step(state: State, batch: Batch, grad: Gradient) -> State:
-            g = gradient(state["w"], batch, grad)
+            g, rates = grad(state["w"], batch), decay_on(state["w"].device)
+            g = g if rates is None else g.add_(rates * state["w"])
             # A gradient of zeros is none. Put together of its parts, a traced step does not compute the others.
             parts = [g[..., slot] if own else torch.zeros_like(g[..., slot]) for slot, own in zip(slots, trains)]
             return self.move(state, torch.cat(parts, -1), by=by)

@@ -80,9 +80,10 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
             theta.copy_(w)
         for _ in range(o.inner_steps):
             h = grad(theta, batch).add_(theta - w, alpha=o.lam)  # ∇h_i(θ; w) = ∇f_i(θ) + λ(θ - w)
+            h = self.optimizer.clipped(h)
             if o.weight_decay:
                 h.add_(theta, alpha=o.weight_decay)
-            state = self.optimizer.step(state, h, "theta")
+            state = self.optimizer.step(state, h, "theta", clipped=True)
             theta = state["theta"]
         w.sub_(w - theta, alpha=o.lr * o.lam)  # w ← w - ηλ(w - θ̃)
         return state

@@ -49,19 +49,28 @@ class SGD(ClientUpdate[SGDSettings]):
         """One step of SGD."""
         return self.move(state, grad(state["w"], batch))
 
-    def move(self, state: State, g: Tensor, of: str = "w", by: Stepper | None = None) -> State:
+    def move(
+        self, state: State, g: Tensor, of: str = "w", by: Stepper | None = None, decay: Tensor | None = None
+    ) -> State:
         """One step of the vector ``of`` along its gradient ``g``, which is used up.
+
+        As in torch, the gradient is clipped before weight decay and momentum.
 
         Args:
             state: has the vector.
             g: of the vector's shape.
             of: its name.
             by: the optimiser; the method's if None.
+            decay: times which each number is added to its gradient, of the vector's shape; nothing if None.
         """
         options, velocity = self.settings, "velocity" if of == "w" else f"velocity_{of}"
+        stepper = by or self.optimizer
+        g = stepper.clipped(g)
+        if decay is not None:
+            g.add_(decay * state[of])
         if options.weight_decay:
             g.add_(state[of], alpha=options.weight_decay)
         if options.momentum:
             g = state[velocity].mul_(options.momentum).add_(g) if velocity in state else g
             state = {**state, velocity: g}
-        return (by or self.optimizer).step(state, g, of)
+        return stepper.step(state, g, of, clipped=True)

@@ -12,7 +12,6 @@ from fedtl.choice import Choice
 from fedtl.optimizers.chain import Chain, Transform
 from fedtl.optimizers.transforms import (
     Adaptive,
-    ClipNorm,
     DecoupledDecay,
     Momentum,
     Rate,
@@ -50,16 +49,14 @@ class Optimizer(Choice):
         """η before any schedule, where the method's own is ``lr``."""
         return lr if self.lr is None else self.lr
 
-    def chain(self, lr: float, clip_norm: float | None = None, decayed: Tensor | None = None) -> Chain:
+    def chain(self, lr: float, decayed: Tensor | None = None) -> Chain:
         """The optimiser itself.
 
         Args:
             lr: the method's own learning rate.
-            clip_norm: the greatest norm that a client's gradient may have; any if None.
             decayed: 1 for each parameter that weight decay pulls, else 0, ``[P]``; all if None.
         """
-        clip = () if clip_norm is None else (ClipNorm(clip_norm),)
-        return Chain((*clip, *self.links(Rate(self.rate(lr)), decayed)))
+        return Chain(self.links(Rate(self.rate(lr)), decayed))
 
     def links(self, rate: Rate, decayed: Tensor | None) -> tuple[Transform, ...]:
         """From the gradient to the step u of w ← w - u."""

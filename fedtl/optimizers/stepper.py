@@ -12,7 +12,7 @@ from fedtl.models.vector import Layout
 from fedtl.optimizers.chain import State
 from fedtl.optimizers.local import SGD
 from fedtl.optimizers.settings import OptimizerSettings
-from fedtl.optimizers.transforms import RATE, rate_tensor
+from fedtl.optimizers.transforms import RATE, ClipNorm, rate_tensor
 
 PREFIX = "optimizer_"
 """How names begin in a state, and in a memory, that are an optimiser's."""
@@ -47,7 +47,8 @@ class Stepper:
         self.plain = plain
         """Whether a step is the gradient at a constant rate, and nothing else."""
         decayed = decayed_numbers(layout, chosen.decayed) if chosen.weight_decay else None
-        self._chain = None if plain else chosen.chain(lr, settings.clip_norm, decayed)
+        self._chain = None if plain else chosen.chain(lr, decayed=decayed)
+        self._clip = None if settings.clip_norm is None else ClipNorm(settings.clip_norm)
         self.asked = not plain or not bare or self.keeps
         """Whether the config asks for more than plain steps at the method's own rate."""
         self.used = False
@@ -64,11 +65,23 @@ class Stepper:
             state[RATE] = rate_tensor(w, self.lr, scale)
         return {f"{PREFIX}{of}_{name}": tensor for name, tensor in state.items()}
 
-    def step(self, state: State, g: Tensor, of: str = "w") -> State:
-        """One step of the vector ``of`` along the gradient ``g`` ``[..., P]``."""
+    def clipped(self, g: Tensor) -> Tensor:
+        """The gradient ``g`` ``[..., P]`` with a norm of ``clip_norm`` at most, where there is one."""
+        return g if self._clip is None else self._clip.update(g, {}, g)[0]
+
+    def step(self, state: State, g: Tensor, of: str = "w", clipped: bool = False) -> State:
+        """One step of the vector ``of`` along the gradient ``g`` ``[..., P]``.
+
+        Args:
+            state: has the vector, and what the optimiser remembers.
+            g: the gradient.
+            of: the vector's name.
+            clipped: whether :meth:`clipped` has made it, before something was added that no clipping is to count.
+        """
         if self._chain is None:
             state[of].sub_(g, alpha=self.lr)
             return state
+        g = g if clipped else self.clipped(g)
         prefix = f"{PREFIX}{of}_"
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         w, own = self._chain.step(g, own, state[of])

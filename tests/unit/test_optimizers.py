@@ -159,13 +159,6 @@ def test_clipping_is_torchs(size: float) -> None:
     torch.testing.assert_close(ours, theirs.grad, rtol=1e-12, atol=0)
 
 
-def test_a_chain_clips_before_all_else() -> None:
-    chosen = optimizer("sgd", weight_decay=0.5, momentum=0.5)
-    g, w = torch.tensor([3.0, 4.0], dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
-    (step,) = path(chosen.chain(0.1, clip_norm=1.0), w, [g])
-    torch.testing.assert_close(step, w - 0.1 * (g / (5 + 1e-6) + 0.5 * w), rtol=1e-12, atol=0)
-
-
 def test_two_links_may_not_remember_one_thing() -> None:
     with pytest.raises(ValueError, match="two links of an optimiser remember 'm'"):
         Chain((Momentum(0.9), Momentum(0.5))).init(torch.zeros(3))
@@ -174,12 +167,16 @@ def test_two_links_may_not_remember_one_thing() -> None:
 # In a stack.
 
 
+def clipped(norm: float, chain: Chain) -> Chain:
+    return Chain((ClipNorm(norm), *chain.links))
+
+
 @pytest.mark.parametrize(("name", "option"), cases(OPTIMIZERS))
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_stack_gives_each_clients_bits(name: str, option: str | None, scaled: bool) -> None:
     """For 40 clients: vectorised loops and what is left over after them see other numbers than with one."""
     C, P = 40, 37
-    chain = optimizer(name, **other(option)).chain(LR, clip_norm=4.0)
+    chain = clipped(4.0, optimizer(name, **other(option)).chain(LR))
     scale = torch.linspace(0.5, 2, P) if scaled else None
     grads, w = gradients(STEPS, C, P, dtype=torch.float32), torch.linspace(-1, 1, C * P).view(C, P)
     state = {**chain.init(w), RATE: rate_tensor(w, LR, scale)}
@@ -249,7 +246,7 @@ class Moves(ClientUpdate[Settings]):
 
 
 def moves(name: str, option: str | None = None) -> Moves:
-    chain = optimizer(name, **other(option)).chain(LR, clip_norm=0.5)
+    chain = clipped(0.5, optimizer(name, **other(option)).chain(LR))
     return Moves(Settings(name="moves", lr=LR, batch_size=4, local_epochs=2), chain)
 
 

@@ -27,7 +27,7 @@ class FedNovaSettings(SGDSettings, AveragingSettings):
 
     @model_validator(mode="after")
     def _normalisable(self) -> FedNovaSettings:
-        if self.optimizer.model_copy(update={"lr": None, "weight_decay": 0.0, "decayed": "all"}) != PLAIN:
+        if self.optimizer.without_rate().model_copy(update={"weight_decay": 0.0, "decayed": "all"}) != PLAIN:
             name = self.optimizer.name
             raise ValueError(
                 f"optimizer = {name!r}: FedNova's ‖a_i‖₁ is known for SGD alone, with strategy.momentum and strategy.mu"
@@ -66,6 +66,13 @@ class FedNova(SGD):
 
     settings_type: ClassVar[type[Settings]] = FedNovaSettings
     settings: FedNovaSettings
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """Which number of steps counts, where there is one."""
+        assert isinstance(settings, FedNovaSettings)
+        more = settings.momentum or settings.mu
+        return {} if more else {"effective_steps": "‖a_i‖₁ is τ_i without momentum and mu"}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin from the global model, and remember it as w^t."""

@@ -83,6 +83,12 @@ class FedPAC(HeadFirst):
         self.head_optimizer = stepper_of(settings, settings.head_lr, settings.lr, layout)
 
     @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """The head's learning rate, where it takes no step."""
+        still = not cls.trains_unseen(settings)
+        return {"head_lr": "the head takes no step: head_epochs or head_steps = 0"} if still else {}
+
+    @classmethod
     def objective(cls, settings: Settings, terms: tuple[Term, ...]) -> tuple[Term, ...]:
         """With the alignment of features."""
         assert isinstance(settings, FedPACSettings)

@@ -169,6 +169,12 @@ class GPFL(PartSteps):
         o = settings
         return with_term(terms, Guidance(term=TERM, lam=o.lam, magnitude=o.magnitude), o.name)
 
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """What a magnitude-level guidance of weight 0 is over."""
+        assert isinstance(settings, GPFLSettings)
+        return {} if settings.lam else {"magnitude": "there is no magnitude-level guidance: lam = 0"}
+
     def first_memory(self, received: Vectors) -> Memory:
         """No embeddings of a round before, where they would count."""
         if self.settings.inputs == "received":

@@ -60,6 +60,12 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
     settings_type: ClassVar[type[Settings]] = PFedMeSettings
     personalises: ClassVar[bool] = True
 
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """Where a second mini-batch would begin, where there is one alone."""
+        one = settings.local_steps == 1 or (settings.local_epochs == 1 and not settings.batch_size)
+        return {"inner_start": "θ begins at w for a round's first mini-batch, and there is no other"} if one else {}
+
     def driven_lr(self, settings: PFedMeSettings) -> float:
         """Of the inner steps."""
         return settings.inner_lr

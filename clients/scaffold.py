@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedtl.clients.contract import Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Counted, Settings
-from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.clients.sgd import PLAIN, SGD, SGDSettings
 from fedtl.losses.batch import Batch
 
 
@@ -69,6 +69,14 @@ class Scaffold(SGD):
         """The changes of c_i have an option of their own."""
         assert isinstance(settings, ScaffoldSettings)
         return {**super().counts(settings), "dc": settings.control_weighting}
+
+    @classmethod
+    def unused(cls, settings: Settings) -> dict[str, str]:
+        """What is corrected, where a step is a gradient at the learning rate."""
+        o = settings
+        assert isinstance(o, ScaffoldSettings)
+        more = o.momentum or o.weight_decay or o.clip_norm or o.lr_scale or o.optimizer.without_rate() != PLAIN
+        return {} if more else {"corrects": "a step of plain SGD is the gradient times η"}
 
     @property
     def adds_up(self) -> bool:

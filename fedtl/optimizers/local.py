@@ -49,6 +49,10 @@ class Optimizer(Choice):
         """η before any schedule, where the method's own is ``lr``."""
         return lr if self.lr is None else self.lr
 
+    def without_rate(self) -> Optimizer:
+        """The same at the method's own learning rate."""
+        return self.model_copy(update={"lr": None})
+
     def chain(self, lr: float, decayed: Tensor | None = None) -> Chain:
         """The optimiser itself.
 

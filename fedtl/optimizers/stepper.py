@@ -103,8 +103,7 @@ def stepper_of(settings: OptimizerSettings, own: float | None, lr: float, layout
     """
     if own is None:
         return Stepper(settings, lr, layout)
-    optimizer = settings.optimizer.model_copy(update={"lr": None})
-    return Stepper(settings.model_copy(update={"optimizer": optimizer}), own, layout)
+    return Stepper(settings.model_copy(update={"optimizer": settings.optimizer.without_rate()}), own, layout)
 
 
 def scheduled(state: State, factor: float) -> State:

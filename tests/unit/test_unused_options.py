@@ -106,18 +106,23 @@ def test_python_is_warned_where_the_command_line_prints_a_note(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("method", "strategy", "option", "other"),
     [
+        ("fednova", {}, "effective_steps", "steps"),
         ("fedntd", {"beta": 0.0}, "tau", 3.0),
         ("fedntd", {"beta": 0.0, "tau": 2.0}, "scale_t2", False),
+        ("fedpac", {"head_steps": 0}, "head_lr", 0.3),
         ("fedsam", {"rho": 0.0}, "adaptive", True),
         ("fedsam", {"rho": 0.0, "adaptive": True}, "eta", 0.5),
+        ("gpfl", {"lam": 0.0}, "magnitude", "batch"),
         ("moon", {"mu": 0.0}, "tau", 3.0),
         ("moon", {"mu": 0.0}, "layer", "logits"),
         ("moon", {"mu": 0.0}, "previous", "received"),
         ("per-fedavg", {"alpha": 0.0}, "adapt_steps", 3),
+        ("pfedme", {"lam": 1.0, "inner_lr": 0.1, "local_steps": 1}, "inner_start", "w"),
         ("qfedavg", {"q": 0.0}, "lipschitz", 3.0),
+        ("scaffold", {}, "corrects", "step"),
     ],
 )
-def test_what_a_weight_of_zero_leaves_without_effect(
+def test_what_other_options_leave_without_effect(
     method: str, strategy: dict[str, Any], option: str, other: object, tmp_path: Path
 ) -> None:
     """And the model is the same with it, up to rounding."""

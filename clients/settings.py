@@ -81,7 +81,7 @@ def one_length(table: Any, one: str, other: str, default: Mapping[str, int]) -> 
         return table
     both = {name: table[name] for name in (one, other) if table.get(name) is not None}
     if len(both) > 1:
-        steps = next(name for name in both if name.endswith("steps"))
         asked = " and ".join(f"{name} = {shown(value)}" for name, value in both.items())
-        raise ValueError(f"{asked} exclude each other: remove one (on the command line: strategy.{steps}=none)")
+        either = " or ".join(f"strategy.{name}=none" for name in both)
+        raise ValueError(f"{asked} exclude each other: remove one (on the command line: {either})")
     return table if both else {**table, **default}

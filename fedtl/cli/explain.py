@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.assemble.parts import assemble
+from fedtl.assemble.parts import assemble, make_tasks
 from fedtl.choice import ConfigError, first_line, load_object, resolve
 from fedtl.cli import printing
 from fedtl.cli.documented import functions_of, options, papers, prose
@@ -26,8 +26,9 @@ from fedtl.config.starter import starter
 from fedtl.data.federate import federate
 from fedtl.engine.first_memory import first_download
 from fedtl.losses.objective import NEEDS, needs_of
-from fedtl.losses.term import Term
+from fedtl.losses.term import Term, module_name
 from fedtl.models import MODELS
+from fedtl.models.composite import Composite
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.strategies.contract import Strategy
 
@@ -179,6 +180,8 @@ def _print_traffic(method: type[Strategy], tables: dict[str, Any]) -> None:
         server = assembly.strategy
         scored = {"the global model": server.scores_global, "each client's own model": server.personalises}
     lines["scored"] = [model for model, is_scored in scored.items() if is_scored]
+    if method.pools:
+        lines["clients send"] = lines["clients receive"] = ["nothing, as all samples are in one place"]
     for what, words in lines.items():
         printing.out.print(f"  {what}: {'; '.join(words) or 'nothing'}", markup=False, soft_wrap=True)
     printing.out.print()
@@ -206,15 +209,17 @@ def _sized(name: str, size: int, model: int) -> str:
 
 def _print_needs(name: str, tables: dict[str, Any]) -> None:
     """What a term needs of a client, and what it adds to what is sent."""
-    stages = read_config(tables)[0].stages()
-    term = next(each for stage in stages for each in stage.objective if each.term == name)
+    config, _ = read_config(tables)
+    term = next(each for stage in config.stages() for each in stage.objective if each.term == name)
     assert isinstance(term, Term)
+    network = make_tasks(config, federate(config.data, config.seed))[0].module
+    own = [*network.extras] if isinstance(network, Composite) else []
     _heading("What it needs and sends")
     needs = ", ".join(NEEDS[need] for need in sorted(needs_of(term)))
     printing.out.print(f"  it needs: {needs}", markup=False, soft_wrap=True)
     statistic = term.statistic()
     sent = [f"sums for {statistic.name!r}"] if statistic is not None else []
-    if type(term).modules is not Term.modules:
+    if any(module.startswith(module_name(term, "")) for module in own):
         stay = term.private()
         sent.append("its own trained modules" + (f", but for {', '.join(sorted(stay))}, which stay" if stay else ""))
     printing.out.print(f"  clients send besides: {'; '.join(sent) or 'nothing'}", markup=False, soft_wrap=True)

@@ -16,8 +16,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from fedtl.runs.history import Point, Run
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 USAGE_ERROR, RUN_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -78,7 +78,9 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
     for one in runs:
         last, worst = one.last(metric), one.last(metric, "worst_decile")
         by_validation, on_test = one.bests(metric).values()
-        rows.append((f"{one.label}, seed {one.seed}" + ("" if last else ": no scored round yet"), *[""] * 10))
+        goes_on = not one.rounds or one.rounds[-1]["round"] < one.config["rounds"]
+        unscored = ": no scored round" + (" yet" if goes_on else "")
+        rows.append((f"{one.label}, seed {one.seed}" + ("" if last else unscored), *[""] * 10))
         for name, at in last.items():
             rows.append(
                 (

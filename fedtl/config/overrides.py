@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from fedtl.choice import ConfigError, Registry, resolve, shown
 from fedtl.config.schema import Tables
@@ -17,17 +18,21 @@ from fedtl.models import MODELS
 from fedtl.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from fedtl.strategies import strategy_type
 
+Options = Mapping[str, FieldInfo]
+"""A part's options by their names."""
+
 
 def override(tables: Tables, overrides: Sequence[str]) -> list[str]:
     """Apply ``key=value`` overrides in place; see :func:`read_config`."""
     before = {section: _name(tables, section) for section in _REGISTRIES}
+    names = {key.strip(): value.strip() for key, _, value in (text.partition("=") for text in overrides)}
     overridden: set[str] = set()
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
             raise ConfigError(f"{text!r} is no override: write key=value, as strategy.lr=0.1")
-        _assign(tables, key, value.strip())
+        _assign(tables, key, value.strip(), names)
         overridden.add(key)
     notes = []
     for section, old in before.items():
@@ -52,50 +57,73 @@ def _drop_leftovers(tables: Tables, section: str, old: str, new: str, overridden
     """Take from a section what only its old choice knew; what the new one knows too stays."""
     table = section_of(tables, section)
     assert table is not None
-    known = _REGISTRIES[section](new, table)
+    known = _REGISTRIES[section](new)
     left = [key for key in table if key != "name" and key not in known and f"{section}.{key}" not in overridden]
     for key in left:
         del table[key]
     return [f"{section}.name={new}: dropped {', '.join(left)} of {old}"] if left else []
 
 
-def _strategy_keys(name: str, table: Tables) -> set[str]:
-    return set(strategy_type(name).settings_type.model_fields)
+def _takes_none(tables: Tables, section: str, option: str, names: Mapping[str, str]) -> bool:
+    """Whether ``"none"`` is a value of the option, and does not remove it.
+
+    Args:
+        tables: the config's.
+        section: the option's table, by its dotted name.
+        option: its name.
+        names: the overrides, among them names that have yet to be put into the tables.
+    """
+    if option == "name":
+        return True
+    name = names.get(f"{section}.name", _name(tables, section))
+    if section not in _REGISTRIES or name is None:
+        return False
+    try:
+        field = _REGISTRIES[section](name).get(option)
+    except ConfigError:  # whoever reads the table says so
+        return False
+    return field is not None and "none" in _words(field.annotation)
 
 
-def _choice_keys(registry: Registry, key: str, name: str, table: Tables) -> set[str]:
-    return _fields(resolve(registry, name, f"{key}.name"))
+def _words(annotation: object) -> Iterator[str]:
+    """The words that an option takes, of its type."""
+    for part in get_args(annotation):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _words(part)
 
 
-def _data_keys(name: str, table: Tables, key: str = "data") -> set[str]:
-    return _fields(resolve(DATASETS, name, f"{key}.name"))
+def _strategy_options(name: str) -> Options:
+    return strategy_type(name).settings_type.model_fields
 
 
-def _partition_keys(name: str, table: Tables, key: str = "data.partition") -> set[str]:
-    return _fields(resolve(PARTITIONS, name, f"{key}.name"))
-
-
-def _model_keys(name: str, table: Tables) -> set[str]:
-    """Only fedtl's own models have options that can be known without asking; others begin afresh."""
-    return _fields(resolve(MODELS, name, "model.name")) if name in MODELS else set()
-
-
-def _fields(kind: object) -> set[str]:
+def _options(registry: Registry, key: str, name: str) -> Options:
     """A part's options; what is no part has none, and whoever reads it says so."""
-    return set(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else set()
+    kind = resolve(registry, name, f"{key}.name")
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
 
 
-_REGISTRIES: dict[str, Callable[[str, Tables], set[str]]] = {
-    "strategy": _strategy_keys,
-    "strategy.optimizer": partial(_choice_keys, OPTIMIZERS, "strategy.optimizer"),
-    "strategy.schedule": partial(_choice_keys, SCHEDULES, "strategy.schedule"),
-    "strategy.server": partial(_choice_keys, SERVER_OPTIMIZERS, "strategy.server"),
-    "data": _data_keys,
-    "data.partition": _partition_keys,
-    "data.target": partial(_data_keys, key="data.target"),
-    "data.target.partition": partial(_partition_keys, key="data.target.partition"),
-    "data.public": partial(_data_keys, key="data.public"),
-    "model": _model_keys,
+def _model_options(name: str) -> Options:
+    """Only fedtl's own models have options that can be known without asking; others begin afresh."""
+    return _options(MODELS, "model", name) if name in MODELS else {}
+
+
+_REGISTRIES: dict[str, Callable[[str], Options]] = {
+    "strategy": _strategy_options,
+    "model": _model_options,
+} | {
+    key: partial(_options, registry, key)
+    for key, registry in (
+        ("strategy.optimizer", OPTIMIZERS),
+        ("strategy.schedule", SCHEDULES),
+        ("strategy.server", SERVER_OPTIMIZERS),
+        ("data", DATASETS),
+        ("data.partition", PARTITIONS),
+        ("data.target", DATASETS),
+        ("data.target.partition", PARTITIONS),
+        ("data.public", DATASETS),
+    )
 }
 
 
@@ -112,7 +140,7 @@ def _name(tables: Tables, section: str) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _assign(tables: Tables, key: str, value: str) -> None:
+def _assign(tables: Tables, key: str, value: str, names: Mapping[str, str]) -> None:
     *path, last = key.split(".")
     at = tables
     for i, part in enumerate(path):
@@ -124,7 +152,7 @@ def _assign(tables: Tables, key: str, value: str) -> None:
         if isinstance(below, str):  # data.partition = "iid" and then data.partition.alpha=1
             below = at[part] = {"name": below}
         at = below
-    if value == "none" and last not in ("name", "normalise", "server"):
+    if value == "none" and not _takes_none(tables, ".".join(path), last, names):
         at.pop(last, None)
         return
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedtl.choice import ConfigError, as_recorded, nearest, shown, validate
 from fedtl.config.checks import check_removed, check_together, without_effect
-from fedtl.config.overrides import override
+from fedtl.config.overrides import dotted, override
 from fedtl.config.schema import Config, PhaseOptions, Tables
 from fedtl.data import read_data
 from fedtl.data.replay import Replay
@@ -47,6 +47,7 @@ def read_config(
     if isinstance(source, (str, Path)) and not resolved and Path(source).is_file():
         find_beside(tables, Path(source).parent)
     recorded = _copied(tables) if resolved else None
+    in_file = {*dotted(tables)}
     notes = override(tables, overrides)
     try:
         config, unused = (_built(tables), []) if recorded is None else _built_on(recorded, tables)
@@ -56,9 +57,9 @@ def read_config(
             raise ConfigError(f"{file} is no run's config, or not of this version of fedtl: {error}") from error
         raise
     for text in overrides:
-        key, _, value = text.partition("=")
-        if value.strip() == "none":
-            check_removed(config, key.strip())
+        key, _, value = (part.strip() for part in text.partition("="))
+        if value == "none" and key not in in_file:
+            check_removed(config, key)
     overridden = {text.partition("=")[0].strip() for text in overrides}
     return config, notes + unused + without_effect(config, tables, overridden, resolved)
 

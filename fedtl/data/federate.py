@@ -175,6 +175,11 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     leaked = _trained_elsewhere(numbers, train, test, domain)
     if leaked is not None:
         notes = (*notes, sentence(int(leaked.sum()), len(leaked)))
+    outside = held_out_rows(data, dataset, seed)
+    at_clients = [test, validation, *(() if domain is None else (domain.test,)), *(each.test for each in later)]
+    at_server = [source.server_test, *(() if domain is None else (domain.server_test,)), *outside.values()]
+    if not any(shards is not None and shards.sizes.any() for shards in at_clients) and not any(map(len, at_server)):
+        notes = (*notes, "nobody has samples for testing or validation, so no model will be scored")
     federation = Federation(
         x=source.x if len(x) == 1 else np.concatenate(x),  # type: ignore[arg-type]
         y=source.y if len(y) == 1 else np.concatenate(y),
@@ -195,7 +200,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         outcomes=_standardised(data, outcomes, train, validation, unseen),
         domains=tuple(part.name for part in dataset.domains),
         domain_of=of_clients,
-        held_out=held_out_rows(data, dataset, seed),
+        held_out=outside,
         later=later,
         columns=dataset.columns,
     )

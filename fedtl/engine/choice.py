@@ -151,8 +151,10 @@ def _against_stacking_on_cpu(traced: bool | str, task: Task, update: ClientUpdat
                 sizes = budget.step_sizes(n)
                 kind.append(stack_of(budget, sizes, sizes if exact else padded(budget, n)))
             classes.add(tuple(kind))
+    if sampled < STACK_FROM:
+        return f"so few clients at once ({sampled}; stacks take {STACK_FROM} or more) are"
     if sampled < STACK_FROM * len(classes):
-        return f"clients of so many different sizes ({len(classes)} kinds of stacks for {sampled} clients) are"
+        return f"{sampled} clients at once, of {len(classes)} kinds of stacks by their numbers of samples, are"
     return None
 
 

@@ -31,7 +31,7 @@ OTHER_LINES = 8
 
 def watch(console: Console | None = None) -> Watcher:
     """Whoever shows a sweep best on this console."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, emoji=False)
     return LiveTable(console) if console.is_terminal or console.is_jupyter else Lines(console)
 
 

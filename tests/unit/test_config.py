@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fedtl.choice import ConfigError
+from fedtl.config.overrides import override
 from fedtl.config.read import build, load_tables, read_config, shipped_configs
 from fedtl.config.schema import Config, Tables
 from fedtl.losses.terms.classification import L2, CrossEntropy
-from fedtl.strategies import strategy_type
+from fedtl.strategies import STRATEGIES, strategy_type
 from tests.parts import METHODS, strategy_of
 
 
@@ -103,6 +104,34 @@ def test_none_removes_a_key() -> None:
     )
     assert (config.strategy.local_steps, config.strategy.local_epochs) == (None, 1)
     assert (config.strategy.clients_per_round, config.strategy.batch_size) == (None, 20)
+
+
+def test_a_word_none_that_an_option_takes_is_its_value() -> None:
+    """Whatever the order in which it and the method's name are given."""
+    for overrides in (["strategy.name=per-fedavg", "strategy.hessian=none"], ["strategy.hessian='none'"]):
+        for given in (overrides, [*reversed(overrides)]):
+            source = tables(strategy={"name": "per-fedavg" if len(given) == 1 else "fedavg", "lr": 0.1})
+            assert read_config(source, given)[0].strategy.model_dump()["hessian"] == "none"
+    server = {"name": "adam", "bias_correction": "keras"}
+    source = tables(strategy={"name": "fedavg", "lr": 0.1, "server": server})
+    corrected = read_config(source, ["strategy.server.bias_correction=none"])[0].strategy.model_dump()["server"]
+    assert corrected["bias_correction"] == "none"
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_no_method_loses_an_option_that_is_none(name: str) -> None:
+    for option, field in strategy_type(name).settings_type.model_fields.items():
+        if '"none"' in str(field.annotation).replace("'", '"') or field.default == "none":
+            changed = {"strategy": {"name": name}}
+            override(changed, [f"strategy.{option}=none"])
+            assert changed["strategy"] == {"name": name, option: "none"}
+
+
+def test_a_key_of_the_file_may_be_removed_where_the_method_changes() -> None:
+    source = tables(strategy={"name": "fedrep", "lr": 0.1, "head_epochs": 3})
+    assert read_config(source, ["strategy.name=fedavg", "strategy.head_epochs=none"])[0].strategy.name == "fedavg"
+    with pytest.raises(ConfigError, match=r"strategy\.head_epochs is not a key here"):
+        read_config(tables(), ["strategy.head_epochs=none"])
 
 
 def test_a_partition_given_by_its_bare_name_can_be_overridden() -> None:

@@ -104,7 +104,7 @@ def test_a_method(listed: Listed, name: str) -> None:
     method = strategy_type(name)
     for option in method.settings_type.model_fields.keys() - {"name"}:
         assert re.search(rf"^{option}  ", text, re.MULTILINE), option
-    for upload in (*method.client_update.sums, *method.client_update.rows):
+    for upload in () if method.pools else (*method.client_update.sums, *method.client_update.rows):
         assert re.search(f"clients send: .*'{upload}'", text), upload
     config = tomllib.loads(text.partition("fedtl run try.toml\n")[2].partition(f"\n{name}: [")[0])
     assert config["strategy"]["name"] == name
@@ -149,6 +149,17 @@ def test_what_a_client_receives_and_what_is_scored(listed: Listed, name: str, tm
     assert scored is not None
     models = {"global": "the global model", "personal": "each client's own model"}
     assert scored[1] == "; ".join(text for model, text in models.items() if f"{model}/clients" in run.last())
+
+
+def test_where_all_samples_are_in_one_place_nothing_is_sent(listed: Listed) -> None:
+    text = listed("central")
+    for what in ("clients send", "clients receive"):
+        assert f"  {what}: nothing, as all samples are in one place\n" in text
+
+
+def test_a_term_sends_the_modules_that_it_has(listed: Listed) -> None:
+    assert "clients send besides: nothing\n" in listed("moon")  # whose projection has to be asked for
+    assert "clients send besides: its own trained modules\n" in listed("dann")
 
 
 def test_options_without_effect_are_marked(listed: Listed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 import fedtl
 from fedtl.assemble.driver import Silent
 from fedtl.choice import Choice, ConfigError, validate
+from fedtl.cli import printing
 from fedtl.config.read import build, read_config
 from fedtl.data import read_data
 from fedtl.data.federate import federate
@@ -172,6 +174,23 @@ def test_how_a_meta_step_that_takes_no_difference_would_take_it() -> None:
     why = "has no effect: no step adapts a model: alpha = 0"
     assert notes("per-fedavg", {"alpha": 0.0, **asked}) == [f"strategy.delta {why}", f"strategy.adapt_steps {why}"]
     assert notes("per-fedavg", asked) == []
+
+
+def test_a_class_is_called_what_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    """And not what a terminal's emoji of that name looks like."""
+    printing.out.print("strategy.name=boom:Boom: dropped lam", markup=False)
+    assert capsys.readouterr().out == "strategy.name=boom:Boom: dropped lam\n"
+
+
+def test_samples_for_training_alone_leave_nothing_to_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = tmp_path / "split.csv"
+    split.write_text("sample,client,test\n" + "".join(f"{i},{i % 2},0\n" for i in range(60)))
+    data = {"name": "digits", "partition": {"name": "file", "path": str(split)}}
+    run = fedtl.run(tables(data=data, simulation=QUICK), out=tmp_path / "run")
+    notes = json.loads((run.path / "environment.json").read_text())["notes"]
+    assert "nobody has samples for testing or validation, so no model will be scored" in notes
+    printing.print_scores([run])
+    assert "seed 0: no scored round " in capsys.readouterr().out
 
 
 def test_a_resolved_config_did_not_ask_for_its_defaults(tmp_path: Path) -> None:

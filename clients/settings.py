@@ -34,7 +34,7 @@ class Settings(Choice):
         private: parts of the model that stay at each client and are scored as its own: "head", "features",
             "batch-norm", or a submodule's name.
         private_start: what they begin with: the same values at all clients ("common"), or values that each client draws
-            for itself ("own"), as its model's initialisation does. With model.pretrained all begin with those weights.
+            for itself ("own"), as its model's initialisation does. With model.pretrained all begin alike.
         frozen: parts that neither train nor travel, likewise.
     """
 

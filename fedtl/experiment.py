@@ -38,7 +38,7 @@ from fedtl.engine import EngineChoice, Task
 from fedtl.engine.choice import Choices
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
-from fedtl.models.pretrained import digest, notes_on_weights, weights_of
+from fedtl.models.pretrained import check_whole, digest, notes_on_weights, weights_of
 from fedtl.runs import record, resume
 from fedtl.runs.best import BestRound
 from fedtl.runs.checkpoint import Checkpoint
@@ -333,6 +333,7 @@ def load_model(run: Run, round: Literal["last", "best"] = "last") -> nn.Module:
     config = build_to_read(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, which trains no global model to load")
+    check_whole(str(run.path), "run")
     # Of a deployed run the config's data only stand in for the clients'; what those are like is written down.
     frame = run.path / FRAME
     federation = DataSchema.read(frame).without_samples(1) if frame.is_file() else federate(config.data, config.seed)

@@ -93,6 +93,8 @@ class Strategy(Rounds):
             unused["private"] = unused["private_start"] = f"under {settings.name} the whole model stays at the client"
         elif not settings.private:
             unused["private_start"] = "no part of the model is private"
+        elif {*settings.private} <= {"batch-norm"}:
+            unused["private_start"] = "batch-norm layers begin alike whatever the seed"
         lengths = [
             value
             for name, value in settings

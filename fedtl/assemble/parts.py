@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,9 @@ from fedtl.strategies import strategy_type
 from fedtl.strategies.contract import Strategy
 from fedtl.wire import messages as m
 from fedtl.wire.worker import Worker, WorkerPhase
+
+KEPT_NUMBERS = 2**23
+"""So many numbers of clients' first private parts are kept, as it takes a whole network to draw them."""
 
 FEDERATION = 1
 """Which of :func:`make_worker`'s arguments is the federation."""
@@ -255,6 +259,7 @@ def _first_private(
     if sharing is None or not o.private or o.private_start == "common" or config.model.pretrained is not None:
         return None
 
+    @functools.lru_cache(maxsize=max(1, KEPT_NUMBERS // max(1, len(sharing.private))))
     def first_private(client: int) -> Tensor:
         seed = derived_seed(config.seed, Purpose.PRIVATE_START, client) % 2**32
         return drawn_anew(config.model, federation, module, layout, seed)[sharing.private]

@@ -172,6 +172,7 @@ class Watcher:
         from fedtl.data.samples import FewSamples, Samples
         from fedtl.distill.method import Job, distil
         from fedtl.models import build_model
+        from fedtl.models.pretrained import check_whole
         from fedtl.runs.history import load
         from fedtl.runs.record import writing
 
@@ -181,6 +182,7 @@ class Watcher:
         cuda = asked.device == "cuda" or (asked.device == "auto" and torch.cuda.is_available())
         device = torch.device("cuda" if cuda else "cpu")
         run = load(asked.path)
+        check_whole(str(asked.path), "RUN")
         state = run.state_dict()
         federation = self.federation = federate(asked.run.data, asked.run.seed).at(run.rounds[-1]["round"])
         if not len(federation.server_test):

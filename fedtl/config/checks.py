@@ -59,7 +59,7 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     ]
     weights = [model.pretrained for model in (config.models or (config.model,))]
     if config.strategy.private and asked("strategy", "private_start") and all(weights):
-        notes.append("strategy.private_start has no effect: with model.pretrained all clients begin with those weights")
+        notes.append("strategy.private_start has no effect: with model.pretrained all clients begin alike")
     for i, phase in enumerate(config.phases):
         unused = of_stages[i]
         notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]

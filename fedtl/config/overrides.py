@@ -112,18 +112,19 @@ def _model_options(name: str) -> Options:
 _REGISTRIES: dict[str, Callable[[str], Options]] = {
     "strategy": _strategy_options,
     "model": _model_options,
-} | {
-    key: partial(_options, registry, key)
-    for key, registry in (
-        ("strategy.optimizer", OPTIMIZERS),
-        ("strategy.schedule", SCHEDULES),
-        ("strategy.server", SERVER_OPTIMIZERS),
-        ("data", DATASETS),
-        ("data.partition", PARTITIONS),
-        ("data.target", DATASETS),
-        ("data.target.partition", PARTITIONS),
-        ("data.public", DATASETS),
-    )
+    **{
+        key: partial(_options, registry, key)
+        for key, registry in (
+            ("strategy.optimizer", OPTIMIZERS),
+            ("strategy.schedule", SCHEDULES),
+            ("strategy.server", SERVER_OPTIMIZERS),
+            ("data", DATASETS),
+            ("data.partition", PARTITIONS),
+            ("data.target", DATASETS),
+            ("data.target.partition", PARTITIONS),
+            ("data.public", DATASETS),
+        )
+    },
 }
 
 

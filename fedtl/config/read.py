@@ -10,6 +10,7 @@ from typing import Any
 
 from fedtl.choice import ConfigError, as_recorded, nearest, shown, validate
 from fedtl.config.checks import check_removed, check_together, without_effect
+from fedtl.config.earlier import completed
 from fedtl.config.overrides import dotted, override
 from fedtl.config.schema import Config, PhaseOptions, Tables
 from fedtl.data import read_data
@@ -172,8 +173,8 @@ def _table(value: object, key: str) -> Tables:
 
 def load_tables(source: str | Path) -> Tables:
     """Read TOML from a file, a run's folder, or a config that ships."""
-    path = Path(source)
-    if is_run(path):
+    path, of_run = Path(source), is_run(source)
+    if of_run:
         path = path / "config.toml"
     if path.is_file():
         where = str(path)
@@ -191,9 +192,10 @@ def load_tables(source: str | Path) -> Tables:
     else:
         raise ConfigError(f"there is no config {str(source)!r}, neither a file nor one that ships: {_hint(source)}")
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML: {' '.join(str(error).split())}") from error
+    return completed(tables) if of_run else tables
 
 
 def find_beside(tables: Tables, folder: Path) -> None:

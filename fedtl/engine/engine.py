@@ -105,8 +105,8 @@ class Engine(ABC):
         return self
 
     def begun(self, w: Tensor, client: int) -> Tensor:
-        """The model ``[d]`` of a client that has none of its own yet: the one that it received."""
-        return w
+        """The model ``[d]`` of a client that has none yet: the one that it received, with its first private parts."""
+        return self._with_private(w, {}, client)
 
     def share(self, clock: Clock) -> None:
         """Tell another's clock where the time goes."""
@@ -150,7 +150,7 @@ class Engine(ABC):
     def memory_before(self, update: ClientUpdate[Any], received: Vectors, client: int) -> Memory:
         """What a client that has never trained would begin its training with, which received ``"w"`` as ``[d]``."""
         w = self._with_private(received["w"], {}, client)
-        return self._first_memory(update, {**received, "w": w[: self.task.layout.parameters]})
+        return self._first_memory(update, {**received, "w": w[: self.task.layout.parameters]}, client)
 
     def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors, client: int) -> Own:
         """A client's own model; see :meth:`personal_vector`."""
@@ -415,9 +415,11 @@ class Engine(ABC):
             self._sample_counts[samples] = torch.full((1,), float(samples), device=self.task.samples.device)
         return self._sample_counts[samples]
 
-    def _first_memory(self, update: ClientUpdate[Any], received: Vectors) -> Memory:
+    def _first_memory(self, update: ClientUpdate[Any], received: Vectors, client: int) -> Memory:
         """What a client that has not trained yet begins with, which received ``"w"`` as ``[P]``."""
-        return update.first_memory({**received, "initial": self._initial[: self.task.layout.parameters]})
+        if type(update).first_memory is ClientUpdate.first_memory:  # nothing, which asks for no initial model
+            return {}
+        return update.first_memory({**received, "initial": self._begun_by(client)[: self.task.layout.parameters]})
 
     def _with_optimizers(
         self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float

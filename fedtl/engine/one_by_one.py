@@ -110,7 +110,7 @@ class OneByOne(Engine):
         own = of_method(memory) if memory else memory
         mine = {**received, "w": w[:P].clone()}
         with clock.part(METHOD):
-            own = own or self._first_memory(update, mine)
+            own = own or self._first_memory(update, mine, client)
             state = update.start(mine, own, self._probe_of(client, first_buffers, samples))
             if update.optimizer.asked:
                 state = self._with_optimizers(update, state, [memory], assignment.context.lr_factor)

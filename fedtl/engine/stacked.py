@@ -198,7 +198,8 @@ class Stacked(Engine):
         own = []
         for row, job in enumerate(jobs):
             kept = of_method(job.memory)
-            own.append(kept or self._first_memory(update, {name: tensor[row] for name, tensor in received.items()}))
+            theirs = {name: tensor[row] for name, tensor in received.items()}
+            own.append(kept or self._first_memory(update, theirs, job.client))
         if any(memory.keys() != own[0].keys() for memory in own):
             raise ValueError("clients of one stack remember different things; let first_memory name them all")
         return {name: torch.stack([memory[name] for memory in own]) for name in own[0]}

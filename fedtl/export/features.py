@@ -54,6 +54,11 @@ def opened(run: Run, purpose: str) -> Opened:
     config = build_to_read(dict(run.config))
     if not strategy_type(config.strategy.name).has_global_model():
         raise ConfigError(f"{run.path} is a run of {config.strategy.name!r}, without a global model to {purpose}")
+    if stays := sorted({*config.strategy.private} - {"head"}):
+        raise ConfigError(
+            f"{run.path}: {', '.join(map(repr, stays))} stayed at the run's clients (strategy.private), so the global "
+            f"model has no features to {purpose}"
+        )
     federation = federate(config.data, config.seed).at(run.rounds[-1]["round"])
     module = model_on(run, config, federation)
     return Opened(config, federation, partial(features_of, module, federation, device=device_of(config)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.models.head import head_name
+from fedtl.models.parts import part_of
 
 RUNS_MODEL = "model.safetensors"
 """In a run's folder: its final global model under the module's own names."""
+
+RUNS_BEST = "best.safetensors"
+"""The same of its best round by validation."""
 
 COUNTS = "num_batches_tracked"
 """Batch-norm's count of batches, which training here does not read; older files lack it."""
@@ -86,9 +91,64 @@ def begin_with(module: nn.Module, tensors: Mapping[str, Tensor], source: str) ->
     Raises:
         ConfigError: they are another network's.
     """
-    what = f"model.pretrained = {source!r}"
+    what, notes = f"model.pretrained = {source!r}", list[str]()
+    if private := private_of_run(source, "model.pretrained"):
+        own = module.state_dict()
+        tensors = {**tensors, **{name: own[name] for name in _names_in(module, private, what)}}
+        notes.append(f"{what}: {', '.join(map(repr, private))} is new, as it stayed at that run's clients")
     if copy(tensors, module, what, new_head=True):
-        module.notes_on_weights = (f"{what}: the head is new, as these weights have another one",)  # type: ignore[assignment]
+        notes.append(f"{what}: the head is new, as these weights have another one")
+    module.notes_on_weights = tuple(notes)  # type: ignore[assignment]
+
+
+def private_of_run(source: str, key: str) -> list[str]:
+    """The parts of a model that stayed at the clients of the run that trained it; none where no run is known.
+
+    A run's model.safetensors has first values in their place, which nobody trained.
+
+    Args:
+        source: a run's folder, or a .safetensors file, which may lie in one.
+        key: the config key that names it.
+
+    Raises:
+        ConfigError: the run's method trains no model for all clients.
+    """
+    from fedtl.strategies import strategy_type
+
+    path = Path(source)
+    record = (path if path.is_dir() else path.parent) / "config.toml"
+    if not record.is_file() or not (path.is_dir() or path.name in (RUNS_MODEL, RUNS_BEST)):
+        return []
+    try:
+        strategy = tomllib.loads(record.read_text(encoding="utf-8"))["strategy"]
+        method = strategy_type(strategy["name"])
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):  # of a method that is not at hand here, or no run's
+        return []
+    if not method.has_global_model():
+        raise ConfigError(
+            f"{key} = {source!r}: it is a run of {strategy['name']!r}, which trains no model for all clients; "
+            "fedtl export with --client writes a client's own"
+        )
+    return [*strategy.get("private", ())]
+
+
+def check_whole(source: str, key: str) -> None:
+    """Check that a run's global model is a whole one, all of which was trained for all clients.
+
+    Raises:
+        ConfigError: a part of it stayed at the run's clients.
+    """
+    if private := private_of_run(source, key):
+        raise ConfigError(
+            f"{key} = {source!r}: {', '.join(map(repr, private))} stayed at that run's clients (strategy.private), so "
+            "its global model is no whole one; fedtl export with --client writes a client's own"
+        )
+
+
+def _names_in(module: nn.Module, parts: Collection[str], key: str) -> set[str]:
+    """The names of all tensors in some parts of a model."""
+    within = {id(inner) for name in parts for part in part_of(module, name, key) for inner in part.modules()}
+    return {name for name in module.state_dict() if id(module.get_submodule(name.rpartition(".")[0])) in within}
 
 
 def notes_on_weights(module: nn.Module) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError, nearest
+from fedtl.config.earlier import completed
 from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
 from fedtl.metrics.registry import headline
 from fedtl.runs.best import VALIDATION, Stopped, first_best, serving_score, validated_by
@@ -617,7 +618,7 @@ def _read_config(folder: Path) -> Record:
     strategy = config.get("strategy")
     if not isinstance(strategy, dict) or "name" not in strategy:
         raise ConfigError(f"{file} is not a run's config: it names no strategy")
-    return config
+    return completed(config)
 
 
 def _read_json(file: Path) -> Record:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedtl.choice import ConfigError
+from fedtl.config.earlier import completed
 from fedtl.config.overrides import dotted
 from fedtl.config.read import build, load_tables
 from fedtl.config.schema import Config, Tables
@@ -232,7 +233,7 @@ def check_config(folder: Path, config: Config, named: bool) -> tuple[str, ...]:
             return (f"{file} is not what the run began with: written anew",)
         raise DamagedError(file, "is missing" if not file.exists() else "is not what the run was begun with")
     try:
-        before = build(tables)
+        before = build(completed(tables))
     except ConfigError as error:
         raise ConfigError(f"--resume: {file} is no config that this version of fedtl can read: {error}") from error
     if not alike(before, config):

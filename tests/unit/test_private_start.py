@@ -100,6 +100,31 @@ def test_a_module_of_a_term_begins_alike_at_all_clients() -> None:
     assert not torch.equal(first[~of_term], second[~of_term])
 
 
+@EACH_ENGINE
+def test_a_second_model_of_a_clients_begins_with_its_own_parts_too(kind: EngineKind) -> None:
+    """Ditto's v_k is the run's initial model as that client has it."""
+    table = {"name": "ditto", "lam": 0.0, "personal_lr": 1e-12, "private": ["head"], "private_start": "own"}
+    run = Parted(table, federation_of(SIZES), [[0, 1, 2]], kind)
+    run.rounds()
+    for client in range(3):
+        v = run.module(run.memory(client)["v"])
+        assert_same(v, run.begun(client))
+
+
+@EACH_ENGINE
+def test_a_client_without_a_model_of_its_own_is_scored_with_its_own_parts(kind: EngineKind) -> None:
+    """Under a method that counts it as one without; the head of the model's initialisation is nobody's."""
+    table = {"name": "fedavg", "private": ["head"], "private_start": "own"}
+    run = Parted(table, federation_of(SIZES), [[0, 1]], kind)
+    (sent,) = run.rounds()
+    module = run.global_model(sent)
+    module.head = run.begun(2).head
+    x, y = run.task.samples.batch(run.federation.test[2])
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(module(x), y, reduction="sum").item()
+    assert run.score_of(2)["personal/loss_sum"] == pytest.approx(loss, rel=1e-5)
+
+
 def test_a_client_that_has_not_trained_is_served_and_exported_with_its_own(tmp_path: Path) -> None:
     config = tables({"name": "fedper"})
     run = fedtl.run(config, out=tmp_path / "run")
@@ -125,7 +150,7 @@ def test_with_pretrained_weights_all_begin_with_those(tmp_path: Path) -> None:
         for note in read_config(tables({"name": "fedper", "private_start": "own"}, model=model))[1]
         if "private_start" in note
     )
-    assert note == ("strategy.private_start has no effect: with model.pretrained all clients begin with those weights")
+    assert note == ("strategy.private_start has no effect: with model.pretrained all clients begin alike")
     run = fedtl.run(config, out=tmp_path / "run")
     (first.path / "model.safetensors").unlink()
     left_out = next(client for client in range(4) if client not in run.rounds[0]["clients"])

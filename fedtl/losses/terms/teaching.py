@@ -228,8 +228,9 @@ def _model(value: Any) -> ModelChoice:
 
 def _trained(choice: ModelChoice, source: str, key: str, sizes: Sizes) -> nn.Module:
     """A model with parameters out of a run's folder or a file, all of them."""
-    from fedtl.models.pretrained import copy, read_weights
+    from fedtl.models.pretrained import check_whole, copy, read_weights
 
+    check_whole(source, key)
     module = build_model(choice.model_copy(update={"pretrained": None}), sizes.shape, sizes.classes, 0)
     copy(read_weights(source, key), module, f"{key} = {source!r}")
     return module

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
@@ -30,6 +31,9 @@ from fedtl.optimizers.transforms import (
     averaged,
     rate_tensor,
 )
+
+STEPS = "steps"
+"""In the server's state: how many steps the optimiser's moments are of."""
 
 
 class ServerOptimizer(Choice):
@@ -82,6 +86,9 @@ class FedAvgM(ServerOptimizer):
 class FedAdaptive(ServerOptimizer):
     """m ← β1 m + (1 - β1) Δ; v by the kind; w ← w + η m / (√v + τ) (Algorithm 2 of Reddi et al.).
 
+    It counts its own steps t, as what the moments lack depends on them: where it begins in a later phase, or anew with
+    the model, they are fewer than the run's rounds.
+
     Attributes:
         beta1: β1.
         tau: τ, the degree of adaptivity.
@@ -92,6 +99,18 @@ class FedAdaptive(ServerOptimizer):
     beta1: Beta = 0.0
     tau: float = Field(1e-3, gt=0)
     initial_v: float | None = Field(None, ge=0)
+
+    def step(self, state: State, mean: Tensor, round: int) -> State:
+        """As of any optimiser, in step t, which is remembered with the moments."""
+        t = self._step_number(state, round)
+        return super().step(state, mean, t) | {STEPS: torch.full((1,), float(t))}
+
+    def _step_number(self, state: State, round: int) -> int:
+        """The number t of the step that a round takes, from 1."""
+        if self.chain().init(state["w"]).keys() - state.keys():  # the moments begin with this step
+            return 1
+        # A checkpoint of an earlier version has moments without their number: it took the round's.
+        return int(state[STEPS]) + 1 if STEPS in state else round
 
     def _chain(self, second_moment: SecondMoment, beta2: float = 0.0) -> Chain:
         first_v = self.tau**2 if self.initial_v is None else self.initial_v
@@ -119,7 +138,7 @@ class FedYogi(FedAdaptive):
     Attributes:
         beta2: β2.
         bias_correction: "none", as in the paper, or that of its authors' code: "keras" takes η √(1 - β2^t) / (1 - β1^t)
-            in round t.
+            in its step t.
     """
 
     beta1: Beta = 0.9
@@ -127,7 +146,7 @@ class FedYogi(FedAdaptive):
     bias_correction: Annotated[Literal["none", "keras"], BeforeValidator(_named)] = "none"
 
     def rate(self, round: int) -> float:
-        """η, or with bias correction that of the round."""
+        """η, or with bias correction that of the optimiser's own step so numbered."""
         return self.lr if self.bias_correction == "none" else _corrected(self.lr, self.beta1, self.beta2, round)
 
     def chain(self) -> Chain:
@@ -141,7 +160,7 @@ class FedAdam(FedAdaptive):
     Attributes:
         beta2: β2.
         bias_correction: "none", as in the paper, or that of its authors' code: "keras" takes η √(1 - β2^t) / (1 - β1^t)
-            in round t; or "flower", which has t + 1 in the place of t.
+            in its step t; or "flower", which has t + 1 in the place of t.
     """
 
     beta1: Beta = 0.9
@@ -149,7 +168,7 @@ class FedAdam(FedAdaptive):
     bias_correction: Annotated[Literal["none", "keras", "flower"], BeforeValidator(_named)] = "none"
 
     def rate(self, round: int) -> float:
-        """η, or with bias correction that of the round, where Flower counts one round more."""
+        """η, or with bias correction that of the optimiser's own step so numbered, where Flower counts one more."""
         if self.bias_correction == "none":
             return self.lr
         return _corrected(self.lr, self.beta1, self.beta2, round + (self.bias_correction == "flower"))

@@ -378,11 +378,32 @@ def test_a_servers_rounds_are_the_published_ones_to_the_bit(name: str, option: s
         published = as_published(name, ours, published, mean - published, published_state, round)
         assert published.dtype == np.float32
         assert state["w"].numpy().tobytes() == published.tobytes(), round
-        assert state.keys() <= {"w", "m", "v"}
-        for key in state.keys() - {"w"}:
+        assert state.keys() <= {"w", "m", "v", "steps"}
+        for key in state.keys() - {"w", "steps"}:
             assert state[key].numpy().tobytes() == published_state[key].tobytes(), round
     without = {key: value for key, value in options.items() if key != option}
     assert option is None or ours != validate(type(ours), without, "strategy.server")
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+def test_a_servers_correction_counts_the_optimisers_own_steps(name: str) -> None:
+    """Where it begins in round 21, its first step is that of an optimiser that begins with the run."""
+    options = {"name": name, "initial_v": 0.0, "bias_correction": "keras"}
+    ours: ServerOptimizer = validate(resolve(SERVER_OPTIMIZERS, name, "name"), options, "strategy.server")
+    generator = torch.Generator().manual_seed(0)
+    w, means = torch.zeros(50), torch.randn(4, 50, generator=generator)
+    first, late = {"w": w}, {"w": w, "other": w}
+    for step, mean in enumerate(means, 1):
+        first, late = ours.step(first, mean, step), ours.step(late, mean, 20 + step)
+        assert torch.equal(first["w"], late["w"]), step
+    # A checkpoint of an earlier version has no number of steps, and its rounds go on as they began.
+    older = {key: value for key, value in first.items() if key != "steps"}
+    again = ours.step(older, means[0], 5)
+    assert torch.equal(again["w"], ours.step(first, means[0], 5)["w"])
+    assert torch.equal(again["steps"], torch.tensor([5.0]))
+    # Moments that are gone, as with a model that began anew, are counted anew.
+    anew = ours.step({"w": w, "steps": torch.tensor([9.0])}, means[0], 10)
+    assert torch.equal(anew["w"], ours.step({"w": w}, means[0], 1)["w"])
 
 
 # Settings.

@@ -25,7 +25,8 @@ class AFL(Strategy):
     not convex, is ``output = "last"``. The clients' part is in ``clients/afl.py``.
 
     Differs from the paper: with partial participation λ counts among the sampled clients S alone, and its gradient is
-    estimated by N/|S| times their losses, and 0 for the others. Λ is the whole simplex.
+    estimated by N/|S| times their losses, and 0 for the others. Λ is the whole simplex of those clients that can train
+    in the present phase; what λ has of others, which could in the phase before, goes to these in equal parts.
     """
 
     settings_type: ClassVar[type[Settings]] = AFLSettings
@@ -33,13 +34,15 @@ class AFL(Strategy):
     settings: AFLSettings
 
     def first_state(self, w: Tensor) -> Vectors:
-        """The uniform mixture ``[N]``, and with an average the model to train besides the one to score."""
+        """The uniform mixture, 0 for clients that cannot train, and with an average the model to train besides."""
         models = iterates.with_average(w) if self.settings.output == "average" else {"w": w}
-        return {**models, "mixture": torch.full((self.population,), 1 / self.population)}
+        mixture = torch.zeros(self.numbered)
+        mixture[self.able] = 1 / max(self.population, 1)  # 0: a server that has not heard of its clients' samples
+        return {**models, "mixture": mixture}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model, and how much each client counts: |S| λ_i / Σ_S λ ``[n, 1]``; all alike where none does."""
-        own = state["mixture"][list(clients)]
+        own = self._mixture(state)[list(clients)]
         total = own.sum()
         share = own * len(own) / total if total > 0 else torch.ones_like(own)
         return Download({"w": iterates.trained(state)}, {"share": share[:, None]})
@@ -50,13 +53,23 @@ class AFL(Strategy):
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """A step down in w and one up in λ."""
-        mixture = state["mixture"].clone()
+        mixture, able = self._mixture(state).clone(), torch.from_numpy(self.able)
         ascent = self.settings.mixture_lr * self.population / len(uploads.clients)
         mixture[list(uploads.clients)] += ascent * uploads.rows["loss"][:, 0]
         w, share = iterates.trained(state), uploads.mean("share").clamp(min=1e-30)  # 1, if nobody has failed
         new = w + (uploads.mean("w") - w) / share
         models = iterates.averaged(state, new, True) if self.settings.output == "average" else {"w": new}
-        return {**state, **models, "mixture": onto_simplex(mixture)}
+        mixture[able] = onto_simplex(mixture[able])
+        return {**state, **models, "mixture": mixture}
+
+    def _mixture(self, state: Vectors) -> Tensor:
+        """The mixture λ of all clients, none of which is of one that cannot train in the present phase."""
+        mixture, able = state["mixture"], torch.from_numpy(self.able)
+        own = torch.zeros_like(mixture)
+        own[able] = mixture[able]
+        if not torch.equal(own, mixture):
+            own[able] = onto_simplex(mixture[able])
+        return own
 
 
 def onto_simplex(v: Tensor) -> Tensor:

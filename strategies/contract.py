@@ -23,7 +23,8 @@ class Strategy(Rounds):
 
     It is a Flower strategy and runs on any Flower Grid; :class:`~fedtl.server.rounds.Rounds` is the machinery. Here
     the server is plain averaging. ``self.settings`` are the method's options, ``self.population`` is N, the number of
-    clients that can train, and ``self.seed`` the run's; a random number is to depend on the seed and the round alone.
+    clients that can train in the present phase, of ``self.numbered`` that have numbers and rows of tables, and
+    ``self.seed`` the run's; a random number is to depend on the seed and the round alone.
     ``self.layout`` and ``self.classes`` are the model's.
     """
 

@@ -32,7 +32,7 @@ class FedCP(FedAvg):
         """The W^hd and Θ that each client goes on with, the first ones to begin with, if they are remembered."""
         if self.settings.global_parts == "present":
             return {}
-        return {"parts": w[self._parts()].expand(self.population, -1)}
+        return {"parts": w[self._parts()].expand(self.numbered, -1)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """W^fe, W^hd and Θ, or the client's own two of the last."""

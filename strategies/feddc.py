@@ -43,3 +43,8 @@ class FedDC(Strategy):
             return {**state, "w": w, "g": g}
         h = state["h"] + share * (w - state["w"])
         return {**state, "w": w + h, "g": g, "h": h}
+
+    def regrouped(self, state: Vectors, known: float) -> Vectors:
+        """The means h and g over other clients, whose drifts are 0 where they are new; g may be of a round's alone."""
+        g = known * state["g"] if self.settings.correction == "scaffold" else state["g"]
+        return {**state, "g": g, "h": known * state["h"]}

@@ -35,3 +35,7 @@ class FedDyn(Strategy):
         share = len(uploads.clients) / self.population
         h = state["h"] - alpha * share * (mean - state["w"])
         return {**state, "w": mean - h / alpha, "h": h}
+
+    def regrouped(self, state: Vectors, known: float) -> Vectors:
+        """The mean h over other clients, whose gradients are 0 where they are new."""
+        return {**state, "h": known * state["h"]}

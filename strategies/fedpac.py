@@ -45,7 +45,7 @@ class FedPAC(Strategy):
 
     def first_tables(self, w: Tensor) -> Vectors:
         """Everybody's head is the initial one."""
-        return {"phi": head_of(self.model_layout, w).expand(self.population, -1)}
+        return {"phi": head_of(self.model_layout, w).expand(self.numbered, -1)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model, and to each client its own head."""

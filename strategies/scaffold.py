@@ -38,3 +38,7 @@ class Scaffold(Strategy):
         rate, share = self.settings.server_lr, len(uploads.clients) / self.population
         x = (1 - rate) * state["w"] + rate * uploads.mean("w")
         return {**state, "w": x, "c": state["c"] + share * uploads.mean("dc")}
+
+    def regrouped(self, state: Vectors, known: float) -> Vectors:
+        """The mean c over other clients, whose c_i are 0 where they are new."""
+        return {**state, "c": known * state["c"]}

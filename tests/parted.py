@@ -87,8 +87,9 @@ class Parted:
         self.task, self.server = assembly.tasks[0], assembly.strategy
         self.initial = self.task.layout.flatten(self.task.module)
         self.store = MemoryStore(path or Path(tempfile.mkdtemp()))
-        self.engine = kind(self.task)
-        self.worker = worker_of(assembly.config, [self.engine], self.store)
+        engines = [kind(task) for task in assembly.tasks]  # one for each phase
+        self.engine = engines[0]
+        self.worker = worker_of(assembly.config, engines, self.store)
         self.worker.initial = self.initial
         self.server.sample = lambda round: [*sampled[round - 1]]  # type: ignore[method-assign]
         self.server.max_failures, self.server.evaluation = 0.0, Evaluation(clients=0)

@@ -22,7 +22,7 @@ class Method(ABC):
         """What the server remembers before the first round, given the initial model's parameters ``w`` ``[P]``."""
 
     def first_tables(self, w: Tensor) -> Vectors:
-        """What the server remembers of each client before the first round, ``[N, …]``, each table by its name."""
+        """What the server remembers of each client that has a number before the first round, ``[n, …]``, by name."""
         return {}
 
     def row_sizes(self, w: Tensor) -> dict[str, int]:
@@ -44,6 +44,18 @@ class Method(ABC):
     @abstractmethod
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         """The state after a round."""
+
+    def regrouped(self, state: Vectors, known: float) -> Vectors:
+        """The state that a phase begins with in which other clients can train than in the one before.
+
+        A mean over all N clients is then one over others. Of clients that could not train before it knows nothing, and
+        what those brought to it that no longer can is not known apart.
+
+        Args:
+            state: after the phase before.
+            known: how many of the N clients of the new phase could train in that one, from 0 to 1.
+        """
+        return state
 
     @classmethod
     @abstractmethod

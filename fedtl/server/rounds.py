@@ -52,8 +52,8 @@ class Rounds(Method, FlowerStrategy, ABC):
         settings: the method's options.
         seed: decides who is sampled when.
         clients: how many there are, those that never train among them; the rounds begin when so many are there.
-        unseen: the ids of those that never train, ascending: they are scored apart. For the method N is the number of
-            the others, who are counted from 0 where there are such.
+        unseen: the ids of those that never train, ascending: they are scored apart. For the method the others alone
+            have numbers, from 0.
         evaluation: when and how clients are scored.
         max_failures: the share of a round's clients that may fail before the run stops.
         parameters: P, how many of the first numbers of ``"w"`` are trained; the method's step is theirs alone,
@@ -89,7 +89,9 @@ class Rounds(Method, FlowerStrategy, ABC):
         self.seed = seed
         self.unseen = tuple(unseen)
         self._seen = np.setdiff1d(np.arange(clients), self.unseen) if self.unseen else None
-        self._everybody, self.population = clients, clients - len(self.unseen)
+        self._everybody = clients
+        self.numbered = clients - len(self.unseen)
+        """How many clients have a number, from 0: all but those that never train. A table has a row for each."""
         self.layout, self.classes = layout, classes
         self.max_failures = max_failures
         self.min_clients: int | None = None
@@ -117,6 +119,24 @@ class Rounds(Method, FlowerStrategy, ABC):
         self._phase = 0
         self._nodes: Sequence[int] = []
         self._to_score: list[int] = []
+
+    # Who can train.
+
+    @property
+    def population(self) -> int:
+        """N, the number of clients that can train in the present phase: that hold what its objective trains on."""
+        able = self.phases[self._phase].clients
+        return self.numbered if able is None else len(able)
+
+    @property
+    def able(self) -> NDArray[np.int64]:
+        """Their numbers ``[N]``, ascending; those of clients that cannot train are missing."""
+        return self._able_in(self.phases[self._phase])
+
+    def _able_in(self, phase: Phase) -> NDArray[np.int64]:
+        if phase.clients is None:
+            return np.arange(self.numbered)
+        return np.asarray(self._counted(phase.clients.tolist()), np.int64)
 
     # What the server remembers.
 
@@ -160,6 +180,12 @@ class Rounds(Method, FlowerStrategy, ABC):
         """What the first client would receive in the first round besides the model, of a server made for this."""
         self._initial = w.clone()
         self._memory.tables = new_tables(self, w)
+        for name, table in self._memory.tables.items():
+            if len(table) != self.numbered:
+                raise ConfigError(
+                    f"strategy.name = {self.settings.name!r}: first_tables gives {name!r} {len(table)} rows, and "
+                    f"{self.numbered} clients have numbers; self.numbered says how many there are"
+                )
         download = self.send(self.first_state(w), [0], 1)
         each = {name: rows[0] for name, rows in download.each.items()}
         return {name: tensor for name, tensor in {**download.shared, **each}.items() if name != "w"}
@@ -173,7 +199,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         if not self.unseen:
             return
         try:
-            self.send_unseen(self.first_state(w), [self.population], 1)
+            self.send_unseen(self.first_state(w), [self.numbered], 1)
         except Exception as error:
             raise ConfigError(
                 f"data.held_out_clients: the server of {self.settings.name!r} sends clients something of their own, "
@@ -235,7 +261,7 @@ class Rounds(Method, FlowerStrategy, ABC):
 
     def about_unseen(self, clients: Sequence[int], round: int, config: Mapping[str, Any] | None = None) -> RecordDict:
         """What clients are sent that never train and are to be scored after a round."""
-        strangers = range(self.population, self.population + len(clients))
+        strangers = range(self.numbered, self.numbered + len(clients))
         download = self.send_unseen(dict(self.state), strangers, round + 1)
         return self._content(download, {**(config or {}), **self.how_to_score(round, unseen=True)})
 
@@ -304,7 +330,7 @@ class Rounds(Method, FlowerStrategy, ABC):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Gather the clients' scores."""
-        return self._scored(replies, self._to_score, self.population, unseen=False)
+        return self._scored(replies, self._to_score, self.numbered, unseen=False)
 
     def configure_unseen(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -425,6 +451,14 @@ class Rounds(Method, FlowerStrategy, ABC):
     def _enter(self, round: int, arrays: ArrayRecord) -> ArrayRecord:
         """Go into the round's phase; gives the global model that it begins with."""
         phase = self.enter_phase_of(round)
+        if round == phase.first and phase.restart is None and self._phase and self.state:
+            self._regroup(self._able_in(self.phases[self._phase - 1]), self.able)
         before = arrays[m.VECTOR].numpy()
         w = self._memory.enter(phase, round, before)
         return arrays if w is before else m.pack(w)
+
+    def _regroup(self, before: NDArray[np.int64], now: NDArray[np.int64]) -> None:
+        """Let the method go on with other clients than those that could train in the phase before."""
+        if len(now) and not np.array_equal(before, now):
+            known = len(np.intersect1d(before, now, assume_unique=True)) / len(now)
+            self._memory.state = self.regrouped(dict(self.state), known)

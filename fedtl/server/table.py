@@ -37,6 +37,10 @@ class Table:
             rows[torch.from_numpy(put)] = torch.from_numpy(np.array(self._rows[index[put]]))
         return rows
 
+    def __len__(self) -> int:
+        """N, how many rows there are."""
+        return len(self._first)
+
     @property
     def width(self) -> int:
         """How many numbers a row has."""

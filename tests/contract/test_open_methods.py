@@ -105,7 +105,7 @@ class Counting(FedAvg):
     """FedAvg that also counts, in a table, how often each client has taken part since the model began."""
 
     def first_tables(self, w: torch.Tensor) -> Vectors:
-        return {"times": torch.zeros(self.population, 1)}
+        return {"times": torch.zeros(self.numbered, 1)}
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         times = self.tables["times"]
@@ -143,7 +143,7 @@ class Beginning(FedAvg):
     """FedAvg with a table whose rows begin with the model's first number, and are put once a client takes part."""
 
     def first_tables(self, w: torch.Tensor) -> Vectors:
-        return {"first": w[:1].expand(self.population, -1)}
+        return {"first": w[:1].expand(self.numbered, -1)}
 
     def update(self, state: Vectors, uploads: Uploads, round: int) -> Vectors:
         self.tables["first"].put(uploads.clients, torch.zeros(len(uploads.clients), 1))

@@ -51,7 +51,7 @@ def test_what_a_server_remembers_of_parts_of_the_model_goes_on(
 def test_a_run_of_a_version_that_remembered_less_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of AFL, whose output was the last model."""
     with monkeypatch.context() as patch:
-        patch.setattr(AFL, "first_state", lambda self, w: {"w": w, "mixture": torch.ones(self.population)})
+        patch.setattr(AFL, "first_state", lambda self, w: {"w": w, "mixture": torch.ones(self.numbered)})
         patch.setattr(AFL, "update", lambda self, state, uploads, round: {**state, "w": uploads.mean("w")})
         fedtl.run(tables("afl", 2), out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"^the checkpoint lacks 'averaged', 'trained', which the server of AFL rem"):

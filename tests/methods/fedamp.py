@@ -54,10 +54,10 @@ class FedAMP(Strategy):
         return {}
 
     def first_tables(self, w: Tensor) -> Vectors:
-        return {"models": w.expand(self.population, -1)}
+        return {"models": w.expand(self.numbered, -1)}
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
-        models, o = self.tables["models"].rows(range(self.population)), self.settings
+        models, o = self.tables["models"].rows(range(self.numbered)), self.settings
         apart = torch.cdist(models, models, compute_mode="donot_use_mm_for_euclid_dist") ** 2
         xi = o.alpha / o.sigma * torch.exp(-apart / o.sigma)
         xi.fill_diagonal_(0)

@@ -54,7 +54,7 @@ class PFedHN(Strategy):
 
     def first_tables(self, w: Tensor) -> Vectors:
         generator = torch.Generator().manual_seed(self.seed + 1)
-        return {"v": torch.randn(self.population, EMBEDDING, generator=generator)}
+        return {"v": torch.randn(self.numbered, EMBEDDING, generator=generator)}
 
     def models(self, phi: Vectors, v: Tensor) -> Tensor:
         return torch.relu(v @ phi["a"].T + phi["b"]) @ phi["out"].T + phi["bias"]

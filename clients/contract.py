@@ -201,8 +201,8 @@ class ClientUpdate(ABC, Generic[S]):
 
     own_statistics: Literal["initial", "received"] | None = None
     """Whether the client's own model has batch-norm statistics of its own, which ``grad.own`` moves and which stay
-    beside the memory: where they begin, with those of the run's initial or of the received model. None: the own model's
-    are those of the model that travels, and what ``grad.own`` moves is forgotten after the round."""
+    beside the memory: where they begin, with those of the run's initial (a restart's) or of the received model. None:
+    the own model's are those of the model that travels, and what ``grad.own`` moves is forgotten after the round."""
 
     settings_type: ClassVar[type[Settings]] = Settings
     """The class of its options, where a registry row names the client update alone."""
@@ -260,7 +260,7 @@ class ClientUpdate(ABC, Generic[S]):
     def first_memory(self, received: Vectors) -> Memory:
         """The memory of a client that has not trained yet, of which this is the first download.
 
-        Here alone, ``received["initial"]`` is the run's initial model ``[P]``.
+        Here alone, ``received["initial"]`` is the run's initial model ``[P]``, or that of the last restart.
         It names all tensors that ``finish`` keeps, as clients with and without a memory train in one stack; a method
         that does otherwise is refused before the first round.
         """

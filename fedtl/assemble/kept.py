@@ -9,6 +9,7 @@ from fedtl.clients.contract import ClientUpdate
 from fedtl.config.schema import Config
 from fedtl.engine.first_memory import after_one_step, first_memory
 from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Task
+from fedtl.strategies import strategy_type
 
 
 class KeptMemories:
@@ -24,10 +25,7 @@ class KeptMemories:
         self._tasks, self._updates = tasks, updates
         self._models = len(config.architectures())
         self._sizes: dict[tuple[int, int], Mapping[str, int]] = {}
-        self._last: list[int] = []
-        """Each phase's last round."""
-        for stage in config.stages():
-            self._last.append((self._last or [0])[-1] + stage.rounds)
+        self._last = [stage.last for stage in config.stages()]
 
     @property
     def any(self) -> bool:
@@ -43,6 +41,16 @@ class KeptMemories:
         if (model, phase) not in self._sizes:
             self._sizes[model, phase] = _sizes(self._tasks[model * len(self._last) + phase], self._updates[phase])
         return self._sizes[model, phase]
+
+
+def counts_from(config: Config) -> list[int]:
+    """For each phase the round from which on memories are of the model that it trains: the first, or a restart's."""
+    since, rounds = 1, list[int]()
+    for stage in config.stages():
+        if stage.restart and strategy_type(config.strategy.name).has_global_model():
+            since = stage.first
+        rounds.append(since)
+    return rounds
 
 
 def _sizes(task: Task, update: ClientUpdate[Any]) -> Mapping[str, int]:

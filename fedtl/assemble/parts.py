@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedtl.assemble.kept import KeptMemories
+from fedtl.assemble.kept import KeptMemories, counts_from
 from fedtl.assemble.network import build_module, drawn_anew
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
@@ -248,7 +248,18 @@ def _tasks_of(config: Config, federation: Federation) -> list[Task]:
         metrics=config.metrics,
         first_private=_first_private(config, federation, module, layout, sharing),
     )
-    return [replace(task, objective=objective) for objective in objectives]
+    tasks, begun = list[Task](), None
+    for i, (stage, objective) in enumerate(zip(config.stages(), objectives)):
+        if stage.restart and method.has_global_model():
+            begun = task.whole(_restarted(config, task, i), initial)
+        tasks.append(replace(task, objective=objective, begun=begun))
+    return tasks
+
+
+def _restarted(config: Config, task: Task, phase: int) -> Tensor:
+    """What travels of the global model with which a phase begins anew."""
+    seed = derived_seed(config.seed, Purpose.RESTART, phase) % 2**32
+    return task.sent(drawn_anew(config.model, task.samples.federation, task.module, task.layout, seed))
 
 
 def _first_private(
@@ -272,7 +283,8 @@ def worker_of(config: Config, engines: Sequence[Engine], store: MemoryStore) -> 
     task = engines[0].task
     updates = client_updates(config, [engine.task for engine in engines])
     epochs = config.evaluate.unseen_epochs
-    stages = [WorkerPhase(engine, update, epochs) for engine, update in zip(engines, updates)]
+    phases = zip(engines, updates, counts_from(config))
+    stages = [WorkerPhase(engine, update, epochs, since) for engine, update, since in phases]
     return Worker(stages, store, task.layout.flatten(task.module))
 
 
@@ -305,20 +317,19 @@ def _keeps_own(tasks: Sequence[Task]) -> bool:
 
 def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
     """The run's phases as the server sees them."""
-    phases, first = [], 1
+    phases = list[Phase]()
     pools = strategy_type(config.strategy.name).pools
     for i, (stage, task) in enumerate(zip(config.stages(), tasks)):
         objective, federation = task.objective, task.samples.federation
         restart = None
         if stage.restart:
-            seed = derived_seed(config.seed, Purpose.RESTART, i) % 2**32
-            anew = drawn_anew(config.model, federation, task.module, task.layout, seed)
-            restart = task.sent(anew).cpu().numpy()
+            anew = _restarted(config, task, i) if task.begun is None else task.sent(task.begun)
+            restart = anew.cpu().numpy()
         phases.append(
             Phase(
                 stage.strategy,
-                first,
-                first + stage.rounds - 1,
+                stage.first,
+                stage.last,
                 federation.seen[:1] if pools else _who_trains(federation, objective, i),
                 objective.statistics,
                 m.PHASE_START in objective.needs,
@@ -326,7 +337,6 @@ def _phases(config: Config, tasks: Sequence[Task]) -> list[Phase]:
                 config.replay if any("replay" in each.objective.needs for each in tasks) else None,
             )
         )
-        first += stage.rounds
     return phases
 
 

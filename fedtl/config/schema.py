@@ -169,7 +169,8 @@ class PhaseOptions(Options):
         rounds: how many.
         objective: as the config's own; cross-entropy if none is given.
         strategy: options of the method that are others in this phase, as ``lr``.
-        restart: whether the global model begins anew, from random numbers of its own; clients' private parts stay.
+        restart: whether the global model begins anew, from random numbers of its own, and with it what server and
+            clients remember of the old one. Clients' private parts stay.
     """
 
     name: str = ""
@@ -184,6 +185,7 @@ class ResolvedPhase(NamedTuple):
 
     Attributes:
         key: its objective's place there.
+        first: its first round, from 1.
         rounds: how many.
         strategy: the method's options.
         objective: the terms, those of the method included.
@@ -192,11 +194,17 @@ class ResolvedPhase(NamedTuple):
     """
 
     key: str
+    first: int
     rounds: int
     strategy: Settings
     objective: tuple[Term, ...]
     restart: bool
     listed: int
+
+    @property
+    def last(self) -> int:
+        """Its last round."""
+        return self.first + self.rounds - 1
 
     def place(self, j: int) -> str:
         """What asked for a term, by its number."""
@@ -290,24 +298,20 @@ class Config(Options):
     def stages(self) -> tuple[ResolvedPhase, ...]:
         """The phases; a config without any has one."""
         if not self.phases:
-            return (self._stage("objective", self.rounds, self.strategy, self.objective, False),)
-        return tuple(
-            self._stage(
-                f"phases[{i}].objective",
-                phase.rounds,
-                _strategy_of(self.strategy, phase, i),
-                phase.objective,
-                phase.restart,
-            )
-            for i, phase in enumerate(self.phases)
-        )
+            return (self._stage("objective", 1, self.rounds, self.strategy, self.objective, False),)
+        stages, first = list[ResolvedPhase](), 1
+        for i, phase in enumerate(self.phases):
+            strategy, key = _strategy_of(self.strategy, phase, i), f"phases[{i}].objective"
+            stages.append(self._stage(key, first, phase.rounds, strategy, phase.objective, phase.restart))
+            first += phase.rounds
+        return tuple(stages)
 
     def _stage(
-        self, key: str, rounds: int, strategy: Settings, terms: tuple[Term, ...], restart: bool
+        self, key: str, first: int, rounds: int, strategy: Settings, terms: tuple[Term, ...], restart: bool
     ) -> ResolvedPhase:
         """A phase with the terms that the method has by itself."""
         update = strategy_type(self.strategy.name).client_update
-        return ResolvedPhase(key, rounds, strategy, update.objective(strategy, terms), restart, len(terms))
+        return ResolvedPhase(key, first, rounds, strategy, update.objective(strategy, terms), restart, len(terms))
 
     def architectures(self) -> tuple[Config, ...]:
         """The same config for each of the models that clients have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,20 +65,31 @@ class MemoryStore:
         """
         return self.load_all([client], before)[0]
 
-    def load_all(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
+    def load_all(
+        self, clients: Sequence[int], before: int, since: int = 0, outlasts: Collection[str] = ()
+    ) -> list[dict[str, Tensor]]:
         """Several clients' memories as of the rounds before ``before``; empty for those that have none.
 
         Their checksums are not looked at: this run wrote them, or has verified them when it was resumed.
+
+        Args:
+            clients: their ids.
+            before: the round that is to come.
+            since: of memories of earlier rounds than this one, what counts is in ``outlasts`` alone.
+            outlasts: names of vectors.
 
         Raises:
             DamagedMemoryError: one is not what was saved.
         """
         self._listed = self._versions(clients)
         latest = [newest(self._listed[client], before - 1) for client in clients]
-        return [
-            {} if version is None else self._read(client, version, check=False)
-            for client, version in zip(clients, latest)
-        ]
+        memories = list[dict[str, Tensor]]()
+        for client, version in zip(clients, latest):
+            memory = {} if version is None else self._read(client, version, check=False)
+            if version is not None and version < since:
+                memory = {name: vector for name, vector in memory.items() if name in outlasts}
+            memories.append(memory)
+        return memories
 
     def save(self, client: int, round: int, memory: dict[str, Tensor]) -> None:
         """Keep a client's memory of a round; an empty one is nothing to keep.

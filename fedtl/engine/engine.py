@@ -90,6 +90,7 @@ class Engine(ABC):
         self.replays = Replays(task, task.replay) if asked and task.replay is not None else None
         # Before the module is bound to other numbers.
         self._initial = task.layout.flatten(task.module) if task.initial is None else task.initial
+        self._begun = self._initial if task.begun is None else task.begun
         self.binding = Binding(task.module, task.layout)
         self.local = ClientObjective(task.module, task.layout, task.objective, task.frozen)
         on_gpu = task.samples.device.type == "cuda"  # which works behind the program's back
@@ -147,9 +148,16 @@ class Engine(ABC):
             return personal
         return torch.cat([personal, memory.get(BUFFERS, self._first_own(update, w))])
 
-    def memory_before(self, update: ClientUpdate[Any], received: Vectors, client: int) -> Memory:
-        """What a client that has never trained would begin its training with, which received ``"w"`` as ``[d]``."""
-        w = self._with_private(received["w"], {}, client)
+    def memory_before(self, update: ClientUpdate[Any], received: Vectors, client: int, memory: Memory) -> Memory:
+        """What a client would begin its training with that remembers nothing of the method's own.
+
+        Args:
+            update: the method's local training.
+            received: what the client received, ``"w"`` as ``[d]``.
+            client: its id.
+            memory: what it remembers.
+        """
+        w = self._with_private(received["w"], memory, client)
         return self._first_memory(update, {**received, "w": w[: self.task.layout.parameters]}, client)
 
     def own(self, update: ClientUpdate[Any], memory: Memory, received: Vectors, client: int) -> Own:
@@ -419,7 +427,7 @@ class Engine(ABC):
         """What a client that has not trained yet begins with, which received ``"w"`` as ``[P]``."""
         if type(update).first_memory is ClientUpdate.first_memory:  # nothing, which asks for no initial model
             return {}
-        return update.first_memory({**received, "initial": self._begun_by(client)[: self.task.layout.parameters]})
+        return update.first_memory({**received, "initial": self._first_of(self._begun, client)[: self.task.layout.parameters]})
 
     def _with_optimizers(
         self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float
@@ -534,11 +542,11 @@ class Engine(ABC):
             elif name == "model:previous":
                 tensors[name] = memory.get(PREVIOUS, w)
             elif name == "model:before":
-                tensors[name] = memory[PREVIOUS] if PREVIOUS in memory else self._begun_by(client)
+                tensors[name] = memory[PREVIOUS] if PREVIOUS in memory else self._first_of(self._begun, client)
             elif name == "model:phase":
                 tensors[name] = self._with_private(context.vectors.get(name, w), memory, client)
             elif name == "model:initial":
-                tensors[name] = w if self.task.initial is None else self._begun_by(client)
+                tensors[name] = w if self.task.initial is None else self._first_of(self._initial, client)
             elif name in context.vectors:  # a statistic, from the second round on
                 tensors[name] = context.vectors[name]
         return tensors
@@ -599,7 +607,7 @@ class Engine(ABC):
         P = self.task.layout.parameters
         if update.own_statistics != "initial":
             return w[P:]
-        return torch.where(self.binding.statistics, self._initial[P:], w[P:])
+        return torch.where(self.binding.statistics, self._begun[P:], w[P:])
 
     def _second_buffers(self, update: ClientUpdate[Any], w: Tensor, memory: Memory) -> Tensor:
         """Where the second set begins: with what its own model has, where the method asks for that."""
@@ -616,9 +624,9 @@ class Engine(ABC):
         w[sharing.private] = memory[PRIVATE] if first is None or PRIVATE in memory else first(client).to(w.device)
         return w
 
-    def _begun_by(self, client: int) -> Tensor:
-        """The run's first model ``[d]`` as a client has it."""
-        return self._with_private(self._initial, {}, client)
+    def _first_of(self, model: Tensor, client: int) -> Tensor:
+        """A first model ``[d]``, the run's or that of a restart, with what is the client's own of it."""
+        return self._with_private(model, {}, client)
 
     def _ended(
         self,

@@ -12,7 +12,7 @@ from fedtl.clients.contract import ClientUpdate, Memory
 from fedtl.clients.serving import Serving
 from fedtl.engine.assignment import Assignment
 from fedtl.engine.engine import PREDICTOR, Engine, Own
-from fedtl.engine.task import PRIVATE, Failed, Outcome, Trained
+from fedtl.engine.task import PRIVATE, Failed, Outcome, Trained, of_method
 
 
 def served(
@@ -57,9 +57,12 @@ def _as_it_is(engine: Engine, which: Serving, cohort: Assignment, place: int) ->
         sharing = engine.task.sharing
         first_values = begun and sharing is not None and not sharing.whole
         return _model(engine, cohort, place, memory) if first_values or PRIVATE in memory else None
-    if not memory and begun:
-        client = cohort.clients[place]
-        memory = engine.of(client).memory_before(cohort.update, cohort.received.of(place), client)
+    if not of_method(memory) and (memory or begun):
+        client, received = cohort.clients[place], cohort.received.of(place)
+        first = engine.of(client).memory_before(cohort.update, received, client, memory)
+        if first and not begun:  # what its model was made of is forgotten, as the global one began anew
+            return None
+        memory = {**first, **memory}
     return _model(engine, cohort, place, memory) if memory else None
 
 

@@ -32,6 +32,9 @@ REPLAYED = "model:replay"
 OURS = frozenset({BUFFERS, PRIVATE, PREVIOUS})
 """What engines keep in a memory besides the method's own vectors, and what optimisers remember."""
 
+OUTLASTS = frozenset({PRIVATE})
+"""What a client goes on with where the global model begins anew: all else in a memory is of the old model."""
+
 
 def of_method(memory: Memory) -> Memory:
     """What the method itself keeps in a memory."""
@@ -71,6 +74,8 @@ class Task:
         metrics: that are scored besides accuracy and loss.
         first_private: gives what a client's private parts begin with, by its id, in the order of ``sharing.private``;
             None if all clients' begin as the module's.
+        begun: the model ``[d]`` with which clients begin that remember nothing, where the global one has begun anew
+            since; None if it is the run's first.
     """
 
     module: nn.Module
@@ -85,6 +90,7 @@ class Task:
     received: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     first_private: Callable[[int], Tensor] | None = None
+    begun: Tensor | None = None
 
     def sent(self, vector: Tensor) -> Tensor:
         """What of a model ``[d]`` travels."""
@@ -108,6 +114,7 @@ class Task:
             sharing=None if self.sharing is None else self.sharing.to(device),
             frozen={name: deepcopy(part).to(device) for name, part in self.frozen.items()},
             initial=None if self.initial is None else self.initial.to(device),
+            begun=None if self.begun is None else self.begun.to(device),
             received={name: tensor.to(device) for name, tensor in self.received.items()},
         )
 

@@ -78,8 +78,8 @@ class Stream:
         """The same samples through another model, without gradient; a term names it as ``"model:..."``.
 
         ``"global"``: the one that the client received; ``"previous"``: what it had trained when it last took
-        part; ``"before"``: that, or the run's first one; ``"phase"``: the global one when the phase began;
-        ``"initial"``: the run's first one.
+        part, since the global one last began anew; ``"before"``: that, or the model that it began with, the run's first
+        one or a restart's; ``"phase"``: the global one when the phase began; ``"initial"``: the run's first one.
         """
         if model not in self._under:
             vector, net = self._context.external(f"model:{model}"), self._context.net

@@ -27,7 +27,7 @@ from fedtl.engine.mixed import Mixed
 from fedtl.engine.parts import MEMORIES, PACKING, SUMS
 from fedtl.engine.plan import eligible
 from fedtl.engine.served import part_of_terms, served
-from fedtl.engine.task import RoundContext, Score, reason
+from fedtl.engine.task import OUTLASTS, RoundContext, Score, reason
 from fedtl.failure import RunError
 from fedtl.wire import messages as m
 from fedtl.wire.further_scores import FurtherScores
@@ -57,6 +57,10 @@ class WorkerPhase:
     unseen_epochs: int | None = None
     """Passes over its training samples by which a client that never trains makes its own model; the method's own
     number if None."""
+
+    since: int = 1
+    """The first round of which clients' memories are of the model that trains in this phase: where the global model
+    has begun anew, that phase's. Of older ones private parts alone count."""
 
     @functools.cached_property
     def eligible(self) -> NDArray[np.bool_] | None:
@@ -444,7 +448,7 @@ class Worker:
     def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
         device = self.initial.device
         with self.clock.part(MEMORIES):
-            loaded = self.store.load_all(clients, before)
+            loaded = self.store.load_all(clients, before, self.stage.since, OUTLASTS)
             return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
 
     def _received(self, content: RecordDict, clients: int) -> Received:

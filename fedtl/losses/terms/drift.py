@@ -34,7 +34,8 @@ class Moon(Term):
         layer: whose outputs are compared, or projected: "features", or as for "mmd".
         tau: temperature of the cosine similarities; the paper's is 0.5.
         projector: the projection's width, linear - ReLU - linear; 0 for none. The authors' is 256.
-        previous: the last model of a client that has not trained yet: the one that it "received", or the "initial" one.
+        previous: the last model of a client that has not trained yet: the one that it "received", or the "initial" one
+            (after a restart, of a client that has not trained since, that of the restart).
     """
 
     per_sample: ClassVar[bool] = True

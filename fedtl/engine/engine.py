@@ -427,7 +427,8 @@ class Engine(ABC):
         """What a client that has not trained yet begins with, which received ``"w"`` as ``[P]``."""
         if type(update).first_memory is ClientUpdate.first_memory:  # nothing, which asks for no initial model
             return {}
-        return update.first_memory({**received, "initial": self._first_of(self._begun, client)[: self.task.layout.parameters]})
+        initial = self._first_of(self._begun, client)
+        return update.first_memory({**received, "initial": initial[: self.task.layout.parameters]})
 
     def _with_optimizers(
         self, update: ClientUpdate[Any], state: State, memories: Sequence[Memory], factor: float

@@ -45,6 +45,12 @@ class Gradient(Protocol):
     def own(self, v: Tensor, batch: Batch, /) -> Tensor:
         """The gradient at the client's own model, of which batch-norm has running statistics apart from the others'."""
 
+    def shifted(self, w: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient where ``shift`` ``[k]`` is added to the logits of all samples, and the one at ``shift``.
+
+        The latter is not the one at the bias of the model's head, which terms on parameters have a share in.
+        """
+
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
         """The model's logits ``[B, k]`` at ``w``, without gradient; running statistics stay as they are."""
 
@@ -434,6 +440,10 @@ class _GradientOfPart(NamedTuple):
 
     def own(self, v: Tensor, batch: Batch, /) -> Tensor:
         return self.whole.own(v, batch).mul_(self.part)
+
+    def shifted(self, w: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
+        of_w, of_shift = self.whole.shifted(w, batch, shift)
+        return of_w.mul_(self.part), of_shift
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
         return self.whole.logits(w, batch)

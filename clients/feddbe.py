@@ -94,7 +94,9 @@ class FedDBE(SGD):
     samples; z̄_i^p stays, and begins at zeros, with which a client that has never trained is served too. As the head g
     is linear, the client's predictor is the model whose head has the bias b + W z̄_i^p.
 
-    Terms of the objective that read logits read those with z̄_i^p.
+    Terms of the objective that read logits read those with z̄_i^p, of all samples: of a target, of views and of public
+    ones, too. The models that stand still beside θ (a teacher of "distillation"), and what clients send the server for
+    terms, are without it. Terms on parameters pull θ alone.
 
     Differs from the paper: the initial round is the first of the run's rounds, and z̄_i^g and z̄^g travel in every one.
     The half in the mean regularisation, and the zeros from which z̄_i^g begins in each round, are the authors' code.
@@ -143,19 +145,19 @@ class FedDBE(SGD):
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """A step of θ and z̄_i^p, and the running mean of the features before it.
 
-        With the logits W z + b + W z̄_i^p, the gradient at b is that at each of them; W's and z̄_i^p's follow from it.
+        The model sees the features without z̄_i^p, and its logits are shifted by W z̄_i^p, which is the same for all
+        samples: what W and z̄_i^p have of it follows from the gradient at that shift.
         """
         w, own, on = state["w"], state["own"], state["on"]
-        weight, bias = self.head
-        assert bias is not None
+        weight, _ = self.head
         W, now = weight.view(w), on * own
         mean = moved(state["mean"], batch_mean(grad.features(w, batch), batch.mask), self.settings.mu)
         seen = {MEAN: state["mean"], CONSENSUS: state["consensus"], ON: on}
-        biased = batch.with_logits(torch.ones_like(on), (W * now.unsqueeze(-2)).sum(-1).unsqueeze(-2))
-        g = grad(w, biased._replace(more={**biased.more, **seen}))
-        of_b = g[..., bias.start : bias.stop].unsqueeze(-1)
-        more = weight.turned(of_b * now.unsqueeze(-2)).flatten(-2)
-        of_own = on * (W * of_b).sum(-2)
+        held = batch._replace(more={**batch.more, **seen})
+        g, of_shift = grad.shifted(w, held, (W * now.unsqueeze(-2)).sum(-1))
+        each_logit = of_shift.unsqueeze(-1)
+        more = weight.turned(each_logit * now.unsqueeze(-2)).flatten(-2)
+        of_own = on * (W * each_logit).sum(-2)
         # Put together of its parts: a traced step copies a vector of which a part is changed in place.
         each = {slot: g[..., slot.start : slot.stop] for slot in self.layout.trained}
         parts = [part + more if slot == weight else part for slot, part in each.items()]

@@ -165,11 +165,13 @@ class LocalGradient(NamedTuple):
     Attributes:
         of: the gradient.
         own: the gradient at the client's own model, with the second set of buffers.
+        shifted: the gradient under shifted logits, and the one at the shift.
         layer: the outputs of a layer, by its name.
     """
 
     of: Callable[[Tensor, Batch], Tensor]
     own: Callable[[Tensor, Batch], Tensor]
+    shifted: Callable[[Tensor, Batch, Tensor], tuple[Tensor, Tensor]]
     layer: Callable[[Tensor, Batch, str], Tensor]
 
     def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:

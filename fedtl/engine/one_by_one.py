@@ -79,15 +79,24 @@ class OneByOne(Engine):
             return task.layout.flat(binding.parameters)
 
         # Vectors need no gradient themselves, so nothing but the forward pass is taped.
-        def grad(at: Tensor, batch: Batch) -> Tensor:
+        def gradients(at: Tensor, batch: Batch, *more: Tensor) -> tuple[Tensor, ...]:
             nonlocal evaluations
             with clock.part(GRADIENT):
                 binding.to(at)
                 total, values = local.forward(batch, outside, parameters)
-                gradients = torch.autograd.grad(total, binding.parameters, materialize_grads=True)
+                found = torch.autograd.grad(total, [*binding.parameters, *more], materialize_grads=True)
                 losses.add_(torch.stack([value.detach() for value in values]))
                 evaluations += 1
-                return task.layout.flat(gradients)
+                of_parameters = len(binding.parameters)
+                return task.layout.flat(found[:of_parameters]), *found[of_parameters:]
+
+        def grad(at: Tensor, batch: Batch) -> Tensor:
+            return gradients(at, batch)[0]
+
+        def shifted(at: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
+            leaf = shift.detach().requires_grad_()
+            of_model, of_shift = gradients(at, batch.shifted(leaf), leaf)
+            return of_model, of_shift
 
         def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
             with clock.part(GRADIENT), torch.no_grad():
@@ -101,7 +110,7 @@ class OneByOne(Engine):
             with binding.second():
                 return grad(at, batch)
 
-        gradient = LocalGradient(grad, grad_own, layer)
+        gradient = LocalGradient(grad, grad_own, shifted, layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)

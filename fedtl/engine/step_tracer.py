@@ -246,22 +246,31 @@ class StepTracer:
             vectors = {name: tensors.pop(name) for name in state}
             known = {key: tensors.pop(name) for name, key in outside.items()}
 
-            def grad(at: Tensor, batch: Batch, which: int = 0) -> Tensor:
+            def gradients(at: Tensor, batch: Batch, *more: Tensor, which: int = 0) -> tuple[Tensor, ...]:
                 leaves = {slot.name: slot.stored(at).detach().requires_grad_() for slot in layout.trained}
                 moving = {name: view.clone() for name, view in layout.buffer_views(sets[which]).items()}
                 with torch.enable_grad():
                     total, terms = self._objective(leaves, moving, batch, known)
-                    gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+                    found = torch.autograd.grad(total, [*leaves.values(), *more], materialize_grads=True)
                 values.extend(value.detach() for value in terms)
                 if self.sets > 1:
                     sets[which] = layout.flat(moving.values(), buffers=True)
-                return torch.cat([gradient.reshape(*at.shape[:-1], -1) for gradient in gradients], -1)
+                of_model = [gradient.reshape(*at.shape[:-1], -1) for gradient in found[: len(leaves)]]
+                return torch.cat(of_model, -1), *found[len(leaves) :]
+
+            def grad(at: Tensor, batch: Batch, which: int = 0) -> Tensor:
+                return gradients(at, batch, which=which)[0]
+
+            def shifted(at: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
+                leaf = shift.detach().requires_grad_()
+                of_model, of_shift = gradients(at, batch.shifted(leaf), leaf)
+                return of_model, of_shift
 
             def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
                 with torch.no_grad():
                     return self._layer(at, sets[0], batch.x, name)
 
-            gradient = LocalGradient(grad, partial(grad, which=self.sets - 1), layer)
+            gradient = LocalGradient(grad, partial(grad, which=self.sets - 1), shifted, layer)
             new = train(vectors, Batch.of(tensors, labelled), gradient)
             return new, torch.cat(sets, -1) if self.sets > 1 else buffers, values
 

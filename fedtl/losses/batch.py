@@ -15,6 +15,9 @@ NO_STREAMS: Mapping[str, Tensor] = {}
 SCALE, OFFSET = "logits scale", "logits offset"
 """In a batch's ``more``: what its logits are multiplied by, and what is added to them."""
 
+SHIFT = "logits shift"
+"""Likewise: what is added to those of its samples and of all further streams."""
+
 
 class Batch(NamedTuple):
     """One mini-batch, of one client or of C stacked ones; with T as a first dimension, T of them.
@@ -49,6 +52,14 @@ class Batch(NamedTuple):
         """
         stacked = scale.unsqueeze(-1) if scale.dim() > 1 else scale
         return self._replace(more={**self.more, SCALE: stacked, OFFSET: offset})
+
+    def shifted(self, shift: Tensor) -> Batch:
+        """The same, of which the objective sees the logits f(x) + shift, and of further streams as well.
+
+        Args:
+            shift: ``[k]``, or ``[C, k]``.
+        """
+        return self._replace(more={**self.more, SHIFT: shift})
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by name, as a traced step names them."""

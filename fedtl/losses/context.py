@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fedtl.losses.batch import OFFSET, SCALE, Batch
+from fedtl.losses.batch import OFFSET, SCALE, SHIFT, Batch
 from fedtl.models.vector import Slot
 
 Layers = dict[str, Tensor]
@@ -144,15 +144,20 @@ class TermContext:
             if name == ("source" if batch.labelled else "target"):
                 samples = Stream(batch.x, batch.mask, self._run, self)
             elif name in batch.more:
-                samples = Stream(batch.more[name], None, self.net.run, self)
+                samples = Stream(batch.more[name], None, self._run_shifted, self)
             else:
                 raise RuntimeError(f"a term reads the stream {name!r} without naming it in its needs")
             self._streams[name] = samples
         return self._streams[name]
 
-    def _run(self, x: Tensor) -> Layers:
-        """The model's layers, with the logits that the mini-batch asks for."""
+    def _run_shifted(self, x: Tensor) -> Layers:
+        """The model's layers, with the logits that the mini-batch asks for of all streams."""
         layers, more = self.net.run(x), self._batch.more
+        return {**layers, "logits": layers["logits"] + more[SHIFT]} if SHIFT in more else layers
+
+    def _run(self, x: Tensor) -> Layers:
+        """The same, with those that it asks for of its own samples."""
+        layers, more = self._run_shifted(x), self._batch.more
         if OFFSET not in more:
             return layers
         return {**layers, "logits": more[SCALE] * layers["logits"] + more[OFFSET]}

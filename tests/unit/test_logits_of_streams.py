@@ -1,0 +1,79 @@
+"""Methods that change logits, with terms that read those of further streams or look at parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedtl.data.federation import Domain, Federation, Shards
+from tests.parted import Parted, assert_same
+from tests.parts import EACH_ENGINE, EngineKind, federation_of
+
+LR, STEPS, PULL, DECAY = 0.2, 3, 2.0, 0.3
+OBJECTIVE: list[dict[str, Any]] = [
+    {"term": "cross_entropy"},
+    {"term": "entropy"},
+    {"term": "proximal", "weight": PULL},
+    {"term": "l2", "weight": DECAY},
+]
+
+
+def with_target() -> Federation:
+    """Two clients that hold unlabelled samples of a target, too."""
+    base, rng = federation_of([5, 7]), np.random.default_rng(3)
+    x = np.concatenate([base.x, 1 + rng.normal(size=(14, 6)).astype(np.float32)])
+    places = np.arange(len(base.x), len(x))
+    train, test = Shards.from_sizes(places[:12], np.array([6, 6])), Shards.from_sizes(places[12:], np.array([1, 1]))
+    target = Domain(train, test, np.empty(0, np.int64))
+    return replace(base, x=x, y=np.concatenate([base.y, np.zeros(14, np.int64)]), target=target)
+
+
+def run_of(strategy: dict[str, Any], sampled: list[list[int]], kind: EngineKind) -> Parted:
+    table = {"lr": LR, "local_steps": STEPS, **strategy}
+    return Parted(table, with_target(), sampled, kind, objective=OBJECTIVE, data={"target": {"name": "digits"}})
+
+
+def target_of(run: Parted, client: int) -> Tensor:
+    assert run.federation.target is not None
+    return torch.from_numpy(run.federation.x[run.federation.target.train[client]])
+
+
+def entropy(logits: Tensor) -> Tensor:
+    return -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def on_parameters(module: nn.Module, received: nn.Module) -> Tensor:
+    """The proximal term and the l2 one."""
+    pairs = [*zip(module.parameters(), received.parameters())]
+    near = sum((0.5 * (p - q.detach()).square().sum() for p, q in pairs), torch.zeros(()))
+    return PULL * near + DECAY * 0.5 * sum((p.square().sum() for p, _ in pairs), torch.zeros(()))
+
+
+def descend(loss: Tensor, along: list[Any]) -> None:
+    gradients = torch.autograd.grad(loss, along)
+    with torch.no_grad():
+        for parameter, gradient in zip(along, gradients):
+            parameter -= LR * gradient
+
+
+@EACH_ENGINE
+def test_feddbe(kind: EngineKind) -> None:
+    """z̄_i^p is in the target's logits as well, and terms on parameters pull neither it nor what W has of it."""
+    run = run_of({"name": "feddbe", "kappa": 0.0}, [[0, 1]], kind)
+    (sent,) = run.rounds()
+    trained = []
+    for client in (0, 1):
+        module, own, (x, y) = run.begun(), torch.zeros(4, requires_grad=True), run.samples(client)
+        for _ in range(STEPS):
+            logits, of_target = (module.head(torch.tanh(module.body(s)) + own) for s in (x, target_of(run, client)))  # type: ignore[operator]
+            loss = F.cross_entropy(logits, y) + entropy(of_target) + on_parameters(module, run.begun())
+            descend(loss, [*module.parameters(), own])
+        torch.testing.assert_close(run.memory(client)["own"], own.detach(), rtol=1e-5, atol=1e-6)
+        trained.append(module)
+    rows = zip(*(module.parameters() for module in trained))
+    assert_same(run.global_model(sent), [(5 * a + 7 * b) / 12 for a, b in rows])

@@ -67,8 +67,9 @@ class APFL(ClientUpdate[APFLSettings]):
     authors' code once a round (``alpha_steps``). That code (FedTorch) is ``mixing = "outputs"``: v_i descends along the
     loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are scored; α_i
     moves once w_i and v_i have, along ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i. All terms of the
-    objective then read the mixed logits. With batch-norm the mixture has running statistics of its own, which stay;
-    where outputs are mixed, v_i has, and those of w_i follow the passes for α_i, too.
+    objective then read the mixed logits, of a target, of views and of public samples, too. With batch-norm the mixture
+    has running statistics of its own, which stay; where outputs are mixed, v_i has, and those of w_i follow the passes
+    for α_i, too.
     """
 
     settings_type: ClassVar[type[Settings]] = APFLSettings
@@ -117,8 +118,8 @@ class APFL(ClientUpdate[APFLSettings]):
         """A step of the authors' code: w_i, then v_i, and then α_i."""
         state, adaptive = self.optimizer.step(state, grad(state["w"], batch)), self.settings.adaptive
         w, v, alpha = state["w"], state["v"], state["alpha"]
-        of_v = grad.own(v, batch.with_logits(alpha, outputs(1 - alpha, grad.logits(w, batch))))
-        of_w = grad(w, batch.with_logits(1 - alpha, outputs(alpha, grad.logits(v, batch)))) if adaptive else of_v
+        of_v = grad.own(v, mixed(batch, alpha, 1 - alpha, w, grad))
+        of_w = grad(w, mixed(batch, 1 - alpha, alpha, v, grad)) if adaptive else of_v
         along = alpha * of_v + (1 - alpha) * of_w
         state = self.optimizer.step(state, of_v, "v")
         return self.move_alpha(state, inner(state["v"] - w, along) + PULL * alpha) if adaptive else state
@@ -159,9 +160,21 @@ class _Joining(APFL):
         return {**super().first_memory(received), "v": received["w"].clone()}
 
 
-def outputs(share: Tensor, logits: Tensor) -> Tensor:
-    """A share ``[..., 1]`` of logits ``[..., B, k]``."""
-    return share.unsqueeze(-1) * logits
+def mixed(batch: Batch, share: Tensor, rest: Tensor, other: Tensor, grad: Gradient) -> Batch:
+    """A mini-batch of which the objective sees ``share`` times the logits and ``rest`` times those of another model.
+
+    Args:
+        batch: the mini-batch.
+        share: ``[..., 1]``.
+        rest: ``[..., 1]``.
+        other: that model ``[..., P]``.
+        grad: what runs it.
+    """
+
+    def of_other(x: Tensor) -> Tensor:
+        return rest.unsqueeze(-1) * grad.logits(other, batch._replace(x=x))
+
+    return batch.with_logits(share, of_other(batch.x), {name: of_other(x) for name, x in batch.streams().items()})
 
 
 def mixture(alpha: Tensor, v: Tensor, w: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from fedtl.data.federation import ClassCounts
 
 NO_STREAMS: Mapping[str, Tensor] = {}
 
+STREAMS = ("target", "view_a", "view_b", "public", "replay")
+"""What in a batch's ``more`` is further samples."""
+
 SCALE, OFFSET = "logits scale", "logits offset"
 """In a batch's ``more``: what its logits are multiplied by, and what is added to them."""
 
@@ -43,15 +46,21 @@ class Batch(NamedTuple):
         more = {name: tensor for name, tensor in tensors.items() if name not in cls._fields}
         return cls(tensors["x"], tensors["y"], tensors.get("mask"), more, labelled)
 
-    def with_logits(self, scale: Tensor, offset: Tensor) -> Batch:
+    def streams(self) -> dict[str, Tensor]:
+        """The samples of its further streams by name."""
+        return {name: self.more[name] for name in STREAMS if name in self.more} if self.more else {}
+
+    def with_logits(self, scale: Tensor, offset: Tensor, streams: Mapping[str, Tensor] = NO_STREAMS) -> Batch:
         """The same, of which the objective sees the logits scale · f(x) + offset.
 
         Args:
             scale: ``[1]``, or ``[C, 1]``.
             offset: ``[B, k]``, or ``[C, B, k]``.
+            streams: offsets of further streams' samples, by name; others have the logits f(x).
         """
         stacked = scale.unsqueeze(-1) if scale.dim() > 1 else scale
-        return self._replace(more={**self.more, SCALE: stacked, OFFSET: offset})
+        offsets = {OFFSET: offset, **{offset_of(name): further for name, further in streams.items()}}
+        return self._replace(more={**self.more, SCALE: stacked, **offsets})
 
     def shifted(self, shift: Tensor) -> Batch:
         """The same, of which the objective sees the logits f(x) + shift, and of further streams as well.
@@ -77,6 +86,11 @@ class Batch(NamedTuple):
         mask = None if self.mask is None else self.mask[step]
         more = {name: tensor[step] for name, tensor in self.more.items()} if self.more else NO_STREAMS
         return Batch(self.x[step], self.y[step], mask, more, self.labelled)
+
+
+def offset_of(stream: str) -> str:
+    """What in a batch's ``more`` is added to the logits of one of its further streams."""
+    return f"{OFFSET} of {stream}"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fedtl.losses.batch import OFFSET, SCALE, SHIFT, Batch
+from fedtl.losses.batch import OFFSET, SCALE, SHIFT, Batch, offset_of
 from fedtl.models.vector import Slot
 
 Layers = dict[str, Tensor]
@@ -142,25 +143,27 @@ class TermContext:
             name = "target"
         if name not in self._streams:
             if name == ("source" if batch.labelled else "target"):
-                samples = Stream(batch.x, batch.mask, self._run, self)
+                samples = Stream(batch.x, batch.mask, partial(self._run, OFFSET), self)
             elif name in batch.more:
-                samples = Stream(batch.more[name], None, self._run_shifted, self)
+                samples = Stream(batch.more[name], None, partial(self._run, offset_of(name)), self)
             else:
                 raise RuntimeError(f"a term reads the stream {name!r} without naming it in its needs")
             self._streams[name] = samples
         return self._streams[name]
 
-    def _run_shifted(self, x: Tensor) -> Layers:
-        """The model's layers, with the logits that the mini-batch asks for of all streams."""
-        layers, more = self.net.run(x), self._batch.more
-        return {**layers, "logits": layers["logits"] + more[SHIFT]} if SHIFT in more else layers
+    def _run(self, offset: str, x: Tensor) -> Layers:
+        """The model's layers for samples, with the logits that the mini-batch asks for.
 
-    def _run(self, x: Tensor) -> Layers:
-        """The same, with those that it asks for of its own samples."""
-        layers, more = self._run_shifted(x), self._batch.more
-        if OFFSET not in more:
-            return layers
-        return {**layers, "logits": more[SCALE] * layers["logits"] + more[OFFSET]}
+        Args:
+            offset: what the offset of those samples' logits is called, where they have one.
+            x: the samples.
+        """
+        layers, more = self.net.run(x), self._batch.more
+        if SHIFT in more:
+            layers = {**layers, "logits": layers["logits"] + more[SHIFT]}
+        if offset in more:
+            layers = {**layers, "logits": more[SCALE] * layers["logits"] + more[offset]}
+        return layers
 
     def tensor(self, name: str) -> Tensor:
         """What a stream brings besides samples, as ``"replay_y"``, the labels of ``"replay"``."""

@@ -77,3 +77,32 @@ def test_feddbe(kind: EngineKind) -> None:
         trained.append(module)
     rows = zip(*(module.parameters() for module in trained))
     assert_same(run.global_model(sent), [(5 * a + 7 * b) / 12 for a, b in rows])
+
+
+@EACH_ENGINE
+def test_apfl_whose_outputs_are_mixed(kind: EngineKind) -> None:
+    """Those of the target as well."""
+    alpha_lr, table = 0.5, {"name": "apfl", "mixing": "outputs", "alpha": 0.3, "adaptive": True, "alpha_steps": "all"}
+    run = run_of({**table, "alpha_lr": alpha_lr}, [[0, 1]], kind)
+    run.rounds()
+    for client in (0, 1):
+        w, v, first, alpha, (x, y) = run.begun(), run.begun(), run.begun(), 0.3, run.samples(client)
+        other = target_of(run, client)
+
+        def loss(of_w: float, of_v: float, moving: nn.Module) -> Tensor:
+            own, more = (of_w * w(s) + of_v * v(s) for s in (x, other))  # noqa: B023
+            return F.cross_entropy(own, y) + entropy(more) + on_parameters(moving, first)  # noqa: B023
+
+        for _ in range(STEPS):
+            descend(loss(1, 0, w), [*w.parameters()])
+            gradients = [torch.autograd.grad(loss(1 - alpha, alpha, each), [*each.parameters()]) for each in (v, w)]
+            with torch.no_grad():
+                for p, g in zip(v.parameters(), gradients[0]):
+                    p -= LR * g
+                apart = [p - q for p, q in zip(v.parameters(), w.parameters())]
+                along = [alpha * g + (1 - alpha) * h for g, h in zip(*gradients)]
+                slope = float(sum((d * g).sum() for d, g in zip(apart, along))) + 0.02 * alpha
+            alpha = min(max(alpha - alpha_lr * slope, 0), 1)
+        assert 0 < alpha < 1
+        torch.testing.assert_close(run.memory(client)["alpha"], torch.tensor([alpha]), rtol=1e-5, atol=1e-6)
+        assert_same(run.module(run.memory(client)["v"]), v)

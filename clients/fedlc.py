@@ -40,8 +40,8 @@ class FedLC(SGD):
     With n_c the client's number of training samples of class c, the objective sees the logits f_c(x) - τ n_c^(-1/4):
     on a sample of label y, -log(exp(f_y - τ n_y^(-1/4)) / Σ_c exp(f_c - τ n_c^(-1/4))). A class that the client lacks
     leaves its softmax, so that local training does not push it down. With τ = 0 this is FedAvg. Scores are of f(x).
-    All terms of the objective that read the logits of labelled samples read the calibrated ones; an objective that
-    learns no labels in any phase is refused.
+    All terms of the objective that read the logits of labelled samples read the calibrated ones, those of other samples
+    (a target, views, public samples) f(x); an objective that learns no labels in any phase is refused.
 
     Differs from the paper: its equation has the sum over the other classes c ≠ y alone, ``sum_over = "others"``. That
     loss falls without end, with a slope of -1 in f_y however sure the model is of a sample; so the sum is over all

@@ -83,6 +83,8 @@ class TwoHeads(SGD):
     def gradients(self, w: Tensor, phi: Tensor, prior: Tensor, batch: Batch, grad: Gradient) -> tuple[Tensor, Tensor]:
         """∇ L_BSM of the generic predictor ``[..., P]``, and ∇_φ L_CE of the personal one ``[..., h]``.
 
+        Of labelled samples the generic predictor's logits are balanced, of no others.
+
         Args:
             w: θ and ψ.
             phi: φ, ``[..., h]``.
@@ -90,9 +92,14 @@ class TwoHeads(SGD):
             batch: the mini-batch.
             grad: of the objective.
         """
-        balanced = batch.with_logits(torch.ones_like(prior[..., :1]), prior.unsqueeze(-2))
-        of_personal = grad(self.with_head(w, phi), batch)
-        return grad(w, balanced), self.head(of_personal)
+        of_personal = self.personal_gradient(w, phi, batch, grad)
+        if batch.labelled:
+            batch = batch.with_logits(torch.ones_like(prior[..., :1]), prior.unsqueeze(-2))
+        return grad(w, batch), of_personal
+
+    def personal_gradient(self, w: Tensor, phi: Tensor, batch: Batch, grad: Gradient) -> Tensor:
+        """∇_φ L_CE ``[..., h]``, without what terms on parameters have of it: they are about θ and ψ."""
+        return self.head(grad(self.with_head(w, phi), batch.with_parameters(w)))
 
     def personal(self, received: Vectors, memory: Memory) -> Tensor:
         """The present generic predictor with the client's own head."""
@@ -122,7 +129,9 @@ class FedRoD(TwoHeads):
     before. The server's mean of θ and ψ is weighted by samples; φ_m stays. As heads are linear, the personal predictor
     is the model whose head is ψ + φ_m.
 
-    Terms of the objective that read logits read the balanced ones, and for φ_m the personal ones.
+    Terms of the objective that read logits of labelled samples read the balanced ones; those of other samples (a
+    target, views, public samples) read h(z; ψ). For φ_m both read the personal ones. Terms on parameters, as "proximal"
+    and "l2", pull θ and ψ, and leave φ_m alone.
 
     Differs from the paper: of its family of losses for unlike class distributions the balanced softmax alone is here;
     with batch-norm the running statistics see each mini-batch twice. Its authors published no code. PFLlib begins with
@@ -169,7 +178,7 @@ class _Joining(FedRoD):
     sums: ClassVar[Mapping[str, Weighting]] = {}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
-        of_phi = self.head(grad(self.with_head(state["w"], state["phi"]), batch))
+        of_phi = self.personal_gradient(state["w"], state["phi"], batch, grad)
         return self.move(state, of_phi, "phi", self.personal_optimizer)
 
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:

@@ -35,8 +35,8 @@ class FedRoDHyper(TwoHeads):
     samples. A client that has never trained has a personal head too, from its class distribution.
 
     Differs from the paper: W and c begin at zeros, so that at first the generic predictor speaks alone; what is said of
-    ``fedrod``'s losses and of batch-norm holds here, too. In FL-bench the hypernetwork makes a client's first personal
-    head alone, and learns from it by squares.
+    ``fedrod``'s losses, of terms and of batch-norm holds here, too. In FL-bench the hypernetwork makes a client's first
+    personal head alone, and learns from it by squares.
     """
 
     settings_type: ClassVar[type[Settings]] = FedRoDHyperSettings

@@ -21,6 +21,9 @@ SCALE, OFFSET = "logits scale", "logits offset"
 SHIFT = "logits shift"
 """Likewise: what is added to those of its samples and of all further streams."""
 
+PARAMETERS = "parameters"
+"""Likewise: what terms on parameters see in place of the model's, as numbers that stay."""
+
 
 class Batch(NamedTuple):
     """One mini-batch, of one client or of C stacked ones; with T as a first dimension, T of them.
@@ -69,6 +72,10 @@ class Batch(NamedTuple):
             shift: ``[k]``, or ``[C, k]``.
         """
         return self._replace(more={**self.more, SHIFT: shift})
+
+    def with_parameters(self, w: Tensor) -> Batch:
+        """The same, of which terms on parameters see ``w`` ``[P]`` or ``[C, P]``, and have no gradient."""
+        return self._replace(more={**self.more, PARAMETERS: w})
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by name, as a traced step names them."""

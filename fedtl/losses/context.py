@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fedtl.losses.batch import OFFSET, SCALE, SHIFT, Batch, offset_of
+from fedtl.losses.batch import OFFSET, PARAMETERS, SCALE, SHIFT, Batch, offset_of
 from fedtl.models.vector import Slot
 
 Layers = dict[str, Tensor]
@@ -203,8 +203,9 @@ class TermContext:
 
     @property
     def w(self) -> Tensor:
-        """The model's trainable parameters ``[P]``."""
-        return self.net.parameters_vector()
+        """The model's trainable parameters ``[P]``; or what the mini-batch has in their place, without gradient."""
+        own, more = self.net.parameters_vector(), self._batch.more
+        return more[PARAMETERS] + 0 * own if PARAMETERS in more else own  # an objective of nothing else has a gradient
 
     @property
     def mask(self) -> Tensor | None:

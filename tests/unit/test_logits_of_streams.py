@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +25,9 @@ OBJECTIVE: list[dict[str, Any]] = [
 ]
 
 
-def with_target() -> Federation:
-    """Two clients that hold unlabelled samples of a target, too."""
-    base, rng = federation_of([5, 7]), np.random.default_rng(3)
+def with_target(sizes: Sequence[int] = (5, 7)) -> Federation:
+    """Two clients that hold unlabelled samples of a target, too, of labelled ones so many."""
+    base, rng = federation_of(sizes), np.random.default_rng(3)
     x = np.concatenate([base.x, 1 + rng.normal(size=(14, 6)).astype(np.float32)])
     places = np.arange(len(base.x), len(x))
     train, test = Shards.from_sizes(places[:12], np.array([6, 6])), Shards.from_sizes(places[12:], np.array([1, 1]))
@@ -33,9 +35,11 @@ def with_target() -> Federation:
     return replace(base, x=x, y=np.concatenate([base.y, np.zeros(14, np.int64)]), target=target)
 
 
-def run_of(strategy: dict[str, Any], sampled: list[list[int]], kind: EngineKind) -> Parted:
-    table = {"lr": LR, "local_steps": STEPS, **strategy}
-    return Parted(table, with_target(), sampled, kind, objective=OBJECTIVE, data={"target": {"name": "digits"}})
+def run_of(
+    strategy: dict[str, Any], sampled: list[list[int]], kind: EngineKind, sizes: Sequence[int] = (5, 7)
+) -> Parted:
+    table, data = {"lr": LR, "local_steps": STEPS, **strategy}, {"target": {"name": "digits"}}
+    return Parted(table, with_target(sizes), sampled, kind, objective=OBJECTIVE, data=data)
 
 
 def target_of(run: Parted, client: int) -> Tensor:
@@ -106,3 +110,36 @@ def test_apfl_whose_outputs_are_mixed(kind: EngineKind) -> None:
         assert 0 < alpha < 1
         torch.testing.assert_close(run.memory(client)["alpha"], torch.tensor([alpha]), rtol=1e-5, atol=1e-6)
         assert_same(run.module(run.memory(client)["v"]), v)
+
+
+@EACH_ENGINE
+def test_fedrod(kind: EngineKind) -> None:
+    """Logits of labelled samples alone are balanced, and terms on parameters leave φ_m alone.
+
+    Client 1 has no labelled samples, and client 0 none of some class.
+    """
+    run = run_of({"name": "fedrod"}, [[0], [1]], kind, sizes=(2, 0))
+    sent = run.rounds()
+    module = run.begun()
+    for client, travelled in enumerate(sent):
+        received = deepcopy(module)
+        phi = [torch.zeros_like(p).requires_grad_() for p in module.head.parameters()]  # type: ignore[union-attr]
+        (x, y), other = run.samples(client), target_of(run, client)
+        counts = torch.bincount(y, minlength=3)
+        prior = torch.where(counts > 0, counts.clamp(min=1).log(), torch.tensor(-1e4))
+
+        def personal(samples: Tensor) -> Tensor:
+            z = torch.tanh(module.body(samples)).detach()  # type: ignore[operator]
+            return module(samples).detach() + F.linear(z, *phi)  # noqa: B023
+
+        for _ in range(STEPS):
+            generic = entropy(module(other)) + on_parameters(module, received)
+            own = entropy(personal(other))
+            if len(y):
+                generic = generic + F.cross_entropy(module(x) + prior, y)
+                own = own + F.cross_entropy(personal(x), y)
+            descend(own, phi)  # of the model before its step, as ``own`` is made already
+            descend(generic, [*module.parameters()])
+        kept = torch.cat([p.detach().flatten() for p in phi])
+        torch.testing.assert_close(run.memory(client)["phi"], kept, rtol=1e-5, atol=1e-6)
+        assert_same(run.global_model(travelled), module)

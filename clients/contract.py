@@ -292,6 +292,14 @@ class ClientUpdate(ABC, Generic[S]):
         """The client's own model ``[P]``, out of a download and a memory that ``finish`` gave."""
         raise NotImplementedError(f"{type(self).__name__} has no personalised model")
 
+    def only_uploads(self, received: Vectors) -> bool:
+        """Whether a round that begins with this download is for its uploads' sake alone.
+
+        What ``finish`` keeps is kept; but optimisers, batch-norm statistics of one's own and the model that terms
+        remember are afterwards what they were before, and clients send no statistics for terms.
+        """
+        return False
+
     def ensemble(self, received: Vectors, memory: Memory) -> Ensemble | None:
         """The models whose logits together are the client's own; None where ``personal`` alone is its model."""
         return None

@@ -96,7 +96,7 @@ class FedDBE(SGD):
 
     Terms of the objective that read logits read those with z̄_i^p, of all samples: of a target, of views and of public
     ones, too. The models that stand still beside θ (a teacher of "distillation"), and what clients send the server for
-    terms, are without it. Terms on parameters pull θ alone.
+    terms, are without it; the latter begins after the initial round. Terms on parameters pull θ alone.
 
     Differs from the paper: the initial round is the first of the run's rounds, and z̄_i^g and z̄^g travel in every one.
     The half in the mean regularisation, and the zeros from which z̄_i^g begins in each round, are the authors' code.
@@ -171,6 +171,10 @@ class FedDBE(SGD):
     def finish(self, state: State, count: Count) -> tuple[Vectors, Memory]:
         """Upload θ and z̄_i^g; keep z̄_i^p."""
         return {"w": state["w"], "mean": state["mean"]}, {"own": state["own"]}
+
+    def only_uploads(self, received: Vectors) -> bool:
+        """In the initial round."""
+        return not received["on"].any()
 
     def for_unseen(self) -> ClientUpdate[Any]:
         """The steps of z̄_i^p."""

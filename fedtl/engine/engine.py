@@ -23,7 +23,7 @@ from fedtl.engine.parts import DATA, FORWARD, METHOD, STATISTICS, STEPS, SYNTHES
 from fedtl.engine.plan import Plan, Where, make_plan, share_of_work, view_seeds
 from fedtl.engine.replay import Replays
 from fedtl.engine.step_tracer import StepTracer
-from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Outcome, RoundContext, Score, Task
+from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Outcome, RoundContext, Score, Task, of_method
 from fedtl.losses.batch import NO_STREAMS, Batch
 from fedtl.losses.context import Layers
 from fedtl.metrics import Metrics
@@ -634,6 +634,7 @@ class Engine(ABC):
         update: ClientUpdate[Any],
         client: int,
         received: Vectors,
+        before: Memory,
         finished: tuple[Vectors, Memory],
         trained: Tensor | None,
         sets: Tensor,
@@ -644,6 +645,7 @@ class Engine(ABC):
             update: the method's local training.
             client: its id.
             received: what it received, ``"w"`` as ``[d]``.
+            before: its memory before training.
             finished: what ``finish`` gave.
             trained: the model ``[P]`` that its steps ended in, the state's ``"w"``, which an upload of that name need
                 not be; None where the method calls its vectors otherwise, and the upload is taken for it.
@@ -666,6 +668,8 @@ class Engine(ABC):
             local = torch.cat([own, of_own]) if task.buffers else own
         if "w" in update.sums and task.buffers:
             uploads = {**uploads, "w": torch.cat([uploads["w"], buffers])}
+        if update.only_uploads(received):
+            return uploads, {**before, **of_method(kept)}, ()
         if task.sharing is not None and len(task.sharing.private) and "w" in update.sums:
             assert local is not None
             memory = {**memory, PRIVATE: local[task.sharing.private]}

@@ -143,7 +143,7 @@ class OneByOne(Engine):
             if update.optimizer.keeps:
                 kept = {**kept, **remembered(state)}
             finished = uploads, kept
-        ended = self._ended(update, client, received, finished, state.get("w"), sets)
+        ended = self._ended(update, client, received, memory, finished, state.get("w"), sets)
         return _Ended(samples, sum(of_loops), *ended, evaluations)
 
     def _batches(self, plan: Plan, round: int, client: int) -> Iterator[list[Batch]]:

@@ -151,7 +151,8 @@ class Stacked(Engine):
                 finished = _row(uploads, row), _row(kept, row)
                 of_client = {**received.of(job.place), "w": own[first + row]}
                 model = state["w"][row] if "w" in state else None
-                sent, memory, sums = self._ended(update, job.client, of_client, finished, model, torch.stack(vectors))
+                ended = finished, model, torch.stack(vectors)
+                sent, memory, sums = self._ended(update, job.client, of_client, job.memory, *ended)
                 losses_of = task.objective.means(totals[row], int(evaluations[first + row]))
                 trained = Trained(job.client, self._samples(job), sent, memory, losses_of, job.steps, sums)
                 outcomes[job.place] = trained

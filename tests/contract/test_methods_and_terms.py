@@ -41,6 +41,10 @@ STEPS: Mapping[str, int] = {"proximal": 2}
 """A round's local steps, where the first changes nothing: it begins at the model from which a term is to keep near."""
 
 
+ROUNDS: Mapping[str, int] = {"feddbe": 3}
+"""Of a method whose first round leaves nothing that a term could look at in the second one."""
+
+
 class About(NamedTuple):
     """What of a method decides which terms go with it."""
 
@@ -83,9 +87,9 @@ def federation() -> Federation:
 
 
 def run(method: str, steps: int, *terms: dict[str, Any]) -> tuple[dict[str, Tensor], Mapping[str, float]]:
-    """Two rounds: all numbers of the models that they leave, and the last one's losses."""
+    """Two rounds, or more: all numbers of the models that they leave, and the last one's losses."""
     strategy = {"name": method, "batch_size": 8, "local_steps": steps, **METHODS[method]}
-    sampled = [[0] if strategy_type(method).pools else [*range(CLIENTS)]] * 2
+    sampled = [[0] if strategy_type(method).pools else [*range(CLIENTS)]] * ROUNDS.get(method, 2)
     objective = [{"term": "cross_entropy"}, *terms]
     of = Parted(strategy, federation(), sampled, model=MODEL, objective=objective, data=DATA, more=MORE)
     check_travels(of.task, of.worker.update)  # as before a run's first round

@@ -91,6 +91,27 @@ def test_the_initial_round_leaves_all_but_the_consensus_as_it_was(norm: bool) ->
     assert not any(run.memory(client)["own"].any() for client in EVERYBODY)
 
 
+@EACH_ENGINE
+def test_nothing_else_of_the_initial_round_is_kept(kind: EngineKind) -> None:
+    """Neither momentum, nor the model that a term remembers, nor the statistics that another one asks for."""
+    table = {"name": "feddbe", "local_steps": 2, "optimizer": {"name": "sgd", "momentum": 0.9, "keep": True}}
+    objective = [{"term": "cross_entropy"}, {"term": "moon", "weight": 0.5}, {"term": "class_logits", "weight": 0.5}]
+    rounds, small = [[0, 1], [1, 2]], 1e-9  # times which the consensus counts
+    each = [
+        Parted({**table, **more}, federation_of(SIZES), sampled, kind, {"norm": True}, objective)
+        for more, sampled in (({"kappa": small}, [EVERYBODY, *rounds]), ({"kappa": 0.0}, rounds))
+    ]
+    (initial, *ours), theirs = (run.rounds() for run in each)
+    assert torch.equal(initial, each[0].task.sent(each[0].initial))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for client in EVERYBODY:
+        one, other = (run.memory(client) for run in each)
+        assert one.keys() == other.keys()
+        for name, kept in one.items():
+            torch.testing.assert_close(kept, other[name], rtol=1e-5, atol=1e-6)
+
+
 def strategy_of(**options: Any) -> Any:
     tables = {
         "name": "drawn",

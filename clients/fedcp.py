@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedtl import losses
 from fedtl.choice import ConfigError, shown
 from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors
+from fedtl.clients.heads import scale_of_head
 from fedtl.clients.parts import PartSteps
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGDSettings
@@ -24,8 +25,9 @@ from fedtl.losses.moments import unit
 from fedtl.losses.objective import with_term
 from fedtl.losses.term import Term, TermContext, module_name
 from fedtl.models.head import head_name
-from fedtl.models.vector import put, take
+from fedtl.models.vector import Layout, put, take
 from fedtl.optimizers.settings import AveragingSettings
+from fedtl.optimizers.stepper import Stepper
 from fedtl.tasks import PER_SAMPLE
 
 TERM, MODULES = "fedcp", ("policy", "head", "context")
@@ -155,7 +157,8 @@ class FedCP(PartSteps):
     The server receives W_i^fe, Θ_i and Ŵ_i^hd = (W^hd + W_i^hd) / 2, and takes their means weighted by samples; W_i^hd
     stays. A client's own model is the present W^fe, W^hd and Θ with its own W_i^hd.
 
-    Terms of the objective that read logits read out_i. Θ begins as torch's layers do, and W_i^hd as W^hd.
+    Terms of the objective that read logits read out_i. Θ begins as torch's layers do, and W_i^hd as W^hd. A factor of
+    the head in ``lr_scale`` is that of W_i^hd.
 
     Differs from the paper: not knowingly by default, but that with batch-norm the received extractor, which stands
     still, is in evaluation mode; the MMD's kernels, which it leaves open, are those of its authors' code. That code,
@@ -168,6 +171,13 @@ class FedCP(PartSteps):
     settings_type: ClassVar[type[Settings]] = FedCPSettings
     personalises: ClassVar[bool] = True
     settings: FedCPSettings
+
+    def __init__(self, settings: FedCPSettings, layout: Layout) -> None:
+        super().__init__(settings, layout)
+        factor, others = scale_of_head(layout, settings.lr_scale)
+        if factor != 1:  # W^hd stands still
+            scaled = settings.model_copy(update={"lr_scale": {HEAD: factor, **others}})
+            self.optimizer = Stepper(scaled, self.driven_lr(settings), layout)
 
     @classmethod
     def objective(cls, settings: Settings, terms: tuple[Term, ...]) -> tuple[Term, ...]:

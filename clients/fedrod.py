@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
-from fedtl.clients.heads import LinearHead, head_of, with_head
+from fedtl.clients.heads import LinearHead, head_of, scale_of_head, with_head
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.clients.untrained import Untrained
@@ -63,7 +63,7 @@ class TwoHeads(SGD):
 
     def __init__(self, settings: TwoHeadsSettings, layout: Layout) -> None:
         super().__init__(settings, layout)
-        scale = settings.lr_scale.get("head", 1.0)  # of a part of the model, and a personal head is like its head
+        scale, _ = scale_of_head(layout, settings.lr_scale)
         optimizer = settings.optimizer
         rate = None if optimizer.lr is None else scale * optimizer.lr
         chosen = {"lr_scale": {}, "optimizer": optimizer.model_copy(update={"lr": rate})}

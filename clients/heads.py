@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,20 @@ class LinearHead(NamedTuple):
                 f"{', '.join(map(str, shapes))}; use a model that ends in one linear layer"
             )
         return cls(slots[2], slots.get(1))
+
+
+def scale_of_head(layout: Layout, lr_scale: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """The factor of the head in ``strategy.lr_scale``, by whichever name; 1 if it has none. And the other factors.
+
+    For heads of clients' own, which are no part of the model, and are like its head.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    head = layout.part("head") if lr_scale else ()
+    others = {part: factor for part, factor in lr_scale.items() if layout.part(part) != head}
+    own = [factor for part, factor in lr_scale.items() if part not in others]
+    return own[0] if own else 1.0, others
 
 
 def head_of(layout: Layout, w: Tensor) -> Tensor:

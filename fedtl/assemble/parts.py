@@ -205,9 +205,16 @@ def most_at_once(config: Config, federation: Federation) -> int:
 
 
 def client_updates(config: Config, tasks: Sequence[Task]) -> list[ClientUpdate[Any]]:
-    """The method's local training for tasks that are, for each model, those of the phases one after another."""
+    """The method's local training for tasks that are, for each model, those of the phases one after another.
+
+    Raises:
+        ConfigError: it cannot train such a model, which some methods see when they make their loops.
+    """
     settings, method = [stage.strategy for stage in config.stages()], strategy_type(config.strategy.name)
     updates = [method.client_update(settings[i % len(settings)], task.layout) for i, task in enumerate(tasks)]
+    for update in updates:
+        for each in (update, update.for_scoring()):
+            _ = each.round_loops
     return [update.without_stragglers() if method.pools else update for update in updates]
 
 

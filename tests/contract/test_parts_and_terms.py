@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from fedtl.choice import ConfigError
 from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from tests.parted import Parted
-from tests.parts import ENGINES, METHODS, EngineKind
+from tests.parts import CLIENT_METHODS, ENGINES, METHODS, EngineKind, federation_of
 
 DATA: dict[str, Any] = {
     "samples": 80,
@@ -89,3 +90,17 @@ def test_a_terms_own_module_trains_and_travels_with_the_body() -> None:
     assert own
     for slot in own:
         assert not torch.equal(before[slot.start : slot.stop], after[slot.start : slot.stop]), slot.name
+
+
+@pytest.mark.parametrize("frozen", ["head", "features"])
+@pytest.mark.parametrize("method", CLIENT_METHODS)
+def test_what_a_method_cannot_do_without_a_part_is_known_before_the_first_round(method: str, frozen: str) -> None:
+    """Either the config is refused, or clients train and are served."""
+    strategy = {"name": method, **METHODS[method], "frozen": [frozen]}
+    try:
+        of = Parted(strategy, federation_of([5, 7]), [[0], [0]], model={"norm": True})
+    except ConfigError as error:
+        assert "frozen" in str(error)  # noqa: PT017
+        return
+    of.rounds()
+    of.score_of(0)

@@ -34,6 +34,18 @@ class Bare(nn.Module):
         return logits
 
 
+class Called(nn.Module):
+    """A head by another name."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(input_shape[0], 4), nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(torch.tanh(self.body(x)))
+        return logits
+
+
 class Deep(nn.Module):
     """A body and a head of two layers, or one of another kind."""
 
@@ -161,6 +173,21 @@ def test_an_even_policy_is_fedavg_whose_head_learns_at_a_quarter_of_the_rate(kin
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-5, atol=1e-6)
 
 
+@EACH_ENGINE
+@pytest.mark.parametrize("part", ["head", "fc"])
+def test_a_factor_of_the_heads_rate_is_the_personal_ones(part: str, kind: EngineKind) -> None:
+    """In a first step, by whichever name the head has."""
+    model = {"name": "tests.unit.test_fedcp:Called"}
+    heads = []
+    for own in ({}, {"lr_scale": {part: 3.0}}):
+        run = parted({"local_steps": 1, **own}, [[0, 1]], kind, model=model)
+        (sent,) = run.rounds()
+        heads.append([p for client in (0, 1) for p in run.extra(run.own(client, sent), "fedcp_head")])
+    began = [p.detach() for p in run.begun().fc.parameters()] * 2  # type: ignore[union-attr]
+    for plain, scaled, first in zip(*heads, began, strict=True):
+        torch.testing.assert_close(scaled - first, 3 * (plain - first), rtol=1e-4, atol=1e-6)
+
+
 def test_without_lambda_nothing_is_asked_of_the_received_extractor() -> None:
     run = parted({"lam": 0.0}, [[0, 1]])
     run.rounds()
@@ -228,9 +255,8 @@ def test_the_context_of_a_deep_head_is_that_of_the_product_of_its_weights() -> N
 
 
 def test_a_head_of_other_layers_is_refused() -> None:
-    run = parted({}, [[0]], model={"name": "tests.unit.test_fedcp:Deep", "bilinear": True})
     with pytest.raises(ConfigError, match=r"'fedcp'.*made of linear layers"):
-        run.worker.update.loops()
+        parted({}, [[0]], model={"name": "tests.unit.test_fedcp:Deep", "bilinear": True})
 
 
 def test_gumbel_noise_is_the_clients_own_and_the_same_again() -> None:

@@ -59,11 +59,12 @@ class APFL(ClientUpdate[APFLSettings]):
     - with ``adaptive``, α_i ← α_i - η ⟨v_i - w_i, ∇f_i(v̄_i)⟩, kept between 0 and 1; with ``alpha_steps = "first"`` on
       the first mini-batch of a round alone.
 
-    v_i begins at the run's initial model. A client is scored with the mixture of its v_i and the present global w, one
-    that has never been sampled with that of its first v_i and α_i; of w's private parts, where there are any, with its
-    own.
+    v_i begins at the run's initial model. With ``evaluate.personal = "stored"`` a client is scored with the mixture of
+    the v_i that it keeps and the present global w, one that has never been sampled with that of its first v_i and α_i;
+    by default v_i, and α_i where it learns, first go on for a round that begins at the present w. Of w's private parts,
+    where there are any, a client's own are in the mixture.
 
-    Differs from the paper: not at all, but perhaps in how often α_i moves: by default on each mini-batch, in its
+    Differs from the paper: not in training, but perhaps in how often α_i moves: by default on each mini-batch, in its
     authors' code once a round (``alpha_steps``). That code (FedTorch) is ``mixing = "outputs"``: v_i descends along the
     loss L of the logits α_i f(v_i) + (1 - α_i) f(w_i), w_i as it is after its step, and those logits are scored; α_i
     moves once w_i and v_i have, along ⟨v_i - w_i, α_i ∂L/∂v_i + (1 - α_i) ∂L/∂w_i⟩ + 0.02 α_i. All terms of the

@@ -42,6 +42,13 @@ def run_of(
     return Parted(table, with_target(sizes), sampled, kind, objective=OBJECTIVE, data=data)
 
 
+def rounds_of(run: Parted) -> list[Tensor]:
+    """What travels after each round, of steps that are replayed where they are traced."""
+    sent = run.rounds()
+    assert run.engine.tracer is None or run.engine.tracer.replays_all, "a step ran eagerly"
+    return sent
+
+
 def target_of(run: Parted, client: int) -> Tensor:
     assert run.federation.target is not None
     return torch.from_numpy(run.federation.x[run.federation.target.train[client]])
@@ -69,7 +76,7 @@ def descend(loss: Tensor, along: list[Any]) -> None:
 def test_feddbe(kind: EngineKind) -> None:
     """z̄_i^p is in the target's logits as well, and terms on parameters pull neither it nor what W has of it."""
     run = run_of({"name": "feddbe", "kappa": 0.0}, [[0, 1]], kind)
-    (sent,) = run.rounds()
+    (sent,) = rounds_of(run)
     trained = []
     for client in (0, 1):
         module, own, (x, y) = run.begun(), torch.zeros(4, requires_grad=True), run.samples(client)
@@ -88,7 +95,7 @@ def test_apfl_whose_outputs_are_mixed(kind: EngineKind) -> None:
     """Those of the target as well."""
     alpha_lr, table = 0.5, {"name": "apfl", "mixing": "outputs", "alpha": 0.3, "adaptive": True, "alpha_steps": "all"}
     run = run_of({**table, "alpha_lr": alpha_lr}, [[0, 1]], kind)
-    run.rounds()
+    rounds_of(run)
     for client in (0, 1):
         w, v, first, alpha, (x, y) = run.begun(), run.begun(), run.begun(), 0.3, run.samples(client)
         other = target_of(run, client)
@@ -119,7 +126,7 @@ def test_fedrod(kind: EngineKind) -> None:
     Client 1 has no labelled samples, and client 0 none of some class.
     """
     run = run_of({"name": "fedrod"}, [[0], [1]], kind, sizes=(2, 0))
-    sent = run.rounds()
+    sent = rounds_of(run)
     module = run.begun()
     for client, travelled in enumerate(sent):
         received = deepcopy(module)

@@ -113,7 +113,11 @@ class FedDBE(SGD):
     def __init__(self, settings: FedDBESettings, layout: Layout) -> None:
         super().__init__(settings, layout)
         own = settings.model_copy(update={"lr_scale": {}})  # whose parts are the model's
-        self.personal_optimizer = stepper_of(own, settings.personal_lr, settings.lr, layout)
+        self.personal_optimizer = stepper_of(own, settings.personal_lr, settings.lr, layout, self.decayed)
+
+    def decayed(self, which: str) -> Tensor:
+        """Nothing of z̄_i^p, which is a bias."""
+        return torch.zeros(self.head.weight.shape[1])
 
     @classmethod
     def objective(cls, settings: Settings, terms: tuple[Term, ...]) -> tuple[Term, ...]:

@@ -17,7 +17,7 @@ from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
-from fedtl.optimizers.stepper import stepper_of
+from fedtl.optimizers.stepper import decayed_numbers, stepper_of
 
 ABSENT = -1e4
 """The logarithm of no samples: e to its power is 0 in float32, and a product with 0 is 0, unlike that of -∞."""
@@ -69,7 +69,11 @@ class TwoHeads(SGD):
         chosen = {"lr_scale": {}, "optimizer": optimizer.model_copy(update={"lr": rate})}
         personal = None if settings.personal_lr is None else scale * settings.personal_lr
         own = settings.model_copy(update=chosen)
-        self.personal_optimizer = stepper_of(own, personal, scale * settings.lr, layout)
+        self.personal_optimizer = stepper_of(own, personal, scale * settings.lr, layout, self.decayed)
+
+    def decayed(self, which: str) -> Tensor:
+        """The numbers of what makes the personal head that weight decay pulls: the head's own, as of ψ."""
+        return self.head(decayed_numbers(self.layout, which))
 
     def loops(self) -> Sequence[Loop]:
         """One, if the model has a head that trains and is one linear layer, as what is added to ψ is added to h then.

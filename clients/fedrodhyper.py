@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.fedrod import TwoHeads, TwoHeadsSettings, log_prior
+from fedtl.clients.heads import LinearHead
 from fedtl.clients.settings import Settings
 from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
@@ -42,6 +43,14 @@ class FedRoDHyper(TwoHeads):
     settings_type: ClassVar[type[Settings]] = FedRoDHyperSettings
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "nu": "settings"}
     settings: FedRoDHyperSettings
+
+    def decayed(self, which: str) -> Tensor:
+        """A and W, and neither b nor c."""
+        m = self.settings.hyper_hidden
+        weight = LinearHead.of(self.layout, self.settings.name, "its personal heads are linear").weight
+        h = sum(own.stop - own.start for own in self.layout.part("head"))
+        sizes = (m * weight.shape[0], 1.0), (m, 0.0), (h * m, 1.0), (h, 0.0)
+        return torch.cat([torch.full((size,), pulled) for size, pulled in sizes])
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin with the global θ, ψ and ν."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ PREFIX = "optimizer_"
 
 KEY = "strategy.lr_scale"
 
+Decayed = Callable[[str], Tensor]
+"""Gives which numbers of a vector weight decay pulls, 1 for those, else 0, where it is "weights" or "matrices"."""
+
 
 class Stepper:
     """Moves vectors of a state along gradients, as ``strategy.optimizer`` and its companions say.
@@ -31,12 +35,14 @@ class Stepper:
         settings: the options.
         lr: the method's own learning rate of the steps that the optimiser drives.
         layout: of the model's vector, for the parts that ``lr_scale`` names.
+        decayed: gives which numbers weight decay pulls, by the option's word, of vectors that are no model's; None for
+            a model's.
 
     Raises:
         ConfigError: ``lr_scale`` names a part that the model has not, or two that have a parameter in common.
     """
 
-    def __init__(self, settings: OptimizerSettings, lr: float, layout: Layout) -> None:
+    def __init__(self, settings: OptimizerSettings, lr: float, layout: Layout, decayed: Decayed | None = None) -> None:
         chosen = settings.optimizer
         self.keeps = chosen.keep
         self.lr = chosen.rate(lr)
@@ -46,8 +52,10 @@ class Stepper:
         plain = bare and settings.clip_norm is None and not self.varies
         self.plain = plain
         """Whether a step is the gradient at a constant rate, and nothing else."""
-        decayed = decayed_numbers(layout, chosen.decayed) if chosen.weight_decay else None
-        self._chain = None if plain else chosen.chain(lr, decayed=decayed)
+        pulled = None
+        if chosen.weight_decay and chosen.decayed != "all":
+            pulled = (decayed or partial(decayed_numbers, layout))(chosen.decayed)
+        self._chain = None if plain else chosen.chain(lr, decayed=pulled)
         self._clip = None if settings.clip_norm is None else ClipNorm(settings.clip_norm)
         self.asked = not plain or not bare or self.keeps
         """Whether the config asks for more than plain steps at the method's own rate."""
@@ -92,7 +100,9 @@ class Stepper:
         return state.get(f"{PREFIX}{of}_{RATE}", self.lr)
 
 
-def stepper_of(settings: OptimizerSettings, own: float | None, lr: float, layout: Layout) -> Stepper:
+def stepper_of(
+    settings: OptimizerSettings, own: float | None, lr: float, layout: Layout, decayed: Decayed | None = None
+) -> Stepper:
     """What moves a method's second vector, which may have a learning rate of its own.
 
     Args:
@@ -100,10 +110,12 @@ def stepper_of(settings: OptimizerSettings, own: float | None, lr: float, layout
         own: that vector's own rate, which counts before ``optimizer.lr``; None where it has none.
         lr: the method's own rate otherwise.
         layout: of the model's vector.
+        decayed: as :class:`Stepper` has it.
     """
     if own is None:
-        return Stepper(settings, lr, layout)
-    return Stepper(settings.model_copy(update={"optimizer": settings.optimizer.without_rate()}), own, layout)
+        return Stepper(settings, lr, layout, decayed)
+    settings = settings.model_copy(update={"optimizer": settings.optimizer.without_rate()})
+    return Stepper(settings, own, layout, decayed)
 
 
 def scheduled(state: State, factor: float) -> State:
@@ -122,15 +134,13 @@ def _is_rate(name: str) -> bool:
     return name.startswith(PREFIX) and name.endswith(f"_{RATE}")
 
 
-def decayed_numbers(layout: Layout, which: str) -> Tensor | None:
-    """The numbers that weight decay pulls: 1 for those, else 0, ``[P]`` float32 on the CPU; None where it pulls all.
+def decayed_numbers(layout: Layout, which: str) -> Tensor:
+    """The numbers of a model that weight decay pulls: 1 for those, else 0, ``[P]`` float32 on the CPU.
 
     Args:
-        layout: of the model's vector.
-        which: "all", "weights" or "matrices".
+        layout: of its vector.
+        which: "weights" or "matrices".
     """
-    if which == "all":
-        return None
     numbers = torch.zeros(layout.parameters)
     for slot in layout.trained:
         spared = "bias" in slot.name.rpartition(".")[2] if which == "weights" else len(slot.shape) < 2

@@ -104,3 +104,34 @@ def test_what_a_method_cannot_do_without_a_part_is_known_before_the_first_round(
         return
     of.rounds()
     of.score_of(0)
+
+
+@pytest.mark.parametrize("which", ["weights", "matrices"])
+@pytest.mark.parametrize("method", CLIENT_METHODS)
+def test_weight_decay_spares_parts_of_all_that_a_client_trains(method: str, which: str) -> None:
+    """Also of vectors that are no model's, as a personal head or a bias."""
+    decay = {"optimizer": {"name": "sgd", "weight_decay": 0.5, "decayed": which}}
+    try:
+        strategy = {"name": method, **METHODS[method], **decay}
+        of = Parted(strategy, federation_of([5, 7]), [[0], [0]], model={"norm": True})
+    except ConfigError as error:
+        assert "optimizer" in str(error)  # noqa: PT017
+        return
+    of.rounds()
+    of.score_of(0)
+
+
+@pytest.mark.parametrize("which", ["weights", "matrices"])
+def test_the_bias_of_a_personal_head_does_not_decay(which: str) -> None:
+    """φ ← φ - η (∇ + λ φ), which begins at the generic head, once."""
+    heads = {}
+    for pulled in ("all", which):
+        decay = {"optimizer": {"name": "sgd", "weight_decay": 0.5, "decayed": pulled}}
+        table = {"name": "fedrod", "personal_start": "generic", **decay}
+        of = Parted(table, federation_of([5, 7]), [[0]])
+        of.rounds()
+        heads[pulled] = of.memory(0)["phi"]
+    weight, bias = of.begun().head.weight, of.begun().head.bias
+    more = heads[which] - heads["all"]
+    assert torch.equal(more[: weight.numel()], torch.zeros(weight.numel()))
+    torch.testing.assert_close(more[weight.numel() :], 0.2 * 0.5 * bias.detach(), rtol=1e-4, atol=1e-6)

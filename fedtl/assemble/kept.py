@@ -45,7 +45,7 @@ class KeptMemories:
 
 def counts_from(config: Config) -> list[int]:
     """For each phase the round from which on memories are of the model that it trains: the first, or a restart's."""
-    since, rounds = 1, list[int]()
+    since, rounds = 0, list[int]()
     for stage in config.stages():
         if stage.restart and strategy_type(config.strategy.name).has_global_model():
             since = stage.first

@@ -21,6 +21,9 @@ RUNS_MODEL = "model.safetensors"
 RUNS_BEST = "best.safetensors"
 """The same of its best round by validation."""
 
+ALONE = "local"
+"""The method whose clients send nothing, so that its runs' global model is the one that they began with."""
+
 COUNTS = "num_batches_tracked"
 """Batch-norm's count of batches, which training here does not read; older files lack it."""
 
@@ -113,23 +116,21 @@ def private_of_run(source: str, key: str) -> list[str]:
     Raises:
         ConfigError: the run's method trains no model for all clients.
     """
-    from fedtl.strategies import strategy_type
-
     path = Path(source)
     record = (path if path.is_dir() else path.parent) / "config.toml"
     if not record.is_file() or not (path.is_dir() or path.name in (RUNS_MODEL, RUNS_BEST)):
         return []
     try:
         strategy = tomllib.loads(record.read_text(encoding="utf-8"))["strategy"]
-        method = strategy_type(strategy["name"])
-    except (OSError, ValueError, KeyError, TypeError, ConfigError):  # of a method that is not at hand here, or no run's
+        name, private = strategy["name"], [*strategy.get("private", ())]
+    except (OSError, ValueError, KeyError, TypeError):  # it is no run's
         return []
-    if not method.has_global_model():
+    if name == ALONE:
         raise ConfigError(
-            f"{key} = {source!r}: it is a run of {strategy['name']!r}, which trains no model for all clients; "
-            "fedtl export with --client writes a client's own"
+            f"{key} = {source!r}: it is a run of {name!r}, which trains no model for all clients; fedtl export with "
+            "--client writes a client's own"
         )
-    return [*strategy.get("private", ())]
+    return private
 
 
 def check_whole(source: str, key: str) -> None:

@@ -58,7 +58,7 @@ class WorkerPhase:
     """Passes over its training samples by which a client that never trains makes its own model; the method's own
     number if None."""
 
-    since: int = 1
+    since: int = 0
     """The first round of which clients' memories are of the model that trains in this phase: where the global model
     has begun anew, that phase's. Of older ones private parts alone count."""
 

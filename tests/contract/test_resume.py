@@ -38,7 +38,7 @@ def test_what_is_compared(uninterrupted: Callable[..., dict[str, Any]]) -> None:
     assert len({tuple(line["clients"]) for line in snapshot["rounds.jsonl"]}) > 1
     assert any(key.startswith("client ") and value for key, value in snapshot.items())
     assert set(uninterrupted("momentum")["checkpoint"][1]) == {"w", "m"}
-    assert set(uninterrupted("adam")["checkpoint"][1]) == {"w", "m", "v"}
+    assert set(uninterrupted("adam")["checkpoint"][1]) == {"w", "m", "v", "steps"}
 
 
 # Killed from outside, at instants that nobody chose.

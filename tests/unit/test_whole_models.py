@@ -68,9 +68,8 @@ def test_nothing_is_made_of_an_untrained_part(
 def test_no_student_is_distilled_from_it(
     parted: fedtl.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        sys, "argv", ["fedtl", "distill", str(parted.path), "--student", "mlp", "--out", str(tmp_path / "s")]
-    )
+    words = ["distill", str(parted.path), "--student", "mlp", "--method", "data", "--out", str(tmp_path / "student")]
+    monkeypatch.setattr(sys, "argv", ["fedtl", *words])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedtl.choice import ConfigError, Registry, resolve, shown, validate
@@ -118,10 +119,15 @@ def _subclass(bases: tuple[type, ...], name: str | None = None, **body: Any) -> 
 
 def read_strategy(table: Mapping[str, Any]) -> Settings:
     """Read the ``[strategy]`` table as its method's options."""
-    return validate(strategy_type(table.get("name")).settings_type, table, "strategy", _methods_with)
+    settings = strategy_type(table.get("name")).settings_type
+    return validate(settings, table, "strategy", partial(_owners, settings))
 
 
-def _methods_with(option: str) -> str:
-    """The methods that have an option, in words; of many three."""
+def _owners(settings: type[Settings], option: str) -> str:
+    """The methods that have an option, in words, of many three; and what says the same under one that has it not."""
     names = [name for name in STRATEGIES if option in strategy_type(name).settings_type.model_fields]
-    return ", ".join([*names[:3], *(["others"] if len(names) > 3 else [])])
+    words = ", ".join([*names[:3], *(["others"] if len(names) > 3 else [])])
+    if option in ("momentum", "weight_decay") and "optimizer" in settings.model_fields:
+        value = {"momentum": "0.9", "weight_decay": "1e-4"}[option]
+        words += f'; here the optimiser has it, as strategy.optimizer = {{ name = "sgd", {option} = {value} }}'
+    return words

@@ -189,6 +189,9 @@ def test_what_an_override_gives_itself_is_not_dropped_in_silence() -> None:
     # server_lr, which SCAFFOLD has, is near, and no answer to who wants a server's optimiser.
     with pytest.raises(ConfigError, match=r"strategy\.server is not a key here: it is an option of \w+, .*; known: "):
         read_config(tables(strategy={"name": "scaffold", "lr": 0.1, "local_epochs": 1, "server": "momentum"}))
+    hint = r'others; here the optimiser has it, as strategy\.optimizer = { name = "sgd", momentum = 0\.9 }; known: '
+    with pytest.raises(ConfigError, match=hint):
+        read_config(QUICK, ["strategy.name=fedprox", "strategy.mu=0.1", "strategy.momentum=0.9"])
     with pytest.raises(ConfigError, match=r"strategy\.nobody is not a key here: known: "):
         read_config(QUICK, ["strategy.name=fedavg", "strategy.nobody=3"])
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from fedtl.assemble.chosen import Rules, chosen_on_test, names_of_scores, scored_data, unscored_domains
 from fedtl.assemble.driver import Listener, Server, Silent
-from fedtl.assemble.network import untrained
 from fedtl.assemble.parts import (
     assemble,
     check_classes,
@@ -344,7 +343,7 @@ def model_on(run: Run, config: Config, federation: Federation, round: Literal["l
     """The same where the run's config and its data have been read."""
     few = FewSamples.of(federation)
     module = build_model(
-        untrained(config.model), federation.shape, federation.outputs, config.seed, few, federation.task
+        config.model.untrained(), federation.shape, federation.outputs, config.seed, few, federation.task
     )
     module.load_state_dict(run.state_dict(round))
     return module.eval()

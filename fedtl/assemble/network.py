@@ -84,12 +84,7 @@ def drawn_anew(model: ModelChoice, federation: Federation, module: nn.Module, la
         seed: of the initialisation.
     """
     few = FewSamples.of(federation)
-    fresh = build_model(untrained(model), federation.shape, federation.outputs, seed, few, federation.task)
+    fresh = build_model(model.untrained(), federation.shape, federation.outputs, seed, few, federation.task)
     network = deepcopy(module)
     model_of(network).load_state_dict(fresh.state_dict())
     return layout.flatten(network)
-
-
-def untrained(model: ModelChoice) -> ModelChoice:
-    """The network without the weights that the run began with."""
-    return model.model_copy(update={"pretrained": None})

@@ -114,18 +114,14 @@ def after_one_step(task: Task, update: ClientUpdate[Any]) -> tuple[Memory, tuple
         return batch.x.new_zeros(len(batch.y), outputs if name == "logits" else features_of(task))
 
     for turn in (turn for loop in update.round_loops for turn in loop.turns):
-        state = turn.step(state, batch, LocalGradient(_zeros, _zeros, _zeros_of_both, layer))
+        state = turn.step(state, batch, LocalGradient(_zeros, _zeros, layer))
     loops = len(update.round_loops)
     uploads, kept = update.finish(state, Count(torch.ones(1, device=device), loops, (1,) * loops))
     return first, (uploads, {**kept, **(remembered(state) if update.optimizer.keeps else {})})
 
 
-def _zeros(at: Tensor, batch: Batch) -> Tensor:
-    return torch.zeros_like(at)
-
-
-def _zeros_of_both(at: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(at), torch.zeros_like(shift)
+def _zeros(at: Tensor, batch: Batch, *more: Tensor) -> tuple[Tensor, ...]:
+    return tuple(map(torch.zeros_like, (at, *more)))
 
 
 def _shapes(memory: Memory) -> dict[str, torch.Size]:

@@ -163,20 +163,28 @@ class LocalGradient(NamedTuple):
     """A client's gradient, and what its model makes of samples; see :class:`~fedtl.clients.contract.Gradient`.
 
     Attributes:
-        of: the gradient.
-        own: the gradient at the client's own model, with the second set of buffers.
-        shifted: the gradient under shifted logits, and the one at the shift.
+        gradients: gives, at a model and a mini-batch, the model's gradient and those of further leaves, if any.
+        gradients_of_own: the same at the client's own model, with the second set of buffers.
         layer: the outputs of a layer, by its name.
     """
 
-    of: Callable[[Tensor, Batch], Tensor]
-    own: Callable[[Tensor, Batch], Tensor]
-    shifted: Callable[[Tensor, Batch, Tensor], tuple[Tensor, Tensor]]
+    gradients: Callable[..., tuple[Tensor, ...]]
+    gradients_of_own: Callable[..., tuple[Tensor, ...]]
     layer: Callable[[Tensor, Batch, str], Tensor]
 
     def __call__(self, w: Tensor, batch: Batch, /) -> Tensor:
         """The gradient."""
-        return self.of(w, batch)
+        return self.gradients(w, batch)[0]
+
+    def own(self, v: Tensor, batch: Batch, /) -> Tensor:
+        """The gradient at the client's own model."""
+        return self.gradients_of_own(v, batch)[0]
+
+    def shifted(self, w: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient under shifted logits, and the one at the shift."""
+        leaf = shift.detach().requires_grad_()
+        of_model, of_shift = self.gradients(w, batch.shifted(leaf), leaf)
+        return of_model, of_shift
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
         """The model's logits."""

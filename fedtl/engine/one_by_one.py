@@ -84,19 +84,11 @@ class OneByOne(Engine):
             with clock.part(GRADIENT):
                 binding.to(at)
                 total, values = local.forward(batch, outside, parameters)
-                found = torch.autograd.grad(total, [*binding.parameters, *more], materialize_grads=True)
+                of_each = torch.autograd.grad(total, [*binding.parameters, *more], materialize_grads=True)
                 losses.add_(torch.stack([value.detach() for value in values]))
                 evaluations += 1
                 of_parameters = len(binding.parameters)
-                return task.layout.flat(found[:of_parameters]), *found[of_parameters:]
-
-        def grad(at: Tensor, batch: Batch) -> Tensor:
-            return gradients(at, batch)[0]
-
-        def shifted(at: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
-            leaf = shift.detach().requires_grad_()
-            of_model, of_shift = gradients(at, batch.shifted(leaf), leaf)
-            return of_model, of_shift
+                return task.layout.flat(of_each[:of_parameters]), *of_each[of_parameters:]
 
         def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
             with clock.part(GRADIENT), torch.no_grad():
@@ -106,11 +98,11 @@ class OneByOne(Engine):
                 binding.buffers.copy_(before)
                 return outputs
 
-        def grad_own(at: Tensor, batch: Batch) -> Tensor:
+        def gradients_of_own(at: Tensor, batch: Batch, *more: Tensor) -> tuple[Tensor, ...]:
             with binding.second():
-                return grad(at, batch)
+                return gradients(at, batch, *more)
 
-        gradient = LocalGradient(grad, grad_own, shifted, layer)
+        gradient = LocalGradient(gradients, gradients_of_own, layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)

@@ -110,24 +110,16 @@ class Stacked(Engine):
                 statistics = {name: tensor[:active] for name, tensor in sets[which].items()}
                 now = {name: tensor[:active] for name, tensor in outside.items()}
                 totals, values = self._mapped(leaf, statistics, batch, now)
-                found = torch.autograd.grad(totals.sum(), [leaf, *more], materialize_grads=True)
+                of_each = torch.autograd.grad(totals.sum(), [leaf, *more], materialize_grads=True)
                 losses[:active] += torch.stack([value.detach() for value in values], 1)
                 evaluations[:active] += 1
-                return found
-
-        def grad(at: Tensor, batch: Batch, which: int = 0) -> Tensor:
-            return gradients(at, batch, which=which)[0]
-
-        def shifted(at: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
-            leaf = shift.detach().requires_grad_()
-            of_model, of_shift = gradients(at, batch.shifted(leaf), leaf)
-            return of_model, of_shift
+                return of_each
 
         def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
             with self.clock.part(GRADIENT), torch.no_grad():
                 return self._layer_of(at, {name: tensor[: len(at)] for name, tensor in sets[0].items()}, batch.x, name)
 
-        gradient = LocalGradient(grad, partial(grad, which=len(sets) - 1), shifted, layer)
+        gradient = LocalGradient(gradients, partial(gradients, which=len(sets) - 1), layer)
 
         def play(turn: Loop, state: State, batch: Batch) -> State:
             return turn.step(state, batch, gradient)

@@ -251,26 +251,18 @@ class StepTracer:
                 moving = {name: view.clone() for name, view in layout.buffer_views(sets[which]).items()}
                 with torch.enable_grad():
                     total, terms = self._objective(leaves, moving, batch, known)
-                    found = torch.autograd.grad(total, [*leaves.values(), *more], materialize_grads=True)
+                    of_each = torch.autograd.grad(total, [*leaves.values(), *more], materialize_grads=True)
                 values.extend(value.detach() for value in terms)
                 if self.sets > 1:
                     sets[which] = layout.flat(moving.values(), buffers=True)
-                of_model = [gradient.reshape(*at.shape[:-1], -1) for gradient in found[: len(leaves)]]
-                return torch.cat(of_model, -1), *found[len(leaves) :]
-
-            def grad(at: Tensor, batch: Batch, which: int = 0) -> Tensor:
-                return gradients(at, batch, which=which)[0]
-
-            def shifted(at: Tensor, batch: Batch, shift: Tensor) -> tuple[Tensor, Tensor]:
-                leaf = shift.detach().requires_grad_()
-                of_model, of_shift = gradients(at, batch.shifted(leaf), leaf)
-                return of_model, of_shift
+                of_model = [gradient.reshape(*at.shape[:-1], -1) for gradient in of_each[: len(leaves)]]
+                return torch.cat(of_model, -1), *of_each[len(leaves) :]
 
             def layer(at: Tensor, batch: Batch, name: str) -> Tensor:
                 with torch.no_grad():
                     return self._layer(at, sets[0], batch.x, name)
 
-            gradient = LocalGradient(grad, partial(grad, which=self.sets - 1), shifted, layer)
+            gradient = LocalGradient(gradients, partial(gradients, which=self.sets - 1), layer)
             new = train(vectors, Batch.of(tensors, labelled), gradient)
             return new, torch.cat(sets, -1) if self.sets > 1 else buffers, values
 

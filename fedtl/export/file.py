@@ -206,8 +206,7 @@ def rebuilt(
     Raises:
         ConfigError: the network cannot be built, or these are another one's; ``what`` names them.
     """
-    untrained = choice.model_copy(update={"pretrained": None})
-    module = build_model(untrained, frame.shape, frame.outputs, 0, few, frame.task)
+    module = build_model(choice.untrained(), frame.shape, frame.outputs, 0, few, frame.task)
     if predictor is not None:
         from fedtl.export.predictor import predictor_of
 

@@ -14,7 +14,6 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from fedtl import __version__
-from fedtl.assemble.network import untrained
 from fedtl.assemble.parts import Assembly, assemble, make_engines, make_tasks, one_thread, worker_of
 from fedtl.choice import ConfigError, nearest
 from fedtl.clients.serving import Serving, serving
@@ -294,7 +293,7 @@ class RunFolder:
         """The config to build the run's parts from; the weights that it began with may be gone."""
         if trains or self.config.models or not (self.folder / MODEL).is_file():
             return self.config
-        changes: dict[str, Any] = {"model": untrained(self.config.model)}
+        changes: dict[str, Any] = {"model": self.config.model.untrained()}
         if self.config.model.pretrained is not None:  # with which all clients' private parts began
             changes["strategy"] = self.config.strategy.model_copy(update={"private_start": "common"})
         return self.config.model_copy(update=changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, SerializeAsAny, field_validator
 
@@ -46,6 +46,10 @@ class ModelChoice(Choice):
         if task.per_token and "per_token" in type(self).model_fields:
             return self.model_copy(update={"per_token": True})
         return self
+
+    def untrained(self) -> Self:
+        """The same network without the weights that it begins with."""
+        return self.model_copy(update={"pretrained": None})
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A freshly initialised network that maps samples ``[n, *shape]`` to logits ``[n, classes]``.

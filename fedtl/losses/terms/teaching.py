@@ -231,6 +231,6 @@ def _trained(choice: ModelChoice, source: str, key: str, sizes: Sizes) -> nn.Mod
     from fedtl.models.pretrained import check_whole, copy, read_weights
 
     check_whole(source, key)
-    module = build_model(choice.model_copy(update={"pretrained": None}), sizes.shape, sizes.classes, 0)
+    module = build_model(choice.untrained(), sizes.shape, sizes.classes, 0)
     copy(read_weights(source, key), module, f"{key} = {source!r}")
     return module

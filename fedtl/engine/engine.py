@@ -107,7 +107,7 @@ class Engine(ABC):
 
     def begun(self, w: Tensor, client: int) -> Tensor:
         """The model ``[d]`` of a client that has none yet: the one that it received, with its first private parts."""
-        return self._with_private(w, {}, client)
+        return self._first_of(w, client)
 
     def share(self, clock: Clock) -> None:
         """Tell another's clock where the time goes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,14 +16,13 @@ from fedtl.assemble.parts import assemble, worker_of
 from fedtl.clients.contract import Memory
 from fedtl.config.read import build
 from fedtl.data.federation import Federation
-from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Failed, OneByOne
 from fedtl.engine.task import PRIVATE
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.models.composite import model_of
 from fedtl.server.scoring import Evaluation
 from fedtl.wire import messages as m
-from tests.parts import EngineKind
+from tests.parts import EngineKind, store_in
 
 
 class Net(nn.Module):
@@ -86,7 +84,7 @@ class Parted:
         self.federation, self.sampled = federation, sampled
         self.task, self.server = assembly.tasks[0], assembly.strategy
         self.initial = self.task.layout.flatten(self.task.module)
-        self.store = MemoryStore(path or Path(tempfile.mkdtemp()))
+        self.store = store_in(path)
         engines = [kind(task) for task in assembly.tasks]  # one for each phase
         self.engine = engines[0]
         self.worker = worker_of(assembly.config, engines, self.store)

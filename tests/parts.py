@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +106,16 @@ def engine_for(
 
 def worker_of(engine: Engine, update: ClientUpdate[Any], folder: Path | None = None) -> Worker:
     initial = engine.task.layout.flatten(engine.task.module)
-    return Worker([WorkerPhase(engine, update)], MemoryStore(folder or Path(tempfile.mkdtemp())), initial)
+    return Worker([WorkerPhase(engine, update)], store_in(folder), initial)
+
+
+def store_in(folder: Path | None) -> MemoryStore:
+    """Clients' memories in ``folder``, or in one that goes with the store."""
+    if folder:
+        return MemoryStore(folder)
+    store = MemoryStore(Path(tempfile.mkdtemp()))
+    weakref.finalize(store, shutil.rmtree, store.folder, ignore_errors=True)
+    return store
 
 
 NO_LAYOUT = Layout((), 0, 0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedtl.choice import ConfigError
 from fedtl.models.adapters import frozen_by_adapter
+from fedtl.models.composite import model_of
 from fedtl.models.modes import keep_in_evaluation
 from fedtl.models.parts import part_of
 from fedtl.models.vector import Layout
@@ -49,6 +50,13 @@ class Sharing:
         held = frozen_by_adapter(module)
         if not private and not frozen and not held:
             return None
+        for key, names in (("private", private), ("frozen", frozen)):
+            for part in names:
+                if not _slots(module, [part]):
+                    kind = type(model_of(module)).__name__
+                    raise ConfigError(
+                        f"strategy.{key} = [{part!r}]: this part of {kind} has no parameters; name one that has"
+                    )
         for part in private:
             if (names := _slots(module, [part])) and names <= held:
                 raise ConfigError(f"strategy.private = [{part!r}]: model.adapter freezes it; leave one of them out")

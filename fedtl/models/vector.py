@@ -261,7 +261,8 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, frozenset[str]]]:
     for name in ("head", "features", "batch-norm"):
         with suppress(ConfigError):  # not every model has each
             tensors = {id(t) for part in part_of(module, name) for t in (*part.parameters(), *part.buffers())}
-            yield name, frozenset(key for key, tensor in named.items() if id(tensor) in tensors)
+            if tensors:
+                yield name, frozenset(key for key, tensor in named.items() if id(tensor) in tensors)
 
 
 def _linear_weights(module: nn.Module) -> set[int]:

@@ -16,6 +16,8 @@ from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
 from fedtl.engine.first_memory import check_travels
 from fedtl.losses.objective import Objective, read_objective
+from fedtl.models import build_model, read_model
+from fedtl.models.sharing import freeze
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from tests.parted import Parted
 from tests.parts import CLIENT_METHODS, METHODS, OF_CLASSES
@@ -28,6 +30,7 @@ DATA: dict[str, Any] = {
     "public": {"name": "digits", "samples": 12},
 }
 MODEL = {"name": "cnn-bn", "channels": [2], "hidden": [4]}  # for terms and methods that are about batch-norm
+LOGISTIC = {"name": "logistic"}  # its features are its inputs
 MORE = {"views": {}, "replay": {"classes": "all", "per_class": 4, "steps": 2, "after": 1}}
 ADDED = sorted(set(OF_CLASSES) - {"cross_entropy"})
 
@@ -86,12 +89,14 @@ def federation() -> Federation:
     return federate(build({**tables, "data": {"name": "digits", **DATA}}).data, 0)
 
 
-def run(method: str, steps: int, *terms: dict[str, Any]) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+def run(
+    method: str, steps: int, *terms: dict[str, Any], model: Mapping[str, Any] = MODEL
+) -> tuple[dict[str, Tensor], Mapping[str, float]]:
     """Two rounds, or more: all numbers of the models that they leave, and the last one's losses."""
     strategy = {"name": method, "batch_size": 8, "local_steps": steps, **METHODS[method]}
     sampled = [[0] if strategy_type(method).pools else [*range(CLIENTS)]] * ROUNDS.get(method, 2)
     objective = [{"term": "cross_entropy"}, *terms]
-    of = Parted(strategy, federation(), sampled, model=MODEL, objective=objective, data=DATA, more=MORE)
+    of = Parted(strategy, federation(), sampled, model=model, objective=objective, data=DATA, more=MORE)
     check_travels(of.task, of.worker.update)  # as before a run's first round
     sent = of.rounds()
     left = {f"global {name}": tensor for name, tensor in of.global_model(sent[-1]).state_dict().items()}
@@ -125,6 +130,24 @@ def test_a_term_trains_under_any_method_or_is_refused(method: str, term: str) ->
     assert all(tensor.isfinite().all() for tensor in left.values())
     assert torch.tensor([losses["cross_entropy"], losses[row["name"]]]).isfinite().all()
     assert any(not torch.equal(left[name], alone[name]) for name in alone), "it trained nothing"
+
+
+@functools.cache
+def logistic_alone() -> dict[str, Tensor]:
+    return run("fedavg", 2, model=LOGISTIC)[0]
+
+
+@pytest.mark.parametrize("term", ADDED)
+def test_a_term_that_does_nothing_to_a_model_without_trained_features_says_so(term: str) -> None:
+    row = table(term, WEIGHTS.get(term, 0.1))
+    left, alone = run("fedavg", 2, row, model=LOGISTIC)[0], logistic_alone()
+    read = read_objective([{"term": "cross_entropy"}, row])[1]
+    idle = read.idle(build_model(read_model(LOGISTIC), (1, 8, 8), 10, seed=0))
+    assert all(torch.equal(left[name], alone[name]) for name in alone) == (idle is not None)
+    whole = build_model(read_model(MODEL), (1, 8, 8), 10, seed=0)
+    assert read.idle(whole) is None
+    freeze(whole, ["features"])
+    assert (read.idle(whole) is None) == (idle is None)
 
 
 @pytest.mark.parametrize("method", CLIENT_METHODS)

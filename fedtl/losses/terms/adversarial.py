@@ -5,17 +5,18 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedtl import losses
 from fedtl.losses.batch import Sizes
-from fedtl.losses.term import Term, TermContext
+from fedtl.losses.term import TermContext
 from fedtl.losses.terms.discrepancy import BOTH
+from fedtl.losses.terms.layer import OfLayer
 
 
-class Adversarial(Term):
+class Adversarial(OfLayer):
     """A term with a discriminator: linear layers with ReLU between, and one logit.
 
     Attributes:
@@ -27,13 +28,8 @@ class Adversarial(Term):
     needs: ClassVar[frozenset[str]] = BOTH
     beside: ClassVar[bool] = True
 
-    layer: str = Field("features", min_length=1)
     hidden: tuple[PositiveInt, ...] = (100,)
     shared: bool = True
-
-    def layers(self) -> frozenset[str]:
-        """The one that the discriminator sees."""
-        return frozenset({self.layer})
 
     def modules(self, sizes: Sizes) -> dict[str, nn.Module]:
         """The discriminator."""
@@ -96,6 +92,10 @@ class CDAN(Reversed):
     tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     entropy: bool = True
+
+    def idle(self, model: nn.Module) -> str | None:
+        """Never: it sees predictions, too."""
+        return None
 
     def inputs(self, sizes: Sizes) -> int:
         """Features times classes."""

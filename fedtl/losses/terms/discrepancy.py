@@ -6,11 +6,12 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtl import losses
 from fedtl.losses.discrepancy import DSAN
 from fedtl.losses.term import Term, TermContext
+from fedtl.losses.terms.layer import OfLayer, still_features
 
 BOTH = frozenset({"source", "target"})
 
@@ -31,7 +32,7 @@ def has_pairs(context: TermContext) -> bool:
 Bandwidths = Literal["median", "mean"] | tuple[PositiveFloat, ...]
 
 
-class Between(Term):
+class Between(OfLayer):
     """A term between one layer's outputs for the source and for the target.
 
     Attributes:
@@ -40,12 +41,6 @@ class Between(Term):
 
     needs: ClassVar[frozenset[str]] = BOTH
     beside: ClassVar[bool] = True
-
-    layer: str = Field("features", min_length=1)
-
-    def layers(self) -> frozenset[str]:
-        """The one that is compared."""
-        return frozenset({self.layer})
 
     def value(self, context: TermContext) -> Tensor:
         """:meth:`between` the two domains; 0 for a mini-batch of a single sample, which has no distribution."""
@@ -104,6 +99,10 @@ class JointMMD(Term):
         """Those that are compared."""
         return frozenset(self.joint)
 
+    def idle(self, model: nn.Module) -> str | None:
+        """As of a term of one layer."""
+        return still_features(model) if self.layers() == {"features"} and self.weight else None
+
     def value(self, context: TermContext) -> Tensor:
         """The squared joint MMD."""
         source, target = ([stream.layer(layer) for layer in self.joint] for stream in (context.source, context.target))
@@ -119,7 +118,7 @@ class JointMMD(Term):
         return has_pairs(context)
 
 
-class LocalMMD(Term):
+class LocalMMD(OfLayer):
     """MMD class by class, the target's classes as the model predicts them (DSAN); see :func:`fedtl.losses.local_mmd`.
 
     The paper lets its weight grow from 0 to 1: ``ramp = { shape = "dann", gamma = 1 }`` is its authors'.
@@ -133,13 +132,8 @@ class LocalMMD(Term):
     needs: ClassVar[frozenset[str]] = BOTH
     beside: ClassVar[bool] = True
 
-    layer: str = Field("features", min_length=1)
     bandwidths: Bandwidths = "mean"
     kernels: Literal["mean", "sum"] = "sum"
-
-    def layers(self) -> frozenset[str]:
-        """The one that is compared."""
-        return frozenset({self.layer})
 
     def value(self, context: TermContext) -> Tensor:
         """The sum over classes."""
@@ -200,6 +194,10 @@ class Associative(Term):
 
     walker: float = Field(1.0, ge=0)
     visit: float = Field(1.0, ge=0)
+
+    def idle(self, model: nn.Module) -> str | None:
+        """As of a term of one layer."""
+        return still_features(model) if self.weight else None
 
     def value(self, context: TermContext) -> Tensor:
         """Walker and visit loss."""

@@ -6,17 +6,18 @@ from collections.abc import Collection
 from functools import partial
 from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedtl import losses
 from fedtl.losses.batch import Sizes
 from fedtl.losses.term import Term, TermContext, module_name
+from fedtl.losses.terms.layer import OfLayer
 from fedtl.losses.terms.rows import over_samples
 
 
-class Moon(Term):
+class Moon(OfLayer):
     """Model-contrastive learning (Li et al. 2021, MOON); see :func:`fedtl.losses.moon`. The term's weight is µ.
 
     z is compared with the received model's and with that of the client's own last model. In a client's first round
@@ -41,7 +42,6 @@ class Moon(Term):
     per_sample: ClassVar[bool] = True
     beside: ClassVar[bool] = True
 
-    layer: str = Field("features", min_length=1)
     tau: PositiveFloat = 0.5
     projector: NonNegativeInt = 0
     previous: Literal["received", "initial"] = "received"
@@ -53,10 +53,6 @@ class Moon(Term):
     @property
     def _last(self) -> str:
         return "previous" if self.previous == "received" else "before"
-
-    def layers(self) -> frozenset[str]:
-        """The one that is compared."""
-        return frozenset({self.layer})
 
     def idle_under(self, private: Collection[str], same: bool) -> str | None:
         """Where both models that it compares make the same of a sample: it pulls as much as it pushes."""

@@ -8,13 +8,14 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from fedtl import losses
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.losses.context import Layers
 from fedtl.losses.term import Term, TermContext
+from fedtl.losses.terms.layer import OfLayer
 from fedtl.losses.terms.rows import one_by_one, over_samples
 
 Average = Literal["samples", "clients"]
@@ -78,7 +79,7 @@ class OfClasses(Term):
         return sums[:k], sums[k:].view(k, d)
 
 
-class Prototype(OfClasses):
+class Prototype(OfLayer, OfClasses):
     """Distance to the prototype of one's class (Tan et al. 2022, FedProto); see :func:`fedtl.losses.prototype`.
 
     After its training a client sends the mean representation of each of its classes by its own model; the server
@@ -94,12 +95,7 @@ class Prototype(OfClasses):
             in the authors' code.
     """
 
-    layer: str = Field("features", min_length=1)
     average: Average = "samples"
-
-    def layers(self) -> frozenset[str]:
-        """The one that is compared."""
-        return frozenset({self.layer})
 
     def statistic(self) -> ClientAggregate:
         """Each class's mean."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from fedtl import losses
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.losses.context import Layers
-from fedtl.losses.term import Term, TermContext
+from fedtl.losses.term import TermContext
 from fedtl.losses.terms.discrepancy import INTERVALS, nothing, squashed
+from fedtl.losses.terms.layer import OfLayer
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def central(raw: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-class Remote(Term):
+class Remote(OfLayer):
     """A term of target clients; what it aligns with, clients with source data send.
 
     Attributes:
@@ -73,12 +74,6 @@ class Remote(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
     beside: ClassVar[bool] = True
-
-    layer: str = Field("features", min_length=1)
-
-    def layers(self) -> frozenset[str]:
-        """The one that is aligned."""
-        return frozenset({self.layer})
 
     def moments_of(self, context: TermContext) -> Tensor:
         """What the server made of the source clients' sums."""

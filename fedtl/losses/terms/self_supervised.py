@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from fedtl import losses
 from fedtl.losses.batch import Sizes
 from fedtl.losses.moments import unit
-from fedtl.losses.term import Term, TermContext
+from fedtl.losses.term import TermContext
+from fedtl.losses.terms.layer import OfLayer
 
 
-class TwoViews(Term):
+class TwoViews(OfLayer):
     """A term between z_a and z_b ``[n, d]``, what a projector makes of a layer's outputs for two views.
 
     Attributes:
@@ -36,15 +37,10 @@ class TwoViews(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"views"})
 
-    layer: str = Field("features", min_length=1)
     projector: tuple[PositiveInt, ...] = (256, 256, 256)
     batch_norm: bool = True
     shared: bool = True
     least: int = Field(2, ge=2)
-
-    def layers(self) -> frozenset[str]:
-        """The one that the projector sees."""
-        return frozenset({self.layer})
 
     def modules(self, sizes: Sizes) -> dict[str, nn.Module]:
         """The projector, if any."""

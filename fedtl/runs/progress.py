@@ -84,8 +84,10 @@ class ProgressBar(Progress):
         for note in about.get("notes", ()):
             self._console.print(note, markup=False, soft_wrap=True)
         self._bar.start()
-        total, status = (first_round - 1, "") if "stopped" in about else (config.rounds, "starting")
-        self._task = self._bar.add_task(config.strategy.name, total=total, completed=first_round - 1, status=status)
+        finished = first_round - 1
+        total = finished if "stopped" in about else config.rounds
+        status = "starting" if finished < total else ""
+        self._task = self._bar.add_task(config.strategy.name, total=total, completed=finished, status=status)
 
     def round(self, report: Round) -> None:
         """Move on by a round."""

@@ -197,7 +197,9 @@ def test_nothing_to_resume_begins(fedtl: Fedtl) -> None:
     output = fedtl("run", "tiny.toml", "--out", "a", "--resume").out
     assert "no run of this config has begun yet in a, so one begins" in output
     assert len(load("a").rounds) == 2
-    assert "begins" not in fedtl("run", "tiny.toml", "--out", "a", "--resume").out
+    again = fedtl("run", "tiny.toml", "--out", "a", "--resume").out
+    assert "begins" not in again
+    assert "starting" not in again  # it is finished
 
 
 def test_run_errors(fedtl: Fedtl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
@@ -35,6 +35,15 @@ class FedDCSettings(SGDSettings):
     correction: Literal["update", "scaffold"] = "update"
     drifts: Literal["sampled", "all"] = "sampled"
     mean_samples: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _of_all_alike(self) -> FedDCSettings:
+        if self.drifts == "all" and self.weighting == "samples":
+            raise ValueError(
+                "drifts = 'all' and weighting = 'samples' exclude each other: the drifts' mean over all clients is a "
+                "plain one, of which the server learns by the sampled clients' plain mean alone"
+            )
+        return self
 
 
 class FedDC(SGD):

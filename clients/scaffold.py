@@ -113,8 +113,9 @@ class Scaffold(SGD):
 
     def gradient_at_x(self, state: State, batch: Batch, grad: Gradient) -> State:
         """Add up the gradients at x of the samples, of which w has not moved yet."""
-        real = batch.y.shape[-1] if batch.mask is None else batch.mask.sum(-1, keepdim=True)
-        state["gradients"].add_(grad(state["w"], batch).mul_(real))
+        w = state["w"]  # has as many dimensions as a mini-batch has up to that of its samples
+        real = batch.y.shape[w.dim() - 1] if batch.mask is None else batch.mask.sum(-1, keepdim=True)
+        state["gradients"].add_(grad(w, batch).mul_(real))
         return state
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     SCORING = 112
     STRAGGLERS = 113
     PRIVATE_START = 114
+    HYPERNETWORK = 115
     SERVER_TEST = 201
     ASSIGN = 202
     CLIENT_TEST = 203

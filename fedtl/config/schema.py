@@ -95,7 +95,7 @@ class Stop(Options):
         if score is not None and on_unseen(score):
             raise ValueError("clients that never train do not decide when training ends; name a score of the others")
         if score is not None and score not in SCORES:
-            raise ValueError(f"no score is called so: {nearest(score, SCORES)}")
+            raise ValueError(f"no score that may decide is called so: {nearest(score, SCORES)}")
         return score
 
 

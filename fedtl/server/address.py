@@ -78,7 +78,8 @@ def about_scoring(
         personal: which of a client's own models is.
     """
     # A personal model that is adapted to be scored is what the client would have after the next round.
-    about = {**about_training(phase, place, round, keep), **_lr_factor(phase, round + 1)}
+    coming = {m.PROGRESS: phase.progress(min(round + 1, phase.last)), **_lr_factor(phase, round + 1)}
+    about = {**about_training(phase, place, round, keep), **coming}
     return {**about, m.SCORE_GLOBAL: scores_global, m.SCORE_PERSONAL: personal.value}
 
 

@@ -187,6 +187,11 @@ class Rounds(Method, FlowerStrategy, ABC):
                     f"{self.numbered} clients have numbers; self.numbered says how many there are"
                 )
         download = self.send(self.first_state(w), [0], 1)
+        if "w" in download.each and self.has_global_model():
+            raise ConfigError(
+                f"strategy.name = {self.settings.name!r}: its server sends each client a model of its own, and says "
+                "that there is a global one, which nobody could score; set global_model = False in its class"
+            )
         each = {name: rows[0] for name, rows in download.each.items()}
         return {name: tensor for name, tensor in {**download.shared, **each}.items() if name != "w"}
 

@@ -27,7 +27,7 @@ SCORES = (
     *(f"global/{data}" for data in ("clients", "target-clients", "validation-clients")),
     *(f"global/{data}" for data in ("server-test", "target-server-test")),
 )
-"""All that a record may have: of which model, on which samples."""
+"""Those by which a run may stop: of which model, on which samples. A record has single domains' as well."""
 
 
 def summarise(values: Sequence[float], samples: Sequence[int], higher_is_better: bool) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fedtl.export.of_run import model_of_run
 from fedtl.server.phase import Phase
 from fedtl.server.table import TableStore
 from fedtl.strategies import read_strategy
-from fedtl.strategies.contract import Uploads, Vectors
+from fedtl.strategies.contract import Download, Uploads, Vectors
 from fedtl.strategies.fedavg import FedAvg
 from tests.interrupted import CLIENTS, tables
 from tests.methods import OPEN_METHODS
@@ -99,6 +100,20 @@ def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
     assert "a term's module that is not shared" in refused("scaffold", data=data, objective=adda)
     private = {"clipping_norm": 1.0, "epsilon": 1.0, "delta": 1e-5}
     assert "upload 'dc', which would travel without noise" in refused("scaffold", deploy={"privacy": private})
+
+
+class ForEach(FedAvg):
+    """Sends each client a model of its own, and claims that there is one for all."""
+
+    def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
+        return Download({}, {"w": state["w"].expand(len(clients), -1)})
+
+
+def test_a_server_of_models_for_each_says_that_there_is_no_global_one(tmp_path: Path) -> None:
+    strategy = {"name": "tests.contract.test_open_methods:ForEach", "lr": 0.1}
+    with pytest.raises(ConfigError, match="set global_model = False in its class"):
+        fedtl.run({**tables("scaffold"), "strategy": strategy}, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "rounds.jsonl").exists()
 
 
 class Counting(FedAvg):

@@ -13,6 +13,7 @@ import fedtl
 from fedtl.choice import ConfigError
 from fedtl.config.read import read_config
 from fedtl.engine import Engine
+from fedtl.runs.checkpoint import read_checkpoint
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.tasks import TASKS
 from fedtl.tasks.tokens import IGNORED
@@ -81,6 +82,24 @@ def test_methods_train_or_say_that_they_are_not_defined(method: str, tmp_path: P
     for point in run.last().values():
         assert np.isfinite(point.value)
     assert not run.rounds[-1]["failures"]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("task", [task for task in OTHERS if task != "survival"])
+def test_a_pass_by_mini_batches_adds_up_to_the_gradient(task: str, stacked: bool, traced: bool, tmp_path: Path) -> None:
+    """SCAFFOLD's option I, where a sample may have several numbers to predict; of "survival" none has a loss."""
+
+    def vector(folder: str, **options: Any) -> torch.Tensor:
+        asked = tables(task, stacked=stacked, traced=traced) | {"rounds": 1, "evaluate": {"every": 2}}
+        fedtl.run({**asked, "strategy": options}, out=tmp_path / folder)
+        checkpoint = read_checkpoint(tmp_path / folder)
+        assert checkpoint is not None
+        return torch.as_tensor(checkpoint.state["c"] if options["name"] == "scaffold" else checkpoint.w)
+
+    c = vector("c", name="scaffold", lr=0.1, batch_size=5, option="I", local_steps=1)
+    one, half = (vector(f"{lr}", name="fedavg", lr=lr, batch_size=0, weighting="uniform") for lr in (1.0, 0.5))
+    torch.testing.assert_close(c, 2 * (half - one), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["regression", "next_token"])

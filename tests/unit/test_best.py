@@ -211,7 +211,7 @@ def test_what_else_is_refused() -> None:
     assert refused(stop={"patience": 0}).startswith("stop.patience = 0: should be greater than")
     assert "stop.min_delta = -1" in refused(stop={"patience": 1, "min_delta": -1})
     assert refused(stop={"patience": 1, "score": "global/clientz"}) == (
-        "stop.score = 'global/clientz': no score is called so: did you mean 'global/clients'?"
+        "stop.score = 'global/clientz': no score that may decide is called so: did you mean 'global/clients'?"
     )
     assert refused(evaluate={"keep_best": "macro_f1"}) == (
         "evaluate.keep_best = 'macro_f1': models are not scored by it: known: accuracy, loss"

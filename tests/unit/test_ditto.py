@@ -20,6 +20,7 @@ from fedtl.export.of_run import model_of_run
 from fedtl.strategies import read_strategy
 from tests.parts import (
     EACH_ENGINE,
+    METHODS,
     EngineKind,
     engine_of,
     federation_of,
@@ -142,6 +143,30 @@ def test_an_adapted_model_is_the_one_that_the_next_round_stores(method: str, tmp
         )
         assert torch.equal(now, next)
         assert not torch.equal(now, before)
+
+
+@pytest.mark.parametrize("method", ["ditto", "local"])
+def test_an_adapted_score_is_the_next_rounds_stored_one_under_a_ramp_and_a_schedule_too(
+    method: str, tmp_path: Path
+) -> None:
+    tables: dict[str, Any] = {
+        "name": "ramp",
+        "rounds": 4,
+        "data": {"name": "digits", "clients": 3, "samples": 90},
+        "model": {"name": "logistic"},
+        "strategy": {"name": method, **METHODS[method], "lr": 0.1, "schedule": {"name": "cosine"}},
+        "objective": [{"term": "cross_entropy", "ramp": "linear"}, {"term": "l2", "weight": 0.01}],
+        "simulation": {"grid": "in-process"},
+    }
+    adapted, stored = (
+        [
+            report["scores"]["personal/clients"]["loss"]["mean"]
+            for report in fedtl.run({**tables, "evaluate": {"personal": personal}}, out=tmp_path / personal).rounds
+        ]
+        for personal in ("adapted", "stored")
+    )
+    assert adapted[:-1] == stored[1:]
+    assert len({*stored}) == 4
 
 
 def test_two_budgets_of_one_model_exclude_each_other() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import fedtl
 from fedtl.choice import ConfigError
+from fedtl.strategies import read_strategy
 from tests.parts import EACH_ENGINE, EngineKind
 from tests.quadratics import A, H, Quadratics
 
@@ -76,6 +77,17 @@ def test_without_a_penalty_it_is_scaffold_plus_drifts(tmp_path: Path) -> None:
 
 def without_drifts(update: Any) -> Any:
     return lambda state, uploads, round: {**update(state, uploads, round), "w": uploads.mean("w")}
+
+
+def test_the_mean_of_all_drifts_is_a_plain_one(tmp_path: Path) -> None:
+    """h, after rounds of some of the clients."""
+    options: dict[str, Any] = {"lr": ETA, "alpha": ALPHA, "drifts": "all"}
+    run = Quadratics(H, A, tmp_path, "feddc", [2, 3, 1], **options)
+    run.rounds(3, [[0, 2], [0, 1], [1, 2]])
+    drifts = [run.memory(client)["h"] for client in range(3)]
+    np.testing.assert_allclose(run.server._memory.state["h"], np.mean(drifts, 0), rtol=1e-5)
+    with pytest.raises(ConfigError, match="drifts = 'all' and weighting = 'samples' exclude each other"):
+        read_strategy({"name": "feddc", "weighting": "samples", **options})
 
 
 def test_a_private_part_is_refused(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_before_any_training_the_generic_predictor_speaks_alone() -> None:
     assert network[0].weight.any()
 
 
+def test_its_hypernetwork_begins_with_numbers_of_its_own() -> None:
+    """Not with those that the same seed gives the model."""
+    run = Parted(TABLE, skewed(), [[0]])
+    first = run.server.first_state(run.task.sent(run.initial))["nu"][:8]
+    drawn = 2 * torch.rand(8, generator=torch.Generator().manual_seed(run.server.seed)) - 1
+    assert not torch.allclose(first / first.norm(), drawn / drawn.norm())
+
+
 def test_a_private_part_is_refused() -> None:
     with pytest.raises(ConfigError, match="FedRoD's personal head stays already; leave it out"):
         Parted({**TABLE, "private": ["head"]}, skewed(), [[0]])

@@ -31,7 +31,9 @@ class AFL(SGD):
     It sends its loss L_i(w), on all of its training samples, and w + s_i (w_i - w) with its share s_i = |S| λ_i: so the
     plain mean over the clients S is w + Σ λ_i (w_i - w). It also sends the share, as others may fail.
 
-    Differs from the paper: a client may take several local steps, where Stochastic-AFL takes one.
+    Differs from the paper: a client may take several local steps, where Stochastic-AFL takes one. L_i is the loss of
+    the task alone (cross-entropy, squared error, …), where the ``[[objective]]`` has other terms, weights or label
+    smoothing as well. Batch-norm's running statistics are the plain mean of the round's clients, whatever λ is.
     """
 
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform", "share": "uniform"}

@@ -91,6 +91,7 @@ class FedDC(SGD):
         h, g = state["h"] + moved, -moved / (count.steps * self.optimizer.rate(state))
         if o.correction == "scaffold":
             g = g - state["correction"]
+        g = self.where_moving(state, g, state["g"])
         change = g - state["g"] if o.correction == "scaffold" else g
         sent = state["w"] + h if o.drifts == "sampled" else state["w"]
         return {"w": sent, "g": change * share}, {"h": h, "g": g}

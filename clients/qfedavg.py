@@ -44,10 +44,11 @@ class QFedAvg(SGD):
     ‖w^t - w̄_i‖. Instead of Δ_i itself it sends w^t - Δ_i / L, which is a model: so its batch-norm statistics are
     averaged as everybody's. With ``local_steps = 1``, ``batch_size = 0`` and L = 1/η this is q-FedSGD, Algorithm 1.
 
-    Differs from the paper: it samples clients with probability p_i = n_i / n and adds up plainly, which is
-    ``sampling = "samples"``; where all take part, they count n_i / n in the sums with ``objective_weighting =
-    "samples"``. By default all are sampled and count alike, as with "uniform sampling" in the authors' code. 1e-10 is
-    added to F_i, as there.
+    Differs from the paper: F_i is the loss of the task alone, as in its experiments (cross-entropy, squared error, …),
+    where the ``[[objective]]`` has other terms, weights or label smoothing as well. The paper samples clients with
+    probability p_i = n_i / n and adds up plainly, which is ``sampling = "samples"``; where all take part, they count
+    n_i / n in the sums with ``objective_weighting = "samples"``. By default all are sampled and count alike, as with
+    "uniform sampling" in the authors' code. 1e-10 is added to F_i, as there.
     """
 
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "uniform"}

@@ -140,4 +140,6 @@ class Scaffold(SGD):
             c_i = (state["anchor"] - state["w"]).div_(steps * self.optimizer.rate(state)).sub_(state["correction"])
         if "excess" in state and self.settings.option == "II":
             c_i = c_i + state["excess"]
+        if not self.adds_up:
+            c_i = self.where_moving(state, c_i, state["c_i"])
         return {"w": state["w"], "dc": (c_i - state["c_i"]) * self.share(count.samples)}, {"c_i": c_i}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -74,3 +75,11 @@ class SGD(ClientUpdate[SGDSettings]):
             g = state[velocity].mul_(options.momentum).add_(g) if velocity in state else g
             state = {**state, velocity: g}
         return stepper.step(state, g, of, clipped=True)
+
+    def where_moving(self, state: State, estimate: Tensor, before: Tensor) -> Tensor:
+        """What was estimated by dividing a round's move by its learning rate.
+
+        Where a schedule has brought the rate to 0 no step tells anything, and it stays as it was ``before``.
+        """
+        rate = self.optimizer.rate(state)
+        return torch.where(rate == 0, before, estimate) if isinstance(rate, Tensor) else estimate

@@ -124,6 +124,27 @@ class Engine(ABC):
         with forked_rng(self.task.samples.device), elsewhere:
             return self._train(assignment)
 
+    def untraced_error(self, error: Exception, again: Callable[[], object]) -> Exception:
+        """What a client's training raises where no step is traced.
+
+        In traced steps some of torch's errors are of another type; and whether a client meets one depends on which
+        clients trained here before.
+
+        Args:
+            error: what it raised.
+            again: trains the client once more.
+        """
+        if self.tracer is None:
+            return error
+        tracer, self.tracer = self.tracer, None
+        try:
+            again()
+        except Exception as untraced:
+            return untraced
+        finally:
+            self.tracer = tracer
+        return error
+
     @property
     def _seeds_elsewhere(self) -> bool:
         """Whether a step may draw random numbers that are not torch's: not if all steps are traced."""
@@ -301,25 +322,38 @@ class Engine(ABC):
         A traced forward pass goes through blocks of few sizes, the last filled up with copies of a sample,
         which changes no other sample's logits, as a model in evaluation looks at each by itself.
         """
-        samples, module, P = self.task.samples, self.task.module, self.task.layout.parameters
-        most = self._at_once(1)
+        samples, most = self.task.samples, self._at_once(1)
         for start in range(0, len(index), most):
             part = index[start : start + most]
             block = min(SCORE_BLOCK if samples.channels_last else most, rounded(len(part)))
             filled = np.concatenate([part, part[: -len(part) % block]])
             with self.clock.part(DATA):
                 x, y = samples.batch(filled.reshape(-1, block))
-            forward = self.tracer.forward(x[0]) if self.tracer and own is None and answer is None else None
-            if forward is not None:
-                logits = forward.map(x, vector[P:], vector[:P])
-            elif answer is not None:
+            logits = self._traced_logits(x, vector) if own is None and answer is None else None
+            if logits is None:
                 self._bind_for_scoring(vector)
-                logits = torch.cat([answer.logits(layer_outputs(model_of(module), few, answer.layers)) for few in x])
-            else:
-                self._bind_for_scoring(vector)
-                called = module if own is None else self.local.predict if own == PREDICTOR else self.local.module(own)
-                logits = torch.cat([called(few) for few in x])
+                logits = torch.cat([self._logits_of(few, own, answer) for few in x])
             yield logits[: len(part)], y.flatten(0, 1)[: len(part)]
+
+    def _traced_logits(self, x: Tensor, vector: Tensor) -> Tensor | None:
+        """The model's logits for blocks ``x`` ``[T, B, ...]``; None where it has to be called itself."""
+        forward = self.tracer.forward(x[0]) if self.tracer else None
+        if forward is None:
+            return None
+        P = self.task.layout.parameters
+        try:
+            return forward.map(x, vector[P:], vector[:P])
+        except Exception:
+            return None  # the model itself says what is wrong with the samples
+
+    def _logits_of(self, x: Tensor, own: str | None, answer: Answer | None) -> Tensor:
+        """Logits for samples ``x`` ``[B, ...]`` of the model that is bound."""
+        module = self.task.module
+        if answer is not None:
+            return answer.logits(layer_outputs(model_of(module), x, answer.layers))
+        called = module if own is None else self.local.predict if own == PREDICTOR else self.local.module(own)
+        logits: Tensor = called(x)
+        return logits
 
     def _steps(
         self,
@@ -441,7 +475,7 @@ class Engine(ABC):
             memories: the clients'.
             factor: the schedule's.
         """
-        if update.optimizer.varies:
+        if update.optimizer.scheduled:
             state = scheduled(state, factor)
         if not update.optimizer.keeps or not any(map(remembered, memories)):
             return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -35,13 +36,14 @@ class OneByOne(Engine):
         each = list(losses)
         ended: list[_Ended | Failed] = []
         for place, (own_plans, own_losses) in enumerate(zip(plans, each)):
+            if isinstance(own_plans, Failed):
+                ended.append(own_plans)
+                continue
             try:
-                if isinstance(own_plans, Failed):
-                    ended.append(own_plans)
-                else:
-                    ended.append(self._client(assignment, place, own_plans, own_losses))
+                ended.append(self._client(assignment, place, own_plans, own_losses))
             except Exception as error:
-                ended.append(Failed.by(clients[place], error))
+                again = partial(self._client, assignment, place, own_plans, torch.zeros_like(own_losses))
+                ended.append(Failed.by(clients[place], self.untraced_error(error, again)))
         sums = losses.tolist()
         return [
             end

@@ -78,7 +78,8 @@ class Stacked(Engine):
             return self._cohort(assignment, jobs)
         except Exception as error:
             if len(jobs) == 1:
-                return {jobs[0].place: Failed.by(jobs[0].client, error)}
+                again = partial(self._cohort, assignment, jobs)
+                return {jobs[0].place: Failed.by(jobs[0].client, self.untraced_error(error, again))}
         half = len(jobs) // 2
         return self._cohort_or_halves(assignment, jobs[:half]) | self._cohort_or_halves(assignment, jobs[half:])
 

@@ -32,6 +32,10 @@ NOTHING: Mapping[str, Tensor] = {}
 Step = Callable[[State, Batch, Gradient], State]
 
 
+class _SamplesError(Exception):
+    """What is to be traced raises on these samples, traced or not."""
+
+
 class StepTracer:
     """Traces a method's step when it is first needed, and keeps it.
 
@@ -87,7 +91,10 @@ class StepTracer:
             )
         if key not in self.programs:
             with self.clock.part(TRACING):
-                self.programs[key] = self._try(loop, state, batch, external)
+                try:
+                    self.programs[key] = self._try(loop, state, batch, external)
+                except _SamplesError:
+                    return None  # other clients' steps are traced as if this one had not come first
         return self.programs[key]
 
     def run(
@@ -136,17 +143,39 @@ class StepTracer:
             return None
         try:
             return self.trace(loop.step, state, batch, external)
-        except Exception:
+        except UntraceableError:
+            return None
+        except Exception as error:
             # Whatever it is, playing the step shows it to the client that it concerns; the engine's choice has
             # told the user why a model is not traced.
+            if self._raises(loop.step, state, batch, external):
+                raise _SamplesError from error
             return None
+
+    def _raises(self, step: Step, state: State, batch: Batch, external: Mapping[str, Tensor]) -> bool:
+        """Whether the step itself raises on this mini-batch, traced or not."""
+        buffers = torch.zeros(*batch.y.shape[: int(self.stacked)], self.sets * self.task.buffers, device=batch.x.device)
+        module = self.task.module
+        training = module.training
+        with forked_rng(batch.x.device), kept_elsewhere():
+            module.train()
+            try:
+                self.eager(step, state, batch, buffers, external)
+            except Exception:
+                return True
+            finally:
+                module.train(training)
+        return False
 
     def forward(self, x: Tensor) -> Function | None:
         """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be traced."""
         key = (x.shape, x.stride())
         if key not in self._forwards:
             with self.clock.part(TRACING):
-                self._forwards[key] = self._try_forward(x)
+                try:
+                    self._forwards[key] = self._try_forward(x)
+                except _SamplesError:
+                    return None
         return self._forwards[key]
 
     def _try_forward(self, x: Tensor) -> Function | None:
@@ -158,8 +187,8 @@ class StepTracer:
 
         training = module.training
         module.eval()
+        flat, P = layout.flatten(module), layout.parameters
         try:
-            flat, P = layout.flatten(module), layout.parameters
             # Not in inference mode, which hides what an operation is made of.
             with torch.inference_mode(False), torch.no_grad(), kept_elsewhere():
                 before = state_elsewhere(self._generators)
@@ -172,7 +201,12 @@ class StepTracer:
                 other = x.flip(0) * 0.5 + 1
                 expected = logits(other, flat[P:], flat[:P])
             return function if _close(0 * expected, expected, function.map(other[None], flat[P:], flat[:P])) else None
-        except Exception:
+        except Exception as error:
+            try:
+                with torch.inference_mode(False), torch.no_grad(), kept_elsewhere():
+                    logits(x, flat[P:], flat[:P])
+            except Exception:
+                raise _SamplesError from error
             return None  # the model itself, called in its place, shows what is wrong
         finally:
             module.train(training)

@@ -47,7 +47,9 @@ class Stepper:
         self.keeps = chosen.keep
         self.lr = chosen.rate(lr)
         self._scale = part_scale(layout, settings.lr_scale)
-        self.varies = settings.schedule.varies or self._scale is not None
+        self.scheduled = settings.schedule.varies
+        """Whether the schedule of the run's rounds changes the rate, which is a schedule of these settings' own."""
+        self.varies = self.scheduled or self._scale is not None
         bare = type(chosen) is SGD and not (chosen.momentum or chosen.weight_decay)
         plain = bare and settings.clip_norm is None and not self.varies
         self.plain = plain

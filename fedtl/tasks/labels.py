@@ -24,10 +24,10 @@ class Classification(LearningTask):
     labelled: ClassVar[bool] = True
 
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
-        """Cross-entropy, and the largest logit's class."""
+        """Cross-entropy, and the largest logit's class; none where a logit is no number."""
         from torch.nn import functional as F
 
-        correct = how_many(outputs.argmax(1) == y)
+        correct = how_many((outputs.argmax(1) == y) & ~outputs.isnan().any(1))
         return Tally(len(y), float(F.cross_entropy(outputs, y, reduction="sum")), correct)
 
 
@@ -57,12 +57,12 @@ class Binary(LearningTask):
         return 2
 
     def tally(self, outputs: Tensor, y: Tensor) -> Tally:
-        """Cross-entropy; a positive logit is a yes."""
+        """Cross-entropy; a positive logit is a yes, and one that is no number is neither."""
         from torch.nn import functional as F
 
         logit, yes = as_column(outputs), y.to(outputs.dtype)
         loss = float(F.binary_cross_entropy_with_logits(logit, yes, reduction="sum"))
-        return Tally(len(y), loss, how_many((logit > 0) == (y > 0)))
+        return Tally(len(y), loss, how_many(((logit > 0) == (y > 0)) & ~logit.isnan()))
 
     def predictions(self, outputs: Tensor, outcomes: Outcomes | None) -> Tensor:
         """The probabilities of no and of yes, ``[B, 2]``."""

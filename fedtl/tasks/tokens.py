@@ -67,5 +67,6 @@ class NextToken(LearningTask):
         from torch.nn import functional as F
 
         there = y != IGNORED
+        right = (outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)
         loss = F.cross_entropy(outputs.flatten(0, 1), y.flatten(), ignore_index=IGNORED, reduction="sum")
-        return Tally(how_many(there), float(loss), how_many((outputs.argmax(-1) == y) & there))
+        return Tally(how_many(there), float(loss), how_many(right & there))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,25 @@ def test_with_nothing_fixed_it_is_fedavg_with_fine_tuning() -> None:
     assert all(map(torch.equal, *(run.rounds() for run in runs)))
     for client in range(3):
         assert_same(*(run.served(client) for run in runs), exactly=True)
+
+
+@pytest.mark.parametrize("method", ["fedbabu", "fedavg-finetune"])
+def test_no_schedule_of_training_slows_fine_tuning_down(method: str, tmp_path: Path) -> None:
+    """With parts that have learning rates of their own, either."""
+    tables: dict[str, Any] = {
+        "name": "finetune",
+        "rounds": 3,
+        "data": {"name": "digits", "clients": 3, "samples": 90},
+        "model": {"name": "mlp", "hidden": [5]},
+        "strategy": {"name": method, "lr": 0.1, "finetune_lr": 0.1, "schedule": {"name": "exponential", "gamma": 0.1}},
+        "simulation": {"grid": "in-process"},
+    }
+    losses = []
+    for i, own in enumerate(({}, {"lr_scale": {"head": 1.0}})):
+        run = fedtl.run({**tables, "strategy": {**tables["strategy"], **own}}, out=tmp_path / str(i))
+        losses.append([run.last("loss")[f"{whose}/clients"].value for whose in ("global", "personal")])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert losses[0][1] < 0.99 * losses[0][0]
 
 
 def test_its_rounds_are_fedreps_whose_head_never_trains() -> None:

@@ -689,3 +689,13 @@ def test_names_of_groups_differ() -> None:
 def test_the_vocabulary_is_the_datas() -> None:
     data = {"sizes": 3, "clients": 2, "outputs": 40}
     assert federate(config_of("next_token", data=data).data, 0).outputs == 40
+
+
+@pytest.mark.parametrize("task", ["classification", "binary", "next_token"])
+def test_an_output_that_is_no_number_predicts_nothing(task: str) -> None:
+    """Though the largest of several NaNs is the first, and NaN is not above 0."""
+    shape = {"classification": (2, 3), "binary": (2, 1), "next_token": (1, 2, 3)}[task]
+    outputs, y = torch.zeros(shape), torch.zeros(shape[:-1], dtype=torch.int64)
+    assert read_task({"name": task}).tally(outputs, y).correct == 2
+    outputs.view(2, -1)[1] = torch.nan
+    assert read_task({"name": task}).tally(outputs, y).correct == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -889,3 +890,43 @@ class Caches(nn.Linear):
 
 def test_what_a_model_makes_once_and_keeps_is_recorded() -> None:
     assert_replays(lambda: Caches(6, 3))
+
+
+class Wards(nn.Module):
+    """Looks up a code, of which there are five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wards = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.wards(x[:, 0].long()))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [kind for name, kind in ENGINES.items() if "traced" in name])
+def test_a_client_of_whose_samples_the_step_raises_changes_nobody_elses_bits(kind: Any) -> None:
+    """Whoever comes first in a process; and it is told the same."""
+    federation = federation_of([8, 8], shape=(6,))
+    federation.x[:, 0] = np.arange(len(federation.x)) % 5
+    federation.x[federation.train[0], 0] = 7
+    update = update_of("fedavg", lr=0.1, local_epochs=2, batch_size=4)
+    told, trained, scores = [], [], []
+    for order in ([0, 1], [1, 0]):
+        torch.manual_seed(0)
+        engine = engine_of(federation, Wards(), kind)
+        w = engine.task.layout.flatten(engine.task.module)
+        for client in order:
+            (outcome,) = train_cohort(engine, update, w, [client], [{}], 1)
+            if isinstance(outcome, Trained):
+                trained.append(outcome.uploads["w"].clone())
+            else:
+                told.append(outcome.message)
+            with suppress(IndexError):
+                scores.append(engine.score(w, federation.train[client]).loss_sum)
+        assert engine.tracer is not None
+        assert engine.tracer.replays_all
+    assert told == ["IndexError: index out of range in self"] * 2
+    assert torch.equal(*trained)
+    assert scores[0] == scores[1]

@@ -24,6 +24,7 @@ from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
 from fedtl.engine.plan import eligible
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
+from fedtl.engine.stale import WHY, reads_own
 from fedtl.engine.step_tracer import why_not_traced
 from fedtl.engine.task import Outcome, Task, Trained, reason
 from fedtl.models.generators import generators_of, kept_elsewhere, state_elsewhere
@@ -234,6 +235,8 @@ def refusal(module: nn.Module, shape: tuple[int, ...], few: FewSamples | None = 
                     "it draws random numbers from NumPy, from Python or from a generator of its own, which all "
                     "clients of a stack would share"
                 )
+            if reads_own(module, layout, x[0]):
+                return WHY
     except Exception as error:
         return f"vmap cannot map it: {reason(error)}"
     finally:

@@ -15,6 +15,7 @@ from fedtl.clock import Clock
 from fedtl.data.samples import FewSamples, in_order
 from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, seed_torch
 from fedtl.engine.parts import TRACING
+from fedtl.engine.stale import WHY, writes_own_down
 from fedtl.engine.task import Task, reason
 from fedtl.engine.trial import trial_probe
 from fedtl.losses.batch import Batch
@@ -245,6 +246,8 @@ class StepTracer:
                 "it draws random numbers from NumPy, from Python or from a generator of its own, so replayed it would "
                 "give other numbers than run eagerly"
             )
+        if writes_own_down(task.module, graph):
+            raise UntraceableError(WHY)
         simplify(graph, task.samples.federation.task.labelled)
         return compile_step(graph, tuple(inputs), (*state, *outside), task.objective.columns)
 

@@ -54,12 +54,18 @@ def try_out(
         ConfigError: it does not fit the data, cannot be copied, or no two calls of it give the same.
     """
     name, own = choice.name, ":" in choice.name
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ConfigError(
+            f"model.name = {name!r} gives a TorchScript module, whose parts nobody can look at; give the "
+            "module that it was made of"
+        )
     if few is not None:
         choice.check_samples(few, classes)
     x = _accepted(module, name, shape, few, own)
     _check_output(name, _output(module, x), task.output_shape(2, shape, classes), task)
     if not own:
         return
+    _check_hooks(module, name)
     key = _key(module, choice, shape, classes, few)
     if key not in TRIED:
         copy = _copied(module, name)
@@ -213,6 +219,17 @@ def _copied(module: nn.Module, name: str) -> nn.Module:
         raise ConfigError(
             f"model.name = {name!r}: it cannot be copied, as each client's training needs: {cause(error)}"
         ) from error
+
+
+def _check_hooks(module: nn.Module, name: str) -> None:
+    """Refuse hooks of gradients, which no copy of the model has, and no model with other numbers in its place."""
+    for parameter, tensor in module.named_parameters():
+        if tensor._backward_hooks or tensor._post_accumulate_grad_hooks:
+            raise ConfigError(
+                f"model.name = {name!r}: its parameter {parameter!r} has a hook for its gradient, which training would "
+                "leave out; multiply by a mask in forward instead, or name the part in strategy.frozen or "
+                "strategy.lr_scale"
+            )
 
 
 def _check_repeatable(module: nn.Module, name: str, x: Tensor) -> None:

@@ -140,24 +140,24 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             noted = self.graph.call_function(aten.scalar_tensor.default, args, {"dtype": result.dtype})
         else:
             noted = self._call(func, args, kwargs)
-        memory = {_memory(tensor) for tensor in _tensors((*args, *kwargs.values()))}
+        memory = {memory_of(tensor) for tensor in tensors_in((*args, *kwargs.values()))}
         if func is aten.lift_fresh.default:  # a number or list made a tensor: it is the function's own
             self.node(args[0]).meta["constant"] = args[0].clone()
             self._constants -= memory
             memory = set()
         if isinstance(result, Tensor):
-            self.note(result, noted, (func, args, kwargs) if _memory(result) in memory else None)
+            self.note(result, noted, (func, args, kwargs) if memory_of(result) in memory else None)
             return result
         for place, part in enumerate(result):
             if isinstance(part, Tensor):
-                made: Any = (item, ((func, args, kwargs), place), {}) if _memory(part) in memory else None
+                made: Any = (item, ((func, args, kwargs), place), {}) if memory_of(part) in memory else None
                 self.note(part, self.graph.call_function(item, (noted, place)), made)
         return result
 
     def note(self, tensor: Tensor, node: Node, made: Any = None) -> None:
         """Let ``node`` stand for ``tensor``."""
         _describe(node, tensor)
-        self._values[id(tensor)] = _Value(tensor, node, self._changes.get(_memory(tensor), 0), made)
+        self._values[id(tensor)] = _Value(tensor, node, self._changes.get(memory_of(tensor), 0), made)
 
     def node(self, tensor: Tensor) -> Node:
         """The node that stands for a tensor as it is now; a new constant if there is none."""
@@ -166,12 +166,12 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self.graph.inserting_before(next(iter(self.graph.nodes))):
                 node = self.graph.placeholder(f"constant{len(self._values)}")
             node.meta["constant"] = tensor
-            self._constants.add(_memory(tensor))
+            self._constants.add(memory_of(tensor))
             self.note(tensor, node)
             return node
-        now = self._changes.get(_memory(tensor), 0)
+        now = self._changes.get(memory_of(tensor), 0)
         if value.version != now:
-            if _memory(tensor) in self._turned:
+            if memory_of(tensor) in self._turned:
                 raise UntraceableError("it changes a tensor's shape and its values in place")
             assert value.made is not None  # a tensor that is no view was noted anew when it changed
             func, args, kwargs = value.made
@@ -215,7 +215,7 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.removeprefix("aten::")
         if written != [0] or not name.endswith("_") or tensor is None:
             raise UntraceableError(f"{func} changes tensors in place")
-        if id(tensor) not in self._values or _memory(tensor) in self._constants:
+        if id(tensor) not in self._values or memory_of(tensor) in self._constants:
             raise UntraceableError(f"{func} changes something that it was not given in place")
         functional = FUNCTIONAL.get(func) or getattr(getattr(aten, name[:-1], None), func._overloadname, None)
         if functional is None:
@@ -227,10 +227,10 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise UntraceableError(f"{func} changes a tensor's shape in place")
             node = self._call(functional, args, kwargs)
             func(*args, **kwargs)
-            self._turned.add(_memory(tensor))
+            self._turned.add(memory_of(tensor))
             self.note(tensor, node)
             return tensor
-        if _memory(tensor) in self._turned:
+        if memory_of(tensor) in self._turned:
             raise UntraceableError("it changes a tensor's shape and its values in place")
         values = args
         if func in FUNCTIONAL:  # whose defaults need not be the same
@@ -267,7 +267,7 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _describe(node, tensor)
             node = self.graph.call_function(back, arguments)
             tensor = base
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         self._changes[memory] = self._changes.get(memory, 0) + 1
         self.note(tensor, node)
 
@@ -283,13 +283,13 @@ class _Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
     """Those among an operation's arguments, which may be lists of them."""
     for argument in arguments:
         if isinstance(argument, Tensor):
             yield argument
         elif isinstance(argument, (tuple, list)):
-            yield from _tensors(argument)
+            yield from tensors_in(argument)
 
 
 def _indexes_by_integers(func: Op, args: tuple[Any, ...]) -> bool:
@@ -313,5 +313,6 @@ def _describe(node: Node, tensor: Tensor) -> None:
     node.meta |= {"shape": tuple(tensor.shape), "dtype": tensor.dtype, "device": tensor.device}
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
+    """What tensors have in common that share numbers."""
     return int(tensor.untyped_storage()._cdata)

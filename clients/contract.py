@@ -363,8 +363,10 @@ class ClientUpdate(ABC, Generic[S]):
     @classmethod
     def more_than_a_model(cls) -> str:
         """What is uploaded besides a sum of models, in words; empty if nothing is."""
-        names = [name for name in (*cls.sums, *cls.rows) if name != "w" or name in cls.rows]
-        return " and ".join(map(repr, names)) + (" client by client" if cls.rows else "") if names else ""
+        sums, rows = [repr(name) for name in cls.sums if name != "w"], [repr(name) for name in cls.rows]
+        summed = f"the sum{'s' * (len(sums) > 1)} of {' and '.join(sums)}" if sums else ""
+        single = f"{' and '.join(rows)} client by client" if rows else ""
+        return ", and ".join(filter(None, (summed, single)))
 
     @classmethod
     def makes_for_scoring(cls) -> bool:

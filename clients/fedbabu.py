@@ -20,7 +20,7 @@ class FedBABUSettings(FineTuneSettings):
 
     Attributes:
         fixed: the parts that keep their first values in every round, and therefore do not travel.
-        finetune_steps: the same in mini-batches, instead of epochs.
+        finetune_steps: mini-batches of fine-tuning, instead of finetune_epochs.
         finetune_epochs: passes over the client's samples, between the global model and its scoring, that train all of
             the model; 5 as in the paper, if neither this nor finetune_steps is given.
     """

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from fedtl import losses
@@ -61,11 +61,9 @@ class FedCPSettings(SGDSettings, AveragingSettings):
     first_context: Literal["head", "random"] = "head"
     global_parts: Literal["present", "last"] = "present"
 
-    @model_validator(mode="after")
-    def _whole(self) -> FedCPSettings:
-        if self.private:
-            raise ValueError(f"private = {shown([*self.private])}: FedCP's personal head stays already; leave it out")
-        return self
+    def no_private(self) -> str:
+        """The personal head is a module of its own."""
+        return "FedCP's personal head stays already"
 
 
 class PolicyNetwork(nn.Module):

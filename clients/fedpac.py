@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import head_of, with_head
 from fedtl.clients.parts import HeadFirst, HeadFirstSettings
@@ -39,14 +38,9 @@ class FedPACSettings(HeadFirstSettings):
     collaboration: bool = True
     smallest_weight: float = Field(0.0, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _whole(self) -> FedPACSettings:
-        if self.private:
-            raise ValueError(
-                f"private = {shown([*self.private])}: FedPAC's heads are each client's own already, and the server "
-                "combines them; leave it out"
-            )
-        return self
+    def no_private(self) -> str:
+        """The server makes each client's head."""
+        return "FedPAC's heads are each client's own already, and the server combines them"
 
 
 class FedPAC(HeadFirst):

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from fedtl.choice import shown
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import LinearHead, head_of, scale_of_head, with_head
 from fedtl.clients.settings import Settings
@@ -35,11 +34,9 @@ class TwoHeadsSettings(SGDSettings):
     gamma: float = Field(1.0, ge=0)
     personal_lr: float | None = Field(None, gt=0)
 
-    @model_validator(mode="after")
-    def _whole(self) -> TwoHeadsSettings:
-        if self.private:
-            raise ValueError(f"private = {shown([*self.private])}: FedRoD's personal head stays already; leave it out")
-        return self
+    def no_private(self) -> str:
+        """The personal head is added to the model's."""
+        return "FedRoD's personal heads are clients' own already"
 
 
 class FedRoDSettings(TwoHeadsSettings):

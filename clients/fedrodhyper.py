@@ -18,10 +18,11 @@ from fedtl.losses.batch import Batch
 
 
 class FedRoDHyperSettings(TwoHeadsSettings):
-    """Options of FedRoD with a hypernetwork; ``personal_lr`` is the hypernetwork's.
+    """Options of FedRoD with a hypernetwork.
 
     Attributes:
-        hyper_hidden: the size of its hidden layer.
+        personal_lr: the learning rate of the hypernetwork; ``lr`` if not given.
+        hyper_hidden: the size of the hypernetwork's hidden layer.
     """
 
     hyper_hidden: PositiveInt = 32

@@ -25,7 +25,7 @@ class HeadFirstSettings(SGDSettings):
 
     Attributes:
         head_epochs: passes over the client's samples that train the head; with 0 it never moves.
-        head_steps: the same in mini-batches, instead of epochs.
+        head_steps: mini-batches that train the head, instead of head_epochs.
     """
 
     default_head: ClassVar[dict[str, int]] = {"head_epochs": 1}

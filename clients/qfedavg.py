@@ -19,7 +19,7 @@ class QFedAvgSettings(SGDSettings):
     """Options of q-FedAvg, and of its local SGD.
 
     Attributes:
-        q: how strongly large losses count; 0 is FedAvg.
+        q: how strongly large losses count; 0 is FedAvg in which clients count as objective_weighting says.
         lipschitz: L, an estimate of the Lipschitz constant of the gradients at q = 0; 1/η if not given, of the η that
             steps begin with, whatever the ``schedule``.
         objective_weighting: p_i of the objective f_q: all alike, or n_i / n ("samples"), by which each client's Δ_i and

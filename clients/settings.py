@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -59,10 +59,20 @@ class Settings(Choice):
         """How much a client trains in a round."""
         return Budget(self.batch_size, self.local_steps, self.local_epochs, self.last_batch)
 
+    def no_private(self) -> str:
+        """Why no part of the model can stay at clients under the method with these options; empty where parts may."""
+        return ""
+
     @model_validator(mode="before")
     @classmethod
     def _one_budget(cls, table: Any) -> Any:
         return one_length(table, "local_epochs", "local_steps", {"local_epochs": 1})
+
+    @model_validator(mode="after")
+    def _may_be_private(self) -> Self:
+        if self.private and (why := self.no_private()):
+            raise ValueError(f"private = {shown([*self.private])}: {why}; leave it out")
+        return self
 
 
 def one_length(table: Any, one: str, other: str, default: Mapping[str, int]) -> Any:

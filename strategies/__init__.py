@@ -52,10 +52,10 @@ STRATEGIES: Registry = {
     "qfedavg": "fedtl.strategies.qfedavg:QFedAvg",
     "scaffold": "fedtl.strategies.scaffold:Scaffold",
 }
+"""A method is its server's class, or its client update's alone where the server is plain averaging."""
 
 BASELINES = ("local", "fedavg")
 """Methods that others are held against client by client: no federation, and one model for all."""
-"""A method is its server's class, or its client update's alone where the server is plain averaging."""
 
 PLAIN = "fedavg"
 """The method that stands in an example of something else."""

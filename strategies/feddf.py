@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedtl.clients.settings import Settings
 from fedtl.distill.ensemble import FromEnsemble, learn
@@ -37,11 +37,9 @@ class FedDFSettings(FedAvgSettings):
     distill_batch_size: PositiveInt = 128
     temperature: PositiveFloat = 1.0
 
-    @model_validator(mode="after")
-    def _has_a_whole_model(self) -> FedDFSettings:
-        if self.private and self.distill_steps:
-            raise ValueError(f"private = {[*self.private]}: the server distils the whole model; leave private out")
-        return self
+    def no_private(self) -> str:
+        """The server needs the whole model, where it trains."""
+        return "the server distils the whole model" if self.distill_steps else ""
 
 
 class FedDF(FedAvg):

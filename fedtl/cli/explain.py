@@ -129,7 +129,7 @@ def _idle(name: str, tables: dict[str, Any]) -> dict[str, str]:
     except ConfigError:  # a method of the user's own may need more than can be known
         return {}
     idle = {option: f"no effect in the config below: {why}" for option, why in method.unused(settings).items()}
-    if why := no_private(name):
+    if why := no_private(settings):
         idle["private"] = f"refused here: {why}"
     return idle
 
@@ -202,9 +202,9 @@ def _weighted(update: type[ClientUpdate[Any]], tables: dict[str, Any]) -> dict[s
 
 
 def _sized(name: str, size: int, model: int) -> str:
-    return (
-        f"{name!r}, as long as the model" if size == model else f"{name!r}, {size} numbers where the model has {model}"
-    )
+    if size == model:
+        return f"{name!r}, as long as the model"
+    return f"{name!r}, {size} {'number' if size == 1 else 'numbers'} where the model has {model}"
 
 
 def _print_needs(name: str, tables: dict[str, Any]) -> None:

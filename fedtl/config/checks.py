@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedtl.choice import ConfigError, check_used, nearest, shown
+from fedtl.clients.settings import Settings
 from fedtl.config.overrides import section_of
 from fedtl.config.schema import Config, Tables
 from fedtl.data.held_out import count_held_out
@@ -184,8 +185,8 @@ def check_together(config: Config) -> None:
     _check_parts(config)
     if method.client_update.makes_for_scoring() and config.evaluate.personal == "stored":
         raise ConfigError(
-            f"evaluate.personal = 'stored': {config.strategy.name} keeps no model between rounds, it makes one when "
-            "it is scored; use 'adapted'"
+            f"evaluate.personal = 'stored': {config.strategy.name} always makes a client's own model of the present "
+            "global one, when it is scored; use 'adapted'"
         )
 
 
@@ -255,17 +256,15 @@ def _check_chosen_rounds(config: Config) -> None:
         )
 
 
-def no_private(name: str) -> str:
-    """Why no part of the model can stay at clients under a method, in words; empty where parts may.
-
-    Args:
-        name: the method's.
-    """
-    method = strategy_type(name)
+def no_private(settings: Settings) -> str:
+    """Why no part of the model can stay at clients under a method with these options; empty where parts may."""
+    name, method = settings.name, strategy_type(settings.name)
+    if why := settings.no_private():
+        return why
     if method.pools:
         return f"under {name} {IN_ONE_PLACE}"
     if more := method.client_update.more_than_a_model():
-        return f"under {name} clients upload {more}, which are of the whole model"
+        return f"under {name} clients upload {more}, which is not offered with private parts"
     return f"{name} trains a model of which every part travels" if method.client_update.needs_whole_model else ""
 
 
@@ -274,8 +273,8 @@ IN_ONE_PLACE = "all training samples are in one place, and nothing stays at clie
 
 def _check_parts(config: Config) -> None:
     """Check that parts of the model stay at clients only where the model is all that travels."""
-    if config.strategy.private and (why := no_private(config.strategy.name)):
-        raise ConfigError(f"strategy.private = {[*config.strategy.private]}: {why}; leave private out")
+    if config.strategy.private and (why := no_private(config.strategy)):
+        raise ConfigError(f"strategy.private = {shown([*config.strategy.private])}: {why}; leave private out")
 
 
 def _check_pools(config: Config) -> None:

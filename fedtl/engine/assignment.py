@@ -56,7 +56,7 @@ class Assignment:
         clients: their ids.
         memories: what each kept from before; empty for a client that has not trained yet.
         round: decides, with the run's seed and the client, the order of its samples.
-        given: what else the round's training is given.
+        context: what else the round's training is given.
     """
 
     update: ClientUpdate[Any]

@@ -66,8 +66,8 @@ def check_travels(task: Task, update: ClientUpdate[Any]) -> None:
     """
     if task.sharing is not None and len(task.sharing.private) and (more := update.more_than_a_model()):
         raise ConfigError(
-            f"strategy.name = {update.settings.name!r}: its clients upload {more}, which are of the whole model, and a "
-            "part of it stays at clients (strategy.private, or a term's module that is not shared); leave that out"
+            f"strategy.name = {update.settings.name!r}: its clients upload {more}, which is not offered where a part "
+            "of the model stays at them (strategy.private, or a term's module that is not shared); leave that out"
         )
     if task.sharing is not None and len(task.sharing.private) and update.needs_whole_model:
         raise ConfigError(

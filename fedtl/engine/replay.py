@@ -71,8 +71,8 @@ class Replays:
         vector, made = self._vector, self._made
         if vector is None or made is None:
             raise ValueError(f"the model of round {made}, of which samples are to be synthesised, did not come along")
-        # The same model comes twice where it is scored as fresh after one round and trained in the next; the classes
-        # that a client lacks may have changed in between.
+        # The same model comes twice where a client adapts it to be scored after one round and trains it in the next;
+        # the classes that a client lacks may have changed in between.
         train, of = self.task.samples.federation.train, self._of
         if of is None or of[0] != made or of[2] is not train or not torch.equal(of[1], vector):
             self._kept, self._of = {}, (made, vector.clone(), train)

@@ -27,7 +27,8 @@ PREVIOUS = "previous model"
 """In a memory: the model ``[d]`` that the client had trained when it last took part, where a term asks for it."""
 
 REPLAYED = "model:replay"
-"""In what is given: the model ``[d]`` that replayed samples are synthesised from, where it is not the received one."""
+"""In ``RoundContext.vectors``: the model ``[d]`` that replayed samples are synthesised from, where it is not the
+received one."""
 
 OURS = frozenset({BUFFERS, PRIVATE, PREVIOUS})
 """What engines keep in a memory besides the method's own vectors, and what optimisers remember."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl.choice import ConfigError
+from fedtl.clients.settings import Settings
 from fedtl.failure import RunError
 from fedtl.server.exchange import Download, Vectors
 from fedtl.server.method import Method
@@ -144,8 +145,12 @@ class ServerMemory:
                 "anew, in another folder"
             )
 
-    def check_finite(self, round: int) -> None:
+    def check_finite(self, round: int, settings: Settings) -> None:
         """End the run where the server's step leads nowhere: clients can only fail from such a model on.
+
+        Args:
+            round: which was the last.
+            settings: the method's options, of which the message names those that make smaller steps.
 
         Raises:
             RunError: the global model, or what the server remembers, has a number that is infinite or none.
@@ -156,14 +161,20 @@ class ServerMemory:
             # In float64 a sum of finite float32 numbers is finite.
             if not math.isfinite(vector.sum(dtype=np.float64)):
                 raise RunError(
-                    f"the {what} is not finite after round {round}; a smaller strategy.lr, strategy.server.lr or "
-                    "strategy.beta may help"
+                    f"the {what} is not finite after round {round}; a smaller {_step_sizes(settings)} may help"
                 )
 
     def _parts(self) -> Vectors:
         """The parts of the global model; they share its memory, which nobody changes."""
         P, w = self.parameters, torch.from_numpy(self.w if self.w.flags.writeable else self.w.copy())
         return {"w": w[:P], "buffers": w[P:]} if P is not None and len(w) > P else {"w": w}
+
+
+def _step_sizes(settings: Settings) -> str:
+    """Those options of a method that say how far clients or the server go, in words."""
+    of_server = ["server.lr"] if hasattr(getattr(settings, "server", None), "lr") else []
+    own = [name for name in ("server_lr", "distill_lr", "beta") if hasattr(settings, name)]
+    return " or ".join(f"strategy.{name}" for name in ("lr", *of_server, *own))
 
 
 def new_tables(method: Method, w: Tensor) -> dict[str, Table]:

@@ -58,7 +58,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         max_failures: the share of a round's clients that may fail before the run stops.
         parameters: P, how many of the first numbers of ``"w"`` are trained; the method's step is theirs alone,
             the rest (batch-norm statistics) is the uploads' mean. All if None.
-        phases: the run's; one of all rounds if not given.
+        phases: the run's; a single one of a single round if not given, for tests.
         private: whether clients keep parts of the model to themselves that make it their own, or a model beside it.
         whole: whether the model that travels gives logits without them.
         layout: of the whole model's vector, for methods that ask for its parts.
@@ -313,7 +313,7 @@ class Rounds(Method, FlowerStrategy, ABC):
         memory.context |= merged_statistics(self.phases[self._phase].statistics, reduced, memory.context)
         if reduced.sums or reduced.rows:
             self._step(reduced, gathered.columns[m.CLIENTS], gathered.columns[m.SAMPLES], server_round)
-        memory.check_finite(server_round)
+        memory.check_finite(server_round, self.settings)
         return m.pack(memory.w), MetricRecord({**report.train})
 
     def _step(self, reduced: Reduced, clients: Sequence[int], samples: Sequence[int], round: int) -> None:

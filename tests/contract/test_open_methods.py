@@ -90,7 +90,7 @@ def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
         return str(error.value)
 
     own = {"clients_per_round": 3, "local_steps": 2, **OPEN_METHODS["ifca"]}
-    assert "upload 'models' and 'members'" in refused("ifca", strategy={**own, "private": ["head"]})
+    assert "upload the sums of 'models' and 'members'" in refused("ifca", strategy={**own, "private": ["head"]})
     assert "could be averaged, and the model has such" in refused(
         "ifca", model={"name": "tests.contract.test_open_methods:WithNorm"}
     )
@@ -99,7 +99,9 @@ def test_methods_say_where_they_cannot_compose(tmp_path: Path) -> None:
     data = {**tables("scaffold")["data"], "target": target}
     assert "a term's module that is not shared" in refused("scaffold", data=data, objective=adda)
     private = {"clipping_norm": 1.0, "epsilon": 1.0, "delta": 1e-5}
-    assert "upload 'dc', which would travel without noise" in refused("scaffold", deploy={"privacy": private})
+    assert "upload the sum of 'dc', which would travel without noise" in refused(
+        "scaffold", deploy={"privacy": private}
+    )
 
 
 class ForEach(FedAvg):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import fedtl
 from fedtl.assemble.driver import Silent
 from fedtl.choice import ConfigError
+from fedtl.config.read import read_config
 from fedtl.failure import OutputError, RunError
 from fedtl.server.report import Round
 from tests.interrupted import ROUNDS, contents, tables
@@ -95,5 +97,10 @@ def test_a_server_step_that_leads_nowhere_ends_the_run(what: str, rounds: int, t
     with pytest.raises(RunError, match="is not finite after round 1") as caught:
         fedtl.run(config, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
+    _, _, hint = str(caught.value).partition("; a smaller ")
+    named = hint.removesuffix(" may help").split(" or ")
+    assert ("strategy.server.lr" in named) == ("server" in UNFIT[what])
+    for option in named:  # which the method has
+        attrgetter(option)(read_config(config)[0])
     assert fedtl.load(tmp_path / "run").rounds == []
     assert not (tmp_path / "run" / "model.safetensors").exists()

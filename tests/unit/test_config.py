@@ -361,6 +361,10 @@ QUICK: Tables = {
             ["strategy.name=fedavg-finetune", "evaluate.personal=stored"],
             ["evaluate.personal = 'stored'", "use 'adapted'"],
         ),
+        (
+            ["strategy.name=fedrod", "evaluate.personal=stored"],
+            ["evaluate.personal = 'stored'", "fedrod always makes a client's own model of the present global one"],
+        ),
         (["strategy.lr"], ["'strategy.lr'", "write key=value"]),
         (["=1"], ["'=1'", "write key=value"]),
         ([" = 1"], ["' = 1'", "write key=value"]),

@@ -104,6 +104,7 @@ def test_a_method(listed: Listed, name: str) -> None:
     method = strategy_type(name)
     for option in method.settings_type.model_fields.keys() - {"name"}:
         assert re.search(rf"^{option}  ", text, re.MULTILINE), option
+    assert " 1 numbers " not in text
     for upload in () if method.pools else (*method.client_update.sums, *method.client_update.rows):
         assert re.search(f"clients send: .*'{upload}'", text), upload
     config = tomllib.loads(text.partition("fedtl run try.toml\n")[2].partition(f"\n{name}: [")[0])
@@ -171,11 +172,28 @@ def test_options_without_effect_are_marked(listed: Listed) -> None:
     assert "no effect in the config below: qfedavg itself says how clients count" in row("qfedavg", "weighting")
     assert "no effect in the config below: α stays: adaptive = false" in row("apfl", "alpha_lr")
     assert row("scaffold", "private").endswith(
-        "refused here: under scaffold clients upload 'dc', which are of the whole model"
+        "refused here: under scaffold clients upload the sum of 'dc', which is not offered with private parts"
     )
     assert "refused here: under central all training samples are in one place" in row("central", "private")
     assert "effect" not in row("fedavg", "weighting")
     assert "refused" not in row("fedavg", "private")
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_private_is_said_to_be_refused_where_it_is(listed: Listed, name: str) -> None:
+    tables, _ = starter("strategies", name)
+    tables["strategy"]["private"] = ["body.1"]
+    found = re.search(r"^private  .*\n(?: .*\n)*", listed(name, 300), re.MULTILINE)
+    assert found is not None
+    try:
+        read_config(tables)
+    except ConfigError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    _, said, why = " ".join(found[0].split()).partition("refused here: ")
+    assert bool(said) == bool(refusal)
+    assert why in refusal
 
 
 def test_the_servers_optimiser_is_explained_where_it_is_the_method(listed: Listed) -> None:

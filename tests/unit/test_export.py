@@ -255,7 +255,9 @@ def test_who_has_no_model_of_its_own(pfedme: fedtl.Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"it has no memory in .* holds those of 1 client, the first is {trained}"):
         model_of_run(run.path, (trained + 1) % CLIENTS)
     finetune = fedtl.run(tables({"name": "fedavg-finetune", **SGD}), out=tmp_path / "finetune")
-    with pytest.raises(ConfigError, match="fedavg-finetune keeps no model between rounds"):
+    with pytest.raises(
+        ConfigError, match="fedavg-finetune always makes a client's own model of the present global one"
+    ):
         model_of_run(finetune.path, 0, "stored")
     with pytest.raises(ConfigError, match=r"--client = 5: there is no such client in .*; ids are 0 to 4"):
         model_of_run(pfedme.path, 5)

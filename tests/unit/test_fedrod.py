@@ -143,7 +143,7 @@ def test_an_optimiser_steps_both(kind: EngineKind) -> None:
 @pytest.mark.parametrize(
     ("strategy", "says"),
     [
-        ({"private": ["body"]}, "private = ['body']: FedRoD's personal head stays already; leave it out"),
+        ({"private": ["body"]}, "private = ['body']: FedRoD's personal heads are clients' own already; leave it out"),
         ({"frozen": ["head"]}, "no parameter of the part 'head' trains: strategy.frozen or model.adapter freezes it"),
     ],
 )

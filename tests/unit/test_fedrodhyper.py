@@ -105,5 +105,5 @@ def test_its_hypernetwork_begins_with_numbers_of_its_own() -> None:
 
 
 def test_a_private_part_is_refused() -> None:
-    with pytest.raises(ConfigError, match="FedRoD's personal head stays already; leave it out"):
+    with pytest.raises(ConfigError, match="FedRoD's personal heads are clients' own already; leave it out"):
         Parted({**TABLE, "private": ["head"]}, skewed(), [[0]])

@@ -260,7 +260,7 @@ def test_public_data_are_asked_for(change: dict[str, Any], says: str) -> None:
 
 
 def test_errors_and_notes() -> None:
-    with pytest.raises(ConfigError, match="the server distils the whole model; leave private out"):
+    with pytest.raises(ConfigError, match=r"private = \['head'\]: the server distils the whole model; leave it out"):
         build(tables(strategy={**FEDDF["strategy"], "private": ["head"]}))
     for change, lines in (({}, 1), (FEDDF, 0), (consensus(), 0)):
         assert sum("data.public has no effect" in note for note in read_config(tables(**change))[1]) == lines

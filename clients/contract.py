@@ -126,8 +126,10 @@ class Probe(NamedTuple):
     """A look at the client's own samples before training.
 
     Attributes:
-        loss: the mean cross-entropy of models ``[P]`` or ``[k, P]`` on the client's validation share, or on its
-            training samples where the config keeps no such share: a number, or ``[k]``. No gradient flows through it.
+        loss: the mean of the task's loss (cross-entropy, squared error, …), without the objective's terms, of models
+            ``[P]`` or ``[k, P]`` on the client's validation share, or on its training samples where the config keeps no
+            such share: a number, or ``[k]``. A loss that compares samples, as survival's, is of all of them together.
+            No gradient flows through it.
         training_loss: the same on its training samples, whatever the config.
         samples: n_i, how many training samples it holds, ``[1]``.
         label_counts: gives how many labelled training samples it holds of each class, ``[k]`` float32.
@@ -167,12 +169,13 @@ class Probe(NamedTuple):
 class ClientUpdate(ABC, Generic[S]):
     """Local training of one client, or of a stacked cohort; SGD from the global model unless a subclass says otherwise.
 
-    The tensors in a state belong to it, each in memory of its own, so a step may change them in place; none may be
-    called x, y, buffers or mask. What is received and remembered may be shared, and is not changed in place; only
-    ``received["w"]`` is the client's own copy. A step is a function of its state, its mini-batch and ``grad``: what it
-    kept on ``self`` would be the same for every client once the step is traced, and is refused then. Only trainable
-    parameters are seen here; batch-norm statistics follow the forward passes and are kept by the engine, in two sets
-    where ``own_statistics`` says so.
+    The tensors in a state belong to it, each in memory of its own, so a step may change them in place: what ``start``
+    returns under several names, or of the memory, is copied. A state in which one is called x, y, mask, more, labelled
+    or buffers, or as a further stream of the batch is, is not traced. What is received and remembered may be shared,
+    and is not changed in place; only ``received["w"]`` is the client's own copy. A step is a function of its state, its
+    mini-batch and ``grad``: what it kept on ``self`` would be the same for every client once the step is traced, and is
+    refused then. Only trainable parameters are seen here; batch-norm statistics follow the forward passes and are kept
+    by the engine, in two sets where ``own_statistics`` says so.
 
     Args:
         settings: the method's options.

@@ -38,7 +38,7 @@ class FedProx(ClientUpdate[FedProxSettings]):
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """Begin from the global model, and remember it as w^t."""
-        return {"w": received["w"], "anchor": received["w"].clone(), **self.optimizer.init(received["w"])}
+        return {"w": received["w"], "anchor": received["w"], **self.optimizer.init(received["w"])}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of the optimiser on h_i."""

@@ -88,7 +88,7 @@ class PerFedAvg(ClientUpdate[PerFedAvgSettings]):
         """Begin at the global model."""
         w = received["w"]
         g = {} if self.settings.hessian == "none" else {"g": torch.zeros_like(w)}
-        return {"w": w, "u": w.clone(), **g, **self.optimizer.init(w)}
+        return {"w": w, "u": w, **g, **self.optimizer.init(w)}
 
     def loops(self) -> Sequence[Loop]:
         """One, of the steps on D, D' and D'' in turn."""

@@ -76,8 +76,8 @@ class PFedMe(ClientUpdate[PFedMeSettings]):
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """w_{i,0} = w^t; θ begins there too."""
-        theta = received["w"]
-        return {"w": theta.clone(), "theta": theta, **self.optimizer.init(theta, "theta")}
+        w = received["w"]
+        return {"w": w, "theta": w, **self.optimizer.init(w, "theta")}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """Approximate the prox of f_i at w, then step on the envelope."""

@@ -223,7 +223,7 @@ class StepTracer:
         inputs = {name: tensor.clone() for name, tensor in batch.tensors().items()}
         buffers = torch.zeros(*lead, self.sets * task.buffers, device=batch.x.device)
         outside = {name: tensor.clone() for name, tensor in _placeholders(external).items()}
-        play = self._step(step, state, batch.labelled, external)
+        play = self._step(step, state, batch, external)
 
         def traced(**tensors: Tensor) -> Any:
             new, buffers, values = play(**tensors)
@@ -261,7 +261,7 @@ class StepTracer:
         """
         inputs = {**batch.tensors(), "buffers": buffers.clone(), **_placeholders(external)}
         copies = {name: vector.clone() for name, vector in state.items()}
-        new, buffers, values = self._step(step, state, batch.labelled, external)(**inputs, **copies)
+        new, buffers, values = self._step(step, state, batch, external)(**inputs, **copies)
         terms = self.task.objective.columns
         sums = [
             sum(values[term::terms], torch.zeros(batch.y.shape[: int(self.stacked)], device=buffers.device))
@@ -270,12 +270,12 @@ class StepTracer:
         return new, buffers, torch.stack(sums, -1)
 
     def _step(
-        self, train: Step, state: State, labelled: bool, external: Mapping[str, Tensor]
+        self, train: Step, state: State, example: Batch, external: Mapping[str, Tensor]
     ) -> Callable[..., tuple[State, Tensor, list[Tensor]]]:
         """One step from such a state as a function of tensors: the new state and buffers, each evaluation's values."""
-        if clash := {*Batch._fields, "buffers"} & set(state):
-            raise UntraceableError(f"a state may not be called {clash.pop()!r}")
-        layout, outside = self.task.layout, dict(zip(_placeholders(external), external))
+        if clash := {*Batch._fields, *example.more, "buffers"} & set(state):
+            raise UntraceableError(f"a state may not be called {min(clash)!r}")
+        labelled, layout, outside = example.labelled, self.task.layout, dict(zip(_placeholders(external), external))
 
         def step(buffers: Tensor, **tensors: Tensor) -> tuple[State, Tensor, list[Tensor]]:
             values: list[Tensor] = []

@@ -385,6 +385,16 @@ def test_the_contracts_tables_are_the_contract() -> None:
                 method = getattr(kind, name)
                 known = [*inspect.signature(method).parameters][not inspect.ismethod(method) :]  # without self
                 assert known == [word for word in arguments.split(", ") if word], cell
+    methods = [strategy_type(name) for name in STRATEGIES]
+    halves = (
+        (ClientUpdate, [method.client_update for method in methods], cells[:server]),
+        (Strategy, methods, cells[server:]),
+    )
+    for base, kinds, of_kind in halves:
+        told = {cell.partition("(")[0] for cell in of_kind}
+        for part in {part for kind in kinds for part in kind.__mro__ if issubclass(part, base) and part is not base}:
+            own = {name for name in vars(part) if not name.startswith("_") and hasattr(base, name)}
+            assert own <= told, f"docs/own-method.md: the table lacks what {part.__name__} defines"
 
 
 def test_the_record_has_what_its_page_says(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class APFL(ClientUpdate[APFLSettings]):
 
     def first_memory(self, received: Vectors) -> Memory:
         """v_i and α_i before the first round."""
-        v = received.get("initial", received["w"])
+        v = received["initial"]
         return {"v": v.clone(), "alpha": torch.full_like(v[..., :1], self.settings.alpha)}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:

@@ -81,7 +81,7 @@ Weighting = Literal["samples", "uniform", "settings"]
 S = TypeVar("S", bound=Settings)
 
 ARGUMENTS = {"start": "received, memory, probe", "finish": "state, count", "personal": "received, memory"}
-"""Of the methods that had others in the contract of a single vector."""
+"""The arguments of those methods whose signatures have changed since the first contract."""
 
 
 Step = Callable[[State, Batch, Gradient], State]
@@ -94,8 +94,8 @@ class Loop(NamedTuple):
     Attributes:
         step: trains on one mini-batch.
         budget: how many mini-batches, and of which size.
-        then: the steps of the next mini-batches, where a method looks at several in turn; the budget's ``multiple`` is
-            then to be their number and one.
+        then: the steps of the next mini-batches, where a method looks at several in turn; the budget's ``multiple``
+            must then be ``1 + len(then)``.
     """
 
     step: Step

@@ -73,8 +73,7 @@ class Ditto(ClientUpdate[DittoSettings]):
 
     def first_memory(self, received: Vectors) -> Memory:
         """v_k^0."""
-        w = received["w"]
-        return {"v": (w if self.settings.personal_start == "received" else received.get("initial", w)).clone()}
+        return {"v": received["w" if self.settings.personal_start == "received" else "initial"].clone()}
 
     def start(self, received: Vectors, memory: Memory, probe: Probe) -> State:
         """w_k begins at w^t, to which v_k is held."""

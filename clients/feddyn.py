@@ -1,4 +1,4 @@
-"""FedDyn: local losses made to agree with the global one in where they are flat."""
+"""FedDyn: local losses are changed so that they share the global loss's stationary points."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import Gradient, Memory, Probe, State, Vectors
+from fedtl.clients.label_counts import of_present
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.losses.batch import Batch
@@ -17,9 +18,6 @@ from fedtl.losses.objective import needs_of
 from fedtl.losses.teaching import without_own_class
 from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.classification import CrossEntropy
-
-ABSENT = -1e4
-"""In the place of -τ · 0^(-1/4) = -∞: e to its power is 0 in float32, and a product with 0 is 0."""
 
 
 class FedLCSettings(SGDSettings):
@@ -79,8 +77,7 @@ class FedLC(SGD):
         if not tau:
             return state
         counts = probe.label_counts()
-        margin = -tau * counts.clamp(min=1).pow(-0.25)
-        return {**state, "margin": torch.where(counts > 0, margin, torch.full_like(margin, ABSENT))}
+        return {**state, "margin": of_present(counts, -tau * counts.clamp(min=1).pow(-0.25))}
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:
         """One step of SGD on the calibrated objective."""

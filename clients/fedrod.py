@@ -11,15 +11,13 @@ from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.heads import LinearHead, head_of, scale_of_head, with_head
+from fedtl.clients.label_counts import ABSENT, of_present
 from fedtl.clients.settings import Settings
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
 from fedtl.models.vector import Layout
 from fedtl.optimizers.stepper import decayed_numbers, stepper_of
-
-ABSENT = -1e4
-"""The logarithm of no samples: e to its power is 0 in float32, and a product with 0 is 0, unlike that of -∞."""
 
 
 class TwoHeadsSettings(SGDSettings):
@@ -117,7 +115,7 @@ class TwoHeads(SGD):
 
 def log_prior(counts: Tensor, gamma: float) -> Tensor:
     """γ log n_c of numbers of samples ``[..., k]``; of none, a number far below all others, but that 0⁰ = 1."""
-    return torch.where(counts > 0, gamma * counts.clamp(min=1).log(), torch.full_like(counts, gamma and ABSENT))
+    return of_present(counts, gamma * counts.clamp(min=1).log(), gamma and ABSENT)
 
 
 class FedRoD(TwoHeads):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate, Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.fedrod import TwoHeads, TwoHeadsSettings, log_prior
-from fedtl.clients.heads import LinearHead
+from fedtl.clients.heads import LinearHead, head_size
 from fedtl.clients.settings import Settings
 from fedtl.clients.untrained import Untrained
 from fedtl.losses.batch import Batch
@@ -49,7 +49,7 @@ class FedRoDHyper(TwoHeads):
         """A and W, and neither b nor c."""
         m = self.settings.hyper_hidden
         weight = LinearHead.of(self.layout, self.settings.name, "its personal heads are linear").weight
-        h = sum(own.stop - own.start for own in self.layout.part("head"))
+        h = head_size(self.layout)
         sizes = (m * weight.shape[0], 1.0), (m, 0.0), (h * m, 1.0), (h, 0.0)
         return torch.cat([torch.full((size,), pulled) for size, pulled in sizes])
 
@@ -87,7 +87,7 @@ class FedRoDHyper(TwoHeads):
 
     def matrices(self, nu: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A ``[..., m, k]``, b ``[..., m]``, W ``[..., h, m]`` and c ``[..., h]`` in ν, as views."""
-        m, h = self.settings.hyper_hidden, sum(own.stop - own.start for own in self.layout.part("head"))
+        m, h = self.settings.hyper_hidden, head_size(self.layout)
         A, b, W, c = torch.split(nu, [m * classes, m, h * m, h], -1)
         return A.reshape(*A.shape[:-1], m, classes), b, W.reshape(*W.shape[:-1], h, m), c
 

@@ -52,8 +52,8 @@ class SAM(SGD):
         self._weights: Tensor | None = None
         if settings.adaptive and not settings.adaptive_biases:
             self._weights = torch.zeros(layout.parameters)
-            for slot in layout.slots:
-                if slot.stop <= layout.parameters and "weight" in slot.name:
+            for slot in layout.trained:
+                if "weight" in slot.name:
                     self._weights[slot.start : slot.stop] = 1
 
     def step(self, state: State, batch: Batch, grad: Gradient) -> State:

@@ -61,6 +61,11 @@ def scale_of_head(layout: Layout, lr_scale: Mapping[str, float]) -> tuple[float,
     return own[0] if own else 1.0, others
 
 
+def head_size(layout: Layout) -> int:
+    """How many numbers the head has."""
+    return sum(own.stop - own.start for own in layout.part("head"))
+
+
 def head_of(layout: Layout, w: Tensor) -> Tensor:
     """The head's numbers ``[..., h]`` in a vector ``[..., P]``."""
     return torch.cat([w[..., own] for own in layout.part("head")], -1)

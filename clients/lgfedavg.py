@@ -26,12 +26,11 @@ class LGFedAvg(SGD):
 
     Differs from the paper: its local losses on a representation alone (self-supervised, or against a protected
     attribute) are terms of the objective here, and none is there by default; the ℓ_m begin alike, unless
-    ``private_start = "own"``; devices that were never seen are served by
-    the first representation, and not by an ensemble of all devices'. Its authors' code takes the plain mean,
-    ``weighting = "uniform"``, has a momentum of 0.5, and begins with a model that FedAvg has trained:
-    ``model.pretrained``. On MNIST it shares the last three of the MLP's five layers, and on CIFAR-10 the two
-    convolutions, while the linear layers stay, which is the other way round: ``private`` names the layers that stay. It
-    chooses each client's round by the client's test samples.
+    ``private_start = "own"``; devices that were never seen are served by the first representation, and not by an
+    ensemble of all devices'. Its authors' code takes the plain mean, ``weighting = "uniform"``, has a momentum of 0.5,
+    and begins with a model that FedAvg has trained: ``model.pretrained``. On MNIST it shares the last three of the
+    MLP's five layers, and on CIFAR-10 the two convolutions, while the linear layers stay, which is the other way round:
+    ``private`` names the layers that stay. It chooses each client's round by the client's test samples.
     """
 
     settings_type: ClassVar[type[Settings]] = LGFedAvgSettings

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
 from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 
-from fedtl.clients.contract import Gradient, Loop, State, Vectors
+from fedtl.clients.contract import Gradient, Loop, State, Step, Vectors
 from fedtl.clients.settings import Settings, one_length
 from fedtl.clients.sgd import SGD, SGDSettings
 from fedtl.data.batches import Budget
 from fedtl.losses.batch import Batch
 from fedtl.optimizers.stepper import Stepper
-
-Step = Callable[[State, Batch, Gradient], State]
 
 
 class HeadFirstSettings(SGDSettings):
@@ -82,7 +80,7 @@ class PartSteps(SGD):
             part: the name.
             mask: of the numbers.
             by: as :meth:`start_parts` had it.
-            decay: times which each is added to its gradient, ``[P]``; nothing if None.
+            decay: the factor by which each number is added to its gradient, ``[P]``; 0 if None.
         """
         o = self.settings
         plain = not (o.weight_decay or o.momentum or (by or self.optimizer).asked)
@@ -103,7 +101,7 @@ class PartSteps(SGD):
             stepped = self.move({**state, part: w.clone()}, g, part, by, decay_on(w.device))
             return {**stepped, "w": torch.where(moves, stepped.pop(part), w)}
 
-        slots = [slice(slot.start, slot.stop) for slot in self.layout.slots if slot.stop <= len(mask)]
+        slots = [slice(slot.start, slot.stop) for slot in self.layout.trained]
         trains = [bool(mask[slot.start]) for slot in slots]  # a part is made of whole tensors
 
         def plain_step(state: State, batch: Batch, grad: Gradient) -> State:

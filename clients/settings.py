@@ -39,7 +39,7 @@ class Settings(Choice):
     """
 
     never_cut: ClassVar[tuple[str, ...]] = ()
-    """Options that say how long something is that no client stops early."""
+    """Lengths that stragglers do not cut."""
 
     clients_per_round: PositiveInt | None = None
     sampling: Counted = "uniform"

@@ -62,7 +62,7 @@ class SGD(ClientUpdate[SGDSettings]):
             g: of the vector's shape.
             of: its name.
             by: the optimiser; the method's if None.
-            decay: times which each number is added to its gradient, of the vector's shape; nothing if None.
+            decay: the factor by which each number of the vector is added to its gradient, of its shape; 0 if None.
         """
         options, velocity = self.settings, "velocity" if of == "w" else f"velocity_{of}"
         stepper = by or self.optimizer

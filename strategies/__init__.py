@@ -57,7 +57,7 @@ STRATEGIES: Registry = {
 BASELINES = ("local", "fedavg")
 """Methods that others are held against client by client: no federation, and one model for all."""
 
-PLAIN = "fedavg"
+EXAMPLE = "fedavg"
 """The method that stands in an example of something else."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {

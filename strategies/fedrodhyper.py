@@ -11,6 +11,7 @@ from torch import Tensor
 from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.fedrodhyper import FedRoDHyper as FedRoDHyperClient
 from fedtl.clients.fedrodhyper import FedRoDHyperSettings
+from fedtl.clients.heads import head_size
 from fedtl.clients.settings import Settings
 from fedtl.random import Purpose, derived_seed
 from fedtl.strategies.contract import Download, Strategy, Uploads, Vectors
@@ -29,7 +30,7 @@ class FedRoDHyper(Strategy):
     def first_state(self, w: Tensor) -> Vectors:
         """The initial model and hypernetwork: A and b as torch's linear layers begin, W and c at zeros."""
         m, classes = self.settings.hyper_hidden, self.classes
-        head = sum(own.stop - own.start for own in self.model_layout.part("head"))
+        head = head_size(self.model_layout)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, Purpose.HYPERNETWORK))
         first = (2 * torch.rand(m * (classes + 1), generator=generator) - 1) / classes**0.5
         return {"w": w, "nu": torch.cat([first, torch.zeros(head * (m + 1))])}

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fedtl.config.schema import Tables
-from fedtl.strategies import PLAIN
+from fedtl.strategies import EXAMPLE
 
 EXAMPLES: Mapping[str, Any] = {
     "lr": 0.05,
@@ -42,7 +42,7 @@ def starter(kind: str, name: str) -> tuple[Tables, tuple[str, ...]]:
         "rounds": 10,
         "data": dict(DIGITS),
         "model": {"name": "mlp"},
-        "strategy": {"name": PLAIN, "lr": 0.05},
+        "strategy": {"name": EXAMPLE, "lr": 0.05},
     }
     before = _FILL[kind](tables, name)
     return tables, before

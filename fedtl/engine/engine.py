@@ -740,7 +740,7 @@ def own_memory(state: State, others: Sequence[Tensor]) -> State:
 
 
 def rounded(n: int, bits: int = 4) -> int:
-    """The least number that is not less than n and has ones in its first ``bits`` places alone: few have many n."""
+    """The least number ≥ n whose binary digits after the first ``bits`` are 0, so that many n share one."""
     step = 1 << max(0, n.bit_length() - bits)
     return -(-n // step) * step
 

@@ -25,10 +25,6 @@ class Method(ABC):
         """What the server remembers of each client that has a number before the first round, ``[n, …]``, by name."""
         return {}
 
-    def row_sizes(self, w: Tensor) -> dict[str, int]:
-        """How many numbers each table has in a row, given the initial model's parameters ``w`` ``[P]``."""
-        return {name: first[0].numel() for name, first in self.first_tables(w).items()}
-
     @abstractmethod
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """What clients are sent."""

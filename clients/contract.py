@@ -405,14 +405,14 @@ class ClientUpdate(ABC, Generic[S]):
 
         @functools.cache
         def on(device: torch.device) -> tuple[Tensor, Tensor]:
-            own = part.to(device)
-            return own, own.bool()
+            mask = part.to(device)
+            return mask, mask.bool()
 
         def of_step(inner: Step) -> Step:
             def step(state: State, batch: Batch, grad: Gradient) -> State:
-                own, moves = on(state["w"].device)
+                mask, moves = on(state["w"].device)
                 before = state["w"].clone()
-                state = inner(state, batch, _GradientOfPart(grad, own))
+                state = inner(state, batch, _GradientOfPart(grad, mask))
                 return {**state, "w": torch.where(moves, state["w"], before)}
 
             return step

@@ -155,8 +155,8 @@ class FedDBE(SGD):
         W, now = weight.view(w), on * own
         mean = moved(state["mean"], batch_mean(grad.features(w, batch), batch.mask), self.settings.mu)
         seen = {MEAN: state["mean"], CONSENSUS: state["consensus"], ON: on}
-        held = batch._replace(more={**batch.more, **seen})
-        g, of_shift = grad.shifted(w, held, (W * now.unsqueeze(-2)).sum(-1))
+        with_means = batch._replace(more={**batch.more, **seen})
+        g, of_shift = grad.shifted(w, with_means, (W * now.unsqueeze(-2)).sum(-1))
         each_logit = of_shift.unsqueeze(-1)
         more = weight.turned(each_logit * now.unsqueeze(-2)).flatten(-2)
         of_own = on * (W * each_logit).sum(-2)

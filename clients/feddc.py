@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Counted, Settings
-from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.clients.unequal import Unequal, UnequalSettings
 from fedtl.losses.batch import Batch
 
 
-class FedDCSettings(SGDSettings):
+class FedDCSettings(UnequalSettings):
     """Options of FedDC, and of its local SGD.
 
     Attributes:
@@ -34,7 +34,6 @@ class FedDCSettings(SGDSettings):
     weighting: Counted = "uniform"
     correction: Literal["update", "scaffold"] = "update"
     drifts: Literal["sampled", "all"] = "sampled"
-    mean_samples: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _of_all_alike(self) -> FedDCSettings:
@@ -46,7 +45,7 @@ class FedDCSettings(SGDSettings):
         return self
 
 
-class FedDC(SGD):
+class FedDC(Unequal):
     """A client's part of Algorithm 1 of Gao et al. 2022 (arXiv 2203.11751).
 
     From θ_i = w, K steps on L_i(θ) + α/2 ‖θ - (w - h_i)‖² + <θ, g - g_i>; then the drift is h_i ← h_i + θ_i - w. g_i is
@@ -61,10 +60,6 @@ class FedDC(SGD):
     sums: ClassVar[Mapping[str, Weighting]] = {"w": "settings", "g": "uniform"}
     settings_type: ClassVar[type[Settings]] = FedDCSettings
     settings: FedDCSettings
-
-    def share(self, samples: Tensor) -> Tensor | float:
-        """n_i / n̄ ``[1]``, where it counts."""
-        return 1.0 if self.settings.mean_samples is None else samples / self.settings.mean_samples
 
     def first_memory(self, received: Vectors) -> Memory:
         """No drift, and no update."""

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
 from fedtl.clients.contract import Count, Gradient, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Settings
-from fedtl.clients.sgd import SGD, SGDSettings
+from fedtl.clients.sgd import SGD
+from fedtl.clients.unequal import UnequalSettings
 from fedtl.losses.batch import Batch
 
 
-class FedDynSettings(SGDSettings):
+class FedDynSettings(UnequalSettings):
     """Options of FedDyn, and of its local SGD.
 
     Attributes:
@@ -25,7 +26,6 @@ class FedDynSettings(SGDSettings):
     """
 
     alpha: float = Field(gt=0)
-    mean_samples: PositiveFloat | None = None
 
 
 class FedDyn(SGD):

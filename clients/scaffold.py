@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor
+from pydantic import Field, model_validator
 
 from fedtl.clients.contract import Count, Gradient, Loop, Memory, Probe, State, Vectors, Weighting
 from fedtl.clients.settings import Counted, Settings
-from fedtl.clients.sgd import PLAIN, SGD, SGDSettings
+from fedtl.clients.sgd import PLAIN
+from fedtl.clients.unequal import Unequal, UnequalSettings
 from fedtl.losses.batch import Batch
 
 
-class ScaffoldSettings(SGDSettings):
+class ScaffoldSettings(UnequalSettings):
     """Options of SCAFFOLD, and of its local SGD.
 
     Attributes:
@@ -38,7 +38,6 @@ class ScaffoldSettings(SGDSettings):
     weighting: Counted = "uniform"
     control_weighting: Counted = "uniform"
     corrects: Literal["gradient", "step"] = "gradient"
-    mean_samples: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> ScaffoldSettings:
@@ -49,7 +48,7 @@ class ScaffoldSettings(SGDSettings):
         return self
 
 
-class Scaffold(SGD):
+class Scaffold(Unequal):
     """A client's part of Algorithm 1 of Karimireddy et al. 2020 (arXiv 1910.06378).
 
     y_i = x; K times y_i ← y_i - η_l (g_i(y_i) - c_i + c). Then c_i⁺ = g_i(x) (option I), or
@@ -84,10 +83,6 @@ class Scaffold(SGD):
         o = self.settings
         plain = self.optimizer.plain and not (o.momentum or o.weight_decay)
         return o.option == "I" or (o.corrects == "gradient" and not plain)
-
-    def share(self, samples: Tensor) -> Tensor | float:
-        """n_i / n̄ ``[1]``, where it counts."""
-        return 1.0 if self.settings.mean_samples is None else samples / self.settings.mean_samples
 
     def first_memory(self, received: Vectors) -> Memory:
         """c_i = 0."""

@@ -110,14 +110,14 @@ class OneByOne(Engine):
             return turn.step(state, batch, gradient)
 
         first_buffers = self._first_buffers(update, w, memory)
-        own = of_method(memory) if memory else memory
-        mine = {**received, "w": w[:P].clone()}
+        kept_before = of_method(memory) if memory else memory
+        download = {**received, "w": w[:P].clone()}
         with clock.part(METHOD):
-            own = own or self._first_memory(update, mine, client)
-            state = update.start(mine, own, self._probe_of(client, first_buffers, samples))
+            kept_before = kept_before or self._first_memory(update, download, client)
+            state = update.start(download, kept_before, self._probe_of(client, first_buffers, samples))
             if update.optimizer.asked:
                 state = self._with_optimizers(update, state, [memory], assignment.context.lr_factor)
-            state = own_memory(state, [*own.values(), *(received[name] for name in received if name != "w")])
+            state = own_memory(state, [*kept_before.values(), *(received[name] for name in received if name != "w")])
         sets = binding.sets
         if task.buffers:
             sets[-1].copy_(self._second_buffers(update, w, memory))
@@ -150,11 +150,11 @@ class OneByOne(Engine):
         for group in self._groups(plan.sizes, alone):
             samples = sum(steps * size for steps, size in group)
             with self.clock.part(DATA):
-                own = plan.order[start : start + samples]
-                stretches = self._gathered(own, group, plan.labelled)
+                index = plan.order[start : start + samples]
+                stretches = self._gathered(index, group, plan.labelled)
                 if alone:
                     ((steps, size),) = group
-                    more = self._streams(plan, round, client, range(done, done + steps), own.reshape(steps, size))
+                    more = self._streams(plan, round, client, range(done, done + steps), index.reshape(steps, size))
                     stretches = [stretches[0]._replace(more=more)]
             yield stretches
             start, done = start + samples, done + sum(steps for steps, _ in group)

@@ -86,21 +86,23 @@ class Stacked(Engine):
     def _cohort(self, assignment: Assignment, jobs: list[_Job]) -> dict[int, Outcome]:
         task, P, C, update = self.task, self.task.layout.parameters, len(jobs), assignment.update
         received = assignment.received
-        own = [self._with_private(received.model(job.place), job.memory, job.client) for job in jobs]
+        models = [self._with_private(received.model(job.place), job.memory, job.client) for job in jobs]
         one_model = task.sharing is None and "w" in received.shared
-        start = own[0][:P].expand(C, P).clone() if one_model else torch.stack([vector[:P] for vector in own])
-        first_buffers = torch.stack([self._first_buffers(update, vector, job.memory) for vector, job in zip(own, jobs)])
+        start = models[0][:P].expand(C, P).clone() if one_model else torch.stack([vector[:P] for vector in models])
+        first_buffers = torch.stack(
+            [self._first_buffers(update, vector, job.memory) for vector, job in zip(models, jobs)]
+        )
         context = assignment.context
-        external = [self._external(vector, job.memory, context, job.client) for vector, job in zip(own, jobs)]
+        external = [self._external(vector, job.memory, context, job.client) for vector, job in zip(models, jobs)]
         outside = {name: torch.stack([each[name] for each in external]) for name in external[0]}
         # Batch-norm under vmap changes its statistics in place only where each lies in memory of its own.
         sets = [task.layout.buffer_views(first_buffers)]
         if len(self.binding.sets) > 1:
-            second = [self._second_buffers(update, vector, job.memory) for vector, job in zip(own, jobs)]
+            second = [self._second_buffers(update, vector, job.memory) for vector, job in zip(models, jobs)]
             sets.append(task.layout.buffer_views(torch.stack(second)))
         sets = [{name: tensor.contiguous() for name, tensor in each.items()} for each in sets]
-        mine = {"w": start, **received.stacked([job.place for job in jobs])}
-        memory = self._stacked_memory(update, mine, jobs)
+        download = {"w": start, **received.stacked([job.place for job in jobs])}
+        memory = self._stacked_memory(update, download, jobs)
         losses = torch.zeros(C, task.objective.columns, dtype=torch.float64, device=start.device)
         evaluations = np.zeros(C, np.int64)
 
@@ -142,7 +144,7 @@ class Stacked(Engine):
                 vectors = [task.layout.flat(each, buffers=True) if each else start[0, :0] for each in of_row]
                 # Copies: a row would keep the whole stack in memory.
                 finished = _row(uploads, row), _row(kept, row)
-                of_client = {**received.of(job.place), "w": own[first + row]}
+                of_client = {**received.of(job.place), "w": models[first + row]}
                 model = state["w"][row] if "w" in state else None
                 ended = finished, model, torch.stack(vectors)
                 sent, memory, sums = self._ended(update, job.client, of_client, job.memory, *ended)
@@ -152,10 +154,10 @@ class Stacked(Engine):
 
         with self.clock.part(METHOD):
             probes = [self._probe_of(job.client, at, self._samples(job)) for job, at in zip(jobs, first_buffers)]
-            state = update.start(mine, memory, _stacked(probes))
+            state = update.start(download, memory, _stacked(probes))
             memories = [job.memory for job in jobs]
             state = self._with_optimizers(update, state, memories, assignment.context.lr_factor)
-            state = own_memory(state, [*memory.values(), *(mine[name] for name in mine if name != "w")])
+            state = own_memory(state, [*memory.values(), *(download[name] for name in download if name != "w")])
         active = C
         for number, loop in enumerate(update.round_loops):
             turns, steps = loop.turns, 0
@@ -197,14 +199,14 @@ class Stacked(Engine):
         return job.plans[0].samples if job.plans else len(self.task.samples.federation.train[job.client])
 
     def _stacked_memory(self, update: ClientUpdate[Any], received: Vectors, jobs: list[_Job]) -> Memory:
-        own = []
+        memories = []
         for row, job in enumerate(jobs):
             kept = of_method(job.memory)
-            theirs = {name: tensor[row] for name, tensor in received.items()}
-            own.append(kept or self._first_memory(update, theirs, job.client))
-        if any(memory.keys() != own[0].keys() for memory in own):
+            download = {name: tensor[row] for name, tensor in received.items()}
+            memories.append(kept or self._first_memory(update, download, job.client))
+        if any(memory.keys() != memories[0].keys() for memory in memories):
             raise ValueError("clients of one stack remember different things; let first_memory name them all")
-        return {name: torch.stack([memory[name] for memory in own]) for name in own[0]}
+        return {name: torch.stack([memory[name] for memory in memories]) for name in memories[0]}
 
     def _mapped(
         self, w: Tensor, buffers: dict[str, Tensor], batch: Batch, external: dict[str, Tensor]
@@ -301,16 +303,16 @@ def _stacked(probes: Sequence[Probe]) -> Probe:
     """One look for all clients of a stack."""
 
     def loss(models: Tensor) -> Tensor:
-        return torch.stack([probe.loss(own) for probe, own in zip(probes, models)])
+        return torch.stack([probe.loss(of_client) for probe, of_client in zip(probes, models)])
 
     def training_loss(models: Tensor) -> Tensor:
-        return torch.stack([probe.training_loss(own) for probe, own in zip(probes, models)])
+        return torch.stack([probe.training_loss(of_client) for probe, of_client in zip(probes, models)])
 
     def label_counts() -> Tensor:
         return torch.stack([probe.label_counts() for probe in probes])
 
     def sums(w: Tensor, of: OfSamples) -> Tensor:
-        return torch.stack([probe.sums(own, of) for probe, own in zip(probes, w)])
+        return torch.stack([probe.sums(model, of) for probe, model in zip(probes, w)])
 
     return Probe(loss, training_loss, torch.stack([probe.samples for probe in probes]), label_counts, sums)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from fedtl.clients.contract import ClientUpdate, Gradient, Loop, State
+from fedtl.clients.contract import ClientUpdate, Loop, State, Step
 from fedtl.clock import Clock
 from fedtl.data.samples import FewSamples, in_order
 from fedtl.engine.module import ClientObjective, LocalGradient, forked_rng, seed_torch
@@ -29,8 +29,6 @@ MOST_SHAPES = 64
 """Mini-batches of up to this many samples are traced: each size is a program of its own."""
 
 NOTHING: Mapping[str, Tensor] = {}
-
-Step = Callable[[State, Batch, Gradient], State]
 
 
 class _SamplesError(Exception):

@@ -173,8 +173,8 @@ class Worker:
         tree, sizes, outcomes = TreeSum(), list[int](), list[Trained | Failed]()
         for places in self._pieces(len(clients)):
             piece = [clients[place] for place in places]
-            own = received.at(places)
-            assignment = Assignment(self.update, own, piece, self._memories(piece, round), round, context)
+            download = received.at(places)
+            assignment = Assignment(self.update, download, piece, self._memories(piece, round), round, context)
             for outcome in map(self._checked, self.engine.train(assignment)):
                 if isinstance(outcome, Failed):
                     if weighting is None:
@@ -282,20 +282,20 @@ class Worker:
         tested = [i for i, client in enumerate(clients) if any(len(test[client]) for test in domains.values())]
         for some in self._pieces(len(tested)):
             places = [tested[place] for place in some]
-            piece, own_part = [clients[place] for place in places], received.at(places)
-            made = self._served(own_part, piece, round, personal, self._context(content), unseen)
-            for place, (client, model) in enumerate(zip(piece, made)):
+            piece, download = [clients[place] for place in places], received.at(places)
+            served = self._served(download, piece, round, personal, self._context(content), unseen)
+            for place, (client, model) in enumerate(zip(piece, served)):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
                     continue
                 models = {"global": received.shared["w"]} if config.get(m.SCORE_GLOBAL, True) else {}
                 if personal is not Serving.NONE:
                     begun = self.engine.begun
-                    models["personal"] = begun(own_part.model(place), client) if model is None else model.vector
+                    models["personal"] = begun(download.model(place), client) if model is None else model.vector
                 without = model is None
-                own = None if without or not (personal is Serving.PARTIAL or self.own == PREDICTOR) else self.own
+                of_term = None if without or not (personal is Serving.PARTIAL or self.own == PREDICTOR) else self.own
                 try:
-                    scored = self._scored(models, client, domains, own, model.ensemble if model else None)
+                    scored = self._scored(models, client, domains, of_term, model.ensemble if model else None)
                 except RunError:
                     raise
                 except Exception as error:  # one client's samples, or its model: the others' scores count
@@ -375,14 +375,14 @@ class Worker:
         """
         self._enter(content, round)
         received, unseen = self._received(content, len(clients)), bool(m.config_of(content).get(m.UNSEEN))
-        made = self._served(received, clients, round, which, self._context(content), unseen)
-        for own in made:
-            if isinstance(own, Own) and own.ensemble is not None:
+        served = self._served(received, clients, round, which, self._context(content), unseen)
+        for model in served:
+            if isinstance(model, Own) and model.ensemble is not None:
                 raise ConfigError(
                     f"strategy.name = {self.update.settings.name!r}: with these options a client's own predictor is "
-                    f"{len(own.ensemble.models)} models whose outputs are mixed, and no model that could be taken out"
+                    f"{len(model.ensemble.models)} models whose outputs are mixed, and no model that could be taken out"
                 )
-        return [own.vector if isinstance(own, Own) else own for own in made]
+        return [model.vector if isinstance(model, Own) else model for model in served]
 
     def changes(self, content: RecordDict, clients: Sequence[int], round: int) -> list[Tensor | Failed]:
         """What each client's training would change in the parameters that it is sent; nothing is kept of it.
@@ -409,15 +409,15 @@ class Worker:
         trained = task.sent(torch.arange(task.layout.size, device=task.samples.device)) < task.layout.parameters
         changes: list[Tensor | Failed] = []
         for places in self._pieces(len(clients)):
-            own, piece = received.at(places), [clients[place] for place in places]
+            download, piece = received.at(places), [clients[place] for place in places]
             memories = self._memories(piece, round + 1)
-            cohort = Assignment(self.update, own, piece, memories, round + 1, context)
+            cohort = Assignment(self.update, download, piece, memories, round + 1, context)
             for place, outcome in enumerate(map(self._checked, self.engine.train(cohort))):
                 if isinstance(outcome, Failed):
                     changes.append(outcome)
                     continue
                 sent = task.sent(outcome.uploads["w"])
-                changes.append((sent - task.sent(own.model(place)))[trained].cpu())
+                changes.append((sent - task.sent(download.model(place)))[trained].cpu())
         return changes
 
     def _served(

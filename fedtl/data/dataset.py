@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedtl.choice import ConfigError
 from fedtl.data.columns import Columns
+from fedtl.data.file_rows import FileRows
 from fedtl.data.views.normalise import in_units
 from fedtl.moments import Sums, moments_of
 from fedtl.random import derived_seed
@@ -82,6 +83,7 @@ class Dataset:
         domains: the domains that the samples are of, one after another; none where they are of one. Then each of
             these has its own official test set and owners from 0, and ``official_test`` is None.
         columns: of a table, what its columns have become; None of what is none.
+        rows: where the samples stand in the files that they are from, where these need not have them in this order.
     """
 
     x: Samples
@@ -99,6 +101,7 @@ class Dataset:
     outcomes: Outcomes | None = None
     domains: tuple[DomainRows, ...] = ()
     columns: Columns | None = None
+    rows: FileRows | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -181,6 +184,7 @@ class Dataset:
             validation=None if self.validation is None else self.validation[rows],
             outcomes=None if self.outcomes is None else self.outcomes.take(rows),
             domains=(),
+            rows=None if self.rows is None else self.rows.part(rows),
         )
 
 

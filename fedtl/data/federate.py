@@ -14,6 +14,7 @@ from fedtl.data.columns import Columns
 from fedtl.data.dataset import Dataset, DomainRows, Samples, channel_statistics, pixel_statistics
 from fedtl.data.domains import load_all, named
 from fedtl.data.federation import Domain, Federation, Later, Shards
+from fedtl.data.file_rows import FileRows
 from fedtl.data.held_out import held_out
 from fedtl.data.listed import Listed, as_listed
 from fedtl.data.memory import enough_memory
@@ -48,6 +49,7 @@ class Divided:
         train, test, server_test, validation: as in :class:`~fedtl.data.federation.Federation`.
         notes: sentences on what may not be meant as it was read.
         outcomes: of the rows, where these are not their labels.
+        places: where the data set's own samples stand in its files; None where they stand there in this order.
     """
 
     x: Samples
@@ -61,6 +63,7 @@ class Divided:
     validation: Shards | None
     notes: tuple[str, ...] = ()
     outcomes: Outcomes | None = None
+    places: FileRows | None = None
 
     def split(self) -> Split:
         """Who holds what, as a file says it; reading it gives the same shards in the same order."""
@@ -70,14 +73,16 @@ class Divided:
         kind = np.repeat(np.arange(len(parts)), [len(part.order) for part in parts])
         sample = rows if self.origin is None else self.origin[rows]
         label = self.y[rows]
+        own = self.places
         return Split(
-            sample,
+            sample if own is None else own.place[sample],
             client,
             test=kind == 1,
             validation=None if self.validation is None else kind == 2,
             label=label if (label != self.labels[sample]).any() else None,
-            server_test=self.server_test,
-            total=len(self.labels),
+            server_test=self.server_test if own is None else own.place[self.server_test],
+            total=len(self.labels) if own is None else own.total,
+            by_row=own is not None,
         ).by_client()
 
 
@@ -428,7 +433,8 @@ def divide(
     y = data.partition.relabel(y, dataset.classes, relabelled, seed)
     outcomes = _outcomes(data, dataset, y, None, shifted=x is not dataset.x)
     notes = _unused_shares(data, "the data say", dataset.held_out, dataset.validation)
-    return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, notes, outcomes)
+    rest = (notes, outcomes, dataset.rows)
+    return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, *rest)
 
 
 def _unused_shares(data: DataChoice, who: str, test: object | None, validation: object | None) -> tuple[str, ...]:
@@ -485,6 +491,7 @@ def _divide_by_domain(
         np.concatenate([part.server_test + start for part, start in zip(parts, starts)]),
         validation,
         tuple(f"{domain.name}: {note}" for domain, part in zip(trained, parts) for note in part.notes),
+        places=dataset.rows,
     )
 
 
@@ -522,6 +529,7 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         validation,
         (*listed.notes, *_unused_shares(data, "the file says", listed.test, listed.validation)),
         _outcomes(data, dataset, y, listed.origin, shifted=x is not listed.x),
+        dataset.rows,
     )
 
 

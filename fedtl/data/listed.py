@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset, Samples
 from fedtl.data.federation import Shards
+from fedtl.data.file_rows import FileRows
 from fedtl.data.settings import DataChoice
 from fedtl.data.split import Split
 
@@ -50,6 +51,7 @@ def as_listed(data: DataChoice, dataset: Dataset, split: Split, clients: int | N
         ConfigError: the file is of other data, or does not go with the config.
     """
     where = _path_of(data)
+    split = _by_sample(data, dataset, split, where)
     _check_size(data, dataset, split, where)
     if clients is not None and clients != split.clients:
         raise ConfigError(
@@ -59,6 +61,10 @@ def as_listed(data: DataChoice, dataset: Dataset, split: Split, clients: int | N
     if data.samples not in (None, different):
         raise ConfigError(f"data.samples = {data.samples}: {where} lists {different} samples; leave it out")
     server_test, notes = _server_test(data, dataset, split, where)
+    ignored = split.test is not None and "test_share" in data.load_reads  # of others it is said where it would be used
+    if ignored and data.test_share != type(data).model_fields["test_share"].default:
+        share = f"data.test_share = {data.test_share:g}"
+        notes.append(f"{share} has no effect: the file says which samples are for testing")
     split = split.by_client()
     y, rows, relabelled = _rows(dataset, split, where, data.partition.changes_samples)
     if relabelled:
@@ -127,6 +133,65 @@ def _path_of(data: DataChoice) -> str:
     while (base := getattr(partition, "base", None)) is not None:
         partition = base
     return str(getattr(partition, "path", f"data.partition.name = {partition.name!r}"))
+
+
+def _by_sample(data: DataChoice, dataset: Dataset, split: Split, where: str) -> Split:
+    """The same with places of samples in the data set, where the file counts the rows of the data set's files.
+
+    Raises:
+        ConfigError: it names rows that are no samples, or does not tell which rows it means.
+    """
+    rows = dataset.rows
+    if rows is None:  # they are the same
+        return replace(split, by_row=False)
+    if not split.by_row:
+        _check_known(data, dataset, rows, split, where)
+        return split
+    if split.total not in (None, rows.total):
+        raise ConfigError(
+            f"{where} is a split of {split.total} rows, but the files of {data.name!r} have {rows.total}; use it with "
+            "its data"
+        )
+    samples = rows.samples()
+
+    def found(name: str, places: Index) -> Index:
+        if len(places) and (last := int(places.max())) >= rows.total:
+            raise ConfigError(
+                f"{where}: {name} has {last}, but the files of {data.name!r} have {rows.total} rows, 0 to "
+                f"{rows.total - 1}"
+            )
+        if (samples[places] < 0).any():
+            raise ConfigError(
+                f"{where}: row {int(places[samples[places] < 0][0])}, counted from 0, is none of the samples of "
+                f"data.name = {data.name!r}; read them as when the file was saved, with the same data.missing"
+            )
+        return samples[places]
+
+    server = None if split.server_test is None else found("server_test", split.server_test)
+    return replace(split, sample=found("row", split.sample), server_test=server, total=len(dataset.y), by_row=False)
+
+
+def _check_known(data: DataChoice, dataset: Dataset, rows: FileRows, split: Split, where: str) -> None:
+    """Check that places of samples mean the same rows as when the file was written, by whatever options.
+
+    They do where all rows are samples in the files' order, then and now; and where ``fedtl partition`` has written the
+    file, as it says the total, with the test samples that are drawn now.
+
+    Raises:
+        ConfigError: this is not known.
+    """
+    saved, tests = split.total is not None, np.zeros(len(split.sample), np.bool_) if split.test is None else split.test
+    last = max(int(places.max(initial=-1)) for places in (split.sample, split.server_test) if places is not None)
+    known = saved or (rows.in_order and last == rows.total - 1)  # else rows with gaps may have been left out
+    if known and rows.drawn and last < len(dataset.y):
+        drawn = np.zeros(len(dataset.y), np.bool_) if dataset.held_out is None else dataset.held_out
+        known = (saved or not tests.any()) and tests.sum() == drawn.sum() and bool((tests == drawn[split.sample]).all())
+    if not known:
+        raise ConfigError(
+            f"{where} does not say which rows of the files it means: the order of samples follows from "
+            "data.test_share, data.owner and data.missing; save it again, or name the rows, counted from 0 through all "
+            "files, in a column 'row' in place of 'sample'"
+        )
 
 
 def _check_size(data: DataChoice, dataset: Dataset, split: Split, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ SERVER = "server"
 
 FORMATS = (".npz", ".csv")
 
-NAMES = ("sample", "client", "test", "validation", "label")
+NAMES = ("sample", "row", "client", "test", "validation", "label")
 """Columns of a .csv file, and arrays of an .npz file with an element per entry."""
 
 Index = NDArray[np.int64]
@@ -42,6 +42,8 @@ class Split:
         server_test: places of the server's test set, which no client holds; None where the file does not say.
         total: how many samples the data set has; None where the file does not say.
         listed: whether the file has a list of entries; else it has an element for each sample of the data set.
+        by_row: whether places and total are of the rows of the files that the data set is read from, as they stand
+            there; a file has ``row`` then in place of ``sample``.
     """
 
     sample: Index
@@ -52,6 +54,7 @@ class Split:
     server_test: Index | None = None
     total: int | None = None
     listed: bool = True
+    by_row: bool = False
 
     @property
     def clients(self) -> int:
@@ -120,7 +123,7 @@ def check_format(path: Path, what: str) -> None:
 def _as_arrays(split: Split) -> dict[str, NDArray[Any]]:
     """What an .npz file holds, in the smallest types that do."""
     arrays = {
-        "sample": split.sample.astype(np.min_scalar_type(int(split.sample.max(initial=0)))),
+        _place(split): split.sample.astype(np.min_scalar_type(int(split.sample.max(initial=0)))),
         "client": split.client.astype(np.min_scalar_type(int(split.client.max(initial=0)))),
     }
     for name in ("test", "validation"):
@@ -136,9 +139,13 @@ def _as_arrays(split: Split) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _place(split: Split) -> str:
+    return "row" if split.by_row else "sample"
+
+
 def _write_csv(split: Split, writer: Any) -> None:
-    columns = [name for name in NAMES if getattr(split, name) is not None]
-    writer.writerow(columns)
+    columns = [name for name in NAMES if getattr(split, name, None) is not None]
+    writer.writerow([_place(split) if name == "sample" else name for name in columns])
     writer.writerows(zip(*(getattr(split, name).astype(np.int64).tolist() for name in columns)))
     for sample in [] if split.server_test is None else split.server_test.tolist():
         # Its label is the data set's own; the reader takes no other.
@@ -147,7 +154,7 @@ def _write_csv(split: Split, writer: Any) -> None:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    known = [field.name for field in fields(Split) if field.name != "listed"]
+    known = [*NAMES, "server_test", "total"]
     with opened(path) as archive:
         for name in archive.files:
             if name not in known:
@@ -178,7 +185,7 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
         if len(set(names)) < len(names):
             raise ConfigError(f"{path}: two columns have the name {next(n for n in names if names.count(n) > 1)!r}")
         at_client = names.index("client") if "client" in names else None
-        at_sample = names.index("sample") if "sample" in names else None
+        at_sample = next((names.index(name) for name in ("sample", "row") if name in names), None)
         entries: list[list[int]] = []
         server: list[int] = []
         for line, row in rows:
@@ -186,8 +193,10 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
                 raise ConfigError(f"{path}: line {line} has {len(row)} cells, but the header {len(names)}")
             if at_client is not None and row[at_client].strip() == SERVER:
                 if at_sample is None:
-                    raise ConfigError(f"{path}: line {line}: only a list with a column 'sample' may have {SERVER!r}")
-                server.append(_whole(path, line, "sample", row[at_sample]))
+                    raise ConfigError(
+                        f"{path}: line {line}: only a list with a column 'sample' or 'row' may have {SERVER!r}"
+                    )
+                server.append(_whole(path, line, names[at_sample], row[at_sample]))
                 continue
             entries.append([_whole(path, line, name, cell) for name, cell in zip(names, row)])
     arrays = dict(zip(names, np.array(entries, np.int64).reshape(-1, len(names)).T))
@@ -218,7 +227,11 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
     for name in NAMES:
         if name in arrays and len(arrays[name]) != m:
             raise ConfigError(f"{path}: {name} has {len(arrays[name])} elements, but client {m}; each entry needs both")
-    for name in ("sample", "client", "label", "server_test"):
+    if "sample" in arrays and "row" in arrays:
+        raise ConfigError(
+            f"{path} has 'sample' and 'row', which both say where an entry's sample stands; give one of them"
+        )
+    for name in ("sample", "row", "client", "label", "server_test"):
         values = arrays.get(name)
         if values is not None and values.size and (least := int(values.min())) < 0:
             raise ConfigError(
@@ -231,8 +244,9 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
             wrong = values[~np.isin(values, (0, 1))][0]
             raise ConfigError(f"{path}: {name} has {wrong}; it should be 0 or 1, or false or true")
     _check_numbers(path, client)
-    listed = "sample" in arrays
-    sample = arrays["sample"].astype(np.int64) if listed else np.arange(m)
+    place = next((name for name in ("sample", "row") if name in arrays), None)
+    listed, by_row = place is not None, place == "row"
+    sample = np.arange(m) if place is None else arrays[place].astype(np.int64)
     _check_once(path, sample, client)
     flags = {name: arrays[name].astype(np.bool_) for name in ("test", "validation") if name in arrays}
     numbers = {name: arrays[name].astype(np.int64) for name in ("label", "server_test") if name in arrays}
@@ -254,7 +268,7 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
     if len(without := np.setdiff1d(client, client[trained])):
         raise ConfigError(f"{path}: client {int(without[0])} has no training sample; each needs one to train with")
     total = int(arrays["total"]) if "total" in arrays else None
-    return Split(sample, client, **flags, **numbers, total=total, listed=listed)  # type: ignore[arg-type]
+    return Split(sample, client, **flags, **numbers, total=total, listed=listed, by_row=by_row)  # type: ignore[arg-type]
 
 
 def _check_numbers(path: Path, client: Index) -> None:

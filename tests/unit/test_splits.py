@@ -235,7 +235,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
         ("sample,client,test\n0,0\n", "line 2 has 2 cells, but the header 3"),
         ("sample,client,test\n0,a,0\n", "line 2, column 'client': 'a' is no whole number"),
         ("client,client\n0,0\n", "two columns have the name 'client'"),
-        ("client,test\nserver,1\n", "only a list with a column 'sample' may have 'server'"),
+        ("client,test\nserver,1\n", "only a list with a column 'sample' or 'row' may have 'server'"),
         ("sample,client\n", "has no entry"),
         ("", "its first line names none of a split's columns"),
         ("0,0,1\n", "its first line names none of a split's columns"),

@@ -33,14 +33,16 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
         ConfigError: a file cannot be read, or images differ in size or mode.
     """
     files: dict[str, list[tuple[Path, str]]] = {}
+    places: dict[str, list[int]] = {}
     # A folder with validation samples has training samples beside them; alone, its name is a class's.
     if any((folder / part).is_dir() for part in (*PARTS, *wanted) if part != VALIDATION):
         for part in wanted:
             files[part] = list(files_in(folder / part, has_labels(part)))
     else:
-        for file, kind in files_in(folder, True):
+        for place, (file, kind) in enumerate(files_in(folder, True)):
             drawn = TRAIN not in wanted or derived_seed(kind, file.name) < test_share * 2**56
             files.setdefault(TEST if drawn else TRAIN, []).append((file, kind))
+            places.setdefault(TEST if drawn else TRAIN, []).append(place)
         if TRAIN in wanted and files and TRAIN not in files:
             raise ConfigError(f"{folder}: test_share = {test_share:g} leaves no image to train with; make it smaller")
     parts, like = dict[str, Part](), list[tuple[Path, tuple[int, ...]]]()
@@ -48,7 +50,8 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
         if entries:
             x = np.concatenate([read_image(file, change, like) for file, _ in entries])
             y = np.array([kind for _, kind in entries]) if has_labels(part) else None
-            parts[part] = Part(str(folder / part) if (folder / part).is_dir() else str(folder), x, y)
+            where = str(folder / part) if (folder / part).is_dir() else str(folder)
+            parts[part] = Part(where, x, y, places=np.array(places[part]) if part in places else None)
     return parts
 
 

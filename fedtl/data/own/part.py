@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedtl.data.arrays import Labels
 from fedtl.data.columns import Columns
 from fedtl.data.dataset import Samples
@@ -46,6 +49,7 @@ class Part:
         undecided: of a table whose columns become numbers only when all participants' are known, its rows; ``x`` has no
             numbers then, ``[n, 0]``.
         others: of a table, the labels that are class 0 as ``data.positive`` names others; None where it names none.
+        places: of samples that were drawn out of a folder, where they stand among all of its samples, ``[n]``.
     """
 
     where: str
@@ -57,3 +61,4 @@ class Part:
     table: Columns | None = None
     undecided: CellTable | None = None
     others: tuple[str, ...] | None = None
+    places: NDArray[np.int64] | None = None

@@ -95,6 +95,7 @@ class Own:
             ``x`` has no numbers then, ``[n, 0]``.
         positive: of tables that are read by rules, the labels that are class 1 by these; None of others.
         others: of tables that are read by such rules, the labels that are class 0; None where no rule names class 1.
+        places: of samples that were drawn for testing out of a folder, where each of ``x`` stands there.
     """
 
     source: str
@@ -118,6 +119,7 @@ class Own:
     undecided: Undecided | None = None
     positive: tuple[str, ...] | None = None
     others: tuple[str, ...] | None = None
+    places: NDArray[np.int64] | None = None
 
     def decided(self, columns: Columns) -> Own:
         """The same with numbers, now that it is known what columns become; as it is where it had them already.
@@ -531,6 +533,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask
     ends = np.cumsum([0, *(len(part.x) for _, part in present)])
     places = {name: np.arange(start, end) for (name, _), start, end in zip(present, ends, ends[1:])}
     none = np.arange(0)
+    drawn = [part.places for _, part in present if part.places is not None]  # of all parts, or of none
     labels = np.full(ends[-1], UNLABELLED, np.int64)
     labels[np.concatenate([none, *(where for name, where in places.items() if has_labels(name))])] = y
     own = Own(
@@ -549,6 +552,7 @@ def gathered(path: str, parts: dict[str, Part], server: bool, task: LearningTask
         task=task,
         columns=first.columns,
         table=first.table,
+        places=np.concatenate(drawn) if drawn else None,
         held_out={n.removeprefix(HELD_OUT): rows for n, rows in places.items() if n.startswith(HELD_OUT)},
         notes=tuple(dict.fromkeys([*(note for _, part in present for note in part.notes), *([note] if note else [])])),
     )

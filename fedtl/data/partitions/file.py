@@ -25,7 +25,7 @@ class File(Partition):
     - a list of entries, ``sample`` (the place of a sample in that order), ``client`` and ``test``, and perhaps
       ``label`` and ``validation``. A sample may stand at several clients, each with a label of its own; what is not
       listed is nobody's. ``server_test`` lists the samples of the server's test set; in a .csv file their client is
-      ``server``.
+      ``server``. Of clients' own files there is ``row`` in place of ``sample``: the place among the rows of all files.
 
     The file decides in place of ``test_share``, where it has ``test``; ``clients`` may be left out. A file that gives
     samples of the official test set to clients needs ``pool = "all"``, unless it lists the server's test set itself.

@@ -24,6 +24,7 @@ from fedtl.data.arrays import check_alike
 from fedtl.data.columns import check_same_columns
 from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_statistics
 from fedtl.data.domains import loaded, named, read_by
+from fedtl.data.file_rows import one_after_another
 from fedtl.data.own.read import check_domain
 from fedtl.data.partitions.contract import split_evenly
 from fedtl.data.sets.images import Images
@@ -347,6 +348,7 @@ def _joined(each: Sequence[Dataset], parts: Sequence[DomainRows], like: Dataset,
         validation=together([dataset.validation for dataset in each], False),  # type: ignore[arg-type]
         domains=tuple(parts),
         columns=like.columns if all(dataset.columns == like.columns for dataset in each) else None,
+        rows=one_after_another([(dataset.rows, len(dataset.y)) for dataset in each]),
     )
     mean, std = channel_statistics(whole.x, whole.training_rows())
     return replace(whole, mean=mean, std=std)

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, Labels, check_alike, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
+from fedtl.data.file_rows import FileRows, one_after_another, rows_by_lines
 from fedtl.data.own.cells import BOOLEAN, CellTable, as_words, is_missing
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
 from fedtl.data.own.lines import is_table, tables_in
-from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TRAIN, Part
+from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
 from fedtl.data.own.rules import TableRules, class_names
 from fedtl.data.own.table import labels_of
@@ -26,6 +27,9 @@ from fedtl.tasks import CLASSIFICATION, LearningTask
 
 NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 """Parts of a real client's data that a simulation has elsewhere."""
+
+IN_ORDER = (TRAIN, VALIDATION, TEST)
+"""How a client's samples stand in the data set."""
 
 
 NAMED = 10
@@ -216,6 +220,7 @@ class Files(DataChoice):
         if self.task.kind == "binary" and not self.positive and names and names[-1].lower() not in BOOLEAN:
             notes = (*notes, f"data.task = 'binary': a yes is {names[-1]!r}; data.positive says it otherwise")
         dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names, columns=numbers.columns)
+        dataset = replace(dataset, rows=_rows(flat, pieces, owned and any(len(parts) == 1 for parts in clients)))
         return dataset if owned else replace(dataset, owner=None)
 
     def _labels(self, tables: Sequence[CellTable]) -> tuple[list[Labels], tuple[str, ...]]:
@@ -236,6 +241,29 @@ class Files(DataChoice):
             raise ConfigError("data.positive: all rows' labels are among them, so that there is one class")
         each: list[Labels] = [self.rules.classes(table.label) for table in tables]
         return each, class_names(others, self.positive)
+
+
+def _rows(
+    before: Sequence[tuple[int, str, CellTable]], pieces: Sequence[tuple[int, str, CellTable]], drawn: bool
+) -> FileRows | None:
+    """Where tables' rows stand in their files; None where they stand so in the data set, however they are read.
+
+    Args:
+        before: of all files' tables the client, the part, and the rows.
+        pieces: likewise of what became samples.
+        drawn: whether some of them were drawn for testing.
+    """
+    each = [
+        [(str(table.path), table.lines) for _, _, table in sorted(these, key=lambda piece: _order(*piece[:2]))]
+        for these in (before, pieces)
+    ]
+    rows = rows_by_lines(each[0], each[1], drawn=drawn)
+    gaps = len(rows.place) < rows.total or any(is_missing(c).any() for _, _, t in pieces for c in t.cells.values())
+    return rows if drawn or gaps else None
+
+
+def _order(client: int, part: str) -> tuple[int, int]:
+    return client, IN_ORDER.index(part)
 
 
 def _not_here(source: str, part: str) -> str:
@@ -272,11 +300,13 @@ def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset
     kind = np.concatenate([np.repeat([0, 1, 2], [len(o.train), len(o.validation), len(o.test)]) for o in owns])
     x = np.concatenate([own.x[r] for own, r in zip(owns, rows)])
     notes = [note for own in owns for note in own.notes]
+    each_rows = [None if own.places is None else FileRows(own.places[r], len(r), True) for own, r in zip(owns, rows)]
     mean, std = channel_statistics(x, np.flatnonzero(kind == 0))
     said: dict[str, Any] = {
         "owner": np.repeat(np.arange(len(owns)), [len(r) for r in rows]).astype(np.int64),
         "held_out": kind == 2 if (kind == 2).any() else None,
         "validation": kind == 1 if (kind == 1).any() else None,
+        "rows": one_after_another([(each, len(r)) for each, r in zip(each_rows, rows)]),
     }
     outcomes = [own.outcomes.take(r) for own, r in zip(owns, rows) if own.outcomes is not None]
     if outcomes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,26 @@ CHUNK = 4096
 
 SAID_OF_SAMPLES = ("owner", "held_out", "validation")
 """What a data set may say of each sample besides its label."""
+
+
+class Cells(Protocol):
+    """What stands in tables' cells, where what their columns become follows from clients' training rows."""
+
+    def part(self, rows: NDArray[np.int64] | slice) -> Cells | None:
+        """Those of some of the samples."""
+
+    def by(
+        self, training: Sequence[NDArray[np.int64]], others: Sequence[NDArray[np.int64]]
+    ) -> tuple[Samples, Columns | None]:
+        """The samples, and what the columns have become, as clients' own counts and sums decide it.
+
+        Args:
+            training: each client's training rows, as places of samples.
+            others: further rows that each holds.
+
+        Raises:
+            ConfigError: a column has no value in any training row.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,8 @@ class Dataset:
             these has its own official test set and owners from 0, and ``official_test`` is None.
         columns: of a table, what its columns have become; None of what is none.
         rows: where the samples stand in the files that they are from, where these need not have them in this order.
+        cells: of tables, what stands in their cells, where what columns become follows from which rows are for
+            training; ``x`` is as if these were all that the data do not set aside themselves.
     """
 
     x: Samples
@@ -102,6 +124,7 @@ class Dataset:
     domains: tuple[DomainRows, ...] = ()
     columns: Columns | None = None
     rows: FileRows | None = None
+    cells: Cells | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -185,6 +208,7 @@ class Dataset:
             outcomes=None if self.outcomes is None else self.outcomes.take(rows),
             domains=(),
             rows=None if self.rows is None else self.rows.part(rows),
+            cells=None if self.cells is None else self.cells.part(rows),
         )
 
 

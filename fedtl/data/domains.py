@@ -174,6 +174,17 @@ def _alike(source: Dataset, target: Dataset) -> Dataset:
     return replace(target, notes=(*target.notes, f"{why}; a class is taken to be the one of the same number"))
 
 
+def check_alike(data: DataChoice, source: Dataset, target: Dataset | None, public: Dataset | None) -> None:
+    """Check that samples of all still are alike, once it is decided what their columns become.
+
+    Raises:
+        ConfigError: a column of tables has words, or an indicator, in one of them alone.
+    """
+    for key, choice, other in (("data.target", data.target, target), ("data.public", data.public, public)):
+        if choice is not None and other is not None and other.columns is not None:
+            _fitted(source, other, f"{key}.name = {choice.name!r}")
+
+
 def _fitted(source: Dataset, other: Dataset, key: str) -> tuple[Dataset, Dataset]:
     check_same_columns(key, other.columns, "[data]", source.columns)
     x, z = fit(source, other, key)

@@ -12,13 +12,14 @@ from fedtl.choice import ConfigError
 from fedtl.data.by_domain import domains_of_clients, of_domain, one_after_another, said_of
 from fedtl.data.columns import Columns
 from fedtl.data.dataset import Dataset, DomainRows, Samples, channel_statistics, pixel_statistics
-from fedtl.data.domains import load_all, named
+from fedtl.data.domains import check_alike, load_all, named
 from fedtl.data.federation import Domain, Federation, Later, Shards
 from fedtl.data.file_rows import FileRows
 from fedtl.data.held_out import held_out
 from fedtl.data.listed import Listed, as_listed
 from fedtl.data.memory import enough_memory
 from fedtl.data.overlap import identities, sentence, trained_elsewhere
+from fedtl.data.own.redecided import redecided
 from fedtl.data.partitions.contract import Partition, by_label
 from fedtl.data.settings import DataChoice
 from fedtl.data.split import Split
@@ -129,7 +130,7 @@ def federate_with_divisions(data: DataChoice, seed: int) -> tuple[Federation, Di
 
 def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     dataset, target, public = load_all(data)
-    source, other = divide(data, dataset, data.clients, seed), None
+    (dataset, source), other = _divided(data, dataset, data.clients, seed), None
     further = 0 if data.target is None else data.target.clients or 0
     unseen = held_out(data.held_out_clients, len(source.train) + further, seed)
     scale, shift = normalisation(data, dataset, source, unseen)
@@ -150,7 +151,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
                 "of its source; leave them out"
             )
         with named("data.target", data.target):
-            other = divide(data.target, target, data.target.clients or len(train), seed)
+            target, other = _divided(data.target, target, data.target.clients or len(train), seed)
         start = len(source.y)
         before = len(train) if further else 0
         train, test = train.moved(after=further), test.moved(after=further)
@@ -169,6 +170,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         x.append(public.x[rows])
         y.append(np.zeros(len(rows), np.int64))
         outcomes.append(None if source.outcomes is None else source.outcomes.none_of(len(rows)))
+    check_alike(data, dataset, target, public)
     notes = (*_notes(data, dataset, target, public, source, other), *_words_of_unseen(dataset, source, unseen))
     first = replace(source, train=train, test=test, validation=validation)
     divided = _divide_later(data, dataset, first, seed, drawn=source.validation is None)
@@ -210,6 +212,20 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
         columns=dataset.columns,
     )
     return federation, Divisions(source, other, divided)
+
+
+def _divided(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> tuple[Dataset, Divided]:
+    """A data set that has been divided, and whose tables' columns are what the training rows make of them."""
+    divided = divide(data, dataset, clients, seed)
+
+    def of_dataset(shards: Shards) -> Shards:
+        origin = divided.origin
+        return shards if origin is None else Shards(origin[shards.order], shards.offsets)
+
+    rest = [of_dataset(shards) for shards in (divided.test, divided.validation) if shards is not None]
+    decided = redecided(dataset, of_dataset(divided.train), rest)
+    # Who holds what follows from no sample, so it is the same again.
+    return (dataset, divided) if decided is dataset else (decided, divide(data, decided, clients, seed))
 
 
 def _divide_later(

@@ -26,6 +26,7 @@ from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_sta
 from fedtl.data.domains import loaded, named, read_by
 from fedtl.data.file_rows import one_after_another
 from fedtl.data.own.read import check_domain
+from fedtl.data.own.redecided import CellsOfDomains
 from fedtl.data.partitions.contract import split_evenly
 from fedtl.data.sets.images import Images
 from fedtl.data.sets.place import readable
@@ -334,6 +335,7 @@ def _joined(each: Sequence[Dataset], parts: Sequence[DomainRows], like: Dataset,
         filled = [np.full(len(d.y), otherwise) if v is None else v for v, d in zip(values, each)]
         return np.concatenate(filled)
 
+    decided_later = any(dataset.cells is not None for dataset in each)
     whole = Dataset(
         np.concatenate([dataset.x for dataset in each]) if len(each) > 1 else each[0].x,
         np.concatenate([dataset.y for dataset in each]),
@@ -349,6 +351,7 @@ def _joined(each: Sequence[Dataset], parts: Sequence[DomainRows], like: Dataset,
         domains=tuple(parts),
         columns=like.columns if all(dataset.columns == like.columns for dataset in each) else None,
         rows=one_after_another([(dataset.rows, len(dataset.y)) for dataset in each]),
+        cells=CellsOfDomains(tuple(part.name for part in parts), tuple(each)) if decided_later else None,
     )
     mean, std = channel_statistics(whole.x, whole.training_rows())
     return replace(whole, mean=mean, std=std)

@@ -19,6 +19,7 @@ from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gap
 from fedtl.data.own.lines import is_table, tables_in
 from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
 from fedtl.data.own.read import Own, gathered, kind_of, read_own
+from fedtl.data.own.redecided import TableRows
 from fedtl.data.own.rules import TableRules, class_names
 from fedtl.data.own.table import labels_of
 from fedtl.data.sets.place import readable
@@ -58,7 +59,7 @@ class Files(DataChoice):
         positive: the labels that are class 1; all others are class 0. Classes are as they stand if not given.
         missing: what becomes of a gap (an empty cell, "?", "NA"): "error"; its row is left out, "drop"; or it gets the
             column's "mean" or "median", and in columns of words the most frequent one. These follow from the clients'
-            own sums and medians over their training rows.
+            own sums and medians over their training rows, whatever divides these from others.
         indicators: whether columns with gaps each get another one that says where they were.
         categorical: columns of words, each of which becomes a column of zeros and ones.
         leave_out: columns that are not used.
@@ -221,6 +222,9 @@ class Files(DataChoice):
             notes = (*notes, f"data.task = 'binary': a yes is {names[-1]!r}; data.positive says it otherwise")
         dataset = replace(dataset, notes=(*notes, *dataset.notes), label_names=names, columns=numbers.columns)
         dataset = replace(dataset, rows=_rows(flat, pieces, owned and any(len(parts) == 1 for parts in clients)))
+        if rules.columns.together:
+            in_order = [table for _, _, table in sorted(pieces, key=lambda piece: _order(*piece[:2]))]
+            dataset = replace(dataset, cells=TableRows(tuple(in_order), rules.columns, np.arange(len(dataset.y))))
         return dataset if owned else replace(dataset, owner=None)
 
     def _labels(self, tables: Sequence[CellTable]) -> tuple[list[Labels], tuple[str, ...]]:

@@ -20,7 +20,7 @@ from fedtl.data.listed import Listed, as_listed
 from fedtl.data.memory import enough_memory
 from fedtl.data.overlap import identities, sentence, trained_elsewhere
 from fedtl.data.own.redecided import redecided
-from fedtl.data.partitions.contract import Partition, by_label
+from fedtl.data.partitions.contract import Partition, by_label, gather
 from fedtl.data.settings import DataChoice
 from fedtl.data.split import Split
 from fedtl.data.validation import split_validation
@@ -133,6 +133,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     (dataset, source), other = _divided(data, dataset, data.clients, seed), None
     further = 0 if data.target is None else data.target.clients or 0
     unseen = held_out(data.held_out_clients, len(source.train) + further, seed)
+    source = _as_seen(data, dataset, source, seed, unseen)
     scale, shift = normalisation(data, dataset, source, unseen)
     train, test, validation, domain = source.train, source.test, source.validation, None
     of_clients = domains_of_clients(dataset, source.shards, source.origin)
@@ -143,7 +144,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     if data.labelled_fraction < 1:
         none = Shards.none(len(train))
         domain = Domain(train, none, everybodys)
-        train = split_labelled(train, source.y, data.labelled_fraction, seed)
+        train = split_labelled(train, _alike(data, source, train, unseen), data.labelled_fraction, seed)
     if data.target is not None and target is not None:
         if target.validation is not None:
             raise ConfigError(
@@ -151,7 +152,9 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
                 "of its source; leave them out"
             )
         with named("data.target", data.target):
-            target, other = _divided(data.target, target, data.target.clients or len(train), seed)
+            own = data.target.model_copy(update={"held_out_clients": data.held_out_clients})
+            target, other = _divided(own, target, data.target.clients or len(train), seed)
+            other = _as_seen(own, target, other, seed, unseen - len(train) if further else unseen)
         start = len(source.y)
         before = len(train) if further else 0
         train, test = train.moved(after=further), test.moved(after=further)
@@ -173,7 +176,7 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     check_alike(data, dataset, target, public)
     notes = (*_notes(data, dataset, target, public, source, other), *_words_of_unseen(dataset, source, unseen))
     first = replace(source, train=train, test=test, validation=validation)
-    divided = _divide_later(data, dataset, first, seed, drawn=source.validation is None)
+    divided = _divide_later(data, dataset, first, seed, unseen, drawn=source.validation is None)
     later = _later(data, first, divided, x, y, outcomes)
     notes = (*notes, *(f"from round {each.first} on clients hold what {each.because!r} gives them" for each in later))
     numbers = _identities(dataset, source)
@@ -228,8 +231,48 @@ def _divided(data: DataChoice, dataset: Dataset, clients: int | None, seed: int)
     return (dataset, divided) if decided is dataset else (decided, divide(data, decided, clients, seed))
 
 
+def _as_seen(
+    data: DataChoice,
+    dataset: Dataset,
+    divided: Divided,
+    seed: int,
+    unseen: NDArray[np.int64],
+    kinds: NDArray[np.int8] | None = None,
+) -> Divided:
+    """The same, without a trace in samples of others of clients that never train.
+
+    Args:
+        data: how it is divided.
+        dataset: the samples.
+        divided: as :func:`divide` has divided them, as if all clients trained.
+        seed: the run's.
+        unseen: which do not; ids that are none of these clients' count for nothing.
+        kinds: as of :func:`divide`.
+    """
+    if not len(unseen):
+        return divided
+    seen = np.unique(divided.train.of_clients(np.setdiff1d(np.arange(len(divided.train)), unseen)).order)
+    if data.partition.seeing(seen) is data.partition:
+        return divided
+    return divide(data, dataset, len(divided.train), seed, kinds, seen)
+
+
+def _alike(data: DataChoice, source: Divided, train: Shards, unseen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of which training samples some of each kind keep their labels, ``[rows]``: of those of a label, or a decile.
+
+    What a decile is follows from no client that never trains, but for such clients.
+    """
+    if source.outcomes is None or not len(unseen):
+        return source.y
+    groups, ids = source.y.copy(), np.arange(len(train))
+    for clients in (np.setdiff1d(ids, unseen), np.intersect1d(ids, unseen)):
+        if len(rows := train.of_clients(clients).order):
+            groups[rows] = data.task.strata(source.outcomes.take(rows)).y
+    return groups
+
+
 def _divide_later(
-    data: DataChoice, dataset: Dataset, first: Divided, seed: int, *, drawn: bool
+    data: DataChoice, dataset: Dataset, first: Divided, seed: int, unseen: NDArray[np.int64], *, drawn: bool
 ) -> tuple[DividedLater, ...]:
     """The data set as its partition divides it from later rounds on; a sample stays for training or for testing.
 
@@ -238,6 +281,7 @@ def _divide_later(
         dataset: the samples.
         first: how it is divided at the beginning.
         seed: the run's.
+        unseen: which clients never train.
         drawn: whether validation samples are drawn out of the training samples, and not named by the data.
     """
     if not data.partition.later:
@@ -261,6 +305,7 @@ def _divide_later(
     for round, partition in data.partition.later:
         own = data.model_copy(update={"partition": partition})
         divided = divide(own, dataset, len(first.train), seed, kinds)
+        divided = _as_seen(own, dataset, divided, seed, unseen, kinds)
         for shards, before in ((divided.test, first.test), (divided.validation, first.validation)):
             _check_holders(round, shards, before)
         each.append(DividedLater(partition, replace(divided, server_test=first.server_test)))
@@ -405,7 +450,12 @@ def _words_of_unseen(dataset: Dataset, source: Divided, unseen: NDArray[np.int64
 
 
 def divide(
-    data: DataChoice, dataset: Dataset, clients: int | None, seed: int, kinds: NDArray[np.int8] | None = None
+    data: DataChoice,
+    dataset: Dataset,
+    clients: int | None,
+    seed: int,
+    kinds: NDArray[np.int8] | None = None,
+    seen: NDArray[np.int64] | None = None,
 ) -> Divided:
     """Divide a loaded data set among ``clients``, or among as many as it or a file says itself.
 
@@ -415,11 +465,13 @@ def divide(
         clients: N; None where the data say it.
         seed: the run's.
         kinds: what each sample is for, ``[n]``, where that is known already: :data:`TRAINING` and so on.
+        seen: the rows that alone decide how clients see samples; all do if not given.
     """
+    partition = data.partition if seen is None else data.partition.seeing(seen)
     if (split := data.partition.listed()) is not None:
-        return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed)
+        return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed, partition)
     if dataset.domains:
-        return _divide_by_domain(data, dataset, clients, seed, kinds)
+        return _divide_by_domain(data, dataset, clients, seed, kinds, seen)
     for kind, chosen in (("test", dataset.held_out), ("validation", dataset.validation)):
         if chosen is not None and not data.partition.by_owner:
             raise ConfigError(
@@ -428,11 +480,11 @@ def divide(
             )
     if kinds is None:
         pool, server_test = split_server_test(data, dataset, seed)
-        pool = draw_samples(data, pool, stream(seed, Purpose.SAMPLES, 0))
+        pool = draw_samples(data, pool, stream(seed, Purpose.SAMPLES, 0), _owner_by_owner(data, dataset))
     else:
         pool, server_test = np.flatnonzero(kinds != NOBODYS), np.arange(0)
     shards = assign(data, dataset, pool, clients, seed)
-    x = data.partition.shift(dataset.x, shards, seed)
+    x = partition.shift(dataset.x, shards, seed)
     others, validation = shards, None
     if dataset.validation is not None:
         others, validation = split_held_out(shards, dataset.validation, "validation")
@@ -472,7 +524,12 @@ def _unused_shares(data: DataChoice, who: str, test: object | None, validation: 
 
 
 def _divide_by_domain(
-    data: DataChoice, dataset: Dataset, clients: int | None, seed: int, kinds: NDArray[np.int8] | None
+    data: DataChoice,
+    dataset: Dataset,
+    clients: int | None,
+    seed: int,
+    kinds: NDArray[np.int8] | None,
+    seen: NDArray[np.int64] | None,
 ) -> Divided:
     """Each domain among clients of its own, those of the first one first."""
     trained, parts = [each for each in dataset.domains if each.trained], list[Divided]()
@@ -480,7 +537,9 @@ def _divide_by_domain(
         with said_of(domain):
             own = data.model_copy(update={"samples": domain.samples})
             known = None if kinds is None else kinds[domain.start : domain.stop]
-            parts.append(divide(own, of_domain(dataset, domain), domain.clients, domain.seed(seed), known))
+            start, stop = domain.start, domain.stop
+            there = None if seen is None else seen[(seen >= start) & (seen < stop)] - start
+            parts.append(divide(own, of_domain(dataset, domain), domain.clients, domain.seed(seed), known, there))
     starts = [domain.start for domain in trained]
     shards = one_after_another([part.shards for part in parts], starts)
     if clients not in (None, len(shards)):
@@ -523,9 +582,9 @@ def held_out_rows(data: DataChoice, dataset: Dataset, seed: int) -> dict[str, ND
     return {domain.name: rows(domain) for domain in dataset.domains if not domain.trained}
 
 
-def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: int) -> Divided:
+def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: int, partition: Partition) -> Divided:
     shards, validation = listed.shards, None
-    x = data.partition.shift(listed.x, shards, seed)
+    x = partition.shift(listed.x, shards, seed)
     test = listed.test
     if listed.validation is not None:
         others, validation = _parted(shards, listed.validation)
@@ -588,19 +647,28 @@ def split_server_test(data: DataChoice, dataset: Dataset, seed: int) -> tuple[ND
         share = DEFAULT_SERVER_TEST_SHARE if data.pool == "train" and dataset.held_out is None else 0.0
     if not share:
         return np.arange(n), np.arange(0)
-    free = dataset.not_set_aside(np.arange(n))
-    drawn = free[stratified(dataset.y[free], share, stream(seed, Purpose.SERVER_TEST))]
+    free, rng = dataset.not_set_aside(np.arange(n)), stream(seed, Purpose.SERVER_TEST)
+    if (owner := _owner_by_owner(data, dataset)) is not None:
+        labels = dataset.y[free] if dataset.outcomes is None else np.zeros(len(free), np.int64)
+        drawn = free[_of_owners(owner[free], labels, share, rng, keep=1)]
+    else:
+        drawn = free[stratified(dataset.y[free], share, rng)]
     chosen = np.zeros(n, np.bool_)
     chosen[drawn] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def draw_samples(data: DataChoice, pool: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """As many random samples of the pool as ``data.samples`` says, ascending."""
+def draw_samples(
+    data: DataChoice, pool: NDArray[np.int64], rng: np.random.Generator, owner: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """As many random samples of the pool as ``data.samples`` says, ascending; of each ``owner`` [n] apart if given."""
     if data.samples is None:
         return pool
     if data.samples > len(pool):
         raise ConfigError(f"data.samples = {data.samples}: there are only {len(pool)} samples to draw from")
+    if owner is not None:
+        none = np.zeros(len(pool), np.int64)
+        return np.sort(pool[_of_owners(owner[pool], none, data.samples / len(pool), rng, keep=0)])
     return np.sort(rng.choice(pool, data.samples, replace=False))
 
 
@@ -611,6 +679,31 @@ def stratified(labels: NDArray[np.int64], share: float, rng: np.random.Generator
     take = np.diff(np.rint(ends * share).astype(np.int64), prepend=0)
     place = np.arange(len(labels)) - np.repeat(ends - per_class, per_class)
     return by_label(labels, rng)[place < np.repeat(take, per_class)]
+
+
+def _owner_by_owner(data: DataChoice, dataset: Dataset) -> NDArray[np.int64] | None:
+    """Whose the samples are, where what is drawn of one's must not follow from another's; None elsewhere."""
+    return dataset.owner if data.held_out_clients and data.partition.by_owner else None
+
+
+def _of_owners(
+    owner: NDArray[np.int64], labels: NDArray[np.int64], share: float, rng: np.random.Generator, keep: int
+) -> NDArray[np.int64]:
+    """Random indices of ``share`` of the samples, of which none of an owner's follows from another's label.
+
+    How many are drawn of an owner's follows from the owners' numbers of samples.
+
+    Args:
+        owner: of all samples, ``[n]``.
+        labels: likewise.
+        share: of them.
+        rng: what to draw with.
+        keep: how many each owner keeps at least.
+    """
+    each, numbered = np.unique(owner, return_inverse=True)
+    own = gather(np.arange(len(owner)), numbered, len(each))
+    take = np.diff(np.rint(np.cumsum(own.sizes) * share).astype(np.int64), prepend=0)
+    return own.order[_with_labels_alike(own, labels[own.order], np.minimum(take, own.sizes - keep), rng)]
 
 
 def assign(data: DataChoice, dataset: Dataset, pool: NDArray[np.int64], clients: int | None, seed: int) -> Shards:
@@ -666,9 +759,25 @@ def split_labelled(train: Shards, labels: NDArray[np.int64], fraction: float, se
     """
     if not fraction:
         return Shards.none(len(train))
-    rng = stream(seed, Purpose.LABELLED)
-    n = len(train.order)
-    client, label = train.client_of, labels[train.order]
+    take = np.maximum(np.rint(train.sizes * fraction).astype(np.int64), 1)
+    chosen = _with_labels_alike(train, labels[train.order], take, stream(seed, Purpose.LABELLED))
+    client_of = train.client_of[chosen]
+    return Shards.from_sizes(train.order[chosen], np.bincount(client_of, minlength=len(train)))
+
+
+def _with_labels_alike(
+    shards: Shards, label: NDArray[np.int64], take: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Which entries are drawn of each client, ``[m]``: of each of its labels as large a part as of all its samples.
+
+    Args:
+        shards: all entries.
+        label: of each entry, ``[m]``.
+        take: how many to draw, ``[clients]``.
+        rng: what to draw with. What is drawn of a client does not follow from another's labels.
+    """
+    n, sizes = len(shards.order), shards.sizes
+    client = shards.client_of
     draws, keys = rng.random((2, n))
     # The labels of a client come in random order, else all clients would round up for the same ones.
     order = np.lexsort((draws, label, client))
@@ -677,14 +786,12 @@ def split_labelled(train: Shards, labels: NDArray[np.int64], fraction: float, se
     key[order] = keys[order[new]][np.cumsum(new) - 1]
     order = np.lexsort((draws, key, client))
     # Every (n / k)-th of them in turn, from a random first one on: so each label gets its share.
-    sizes = train.sizes
-    take = np.maximum(np.rint(sizes * fraction).astype(np.int64), 1)
     first = (rng.random(len(sizes)) * sizes).astype(np.int64)
     size, take, first = (np.repeat(each, sizes) for each in (sizes, take, first))
-    place = np.arange(n) - np.repeat(train.offsets[:-1], sizes)
+    place = np.arange(n) - np.repeat(shards.offsets[:-1], sizes)
     chosen = np.zeros(n, np.bool_)
     chosen[order] = ((place + 1) * take + first) // size > (place * take + first) // size
-    return Shards.from_sizes(train.order[chosen], np.bincount(client[chosen], minlength=len(train)))
+    return chosen
 
 
 def _of_one_size(sizes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -49,7 +49,8 @@ class DataChoice(Choice):
             them, and not trained. Not used where the data say which samples are for validation.
         held_out_clients: clients that never train, and are scored apart as clients that join later: a share of them
             or a whole number, drawn by the seed, or their ids. Nothing that training uses comes from them: with any,
-            "dataset" normalises by the other clients' training samples, and "pixel" by their samples.
+            "dataset" normalises by the other clients' training samples, and "pixel" by their samples. A server's test
+            set that is drawn of samples with owners is then drawn of each owner's for itself.
         server_test_share: the share of all samples that is set aside as the server's test set.
         pool: "all": the official test set is divided among the clients as well.
         normalise: "dataset": by one mean and standard deviation per channel; "pixel": by mean and standard

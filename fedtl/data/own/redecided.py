@@ -47,7 +47,7 @@ class TableRows:
                 said.append((str(pieces[0][0].path), summary([table for table, _ in pieces], kinds, self.rules)))
         columns = decided(said, self.rules)
         each = [samples(str(table.path), as_decided(table, columns)) for table in self.tables]
-        return np.concatenate(each)[self.rows], columns
+        return np.concatenate(each)[self.rows], columns  # type: ignore[return-value]
 
     def _of(self, rows: NDArray[np.int64]) -> list[CellTable]:
         """Some of the samples, table by table."""
@@ -73,7 +73,7 @@ class CellsOfDomains:
     def part(self, rows: NDArray[np.int64] | slice) -> None:
         """None: a domain is decided with the others."""
 
-    def by(self, training: Each, others: Each) -> tuple[Samples, Columns]:
+    def by(self, training: Each, others: Each) -> tuple[Samples, Columns | None]:
         """See :class:`~fedtl.data.dataset.Cells`.
 
         Raises:
@@ -90,7 +90,7 @@ class CellsOfDomains:
             start = stop
         for name, other in zip(self.names[1:], columns[1:]):
             check_same_columns(f"data.domains.{name}", other, f"data.domains.{self.names[0]}", columns[0])
-        return np.concatenate(x), columns[0]
+        return np.concatenate(x), columns[0]  # type: ignore[return-value]
 
 
 def redecided(dataset: Dataset, training: Shards, others: Sequence[Shards]) -> Dataset:

@@ -50,6 +50,16 @@ class Partition(Choice):
         """
         return x
 
+    def seeing(self, rows: NDArray[np.int64]) -> Partition:
+        """The same, to whose :meth:`shift` some samples alone say what holds of all, as which number is white.
+
+        It is asked for where clients are held out; itself where nothing follows from all samples.
+
+        Args:
+            rows: places in ``x``, of the training samples of clients that train.
+        """
+        return self
+
     def places(self, client: int, features: int, seed: int) -> NDArray[np.int64] | None:
         """From which place of a vector :meth:`shift` takes each feature of a client, ``[features]``; None: its own."""
         return None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples, chunks
@@ -24,7 +24,8 @@ class Corrupted(OnTop):
     Their constants are those of CIFAR-10-C, for images of 32 x 32 pixels: blur and pixels are coarser on smaller ones.
     Client i of k kinds has the (i mod k)-th kind, at the (i // k mod s)-th of s strengths. Images are corrupted once,
     so that they are the same in every epoch, for training and for testing. Of images that are no bytes, the smallest
-    number of all samples is black, and the largest white.
+    number of all samples is black, and the largest white; of the training samples of clients that train, where others
+    are held out.
 
     Attributes:
         kinds: "gaussian-noise", "gaussian-blur", "contrast", "brightness", "pixelate", which are those without it, and
@@ -36,6 +37,15 @@ class Corrupted(OnTop):
     kinds: tuple[Corruption | Literal["none"], ...] = Field(WITHOUT_ASKING, min_length=1)
     strengths: tuple[Annotated[int, Field(ge=1, le=STRENGTHS)], ...] = Field((3,), min_length=1)
 
+    _seen: NDArray[np.int64] | None = PrivateAttr(None)
+
+    def seeing(self, rows: NDArray[np.int64]) -> Corrupted:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        base = self.base.seeing(rows)
+        copy = self.model_copy(update={"base": base})
+        copy._seen = rows
+        return copy
+
     def shift(self, x: Samples, shards: Shards, seed: int) -> Samples:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         x = self.base.shift(x, shards, seed)
@@ -45,7 +55,7 @@ class Corrupted(OnTop):
                 f"be corrupted, but a sample has shape {list(x.shape[1:])}"
             )
         rng, result = stream(seed, Purpose.CORRUPTION), x.copy()
-        low, unit = (0.0, 1.0) if x.dtype == np.uint8 else _range(x)
+        low, unit = (0.0, 1.0) if x.dtype == np.uint8 else _range(x, self._seen)
         kind_of, strength_of = (each[shards.client_of] for each in self.of_clients(len(shards)))
         for number, kind in enumerate(self.kinds):
             if kind == "none":
@@ -65,7 +75,9 @@ class Corrupted(OnTop):
         return client % k, np.array(self.strengths)[client // k % len(self.strengths)]
 
 
-def _range(x: Samples) -> tuple[float, float]:
-    """What is black, and how much a 255th part up to white is, of images that are no bytes."""
+def _range(x: Samples, seen: NDArray[np.int64] | None) -> tuple[float, float]:
+    """What is black, and how much a 255th part up to white is, of images that are no bytes, by those seen alone."""
+    if seen is not None and len(seen):  # else nobody trains on any
+        x = x[seen]
     low, high = float(x.min()), float(x.max())
     return low, (high - low) / 255 or 1.0

@@ -48,6 +48,11 @@ class OnTop(Partition):
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.shift(x, shards, seed)
 
+    def seeing(self, rows: NDArray[np.int64]) -> Partition:
+        """See :class:`~fedtl.data.partitions.contract.Partition`."""
+        base = self.base.seeing(rows)
+        return self if base is self.base else self.model_copy(update={"base": base})
+
     def places(self, client: int, features: int, seed: int) -> NDArray[np.int64] | None:
         """See :class:`~fedtl.data.partitions.contract.Partition`."""
         return self.base.places(client, features, seed)

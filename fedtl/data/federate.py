@@ -51,6 +51,7 @@ class Divided:
         notes: sentences on what may not be meant as it was read.
         outcomes: of the rows, where these are not their labels.
         places: where the data set's own samples stand in its files; None where they stand there in this order.
+        shifted: whether clients see samples otherwise, which may follow from the order of ``shards``.
     """
 
     x: Samples
@@ -65,6 +66,7 @@ class Divided:
     notes: tuple[str, ...] = ()
     outcomes: Outcomes | None = None
     places: FileRows | None = None
+    shifted: bool = False
 
     def split(self) -> Split:
         """Who holds what, as a file says it; reading it gives the same shards in the same order."""
@@ -81,10 +83,19 @@ class Divided:
             test=kind == 1,
             validation=None if self.validation is None else kind == 2,
             label=label if (label != self.labels[sample]).any() else None,
+            turn=self._turns(rows, client) if self.shifted else None,
             server_test=self.server_test if own is None else own.place[self.server_test],
             total=len(self.labels) if own is None else own.total,
             by_row=own is not None,
         ).by_client()
+
+    def _turns(self, rows: NDArray[np.int64], client: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places among its client's :attr:`shards` of each of all entries, in some other order."""
+        clients = self.shards.client_of
+        before, after = np.lexsort((self.shards.order, clients)), np.lexsort((rows, client))
+        turns = np.empty_like(rows)
+        turns[after] = before - self.shards.offsets[clients[before]]
+        return turns
 
 
 @dataclass(frozen=True)
@@ -469,7 +480,7 @@ def divide(
     """
     partition = data.partition if seen is None else data.partition.seeing(seen)
     if (split := data.partition.listed()) is not None:
-        return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed, partition)
+        return _divide_as_listed(data, dataset, as_listed(data, dataset, split, clients), seed, seen)
     if dataset.domains:
         return _divide_by_domain(data, dataset, clients, seed, kinds, seen)
     for kind, chosen in (("test", dataset.held_out), ("validation", dataset.validation)):
@@ -501,7 +512,7 @@ def divide(
     y = data.partition.relabel(y, dataset.classes, relabelled, seed)
     outcomes = _outcomes(data, dataset, y, None, shifted=x is not dataset.x)
     notes = _unused_shares(data, "the data say", dataset.held_out, dataset.validation)
-    rest = (notes, outcomes, dataset.rows)
+    rest = (notes, outcomes, dataset.rows, x is not dataset.x)
     return Divided(x, y, None, dataset.y, shards, train, test, server_test, validation, *rest)
 
 
@@ -567,6 +578,7 @@ def _divide_by_domain(
         validation,
         tuple(f"{domain.name}: {note}" for domain, part in zip(trained, parts) for note in part.notes),
         places=dataset.rows,
+        shifted=any(part.shifted for part in parts),
     )
 
 
@@ -582,9 +594,11 @@ def held_out_rows(data: DataChoice, dataset: Dataset, seed: int) -> dict[str, ND
     return {domain.name: rows(domain) for domain in dataset.domains if not domain.trained}
 
 
-def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: int, partition: Partition) -> Divided:
+def _divide_as_listed(
+    data: DataChoice, dataset: Dataset, listed: Listed, seed: int, seen: NDArray[np.int64] | None
+) -> Divided:
     shards, validation = listed.shards, None
-    x = partition.shift(listed.x, shards, seed)
+    x = _as_clients_see(data.partition, dataset, listed, seed, seen)
     test = listed.test
     if listed.validation is not None:
         others, validation = _parted(shards, listed.validation)
@@ -597,7 +611,7 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         y,
         listed.origin,
         dataset.y,
-        listed.shards,
+        listed.turns,
         train,
         test_shards,
         listed.server_test,
@@ -605,7 +619,35 @@ def _divide_as_listed(data: DataChoice, dataset: Dataset, listed: Listed, seed: 
         (*listed.notes, *_unused_shares(data, "the file says", listed.test, listed.validation)),
         _outcomes(data, dataset, y, listed.origin, shifted=x is not listed.x),
         dataset.rows,
+        x is not listed.x,
     )
+
+
+def _as_clients_see(
+    partition: Partition, dataset: Dataset, listed: Listed, seed: int, seen: NDArray[np.int64] | None
+) -> Samples:
+    """What a partition makes of the samples that a file lists: of each domain's by itself, as where it divides them."""
+
+    def shifted(x: Samples, shards: Shards, seed: int, seen: NDArray[np.int64] | None) -> Samples:
+        return (partition if seen is None else partition.seeing(seen)).shift(x, shards, seed)
+
+    of_clients = domains_of_clients(dataset, listed.turns, listed.origin)
+    if of_clients is None:
+        return shifted(listed.x, listed.turns, seed, seen)
+    x = listed.x
+    for number, domain in enumerate(dataset.domains):
+        if not len(clients := np.flatnonzero(of_clients == number)):
+            continue
+        rows = np.flatnonzero((listed.origin >= domain.start) & (listed.origin < domain.stop))
+        place = np.full(len(x), -1)
+        place[rows] = np.arange(len(rows))
+        before, there = listed.x[rows], None if seen is None else place[seen][place[seen] >= 0]
+        with said_of(domain):
+            after = shifted(before, Shards.of([place[listed.turns[c]] for c in clients.tolist()]), domain.seed(seed), there)
+        if after is not before:
+            x = x.copy() if x is listed.x else x
+            x[rows] = after
+    return x
 
 
 def _outcomes(

@@ -28,6 +28,7 @@ class Listed:
         test, validation: which rows' entries are for testing or validation, ``[m]``, in the order of ``shards``; None
             where the file does not say.
         server_test: rows of the server's test set.
+        turns: the same entries as ``shards``, in the order in which a partition on top changes them.
         notes: sentences on what may not be meant as it was read.
     """
 
@@ -38,6 +39,7 @@ class Listed:
     test: NDArray[np.bool_] | None
     validation: NDArray[np.bool_] | None
     server_test: Index
+    turns: Shards
     notes: tuple[str, ...]
 
 
@@ -80,6 +82,8 @@ def as_listed(data: DataChoice, dataset: Dataset, split: Split, clients: int | N
     if len(further):
         x, origin = np.concatenate([x, x[further]]), np.concatenate([origin, further])
     shards = Shards.from_sizes(rows, np.bincount(split.client, minlength=split.clients))
+    by_turn = slice(None) if split.turn is None else np.lexsort((split.turn, split.client))
+    turns = Shards(rows[by_turn], shards.offsets)
     test, validation = split.test, split.validation
     if test is None and dataset.held_out is not None:
         test = dataset.held_out[split.sample]
@@ -87,7 +91,7 @@ def as_listed(data: DataChoice, dataset: Dataset, split: Split, clients: int | N
         validation = dataset.validation[split.sample]
         if test is not None:
             validation &= ~test
-    return Listed(x, y, origin, shards, test, validation, server_test, tuple(notes))
+    return Listed(x, y, origin, shards, test, validation, server_test, turns, tuple(notes))
 
 
 def _rows(dataset: Dataset, split: Split, where: str, changes: bool) -> tuple[Index, Index, int]:

@@ -22,7 +22,7 @@ SERVER = "server"
 
 FORMATS = (".npz", ".csv")
 
-NAMES = ("sample", "row", "client", "test", "validation", "label")
+NAMES = ("sample", "row", "client", "test", "validation", "label", "turn")
 """Columns of a .csv file, and arrays of an .npz file with an element per entry."""
 
 Index = NDArray[np.int64]
@@ -39,6 +39,8 @@ class Split:
         test: whether it is one of the client's test samples, ``[m]``; None where the file does not say.
         validation: whether it is one of the client's validation samples, ``[m]``; None where the file does not say.
         label: with which label the client holds it, ``[m]``; None for the data set's own.
+        turn: when it is its turn among the client's samples as a partition on top of the file changes them, which
+            decides its noise, ``[m]``; None for the order of entries.
         server_test: places of the server's test set, which no client holds; None where the file does not say.
         total: how many samples the data set has; None where the file does not say.
         listed: whether the file has a list of entries; else it has an element for each sample of the data set.
@@ -51,6 +53,7 @@ class Split:
     test: Flags | None = None
     validation: Flags | None = None
     label: Index | None = None
+    turn: Index | None = None
     server_test: Index | None = None
     total: int | None = None
     listed: bool = True
@@ -66,7 +69,7 @@ class Split:
         order = np.argsort(self.client, kind="stable")
         optional = {
             name: values[order]
-            for name in ("test", "validation", "label")
+            for name in ("test", "validation", "label", "turn")
             if (values := getattr(self, name)) is not None
         }
         return replace(self, sample=self.sample[order], client=self.client[order], **optional)
@@ -130,7 +133,7 @@ def _as_arrays(split: Split) -> dict[str, NDArray[Any]]:
         flags = getattr(split, name)
         if flags is not None:
             arrays[name] = flags
-    for name in ("label", "server_test"):
+    for name in ("label", "turn", "server_test"):
         values = getattr(split, name)
         if values is not None:
             arrays[name] = values.astype(np.min_scalar_type(int(values.max(initial=0))))
@@ -149,7 +152,7 @@ def _write_csv(split: Split, writer: Any) -> None:
     writer.writerows(zip(*(getattr(split, name).astype(np.int64).tolist() for name in columns)))
     for sample in [] if split.server_test is None else split.server_test.tolist():
         # Its label is the data set's own; the reader takes no other.
-        server = {"sample": sample, "client": SERVER, "test": 1, "validation": 0, "label": ""}
+        server = {"sample": sample, "client": SERVER, "test": 1, "validation": 0, "label": "", "turn": ""}
         writer.writerow([server[name] for name in columns])
 
 
@@ -231,7 +234,7 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
         raise ConfigError(
             f"{path} has 'sample' and 'row', which both say where an entry's sample stands; give one of them"
         )
-    for name in ("sample", "row", "client", "label", "server_test"):
+    for name in ("sample", "row", "client", "label", "turn", "server_test"):
         values = arrays.get(name)
         if values is not None and values.size and (least := int(values.min())) < 0:
             raise ConfigError(
@@ -248,8 +251,10 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
     listed, by_row = place is not None, place == "row"
     sample = np.arange(m) if place is None else arrays[place].astype(np.int64)
     _check_once(path, sample, client)
+    if "turn" in arrays:
+        _check_turns(path, arrays["turn"], client)
     flags = {name: arrays[name].astype(np.bool_) for name in ("test", "validation") if name in arrays}
-    numbers = {name: arrays[name].astype(np.int64) for name in ("label", "server_test") if name in arrays}
+    numbers = {name: arrays[name].astype(np.int64) for name in ("label", "turn", "server_test") if name in arrays}
     if len(flags) == 2 and (both := flags["test"] & flags["validation"]).any():
         raise ConfigError(
             f"{path}: the entry at place {int(np.argmax(both))} is for testing and for validation; give one of them"
@@ -279,6 +284,18 @@ def _check_numbers(path: Path, client: Index) -> None:
         raise ConfigError(
             f"{path}: client {gap} holds nothing, but client {int(there[-1])} does; number clients 0, 1, 2, ... "
             "without a gap"
+        )
+
+
+def _check_turns(path: Path, turn: Index, client: Index) -> None:
+    """Check that no two entries of a client have one turn."""
+    order = np.lexsort((turn, client))
+    again = (np.diff(turn[order]) == 0) & (np.diff(client[order]) == 0)
+    if again.any():
+        entry = order[int(np.argmax(again))]
+        raise ConfigError(
+            f"{path}: turn {int(turn[entry])} stands twice at client {int(client[entry])}; each of a client's entries "
+            "has one of its own"
         )
 
 

@@ -21,9 +21,11 @@ from fedtl.data.federate import federate, federate_with_divisions
 from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.overlap import identities, trained_elsewhere
 from fedtl.data.own.read import read_own
+from fedtl.data.partitions import PARTITIONS, read_partition
+from fedtl.data.partitions.on_top import OnTop
 from fedtl.data.schema import DataSchema
 from fedtl.data.settings import DataChoice
-from fedtl.data.split import read_split, write_split
+from fedtl.data.split import Split, read_split, write_split
 
 N = 60
 X = np.random.default_rng(0).integers(0, 256, (N, 1, 4, 4)).astype(np.uint8)
@@ -424,3 +426,60 @@ def test_pfedmes_split(tmp_path: Path) -> None:
     path = str(tmp_path / "again.npz")
     again = read_data({"name": "mnist", "pool": "all", "partition": {"name": "file", "path": path}})
     assert_same(federation, federate(again, 0))
+
+
+ON_TOP = sorted(
+    name
+    for name in PARTITIONS
+    if name not in ("file", "flwr-datasets") and isinstance(one := read_partition(name), OnTop) and one.shifting
+)
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv"])
+@pytest.mark.parametrize("name", ON_TOP)
+@pytest.mark.parametrize("of_domains", [False, True])
+def test_on_top_of_its_file_a_partition_does_the_same_to_samples(
+    tmp_path: Path, name: str, ending: str, of_domains: bool
+) -> None:
+    """Whatever it draws, and in whichever order: the file's is that of training and test samples."""
+    data: dict[str, Any] = {"name": "digits", "clients": 5, "samples": 300, "validation_share": 0.2}
+    if of_domains:
+        data = {**data, "name": "domains", "domains": {"a": {"name": "digits"}, "b": {"name": "digits"}}}
+    file = tmp_path / f"split.{ending}"
+
+    def divided(base: Any, **options: Any) -> tuple[Federation, Split]:
+        choice = {**data, "partition": {"name": name, "base": base}, **options}
+        federation, divisions = federate_with_divisions(read_data(choice), 3)
+        return federation, divisions.source.split()
+
+    of_rule, split = divided("iid")
+    write_split(split, file)
+    unclear = {"clients": None, "samples": None}
+    of_file, again = divided({"name": "file", "path": str(file)}, **unclear)
+    assert_same(of_file, of_rule)
+    for one, other in ((split.sample, again.sample), (split.turn, again.turn)):
+        assert one is not None
+        assert other is not None
+        assert np.array_equal(one, other)
+
+
+def test_turns(tmp_path: Path) -> None:
+    """Without any, as in older files, the order is that of the entries."""
+    entries = [(i, i % 2, int(i > 30), i // 2) for i in range(40)]
+
+    def noisy(columns: int, turned: bool = False) -> NDArray[Any]:
+        rows = [(s, c, t, 19 - turn if turned else turn)[:columns] for s, c, t, turn in entries]
+        header = ",".join(("sample", "client", "test", "turn")[:columns])
+        (tmp_path / "split.csv").write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]))
+        file = {"name": "file", "path": str(tmp_path / "split.csv")}
+        return small(partition={"name": "noisy", "sigma": 0.5, "base": file}).x
+
+    assert np.array_equal(noisy(3), noisy(4))
+    assert not np.array_equal(noisy(3), noisy(4, turned=True))
+    (tmp_path / "split.csv").write_text("sample,client,turn\n0,0,1\n1,1,0\n2,0,1\n")
+    assert "turn 1 stands twice at client 0" in sentence(tmp_path / "split.csv")
+
+
+def test_a_split_of_a_rule_alone_has_no_turns(tmp_path: Path) -> None:
+    saved(tmp_path / "split.csv", clients=3)
+    assert (tmp_path / "split.csv").read_text().startswith("sample,client,test\n")

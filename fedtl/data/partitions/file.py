@@ -27,6 +27,9 @@ class File(Partition):
       listed is nobody's. ``server_test`` lists the samples of the server's test set; in a .csv file their client is
       ``server``. Of clients' own files there is ``row`` in place of ``sample``: the place among the rows of all files.
 
+    ``turn``, where it is there, numbers each client's entries in the order in which a partition on top, as ``noisy``,
+    draws what it does to them: ``fedtl partition --save`` writes it of such a partition.
+
     The file decides in place of ``test_share``, where it has ``test``; ``clients`` may be left out. A file that gives
     samples of the official test set to clients needs ``pool = "all"``, unless it lists the server's test set itself.
     Without ``server_test`` that is the official test set, or none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from fedtl.data.own.lines import difference
 from fedtl.data.own.read import FRAME, Own, read_own
 from fedtl.data.own.rules import class_names
 from fedtl.data.own.statistics import normaliser
+from fedtl.data.own.words import doubtful_words
 from fedtl.data.schema import DataSchema
 from fedtl.data.sets.files import Files
 from fedtl.data.views.normalise import needs_statistics
@@ -236,8 +237,8 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
             f"only {len(deployed.described)} of {len(clients)} clients described their data, {least} must"
             + "".join(f"; {line}" for line in missing[:1])
         )
-    doubt = doubtful_classes(deployed.described.values()) if frame is None else None
     by_name = {clients[i].name: each for i, each in sorted(deployed.described.items())}
+    doubts = doubtful_classes(by_name) if frame is None else ()
     tables = [First(name, each.columns, each.boolean) for name, each in by_name.items()]
     if own is not None:
         tables.insert(0, First("the server", own.columns, own.table.boolean if own.table is not None else ()))
@@ -248,7 +249,7 @@ def serve(order: RunRequest, folder: ServerFolder, grid: Grid) -> None:
     frame = replace(frame, columns=that_fit(columns, frame) or of_numbers(like, frame))
     deployed.frame = frame.to_json()
     federation = _seen_by_server(own, frame, config, len(clients))
-    federation = replace(federation, notes=(*(own.notes if own else ()), *([doubt] if doubt else []), *notes))
+    federation = replace(federation, notes=(*(own.notes if own else ()), *doubts, *notes))
     federation = with_domains(federation, deployed.described)
 
     def check_fits(name: str, description: Described) -> None:
@@ -448,18 +449,22 @@ def _check_outputs(name: str, kind: OutcomesKind, task: LearningTask) -> None:
         )
 
 
-def doubtful_classes(descriptions: Iterable[Described]) -> str | None:
-    """A note if the classes are inferred from numeric labels, and the labels skip some.
+def doubtful_classes(descriptions: Mapping[str, Described]) -> tuple[str, ...]:
+    """Notes if the classes are inferred from numeric labels that skip some, or from words that may mean the same.
+
+    Args:
+        descriptions: by client's name.
 
     Raises:
         ConfigError: there would be many classes, and more than samples.
     """
-    descriptions = list(descriptions)
-    present = sorted({label for each in descriptions for label in each.labels})
+    notes = doubtful_words({name: each.names for name, each in descriptions.items() if each.names})
+    present = sorted({label for each in descriptions.values() for label in each.labels})
     if not present:
-        return None
-    samples = sum(each.train + each.unlabelled + each.test + each.validation for each in descriptions)
-    return check_classes("the clients' y", present, samples)
+        return notes
+    samples = sum(each.train + each.unlabelled + each.test + each.validation for each in descriptions.values())
+    note = check_classes("the clients' y", present, samples)
+    return notes if note is None else (*notes, note)
 
 
 def _check_fits(name: str, data: Described, frame: DataSchema, federation: Federation) -> None:

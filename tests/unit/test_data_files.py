@@ -223,6 +223,51 @@ def test_labels(write: Write) -> None:
     assert positive.label_names == ("none", "mild, severe")
 
 
+HEAD = "v,sick\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"north": "1,0\n2,1\n3,0\n", "south": "4,no\n5,yes\n6,no\n"},
+        {"north": "1,well\n2,ill\n", "south": "3,0\n4,1.5\n"},
+        {"north__train": "1,0\n2,1\n", "north__test": "3,no\n4,yes\n"},
+        {"north__train": "1,0\n2,-1\n", "north__test": "3,no\n4,0\n", "south__train": "3,1\n4,2\n"},
+    ],
+    ids=["clients", "fractions", "one client's parts", "of three"],
+)
+def test_labels_are_words_or_numbers_at_all_clients(write: Write, files: dict[str, str]) -> None:
+    folder = write(**{name: HEAD + rows for name, rows in files.items()})
+    with pytest.raises(ConfigError, match=r"^labels are words in .*\.csv and numbers in .*; write them alike$"):
+        load(folder)
+
+
+def test_codes_that_look_like_numbers_at_one_client(write: Write) -> None:
+    dataset = load(write(a=f"{HEAD}1,410\n2,250\n", b=f"{HEAD}1,V45\n2,410\n"))
+    assert (dataset.label_names, dataset.y.tolist()) == (("250", "410", "V45"), [1, 0, 2, 1])
+
+
+def test_labels_that_may_mean_the_same_are_said(write: Write, tmp_path: Path) -> None:
+    north, south = "1,ill\n2,well\n3,ill\n", "1,Ill\n2,Well\n3,well\n"
+    folder = write(north=HEAD + north, south=HEAD + south, west=f"{HEAD}1,0\n2,1\n")
+    assert [note for note in load(folder, positive=["ill"]).notes if "data.positive" in note] == [
+        "south.csv, west.csv: no row has the label 'ill', which data.positive names: all are of class 0"
+    ]
+    named = [note for note in load(folder, positive=["ill", "Well"]).notes if "data.positive" in note]
+    assert named[0].startswith("west.csv: no row has the label 'ill' or 'Well', which")
+    assert named[1].startswith("the label 'Ill' and 'well' is of class 0, as data.positive names 'ill'; name it there")
+    assert not [n for n in load(folder, positive=["ill", "Ill", "1"]).notes if "data.positive" in n]
+    (folder / "west.csv").unlink()
+    said = "the labels 'Ill' and 'ill' are 2 classes, and so are 1 others; write alike what means the same"
+    assert said in load(folder).notes
+    assert not [note for note in load(write(south=HEAD + north)).notes if "write alike" in note]
+    one = tmp_path / "one" / "all.csv"
+    one.parent.mkdir()
+    one.write_text("at,v,sick\nnorth,1,0\nnorth,2,1\nsouth,3,no\nsouth,4,yes\nwest,5,0\n")
+    (note,) = (note for note in load(one, owner="at").notes if "participant" in note)
+    assert note.startswith("the labels of south are no other participant's, as 'no', 'yes' of south")
+
+
 def test_images_of_clients(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for client in ("left", "right"):

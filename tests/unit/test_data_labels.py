@@ -219,15 +219,47 @@ def test_labels_that_a_function_returns(
 ONE = Described(10, 0, 5, 0, 0, (3,), "float32", 2, None, (0, 1, 2))
 
 
+def _told(**clients: Any) -> dict[str, Described]:
+    """Descriptions by client's name, of each what is other than of :data:`ONE`; words as they are."""
+    return {
+        name: replace(
+            ONE, **({"largest_label": None, "names": tuple(what), "labels": ()} if isinstance(what, str) else what)
+        )
+        for name, what in clients.items()
+    }
+
+
 def test_a_server_counts_what_all_clients_have() -> None:
-    assert doubtful_classes([ONE, ONE]) is None
-    assert doubtful_classes([replace(ONE, labels=(0, 2)), replace(ONE, labels=(1,))]) is None
-    assert doubtful_classes([replace(ONE, largest_label=None, names=("a", "b"), labels=())]) is None
-    note = doubtful_classes([replace(ONE, labels=(7,)), replace(ONE, labels=(9, 7))])
-    assert note is not None
+    assert doubtful_classes(_told(a={}, b={})) == ()
+    assert doubtful_classes(_told(a={"labels": (0, 2)}, b={"labels": (1,)})) == ()
+    assert doubtful_classes(_told(a="pq")) == ()
+    (note,) = doubtful_classes(_told(a={"labels": (7,)}, b={"labels": (9, 7)}))
     assert note.startswith("the clients' y: only 2 of 10 classes have a sample (the labels 7, 9); if there are no")
     with pytest.raises(ConfigError, match=r"only 2 of 75,001 classes have a sample .* and there are 30 samples"):
-        doubtful_classes([replace(ONE, labels=(7,)), replace(ONE, labels=(75_000,))])
+        doubtful_classes(_told(a={"labels": (7,)}, b={"labels": (75_000,)}))
+
+
+def test_a_server_hears_of_words_that_may_mean_the_same() -> None:
+    assert doubtful_classes(_told(a="pq", b="qr", c="p")) == ()
+    (note,) = doubtful_classes(_told(a="pq", b="PQ", c="pq"))
+    assert note == "the labels 'P' and 'p' are 2 classes, and so are 1 others; write alike what means the same"
+    (note,) = doubtful_classes(_told(a="pq", b="pq", c="xyz"))
+    assert note.startswith("the labels of c are no other participant's, as 'x', 'y', 'z' of c: they are classes of")
+    assert doubtful_classes(_told(a="p", b="q", c="r")) == ()  # each client has one class, as in a skewed federation
+
+
+def test_words_of_owners_that_share_none(tmp_path: Path) -> None:
+    who = np.arange(N) // 20
+    words = np.where(who, np.where(YES, "yes", "no"), np.where(YES, "ill", "well"))
+    save(tmp_path / "both.npz", words, user=who)
+    for client, name in enumerate(("0", "1")):
+        save(tmp_path / "each" / f"{name}.npz", words[who == client])
+    for path in ("both.npz", "each"):
+        notes = simulated(tmp_path / path, partition="natural").notes
+        (note,) = (note for note in notes if "no other participant's" in note)
+        assert note.startswith("the labels of client 0")
+    shared = save(tmp_path / "shared.npz", np.where(YES, "yes", "no"), user=who)
+    assert simulated(shared, partition="natural").notes == ()
 
 
 def test_a_target_has_the_same_classes_in_the_same_order(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fedtl.data.own.columns import ColumnRules, as_numbers, summary, without_gap
 from fedtl.data.own.lines import tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 from fedtl.data.own.table import labels_of, test_rows
+from fedtl.data.own.words import doubtful_positive
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes
 
 
@@ -102,9 +103,9 @@ class TableRules:
         if not tables:
             return {}
         labels = self._labels(tables)
-        if self.positive and labels and not any(y.any() for y in labels.values()):
-            words = " or ".join(map(repr, self.positive))
-            notes = (*notes, f"{path}: no row has the label {words}, which data.positive names: all are of class 0")
+        if self.positive and labels:
+            words = {str(word) for part in labels for word in np.unique(tables[part].label)}
+            notes = (*notes, *doubtful_positive({str(path): words}, self.positive))
         bare = {
             part: Part(
                 str(table.path),

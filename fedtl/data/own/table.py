@@ -16,6 +16,7 @@ from fedtl.data.arrays import UNLABELLED, Labels, doubts, labels, samples
 from fedtl.data.columns import Columns
 from fedtl.data.own.lines import NUMBER, checked_rows, difference, number, rows_of, tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
+from fedtl.data.own.words import check_one_kind
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
@@ -87,8 +88,15 @@ def labels_of(tables: Sequence[tuple[str, NDArray[np.str_], int]]) -> list[Label
     """Labels of files: whole numbers if all of all files are, else words.
 
     Args:
-        tables: of each its name, the words of its labels ``[n]``, and the smallest label that it may have.
+        tables: of each its file, the words of its labels ``[n]``, and the smallest label that it may have.
+
+    Raises:
+        ConfigError: they are numbers in one file and words in another one, or no whole numbers.
     """
+    each: dict[str, set[str]] = {}
+    for where, entries, _ in tables:
+        each.setdefault(where, set()).update(map(str, np.unique(entries)))
+    check_one_kind(each)
     words = [str(word) for _, entries, _ in tables for word in np.unique(entries)]
     whole = all(map(WHOLE.fullmatch, words))
     read = []

@@ -22,6 +22,7 @@ from fedtl.data.own.read import Own, gathered, kind_of, read_own
 from fedtl.data.own.redecided import TableRows
 from fedtl.data.own.rules import TableRules, class_names
 from fedtl.data.own.table import labels_of
+from fedtl.data.own.words import NAMED, doubtful_positive, doubtful_words, of_two_kinds
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import CLASSIFICATION, LearningTask
@@ -31,10 +32,6 @@ NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 
 IN_ORDER = (TRAIN, VALIDATION, TEST)
 """How a client's samples stand in the data set."""
-
-
-NAMED = 10
-"""How many owners a note names; a line should stay one."""
 
 
 class Files(DataChoice):
@@ -155,13 +152,13 @@ class Files(DataChoice):
             raise ConfigError(f"data.owner = {self.owner!r}: in a folder each entry is a client; leave it out")
         tables = [entry for entry in entries if entry.is_file() or kind_of(entry, str(entry)) == "tables"]
         if len(tables) == len(entries):
-            return self._of_tables([self._parts(entry) for entry in entries])
+            return self._of_tables([self._parts(entry) for entry in entries], [entry.name for entry in entries])
         if tables:
             raise ConfigError(
                 f"data.path = {self.path!r}: {tables[0].name} is a table, and others are none; keep one kind"
             )
         self._only_of_tables()
-        return _joined([self.own(str(entry)) for entry in entries], self.task)
+        return _joined([self.own(str(entry)) for entry in entries], [entry.name for entry in entries], self.task)
 
     def _only_of_tables(self) -> None:
         fields = type(self).model_fields
@@ -184,7 +181,7 @@ class Files(DataChoice):
     def _of_file(self, file: Path) -> Dataset:
         table = self.rules.read(file)
         if self.owner is None:
-            return self._of_tables([{TRAIN: table}], owned=False)
+            return self._of_tables([{TRAIN: table}], [file.name], owned=False)
         if self.owner not in table.cells:
             raise ConfigError(
                 f"data.owner = {self.owner!r}: {file} has no such column: {nearest(self.owner, table.cells)}"
@@ -193,11 +190,12 @@ class Files(DataChoice):
         if (nobodys := is_missing(owners)).any():
             line = table.lines[nobodys][0]
             raise ConfigError(f"{file}: line {line}, column {self.owner!r}: the cell does not say whose the row is")
-        names = np.unique(owners)
-        dataset = self._of_tables([{TRAIN: table.rows(owners == name)} for name in names])
-        return _with_owners(dataset, [str(name) for name in names])
+        names = [str(name) for name in np.unique(owners)]
+        return _with_owners(self._of_tables([{TRAIN: table.rows(owners == name)} for name in names], names), names)
 
-    def _of_tables(self, clients: Sequence[Mapping[str, CellTable]], owned: bool = True) -> Dataset:
+    def _of_tables(
+        self, clients: Sequence[Mapping[str, CellTable]], called: Sequence[str], owned: bool = True
+    ) -> Dataset:
         flat = [(client, part, table) for client, parts in enumerate(clients) for part, table in parts.items()]
         rules = self.rules
         whole, notes = without_gaps([table for _, _, table in flat], rules.columns)
@@ -210,13 +208,18 @@ class Files(DataChoice):
         tables = [table for _, _, table in pieces]
         numbers = as_numbers(tables, [part == TRAIN for _, part, _ in pieces], rules.columns)
         labels, names = self._labels(tables)
+        if self.positive:
+            words: dict[str, set[str]] = {}
+            for client, _, table in pieces:
+                words.setdefault(called[client], set()).update(map(str, np.unique(table.label)))
+            notes += doubtful_positive(words, self.positive)
         outcomes = [rules.outcomes(table) for table in tables]
         parts: list[dict[str, Part]] = [{} for _ in clients]
         for (client, part, table), x, y, own in zip(pieces, numbers.each, labels, outcomes):
             where = str(table.path)
             parts[client][part] = Part(where, samples(where, x), y, (*table.notes, *doubts(where, x)), own)
         owns = [gathered(next(iter(each.values())).where, each, server=False) for each in parts]
-        dataset = _joined(owns, self.task)
+        dataset = _joined(owns, called, self.task)
         names = names or dataset.label_names
         if self.task.kind == "binary" and not self.positive and names and names[-1].lower() not in BOOLEAN:
             notes = (*notes, f"data.task = 'binary': a yes is {names[-1]!r}; data.positive says it otherwise")
@@ -281,8 +284,8 @@ def _with_owners(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return replace(dataset, notes=(f"owners in the order of their names: {named}{more}", *dataset.notes))
 
 
-def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset:
-    """Clients' own samples as one data set."""
+def _joined(owns: Sequence[Own], called: Sequence[str], task: LearningTask = CLASSIFICATION) -> Dataset:
+    """Clients' own samples as one data set, given what each client is called."""
     for own in owns:
         for part in NOT_HERE:
             if len(getattr(own, part.replace("/", "_"))):
@@ -295,9 +298,7 @@ def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset
         check_alike(f"{own.source}: a sample", own.x, there, owns[0].x)
     worded = [own.names is not None for own in owns]
     if any(worded) and not all(worded):
-        raise ConfigError(
-            f"labels are words in {owns[worded.index(True)].source} and numbers in {owns[worded.index(False)].source}"
-        )
+        raise ConfigError(of_two_kinds(owns[worded.index(True)].source, owns[worded.index(False)].source))
     names = tuple(sorted({word for own in owns for word in own.names or ()}))
     rows = [np.concatenate([own.train, own.validation, own.test]) for own in owns]
     y = [np.array([names.index(word) for word in own.names])[own.y] if own.names else own.y for own in owns]
@@ -305,6 +306,7 @@ def _joined(owns: Sequence[Own], task: LearningTask = CLASSIFICATION) -> Dataset
     x = np.concatenate([own.x[r] for own, r in zip(owns, rows)])
     notes = [note for own in owns for note in own.notes]
     each_rows = [None if own.places is None else FileRows(own.places[r], len(r), True) for own, r in zip(owns, rows)]
+    notes += doubtful_words({who: own.names for who, own in zip(called, owns) if own.names})
     mean, std = channel_statistics(x, np.flatnonzero(kind == 0))
     said: dict[str, Any] = {
         "owner": np.repeat(np.arange(len(owns)), [len(r) for r in rows]).astype(np.int64),

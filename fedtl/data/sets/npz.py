@@ -29,6 +29,7 @@ from fedtl.data.arrays import (
     together,
 )
 from fedtl.data.dataset import Dataset, Samples, channel_statistics
+from fedtl.data.own.words import doubtful_words
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import LearningTask, Outcomes
@@ -164,6 +165,11 @@ class Npz(DataChoice):
             return Dataset.of_outcomes(x, self.task, outcomes, mean, std, notes=notes, **said)
         y, names = numbered([(part.where, part.y) for part in (*trains, *tests)])
         classes, doubt = self._classes(y, names)
+        if names is not None and owner is not None:
+            words: dict[str, set[str]] = {}
+            for client, label in np.unique(np.stack([owner, y], axis=1)[owner >= 0], axis=0):
+                words.setdefault(f"client {client}", set()).add(names[label])
+            doubt += doubtful_words(words)
         return Dataset(x, y, classes, mean, std, label_names=names or (), notes=(*doubt, *notes), **said)
 
     def _classes(self, y: NDArray[np.int64], names: tuple[str, ...] | None) -> tuple[int, tuple[str, ...]]:

@@ -29,7 +29,7 @@ from fedtl.config.schema import Config
 from fedtl.config.tracking import check_trackers
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.data.own.read import FRAME
+from fedtl.data.own.part import FRAME
 from fedtl.data.samples import FewSamples
 from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import Sizes

@@ -12,8 +12,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED
 from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
-from fedtl.data.own.part import DOMAIN, HELD_OUT, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
-from fedtl.data.own.read import FRAME
+from fedtl.data.own.part import DOMAIN, FRAME, HELD_OUT, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
 from fedtl.data.schema import DataSchema
 from fedtl.failure import RunError
 

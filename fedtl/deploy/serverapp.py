@@ -27,7 +27,8 @@ from fedtl.data.federation import Domain, Federation, Shards
 from fedtl.data.held_out import held_out
 from fedtl.data.own.columns import ColumnRules
 from fedtl.data.own.lines import difference
-from fedtl.data.own.read import FRAME, Own, read_own
+from fedtl.data.own.part import FRAME
+from fedtl.data.own.read import Own, read_own
 from fedtl.data.own.rules import class_names
 from fedtl.data.own.statistics import normaliser
 from fedtl.data.own.words import doubtful_words

@@ -16,7 +16,7 @@ from fedtl.config.read import build_to_read
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
-from fedtl.data.own.read import FRAME
+from fedtl.data.own.part import FRAME
 from fedtl.data.samples import Samples
 from fedtl.experiment import model_on
 from fedtl.models.head import features_and_logits

@@ -20,7 +20,7 @@ from fedtl.clients.serving import Serving, serving
 from fedtl.config.read import build_to_read
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
-from fedtl.data.own.read import FRAME
+from fedtl.data.own.part import FRAME
 from fedtl.data.samples import FewSamples
 from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import MemoryStore

@@ -353,7 +353,8 @@ def _images(place: Path, frame: DataSchema, resized: bool) -> InputSamples:
     like: list[tuple[Path, tuple[int, ...]]] = []
     x = np.concatenate([own_images.read_image(file, change, like) for file, _ in files])
     labelled = True in kinds
-    part = Part(str(place), x, np.array([kind for _, kind in files]) if labelled else None)
+    notes = own_images.not_images(place, [file for file, _ in files]) if place.is_dir() else ()
+    part = Part(str(place), x, np.array([kind for _, kind in files]) if labelled else None, notes)
     root = place if place.is_dir() else place.parent
     return _input_samples(part, labelled, frame, [file.relative_to(root).as_posix() for file, _ in files])
 

@@ -18,6 +18,7 @@ import fedtl
 from fedtl.config.read import build
 from fedtl.data.federate import federate
 from fedtl.data.federation import Federation
+from fedtl.export.predict import open_model, read_samples
 from tests.cli.test_probe import Said
 
 SHORT = ["rounds=2", "data.clients=5", "strategy.clients_per_round=5", "simulation.grid=in-process"]
@@ -169,6 +170,10 @@ def test_images(fedtl_: Said, finished: fedtl.Run, tmp_path: Path) -> None:
         shutil.copy(file, flat)
     assert fedtl_("predict", "model.safetensors", "flat").endswith("\n30 samples\npredictions.csv\n")
     check_alike(probabilities(tmp_path / "predictions.csv"), predictions)
+    (flat / "00.heic").write_text("")
+    (note,) = read_samples(str(flat), open_model("model.safetensors").frame, None, False).notes
+    assert note.startswith(f"{flat}: 00.heic is not read: images are")
+    (flat / "00.heic").unlink()
     shutil.copy(flat / "00.png", tmp_path / "images")
     assert "holds images itself and in folders of classes" in fedtl_("predict", "model.safetensors", "images", code=2)
 

@@ -20,7 +20,8 @@ from safetensors.numpy import load_file
 
 from fedtl.assemble.parts import make_worker
 from fedtl.config.read import read_config
-from fedtl.data.own.read import FRAME, read_own
+from fedtl.data.own.part import FRAME
+from fedtl.data.own.read import read_own
 from fedtl.data.schema import DataSchema
 from fedtl.engine.task import PRIVATE
 from fedtl.wire import messages as m

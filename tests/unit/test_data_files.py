@@ -268,6 +268,71 @@ def test_labels_that_may_mean_the_same_are_said(write: Write, tmp_path: Path) ->
     assert note.startswith("the labels of south are no other participant's, as 'no', 'yes' of south")
 
 
+def _not_read(path: Path, name: str = "files", **options: object) -> list[str]:
+    notes = read_data({"name": name, "path": str(path), **options}).load().notes
+    return [note.removeprefix(f"{path}") for note in notes if "not read: " in note]
+
+
+def test_what_is_not_read_of_a_folder_is_said(write: Write) -> None:
+    folder = write(bern=HEAD + "1,0\n2,1\n", _old=HEAD + "1,0\n")
+    assert _not_read(folder, label="sick") == [
+        ": _old.csv is not read: a client is a folder, or a file .csv or .parquet, whose name does not begin with _"
+    ]
+    for other in ("basel.tsv", "zurich.csv.gz", "geneva.xlsx", ".hidden.txt"):
+        (folder / other).write_text("x")
+    (note,) = _not_read(folder, label="sick")
+    assert note.startswith(": _old.csv, basel.tsv, geneva.xlsx, zurich.csv.gz are not read: a client is")
+
+
+@pytest.mark.parametrize("ending", ["csv", "npz"])
+def test_what_is_not_read_of_a_clients_folder_is_said(write: Write, ending: str) -> None:
+    folder = write(a__train=HEAD.replace("sick", "label") + "1,0\n2,1\n")
+    if ending == "npz":
+        (folder / "a" / "train.csv").unlink()
+        np.savez(folder / "a" / "train.npz", x=np.ones((2, 1)), y=np.arange(2))
+    (folder / "a" / "target").mkdir()
+    assert _not_read(folder) == []
+    for other in ("test.tsv", "Test.csv", "domain.txt", "target/more.txt"):
+        (folder / "a" / other).write_text("x")
+    expected = f"/a: Test.csv, target/more.txt, test.tsv are not read: a participant's parts are train.{ending}, test."
+    (note,) = _not_read(folder)
+    assert note.startswith(expected)
+    (note,) = (note for note in read_own(str(folder / "a")).notes if "not read" in note)
+    assert note.removeprefix(str(folder)).startswith(expected)
+
+
+def test_what_is_not_read_of_npz_files_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 1)), y=np.arange(4) % 2)
+    assert _not_read(tmp_path, "npz") == []
+    for other in ("b.NPZ", "c.npy"):
+        (tmp_path / other).write_bytes(b"x")
+    assert _not_read(tmp_path, "npz") == [": b.NPZ, c.npy are not read: a client is a file .npz"]
+
+
+def test_what_is_no_image_is_said(tmp_path: Path) -> None:
+    pixels = Image.fromarray(np.zeros((9, 9), np.uint8))
+    for place in ("plain/a/cat", "plain/a/dog", "parts/a/train/cat", "parts/a/train/dog", "parts/a/test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(3):
+            pixels.save(tmp_path / place / f"{i}.png")
+    plain, parts = tmp_path / "plain", tmp_path / "parts"
+    for folder in (plain, parts):
+        assert _not_read(folder) == []
+    for other in ("plain/a/cat/x.heic", "plain/README.md", "parts/a/train/dog/more.pdf", "parts/a/Test"):
+        (tmp_path / other).write_text("x")
+    (inner, outer) = _not_read(plain)
+    assert inner.startswith("/a: cat/x.heic is not read: images are .bmp,")
+    assert outer.startswith(": README.md is not read: a client is a folder")
+    (first, second) = _not_read(parts)
+    assert first.startswith("/a: Test is not read: parts are train, test,")
+    assert second.startswith("/a/train: dog/more.pdf is not read: images are")
+    assert _not_read(plain / "a", "images", partition="iid", clients=2) == [inner.removeprefix("/a")]
+    (tmp_path / "plain" / "_b").mkdir()
+    assert _not_read(plain, "domains")[-1] == (
+        ": README.md, _b are not read: a domain is a folder whose name does not begin with _"
+    )
+
+
 def test_images_of_clients(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for client in ("left", "right"):

@@ -11,7 +11,7 @@ import torch
 
 import fedtl
 from fedtl.choice import ConfigError
-from fedtl.data.own.read import FRAME
+from fedtl.data.own.part import FRAME
 from fedtl.engine import Failed
 from fedtl.export.domains import features_by_domain, proxy_a_distance
 from fedtl.export.of_run import RunFolder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Samples
 from fedtl.data.memory import need_memory
-from fedtl.data.own.part import PARTS, TEST, TRAIN, VALIDATION, Part, has_labels
+from fedtl.data.own.listing import unread
+from fedtl.data.own.part import DOMAIN, FRAME, HELD_OUT, PARTS, TEST, TRAIN, VALIDATION, Part, has_labels
 from fedtl.data.views.images import resize, with_channels
 from fedtl.random import derived_seed
 
@@ -35,7 +36,8 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
     files: dict[str, list[tuple[Path, str]]] = {}
     places: dict[str, list[int]] = {}
     # A folder with validation samples has training samples beside them; alone, its name is a class's.
-    if any((folder / part).is_dir() for part in (*PARTS, *wanted) if part != VALIDATION):
+    parted = any((folder / part).is_dir() for part in (*PARTS, *wanted) if part != VALIDATION)
+    if parted:
         for part in wanted:
             files[part] = list(files_in(folder / part, has_labels(part)))
     else:
@@ -51,8 +53,25 @@ def read_images(folder: Path, wanted: Sequence[str], test_share: float, change: 
             x = np.concatenate([read_image(file, change, like) for file, _ in entries])
             y = np.array([kind for _, kind in entries]) if has_labels(part) else None
             where = str(folder / part) if (folder / part).is_dir() else str(folder)
-            parts[part] = Part(where, x, y, places=np.array(places[part]) if part in places else None)
+            notes = () if parts else _unread(folder, files, parted)
+            parts[part] = Part(where, x, y, notes, places=np.array(places[part]) if part in places else None)
     return parts
+
+
+def _unread(folder: Path, files: Mapping[str, Sequence[tuple[Path, str]]], parted: bool) -> tuple[str, ...]:
+    """A sentence on what of a folder's parts, or of its classes where it has none, is no image that is read."""
+    read = {file for entries in files.values() for file, _ in entries}
+    if not parted:
+        return not_images(folder, {*read, folder / DOMAIN})
+    known = {folder / name for part in (*PARTS, HELD_OUT, *files) for name in (part, part.partition("/")[0])}
+    notes = unread(folder, {*known, folder / DOMAIN, folder / FRAME}, f"parts are {', '.join(PARTS)}")
+    return (*notes, *(note for part in files if (folder / part).is_dir() for note in not_images(folder / part, read)))
+
+
+def not_images(folder: Path, read: Collection[Path]) -> tuple[str, ...]:
+    """A sentence on what of a folder of images, or of classes, is none that is ``read``."""
+    classes = [each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+    return unread(folder, read, f"images are {', '.join(sorted(SUFFIXES))}", classes)
 
 
 def changed(where: str, images: Samples, size: int | None, channels: int | None) -> Samples:

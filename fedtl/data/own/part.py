@@ -28,6 +28,9 @@ HELD_OUT = "held-out/"
 DOMAIN = "domain.txt"
 """The file of a client's folder with the name of its domain."""
 
+FRAME = "frame.json"
+"""What the server's folder may say of everybody's samples."""
+
 
 def has_labels(part: str) -> bool:
     """Whether labels of a part are read."""

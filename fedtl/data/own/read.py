@@ -21,9 +21,12 @@ from fedtl.data.own.arrays import call, read_npz
 from fedtl.data.own.cells import CellTable
 from fedtl.data.own.columns import ColumnRules, Summaries, as_decided, summary, unknown_words
 from fedtl.data.own.images import Change, changed, read_images
+from fedtl.data.own.lines import SUFFIXES as TABLES
 from fedtl.data.own.lines import difference, is_table, tables_in
+from fedtl.data.own.listing import unread
 from fedtl.data.own.part import (
     DOMAIN,
+    FRAME,
     HELD_OUT,
     PARTS,
     PUBLIC,
@@ -46,9 +49,6 @@ from fedtl.tasks.outcomes import Outcomes, joined
 
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,59}", re.ASCII)
 """Of a domain, which names files and scores."""
-
-FRAME = "frame.json"
-"""What the server's folder may say of everybody's samples."""
 
 
 @dataclass(frozen=True)
@@ -422,6 +422,9 @@ def read_own(
     if not server and TRAIN not in parts and TARGET_TRAIN not in parts:
         raise ConfigError(f"{path} has nothing to train with: neither {TRAIN} nor {TARGET_TRAIN}")
     own = gathered(path, parts, server, task)
+    if kind in ("npz", "tables"):
+        notes = unread_parts(place, ".npz" if kind == "npz" else next(iter(tables_in(place, wanted).values())).suffix)
+        own = replace(own, notes=(*own.notes, *notes))
     if rules is not None and kind in ("tables", "table"):
         told = [part.others for part in parts.values() if part.others is not None]
         others = tuple(sorted({word for each in told for word in each})) if told else None
@@ -442,6 +445,15 @@ def _in_order(parts: Mapping[str, Part]) -> list[str]:
     """The names of a participant's parts in the order of :attr:`Own.x`."""
     order = [*PARTS, *(name for name in parts if name.startswith(HELD_OUT))]
     return [name for name in order if name in parts]
+
+
+def unread_parts(folder: Path, suffix: str) -> tuple[str, ...]:
+    """A sentence on what a participant's folder of ``train.npz``, or of tables, has besides its parts."""
+    parts = [*PARTS, *_held_out(folder)]
+    files = {folder / f"{part}{each}" for part in parts for each in (".npz", *TABLES)}
+    what = f"a participant's parts are {', '.join(f'{part}{suffix}' for part in PARTS)}"
+    within = sorted({part.partition("/")[0] for part in parts if "/" in part})
+    return unread(folder, {*files, folder / DOMAIN, folder / FRAME}, what, within)
 
 
 def _held_out(place: Path) -> list[str]:

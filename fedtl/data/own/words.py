@@ -11,9 +11,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED
 from fedtl.data.own.cells import as_words
 from fedtl.data.own.lines import NUMBER
-
-NAMED = 10
-"""How many participants or words a note names; a line should stay one."""
+from fedtl.data.own.listing import named
 
 
 def check_one_kind(files: Mapping[str, Collection[str]]) -> None:
@@ -94,11 +92,6 @@ def doubtful_positive(participants: Mapping[str, Collection[str]], positive: Seq
             f"{plain[_plain(near[0])]!r}; name it there too if it means the same"
         )
     return tuple(notes)
-
-
-def named(each: Sequence[str]) -> str:
-    """The first ones, and how many more there are."""
-    return ", ".join(each[:NAMED]) + (f" and {len(each) - NAMED} more" if len(each) > NAMED else "")
 
 
 def _plain(word: str) -> str:

@@ -25,6 +25,7 @@ from fedtl.data.columns import check_same_columns
 from fedtl.data.dataset import SAID_OF_SAMPLES, Dataset, DomainRows, channel_statistics
 from fedtl.data.domains import loaded, named, read_by
 from fedtl.data.file_rows import one_after_another
+from fedtl.data.own.listing import unread
 from fedtl.data.own.read import check_domain
 from fedtl.data.own.redecided import CellsOfDomains
 from fedtl.data.partitions.contract import split_evenly
@@ -175,6 +176,11 @@ class Domains(DataChoice):
             each = _shared_out(chosen, each)
         else:
             again = self._trained_in_another_look(chosen, each)
+        if self.path is not None:
+            with readable(self.path, "folder") as place:
+                again += unread(
+                    place, [place / name for name in chosen], "a domain is a folder whose name does not begin with _"
+                )
         each, notes = self._in_one_shape(chosen, each)
         classes, each, more = _with_classes(each)
         parts, start = [], 0

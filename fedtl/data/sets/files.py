@@ -17,12 +17,13 @@ from fedtl.data.file_rows import FileRows, one_after_another, rows_by_lines
 from fedtl.data.own.cells import BOOLEAN, CellTable, as_words, is_missing
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
 from fedtl.data.own.lines import is_table, tables_in
+from fedtl.data.own.listing import NAMED, unread
 from fedtl.data.own.part import PARTS, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION, Part
-from fedtl.data.own.read import Own, gathered, kind_of, read_own
+from fedtl.data.own.read import Own, gathered, kind_of, read_own, unread_parts
 from fedtl.data.own.redecided import TableRows
 from fedtl.data.own.rules import TableRules, class_names
 from fedtl.data.own.table import labels_of
-from fedtl.data.own.words import NAMED, doubtful_positive, doubtful_words, of_two_kinds
+from fedtl.data.own.words import doubtful_positive, doubtful_words, of_two_kinds
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.tasks import CLASSIFICATION, LearningTask
@@ -32,6 +33,10 @@ NOT_HERE = (TARGET_TRAIN, TARGET_TEST, PUBLIC)
 
 IN_ORDER = (TRAIN, VALIDATION, TEST)
 """How a client's samples stand in the data set."""
+
+
+ONE_CLIENTS = "a client is a folder, or a file .csv or .parquet, whose name does not begin with _"
+"""What is read of a folder of clients."""
 
 
 class Files(DataChoice):
@@ -128,7 +133,8 @@ class Files(DataChoice):
                 clients = [each for each in entries if each.is_dir() or is_table(each)]
                 if not clients:
                     raise ConfigError(f"data.path = {self.path!r}: the folder has no table, as .csv, and no folder")
-                return _with_owners(self.of_clients(clients), [each.stem for each in clients])
+                dataset = _with_owners(self.of_clients(clients), [each.stem for each in clients])
+                return replace(dataset, notes=(*dataset.notes, *unread(place, clients, ONE_CLIENTS)))
             if place.is_file():
                 return self._of_file(place)
         raise ConfigError(f"data.path = {self.path!r}: there is no such file or folder")
@@ -176,7 +182,9 @@ class Files(DataChoice):
                 raise ConfigError(_not_here(str(entry), part))
         if TRAIN not in files:
             raise ConfigError(f"{entry} has no train.csv")
-        return {part: self.rules.read(file) for part, file in files.items()}
+        tables = {part: self.rules.read(file) for part, file in files.items()}
+        first = tables[TRAIN]
+        return {**tables, TRAIN: replace(first, notes=(*first.notes, *unread_parts(entry, first.path.suffix)))}
 
     def _of_file(self, file: Path) -> Dataset:
         table = self.rules.read(file)

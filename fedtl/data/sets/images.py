@@ -52,5 +52,11 @@ class Images(DataChoice):
         training = parts.get(TRAIN, each[0]).x
         first_test = len(training) if len(each) > 1 else None
         return Dataset(
-            x, y, len(names or ()), *channel_statistics(training), official_test=first_test, label_names=names or ()
+            x,
+            y,
+            len(names or ()),
+            *channel_statistics(training),
+            official_test=first_test,
+            label_names=names or (),
+            notes=tuple(note for part in each for note in part.notes),
         )

@@ -29,6 +29,7 @@ from fedtl.data.arrays import (
     together,
 )
 from fedtl.data.dataset import Dataset, Samples, channel_statistics
+from fedtl.data.own.listing import unread
 from fedtl.data.own.words import doubtful_words
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
@@ -101,7 +102,9 @@ class Npz(DataChoice):
         own = [*trains, *validations]
         owner = np.concatenate([np.repeat(np.arange(len(p)), [len(one.y) for one in p]) for p in (trains, validations)])
         test_owner = np.repeat(np.arange(len(tests)), [len(part.y) for part in tests])
-        return self._dataset(own, tests, owner.astype(np.int64), test_owner, sum(len(part.y) for part in validations))
+        validating = sum(len(part.y) for part in validations)
+        dataset = self._dataset(own, tests, owner.astype(np.int64), test_owner, validating)
+        return replace(dataset, notes=(*dataset.notes, *unread(path, files, "a client is a file .npz")))
 
     def _load_file(self, path: Path) -> Dataset:
         with opened(path) as archive:

@@ -87,7 +87,7 @@ def run_at(config: Config, place: Place, profile: bool, listener: Listener) -> R
     if profile and config.simulation.grid == "flower":
         raise ConfigError("--profile: simulation.grid = 'flower' cannot be profiled; use 'ray' or 'in-process'")
     check_trackers(config.tracking)
-    server = open_run(config, federate(config.data, config.seed), place, listener)
+    server = open_run(config, federate(config.data, config.seed, config.trains_unlabelled), place, listener)
     server.profiled = profile
     with one_thread(server.resources.driver_device):
         server.run()
@@ -99,7 +99,9 @@ def serve(config: Config, grid: Grid) -> Run:
     # The process's own command line is Flower's, and holds a token.
     about = {"command": ["flwr", "run"], "grid": "flower", "actors": None}
     check_trackers(config.tracking)
-    server = open_run(config, federate(config.data, config.seed), Place(None), Silent(), about)
+    server = open_run(
+        config, federate(config.data, config.seed, config.trains_unlabelled), Place(None), Silent(), about
+    )
     server.run_on(grid)
     return Run(server.recorder.folder)
 

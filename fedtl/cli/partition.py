@@ -66,7 +66,7 @@ def partition(
         raise ConfigError(f"--names = {clients!r}: they name the folders of --export; add that, or leave them out")
     if save is not None:
         check_format(save, f"--save = {str(save)!r}")
-    federation, divisions = federate_with_divisions(read.data, read.seed)
+    federation, divisions = federate_with_divisions(read.data, read.seed, read.trains_unlabelled)
     for note in federation.notes:
         printing.out.print(note, markup=False, soft_wrap=True)
     names = federation.label_names or tuple(str(k) for k in range(federation.classes))

@@ -24,6 +24,7 @@ from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.augment import Views
+from fedtl.losses.objective import Objective
 from fedtl.losses.term import Term
 from fedtl.metrics import Metrics, read_metrics
 from fedtl.metrics.registry import ALWAYS
@@ -305,6 +306,13 @@ class Config(Options):
             stages.append(self._stage(key, first, phase.rounds, strategy, phase.objective, phase.restart))
             first += phase.rounds
         return tuple(stages)
+
+    @property
+    def trains_unlabelled(self) -> bool:
+        """Whether a term, or what clients are asked for, is of samples without labels too, in some phase."""
+        statistics, of_all = strategy_type(self.strategy.name).statistics, {"target", "samples", "unlabelled", "views"}
+        each = [Objective(stage.objective, statistics(stage.strategy)) for stage in self.stages()]
+        return any(of_all & {*one.trained, *(asked.on for asked in one.statistics)} for one in each)
 
     def _stage(
         self, key: str, first: int, rounds: int, strategy: Settings, terms: tuple[Term, ...], restart: bool

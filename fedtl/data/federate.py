@@ -120,26 +120,31 @@ class DividedLater:
     divided: Divided
 
 
-def federate(data: DataChoice, seed: int) -> Federation:
+def federate(data: DataChoice, seed: int, unlabelled: bool = True) -> Federation:
     """Load a data set, and what goes with it, and divide it; same choice and seed, same bits.
+
+    Args:
+        data: which, and how.
+        seed: the run's.
+        unlabelled: whether clients train on samples without labels too, for :attr:`Federation.trained_elsewhere`.
 
     Raises:
         ConfigError: the data cannot be had, or not be divided as asked.
     """
-    return federate_with_divisions(data, seed)[0]
+    return federate_with_divisions(data, seed, unlabelled)[0]
 
 
-def federate_with_divisions(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
+def federate_with_divisions(data: DataChoice, seed: int, unlabelled: bool = True) -> tuple[Federation, Divisions]:
     """The same, and how each domain was divided, which can be written to a file.
 
     Raises:
         ConfigError: as :func:`federate`.
     """
     with enough_memory("data"):
-        return _federate(data, seed)
+        return _federate(data, seed, unlabelled)
 
 
-def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
+def _federate(data: DataChoice, seed: int, unlabelled: bool) -> tuple[Federation, Divisions]:
     dataset, target, public = load_all(data)
     (dataset, source), other = _divided(data, dataset, data.clients, seed), None
     further = 0 if data.target is None else data.target.clients or 0
@@ -193,7 +198,9 @@ def _federate(data: DataChoice, seed: int) -> tuple[Federation, Divisions]:
     numbers = _identities(dataset, source)
     if target is not None and other is not None:
         numbers = np.concatenate([numbers, _identities(target, other)])
-    leaked = _trained_elsewhere(numbers, train, test, domain)
+    seen = np.setdiff1d(np.arange(len(train)), unseen)
+    trains = [train, *([domain.train] if domain is not None and unlabelled else [])]
+    leaked = _trained_elsewhere(numbers, [each.of_clients(seen) for each in trains], test, domain)
     if leaked is not None:
         notes = (*notes, sentence(int(leaked.sum()), len(leaked)))
     outside = held_out_rows(data, dataset, seed)
@@ -386,13 +393,17 @@ def _identities(dataset: Dataset, divided: Divided) -> NDArray[np.int64]:
 
 
 def _trained_elsewhere(
-    numbers: NDArray[np.int64], train: Shards, test: Shards, domain: Domain | None
+    numbers: NDArray[np.int64], trains: Sequence[Shards], test: Shards, domain: Domain | None
 ) -> NDArray[np.bool_] | None:
-    """Which of the clients' own test samples, and then of their target's, another client trains on; None for none."""
-    tests, trains = [test], [train]
-    if domain is not None:
-        tests.append(domain.test)
-        trains.append(domain.train)
+    """Which of the clients' own test samples, and then of their target's, another client trains on; None for none.
+
+    Args:
+        numbers: the rows' :func:`identities`.
+        trains: what clients train on.
+        test: the clients' own test samples.
+        domain: the target, where there is one.
+    """
+    tests = [test] if domain is None else [test, domain.test]
     leaked = np.concatenate([trained_elsewhere(numbers, each, trains) for each in tests])
     return leaked if leaked.any() else None
 

@@ -128,8 +128,8 @@ class Federation:
         public: indices of samples that everybody may use; their ``y`` is 0 and means nothing.
         notes: sentences on what may not be meant as it was read, for the user who starts a run.
         unseen: the ids of clients that never train and are scored apart, ascending.
-        trained_elsewhere: whether another client trains on it, for each of ``test.order`` and then of
-            ``target.test.order``; None where that is true of none.
+        trained_elsewhere: whether another client trains on it that is not unseen, for each of ``test.order`` and then
+            of ``target.test.order``; None where that is true of none.
         task: what is predicted.
         outcomes: of all samples, where these are not ``y``, as in :class:`~fedtl.data.dataset.Dataset`.
         domains: the names of the domains that the samples are of, in order; none where they are of one.

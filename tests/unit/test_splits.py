@@ -370,6 +370,45 @@ def test_what_is_trained_without_labels_counts_and_rotation_does_not_hide_it(tmp
         assert federation.trained_elsewhere.tolist() == [True]
 
 
+def test_who_never_trains_has_shown_a_model_nothing(tmp_path: Path) -> None:
+    file = npz(tmp_path, sample=[0, 1, 2, 0, 3, 4, 2], client=[0, 0, 0, 1, 1, 1, 2], test=[0, 0, 1, 1, 0, 0, 0])
+    everybody, without_0, without_1, without_2 = (
+        from_file(file, held_out_clients=unseen) for unseen in (0, [0], [1], [2])
+    )
+    for federation, leaked in ((everybody, 2), (without_0, 1), (without_1, 2), (without_2, 1)):
+        assert federation.share_trained_elsewhere == leaked / 2
+        assert sum(f"({leaked} of 2) are equal to training" in note for note in federation.notes) == 1
+    neither = from_file(file, held_out_clients=[0, 2])
+    assert (neither.trained_elsewhere, neither.notes) == (None, ())
+
+
+TERM = {"term": "cross_entropy"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        ({}, False),
+        ({"objective": [TERM, {"term": "mmd", "weight": 0.1}]}, True),
+        ({"objective": [TERM, {"term": "mmd", "weight": 0}]}, False),
+        ({"objective": [TERM, {"term": "entropy", "weight": 0.1}]}, True),
+        ({"phases": [{"rounds": 1}, {"rounds": 1, "objective": [TERM, {"term": "mmd"}]}]}, True),
+    ],
+)
+def test_samples_without_labels_are_trained_on_where_a_term_reads_them(
+    tmp_path: Path, changes: dict[str, Any], read: bool
+) -> None:
+    """Of 30 training samples at each client three keep their labels, and all are the other client's test samples."""
+    rows = np.arange(120)
+    file = npz(tmp_path, sample=rows % 60, client=rows // 60, test=(rows % 60 < 30) == (rows < 60))
+    data = {"name": "digits", "partition": {"name": "file", "path": str(file)}, "labelled_fraction": 0.1}
+    tables = {"name": "a", "data": data, "model": {"name": "mlp"}, "strategy": {"name": "fedavg", "lr": 0.1}}
+    config = read_config({**tables, **({} if "phases" in changes else {"rounds": 1}), **changes})[0]
+    assert config.trains_unlabelled == read
+    federation = federate(config.data, 0, config.trains_unlabelled)
+    assert federation.share_trained_elsewhere == (1.0 if read else 0.1)
+
+
 def test_an_ordinary_split_has_none() -> None:
     federation = small(clients=5)
     assert federation.trained_elsewhere is None

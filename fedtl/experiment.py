@@ -152,6 +152,7 @@ def open_run(
     tasks = assembly.tasks
     check_widths(config, tasks)
     if elsewhere:
+        assembly.check()  # each client would refuse it for itself, and only its own log would say why
         choices: Choices = (EngineChoice(False, False, "clients choose their own"),) * len(tasks)
     else:
         with one_thread(resources.worker_device):  # as clients train, and several would wait for each other's

@@ -25,7 +25,7 @@ from fedtl.data.samples import FewSamples, Samples
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Task, choose_engine
 from fedtl.engine.choice import Choices
-from fedtl.engine.first_memory import check_travels
+from fedtl.engine.first_memory import check_first_memory, check_travels
 from fedtl.engine.mixed import Mixed
 from fedtl.engine.plan import trains
 from fedtl.engine.single_samples import check_single_samples
@@ -70,13 +70,24 @@ class Assembly:
         """What clients hold."""
         return self.tasks[0].samples.federation
 
+    def check(self) -> None:
+        """Check what no engine could train, as far as it shows without samples: also where clients are elsewhere.
+
+        Raises:
+            ConfigError: the method does not suit the model or the objective, or names other vectors than it keeps.
+        """
+        for task, update in zip(self.tasks, self.updates):
+            tried = task.on(task.samples)
+            check_travels(tried, update)
+            check_first_memory(tried, update)
+
     def choose_engines(self, device: str) -> Choices:
         """For each task the engine that trains it on a device, after checks of what no engine could train."""
         config, sampled = self.config, sampled_of(self.config, self.federation)
+        self.check()
         # Trying out leaves its traces: counts of batches, modes, random numbers drawn.
         tasks = [task.on(task.samples) for task in self.tasks]
         for task, update in zip(tasks, self.updates):
-            check_travels(task, update)
             for round in (*(stage.first for stage in self.federation.later), 0):  # last as it is at the beginning
                 task.samples.enter(round)
                 check_single_samples(task, update, config.max_failures)

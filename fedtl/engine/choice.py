@@ -20,7 +20,6 @@ from fedtl.data.batches import Budget
 from fedtl.data.samples import FewSamples
 from fedtl.engine.assignment import Assignment, Received
 from fedtl.engine.engine import Engine
-from fedtl.engine.first_memory import check_first_memory
 from fedtl.engine.one_by_one import OneByOne
 from fedtl.engine.plan import eligible
 from fedtl.engine.stacked import Stacked, counts_batch, padded, stack_of
@@ -82,10 +81,8 @@ def choose_engine(
         sampled: how many clients train in a round.
 
     Raises:
-        ConfigError: something is asked for that the model or the method cannot do, or the method's ``first_memory``
-            does not name what its ``finish`` keeps.
+        ConfigError: something is asked for that the model or the method cannot do.
     """
-    check_first_memory(task, update)
     stack, because = _stacked(stacked, traced, task, update, device, sampled)
     if traced is False:
         return EngineChoice(stack, False, f"{because}; simulation.traced = false")

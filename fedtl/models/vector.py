@@ -86,13 +86,19 @@ class Layout:
         """Read a module's layout.
 
         Raises:
-            ConfigError: the module has parameters that are not float32, none that train, or a batch-norm
+            ConfigError: the module has parameters that are not float32, none that train, a batch-norm
                 layer whose running average counts batches (``momentum=None``): its count is an integer
-                that no average of models could combine.
+                that no average of models could combine; or in its state_dict something else than tensors.
         """
         for name, layer in module.named_modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.momentum is None:
                 raise ConfigError(f"model: the layer {name!r} has momentum=None; give it a number, as 0.1")
+        for name, value in module.state_dict().items():
+            if not isinstance(value, Tensor):  # as get_extra_state gives; it would be found when the run has ended
+                raise ConfigError(
+                    f"model: {name.removeprefix('model.')!r} in its state_dict is of type {type(value).__name__}, and "
+                    "a run's files hold tensors alone; leave get_extra_state out, and keep it in a buffer or as an option of the model"
+                )
         trained: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         buffers: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]
         buffers += [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]

@@ -51,6 +51,26 @@ def test_only_wide_layers_that_read_their_weight_as_torch_does_are_turned(kind: 
     assert {slot.name for slot in layout.slots if slot.transposed} == TURNED.get(kind, set())
 
 
+class MoreState(nn.Linear):
+    """Its state_dict has more than parameters and buffers."""
+
+    def __init__(self, state: object) -> None:
+        super().__init__(6, 3)
+        self.state = state
+
+    def get_extra_state(self) -> object:
+        return self.state
+
+    def set_extra_state(self, state: object) -> None:
+        self.state = state
+
+
+def test_a_state_that_is_no_tensor_is_refused_before_a_run_rather_than_at_its_end() -> None:
+    with pytest.raises(ConfigError, match=r"^model: '1\._extra_state' in its state_dict is of type dict, and a run's"):
+        Layout.of(nn.Sequential(nn.Linear(6, 6), MoreState({"k": 3})))
+    assert Layout.of(MoreState(torch.ones(2))).parameters == 21
+
+
 def network() -> nn.Module:
     """A wide layer, batch-norm, a frozen wide layer and a narrow head."""
     module = nn.Sequential(nn.Linear(6, 40), nn.BatchNorm1d(40), nn.Linear(40, 33), nn.Tanh(), nn.Linear(33, 3))

@@ -202,10 +202,11 @@ class Server:
         best = None if self.recorder.best is None else self.recorder.best.until()
         if best is not None and self.strategy.has_global_model():
             self.recorder.finish(self._named(self._kept(best.round)), resume.BEST, self.recorder.about_best(best))
-        self.recorder.finish(self._named(self.w))  # the last, as extras belong to it
-        if isinstance(self._blank, Composite):
+        model = self._named(self.w)
+        if isinstance(self._blank, Composite):  # of the model that was laid out last
             extras = self._blank.extras.state_dict()
             self.recorder.finish({name: tensor.numpy() for name, tensor in extras.items()}, record.EXTRAS)
+        self.recorder.finish(model)  # the last, as its presence says that the others are there
         if self.stopped is not None:
             self.recorder.stopped(self.about, self.stopped)
 

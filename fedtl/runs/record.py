@@ -50,6 +50,9 @@ from fedtl.server.report import Round
 
 ENVIRONMENT, EXTRAS, OPERATIONS = "environment.json", "extras.safetensors", "operations.json"
 
+FINAL = (MODEL, EXTRAS, BEST)
+"""Written once all rounds are finished, and there only then: readers take their presence for it."""
+
 STOPPED = "stopped"
 """In ``environment.json``: how the run ended before its last round."""
 
@@ -116,8 +119,9 @@ class Recorder:
             self._extents = cut(self.folder, mark)
             for left in (*self.folder.glob("*.unfinished"), *self.folder.glob(f"{CHECKPOINT}/*.unfinished")):
                 left.unlink(missing_ok=True)
-            if self.best is not None:
-                (self.folder / BEST).unlink(missing_ok=True)  # it is written at the end
+            if STOPPED not in environment and (mark.round if mark else 0) < config.rounds:
+                for name in FINAL:  # of a run that was finished with fewer rounds, whose models the checkpoint has too
+                    (self.folder / name).unlink(missing_ok=True)
             settled = self._settled_before(mark)
             self._describe_anew(config, environment)
             if mark is not None and settled is None and self._settler is not None:

@@ -19,6 +19,7 @@ from fedtl.choice import ConfigError
 from fedtl.disk.memories import MemoryStore
 from fedtl.engine import Engine, Failed
 from fedtl.engine.assignment import Assignment
+from fedtl.export.of_run import model_of_run
 from fedtl.failure import RunError
 from fedtl.runs import checkpoint
 from fedtl.runs.checkpoint import read_checkpoint
@@ -199,6 +200,37 @@ def test_more_rounds_are_the_longer_run(
     fedtl.run(tables(method), out=tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == uninterrupted(method)
     assert fedtl.load(tmp_path / "run").config["rounds"] == ROUNDS
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before its next round", "after its next round"])
+@pytest.mark.parametrize("method", ["adam", "gpfl"])
+def test_a_finished_run_that_goes_on_and_is_killed_has_no_final_model(
+    method: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of fewer rounds is not its own; what the checkpoint has is, and the files come back at its end."""
+    config = tables(method, rounds=2)
+    config["data"]["validation_share"], config["evaluate"]["keep_best"] = 0.3, True
+    folder = tmp_path / "run"
+    fedtl.run(config, out=folder)
+    written = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    extras = {"extras.safetensors"} if method == "gpfl" else set()
+    assert set(written) == {"model.safetensors", "best.safetensors", *extras}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, Recorder, "round", 1, after=after)
+        fedtl.run(config, ["rounds=4"], out=folder, resume=True)
+    run = fedtl.load(folder)
+    assert (run.rounds[-1]["round"], run.config["rounds"]) == (2 + after, 4)
+    for which in ("last", "best"):
+        with pytest.raises(ConfigError, match="holds no"):
+            run.state_dict(which)
+    with pytest.raises(ConfigError, match="give the folder of a finished run"):
+        fedtl.run(config, [f"model.pretrained={folder}"], out=tmp_path / "other")
+    assert model_of_run(folder, client=0 if method == "gpfl" else None).about.round == 2 + after
+    # With the rounds that it has, it is finished again.
+    fedtl.run(config, [f"rounds={2 + after}"], out=folder, resume=True)
+    again = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    assert set(again) == set(written)
+    assert (again == written) is not after
 
 
 def test_a_server_optimizers_own_options_are_kept(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ def served(
     eligible: NDArray[Any] | None,
     checked: Callable[[Outcome], Outcome],
 ) -> list[Own | Failed | None]:
-    """Each client's own model; None where it has none, and the global one serves it.
+    """Each client's own model; None where it has none, and the global one serves it; why it failed where making it did.
 
     An adapted one is what the client would have after taking part in the round: the same local update, the same
     samples, and nothing of it is kept; a client without samples to train on has none.
@@ -40,14 +41,26 @@ def served(
     if which is Serving.NONE:
         return [None for _ in places]
     if which is not Serving.ADAPTED:
-        return [_as_it_is(engine, which, cohort, place) for place in places]
+        return [_made(cohort.clients[place], partial(_as_it_is, engine, which, cohort, place)) for place in places]
     able = [place for place in places if eligible is None or eligible[cohort.clients[place]]]
     models: list[Own | Failed | None] = [None for _ in places]
     if able:
         adapting = replace(cohort, update=scoring).at(able)
         for at, (place, outcome) in enumerate(zip(able, map(checked, engine.train(adapting)))):
-            models[place] = _model(engine, adapting, at, outcome.memory) if isinstance(outcome, Trained) else outcome
+            if isinstance(outcome, Trained):
+                make = partial(_model, engine, adapting, at, outcome.memory)
+                models[place] = _made(outcome.client, make)
+            else:
+                models[place] = outcome
     return models
+
+
+def _made(client: int, make: Callable[[], Own | None]) -> Own | Failed | None:
+    """A client's own model; where the method raises as it makes it, that client alone has failed."""
+    try:
+        return make()
+    except Exception as error:
+        return Failed.by(client, error)
 
 
 def _as_it_is(engine: Engine, which: Serving, cohort: Assignment, place: int) -> Own | None:

@@ -156,14 +156,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Failed:
-    """A client whose training raised, and what it said."""
+    """A client whose training, or the making of whose own model, raised, and what it said."""
 
     client: int
     message: str
 
     @classmethod
     def by(cls, client: int, error: BaseException) -> Failed:
-        """A client whose training raised ``error``."""
+        """A client that ``error`` was raised of."""
         return cls(client, reason(error))
 
 

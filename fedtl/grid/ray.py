@@ -174,7 +174,12 @@ class RayGrid(SimulatedGrid):
                 except RayTaskError as error:
                     if isinstance(error.cause, RunError):
                         raise error.cause from None
-                    yield from _failures(seat.taken(reference), _first_line(error.cause))
+                    cohort = seat.taken(reference)
+                    if len(cohort.clients) == 1:
+                        yield from _failures(cohort, _first_line(error.cause))
+                    else:  # one of them, or several; the others are innocent
+                        disturbed = True
+                        waiting.extend(reversed(cohort.alone()))
                 except ObjectLostError:
                     waiting.append(seat.taken(reference))  # answered, but the answer was on a node that is gone
                 except (RayActorError, GetTimeoutError, TaskUnschedulableError) as error:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from flwr.app import ConfigRecord, MessageType, RecordDict
+from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 
 import fedtl
 from fedtl.assemble.parts import make_worker
@@ -26,6 +26,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.federation import Federation, Shards
 from fedtl.grid.simulated import Order
 from fedtl.wire import messages as m
+from fedtl.wire.worker import Reply
 from tests.contract.test_grids import CLIENTS, all_begun, assert_same_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -265,6 +266,32 @@ def test_actors_that_see_the_folder_leave_it_as_it_was(tmp_path: Path) -> None:
     finally:
         grid.close()
     assert not list((tmp_path / "memories").iterdir())
+
+
+class Refuses:
+    """Answers for a cohort, unless one client is in it."""
+
+    def __init__(self, client: int) -> None:
+        self.client = client
+
+    def handle(self, kind: str, content: RecordDict, clients: tuple[int, ...], first: int) -> list[Reply]:
+        if self.client in clients:
+            raise ValueError(f"client {self.client} is not for me\nat all")
+        return [Reply(clients, RecordDict())]
+
+
+@pytest.mark.usefixtures("warm_actors")
+def test_of_a_cohort_that_raises_the_clients_are_asked_one_by_one() -> None:
+    from fedtl.grid.ray import RayGrid
+
+    grid = RayGrid(Refuses, (3,), CLIENTS, actors=1, large_cohorts=True)  # type: ignore[arg-type]
+    try:
+        replies = list(grid.carry_out(everybody(), None))
+    finally:
+        grid.close()
+    assert sorted(reply.clients for reply in replies) == [(client,) for client in range(CLIENTS)]
+    failed = {reply.clients: reply.content.reason for reply in replies if isinstance(reply.content, Error)}
+    assert failed == {(3,): "ValueError: client 3 is not for me"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

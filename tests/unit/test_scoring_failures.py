@@ -1,14 +1,22 @@
-"""Scoring that fails, for a strategy of Flower's; and the watch over changed samples where tensors count no changes."""
+"""Scoring that fails: of one client's own model, for a strategy of Flower's; and the watch over changed samples where
+tensors count no changes."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 
+import fedtl
+from fedtl.clients.apfl import APFL
+from fedtl.clients.ditto import Ditto
 from fedtl.engine import OneByOne
+from fedtl.engine.served import served
+from fedtl.export.of_run import model_of_run
+from fedtl.failure import RunError
 from fedtl.wire import messages as m
 from tests import odd_models
 from tests.parts import METHODS, engine_of, federation_of, small_module, train_cohort, update_of, worker_of
@@ -30,6 +38,85 @@ def test_flower_s_strategies_are_told_of_a_client_that_cannot_be_scored(monkeypa
     assert isinstance(reply.content, Error)
     assert "no such row" in reply.content.reason
     assert reply.clients == (0,)
+
+
+SINGULAR = "_LinAlgError: linalg.inv: the input matrix is singular"
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize(
+    ("method", "asked", "personal"),
+    [
+        (Ditto, "personal", "adapted"),
+        (Ditto, "personal", "stored"),
+        (Ditto, "ensemble", "adapted"),
+        (APFL, "first_memory", "stored"),
+    ],
+)
+def test_a_client_whose_own_model_cannot_be_made_is_left_out_alone(
+    method: type[Any], asked: str, personal: str, stacked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "name": "raises",
+        "rounds": 1,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": 4},
+        "model": {"name": "logistic"},
+        "strategy": {"name": method.__name__.lower(), "clients_per_round": 3, "local_steps": 2, "lr": 0.1},
+        "evaluate": {"personal": personal},
+        "simulation": {"grid": "in-process", "stacked": stacked, "traced": False},
+    }
+    whole = fedtl.run(config, out=tmp_path / "whole")
+    # Who has never trained is the one that first_memory is asked of when it is scored.
+    (last,) = {0, 1, 2, 3} - set(whole.rounds[0]["clients"])
+    at = last if asked == "first_memory" else 2
+    original, calls = getattr(method, asked), list[int]()
+
+    def once(self: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == (1 if asked == "first_memory" else at + 1):
+            raise torch.linalg.LinAlgError("linalg.inv: the input matrix is singular\nmore of it")
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+
+        def watched(*arguments: Any) -> Any:
+            patch.setattr(method, asked, once)  # from now on, not while the round is trained
+            return served(*arguments)
+
+        patch.setattr("fedtl.wire.worker.served", watched)
+        run = fedtl.run(config, out=tmp_path / "run")
+    (line,), (all_of_it,) = run.rounds, whole.rounds
+    assert line["failures"] == [{"client": at, "message": f"scoring: {SINGULAR}"}]
+    assert [(score["scored"], score["of"]) for score in line["scores"].values() if "of" in score] == [(3, 4)] * 2
+    assert line["clients"] == all_of_it["clients"]
+    assert line["trained"] == all_of_it["trained"]
+    (of_each,), (of_all,) = run.clients, whole.clients
+    others = [place for place in range(4) if place != at]
+    assert of_each["clients"] == others
+    for score, table in of_all["scores"].items():
+        assert of_each["scores"][score]["accuracy"] == [table["accuracy"][place] for place in others]
+
+
+def test_a_model_that_cannot_be_made_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {
+        "name": "raises",
+        "rounds": 1,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": 2},
+        "model": {"name": "logistic"},
+        "strategy": {"name": "ditto", "local_steps": 2, "lr": 0.1},
+        "evaluate": {"personal": "stored"},
+        "simulation": {"grid": "in-process", "stacked": False, "traced": False},
+    }
+    fedtl.run(config, out=tmp_path / "run")
+
+    def broken(*_: Any) -> Any:
+        raise torch.linalg.LinAlgError("linalg.inv: the input matrix is singular")
+
+    monkeypatch.setattr(Ditto, "personal", broken)
+    with pytest.raises(RunError, match=f"^client 1's model cannot be made: {SINGULAR}$"):
+        model_of_run(tmp_path / "run", client=1)
 
 
 def test_inference_mode_s_tensors_may_be_looked_at_after_samples_were_changed() -> None:

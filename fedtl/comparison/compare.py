@@ -187,10 +187,8 @@ def _transfers(groups: Sequence[Group], rounds: Mapping[str, Runs], question: Qu
 def _summary(group: Group, compared: Runs, target: float | None) -> Summary:
     measured = {seed: one for seed, (one, _) in compared.items()}
     runs = list(measured.values())
-    validated = [(one, one.validated_round) for one in runs]
-    by_validation = [one.at(round) for one, round in validated if round is not None]
+    validated = {seed: (one, round) for seed, one in measured.items() if (round := one.validated_round) is not None}
     clients = {seed: one.clients(one.last_round) for seed, one in measured.items()}
-    coverage = {seed: one.run.coverage(one.score, one.last_round) for seed, one in measured.items()}
     return Summary(
         group=group.name,
         differs=group.differs,
@@ -199,10 +197,13 @@ def _summary(group: Group, compared: Runs, target: float | None) -> Summary:
         runs={seed: str(one.run.path) for seed, one in measured.items()},
         rounds={seed: one.last_round for seed, one in measured.items()},
         clients={seed: len(each.clients) for seed, each in clients.items() if each is not None},
-        coverage={seed: str(each) for seed, each in coverage.items() if each is not None and str(each)},
+        coverage=_marks({seed: (one, one.last_round) for seed, one in measured.items()}),
+        coverage_by_validation=_marks(validated),
+        coverage_best_on_test=_marks({seed: (one, one.best_on_test.round) for seed, one in measured.items()}),
+        coverage_compared=_marks(compared),
         last=spread([one.last for one in runs]),
-        by_validation=spread(by_validation) if len(by_validation) == len(runs) else None,
-        best_on_test=spread([one.best_on_test for one in runs]),
+        by_validation=spread([one.at(r) for one, r in validated.values()]) if len(validated) == len(runs) else None,
+        best_on_test=spread([one.best_on_test.value for one in runs]),
         worst_decile=_spread_of_all([one.worst_decile(one.last_round) for one in runs]),
         jain=_spread_of_all([one.jain(one.last_round) for one in runs]),
         to_target=None if target is None else _reached(runs, target),
@@ -211,6 +212,11 @@ def _summary(group: Group, compared: Runs, target: float | None) -> Summary:
         compared={seed: one.at(round) for seed, (one, round) in compared.items()},
         sent=spread([one.costs_until(round)["bytes"] for one, round in compared.values()]),
     )
+
+
+def _marks(rounds: Runs) -> dict[int, str]:
+    """By seed the marks that a score needs in some round of each run; without those that need none."""
+    return {seed: mark for seed, (one, round) in rounds.items() if (mark := one.mark(round))}
 
 
 def _spread_of_all(values: Sequence[float | None]) -> Spread | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedtl.comparison.latex import PACKAGES, floating, latex_text
-from fedtl.comparison.result import ClientGain, Comparison, Difference, Ranking, Reached, Summary
+from fedtl.comparison.result import ClientGain, Comparison, Difference, Ranking, Reached
 from fedtl.comparison.statistics import Spread
 
 PLUS_MINUS = " ± "
@@ -99,8 +99,9 @@ def _groups(comparison: Comparison) -> Section:
     for group in comparison.groups:
         row = [group.group, *[group.score] * several, str(group.last.seeds)]
         row += [_span(list(group.clients.values()))] * clients
-        row += [_span(list(group.rounds.values())), _marked(group, _scored(comparison, group.last))]
-        row += [_scored(comparison, group.by_validation)] * validated + [_scored(comparison, group.best_on_test)]
+        row += [_span(list(group.rounds.values())), marked(_scored(comparison, group.last), group.coverage)]
+        row += [marked(_scored(comparison, group.by_validation), group.coverage_by_validation)] * validated
+        row += [marked(_scored(comparison, group.best_on_test), group.coverage_best_on_test)]
         row += [_scored(comparison, group.worst_decile), _number(group.jain, 4)] * clients
         rows.append(tuple(row))
     scores = "" if several else f" of {comparison.groups[0].score}"
@@ -294,10 +295,19 @@ def _span(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _marked(group: Summary, text: str) -> str:
-    """A mean with the mark that it needs where it is over fewer clients than it should be."""
-    marks = sorted(set(group.coverage.values()))
-    return f"{text} ({' or '.join(marks)})" if marks else text
+def marked(text: str, coverage: Mapping[int, str]) -> str:
+    """A mean over seeds with the mark that it needs where it is over fewer clients than it should be.
+
+    Args:
+        text: the mean.
+        coverage: the marks of the runs that need one, by seed.
+    """
+    return f"{text} ({parts_in_words(coverage)})" if coverage and text != NOTHING else text
+
+
+def parts_in_words(coverage: Mapping[int, str]) -> str:
+    """Over which parts of the clients means are; see :func:`marked`."""
+    return " or ".join(sorted(set(coverage.values())))
 
 
 SIGNED = re.compile(r"(?<!\S)[+-]\d+(\.\d+)?")

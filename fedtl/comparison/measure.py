@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.groups import Group
 from fedtl.comparison.statistics import Values, jain
-from fedtl.runs.best import serving_score
+from fedtl.runs.best import serving_score, validated_by
 from fedtl.runs.history import (
     COSTS,
     FURTHER,
     SMALLER_IS_BETTER,
+    Point,
     Run,
     Series,
     mean_over_clients,
@@ -99,16 +100,28 @@ class Measured:
         """Its value there."""
         return float(self.curve.values[-1])
 
-    @property
-    def best_on_test(self) -> float:
-        """The best value of all rounds."""
-        return self.run.best(self.question.metric, self.question.statistic)[self.score].value
+    @cached_property
+    def best_on_test(self) -> Point:
+        """The best value of all rounds, and its round."""
+        return self.run.best(self.question.metric, self.question.statistic)[self.score]
 
     @cached_property
     def validated_round(self) -> int | None:
         """The first of the rounds that are best on validation samples; None where there is no such score."""
         point = self.run.validated(self.question.metric, self.question.statistic).get(self.score)
         return None if point is None else point.round
+
+    @cached_property
+    def chosen_among_fewer(self) -> bool:
+        """Whether a best round had to be chosen by means from which clients are missing, as there was no other."""
+        chosen = [(self.score, self.best_on_test.round)]
+        if self.validated_round is not None:
+            chosen += [(name, self.validated_round) for name in (self.score, validated_by(self.score))]
+        return not all(self.run.complete(name, [round]).all() for name, round in chosen)
+
+    def mark(self, round: int) -> str:
+        """Over which part of the clients the score is in a round; empty where it is over all, or that is not known."""
+        return str(self.run.coverage(self.score, round) or "")
 
     def at(self, round: int) -> float:
         """The score in a round that has it."""
@@ -155,8 +168,14 @@ class Measured:
         return None if clients is None or not len(clients.values) else jain(clients.values)
 
     def costs_to(self, target: float) -> dict[str, float] | None:
-        """Rounds, bytes and seconds until the score first was as good as the target; None where it never was."""
+        """Rounds, bytes and seconds until the score first was as good as the target; None where it never was.
+
+        Rounds from whose mean clients are missing do not count where there are others.
+        """
         reached = self.curve.values <= target if self.question.smaller_is_better else self.curve.values >= target
+        whole = self.run.complete(self.score, self.curve.rounds)
+        if whole.any():
+            reached &= whole
         if not reached.any():
             return None
         return self.costs_until(int(self.curve.rounds[np.argmax(reached)]))

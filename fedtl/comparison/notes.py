@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from fedtl.comparison.formats import parts_in_words
 from fedtl.comparison.groups import Group, planned_rounds
 from fedtl.comparison.naming import listed
 from fedtl.comparison.pairs import Runs, pair
@@ -34,6 +35,7 @@ def of(comparison: Comparison, groups: Sequence[Group], rounds: Mapping[str, Run
         *_not_a_number(rounds),
         *_machines(comparison, rounds),
         *_coverage(comparison),
+        *_chosen_among_fewer(rounds),
         *_scores_differ(comparison),
         *_best_on_test(comparison),
         *_single_seeds(comparison),
@@ -95,9 +97,14 @@ def _rounds_differ(groups: Sequence[Group]) -> Iterator[str]:
 
 def _coverage(comparison: Comparison) -> Iterator[str]:
     for group in comparison.groups:
-        marks = sorted(set(group.coverage.values()))
-        if marks:
-            yield f"{group.group}: means are over {' or '.join(marks)}."
+        if group.coverage:
+            yield f"{group.group}: means are over {parts_in_words(group.coverage)}."
+
+
+def _chosen_among_fewer(rounds: Mapping[str, Runs]) -> Iterator[str]:
+    for name, runs in rounds.items():
+        if any(one.chosen_among_fewer for one, _ in runs.values()):
+            yield f"{name}: no round has the scores of all clients, so its best ones are chosen by means over fewer."
 
 
 def _scores_differ(comparison: Comparison) -> Iterator[str]:

@@ -41,7 +41,8 @@ class Summary:
         runs: folder by seed.
         rounds: the round of ``last`` by seed.
         clients: how many are scored, by seed; empty where the score is one of the server's.
-        coverage: marks of means over fewer clients than should have been scored, by seed.
+        coverage: marks of means over fewer clients than should have been scored, by seed: of those of ``last``.
+        coverage_by_validation, coverage_best_on_test, coverage_compared: likewise of these.
         last: in the last scored round.
         by_validation: in the round with the best score on validation samples; None without such scores.
         best_on_test: the best of all rounds, chosen on the test data that it is from, and so too good.
@@ -62,6 +63,9 @@ class Summary:
     rounds: Mapping[int, int]
     clients: Mapping[int, int]
     coverage: Mapping[int, str]
+    coverage_by_validation: Mapping[int, str]
+    coverage_best_on_test: Mapping[int, str]
+    coverage_compared: Mapping[int, str]
     last: Spread
     by_validation: Spread | None
     best_on_test: Spread

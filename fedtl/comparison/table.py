@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedtl.comparison.formats import PLUS_MINUS, in_percent
+from fedtl.comparison.formats import PLUS_MINUS, in_percent, parts_in_words
 from fedtl.comparison.layout import Layout, Setting, key_of
 from fedtl.comparison.naming import MODEL_WORDS, MOST_LISTED, data_in_words, listed
 from fedtl.comparison.result import Comparison, Summary
@@ -111,7 +111,7 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
                 not untested and group not in best and not any(frozenset((group.group, b.group)) in shown for b in best)
             )
             is_best = group in best and len(layout.variants) > 1
-            part = bool(group.coverage)
+            part = bool(group.coverage_compared)
             column.append(Entry(group.score, group.value, seeds, is_best, tied, part))
         columns.append(column)
     entries = tuple(zip(*columns))
@@ -215,6 +215,12 @@ def scored_in_words(comparison: Comparison) -> str:
     """Which model is scored on whom, what stands for all, and in which round, as a part of a sentence."""
     where = "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
     return f"{curves_in_words(comparison)}, {where}"
+
+
+def over_fewer(comparison: Comparison) -> list[str]:
+    """Words for each method and setting whose score in the round that is compared is over fewer clients."""
+    marks = {group.group: parts_in_words(group.coverage_compared) for group in comparison.groups}
+    return [f"{name}: over {mark}" for name, mark in marks.items() if mark]
 
 
 def curves_in_words(comparison: Comparison) -> str:

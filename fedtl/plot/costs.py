@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from fedtl.choice import ConfigError
 from fedtl.comparison.layout import Layout
 from fedtl.comparison.result import Comparison, Summary
-from fedtl.comparison.table import scored_in_words
+from fedtl.comparison.table import over_fewer, scored_in_words
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, plain_log, title
 from fedtl.plot.style import byte_unit, handle, look, styled
 
@@ -70,7 +70,7 @@ def pareto(comparison: Comparison, *, width: float | None = None) -> Figure:
     if seeds > 1:
         notes.append(f"marks: mean of {seeds} seeds, whiskers: lowest to highest")
     notes.append("hollow: another method is as good for fewer bytes, or better for as many")
-    legend(figure, [handles], notes)
+    legend(figure, [handles], [*notes, *over_fewer(comparison)])
     return figure
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedtl.comparison import Comparison
+from fedtl.comparison.formats import marked
 from fedtl.comparison.table import scored_in_words
 from fedtl.reports import words
 from fedtl.reports.layout import Setting
@@ -204,9 +205,10 @@ def _line(setting: Setting, shown: Shown) -> Line:
     if shown.not_tested:
         sentences.append(f"Nothing was tested between {_between(shown.not_tested)}; the notes say why.")
     colours = {method.label: method.colour for method in setting.methods}
-    scores = [
-        (group.group, words.spread(comparison, group.value), colours[group.group]) for group in comparison.best_first
-    ]
+    scores = []
+    for group in comparison.best_first:
+        text = marked(words.spread(comparison, group.value), group.coverage_compared)
+        scores.append((group.group, text, colours[group.group]))
     return Line(setting.name, tuple(sentences), tuple(scores))
 
 

@@ -14,6 +14,7 @@ from fedtl.reports.layout import Setting, setting_names
 from fedtl.reports.material import Material
 from fedtl.reports.tables import Table, plain
 from fedtl.runs.history import Axis, Run
+from fedtl.server.scores import marked
 
 COSTS: tuple[Axis, Axis] = ("seconds", "bytes")
 NUMBERS = ("seed", "rounds", "last score", "seconds", "MB sent")
@@ -85,9 +86,11 @@ def _cells(run: Run, score: str, comparison: Comparison | None) -> list[str]:
 
 
 def _last(run: Run, score: str, comparison: Comparison) -> str:
-    """The last value of the score by which the run was compared."""
+    """The last value of the score by which the run was compared, with the mark that it needs."""
     try:
         curve = run.scores(comparison.metric, comparison.statistic).get(score)
     except ConfigError:  # it has no such metric, which the notes say
         curve = None
-    return NOTHING if curve is None else words.value(comparison, float(curve.values[-1]))
+    if curve is None:
+        return NOTHING
+    return marked(words.value(comparison, float(curve.values[-1])), run.coverage(score, int(curve.rounds[-1])))

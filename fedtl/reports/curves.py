@@ -87,7 +87,9 @@ def convergence(setting: Setting) -> Convergence | None:
         notes.append(f"The line of {words.listed(early)} ends with the slowest of its seeds.")
     fewer = [method.label for method, each in lines if each.fewer.any()]
     if fewer:
-        notes.append(f"In some rounds means of {words.listed(fewer)} are over fewer clients than were asked.")
+        notes.append(
+            f"In some rounds, + in the table, means of {words.listed(fewer)} are over fewer clients than were asked."
+        )
     absent = [method.label for method in setting.methods if all(method is not one for one, _ in lines)]
     if absent:
         notes.append(f"{words.listed(absent)}: the seeds have no scored round in common.")
@@ -133,7 +135,7 @@ def _curve(method: Method, drawn: Line, comparison: Comparison, x: Scale, y: Sca
 
 
 def _said(drawn: Line, i: int, comparison: Comparison) -> str:
-    mean = words.value(comparison, drawn.mean[i])
+    mean = words.value(comparison, drawn.mean[i]) + ", over fewer clients than were asked" * bool(drawn.fewer[i])
     if drawn.runs == 1:
         return mean
     low, high = words.value(comparison, drawn.low[i]), words.value(comparison, drawn.high[i])
@@ -144,10 +146,13 @@ def _numbers(
     lines: Sequence[tuple[Method, Line]], rounds: Sequence[float], comparison: Comparison, caption: str
 ) -> Table:
     factor, unit = (100, ", in %") if in_percent(comparison.metric) else (1, "")
-    by_round = [dict(zip(each.x.tolist(), each.mean.tolist())) for _, each in lines]
+    by_round = [dict(zip(each.x.tolist(), zip(each.mean.tolist(), each.fewer.tolist()))) for _, each in lines]
     shown = [rounds[i] for i in thinned(len(rounds), MOST_POINTS)]
-    cells = [[factor * each.get(r, math.nan) for each in by_round] for r in shown]
-    rows = [(f"{r:g}", *(NOTHING if math.isnan(v) else f"{v:.4g}" for v in row)) for r, row in zip(shown, cells)]
+
+    def cell(mean: float, fewer: bool) -> str:
+        return NOTHING if math.isnan(mean) else f"{factor * mean:.4g}{'+' * fewer}"
+
+    rows = [(f"{r:g}", *(cell(*each.get(r, (math.nan, False))) for each in by_round)) for r in shown]
     header = ("round", *(method.label for method, _ in lines))
     return plain(f"{caption}{unit}", header, rows, header)
 

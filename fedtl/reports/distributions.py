@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedtl.comparison import Comparison
-from fedtl.comparison.formats import in_percent
+from fedtl.comparison.formats import in_percent, marked
 from fedtl.comparison.measure import Measured, Question
 from fedtl.comparison.pairs import client_names
 from fedtl.reports import words
@@ -158,15 +159,18 @@ def _strip(clients: _Clients, number: int, comparison: Comparison, x: Scale) -> 
         dots="" if few else "".join(f"M{mark.x} {mark.y}h0" for mark in marks),
         box=box,
         box_text=box_text,
-        mean=_mark(summary.last.mean, middle, f"{label}, mean{over_seeds}", comparison, x),
-        worst=_mark(worst, middle, f"{label}, worst decile{over_seeds}", comparison, x),
+        mean=_mark(summary.last.mean, middle, f"{label}, mean{over_seeds}", comparison, x, summary.coverage),
+        worst=_mark(worst, middle, f"{label}, worst decile{over_seeds}", comparison, x, summary.coverage),
     )
 
 
-def _mark(value: float, middle: float, what: str, comparison: Comparison, x: Scale) -> Mark | None:
+def _mark(
+    value: float, middle: float, what: str, comparison: Comparison, x: Scale, coverage: Mapping[int, str]
+) -> Mark | None:
     if not (math.isfinite(value) and x.low <= value <= x.high):
         return None
-    return Mark(x(value), place(middle - HALF - 3), f"{what}: {words.value(comparison, value)}")
+    text = marked(words.value(comparison, value), coverage)
+    return Mark(x(value), place(middle - HALF - 3), f"{what}: {text}")
 
 
 def _numbers(clients: _Clients, comparison: Comparison) -> tuple[str, ...]:

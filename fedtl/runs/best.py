@@ -1,6 +1,9 @@
 """Which of a run's rounds is the best, and from when on no better one is waited for.
 
 Both follow from the scores in the record alone: a run that was interrupted comes to the same as one that was not.
+
+Means over different clients do not compare: without its hardest client a round looks better than any other. So a round
+from whose score clients are missing is chosen only where no round has the score of all who should have been scored.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from fedtl.choice import ConfigError
 from fedtl.metrics.registry import SMALLER_IS_BETTER
-from fedtl.server.scores import on_validation
+from fedtl.server.scores import LACKING, Coverage, marked, on_validation
 
 if TYPE_CHECKING:
     from fedtl.config.schema import Stop
@@ -45,11 +48,22 @@ def over_clients(value: Any) -> Any:
     return value.get(MEAN) if isinstance(value, Mapping) else value
 
 
-def first_best(values: ArrayLike, metric: str) -> int | None:
-    """The place of the first of the best values; None if none is finite."""
+def first_best(values: ArrayLike, metric: str, ranks: ArrayLike | None = None) -> int | None:
+    """The place of the first of the best values; None if none is finite.
+
+    Args:
+        values: as ``[n]``.
+        metric: which of two values is better.
+        ranks: ``[n]``; only finite values of the highest rank among them are looked at, however good others are.
+    """
     signed = _sign(metric) * np.asarray(values, np.float64)
-    finite = np.isfinite(signed)
-    return int(np.argmax(np.where(finite, signed, -np.inf))) if finite.any() else None
+    among = np.isfinite(signed)
+    if not among.any():
+        return None
+    if ranks is not None:
+        rank = np.asarray(ranks)
+        among &= rank == rank[among].max()
+    return int(np.argmax(np.where(among, signed, -np.inf)))
 
 
 def validated_by(score: str) -> str:
@@ -76,6 +90,11 @@ class Followed:
         value = over_clients(scores[self.score].get(self.metric))
         return float(value) if value is not None and math.isfinite(value) else math.nan
 
+    def lacking(self, scores: Mapping[str, Mapping[str, Any]]) -> Coverage | None:
+        """Over which part of the clients its mean is; None where nobody is missing from it, or nothing says so."""
+        row = scores.get(self.score) or {}
+        return Coverage.of_row(row) if row.get(LACKING) else None
+
     def better(self, value: float, than: float, by: float = 0.0) -> bool:
         """Whether a value is better than another one by more than ``by``."""
         return _sign(self.metric) * (value - than) > by
@@ -99,12 +118,18 @@ class Rule(Protocol):
 class BestRound:
     """The best of a run's rounds so far: of equals the first.
 
+    A round from whose score clients are missing comes behind all those from whose score nobody is.
+
     Args:
         followed: the score that decides.
+
+    Attributes:
+        lacking: of rounds that were the best so far over which part of the clients, where somebody is missing.
     """
 
     def __init__(self, followed: Followed) -> None:
         self.followed = followed
+        self.lacking: dict[int, Coverage] = {}
         self._records: list[Point] = []
         """The rounds that were better than all before, in order."""
 
@@ -113,8 +138,15 @@ class BestRound:
         value = self.followed.value(scores)
         if value is None or math.isnan(value):
             return
-        if not self._records or self.followed.better(value, self._records[-1].value):
-            self._records.append(Point(round, value))
+        lacking = self.followed.lacking(scores)
+        if self._records:
+            last = self._records[-1]
+            whole, whole_before = lacking is None, last.round not in self.lacking
+            if whole < whole_before or (whole == whole_before and not self.followed.better(value, last.value)):
+                return
+        if lacking is not None:
+            self.lacking[round] = lacking
+        self._records.append(Point(round, value))
 
     def until(self, round: int | None = None) -> Point | None:
         """The best of the rounds up to this one, or of all; None while none has a finite score."""
@@ -140,7 +172,8 @@ class EarlyStop:
     """Whether a run has waited long enough for a better score.
 
     A round counts as better if its score is better than the best one so far by more than ``min_delta``; after
-    ``patience`` scored rounds in a row that are not, the run ends.
+    ``patience`` scored rounds in a row that are not, the run ends. The first round from whose score nobody is missing
+    is better than all before it, and from then on others do not count: their means are over other clients.
 
     Args:
         stop: patience and margin.
@@ -155,6 +188,8 @@ class EarlyStop:
         self._stop, self._first = stop, first
         self.followed = Followed(score, stop.metric)
         self._best: Point | None = None
+        self._lacking: Coverage | None = None
+        """Over which part of the clients the best score is, where somebody is missing from it."""
         self._waited = 0
         self.ended: int | None = None
 
@@ -163,10 +198,14 @@ class EarlyStop:
         value = self.followed.value(scores)
         if value is None or round < self._first or self.ended is not None:
             return
-        margin = self._stop.min_delta
-        if not math.isnan(value) and (self._best is None or self.followed.better(value, self._best.value, margin)):
-            self._best, self._waited = Point(round, value), 0
-            return
+        if not math.isnan(value):
+            lacking, best = self.followed.lacking(scores), self._best
+            if best is not None and lacking is not None and self._lacking is None:
+                return
+            first_of_all = lacking is None and self._lacking is not None
+            if best is None or first_of_all or self.followed.better(value, best.value, self._stop.min_delta):
+                self._best, self._lacking, self._waited = Point(round, value), lacking, 0
+                return
         self._waited += 1
         if self._waited >= self._stop.patience:
             self.ended = round
@@ -182,7 +221,8 @@ class EarlyStop:
         if self._best is None:
             return f"no score was a number ({of})"
         margin = f" by more than {self.followed.shown_gap(self._stop.min_delta)}" if self._stop.min_delta else ""
-        return f"no better{margin} than {self.followed.shown(self._best.value)} in round {self._best.round} ({of})"
+        best = marked(self.followed.shown(self._best.value), self._lacking)
+        return f"no better{margin} than {best} in round {self._best.round} ({of})"
 
 
 def early_stop(stop: Stop, names: Collection[str], first: int) -> EarlyStop:

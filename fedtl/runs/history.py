@@ -27,7 +27,7 @@ from fedtl.choice import ConfigError, nearest
 from fedtl.config.earlier import completed
 from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
 from fedtl.metrics.registry import headline
-from fedtl.runs.best import VALIDATION, Stopped, first_best, serving_score, validated_by
+from fedtl.runs.best import VALIDATION, BestRound, Followed, Stopped, first_best, serving_score, validated_by
 from fedtl.runs.best import Point as Point
 from fedtl.server.scores import MISSING, marked
 from fedtl.server.scores import UNSEEN as UNSEEN
@@ -227,6 +227,11 @@ class Run:
         by_round = self._coverages.get(score, {})
         return by_round.get(max(by_round, default=0) if round is None else round)
 
+    def complete(self, score: str, rounds: Iterable[int]) -> NDArray[np.bool_]:
+        """Whether nobody is known to be missing from a score, in each of some rounds."""
+        coverages = (self.coverage(score, int(round)) for round in rounds)
+        return np.array([coverage is None or coverage.complete for coverage in coverages], bool)
+
     def missing(self) -> dict[str, list[int]]:
         """For each score over clients, who is missing from it in the last scored round."""
         return {name: self._missing(name, max(each)) for name, each in self._scored.items()}
@@ -237,6 +242,8 @@ class Run:
         coverages: dict[str, dict[int, Coverage]] = {}
         for record in self.rounds:
             for name, row in (record.get("scores") or {}).items():
+                if not mean_over_clients(name):
+                    continue
                 coverage = Coverage.of_row(row) or self._counted(name, record["round"])
                 if coverage is not None:
                     coverages.setdefault(name, {})[int(record["round"])] = coverage
@@ -304,19 +311,21 @@ class Run:
         It is chosen on the data that it reports; :meth:`validated` chooses by validation samples.
 
         A round whose value is not a number, as where no client could be scored, is never the best; where there is no
-        other, the value is NaN.
+        other, the value is NaN. A round from whose mean clients are missing is the best only where there is none
+        without such a gap; :meth:`coverage` says whether it is one.
         """
         metric = metric or self.usual
         best_points = {}
         for name, (rounds, values) in self.scores(metric, statistic).items():
-            at = first_best(values, metric) or 0
+            at = first_best(values, metric, self.complete(name, rounds)) or 0
             best_points[name] = Point(int(rounds[at]), float(values[at]))
         return best_points
 
     def validated(self, metric: str | None = None, statistic: str = "weighted_mean") -> dict[str, Point]:
         """For each score on test data its value in the first of the rounds that are best on validation samples.
 
-        They are scored with the same model. A score is left out where there are no such scores.
+        They are scored with the same model. A score is left out where there are no such scores. Rounds from whose means
+        clients are missing, on validation samples or on test data, are chosen only where there are no others.
         """
         metric = metric or self.usual
         curves = self.scores(metric, statistic)
@@ -327,9 +336,11 @@ class Run:
                 continue
             finite = curve.rounds[np.isfinite(curve.values)]
             among = np.isin(chooser.rounds, finite)
-            at = first_best(chooser.values[among], metric)
+            rounds = chooser.rounds[among]
+            ranks = self.complete(validated_by(name), rounds).astype(int) + self.complete(name, rounds)
+            at = first_best(chooser.values[among], metric, ranks)
             if at is not None:
-                round = int(chooser.rounds[among][at])
+                round = int(rounds[at])
                 points[name] = Point(round, float(curve.values[curve.rounds == round][0]))
         return points
 
@@ -347,6 +358,9 @@ class Run:
     def kept_best(self, until: int | None = None) -> Point | None:
         """The round whose models ``evaluate.keep_best`` keeps, and the score that chose it.
 
+        It is the choice of the run itself: where clients are missing from scores, one of an earlier version chose by
+        the means alone.
+
         Args:
             until: as of this round; as of the last one if None.
 
@@ -358,10 +372,10 @@ class Run:
         score = serving_score(curves, VALIDATION)
         if score is None:
             return None
-        rounds, values = curves[score]
-        among = slice(None) if until is None else rounds <= until
-        at = first_best(values[among], metric)
-        return None if at is None else Point(int(rounds[among][at]), float(values[among][at]))
+        best = BestRound(Followed(score, metric))
+        for record in self.rounds:
+            best.add(int(record["round"]), record.get("scores") or {})
+        return best.until(until)
 
     @property
     def stopped(self) -> Stopped | None:

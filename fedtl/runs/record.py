@@ -212,11 +212,13 @@ class Recorder:
         """Of which round the best model is, and by which score, as its file says it."""
         assert self.best is not None
         followed = self.best.followed
+        lacking = self.best.lacking.get(point.round)
         return {
             "round": str(point.round),
             "score": followed.score,
             "metric": followed.metric,
             "value": repr(point.value),
+            **({} if lacking is None else {"over": str(lacking)}),
         }
 
     def stopped(self, environment: Mapping[str, Any], how: Stopped) -> None:

@@ -22,6 +22,12 @@ SCORED, OF, DRAWN_FROM, MISSING = "scored", "of", "drawn_from", "missing"
 """In a record, beside a mean over clients: how many it is over, of how many who should have been scored, and of how
 many those were drawn by ``evaluate.clients``; in ``clients.jsonl``: who is missing."""
 
+LACKING = "lacking"
+"""In a record, beside a mean over fewer clients than should have been scored: how many are missing.
+
+The rules by which a run chooses among its rounds go by it. Records of earlier versions lack it: their runs chose by the
+means alone, keep the models of that choice, and ended by it, so that they go on by it too."""
+
 SCORES = (
     *(f"personal/{data}" for data in ("clients", "target-clients", "validation-clients")),
     *(f"global/{data}" for data in ("clients", "target-clients", "validation-clients")),
@@ -175,6 +181,8 @@ class ClientScores:
                 for metric, values in metrics.items()
             }
             row |= {SCORED: self.coverage.scored, OF: self.coverage.of}
+            if self.missing:
+                row[LACKING] = len(self.missing)
             if self.drawn_from is not None:
                 row[DRAWN_FROM] = self.drawn_from
             if model == "personal":

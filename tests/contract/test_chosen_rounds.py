@@ -252,6 +252,35 @@ def test_clients_own_models_of_the_best_round_are_those_that_were_scored(
         assert accuracy == pytest.approx(scored["scores"]["personal/clients"]["accuracy"][place])
 
 
+@pytest.mark.parametrize(("recorded", "best", "last"), [("now", BEST, 10), ("by an earlier version", 6, 10)])
+def test_a_round_that_lacks_clients_is_not_chosen_however_a_run_is_interrupted(
+    recorded: str, best: int, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version chose by the means alone, and its run goes on from what it kept."""
+    aggregate = Rounds.aggregate_evaluate
+
+    def without_one(self: Rounds, server_round: int, replies: Any) -> Any:
+        metrics = aggregate(self, server_round, replies)
+        row = self.report.scores.get(SERVING)
+        if row is not None and server_round == 6:
+            row["accuracy"]["weighted_mean"] = 0.99  # type: ignore[index]
+            row["scored"] -= 1  # type: ignore[index]
+            row |= {"lacking": 1} if recorded == "now" else {}  # type: ignore[operator]
+        return metrics
+
+    monkeypatch.setattr(Rounds, "aggregate_evaluate", without_one)
+    fedtl.run(chosen(), out=tmp_path / "whole")
+    for kill in (5, 7):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            stop_at(patch, Recorder, "checkpoint", kill, after=True)
+            fedtl.run(chosen(), out=tmp_path / str(kill))
+        run = fedtl.run(tmp_path / str(kill), resume=True)
+        assert left(run.path, best) == left(tmp_path / "whole", best)
+        kept = run.kept_best()
+        assert (kept and kept.round, run.rounds[-1]["round"]) == (best, last)
+        assert model_of_run(run.path, round="best").about.round == best
+
+
 def test_a_run_that_goes_on_has_a_best_round(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, Recorder, "checkpoint", 6, after=True)

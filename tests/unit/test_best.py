@@ -107,6 +107,75 @@ def test_the_best_round_is_the_first_of_the_best_whoever_asks(metric: str, tmp_p
         assert run.kept_best(until) == rule.until(until)
 
 
+def lacking(value: float, missing: int = 1, by: str | None = "lacking") -> dict[str, Any]:
+    """A round from whose score clients are missing; as an earlier version recorded it without ``by``."""
+    there = {"scored": 5 - missing, "of": 5} | ({by: missing} if by and missing else {})
+    return {name: {**row, **there} for name, row in scores(value).items()}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "best", "ended"),
+    [
+        # Whoever is missing in the second round, it is not the best one, and waiting goes on as without it.
+        ([(0.5, 0), (1.0, 1), (0.6, 0), (0.55, 0), (0.9, 1), (0.6, 0)], 3, 6),
+        # Of equals the first; where all lack somebody, as if nobody did, until a round lacks nobody.
+        ([(0.9, 1), (0.95, 2), (0.9, 3)], 2, None),
+        ([(0.9, 1), (0.95, 2), (0.9, 3), (0.95, 1)], 2, 4),
+        ([(0.9, 1), (0.95, 2), (0.9, 3), (0.1, 0), (0.2, 2)], 4, None),
+        ([(0.9, 1), (0.95, 2), (0.9, 3), (0.1, 0), (0.2, 2), (0.05, 0), (0.1, 0)], 4, 7),
+        # What is no number is none, whoever it is of.
+        ([(0.5, 0), (NAN, 5), (NAN, 0)], 1, 3),
+        ([(0.5, 1), (NAN, 0), (0.4, 1)], 1, 3),
+    ],
+)
+def test_a_round_that_lacks_clients_comes_behind(
+    rounds: list[tuple[float, int]], best: int, ended: int | None, tmp_path: Path
+) -> None:
+    """While the run goes on, going on from any round, and out of its record."""
+    lines = [lacking(*each) for each in rounds]
+    for split in range(len(lines)):
+        rule, stop = BestRound(Followed(SCORE, "accuracy")), EarlyStop(Stop(patience=2), SCORE)
+        for start, part in ((1, lines[:split]), (split + 1, lines[split:])):
+            for i, each in enumerate(part, start=start):
+                rule.add(i, each)
+                stop.add(i, each)
+        assert rule.until() == (best, rounds[best - 1][0])
+        assert stop.ended == ended
+    run = recorded(tmp_path, lines, {"evaluate": {"keep_best": True}})
+    for until in (None, 1, 2, 3):
+        assert run.kept_best(until) == rule.until(until)
+    assert run.best()[SCORE] == rule.until()
+    values, clients = zip(*rounds)
+    assert first_best(values, "accuracy", [not missing for missing in clients]) == best - 1
+
+
+def test_a_best_that_lacks_clients_says_so() -> None:
+    rule, stop = BestRound(Followed(SCORE, "accuracy")), EarlyStop(Stop(patience=1), SCORE)
+    for i, value in enumerate((0.9, 0.8), start=1):
+        rule.add(i, lacking(value))
+        stop.add(i, lacking(value))
+    assert stop.because.startswith(
+        "no better than 90.00 % (4 of 5 clients) in round 1 (accuracy of personal/validation"
+    )
+    assert rule.lacking == {1: (4, 5, None)}
+    stop = EarlyStop(Stop(patience=1), SCORE)
+    for i, each in enumerate((lacking(0.5, 0), lacking(0.9), lacking(0.4, 0)), start=1):
+        stop.add(i, each)
+    assert "no better than 50.00 % in round 1 (accuracy" in stop.because
+
+
+def test_a_run_of_an_earlier_version_keeps_what_it_chose(tmp_path: Path) -> None:
+    """Its models are those of the round with the best mean; what is told of its rounds goes by who was scored."""
+    lines = [lacking(value, missing, None) for value, missing in ((0.5, 0), (1.0, 1), (0.6, 0))]
+    run = recorded(tmp_path, lines, {"evaluate": {"keep_best": True}})
+    assert run.kept_best() == (2, 1.0)
+    assert run.best()[SCORE] == (3, 0.6)
+    stop = EarlyStop(Stop(patience=1), SCORE)
+    for i, each in enumerate(lines, start=1):
+        stop.add(i, each)
+    assert stop.ended == 3, "as it was decided then"
+
+
 def test_the_clients_own_model_decides_where_they_have_one() -> None:
     both = {"global/validation-clients", SCORE, "personal/clients"}
     assert serving_score(both, "validation-clients") == SCORE

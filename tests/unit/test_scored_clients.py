@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,6 +29,9 @@ from fedtl.cli.printing import print_scores
 from fedtl.cli.probe import table as probe_table
 from fedtl.clients.serving import Serving
 from fedtl.clients.sgd import SGDSettings
+from fedtl.comparison import table_formats
+from fedtl.comparison.formats import markdown
+from fedtl.comparison.table import score_table
 from fedtl.config.read import build, read_config
 from fedtl.data.federate import federate
 from fedtl.deploy.deployed_grid import Described
@@ -292,6 +296,60 @@ def test_a_run_that_goes_on_counts_the_same(lacking: Run, tmp_path: Path) -> Non
     run = fedtl.run(again | {"rounds": 2}, out=tmp_path / "run", resume=True)
     assert [record["scores"] for record in run.rounds] == [record["scores"] for record in lacking.rounds]
     assert run.clients == lacking.clients
+
+
+# Rounds that are chosen.
+
+
+def rescored(folder: Path, missing: Sequence[int], method: str = "fedavg") -> Run:
+    """Three rounds with scores of 0.5, 1 and 0.25, from each of which so many clients are missing."""
+    data = owners(folder) | {"validation_share": 0.3}
+    run = fedtl.run(tables(data, method, rounds=3), out=folder / method)
+    lines = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
+    for line, value, lost in zip(lines, (0.5, 1.0, 0.25), missing, strict=True):
+        for name in ("global/clients", "global/validation-clients"):
+            row = line["scores"][name]
+            row["accuracy"] = dict.fromkeys(row["accuracy"], value)
+            row |= {"scored": CLIENTS - lost} | ({"lacking": lost} if lost else {})
+    (run.path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return fedtl.load(run.path)
+
+
+def test_a_round_that_lacks_a_client_is_chosen_by_nobody(tmp_path: Path) -> None:
+    run = rescored(tmp_path, (0, 1, 0))
+    assert run.best()["global/clients"] == run.validated()["global/clients"] == (1, 0.5)
+    comparison = fedtl.compare(run, at="validation", target=0.9)
+    (group,) = comparison.groups
+    assert (group.value.mean, group.best_on_test.mean, group.to_target.runs) == (0.5, 0.5, 0)  # type: ignore[union-attr]
+    assert not any((group.coverage, group.coverage_by_validation, group.coverage_best_on_test))
+    assert "of 5 clients" not in markdown(comparison) + printed(run)
+
+
+def test_where_every_round_lacks_clients_the_best_is_marked_wherever_it_stands(tmp_path: Path) -> None:
+    run = rescored(tmp_path, (2, 1, 2))
+    other = rescored(tmp_path, (0, 0, 0), "fedavgm")
+    assert run.best()["global/clients"] == run.validated()["global/clients"] == (2, 1.0)
+    comparison = fedtl.compare([run, other], at="validation", target=0.9)
+    assert [group.group for group in comparison.groups] == ["fedavg", "fedavgm"]
+    row = next(line for line in markdown(comparison).splitlines() if line.startswith("| fedavg |"))
+    assert row.count("100.00 (4 of 5 clients)") == 2, "best by validation, and on test"
+    assert "25.00 (3 of 5 clients)" in row
+    notes = "fedavg: no round has the scores of all clients, so its best ones are chosen by means over fewer."
+    assert notes in comparison.notes
+    assert not any("fedavgm: " in note for note in comparison.notes)
+    assert [each.to_target.runs for each in comparison.groups] == [1, 1]  # type: ignore[union-attr]
+    table = score_table(comparison)
+    assert [entry.part for (entry,) in table.entries] == [True, False]
+    assert "> 100.00+" in table_formats.text(table)
+    html = fedtl.report([run, other], tmp_path / "page.html", at="validation").read_text()
+    page = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", html))
+    assert "100.00 % (4 of 5 clients)" in page
+    assert "fedavg, round 2: 100.00 %, over fewer clients than were asked" in page
+    assert "100+" in page
+    figure = plot.heat(comparison)
+    assert "100.0+" in [text.get_text() for text in figure.axes[0].texts]
+    assert "+: over fewer clients than were asked" in caption(figure)
+    assert "fedavg: over 4 of 5 clients" in caption(plot.pareto(comparison))
 
 
 # Those that do not answer.

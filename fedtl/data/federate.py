@@ -654,7 +654,8 @@ def _as_clients_see(
         place[rows] = np.arange(len(rows))
         before, there = listed.x[rows], None if seen is None else place[seen][place[seen] >= 0]
         with said_of(domain):
-            after = shifted(before, Shards.of([place[listed.turns[c]] for c in clients.tolist()]), domain.seed(seed), there)
+            shards = Shards.of([place[listed.turns[client]] for client in clients.tolist()])
+            after = shifted(before, shards, domain.seed(seed), there)
         if after is not before:
             x = x.copy() if x is listed.x else x
             x[rows] = after

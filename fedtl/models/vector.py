@@ -97,7 +97,8 @@ class Layout:
             if not isinstance(value, Tensor):  # as get_extra_state gives; it would be found when the run has ended
                 raise ConfigError(
                     f"model: {name.removeprefix('model.')!r} in its state_dict is of type {type(value).__name__}, and "
-                    "a run's files hold tensors alone; leave get_extra_state out, and keep it in a buffer or as an option of the model"
+                    "a run's files hold tensors alone; leave get_extra_state out, and keep it in a buffer or as an "
+                    "option of the model"
                 )
         trained: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         buffers: list[tuple[str, Tensor]] = [(n, p) for n, p in module.named_parameters() if not p.requires_grad]

@@ -143,7 +143,7 @@ def test_what_a_client_receives_and_what_is_scored(listed: Listed, name: str, tm
     said = re.search(r"clients receive: (.*)", text)
     assert said is not None
     model = assemble(config := read_config(tables)[0], federate(config.data, config.seed)).tasks[0].layout.size
-    sizes = re.findall(r"'\w+', (?:(\d+) numbers|as long as the model)", said[1])
+    sizes = re.findall(r"'\w+', (?:(\d+) numbers?|as long as the model)", said[1])
     (count,) = np.asarray(run.table()["bytes_down"])
     assert sum(int(size or model) for size in sizes) * 4 * small["clients"] == count
     scored = re.search(r"scored: (.*)", text)

@@ -68,6 +68,14 @@ class Divided:
     places: FileRows | None = None
     shifted: bool = False
 
+    def samples(self) -> NDArray[np.int64]:
+        """Which of the data set's samples each row is, ``[rows]``."""
+        return np.arange(len(self.y)) if self.origin is None else self.origin
+
+    def in_samples(self, shards: Shards) -> Shards:
+        """Shards of the rows as shards of the data set's samples."""
+        return shards if self.origin is None else Shards(self.origin[shards.order], shards.offsets)
+
     def split(self) -> Split:
         """Who holds what, as a file says it; reading it gives the same shards in the same order."""
         parts = [self.train, self.test, *([] if self.validation is None else [self.validation])]
@@ -195,12 +203,13 @@ def _federate(data: DataChoice, seed: int, unlabelled: bool) -> tuple[Federation
     divided = _divide_later(data, dataset, first, seed, unseen, drawn=source.validation is None)
     later = _later(data, first, divided, x, y, outcomes)
     notes = (*notes, *(f"from round {each.first} on clients hold what {each.because!r} gives them" for each in later))
-    numbers = _identities(dataset, source)
-    if target is not None and other is not None:
-        numbers = np.concatenate([numbers, _identities(target, other)])
-    seen = np.setdiff1d(np.arange(len(train)), unseen)
-    trains = [train, *([domain.train] if domain is not None and unlabelled else [])]
-    leaked = _trained_elsewhere(numbers, [each.of_clients(seen) for each in trains], test, domain)
+    leaked = _trained_elsewhere(
+        _identities(dataset, target),
+        _in_samples(dataset, source, other, [train, *([domain.train] if domain is not None and unlabelled else [])]),
+        _in_samples(dataset, source, other, [test, *([] if domain is None else [domain.test])]),
+        [(each.divided.in_samples(each.divided.train), each.divided.in_samples(each.divided.test)) for each in divided],
+        unseen,
+    )
     if leaked is not None:
         notes = (*notes, sentence(int(leaked.sum()), len(leaked)))
     outside = held_out_rows(data, dataset, seed)
@@ -386,25 +395,42 @@ def _standardised(
     return data.task.fitted(whole, (np.concatenate([part[client] for part in parts]) for client in seen))
 
 
-def _identities(dataset: Dataset, divided: Divided) -> NDArray[np.int64]:
-    """The :func:`identities` of a divided data set's rows, before a client saw them differently."""
-    numbers = identities(dataset.x)
-    return numbers if divided.origin is None else numbers[divided.origin]
+def _identities(dataset: Dataset, target: Dataset | None) -> NDArray[np.int64]:
+    """The :func:`identities` of a data set's samples, and then of its target's, as they were loaded."""
+    return np.concatenate([identities(each.x) for each in (dataset, target) if each is not None])
+
+
+def _in_samples(dataset: Dataset, source: Divided, other: Divided | None, each: Sequence[Shards]) -> list[Shards]:
+    """Shards of the source's rows and of the target's behind them, as places in :func:`_identities`."""
+    if source.origin is None and (other is None or other.origin is None):
+        return [*each]
+    origins = [source.samples(), *([] if other is None else [other.samples() + len(dataset.y)])]
+    sample = np.concatenate(origins)
+    return [Shards(sample[shards.order], shards.offsets) for shards in each]
 
 
 def _trained_elsewhere(
-    numbers: NDArray[np.int64], trains: Sequence[Shards], test: Shards, domain: Domain | None
+    numbers: NDArray[np.int64],
+    trains: Sequence[Shards],
+    tests: Sequence[Shards],
+    later: Sequence[tuple[Shards, Shards]],
+    unseen: NDArray[np.int64],
 ) -> NDArray[np.bool_] | None:
     """Which of the clients' own test samples, and then of their target's, another client trains on; None for none.
 
     Args:
-        numbers: the rows' :func:`identities`.
-        trains: what clients train on.
-        test: the clients' own test samples.
-        domain: the target, where there is one.
+        numbers: of :func:`_identities`, in which all shards are places.
+        trains: what clients train on at first.
+        tests: what they are scored on.
+        later: the same two in later rounds, in which others hold the same test samples.
+        unseen: clients that never train.
     """
-    tests = [test] if domain is None else [test, domain.test]
-    leaked = np.concatenate([trained_elsewhere(numbers, each, trains) for each in tests])
+    seen = np.setdiff1d(np.arange(len(trains[0])), unseen)
+    trains = [shards.of_clients(seen) for shards in (*trains, *(train for train, _ in later))]
+    leaked = np.concatenate([trained_elsewhere(numbers, test, trains) for test in tests])
+    for _, test in later:
+        theirs = test.order[trained_elsewhere(numbers, test, trains)]
+        leaked |= np.isin(np.concatenate([each.order for each in tests]), theirs)
     return leaked if leaked.any() else None
 
 

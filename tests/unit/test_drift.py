@@ -223,3 +223,35 @@ def test_what_is_looked_at_after_a_run_is_what_clients_held_at_its_end(tmp_path:
     whole = federate(read_config(config(drift((1, DIRICHLET))))[0].data, 0).at(2)
     assert np.array_equal(opened(run, "probe").federation.test.order, whole.test.order)
     assert np.array_equal(similarity_of(run).labels, cosines(whole.label_counts().astype(np.float64)))
+
+
+def _elsewhere(federation: Federation) -> set[int]:
+    """The test samples that some client trains on, in whatever round, who is not the one that holds it then."""
+    stages = [federation.at(round) for round in (1, *(stage.first for stage in federation.later))]
+    trained = {(federation.x[row].tobytes(), who) for f in stages for who in range(f.clients) for row in f.train[who]}
+    return {
+        int(row)
+        for f in stages
+        for who in range(f.clients)
+        for row in f.test[who]
+        if any((federation.x[row].tobytes(), other) in trained for other in range(f.clients) if other != who)
+    }
+
+
+def test_what_another_client_trains_on_in_a_later_round_counts(tmp_path: Path) -> None:
+    """Each sample stands twice at its owner, so that nobody else trains on it before the samples are mixed."""
+    x = np.repeat(np.random.default_rng(0).normal(size=(24, 2)).astype(np.float32), 2, axis=0)
+    np.savez(tmp_path / "twice.npz", x=x, y=np.arange(48) % 4 // 2, user=np.arange(48) // 24)
+    data = {"name": "npz", "path": str(tmp_path / "twice.npz"), "server_test_share": 0.0}
+
+    def divided(partition: Any) -> Federation:
+        return federate(read_data({**data, "partition": partition}), 0)
+
+    for partition in ("natural", drift((1, {"name": "label-noise", "share": 0.5, "base": "natural"}), base="natural")):
+        assert divided(partition).trained_elsewhere is None
+    mixed = divided(drift((1, "iid"), base="natural"))
+    leaked = _elsewhere(mixed)
+    assert len(leaked) > 0
+    assert mixed.trained_elsewhere is not None
+    assert set(mixed.test.order[mixed.trained_elsewhere].tolist()) == leaked
+    assert any(f"({len(leaked)} of {len(mixed.test.order)}) are equal to" in note for note in mixed.notes)

@@ -127,13 +127,13 @@ class Adapter:
         """All that is recorded of a round, beside ours."""
         if record.get("global") is not None:
             yield Pair("global", self.of_global(study, after), record["global"])
-        for client, names in record.get("clients", {}).items():
+        for client, names in (record.get("clients") or {}).items():
             for name, theirs in names.items():
                 if name not in self.leaves_out:
                     with known(where := f"clients.{client}.{name}"):
                         ours = self.of_client(study, after, int(client), name)
                     yield Pair(where, ours, theirs)
-        for name, theirs in record.get("server", {}).items():
+        for name, theirs in (record.get("server") or {}).items():
             if name in self.leaves_out:
                 continue
             each = theirs.items() if isinstance(theirs, Mapping) else [(None, theirs)]

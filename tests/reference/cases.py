@@ -6,6 +6,7 @@ The format is explained in ``personalised.md``.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -24,6 +25,13 @@ class MissingError(NotApplicableError, KeyError):
     """A case does not say what its adapter asks for."""
 
     __str__ = Exception.__str__  # not the quoted one of KeyError
+
+
+class Table(dict[str, Any]):
+    """A table of the file: what an adapter asks for and the file does not say is no fault of the method."""
+
+    def __missing__(self, name: str) -> Any:
+        raise MissingError(f"there is no {name!r} beside {', '.join(map(repr, self)) or 'nothing'}")
 
 
 class Hyperparameters(Mapping[str, Any]):
@@ -92,7 +100,13 @@ class Case(NamedTuple):
 
     @property
     def rounds(self) -> Sequence[Mapping[str, Any]]:
-        """What was recorded after each."""
+        """What was recorded after each.
+
+        Raises:
+            NotApplicableError: there is none.
+        """
+        if not self.record["rounds"]:
+            raise NotApplicableError("no round is recorded")
         return self.record["rounds"]  # type: ignore[no-any-return]
 
     @property
@@ -144,20 +158,42 @@ class Case(NamedTuple):
 
 
 def read_cases(path: Path) -> dict[str, Case]:
-    """The cases of a file by name."""
-    file = json.loads(path.read_text())
-    cases = file["cases"].items()
-    return {name: Case(name, case, Hyperparameters(case["hyperparameters"]), file["inputs"]) for name, case in cases}
+    """The cases of a file by name.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, has no cases, or has two entries of one name in a table: JSON lets the last win.
+    """
+    file = json.loads(path.read_text(), object_pairs_hook=_table)
+    cases = file.get("cases") if isinstance(file, Table) else None
+    if not isinstance(cases, Table) or not all(isinstance(case, Table) for case in cases.values()):
+        raise ValueError("'cases' is to be a table of cases by name")
+    inputs = file.get("inputs", Table())
+    return {
+        name: Case(name, case, Hyperparameters(case.get("hyperparameters") or {}), inputs)
+        for name, case in cases.items()
+    }
+
+
+def _table(pairs: list[tuple[str, Any]]) -> Table:
+    table = Table(pairs)
+    if len(table) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} is there twice in a table")
+    return table
 
 
 def federation_of(inputs: Mapping[str, Any]) -> Federation:
-    """The clients' samples in the order that the file lists them, which its mini-batches refer to."""
+    """The clients' samples in the order that the file lists them, which its mini-batches refer to.
+
+    Test samples are not trained on: a file may do without.
+    """
     clients, dim = inputs["clients"], inputs["dim"]
-    x = np.concatenate([np.reshape([*c["x"], *c["x_test"]], (-1, dim)) for c in clients]).astype(np.float32)
-    y = np.concatenate([[*c["y"], *c["y_test"]] for c in clients]).astype(np.int64)
+    x = np.concatenate([np.reshape([*c["x"], *c.get("x_test", ())], (-1, dim)) for c in clients]).astype(np.float32)
+    y = np.concatenate([[*c["y"], *c.get("y_test", ())] for c in clients]).astype(np.int64)
     train, test, start = list[Any](), list[Any](), 0
     for client in clients:
-        middle, stop = start + client["n"], start + client["n"] + len(client["y_test"])
+        middle, stop = start + client["n"], start + client["n"] + len(client.get("y_test", ()))
         train.append(np.arange(start, middle))
         test.append(np.arange(middle, stop))
         start = stop

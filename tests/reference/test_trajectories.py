@@ -56,6 +56,34 @@ def test_a_wrong_number_disagrees(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert lines[-1] == "0 of 1 agree"
 
 
+WHOLE = [
+    name for name in CASES if name.startswith(("fedper", "fedrep")) and len(CASES[name].rounds[0]["global"] or []) > 54
+]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_wrong_number_of_what_is_not_shared_disagrees(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some code keeps the mean of the private parts beside what is shared."""
+    file = a_case(name)
+    file["cases"][name]["rounds"][0]["global"][-1] += 0.1
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 1
+    assert "disagrees: global's private part of round 1" in lines[0]
+
+
+def test_a_wrong_number_before_a_case_stops_applying_disagrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = a_case("fedper")
+    assert "not applicable: from round 2 on" in run(file, tmp_path, capsys)[1][0]
+    file["cases"]["fedper"]["rounds"][0]["global"][0] += 1e-3
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 1
+    assert "disagrees: global of round 1" in lines[0]
+
+
 def test_a_wrong_number_of_a_method_that_does_not_ship_is_said_and_not_yet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +113,9 @@ def test_what_is_recorded_under_an_unknown_name_is_not_passed_over(
         ({"hyperparameters": {"lam": None}}, "hyperparameters has no 'lam'"),
         ({"model": "transformer"}, "model = 'transformer' is no network that is known"),
         ({"batches": "some"}, "batches = 'some'"),
+        ({"batches": None}, "there is no 'batches' beside 'source', "),
+        ({"model": None}, "there is no 'model' beside 'source', "),
+        ({"rounds": []}, "no round is recorded"),
         ({"participation": "some"}, "participation = 'some' does not say who takes part in round 1"),
     ],
 )
@@ -94,10 +125,61 @@ def test_a_case_that_cannot_be_run_says_why_in_a_sentence(
     file = a_case()
     case = file["cases"]["ditto.authors"]
     hyper = {**case["hyperparameters"], **change.pop("hyperparameters", {})}
-    case |= {**change, "hyperparameters": {name: value for name, value in hyper.items() if value is not None}}
+    case |= {**change, "hyperparameters": hyper}
+    for table in (case, hyper):
+        for name in [name for name, value in table.items() if value is None]:
+            del table[name]
     status, lines = run(file, tmp_path, capsys)
     assert status == 0
     assert f"not applicable: {why}" in lines[0]
+
+
+def test_a_case_without_hyperparameters_leaves_the_others_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = a_case()
+    bare = {name: value for name, value in file["cases"]["ditto.authors"].items() if name != "hyperparameters"}
+    file["cases"] = {"ditto.bare": bare, **file["cases"]}
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 0
+    assert "not applicable: hyperparameters has no 'lr'" in lines[0]
+    assert lines[-1] == "1 of 2 agree"
+
+
+def test_what_a_case_need_not_say_may_be_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = a_case()
+    (case,) = file["cases"].values()
+    file |= {"inputs": {**file["inputs"], "clients": [dict(each) for each in file["inputs"]["clients"]]}}
+    for client in file["inputs"]["clients"]:
+        del client["x_test"], client["y_test"]
+    case["rounds"][0] |= {"server": None, "loss": 99.0}
+    case["rtol"] = None
+    status, lines = run(file, tmp_path, capsys)
+    assert status == 0
+    assert lines[0].endswith("agrees (but for loss of the rounds)")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            '{"inputs": {}, "cases": {"ditto.a": {}, "fedavg": {}, "ditto.a": {}}}',
+            "'ditto.a' is there twice in a table",
+        ),
+        ("[]", "'cases' is to be a table"),
+        ('{"cases": {"fedavg": null}}', "'cases' is to be a table"),
+        ("{", "Expecting"),
+    ],
+)
+def test_a_file_that_holds_no_cases_is_refused_in_a_sentence(
+    text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main([str(path)])
+    assert ended.value.code == 2
+    assert f"{path}: {why}" in capsys.readouterr().err
 
 
 def test_a_method_that_is_not_there_is_not_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

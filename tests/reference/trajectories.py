@@ -6,7 +6,10 @@ prints a line a case: method, variant, the greatest relative error over all that
 float32 that fedtl trains in, and whether it agrees. float64 decides whether the equations are the same, as closely as
 the case's own tolerance allows; in float32, where rounding may be magnified, a case may be off by a thousandth.
 A method that fedtl does not ship counts as not yet, whatever comes of it. The command ends with ``N of M agree``, M
-being all cases of the file; the exit status is 0 if none disagrees.
+being all cases of the file; the exit status is 0 if none disagrees, 2 if the file cannot be read as cases.
+
+What a case does not say, or says in a way that nothing here knows, makes it not applicable, with the reason. Numbers
+that differ disagree, and so does what is recorded under a name that nobody knows.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from tests.reference.precision import in_float64
 AGREES, DISAGREES, NOT_YET, NOT_APPLICABLE = "agrees", "disagrees", "not yet", "not applicable"
 PRECISIONS = ("float64", "float32")
 A_TEST_METHOD_DOES_NOT = "a test method does not agree"
+READ = {"global", "clients", "server", "sampled", "client", "after"}
+"""What adapters and cases read of a recorded round."""
 
 
 class Verdict(NamedTuple):
@@ -41,7 +46,7 @@ class Verdict(NamedTuple):
     Attributes:
         case: which.
         word: one of the four above.
-        error: the greatest relative error in float64; None where nothing was run so.
+        error: the greatest relative error in float64; None where nothing was compared so.
         single: the same in float32.
         reason: why it disagrees or was not run, or what else there is to say.
     """
@@ -62,10 +67,10 @@ class Verdict(NamedTuple):
 class Worst(NamedTuple):
     """The pair of a case that is furthest apart."""
 
-    error: float = -1.0
-    round: int = 0
-    name: str = ""
-    engine: str = ""
+    error: float
+    round: int
+    name: str
+    engine: str
 
 
 def judge(case: Case, engines: Collection[str], precisions: Collection[str] = PRECISIONS) -> Verdict:
@@ -89,28 +94,37 @@ def judge(case: Case, engines: Collection[str], precisions: Collection[str] = PR
 
 
 def _judge(adapter: Adapter, case: Case, engines: Collection[str], precisions: Collection[str]) -> Verdict:
-    worst = dict[str, Worst]()
-    try:
-        for precision in sorted(precisions):  # float32 first: what is imported for it is to know it by its name
+    worst, not_applicable = dict[str, Worst](), ""
+    for precision in sorted(precisions):  # float32 first: what is imported for it is to know it by its name
+        try:
             with in_float64() if precision == "float64" else nullcontext():
-                worst[precision] = max(_compare(adapter, case, engines), key=lambda each: each.error, default=Worst())
-    except NotApplicableError as error:
-        return Verdict(case, NOT_APPLICABLE, reason=str(error))
-    except Exception as error:  # one case's: the others count
-        return Verdict(case, DISAGREES, reason=f"{type(error).__name__}: {error}")
+                for each in _compare(adapter, case, engines):
+                    worst[precision] = max(worst.get(precision, each), each, key=lambda each: each.error)
+        except NotApplicableError as error:  # what was compared before it counts
+            not_applicable = str(error)
+        except Exception as error:  # one case's: the others count
+            return Verdict(case, DISAGREES, reason=f"{type(error).__name__}: {error}")
     errors = [each.error if (each := worst.get(precision)) else None for precision in PRECISIONS]
     allowed = {
-        "float64": max(FLOAT64, case.record.get("rtol", 0.0)),
-        "float32": max(adapter.tolerance, MAGNIFIED if "float64" in worst else 0.0),
+        "float64": max(FLOAT64, case.record.get("rtol") or 0.0),
+        "float32": max(adapter.tolerance, MAGNIFIED if "float64" in precisions else 0.0),
     }
     for precision in (each for each in PRECISIONS if each in worst):
         error, round, name, engine = worst[precision]
-        if error < 0:
-            return Verdict(case, DISAGREES, reason="nothing was compared")
         if error > allowed[precision]:
             why = f"{name} of round {round}, {precision}, {engine}; {allowed[precision]:.0e} is allowed"
             return Verdict(case, DISAGREES, *errors, why)
-    return Verdict(case, AGREES, *errors, adapter.left_out(case))
+    if not_applicable:
+        return Verdict(case, NOT_APPLICABLE, *errors, not_applicable)
+    if not worst:
+        return Verdict(case, DISAGREES, reason="nothing was compared")
+    return Verdict(case, AGREES, *errors, "; ".join(filter(None, [adapter.left_out(case), _passed_over(case)])))
+
+
+def _passed_over(case: Case) -> str:
+    """What the rounds hold that no adapter looks at, as a sentence; empty if there is nothing."""
+    others = {name for record in case.rounds for name in record} - READ
+    return f"but for {', '.join(sorted(others))} of the rounds" if others else ""
 
 
 def _compare(adapter: Adapter, case: Case, engines: Iterable[str]) -> Iterator[Worst]:
@@ -141,9 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=PRECISIONS, help="one alone; both by default")
     o = parser.parse_args(arguments)
     words = Counter[str]()
+    try:
+        cases = read_cases(o.file)
+    except (OSError, ValueError) as error:
+        parser.error(f"{o.file}: {error}")
     with _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, case in read_cases(o.file).items():
+        for name, case in cases.items():
             if not name.startswith(o.only):
                 continue
             verdict = judge(case, [o.engine] if o.engine else ENGINES, [o.precision] if o.precision else PRECISIONS)

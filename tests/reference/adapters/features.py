@@ -88,7 +88,9 @@ class FedDBE(Adapter):
             for client, theirs in models.items():
                 yield 0, Pair(f"init.models.{client}", self.models(study, initial)[client], theirs)
         for number, (after, record) in enumerate(zip(rounds, case.rounds), 1):
-            for pair in self.compared(study, after, {**record, "clients": dict(by_client(record["clients"]))}):
+            for pair in self.compared(
+                study, after, {**record, "clients": dict(by_client(record.get("clients") or {}))}
+            ):
                 yield number, pair
 
     def of_client(self, study: Study, after: After, client: int, name: str) -> Any:

@@ -57,28 +57,40 @@ class InParts(Adapter):
         """What each client had trained when it last took part."""
         return study.__dict__.setdefault("last", {})  # type: ignore[no-any-return]
 
+    def mean_of_private(self, study: Study, after: After) -> Any:
+        """The mean of what the round's clients have trained and keep, by the weights of what they send."""
+        trained = [after.trained[client].uploads["w"].double() for client in after.trained]
+        sizes = [study.case.sizes[client] for client in after.trained]
+        uniform = weighting(study.case)["weighting"] == "uniform"
+        share = torch.tensor([1.0] * len(sizes) if uniform else sizes, dtype=torch.float64)
+        mean = (share / share.sum()) @ torch.stack(trained)
+        return study.theirs(mean.to(study.initial), "head" if self.shared == "base" else "base")
+
     def compared(self, study: Study, after: After, record: Mapping[str, Any]) -> Iterator[Pair]:
-        """Of the global model the part that is shared: its mean of the others is used by nobody."""
+        """The global model in two: what is shared, and the mean of private parts, which some code keeps beside it."""
         last = self.last(study)
         last |= {client: outcome.uploads["w"] for client, outcome in after.trained.items()}
         if record.get("global") is not None:
-            shared = self.of_global(study, after)
-            theirs = record["global"]
-            record = {**record, "global": theirs[: len(shared)] if self.shared == "base" else theirs[-len(shared) :]}
+            shared, theirs = self.of_global(study, after), record["global"]
+            cut = len(shared) if self.shared == "base" else -len(shared)
+            first, second = theirs[:cut], theirs[cut:]
+            own, private = (first, second) if self.shared == "base" else (second, first)
+            record = {**record, "global": own}
+            if private:
+                yield Pair("global's private part", self.mean_of_private(study, after), private)
         if self.has_alias(study.case):  # of one that has not trained it has the global network
-            ours = {client: names for client, names in record["clients"].items() if int(client) in last}
+            clients = record.get("clients") or {}
+            ours = {client: names for client, names in clients.items() if int(client) in last}
             record = {**record, "clients": ours}
         yield from super().compared(study, after, record)
 
     def pairs(self, case: Case, kind: EngineKind) -> Iterator[tuple[int, Pair]]:
         """Everything, or what there is before the alias counts."""
         counts = self.alias_counts(case)
-        agree = True
         for round, pair in super().pairs(case, kind):
             if counts is None or round < counts:
-                agree = agree and pair.error <= self.tolerance
                 yield round, pair
-        if counts is not None and agree:
+        if counts is not None:
             raise NotApplicableError(f"from round {counts} on, {ALIAS}")
 
     def has_alias(self, case: Case) -> bool:

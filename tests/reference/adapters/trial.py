@@ -65,7 +65,9 @@ class IFCA(Adapter):
 
     def compared(self, study: Study, after: After, record: Mapping[str, Any]) -> Iterator[Pair]:
         if after.round < study.number:  # what would serve clients then, the next round uses, and the server has gone on
-            server = {name: theirs for name, theirs in record["server"].items() if name != "assignment_after"}
+            server = {
+                name: theirs for name, theirs in (record.get("server") or {}).items() if name != "assignment_after"
+            }
             record = {**record, "server": server}
         return super().compared(study, after, record)
 

@@ -39,6 +39,7 @@ from fedtl.engine.mixed import Mixed
 from fedtl.engine.operations import operations
 from fedtl.engine.plan import samples_gone_through
 from fedtl.engine.stacked import MOST_ON_CPU
+from fedtl.engine.task import reason
 from fedtl.failure import OutputError
 from fedtl.grid.in_process import InProcessGrid
 from fedtl.grid.simulated import SimulatedGrid
@@ -49,6 +50,7 @@ from fedtl.runs.checkpoint import Checkpoint, read_checkpoint
 from fedtl.runs.profile import RECORD, Profiler
 from fedtl.server.bench import Bench
 from fedtl.server.rounds import Round
+from fedtl.server.scoring import scores_at_server
 from fedtl.server.table import TableStore
 from fedtl.tracking.process import Tracking
 from fedtl.wire import messages as m
@@ -121,6 +123,7 @@ class Server:
         self.strategy.domains = self.federation.clients_of_domains
         self.strategy.bench = self._bench()
         self.first_round = checkpoint.round + 1 if checkpoint else 1
+        self._unscored = set[str]()
         self.profiled = False
         self.remembers = False
         """Whether clients keep something between rounds, here or on other machines that see the run's folder."""
@@ -282,10 +285,14 @@ class Server:
         return {prefix: test for prefix, test in tests.items() if len(test)}
 
     def score(self, round: int, arrays: ArrayRecord) -> MetricRecord:
-        """The global model on the server's own test sets."""
+        """The global model on the server's own test sets; where it raises there is no score, as at clients."""
         vector, scores = self.whole(arrays[m.VECTOR].numpy()), dict[str, float]()
         for prefix, test in self._tests().items():
-            score = self.engine.score(vector, test)
+            try:
+                score = self.engine.score(vector, test)
+            except Exception as error:  # the model's own, or a metric's: what is trained is not lost by it
+                self._has_no_score(prefix, round, reason(error))
+                continue
             if not score.samples:
                 continue
             if score.correct is not None:
@@ -293,6 +300,14 @@ class Server:
             scores[f"{prefix}loss"] = score.loss_sum / score.samples
             scores |= {f"{prefix}{name}": value for name, value in score.values.items()}
         return MetricRecord({**scores})
+
+    def _has_no_score(self, prefix: str, round: int, why: str) -> None:
+        """Say once of a test set that the global model cannot be scored on it."""
+        if prefix in self._unscored:
+            return
+        self._unscored.add(prefix)
+        (name,) = scores_at_server({f"{prefix}loss": 0.0})
+        self._note(f"round {round} has no score {name!r}: on the server's test samples the model fails: {why}")
 
 
 @contextmanager

@@ -1,11 +1,12 @@
-"""Scoring that fails: of one client's own model, for a strategy of Flower's; and the watch over changed samples where
-tensors count no changes."""
+"""Scoring that fails, here and for a strategy of Flower's; and the watch over samples where no changes are counted."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Error, MessageType, RecordDict
@@ -117,6 +118,31 @@ def test_a_model_that_cannot_be_made_is_not_exported(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Ditto, "personal", broken)
     with pytest.raises(RunError, match=f"^client 1's model cannot be made: {SINGULAR}$"):
         model_of_run(tmp_path / "run", client=1)
+
+
+def test_a_model_that_raises_on_the_server_s_test_samples_goes_on_without_that_score(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((80, 3), np.float32), np.arange(80) % 2
+    x_test = x[:10].copy()
+    x_test[4, 1] = 9
+    np.savez(tmp_path / "own.npz", x=x, y=y, x_test=x_test, y_test=y[:10])
+    data: dict[str, Any] = {"name": "npz", "path": str(tmp_path / "own.npz"), "clients": 2, "normalise": "none"}
+    data["partition"] = {"name": "iid"}
+    tables = {
+        "name": "picky",
+        "rounds": 2,
+        "data": data,
+        "model": {"name": "tests.odd_models:Picky"},
+        "strategy": {"name": "fedavg", "lr": 0.1, "local_steps": 1},
+        "evaluate": {"every": 1},
+        "simulation": {"grid": "in-process"},
+    }
+    fedtl.run(tables, out=tmp_path / "run")
+    rounds = [json.loads(line)["scores"] for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert [set(scores) for scores in rounds] == [{"global/clients"}] * 2
+    notes = json.loads((tmp_path / "run" / "environment.json").read_text())["notes"]
+    (said,) = [note for note in notes if "has no score" in note]
+    assert said.startswith("round 1 has no score 'global/server-test'")
+    assert said.endswith("fails: ValueError: a 9 is not for me")
 
 
 def test_inference_mode_s_tensors_may_be_looked_at_after_samples_were_changed() -> None:

@@ -14,13 +14,15 @@ Index = NDArray[np.int64]
 
 
 def identities(x: Samples) -> Index:
-    """A number for each sample ``[n]``, the same for two samples exactly if they are equal, byte for byte.
+    """A number for each sample ``[n]``, the same for two samples exactly if they are equal; -0.0 is 0.0.
 
     Two that differ have the same number with a probability of 2**-64, and the numbers are others in each process.
     """
     numbers = np.empty(len(x), np.int64)
     for rows in chunks(np.arange(len(x))):
         few = np.ascontiguousarray(x[rows[0] : rows[-1] + 1]).reshape(len(rows), -1)
+        if few.dtype.kind == "f":
+            few = np.add(few, 0)  # -0.0 has other bytes than 0.0
         whole = few.view(np.dtype((np.void, few.shape[1] * few.itemsize))).ravel()
         numbers[rows] = np.fromiter(map(hash, whole.tolist()), np.int64, len(rows))
     return numbers

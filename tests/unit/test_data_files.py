@@ -205,6 +205,18 @@ def test_one_file_with_an_owner_column(write: Write) -> None:
     assert load(file, leave_out=["who"], partition={"name": "iid"}, clients=2).owner is None
 
 
+def test_codes_1_and_1_0_are_one_owner_and_one_label(write: Write) -> None:
+    dataset = load(write(all="who,v,sick\n1,0,7\n1.0,1,7.0\n2,2,x\n1,3,x\n") / "all.csv", owner="who")
+    assert dataset.owner is not None
+    assert dict(zip(dataset.x[:, 0].tolist(), dataset.owner.tolist())) == {0: 0, 1: 0, 2: 1, 3: 0}
+    assert dataset.label_names == ("7", "x")
+    assert "owners in the order of their names: 0 is 1, 1 is 2" in dataset.notes
+    # Where nothing is one of several, names and their order stay.
+    apart = load(write(all="who,v,sick\n1.0,0,7.0\n1-a,1,7-a\n") / "all.csv", owner="who")
+    assert "owners in the order of their names: 0 is 1-a, 1 is 1.0" in apart.notes
+    assert apart.label_names == ("7-a", "7.0")
+
+
 def test_folders_with_parts(write: Write) -> None:
     write(a__train="v,sick\n1,0\n2,1\n", a__test="v,sick\n3,1\n")
     folder = write(b__train="v,sick\n4,0\n5,1\n", b__test="v,sick\n6,0\n")

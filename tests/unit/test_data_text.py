@@ -64,6 +64,19 @@ def test_every_next_letter(leaf: Path) -> None:
     np.testing.assert_array_equal(values[:, -1], labelled.y)
 
 
+def test_a_role_stands_in_one_file(leaf: Path) -> None:
+    data = {"name": "shakespeare", "path": str(leaf)}
+    first, second = leaf / "train" / "all_data.json", leaf / "train" / "more.json"
+    roles = json.loads(first.read_text())["user_data"]
+    second.write_text(json.dumps({"user_data": {"ROMEO": roles["JULIET"]}}))
+    assert refused(data).startswith(f"{second} has lines of 'ROMEO', and so has all_data.json: remove")
+    second.write_text(json.dumps({"user_data": {"NURSE": roles["JULIET"], "ROMEO": {"x": [], "y": []}}}))
+    assert federation_of(data).train.sizes.tolist() == [3, 3, 5]  # JULIET, NURSE, ROMEO
+    second.rename(leaf / "train" / "more.json.old")
+    assert federation_of(data).train.sizes.tolist() == [3, 5]
+    assert f"{leaf / 'train'}: more.json.old is not read: roles are in files .json" in federation_of(data).notes
+
+
 def test_what_is_not_leafs(leaf: Path, tmp_path: Path) -> None:
     file = leaf / "train" / "all_data.json"
     file.write_text(json.dumps({"user_data": {"a": {"x": ["£" * 80], "y": ["a"]}}}))

@@ -344,6 +344,18 @@ def test_they_are_found_by_what_they_are_and_not_by_who_else_holds_them() -> Non
     assert trained_elsewhere(numbers, own, [nowhere]).tolist() == [False] * 4
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64])
+def test_numbers_that_are_equal_are_one_sample(dtype: Any) -> None:
+    x = np.array([[0, 1], [0, 1], [1, 0], [0, 2]], dtype)
+    if x.dtype.kind == "f":
+        x[1, 0] = -0.0
+    before = x.tobytes()
+    first, second, *others = identities(x).tolist()
+    assert first == second
+    assert len({first, *others}) == 3
+    assert x.tobytes() == before
+
+
 def test_equal_samples_of_a_users_own_data_are_found(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     trains, tests = rng.normal(size=(3, 20, 4)), rng.normal(size=(3, 10, 4))

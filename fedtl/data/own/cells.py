@@ -116,6 +116,12 @@ def as_words(column: Cells) -> Cells:
     return np.array([_WHOLE.sub(r"\1", word) for word in words], np.str_)[place] if len(words) else column
 
 
+def one_word_each(column: Cells) -> Cells:
+    """A column's words ``[n]``, as :func:`as_words` where that makes one of several, else as they stand."""
+    codes = as_words(column)
+    return codes if len(np.unique(codes)) < len(np.unique(column)) else column
+
+
 def is_missing(column: Cells) -> NDArray[np.bool_]:
     """Which of a column's cells hold no value ``[n]``."""
     return np.isin(np.char.lower(column), list(MISSING_WORDS))

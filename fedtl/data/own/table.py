@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError
 from fedtl.data.arrays import UNLABELLED, Labels, doubts, labels, samples
 from fedtl.data.columns import Columns
+from fedtl.data.own.cells import as_words
 from fedtl.data.own.lines import NUMBER, checked_rows, difference, number, rows_of, tables_in
 from fedtl.data.own.part import TEST, TRAIN, Part, has_labels
 from fedtl.data.own.words import check_one_kind
@@ -85,7 +86,7 @@ def test_rows(words: NDArray[np.str_], test_share: float) -> NDArray[np.bool_]:
 
 
 def labels_of(tables: Sequence[tuple[str, NDArray[np.str_], int]]) -> list[Labels]:
-    """Labels of files: whole numbers if all of all files are, else words.
+    """Labels of files: whole numbers if all of all files are, else words, of which "1.0" and "1" are one.
 
     Args:
         tables: of each its file, the words of its labels ``[n]``, and the smallest label that it may have.
@@ -98,13 +99,15 @@ def labels_of(tables: Sequence[tuple[str, NDArray[np.str_], int]]) -> list[Label
         each.setdefault(where, set()).update(map(str, np.unique(entries)))
     check_one_kind(each)
     words = [str(word) for _, entries, _ in tables for word in np.unique(entries)]
+    several = len({*map(str, as_words(np.array(words)))}) < len({*words})
     whole = all(map(WHOLE.fullmatch, words))
     read = []
     for where, entries, least in tables:
         fractions = [word for word in entries if not WHOLE.fullmatch(word)]
         if fractions and all(map(NUMBER.fullmatch, words)):
             raise ConfigError(f"{where} has the label {fractions[0]}; labels are whole numbers, or words")
-        read.append(labels(where, _as_numbers(entries) if whole else entries, len(entries), least))
+        kept = _as_numbers(entries) if whole else as_words(entries) if several else entries
+        read.append(labels(where, kept, len(entries), least))
     return read
 
 

@@ -25,7 +25,7 @@ def check_one_kind(files: Mapping[str, Collection[str]]) -> None:
     Raises:
         ConfigError: all labels of a file are numbers, and none of them stands in those files that have words.
     """
-    labels = {where: {*words} - {str(UNLABELLED)} for where, words in files.items()}
+    labels = {where: {*_codes(words)} - {str(UNLABELLED)} for where, words in files.items()}
     worded = {where: words for where, words in labels.items() if not all(map(NUMBER.fullmatch, words))}
     codes = {word for words in worded.values() for word in words}
     for where, words in labels.items():
@@ -43,8 +43,8 @@ def of_two_kinds(words: str, numbers: str) -> str:
 def doubtful_words(participants: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     """A sentence for words that are several classes and may be meant as one.
 
-    These are words that differ in capital letters or blanks alone, and those of a participant that has several and
-    shares none with any other.
+    These are words that differ in capital letters, in blanks or as "1.0" from "1" alone, and those of a participant
+    that has several and shares none with any other.
 
     Args:
         participants: by a participant's name the words of its labels, each once.
@@ -95,7 +95,7 @@ def doubtful_positive(participants: Mapping[str, Collection[str]], positive: Seq
 
 
 def _plain(word: str) -> str:
-    return "".join(word.split()).casefold()
+    return "".join(_codes([word])[0].split()).casefold()
 
 
 def _codes(words: Collection[str]) -> list[str]:

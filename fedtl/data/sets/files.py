@@ -14,7 +14,7 @@ from fedtl.choice import ConfigError, nearest
 from fedtl.data.arrays import UNLABELLED, Labels, check_alike, check_classes, doubts, samples
 from fedtl.data.dataset import Dataset, channel_statistics
 from fedtl.data.file_rows import FileRows, one_after_another, rows_by_lines
-from fedtl.data.own.cells import BOOLEAN, CellTable, as_words, is_missing
+from fedtl.data.own.cells import BOOLEAN, CellTable, as_words, is_missing, one_word_each
 from fedtl.data.own.columns import ColumnRules, Missing, as_numbers, without_gaps
 from fedtl.data.own.lines import is_table, tables_in
 from fedtl.data.own.listing import NAMED, unread
@@ -198,6 +198,7 @@ class Files(DataChoice):
         if (nobodys := is_missing(owners)).any():
             line = table.lines[nobodys][0]
             raise ConfigError(f"{file}: line {line}, column {self.owner!r}: the cell does not say whose the row is")
+        owners = one_word_each(owners)
         names = [str(name) for name in np.unique(owners)]
         return _with_owners(self._of_tables([{TRAIN: table.rows(owners == name)} for name in names], names), names)
 

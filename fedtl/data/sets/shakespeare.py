@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from fedtl.choice import ConfigError
 from fedtl.data.dataset import Dataset
+from fedtl.data.own.listing import unread
 from fedtl.data.sets.place import readable
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.normalise import Normalisation
@@ -59,12 +61,21 @@ class Shakespeare(DataChoice):
             "owner": np.concatenate(owner),
             "held_out": np.arange(len(whole)) >= len(whole) - n_test if n_test else None,
             "whole_numbers": True,
+            "notes": self._unread(),
         }
         if self.task.labelled:
             names = tuple(repr(letter)[1:-1] for letter in LETTERS)
             return Dataset(x, whole[:, -1], len(LETTERS), zero, one, label_names=names, **more)
         outcomes = replace(self.task.outcomes(f"{self.path}: y", whole[:, 1:], len(whole)), outputs=len(LETTERS))
         return Dataset.of_outcomes(x, self.task, [outcomes], zero, one, **more)
+
+    def _unread(self) -> tuple[str, ...]:
+        """What stands in the two folders and is not read."""
+        with readable(self.path, "folder") as place:
+            folders = [place / part for part in ("train", "test") if (place / part).is_dir()]
+            return tuple(
+                note for each in folders for note in unread(each, [*each.glob("*.json")], "roles are in files .json")
+            )
 
     def _part(self, part: str) -> dict[str, NDArray[np.int64]]:
         """Each user's letters ``[n, 81]`` as tokens."""
@@ -76,12 +87,20 @@ class Shakespeare(DataChoice):
                 f"data.path = {self.path!r}: {folder} has no .json file, as LEAF's preprocess.sh writes them"
             )
         users: dict[str, NDArray[np.int64]] = {}
+        found: dict[str, Path] = {}
         for file in files:
             try:
                 for user, own in json.loads(file.read_text(encoding="utf-8"))["user_data"].items():
                     lines = [x + y for x, y in zip(own["x"], own["y"], strict=True)]
                     if lines:
+                        if (first := found.setdefault(user, file)) is not file:
+                            raise ConfigError(
+                                f"{file} has lines of {user!r}, and so has {first.name}: remove what another run of "
+                                "preprocess.sh has left, or join them"
+                            )
                         users[user] = np.array([[TOKENS[letter] for letter in line] for line in lines], np.int64)
+            except ConfigError:
+                raise
             except OSError as error:
                 raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
             except KeyError as error:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from fedtl import __version__
 from fedtl.assemble.parts import Assembly, assemble, make_engines, make_tasks, one_thread, worker_of
 from fedtl.choice import ConfigError, nearest
-from fedtl.clients.serving import Serving, serving
+from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.serving import OLDER, Serving, serving
 from fedtl.config.read import build_to_read
 from fedtl.config.schema import Config
 from fedtl.data.federate import federate
@@ -73,7 +74,7 @@ def model_of_run(
     if personal is not None and client is None:
         raise ConfigError(f"--personal = {personal!r}: it is about a client's own model; add --client")
     tables = dict(run.config)
-    if personal is not None:
+    if personal is not None and not _kept_nowhere(run, personal):
         tables["evaluate"] = {**tables.get("evaluate", {}), "personal": personal}
     check_round(round, "--round")
     source = RunFolder.of(run, tables, _best_round(run) if round == "best" else None)
@@ -99,6 +100,12 @@ def model_of_run(
     few = FewSamples.of(source.federation)
     module = rebuilt(choice, frame, state, str(folder), few, predictor)
     return Exported(module, frame, about, few)
+
+
+def _kept_nowhere(run: Run, personal: str) -> bool:
+    """Whether the stored model is asked for of a deployed run whose clients keep none, and cannot make one here."""
+    made = strategy_type(run.config["strategy"]["name"]).client_update.makes_for_scoring()
+    return made and OLDER.get(personal, personal) == Serving.STORED and (run.path / FRAME).is_file()
 
 
 Model = tuple[ModelChoice, dict[str, Tensor], Personal | None, Term | None]
@@ -219,34 +226,27 @@ class RunFolder:
         update = strategy_type(self.config.strategy.name).client_update
         unseen = client in self.federation.unseen
         makes = unseen or serving(update, False, self.config.evaluate.personal) is Serving.ADAPTED
-        if self.deployed and not self.store.clients():
-            raise ConfigError(
-                f"--client = {client}: {self.folder} holds no client's own model, as those of a deployment stay at the "
-                f"clients: there, fedtl export FOLDER/studies/{self.study} --client {client}"
-            )
-        if makes and self.deployed:
-            kept = "; --personal last gives the one that the client kept" if not update.makes_for_scoring() else ""
-            raise ConfigError(
-                f"--client = {client}: evaluate.personal = 'adapted' is a model made of the client's own training "
-                f"samples when it is scored, and {self.folder}, a deployed run's folder, holds no samples{kept}"
-            )
-        if update.answers():
-            raise ConfigError(
-                f"--client = {client}: under {self.config.strategy.name} a client's own predictor is more than a model "
-                "(it also looks at the client's training samples), so there is no file for it; leave --client out"
-            )
-        device = device_of(self.config) if makes else "cpu"
+        makes_here = makes and not self.deployed
+        device = device_of(self.config) if makes_here else "cpu"
         with one_thread(device):
-            assembly = assemble(self._rebuilt(trains=makes), self.federation)
-            self._check_memory(client, assembly)
-            worker = self._worker(assembly, device, trains=makes)
-            strategy = self._resumed(assembly)
-            which = strategy.which_personal(unseen)
+            assembly = assemble(self._rebuilt(trains=makes_here), self.federation)
+            which = assembly.strategy.which_personal(unseen)
             if which is Serving.NONE:
                 raise ConfigError(
                     f"--client = {client}: {self.config.strategy.name} gives clients no model of their own, and "
                     "neither strategy.private nor a term does; leave --client out"
                 )
+            if update.answers():
+                raise ConfigError(
+                    f"--client = {client}: under {self.config.strategy.name} a client's own predictor is more than a "
+                    "model (it also looks at the client's training samples), so there is no file for it; leave "
+                    "--client out"
+                )
+            if self.deployed:
+                self._check_kept(client, which, update)
+            self._check_memory(client, assembly)
+            worker = self._worker(assembly, device, trains=makes_here)
+            strategy = self._resumed(assembly)
             worker.initial = self._global(worker.engine.task)
             content = self._download(strategy, client)
             (vector,) = worker.personal_models(content, [client], self._until(client), which)
@@ -270,6 +270,38 @@ class RunFolder:
         if own is not None:
             choice = _choice_of(own, worker)
         return choice, _state(task, vector, own), personal, None
+
+    def _check_kept(self, client: int, which: Serving, update: type[ClientUpdate[Any]]) -> None:
+        """Check that a client's own model is one of those that real clients keep, and is kept in this folder.
+
+        Raises:
+            ConfigError: it is made anew when it is scored, of samples that no run's folder has; or stands elsewhere.
+        """
+        unseen, method = client in self.federation.unseen, self.config.strategy.name
+        if which is Serving.ADAPTED and (unseen or update.makes_for_scoring()):
+            whose = "the model of a client that never trains" if unseen else f"under {method} a client's own model"
+            raise ConfigError(
+                f"--client = {client}: {whose} is made of its training samples when it is scored, and not kept; "
+                f"{self.folder}, a deployed run's folder, holds no samples, so there is no file of it; leave --client "
+                "out"
+            )
+        if not self.store.clients() and self.of_one_client:
+            raise ConfigError(
+                f"--client = {client}: {self.folder} holds no model of the client's own yet, as it has not trained in "
+                "this study"
+            )
+        if not self.store.clients():
+            stored = " --personal stored" if update.personalises else ""
+            raise ConfigError(
+                f"--client = {client}: {self.folder} holds no client's own model, as those of a deployment stay at the "
+                f"clients: there, fedtl export FOLDER/studies/{self.study} --client {client}{stored}"
+            )
+        if which is Serving.ADAPTED:
+            raise ConfigError(
+                f"--client = {client}: evaluate.personal = 'adapted' is a model made of the client's own training "
+                f"samples when it is scored, and {self.folder}, a deployed run's folder, holds no samples; --personal "
+                "stored gives the one that the client kept"
+            )
 
     def _check_memory(self, client: int, assembly: Assembly) -> None:
         """Check that the client's memory is the one that the last checkpoint's round left."""
@@ -306,10 +338,13 @@ class RunFolder:
         return worker_of(assembly.config, make_engines(assembly.config, tasks, device, choices), self.store)
 
     def _resumed(self, assembly: Assembly) -> Strategy:
-        """The method's server as it was when it last asked for scores."""
+        """The method's server as it was when it last asked for scores; in a client's folder just its phase."""
         strategy, round = assembly.strategy, self.checkpoint.round
+        if self.of_one_client:  # which knows what it was sent, and nothing of what the server remembers
+            strategy.enter_phase_of(round)
+            return strategy
         strategy.resume(self.checkpoint.w, self.checkpoint.state, round)
-        if strategy.tables and not self.of_one_client:
+        if strategy.tables:
             mark, sizes = read_header(self.folder), {name: table.width for name, table in strategy.tables.items()}
             rows = MemoryStore(self.folder / TABLES)
             trained = {} if mark is None else last_trained(self.folder, self._mark(mark), lambda client, round: sizes)

@@ -38,6 +38,7 @@ from fedtl.deploy.serverapp import RunRequest, common_frame
 from fedtl.experiment import Place, open_run
 from fedtl.export.of_run import model_of_run
 from fedtl.failure import RunError
+from fedtl.strategies import STRATEGIES, strategy_type
 from fedtl.tasks import CLASSIFICATION, LearningTask
 from fedtl.wire import messages as m
 from tests.contract.test_grids import records
@@ -301,6 +302,49 @@ def test_a_run_that_is_gone_on_with_by_new_processes(deploy: Callable[..., Deplo
     check_equal(deployed, tmp_path / "simulated")
     rounds = [m.config_of(sent.content).get(m.ROUND) for sent in deployed.grid.sent[asked:]]
     assert [round for round in rounds if round is not None] == [2] * 6
+
+
+@pytest.mark.parametrize(
+    ("strategy", "at_client", "at_server"),
+    [
+        (
+            {"name": "fedavg"},
+            "fedavg gives clients no model of their own",
+            "fedavg gives clients no model of their own",
+        ),
+        ({"name": "scaffold"}, "scaffold gives clients no model of", "scaffold gives clients no model of their own"),
+        ({"name": "fedadam", "private": ["head"]}, "", "there, fedtl export FOLDER/studies/study-1 --client 0$"),
+        ({"name": "feddbe"}, "under feddbe a client's own model is made of its", "so there is no file of it; leave"),
+        ({"name": "fedbabu"}, "under fedbabu a client's own model is made of its", "so there is no file of it; leave"),
+        ({"name": "ditto"}, "holds no samples; --personal stored gives", "--client 0 --personal stored$"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else None,
+)
+def test_the_model_of_a_clients_folder_or_the_reason_why_it_has_none(
+    strategy: dict[str, Any], at_client: str, at_server: str, deploy: Callable[..., Deployment]
+) -> None:
+    """What the server remembers is never there, and needs not be: nothing is said of it."""
+    deployed = deploy(tables(strategy={**SGD, **strategy}, rounds=1))
+    deployed.serve()
+    own = deployed.client("north") / "studies" / "study-1"
+    if not at_client:
+        assert model_of_run(own, 0).about.personal == "partial"
+    else:
+        with pytest.raises(ConfigError, match=at_client):
+            model_of_run(own, 0)
+    with pytest.raises(ConfigError, match=at_server):
+        model_of_run(deployed.run, 0)
+    if strategy["name"] == "ditto":
+        assert model_of_run(own, 0, "stored").about.personal == "stored"
+    elif at_client:  # nobody is sent in a circle
+        with pytest.raises(ConfigError, match=at_client):
+            model_of_run(own, 0, "stored")
+
+
+def test_the_page_names_the_methods_of_which_a_deployment_has_no_file() -> None:
+    makes = [f"`{name}`" for name in sorted(STRATEGIES) if strategy_type(name).client_update.makes_for_scoring()]
+    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    assert f"a deployment has no file of it: under {', '.join(makes[:-1])} and {makes[-1]}." in page
 
 
 def test_a_study_that_ends_early_as_its_simulation_does(

@@ -311,7 +311,7 @@ def test_a_deployed_clients_folder(pfedme: fedtl.Run, deployed: Path) -> None:
 
 
 def test_a_deployed_run_makes_no_fresh_model(deployed: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no samples; --personal last gives the one that the client kept"):
+    with pytest.raises(ConfigError, match="holds no samples; --personal stored gives the one that the client kept"):
         model_of_run(deployed, 3, "adapted")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedtl.losses.batch import OFFSET, PARAMETERS, SCALE, SHIFT, Batch, offset_of
 from fedtl.models.vector import Slot
+from fedtl.tasks.contract import as_column
 
 Layers = dict[str, Tensor]
 """A model's outputs for a batch by layer: ``"logits"``, ``"features"``, a submodule's name; ``[B, ...]``."""
@@ -50,11 +51,30 @@ class Stream:
         mask: ``[B]`` 1 for a sample, 0 for padding; None where all are samples.
     """
 
-    def __init__(self, x: Tensor, mask: Tensor | None, run: Callable[[Tensor], Layers], context: TermContext) -> None:
-        self.x, self.mask, self._run, self._context = x, mask, run, context
+    def __init__(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        run: Callable[[Tensor], Layers],
+        context: TermContext,
+        y: Tensor | None = None,
+    ) -> None:
+        self.x, self.mask, self._run, self._context, self._y = x, mask, run, context, y
         self._found: Layers | None = None
         self._observed: Layers | None = None
         self._under: dict[str, Stream] = {}
+
+    @property
+    def y(self) -> Tensor:
+        """What is to be predicted of its samples: labels ``[B]``, or numbers ``[B, m]``, of one each ``[B]``.
+
+        The source has it, and the replay; :attr:`TermContext.labels` is the same with a dimension of one left in.
+        """
+        if self._y is None:
+            raise RuntimeError(
+                "a term reads y of samples without labels; let it need 'source', and read context.source.y"
+            )
+        return as_column(self._y) if self._y.is_floating_point() else self._y
 
     @property
     def logits(self) -> Tensor:
@@ -84,7 +104,7 @@ class Stream:
         """
         if model not in self._under:
             vector, net = self._context.external(f"model:{model}"), self._context.net
-            self._under[model] = Stream(self.x, self.mask, lambda x: net.run_under(vector, x), self._context)
+            self._under[model] = Stream(self.x, self.mask, lambda x: net.run_under(vector, x), self._context, self._y)
         return self._under[model]
 
     def mean(self, values: Tensor) -> Tensor:
@@ -143,9 +163,11 @@ class TermContext:
             name = "target"
         if name not in self._streams:
             if name == ("source" if batch.labelled else "target"):
-                samples = Stream(batch.x, batch.mask, partial(self._run, OFFSET), self)
+                known = batch.y if batch.labelled else None
+                samples = Stream(batch.x, batch.mask, partial(self._run, OFFSET), self, known)
             elif name in batch.more:
-                samples = Stream(batch.more[name], None, partial(self._run, offset_of(name)), self)
+                known = batch.more.get(f"{name}_y")
+                samples = Stream(batch.more[name], None, partial(self._run, offset_of(name)), self, known)
             else:
                 raise RuntimeError(f"a term reads the stream {name!r} without naming it in its needs")
             self._streams[name] = samples

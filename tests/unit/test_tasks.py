@@ -6,7 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,9 @@ from fedtl.data import read_data
 from fedtl.data.federate import federate
 from fedtl.data.samples import FewSamples, Samples
 from fedtl.data.schema import DataSchema
+from fedtl.losses.context import Stream
 from fedtl.losses.objective import TERMS
+from fedtl.losses.term import Term, TermContext
 from fedtl.metrics import read_metrics
 from fedtl.metrics.registry import BY_TASK, SMALLER_IS_BETTER
 from fedtl.models import build_model
@@ -167,6 +169,36 @@ def test_other_losses_of_numbers(term: dict[str, Any], theirs: Any, tmp_path: Pa
     x, y = Samples(federation, torch.device("cpu")).batch(federation.train[0])
     with torch.no_grad():
         assert run.terms()[term["term"]].values[0] == pytest.approx(float(theirs(first_model(asked)(x), y)), rel=1e-5)
+
+
+class OfOneOutput(Term):
+    """A loss of one's own, of models with one output: as people write it, of [B] numbers and [B] answers."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"source"})
+
+    def value(self, context: TermContext) -> torch.Tensor:
+        f, y = context.source.logits[:, 0], context.source.y
+        assert y.shape == f.shape
+        return F.mse_loss(f, y) if y.is_floating_point() else F.binary_cross_entropy_with_logits(f, y.to(f.dtype))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize(("task", "own"), [("regression", "squared_error"), ("binary", "binary_cross_entropy")])
+def test_a_term_of_one_s_own_reads_what_one_output_is_to_predict(
+    task: str, own: str, stacked: bool, tmp_path: Path
+) -> None:
+    losses = list[float]()
+    for term in (own, f"{__name__}:{OfOneOutput.__name__}"):
+        asked = tables(task, objective=[{"term": term, "name": "loss"}], strategy={"local_steps": 2})
+        asked["simulation"] |= {"stacked": stacked, "traced": stacked}
+        losses.append(fedtl.run(asked, out=tmp_path / term).terms()["loss"].values[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_unlabelled_samples_have_no_answers() -> None:
+    stream = Stream(torch.zeros(2, 3), None, lambda x: {}, cast(TermContext, None))
+    with pytest.raises(RuntimeError, match="a term reads y of samples without labels"):
+        stream.y  # noqa: B018
 
 
 @pytest.mark.parametrize("weights", ["balanced", [0.5, 2.0, 1.0]])

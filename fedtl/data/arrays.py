@@ -31,6 +31,9 @@ CHANNELS = (1, 3, 4)
 SMALLEST_IMAGE = 8
 """An image's height and width are at least that."""
 
+SQUARE_IMAGE = 16
+"""Samples as long in their first two axes, which have 3 or 4 in their last, are images whatever their values."""
+
 STEPS = 256
 """A column with fewer steps of float32 from its smallest to its largest number has lost digits that may matter."""
 
@@ -140,7 +143,8 @@ def check_layout(where: str, x: NDArray[Any]) -> str | None:
     - the first two axes are a height and a width: both 8 or more, neither twice the other or more, and the first is no
       number of channels;
     - the last is 3 or 4, or 1 of bytes;
-    - the values are an image's: bytes, or numbers that are all from 0 to 255 (or to 1).
+    - the values are an image's: bytes, or numbers that are all from 0 to 255 (or to 1), or 16 bits without a sign; or
+      the first two axes are equal and 16 or more, as those of images that were scaled to whatever else.
 
     Args:
         where: begins the message.
@@ -158,13 +162,14 @@ def check_layout(where: str, x: NDArray[Any]) -> str | None:
     text = f"{where} looks like [n, height, width, channels] = [n, {first}, {second}, {last}]"
     remedy = "transpose it to [n, channels, height, width], by x.transpose(0, 3, 1, 2)"
     size = min(first, second) >= SMALLEST_IMAGE and max(first, second) < 2 * min(first, second)
-    if size and first not in CHANNELS and (last > 1 or x.dtype == np.uint8) and _like_pixels(x):
+    like_pixels = _like_pixels(x) or (last > 1 and first == second >= SQUARE_IMAGE)
+    if size and first not in CHANNELS and (last > 1 or x.dtype == np.uint8) and like_pixels:
         raise ConfigError(f"{text}; {remedy}")
     return f"{text}, and is taken as {first} channels of {second} x {last}; if it is not, {remedy}"
 
 
 def _like_pixels(x: NDArray[Any]) -> bool:
-    return x.dtype == np.uint8 or (x.size > 0 and bool(x.min() >= 0) and bool(x.max() <= 255))
+    return x.dtype in (np.uint8, np.uint16) or (x.size > 0 and bool(x.min() >= 0) and bool(x.max() <= 255))
 
 
 def labels(where: str, y: NDArray[Any], n: int, least: int = 0) -> Labels:

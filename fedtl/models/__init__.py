@@ -103,15 +103,7 @@ def build_model(
     task = task or Classification()
     choice = choice.for_task(task)
     with seeded(seed):
-        try:
-            module = choice.build(shape, classes)
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                f"model.name = {choice.name!r} cannot be built for samples of shape {list(shape)} and {classes} "
-                f"classes: {cause(error)}"
-            ) from error
+        module = _built(choice, shape, classes, seed)
         adapted = False
         if choice.pretrained is not None:
             from fedtl.models.pretrained import begin_with, weights_of
@@ -131,6 +123,29 @@ def build_model(
             if choice.pretrained is not None and adapted:
                 begin_with(module, tensors, choice.pretrained)
     return module
+
+
+def _built(choice: ModelChoice, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """The network that a choice makes, which may import torchvision only then."""
+    from fedtl.data.torchvision_ops import import_torchvision, is_missing_operator
+    from fedtl.models.generators import seed_again
+
+    try:
+        try:
+            return choice.build(shape, classes)
+        except RuntimeError as error:
+            if not is_missing_operator(error):
+                raise
+        import_torchvision()
+        seed_again(seed)  # what was drawn before it failed
+        return choice.build(shape, classes)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"model.name = {choice.name!r} cannot be built for samples of shape {list(shape)} and {classes} "
+            f"classes: {cause(error)}"
+        ) from error
 
 
 def _validate(kind: type[ModelChoice], table: Mapping[str, Any]) -> ModelChoice:

@@ -110,6 +110,12 @@ def seeded(seed: int, own: Generators = (), device: torch.device | None = None) 
         yield
 
 
+def seed_again(seed: int) -> None:
+    """Go back to the beginning of a :func:`seeded` block without generators of its own."""
+    torch.default_generator.manual_seed(seed)
+    seed_elsewhere(seed)
+
+
 def state_elsewhere(own: Generators = ()) -> tuple[Any, ...]:
     """Where NumPy's and Python's global generators and ``own`` are: another value once a number was drawn."""
     numbers = np.random.get_state(legacy=False)  # noqa: NPY002

@@ -136,6 +136,17 @@ def test_plus_and_minus_one(tmp_path: Path) -> None:
         )
 
 
+def test_plus_and_minus_one_in_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    for others, also in (("1", "; -1 is read as no label: where -1 and 1 are the labels, write 0 and 1"), ("2", "")):
+        rows = [f"{i},{'-1' if i % 2 else others if i % 3 else '1'},{i % 2}" for i in range(20)]
+        file.write_text("\n".join(["a,label,owner", *rows]))
+        data = {"name": "files", "path": str(file), "label": "label", "owner": "owner"}
+        with pytest.raises(ConfigError) as caught:
+            federate(read_data(data), 0)
+        assert str(caught.value).endswith(f"in a simulation data.labelled_fraction gives such{also}")
+
+
 def test_classes_without_a_sample_are_a_note(tmp_path: Path) -> None:
     file = save(tmp_path / "a.npz", YES + 1)
     federation = simulated(file)

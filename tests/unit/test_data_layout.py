@@ -34,7 +34,7 @@ def of_layout(notes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(note for note in notes if not note.startswith("warning: "))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.int32])
 @pytest.mark.parametrize("shape", [(32, 32, 3), (9, 16, 4), (8, 8, 3), (48, 64, 3)])
 def test_channels_last_are_refused(tmp_path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(dtype)
@@ -48,6 +48,13 @@ def test_channels_last_are_refused(tmp_path: Path, dtype: Any, shape: tuple[int,
     save(tmp_path, images.transpose(0, 3, 1, 2))
     assert [note for note in notes(file, normalise="none") if "looks like" in note] == []
     assert read_own(str(tmp_path)).x.shape == (20, shape[2], *shape[:2])
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (16, 16, 4)])
+@pytest.mark.parametrize("scaled", [lambda x: 2 * x - 1, lambda x: (x - 0.47) / 0.2, lambda x: 1000 * x - 500])
+def test_squares_with_channels_last_are_refused_whatever_their_values(scaled: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="transpose it"):
+        check_layout("x", scaled(np.random.default_rng(0).random((4, *shape), np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,9 @@ def test_grey_images_are_seen_by_their_bytes(tmp_path: Path) -> None:
     assert "is taken as 28 channels of 28 x 1" in note
 
 
-@pytest.mark.parametrize("shape", [(22, 50, 1), (64, 25, 3), (9, 10, 4), (16, 8, 4), (28, 28, 1), (21, 25, 3)])
+@pytest.mark.parametrize(
+    "shape", [(22, 50, 1), (64, 25, 3), (9, 10, 4), (16, 8, 4), (28, 28, 1), (21, 25, 3), (8, 8, 3)]
+)
 def test_sensors_joints_and_frequencies_are_a_note(shape: tuple[int, ...], tmp_path: Path) -> None:
     file = save(tmp_path, np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32))
     (note,) = notes(file)

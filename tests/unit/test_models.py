@@ -387,6 +387,26 @@ def test_own_module_may_import_torchvision(tmp_path: Path) -> None:
     assert done.stdout == "3\nTrue\n", done.stderr
 
 
+def test_own_function_may_import_torchvision_when_it_is_called(tmp_path: Path) -> None:
+    """It begins with the same numbers, whatever was drawn before the import."""
+    (tmp_path / "with_torchvision.py").write_text(
+        "import torch\n"
+        "def network(classes):\n"
+        "    first = torch.nn.Linear(3, 4)\n"
+        "    import torchvision\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.Linear(4, classes))\n"
+    )
+    script = (
+        "import torch\n"
+        "from fedtl.models import build_model, read_model\n"
+        "choice = read_model({'name': 'with_torchvision:network'})\n"
+        "first, second = (build_model(choice, (3, 1, 1), 2, 0).state_dict() for _ in range(2))\n"
+        "print(all(torch.equal(first[name], second[name]) for name in first))\n" + WHOLE_TORCHVISION
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.stdout == "True\nTrue\n", done.stderr
+
+
 # --- names and options ------------------------------------------------------------------------------------
 
 

@@ -300,8 +300,11 @@ def _joined(owns: Sequence[Own], called: Sequence[str], task: LearningTask = CLA
             if len(getattr(own, part.replace("/", "_"))):
                 raise ConfigError(_not_here(own.source, part))
         if own.unlabelled:
+            signs = not any(each.names for each in owns) and {y for each in owns for y in each.labels} == {1}
+            also = "; -1 is read as no label: where -1 and 1 are the labels, write 0 and 1" if signs else ""
             raise ConfigError(
-                f"{own.source} has training samples without labels; in a simulation data.labelled_fraction gives such"
+                f"{own.source} has training samples without labels; in a simulation data.labelled_fraction gives "
+                f"such{also}"
             )
         there = f"{owns[0].source}; data.size and data.channels make images alike"
         check_alike(f"{own.source}: a sample", own.x, there, owns[0].x)

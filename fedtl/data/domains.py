@@ -174,7 +174,7 @@ def _alike(source: Dataset, target: Dataset) -> Dataset:
     return replace(target, notes=(*target.notes, f"{why}; a class is taken to be the one of the same number"))
 
 
-def check_alike(data: DataChoice, source: Dataset, target: Dataset | None, public: Dataset | None) -> None:
+def check_still_alike(data: DataChoice, source: Dataset, target: Dataset | None, public: Dataset | None) -> None:
     """Check that samples of all still are alike, once it is decided what their columns become.
 
     Raises:

@@ -12,7 +12,7 @@ from fedtl.choice import ConfigError
 from fedtl.data.by_domain import domains_of_clients, of_domain, one_after_another, said_of
 from fedtl.data.columns import Columns
 from fedtl.data.dataset import Dataset, DomainRows, Samples, channel_statistics, pixel_statistics
-from fedtl.data.domains import check_alike, load_all, named
+from fedtl.data.domains import check_still_alike, load_all, named
 from fedtl.data.federation import Domain, Federation, Later, Shards
 from fedtl.data.file_rows import FileRows
 from fedtl.data.held_out import held_out
@@ -197,7 +197,7 @@ def _federate(data: DataChoice, seed: int, unlabelled: bool) -> tuple[Federation
         x.append(public.x[rows])
         y.append(np.zeros(len(rows), np.int64))
         outcomes.append(None if source.outcomes is None else source.outcomes.none_of(len(rows)))
-    check_alike(data, dataset, target, public)
+    check_still_alike(data, dataset, target, public)
     notes = (*_notes(data, dataset, target, public, source, other), *_words_of_unseen(dataset, source, unseen))
     first = replace(source, train=train, test=test, validation=validation)
     divided = _divide_later(data, dataset, first, seed, unseen, drawn=source.validation is None)
@@ -679,9 +679,9 @@ def _as_clients_see(
         place = np.full(len(x), -1)
         place[rows] = np.arange(len(rows))
         before, there = listed.x[rows], None if seen is None else place[seen][place[seen] >= 0]
+        own = Shards.of([place[listed.turns[client]] for client in clients.tolist()])
         with said_of(domain):
-            shards = Shards.of([place[listed.turns[client]] for client in clients.tolist()])
-            after = shifted(before, shards, domain.seed(seed), there)
+            after = shifted(before, own, domain.seed(seed), there)
         if after is not before:
             x = x.copy() if x is listed.x else x
             x[rows] = after

@@ -53,6 +53,7 @@ def as_listed(data: DataChoice, dataset: Dataset, split: Split, clients: int | N
         ConfigError: the file is of other data, or does not go with the config.
     """
     where = _path_of(data)
+    by_options = dataset.rows is not None and not split.by_row  # then it is by these that its samples are known
     split = _by_sample(data, dataset, split, where)
     _check_size(data, dataset, split, where)
     if clients is not None and clients != split.clients:
@@ -64,7 +65,7 @@ def as_listed(data: DataChoice, dataset: Dataset, split: Split, clients: int | N
         raise ConfigError(f"data.samples = {data.samples}: {where} lists {different} samples; leave it out")
     server_test, notes = _server_test(data, dataset, split, where)
     ignored = split.test is not None and "test_share" in data.load_reads  # of others it is said where it would be used
-    if ignored and data.test_share != type(data).model_fields["test_share"].default:
+    if ignored and not by_options and data.test_share != type(data).model_fields["test_share"].default:
         share = f"data.test_share = {data.test_share:g}"
         notes.append(f"{share} has no effect: the file says which samples are for testing")
     split = split.by_client()

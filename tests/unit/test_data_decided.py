@@ -139,3 +139,19 @@ def test_a_column_without_a_value_in_training_rows(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="the column 'a' has no value in any training row"):
         federate(read_data(choice), 0)
+
+
+def test_domains_whose_columns_became_different_have_none(tmp_path: Path) -> None:
+    """Their gaps are filled by different numbers, and a model that is exported could fill by one of them alone."""
+    one = domains(tmp_path, categorical=[], leave_out=["who", "w"])
+    (tmp_path / "two").mkdir()
+    two = domains(tmp_path / "two", categorical=[], leave_out=["who", "w"])["domains"]["one"]
+    federation = federate(read_data({**one, "domains": {**one["domains"], "two": two}, "clients": 4}), 0)
+    assert federation.columns is None
+    fills = federation.x[federation.x[:, 1] == GAP, 0]
+    for domain, fill in enumerate(fills):
+        assert federation.domain_of is not None
+        clients = np.flatnonzero(federation.domain_of == domain).tolist()
+        own = federation.x[np.concatenate([federation.train[client] for client in clients])]
+        assert fill == pytest.approx(own[own[:, 1] != GAP, 0].mean(), rel=1e-5)
+    assert fills[0] != fills[1]

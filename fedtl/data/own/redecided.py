@@ -90,7 +90,8 @@ class CellsOfDomains:
             start = stop
         for name, other in zip(self.names[1:], columns[1:]):
             check_same_columns(f"data.domains.{name}", other, f"data.domains.{self.names[0]}", columns[0])
-        return np.concatenate(x), columns[0]  # type: ignore[return-value]
+        alike = all(other == columns[0] for other in columns)  # and else, as where they are read, no model knows them
+        return np.concatenate(x), columns[0] if alike else None  # type: ignore[return-value]
 
 
 def redecided(dataset: Dataset, training: Shards, others: Sequence[Shards]) -> Dataset:

@@ -255,13 +255,7 @@ class RunFolder:
         if vector is None and makes:
             raise ConfigError(f"--client = {client}: it holds nothing to train on, so it has no model of its own")
         if vector is None:
-            there = self.store.clients()
-            who = "1 client" if len(there) == 1 else f"{len(there)} clients"
-            hint = f"; the folder holds those of {who}, the first is {there[0]}" if there else ""
-            raise ConfigError(
-                f"--client = {client}: it has no memory in {self.store.folder}, or none up to round "
-                f"{self.checkpoint.round}, so no model of its own{hint}"
-            )
+            raise ConfigError(f"--client = {client}: {self._why_none(client, worker.stage.since)}")
         task, personal = worker.engine.of(client).task, cast(Personal, which.value)
         choice = self.config.architectures()[client % len(self.config.architectures())].model
         if (predictor := task.objective.predictor) is not None:
@@ -270,6 +264,30 @@ class RunFolder:
         if own is not None:
             choice = _choice_of(own, worker)
         return choice, _state(task, vector, own), personal, None
+
+    def _why_none(self, client: int, since: int) -> str:
+        """Why what a client remembers gives no model.
+
+        Args:
+            client: its id.
+            since: the first round of which memories are of the present model; see ``WorkerPhase``.
+        """
+        until = self._until(client)
+        last = max((round for round in self.store.versions(client) if round <= until), default=0)
+        if 0 < last < since:
+            return (
+                f"what it keeps in {self.store.folder} is of round {last}, and the model began anew in round {since} "
+                "(phases.restart); it has not trained since, so it has no model of its own"
+            )
+        there = self.store.clients()
+        if since:
+            there = [who for who in there if any(since <= round <= until for round in self.store.versions(who))]
+        who = "1 client" if len(there) == 1 else f"{len(there)} clients"
+        hint = f"; the folder holds those of {who}, the first is {there[0]}" if there else ""
+        return (
+            f"it has no memory in {self.store.folder}, or none up to round {self.checkpoint.round}, so no model of its "
+            f"own{hint}"
+        )
 
     def _check_kept(self, client: int, which: Serving, update: type[ClientUpdate[Any]]) -> None:
         """Check that a client's own model is one of those that real clients keep, and is kept in this folder.

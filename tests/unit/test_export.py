@@ -265,6 +265,31 @@ def test_who_has_no_model_of_its_own(pfedme: fedtl.Run, tmp_path: Path) -> None:
         model_of_run(pfedme.path, "bob")
 
 
+def test_a_memory_of_before_a_restart_is_none_of_the_present_model(tmp_path: Path) -> None:
+    plain = [{"term": "cross_entropy"}]
+    phases = [{"rounds": 2, "objective": plain}, {"rounds": 1, "restart": True, "objective": plain}]
+    config = tables({**PFEDME, "clients_per_round": 2}, phases=phases, evaluate={"personal": "stored"})
+    del config["rounds"]
+    run = fedtl.run(config, out=tmp_path / "run")
+    trained = [{*line["clients"]} for line in run.rounds]
+    before = (trained[0] | trained[1]) - trained[2]
+    never = {*range(CLIENTS)} - trained[0] - trained[1] - trained[2]
+    assert before  # else there is nothing to see
+    for client in before:
+        last = max(round for round, sampled in enumerate(trained, 1) if client in sampled)
+        with pytest.raises(ConfigError) as refused:
+            model_of_run(run.path, client)
+        assert str(refused.value).endswith(
+            f"is of round {last}, and the model began anew in round 3 (phases.restart); it has not trained since, so "
+            "it has no model of its own"
+        )
+    for client in trained[2]:
+        assert model_of_run(run.path, client).about.personal == "stored"
+    for client in never:
+        with pytest.raises(ConfigError, match=f"holds those of 2 clients, the first is {min(trained[2])}$"):
+            model_of_run(run.path, client)
+
+
 @pytest.fixture
 def deployed(pfedme: fedtl.Run, tmp_path: Path) -> Path:
     """The folder as a deployed run's: its data are elsewhere, and its clients have names."""

@@ -213,8 +213,12 @@ def _seeds(entries: Sequence[Sequence[Entry]]) -> str:
 
 def scored_in_words(comparison: Comparison) -> str:
     """Which model is scored on whom, what stands for all, and in which round, as a part of a sentence."""
-    where = "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
-    return f"{curves_in_words(comparison)}, {where}"
+    return f"{curves_in_words(comparison)}, {round_in_words(comparison)}"
+
+
+def round_in_words(comparison: Comparison) -> str:
+    """In which round scores are taken."""
+    return "in the round that is best on validation data" if comparison.at == "validation" else "in the last round"
 
 
 def over_fewer(comparison: Comparison) -> list[str]:

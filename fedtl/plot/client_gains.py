@@ -12,7 +12,7 @@ from fedtl.choice import ConfigError, nearest
 from fedtl.comparison.formats import in_percent
 from fedtl.comparison.layout import Layout
 from fedtl.comparison.result import Comparison, Summary, Transfer
-from fedtl.comparison.table import scored_in_words
+from fedtl.comparison.table import models_in_words, round_in_words
 from fedtl.plot.panels import grid_of_panels, label_outer, legend, title
 from fedtl.plot.style import COLOURS, DARK, handle, look, styled
 
@@ -55,7 +55,8 @@ def gains(comparison: Comparison, against: str | None = None, *, width: float | 
         several = any(gain.seed is not None for row in rows for gain in row.gains)
         note += f" under one of {seeds} seeds" if several else f", its mean over {seeds} seeds"
     unit = " in percentage points" if in_percent(comparison.metric) else ""
-    notes = [f"gains{unit} of {comparison.metric} of {scored_in_words(comparison)}", note]
+    scored = f"{comparison.metric} of {models_in_words(comparison)}, {round_in_words(comparison)}"
+    notes = [f"gains{unit} of {scored}", note]
     if len(variants) <= MOST_SHARES:
         notes.append("shares: clients that are worse off than under the baseline")
     notes.append("clients stand in the order of their gains")

@@ -137,6 +137,10 @@ def test_who_gains_and_who_loses(comparison: Comparison) -> None:
     gained = np.sort(np.tile([-10.0, 20.0, 20.0, 20.0], 3))
     assert any(len(y) == 12 and np.allclose(y, gained) for y in lines.values())
     assert [text.get_text() for text in figure.axes[0].texts] == ["25 %", "100 %"]
+    caption = " ".join(figure.legends[0].get_title().get_text().split())
+    assert "gains in percentage points of accuracy of " in caption
+    assert "in the last round; a point is one client under one of 3 seeds" in caption
+    assert "mean over clients" not in caption  # nothing is averaged here
     assert plot.gains(comparison, "fedavg").axes[0].get_ylabel() == "gain over fedavg"
     with pytest.raises(ConfigError, match="--against = 'fedav': no baseline of that name: did you mean 'fedavg'"):
         plot.gains(comparison, "fedav")

@@ -38,6 +38,7 @@ from fedtl.engine.choice import Choices
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
 from fedtl.models.pretrained import check_whole, digest, notes_on_weights, weights_of
+from fedtl.models.vector import buffers_not_kept
 from fedtl.runs import record, resume
 from fedtl.runs.best import BestRound
 from fedtl.runs.checkpoint import Checkpoint
@@ -175,6 +176,7 @@ def open_run(
             *federation.notes,
             *resources.notes,
             *_of_weights(tasks),
+            *_of_buffers(tasks),
             *_unused_by_models(config, federation),
             *_idle_terms(tasks),
             *chosen_on_test(config),
@@ -269,6 +271,16 @@ def _weights(config: Config) -> dict[str, list[str]]:
 def _of_weights(tasks: Sequence[Task]) -> list[str]:
     """What the user should know of the weights that the models begin with."""
     return list(dict.fromkeys(note for task in tasks for note in notes_on_weights(model_of(task.module))))
+
+
+def _of_buffers(tasks: Sequence[Task]) -> list[str]:
+    """What the user should know of numbers of the models that no file of theirs will have."""
+    return [
+        f"model: no file of the model will have {', '.join(map(repr, names))}, which it leaves out of its state_dict; "
+        "if training changes it or it is drawn, register it with persistent=True"
+        for names in dict.fromkeys(tuple(buffers_not_kept(model_of(task.module))) for task in tasks)
+        if names
+    ]
 
 
 def _unused_by_models(config: Config, federation: Federation) -> list[str]:

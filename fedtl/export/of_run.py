@@ -35,6 +35,8 @@ from fedtl.failure import RunError
 from fedtl.losses.term import Term, module_name
 from fedtl.models import ModelChoice
 from fedtl.models.composite import Composite, model_of
+from fedtl.models.trial import outputs_differ
+from fedtl.models.vector import buffers_not_kept
 from fedtl.runs.checkpoint import Checkpoint, CheckpointHeader, at_round, read_checkpoint, read_header
 from fedtl.runs.history import KEEPS_NONE, Run, check_round, load
 from fedtl.runs.record import EXTRAS
@@ -79,7 +81,7 @@ def model_of_run(
     check_round(round, "--round")
     source = RunFolder.of(run, tables, _best_round(run) if round == "best" else None)
     place = None if client is None else source.place(client)
-    choice, state, which, term = source.of_server() if place is None else source.of_client(place)
+    choice, network, state, which, term = source.of_server() if place is None else source.of_client(place)
     predictor = None if term is None else described(term)
     frame = source.frame if place is None else source.frame_of(place)
     about = About(
@@ -99,6 +101,7 @@ def model_of_run(
     )
     few = FewSamples.of(source.federation)
     module = rebuilt(choice, frame, state, str(folder), few, predictor)
+    _check_alike(folder, choice, model_of(module), network, frame, few)
     return Exported(module, frame, about, few)
 
 
@@ -108,9 +111,27 @@ def _kept_nowhere(run: Run, personal: str) -> bool:
     return made and OLDER.get(personal, personal) == Serving.STORED and (run.path / FRAME).is_file()
 
 
-Model = tuple[ModelChoice, dict[str, Tensor], Personal | None, Term | None]
-"""Which network, its parameters by name, which personalised model they are, and the term that makes a predictor of it
-and modules of its own, if one does."""
+def _check_alike(
+    folder: Path, choice: ModelChoice, built: nn.Module, network: nn.Module, frame: DataSchema, few: FewSamples | None
+) -> None:
+    """Check that a network built anew, as whoever reads the file builds it, does what the run's does.
+
+    Raises:
+        ConfigError: it does not, as a model of one's own may need more than its state_dict has.
+    """
+    if not outputs_differ(deepcopy(built), deepcopy(network), frame.shape, few):
+        return
+    left_out = ", ".join(map(repr, buffers_not_kept(network)))
+    raise ConfigError(
+        f"{folder}: the model {choice.name!r}, built anew with its state_dict, gives other outputs than the run's; "
+        f"what it lacks there ({left_out or 'as a tensor that __init__ draws'}) belongs in it: register it as a "
+        "buffer with persistent=True"
+    )
+
+
+Model = tuple[ModelChoice, nn.Module, dict[str, Tensor], Personal | None, Term | None]
+"""Which network, itself as the run has it, the parameters by name of what is exported, which personalised model they
+are, and the term that makes a predictor of it and modules of its own, if one does."""
 
 
 class RunFolder:
@@ -219,7 +240,8 @@ class RunFolder:
                 f"{self.folder}: strategy.private = {list(self.config.strategy.private)} stays at the clients, so the "
                 "global model alone is no whole one; add --client"
             )
-        return self.config.model, _state(task, self._global(task)), None, None
+        network = model_of(_loaded(task, self._global(task)))
+        return self.config.model, network, dict(network.state_dict()), None, None
 
     def of_client(self, client: int) -> Model:
         """A client's personalised model."""
@@ -258,12 +280,14 @@ class RunFolder:
             raise ConfigError(f"--client = {client}: {self._why_none(client, worker.stage.since)}")
         task, personal = worker.engine.of(client).task, cast(Personal, which.value)
         choice = self.config.architectures()[client % len(self.config.architectures())].model
+        whole = _loaded(task, vector)
         if (predictor := task.objective.predictor) is not None:
-            return choice, _state_of_all(task, vector), personal, predictor
-        own = worker.own if which is Serving.PARTIAL else None
+            return choice, model_of(whole), _state_of_all(whole, predictor), personal, predictor
+        network, own = model_of(whole), worker.own if which is Serving.PARTIAL else None
         if own is not None:
-            choice = _choice_of(own, worker)
-        return choice, _state(task, vector, own), personal, None
+            assert isinstance(whole, Composite)
+            choice, network = _choice_of(own, worker), whole.extras[own]
+        return choice, network, dict(network.state_dict()), personal, None
 
     def _why_none(self, client: int, since: int) -> str:
         """Why what a client remembers gives no model.
@@ -465,19 +489,7 @@ def _loaded(task: Task, vector: Tensor) -> nn.Module:
     return module
 
 
-def _state_of_all(task: Task, vector: Tensor) -> dict[str, Tensor]:
-    """The parameters by name of the model ``vector`` ``[d]`` and of the modules of the term that predicts with it."""
-    predictor = task.objective.predictor
-    assert predictor is not None
-    state = _loaded(task, vector).state_dict()
+def _state_of_all(whole: nn.Module, predictor: Term) -> dict[str, Tensor]:
+    """The parameters by name of a model and of the modules of the term that predicts with it."""
     own = f"extras.{module_name(predictor, '')}"
-    return {name: tensor for name, tensor in state.items() if name.startswith(("model.", own))}
-
-
-def _state(task: Task, vector: Tensor, own: str | None = None) -> dict[str, Tensor]:
-    """The parameters by name of the model ``vector`` ``[d]``, or of a term's own module in it."""
-    module = _loaded(task, vector)
-    if own is None:
-        return dict(model_of(module).state_dict())
-    assert isinstance(module, Composite)
-    return dict(module.extras[own].state_dict())
+    return {name: tensor for name, tensor in whole.state_dict().items() if name.startswith(("model.", own))}

@@ -119,6 +119,25 @@ def _accepted(module: nn.Module, name: str, shape: tuple[int, ...], few: FewSamp
     ) from failure
 
 
+def outputs_differ(one: nn.Module, other: nn.Module, shape: tuple[int, ...], few: FewSamples | None) -> bool:
+    """Whether two modules, in evaluation and from the same seeds, make something else of the same samples.
+
+    Args:
+        one: a module; what it counts while it is called is kept.
+        other: likewise.
+        shape: a sample's.
+        few: samples; made-up ones if None, of which those that the modules do not take show nothing.
+    """
+    for x in [few.x] if few is not None else _made_up(shape):
+        try:
+            ours, theirs = _output(one, x), _output(other, x)
+        except Exception:
+            continue
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
+            return True
+    return False
+
+
 def taken_by(module: nn.Module, shape: tuple[int, ...], few: FewSamples | None) -> Tensor:
     """Two samples ``[2, *shape]`` that a model takes, of the data or made up; without any, of zeros."""
     if few is not None:

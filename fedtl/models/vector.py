@@ -272,6 +272,12 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, frozenset[str]]]:
                 yield name, frozenset(key for key, tensor in named.items() if id(tensor) in tensors)
 
 
+def buffers_not_kept(module: nn.Module) -> list[str]:
+    """The float buffers that the module leaves out of its state_dict, as no file of the model has them."""
+    kept = module.state_dict()
+    return [name for name, buffer in module.named_buffers() if buffer.is_floating_point() and name not in kept]
+
+
 def _linear_weights(module: nn.Module) -> set[int]:
     """The ids of the wide weights that linear layers alone read, by :func:`torch.nn.functional.linear`."""
     linear, others = set[int](), set[int]()

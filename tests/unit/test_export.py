@@ -290,6 +290,44 @@ def test_a_memory_of_before_a_restart_is_none_of_the_present_model(tmp_path: Pat
             model_of_run(run.path, client)
 
 
+class Scaled(nn.Module):
+    """Its input's scales are no parameters: drawn, and kept in one way or another."""
+
+    scales: Tensor
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, kept: str) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, classes)
+        scales = torch.rand(64) if kept != "made alike" else torch.linspace(0, 1, 64)
+        if kept == "attribute":
+            self.scales = scales
+        else:
+            self.register_buffer("scales", scales, persistent=kept == "buffer")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.flatten(1) * self.scales)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kept", "lacks"),
+    [("buffer", ""), ("made alike", ""), ("not persistent", "'scales'"), ("attribute", "as a tensor that __init__")],
+)
+def test_a_model_that_its_state_dict_does_not_make(kept: str, lacks: str, tmp_path: Path) -> None:
+    """Whoever opens the file would have other numbers than were scored."""
+    model = {"name": f"{__name__}:Scaled", "kept": kept}
+    run = fedtl.run(tables({"name": "fedavg", **SGD}, model=model, rounds=1), out=tmp_path / "run")
+    noted = any("no file of the model will have 'scales'" in note for note in run.environment["notes"])
+    assert noted == (kept in ("not persistent", "made alike"))
+    if lacks:
+        with pytest.raises(ConfigError, match=rf"gives other outputs than the run's; what it lacks there \({lacks}"):
+            model_of_run(run.path)
+    else:
+        federation = data_of(run)
+        module, frame, _ = through_file(model_of_run(run.path), tmp_path)
+        assert accuracy(module, frame, federation, federation.server_test) == run.last()["global/server-test"].value
+
+
 @pytest.fixture
 def deployed(pfedme: fedtl.Run, tmp_path: Path) -> Path:
     """The folder as a deployed run's: its data are elsewhere, and its clients have names."""

@@ -18,7 +18,8 @@ class AFLSettings(SGDSettings):
     Attributes:
         mixture_lr: γ_λ, the step size of the mixture's weights λ; 0 is FedAvg with equal weights.
         output: the model that is scored and saved: the "average" of w_1, …, w_t, which is what Stochastic-AFL gives
-            out and what its bound is of, or the "last" round's w_t. Training is the same.
+            out and what its bound is of, or the "last" round's w_t. Training is the same. In a phase that averages
+            after one that does not, it is of the rounds since.
     """
 
     mixture_lr: float = Field(ge=0)

@@ -35,7 +35,7 @@ class AFL(Strategy):
 
     def first_state(self, w: Tensor) -> Vectors:
         """The uniform mixture, 0 for clients that cannot train, and with an average the model to train besides."""
-        models = iterates.with_average(w) if self.settings.output == "average" else {"w": w}
+        models = iterates.with_average(w) if self._averages else {"w": w}
         mixture = torch.zeros(self.numbered)
         mixture[self.able] = 1 / max(self.population, 1)  # 0: a server that has not heard of its clients' samples
         return {**models, "mixture": mixture}
@@ -45,7 +45,7 @@ class AFL(Strategy):
         own = self._mixture(state)[list(clients)]
         total = own.sum()
         share = own * len(own) / total if total > 0 else torch.ones_like(own)
-        return Download({"w": iterates.trained(state)}, {"share": share[:, None]})
+        return Download({"w": iterates.trained(state, self._averages)}, {"share": share[:, None]})
 
     def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model to score, for which nobody's share counts."""
@@ -56,11 +56,23 @@ class AFL(Strategy):
         mixture, able = self._mixture(state).clone(), torch.from_numpy(self.able)
         ascent = self.settings.mixture_lr * self.population / len(uploads.clients)
         mixture[list(uploads.clients)] += ascent * uploads.rows["loss"][:, 0]
-        w, share = iterates.trained(state), uploads.mean("share").clamp(min=1e-30)  # 1, if nobody has failed
+        w = iterates.trained(state, self._averages)
+        share = uploads.mean("share").clamp(min=1e-30)  # 1, if nobody has failed
         new = w + (uploads.mean("w") - w) / share
-        models = iterates.averaged(state, new, True) if self.settings.output == "average" else {"w": new}
+        models = iterates.averaged(state, new, True) if self._averages else {"w": new}
         mixture[able] = onto_simplex(mixture[able])
         return {**state, **models, "mixture": mixture}
+
+    def with_other_options(self, state: Vectors, before: Settings) -> Vectors:
+        """With a mean of the phase's rounds, or without one."""
+        assert isinstance(before, AFLSettings)
+        state = super().with_other_options(state, before)
+        return iterates.entered(state, before.output == "average", self._averages)
+
+    @property
+    def _averages(self) -> bool:
+        """Whether the mean of the rounds' models is scored."""
+        return self.settings.output == "average"
 
     def _mixture(self, state: Vectors) -> Tensor:
         """The mixture λ of all clients, none of which is of one that cannot train in the present phase."""

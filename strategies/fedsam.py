@@ -35,7 +35,8 @@ class FedSAM(FedAvg):
 
     With ``adaptive`` it is the second's FedASAM. With ``swa_from`` the server keeps its stochastic weight average
     besides: w_SWA ← (n w_SWA + w) / (n + 1) every c rounds. Clients go on from w; scores, exports and the final model
-    are of w_SWA. Batch-norm's running statistics are those of w.
+    are of w_SWA. Batch-norm's running statistics are those of w. An average begins and ends with the phases that have
+    ``swa_from``.
 
     Differs from the first paper: clients count by their samples, as in the second; ``weighting = "uniform"`` for its
     plain mean. Differs from the second: no learning rate changes with the averages, unless ``schedule`` says so. Its
@@ -48,13 +49,11 @@ class FedSAM(FedAvg):
 
     def first_state(self, w: Tensor) -> Vectors:
         """The model to train besides the one to score, where the two differ, and how many were averaged."""
-        if self.settings.swa_from is None:
-            return super().first_state(w)
-        return iterates.with_average(w)
+        return iterates.with_average(w) if self._averages else super().first_state(w)
 
     def send(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The model to train."""
-        return Download({"w": iterates.trained(state)})
+        return Download({"w": iterates.trained(state, self._averages)})
 
     def send_to_score(self, state: Vectors, clients: Sequence[int], round: int) -> Download:
         """The average."""
@@ -65,9 +64,20 @@ class FedSAM(FedAvg):
         first, every = self.settings.swa_from, self.settings.swa_every
         if first is None:
             return super().update(state, uploads, round)
-        new = super().update({**state, "w": iterates.trained(state)}, uploads, round)
+        new = super().update({**state, "w": iterates.trained(state, True)}, uploads, round)
         counts = round >= first and not (round - first) % every
         return {**new, **iterates.averaged(state, new["w"], counts)}
+
+    def with_other_options(self, state: Vectors, before: Settings) -> Vectors:
+        """With an average besides, or without one."""
+        assert isinstance(before, FedSAMSettings)
+        state = super().with_other_options(state, before)
+        return iterates.entered(state, before.swa_from is not None, self._averages)
+
+    @property
+    def _averages(self) -> bool:
+        """Whether models of several rounds are averaged."""
+        return self.settings.swa_from is not None
 
     @classmethod
     def unused(cls, settings: Settings) -> dict[str, str]:

@@ -13,9 +13,26 @@ def with_average(w: Tensor) -> Vectors:
     return {"w": w, "trained": w.clone(), "averaged": torch.zeros(1)}
 
 
-def trained(state: Vectors) -> Tensor:
+def trained(state: Vectors, averages: bool) -> Tensor:
     """The model that clients go on from ``[P]``: where no mean is kept, the only one."""
-    return state.get("trained", state["w"])
+    return state["trained"] if averages else state["w"]
+
+
+def entered(state: Vectors, before: bool, averages: bool) -> Vectors:
+    """The state at the beginning of a phase; clients go on from the same model as if no phase began.
+
+    Args:
+        state: after the phase before.
+        before: whether a mean was kept in that one.
+        averages: whether one is kept in this: it begins here, or goes on. Else it is given up, and the model that
+            trains on is scored from now on.
+    """
+    if averages and not before:
+        return {**state, **with_average(state["w"])}
+    if before and not averages:
+        kept = {name: tensor for name, tensor in state.items() if name not in ("trained", "averaged")}
+        return {**kept, "w": state["trained"]}
+    return state
 
 
 def averaged(state: Vectors, new: Tensor, counts: bool) -> Vectors:

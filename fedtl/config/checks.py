@@ -61,8 +61,14 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     weights = [model.pretrained for model in (config.models or (config.model,))]
     if config.strategy.private and asked("strategy", "private_start") and all(weights):
         notes.append("strategy.private_start has no effect: with model.pretrained all clients begin alike")
-    for i, phase in enumerate(config.phases):
+    for i, (phase, stage) in enumerate(zip(config.phases, config.stages())):
         unused = of_stages[i]
+        notes += [
+            f"phases[{i}].strategy.{option} has no effect: it acts from round {first} on, and the phase ends with "
+            f"round {stage.last}"
+            for option, first in strategy_type(method).begins(stage.strategy).items()
+            if option in phase.strategy and first > stage.last
+        ]
         notes += [f"phases[{i}].strategy.{key} has no effect: {unused[key]}" for key in phase.strategy if key in unused]
         if phase.restart and not strategy_type(method).has_global_model():
             notes.append(f"phases[{i}].restart has no effect: under {method} no global model could begin anew")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fedtl.clients.contract import ClientUpdate
+from fedtl.clients.settings import Settings
 from fedtl.server.exchange import Download, Uploads, Vectors
 
 
@@ -50,6 +51,15 @@ class Method(ABC):
         Args:
             state: after the phase before.
             known: how many of the N clients of the new phase could train in that one, from 0 to 1.
+        """
+        return state
+
+    def with_other_options(self, state: Vectors, before: Settings) -> Vectors:
+        """The state that a phase begins with that has other options than the one before, and goes on with its model.
+
+        Args:
+            state: after the phase before.
+            before: the options in it.
         """
         return state
 

@@ -170,6 +170,7 @@ class Rounds(Method, FlowerStrategy, ABC):
             remembered: what it has besides.
             round: the last one that it knows of.
         """
+        self.enter_phase_of(round)  # what its options let the server remember
         began = self._initial
         for phase in self.phases if self.has_global_model() else ():
             if phase.restart is not None and phase.first <= round:
@@ -456,11 +457,23 @@ class Rounds(Method, FlowerStrategy, ABC):
     def _enter(self, round: int, arrays: ArrayRecord) -> ArrayRecord:
         """Go into the round's phase; gives the global model that it begins with."""
         phase = self.enter_phase_of(round)
+        w = before = arrays[m.VECTOR].numpy()
         if round == phase.first and phase.restart is None and self._phase and self.state:
-            self._regroup(self._able_in(self.phases[self._phase - 1]), self.able)
-        before = arrays[m.VECTOR].numpy()
-        w = self._memory.enter(phase, round, before)
+            earlier = self.phases[self._phase - 1]
+            self._regroup(self._able_in(earlier), self.able)
+            w = self._change_options(earlier.settings, w)
+        w = self._memory.enter(phase, round, w)
         return arrays if w is before else m.pack(w)
+
+    def _change_options(self, before: Settings, w: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Let the method go on with other options than those before; gives the global model, which was ``w``."""
+        if before == self.settings:
+            return w
+        state, memory = self.with_other_options(dict(self.state), before), self._memory
+        same = state.keys() == self.state.keys() and all(state[name] is self.state[name] for name in state)
+        if not same:
+            memory.replace(state, self.state.get("buffers"))
+        return w if same or not self.has_global_model() else memory.w
 
     def _regroup(self, before: NDArray[np.int64], now: NDArray[np.int64]) -> None:
         """Let the method go on with other clients than those that could train in the phase before."""

@@ -12,6 +12,8 @@ from fedtl.clients.contract import ClientUpdate
 from fedtl.clients.settings import Settings
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.models.vector import Layout
+from fedtl.optimizers.server import without_moments
+from fedtl.optimizers.settings import AveragingSettings
 from fedtl.server.exchange import Download, Uploads, Vectors
 from fedtl.server.rounds import Rounds
 
@@ -76,6 +78,18 @@ class Strategy(Rounds):
         already their mean over the uploads.
         """
         return {**state, "w": uploads.mean("w")}
+
+    def with_other_options(self, state: Vectors, before: Settings) -> Vectors:
+        """The state that a phase begins with that has other options than ``before``, those of the phase before it.
+
+        A server optimiser begins anew where it takes another's place. A method that remembers other tensors under other
+        options begins or gives them up here; or it names those options in ``same_in_phases`` of its settings.
+        """
+        options: object = before
+        server = options.server if isinstance(options, AveragingSettings) else "none"
+        if isinstance(server, str) or type(server) is type(getattr(self.settings, "server", None)):
+            return state
+        return without_moments(state, server)
 
     @classmethod
     def statistics(cls, settings: Settings) -> tuple[ClientAggregate, ...]:

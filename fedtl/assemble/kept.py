@@ -9,6 +9,7 @@ from fedtl.clients.contract import ClientUpdate
 from fedtl.config.schema import Config
 from fedtl.engine.first_memory import after_one_step, first_memory
 from fedtl.engine.task import BUFFERS, PREVIOUS, PRIVATE, Task
+from fedtl.optimizers.settings import OptimizerSettings
 from fedtl.strategies import strategy_type
 
 
@@ -49,6 +50,19 @@ def counts_from(config: Config) -> list[int]:
     for stage in config.stages():
         if stage.restart and strategy_type(config.strategy.name).has_global_model():
             since = stage.first
+        rounds.append(since)
+    return rounds
+
+
+def optimizers_from(config: Config) -> list[int]:
+    """For each phase the first round of the kind of optimiser that its clients have: another's state is none of it."""
+    since, kind, rounds = 0, None, list[int]()
+    for stage in config.stages():
+        options: object = stage.strategy
+        own = type(options.optimizer) if isinstance(options, OptimizerSettings) else None
+        if own is not kind and rounds:
+            since = stage.first
+        kind = own
         rounds.append(since)
     return rounds
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedtl.assemble.kept import KeptMemories, counts_from
+from fedtl.assemble.kept import KeptMemories, counts_from, optimizers_from
 from fedtl.assemble.network import build_module, drawn_anew
 from fedtl.choice import ConfigError
 from fedtl.clients.contract import ClientUpdate
@@ -301,8 +301,8 @@ def worker_of(config: Config, engines: Sequence[Engine], store: MemoryStore) -> 
     task = engines[0].task
     updates = client_updates(config, [engine.task for engine in engines])
     epochs = config.evaluate.unseen_epochs
-    phases = zip(engines, updates, counts_from(config))
-    stages = [WorkerPhase(engine, update, epochs, since) for engine, update, since in phases]
+    phases = zip(engines, updates, counts_from(config), optimizers_from(config))
+    stages = [WorkerPhase(engine, update, epochs, *since) for engine, update, *since in phases]
     return Worker(stages, store, task.layout.flatten(task.module))
 
 

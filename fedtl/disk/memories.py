@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class MemoryStore:
         return self.load_all([client], before)[0]
 
     def load_all(
-        self, clients: Sequence[int], before: int, since: int = 0, outlasts: Collection[str] = ()
+        self, clients: Sequence[int], before: int, counts: Callable[[str, int], bool] | None = None
     ) -> list[dict[str, Tensor]]:
         """Several clients' memories as of the rounds before ``before``; empty for those that have none.
 
@@ -75,8 +75,7 @@ class MemoryStore:
         Args:
             clients: their ids.
             before: the round that is to come.
-            since: of memories of earlier rounds than this one, what counts is in ``outlasts`` alone.
-            outlasts: names of vectors.
+            counts: ``counts(name, round)``, whether a vector of a memory of a round is to be used; all if None.
 
         Raises:
             DamagedMemoryError: one is not what was saved.
@@ -86,8 +85,8 @@ class MemoryStore:
         memories = list[dict[str, Tensor]]()
         for client, version in zip(clients, latest):
             memory = {} if version is None else self._read(client, version, check=False)
-            if version is not None and version < since:
-                memory = {name: vector for name, vector in memory.items() if name in outlasts}
+            if version is not None and counts is not None:
+                memory = {name: vector for name, vector in memory.items() if counts(name, version)}
             memories.append(memory)
         return memories
 

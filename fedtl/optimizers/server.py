@@ -61,6 +61,12 @@ class ServerOptimizer(Choice):
         return {name: tensor for name, tensor in moved.items() if name != RATE} | {"w": w + u}
 
 
+def without_moments(state: State, optimizer: ServerOptimizer) -> State:
+    """A server's state without what an optimiser remembers."""
+    gone = {*optimizer.chain().init(state["w"]), STEPS}
+    return {name: tensor for name, tensor in state.items() if name not in gone}
+
+
 class FedAvgM(ServerOptimizer):
     """FedAvgM (Hsu et al. 2019, arXiv 1909.06335): v ← β v + Δ; w ← w + η v.
 

@@ -29,6 +29,7 @@ from fedtl.engine.plan import eligible
 from fedtl.engine.served import part_of_terms, served
 from fedtl.engine.task import OUTLASTS, RoundContext, Score, reason
 from fedtl.failure import RunError
+from fedtl.optimizers.stepper import PREFIX
 from fedtl.wire import messages as m
 from fedtl.wire.further_scores import FurtherScores
 from fedtl.wire.tree_sum import TreeSum
@@ -61,6 +62,15 @@ class WorkerPhase:
     since: int = 0
     """The first round of which clients' memories are of the model that trains in this phase: where the global model
     has begun anew, that phase's. Of older ones private parts alone count."""
+
+    optimizer_since: int = 0
+    """The first round of which what optimisers keep is of the one that this phase has."""
+
+    def remembers(self, name: str, round: int) -> bool:
+        """Whether a vector of a client's memory of a round still counts."""
+        if name in OUTLASTS:
+            return True
+        return round >= (max(self.since, self.optimizer_since) if name.startswith(PREFIX) else self.since)
 
     @functools.cached_property
     def eligible(self) -> NDArray[np.bool_] | None:
@@ -448,7 +458,7 @@ class Worker:
     def _memories(self, clients: Sequence[int], before: int) -> list[dict[str, Tensor]]:
         device = self.initial.device
         with self.clock.part(MEMORIES):
-            loaded = self.store.load_all(clients, before, self.stage.since, OUTLASTS)
+            loaded = self.store.load_all(clients, before, self.stage.remembers)
             return [{name: vector.to(device) for name, vector in memory.items()} for memory in loaded]
 
     def _received(self, content: RecordDict, clients: int) -> Received:

@@ -10,6 +10,7 @@ import torch
 
 import fedtl
 from fedtl.config.read import read_config
+from fedtl.engine.task import of_method
 from fedtl.runs.record import Recorder
 from tests.interrupted import Killed, contents, stop_at, tables
 from tests.parted import Parted
@@ -91,3 +92,36 @@ def test_a_mean_that_would_begin_after_its_phase_is_noted() -> None:
     assert note in read_config(given)[1]
     given["phases"] = given["phases"][::-1]
     assert read_config(given)[1] == []
+
+
+ADAM = {"name": "adam", "lr": 0.05, "keep": True}
+SGD = {"name": "sgd", "momentum": 0.9}
+
+
+def test_an_optimiser_does_not_take_up_what_another_kept() -> None:
+    """Whether clients keep Adam's moments, or those of the SGD that follows, its first round is the same."""
+    sampled, strategy = [[0, 1], [0, 2]], {"name": "fedavg", "lr": 0.1, "local_steps": 2}
+    kept = run_of(strategy, {"optimizer": ADAM}, {"optimizer": {**SGD, "keep": True}}, sampled=sampled)
+    fresh = run_of(strategy, {"optimizer": {**ADAM, "keep": False}}, {"optimizer": SGD}, sampled=sampled)
+    assert torch.equal(kept.rounds()[1], fresh.rounds()[1])
+    assert not of_method(kept.memory(0))
+    assert {*kept.memory(0)} == {"optimizer_w_m"}
+
+
+def test_an_optimisers_own_moments_go_on_in_a_later_phase() -> None:
+    sampled, strategy = [[0, 1], [0, 2]], {"name": "fedavg", "lr": 0.1, "local_steps": 2, "optimizer": ADAM}
+    phases, one = run_of(strategy, {}, {"local_steps": 2}, sampled=sampled), Parted(strategy, FEDERATION, sampled)
+    assert torch.equal(torch.stack(phases.rounds()), torch.stack(one.rounds()))
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_nor_does_a_servers(batch_norm: bool) -> None:
+    """In its first step a momentum of η = 1 goes to the mean itself."""
+    momentum, adam = ({"server": {"name": name}} for name in ("momentum", "adam"))
+    sent = []
+    for first in (momentum, {"server": "none"}):
+        phases = [{"rounds": 1, "strategy": first}, {"rounds": 2, "strategy": adam}]
+        strategy, more = {"name": "fedavg", "lr": 0.1, "local_steps": 2}, {"phases": phases, "rounds": 3}
+        run = Parted(strategy, FEDERATION, SAMPLED, model={"norm": batch_norm}, more=more)
+        sent.append(torch.stack(run.rounds()))
+    torch.testing.assert_close(*sent)

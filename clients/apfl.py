@@ -36,6 +36,8 @@ class APFLSettings(Settings, OptimizerSettings):
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
     """
 
+    same_in_phases: ClassVar[tuple[str, ...]] = (*Settings.same_in_phases, "alpha")
+
     alpha: float = Field(0.5, ge=0, le=1)
     adaptive: bool = False
     alpha_lr: float | None = Field(None, gt=0)

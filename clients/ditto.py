@@ -34,6 +34,8 @@ class DittoSettings(Settings, OptimizerSettings):
         weighting: the paper takes the plain mean of the sampled clients ("uniform").
     """
 
+    one_of: ClassVar[tuple[tuple[str, str], ...]] = (*Settings.one_of, ("personal_steps", "personal_epochs"))
+
     lam: float = Field(1.0, ge=0)
     personal_lr: float | None = Field(None, gt=0)
     personal_steps: PositiveInt | None = None

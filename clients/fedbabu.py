@@ -26,6 +26,7 @@ class FedBABUSettings(FineTuneSettings):
     """
 
     default_finetune: ClassVar[dict[str, int]] = {"finetune_epochs": 5}
+    same_in_phases: ClassVar[tuple[str, ...]] = (*FineTuneSettings.same_in_phases, "fixed")
 
     fixed: tuple[str, ...] = ("head",)
 

@@ -55,6 +55,8 @@ class FedCPSettings(SGDSettings, AveragingSettings):
             round in which it took part, as in the authors' code.
     """
 
+    same_in_phases: ClassVar[tuple[str, ...]] = (*SGDSettings.same_in_phases, "tau", "gumbel", "global_parts")
+
     lam: float = Field(5.0, ge=0)
     tau: PositiveFloat = 1.0
     gumbel: bool = False
@@ -103,6 +105,8 @@ class ConditionalPolicy(Term):
         tau: likewise.
         gumbel: likewise.
     """
+
+    of_modules: ClassVar[frozenset[str] | None] = frozenset({"tau", "gumbel"})
 
     lam: float
     tau: float

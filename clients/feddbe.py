@@ -39,6 +39,8 @@ class FedDBESettings(SGDSettings):
             paper, or as many as are "sampled" in any other.
     """
 
+    same_in_phases: ClassVar[tuple[str, ...]] = (*SGDSettings.same_in_phases, "initial_clients")
+
     kappa: float = Field(50.0, ge=0)
     mu: float = Field(1.0, gt=0, le=1)
     personal_lr: float | None = Field(None, ge=0)

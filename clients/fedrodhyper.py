@@ -25,6 +25,8 @@ class FedRoDHyperSettings(TwoHeadsSettings):
         hyper_hidden: the size of the hypernetwork's hidden layer.
     """
 
+    same_in_phases: ClassVar[tuple[str, ...]] = (*TwoHeadsSettings.same_in_phases, "hyper_hidden")
+
     hyper_hidden: PositiveInt = 32
 
 

@@ -29,6 +29,7 @@ class FineTuneSettings(SGDSettings):
     """How long, where nothing is said."""
 
     never_cut: ClassVar[tuple[str, ...]] = ("finetune_steps", "finetune_epochs")
+    one_of: ClassVar[tuple[tuple[str, str], ...]] = (*SGDSettings.one_of, ("finetune_steps", "finetune_epochs"))
 
     finetune_steps: PositiveInt | None = None
     finetune_epochs: PositiveInt | None = None

@@ -43,6 +43,8 @@ class GPFLSettings(SGDSettings, AveragingSettings):
             in the first round.
     """
 
+    same_in_phases: ClassVar[tuple[str, ...]] = (*SGDSettings.same_in_phases, "inputs")
+
     private: tuple[str, ...] = ("head",)
     lam: float = Field(0.01, ge=0)
     mu: float = Field(0.1, ge=0)
@@ -101,6 +103,7 @@ class Guidance(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"source", "features", "model:global"})
     per_sample: ClassVar[bool] = True  # the norm over a batch leaves padding out, too
+    of_modules: ClassVar[frozenset[str] | None] = frozenset()
 
     lam: float
     magnitude: Literal["sample", "batch"]

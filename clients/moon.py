@@ -25,6 +25,8 @@ class MoonSettings(SGDSettings):
             "received", with which it has no contrast in its first round.
     """
 
+    same_in_phases: ClassVar[tuple[str, ...]] = (*SGDSettings.same_in_phases, "projector")
+
     mu: float = Field(1.0, ge=0)
     tau: PositiveFloat = 0.5
     layer: str = Field("features", min_length=1)

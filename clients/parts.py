@@ -29,6 +29,8 @@ class HeadFirstSettings(SGDSettings):
     default_head: ClassVar[dict[str, int]] = {"head_epochs": 1}
     """How long, where nothing is said."""
 
+    one_of: ClassVar[tuple[tuple[str, str], ...]] = (*SGDSettings.one_of, ("head_epochs", "head_steps"))
+
     head_epochs: NonNegativeInt | None = None
     head_steps: NonNegativeInt | None = None
 

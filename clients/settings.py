@@ -41,6 +41,12 @@ class Settings(Choice):
     never_cut: ClassVar[tuple[str, ...]] = ()
     """Lengths that stragglers do not cut."""
 
+    same_in_phases: ClassVar[tuple[str, ...]] = ("name", "private", "private_start", "frozen")
+    """Options that no phase changes, as what travels, or what server and clients remember, follows from them."""
+
+    one_of: ClassVar[tuple[tuple[str, str], ...]] = (("local_epochs", "local_steps"),)
+    """Pairs of options of which at most one is given, as :func:`one_length` checks; a phase may give the other one."""
+
     clients_per_round: PositiveInt | None = None
     sampling: Counted = "uniform"
     local_epochs: PositiveInt | None = None

@@ -84,8 +84,8 @@ def explain(kind: str, name: str) -> None:
     printing.out.print(f"Code: {', '.join(paths)}", markup=False, soft_wrap=True)
     tables, before = starter(kind, name)
     if kind_of_options is not None:
-        idle = _idle(name, tables) if kind == "strategies" else {}
-        _print_options(PLACES[kind], kind_of_options, functions, idle)
+        more = _more(name, tables) if kind == "strategies" else {}
+        _print_options(PLACES[kind], kind_of_options, functions, more)
         server = kind_of_options.model_fields.get("server")
         if kind == "strategies" and server is not None and isinstance(server.default, BaseModel):
             _print_options(PLACES["server-optimizers"], type(server.default), ())
@@ -121,21 +121,22 @@ def _classes(kind: str, name: str) -> tuple[list[Any], type[BaseModel] | None]:
     return [part], part if issubclass(part, BaseModel) else None
 
 
-def _idle(name: str, tables: dict[str, Any]) -> dict[str, str]:
-    """What to add to the meanings of options that do nothing, or are refused, in the config to start from."""
+def _more(name: str, tables: dict[str, Any]) -> dict[str, str]:
+    """What to add to the meanings of options: that no phase changes them, or they do nothing in the config below."""
     method = strategy_type(name)
+    more = dict.fromkeys(method.settings_type.same_in_phases, "the same in all phases")
     try:
         settings = read_strategy(tables["strategy"])
     except ConfigError:  # a method of the user's own may need more than can be known
-        return {}
-    idle = {option: f"no effect in the config below: {why}" for option, why in method.unused(settings).items()}
+        return more
+    more |= {option: f"no effect in the config below: {why}" for option, why in method.unused(settings).items()}
     if why := no_private(settings):
-        idle["private"] = f"refused here: {why}"
-    return idle
+        more["private"] = f"refused here: {why}"
+    return more
 
 
 def _print_options(
-    place: str, part: type[BaseModel], functions: Sequence[object], idle: Mapping[str, str] | None = None
+    place: str, part: type[BaseModel], functions: Sequence[object], more: Mapping[str, str] | None = None
 ) -> None:
     printing.out.print()
     _heading(f"Options in {place}")
@@ -144,7 +145,7 @@ def _print_options(
     table.add_column(max_width=24)
     table.add_column()
     for option in options(part, functions):
-        meaning = "; ".join(filter(None, (option.meaning, (idle or {}).get(option.name, ""))))
+        meaning = "; ".join(filter(None, (option.meaning, (more or {}).get(option.name, ""))))
         table.add_row(option.name, Text(option.default), Text(meaning))
     printing.out.print(table)
     printing.out.print()

@@ -152,6 +152,18 @@ _UNUSED_BY_GRID = {
 }
 
 
+def check_phases(config: Config) -> None:
+    """Check that no phase changes an option that is the same in all of them.
+
+    Raises:
+        ConfigError: one does.
+    """
+    for i, phase in enumerate(config.phases):
+        for option in type(config.strategy).same_in_phases:
+            if option in phase.strategy:
+                raise ConfigError(f"phases[{i}].strategy.{option}: it is the same in all phases; give it in [strategy]")
+
+
 def check_together(config: Config) -> None:
     """Check what no part of a config can know alone."""
     method = strategy_type(config.strategy.name)
@@ -312,7 +324,7 @@ def _check_terms(config: Config) -> None:
     Raises:
         ConfigError: they do not go together.
     """
-    known: dict[str, tuple[str, Any]] = {}
+    known: dict[str, tuple[str, Term]] = {}
     method, private = strategy_type(config.strategy.name), config.strategy.private
     sends = method.has_global_model()
     same = method.pools and getattr(config.strategy, "server", "none") == "none"  # what client 0 trained comes back
@@ -321,9 +333,14 @@ def _check_terms(config: Config) -> None:
         if not any(term.weight for term in stage.objective):
             raise ConfigError(f"{key}: no term has a weight above 0, so nothing would be trained")
         for j, term in enumerate(stage.objective):
-            place, options = stage.place(j), term.model_dump(exclude={"weight", "ramp"})
-            where, before = known.setdefault(term.key, (place, options))
-            if before != options and term.brings():
+            place = stage.place(j)
+            where, before = known.setdefault(term.key, (place, term))
+            if term.brings() and (others := _of_other_modules(before, term)):
+                if j >= stage.listed:
+                    raise ConfigError(
+                        f"{key.removesuffix('.objective')}.strategy: the term {term.key!r} of {place} has modules that "
+                        f"are the same in all phases, and would have another {_listed(others)}; give it in [strategy]"
+                    )
                 raise ConfigError(
                     f"{place}: the term {term.key!r} stands in {where} with other options; give one of them a name"
                 )
@@ -353,6 +370,14 @@ def _check_terms(config: Config) -> None:
                     f"{place}: the term {term.key!r} gives clients a model of their own, and so does "
                     f"{_who_keeps(config)}: leave one of them out"
                 )
+
+
+def _of_other_modules(one: Term, other: Term) -> list[str]:
+    """The options by which the modules of two terms, or their statistics, may differ."""
+    dumped = [term.model_dump(exclude={"weight", "ramp"}) for term in (one, other)]
+    counts = None if other.of_modules is None else {"term", *other.of_modules}
+    names = [name for name in {**dumped[0], **dumped[1]} if counts is None or name in counts]
+    return [name for name in names if dumped[0].get(name) != dumped[1].get(name)]
 
 
 def _check_privacy(config: Config) -> None:

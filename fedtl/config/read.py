@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedtl.choice import ConfigError, as_recorded, nearest, shown, validate
-from fedtl.config.checks import check_removed, check_together, without_effect
+from fedtl.config.checks import check_phases, check_removed, check_together, without_effect
 from fedtl.config.earlier import completed
 from fedtl.config.overrides import dotted, override
 from fedtl.config.schema import Config, PhaseOptions, Tables
@@ -82,10 +82,12 @@ def build(tables: Tables) -> Config:
 def build_to_read(tables: Tables) -> Config:
     """The config of a run whose models are read, without what chose its rounds.
 
-    That has been done, and an earlier version chose by what is refused now, as by a metric of each class.
+    That has been done, and an earlier version chose by what is refused now, as by a metric of each class; as it let
+    phases change options that are the same in all of them now.
     """
     evaluate = {key: value for key, value in tables.get("evaluate", {}).items() if key != "keep_best"}
-    return build({**{key: value for key, value in tables.items() if key != "stop"}, "evaluate": evaluate})
+    with as_recorded():
+        return _built({**{key: value for key, value in tables.items() if key != "stop"}, "evaluate": evaluate}, True)
 
 
 def _built_on(recorded: Tables, tables: Tables) -> tuple[Config, list[str]]:
@@ -109,7 +111,8 @@ def _built_on(recorded: Tables, tables: Tables) -> tuple[Config, list[str]]:
         raise
 
 
-def _built(tables: Tables) -> Config:
+def _built(tables: Tables, has_run: bool = False) -> Config:
+    """A config; where it has run, whatever options its phases changed."""
     for key in tables:
         if key not in Config.model_fields:
             raise ConfigError(f"{key} is not a key here: {nearest(key, Config.model_fields)}")
@@ -150,6 +153,8 @@ def _built(tables: Tables) -> Config:
     if isinstance(evaluate, dict) and "metrics" not in evaluate and read["data"].task.metrics:
         read["evaluate"] = {**evaluate, "metrics": read["data"].task.metrics}
     config = validate(Config, {**tables, **read}, "")
+    if not has_run:
+        check_phases(config)
     check_together(config)
     return config
 

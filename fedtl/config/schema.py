@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from fedtl.choice import ConfigError, Options, nearest, validate
+from fedtl.choice import Options, nearest, validate
 from fedtl.clients.serving import OLDER
 from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
@@ -338,14 +338,9 @@ class Config(Options):
 
 def _strategy_of(strategy: Settings, phase: PhaseOptions, place: int) -> Settings:
     """The method's options in a phase."""
-    key = f"phases[{place}].strategy"
-    for fixed in ("name", "private", "private_start", "frozen"):
-        if fixed in phase.strategy:
-            raise ConfigError(f"{key}.{fixed}: it is the same in all phases; give it in [strategy]")
-    table = strategy.model_dump(exclude_none=True)
-    if {"local_epochs", "local_steps"} & phase.strategy.keys():
-        table = {k: v for k, v in table.items() if k not in ("local_epochs", "local_steps")}
-    return validate(type(strategy), {**table, **phase.strategy}, key)
+    replaced = {option for pair in strategy.one_of if {*pair} & phase.strategy.keys() for option in pair}
+    table = strategy.model_dump(exclude_none=True, exclude=replaced)
+    return validate(type(strategy), {**table, **phase.strategy}, f"phases[{place}].strategy")
 
 
 def _without_none(value: Any) -> Any:

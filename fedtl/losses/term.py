@@ -72,6 +72,9 @@ class Term(Options):
     tasks: ClassVar[frozenset[str] | None] = None
     """The tasks for which it is defined, by name; None: all."""
 
+    of_modules: ClassVar[frozenset[str] | None] = None
+    """The options that its modules, or its statistic, are made of: phases share these. None: all of its own."""
+
     term: str
     name: str | None = Field(None, min_length=1)
     weight: float = Field(1.0, ge=0)

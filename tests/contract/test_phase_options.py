@@ -1,20 +1,31 @@
-"""What a method goes on with where a phase has other options than the one before."""
+"""A method's options that are others in a later phase: each acts there, or a sentence says why not."""
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
+from torch import Tensor
 
 import fedtl
-from fedtl.config.read import read_config
+from fedtl.choice import ConfigError
+from fedtl.clients.settings import Settings
+from fedtl.config.read import build, build_to_read, read_config
 from fedtl.engine.task import of_method
+from fedtl.optimizers.settings import AveragingSettings, OptimizerSettings
 from fedtl.runs.record import Recorder
+from fedtl.server.scoring import Evaluation
+from fedtl.strategies import strategy_type
 from tests.interrupted import Killed, contents, stop_at, tables
 from tests.parted import Parted
 from tests.parts import METHODS, federation_of
+
+COMMON = {*Settings.model_fields, *OptimizerSettings.model_fields, *AveragingSettings.model_fields}
+COMMON |= {"momentum", "weight_decay"}  # of all methods with SGD
 
 FEDERATION = federation_of([5, 7, 6])
 SAMPLED = [[0, 1], [1, 2], [0, 2]]
@@ -23,9 +34,20 @@ SAMPLED = [[0, 1], [1, 2], [0, 2]]
 FIRST = 1
 """Rounds of the first phase."""
 
+MORE: dict[str, dict[str, Any]] = {"fedntd": {"tau": 2.0}, "feddyn": {"mean_samples": None}}
+"""Options with which others act: τ = 1 has no square, and all clients alike no mean of samples."""
+
+OWN = [
+    (method, option)
+    for method in METHODS
+    if method != "feddf"  # whose options are of public samples
+    for option in strategy_type(method).settings_type.model_fields
+    if option not in COMMON
+]
+
 
 def strategy_of(method: str) -> dict[str, Any]:
-    return {"name": method, "local_steps": 2, "batch_size": 3, **METHODS[method]}
+    return {"name": method, "local_steps": 2, "batch_size": 3, **METHODS[method], **MORE.get(method, {})}
 
 
 def run_of(strategy: dict[str, Any], *phases: dict[str, Any], sampled: list[list[int]] = SAMPLED) -> Parted:
@@ -35,6 +57,81 @@ def run_of(strategy: dict[str, Any], *phases: dict[str, Any], sampled: list[list
     return Parted(strategy, FEDERATION, sampled, more={"phases": more, "rounds": len(sampled)})
 
 
+def outcome(run: Parted) -> Tensor:
+    """What the run sends in its last round, and how its models score."""
+    run.server.evaluation = Evaluation(personal="adapted", clients=0)
+    sent = run.rounds()[-1]
+    scores = [value for client in range(3) for _, value in sorted(run.score_of(client).items())]
+    return torch.cat([sent, torch.tensor(scores)])
+
+
+def others(field: Any, present: Any) -> list[Any]:
+    """Other values of an option."""
+    kinds = [each for kind in (field.annotation, *typing.get_args(field.annotation)) for each in _plain(kind)]
+    values: list[Any] = []
+    for kind in kinds:
+        if typing.get_origin(kind) is typing.Literal:
+            values += typing.get_args(kind)
+        elif kind is bool:
+            values += [True, False]
+        elif kind is int:
+            values.append((present or 1) + 1)
+        elif kind is float:
+            values.append((present or 0.3) * 0.6 + 0.05)
+        elif kind == tuple[str, ...]:
+            values += [("body",), ()]
+        elif kind is str:
+            values.append("body")
+    return [value for value in values if value != present]
+
+
+def _plain(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind)[:1] if typing.get_origin(kind) is typing.Annotated else (kind,)
+
+
+@pytest.mark.parametrize(("method", "option"), OWN)
+def test_an_option_acts_in_a_later_phase_or_a_sentence_says_why_not(method: str, option: str) -> None:
+    kind, strategy = strategy_type(method), strategy_of(method)
+    settings = kind.settings_type.model_validate(strategy)
+    assert isinstance(settings, BaseModel)
+    plain: Tensor | None = None
+    there = others(kind.settings_type.model_fields[option], getattr(settings, option))
+    assert there, f"{option}: no other value is known here"
+    for value in there:
+        refused, changed = "", None
+        try:
+            changed = run_of(strategy, {}, {option: value})
+        except ConfigError as error:
+            refused = str(error)
+        if changed is None:
+            assert refused.startswith(f"phases[1].strategy{'.' + option if option in settings.same_in_phases else ''}")
+            return
+        assert option not in settings.same_in_phases
+        if option in kind.unused(changed.server.phases[1].settings):  # a note says so
+            return
+        plain = outcome(run_of(strategy, {}, {})) if plain is None else plain
+        if not torch.equal(outcome(changed), plain):
+            return
+    pytest.fail(f"{option} = {there} changes nothing in the second phase, and nothing says so")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_phase_may_say_a_length_the_other_way(method: str) -> None:
+    settings = strategy_type(method).settings_type
+    pairs = {(f"{start}_epochs", f"{start}_steps") for start in ("local", "head", "finetune", "personal", "adapt")}
+    there = {frozenset(pair) for pair in pairs if settings.model_fields.keys() >= {*pair}}
+    assert {*map(frozenset, settings.one_of)} == there
+    for pair in settings.one_of:
+        for own, other in (pair, pair[::-1]):
+            strategy = {**{k: v for k, v in METHODS[method].items() if k not in pair}, "name": method, own: 2}
+            phases = [{"rounds": 1}, {"rounds": 1, "strategy": {other: 3}}]
+            read = build(_tables(strategy, phases)).stages()
+            assert [(getattr(stage.strategy, own), getattr(stage.strategy, other)) for stage in read] == [
+                (2, None),
+                (None, 3),
+            ]
+
+
 def _tables(strategy: dict[str, Any], phases: list[dict[str, Any]]) -> dict[str, Any]:
     data: dict[str, Any] = {"name": "digits", "clients": 3, "samples": 60}
     if strategy["name"] == "feddf":
@@ -42,6 +139,21 @@ def _tables(strategy: dict[str, Any], phases: list[dict[str, Any]]) -> dict[str,
     return {"name": "phases", "data": data, "model": {"name": "mlp", "hidden": [4]}, "strategy": strategy} | {
         "phases": phases
     }
+
+
+def test_a_runs_models_can_be_read_whatever_its_phases_changed() -> None:
+    given = _tables({"name": "fedcp", "lr": 0.1}, [{"rounds": 1}, {"rounds": 1, "strategy": {"global_parts": "last"}}])
+    with pytest.raises(ConfigError, match=r"^phases\[1\]\.strategy\.global_parts: it is the same in all phases; give"):
+        read_config(given)
+    assert build_to_read(given).rounds == 2
+
+
+def test_modules_of_a_methods_term_are_those_of_all_phases() -> None:
+    given = _tables(
+        {"name": "moon", "lr": 0.1, "projector": 3}, [{"rounds": 1}, {"rounds": 1, "strategy": {"layer": "head"}}]
+    )
+    with pytest.raises(ConfigError, match=r"^phases\[1\]\.strategy: .* would have another layer; give it in \[strat"):
+        build(given)
 
 
 AVERAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -163,7 +163,7 @@ def test_a_term_sends_the_modules_that_it_has(listed: Listed) -> None:
     assert "clients send besides: its own trained modules\n" in listed("dann")
 
 
-def test_options_without_effect_are_marked(listed: Listed) -> None:
+def test_options_without_effect_and_those_that_no_phase_changes_are_marked(listed: Listed) -> None:
     def row(method: str, option: str) -> str:
         found = re.search(rf"^{option} .*\n(?: .*\n)*", listed(method, 300), re.MULTILINE)
         assert found is not None
@@ -177,6 +177,8 @@ def test_options_without_effect_are_marked(listed: Listed) -> None:
     assert "refused here: under central all training samples are in one place" in row("central", "private")
     assert "effect" not in row("fedavg", "weighting")
     assert "refused" not in row("fedavg", "private")
+    assert row("gpfl", "inputs").endswith("; the same in all phases")
+    assert "phases" not in row("gpfl", "lam")
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))

@@ -41,6 +41,7 @@ class Moon(OfLayer):
 
     per_sample: ClassVar[bool] = True
     beside: ClassVar[bool] = True
+    of_modules: ClassVar[frozenset[str] | None] = frozenset({"projector", "layer"})
 
     tau: PositiveFloat = 0.5
     projector: NonNegativeInt = 0
@@ -61,6 +62,10 @@ class Moon(OfLayer):
         if "features" in private and not self.projector and not self.layer.startswith("head"):
             return "all but the head stays at clients, so the received model's representations are the last one's"
         return None
+
+    def brings(self) -> bool:
+        """Whether it has a projector."""
+        return self.projector > 0
 
     def modules(self, sizes: Sizes) -> dict[str, nn.Module]:
         """The projector, where there is one."""

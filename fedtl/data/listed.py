@@ -159,7 +159,7 @@ def _by_sample(data: DataChoice, dataset: Dataset, split: Split, where: str) -> 
         )
     samples = rows.samples()
 
-    def found(name: str, places: Index) -> Index:
+    def samples_at(name: str, places: Index) -> Index:
         if len(places) and (last := int(places.max())) >= rows.total:
             raise ConfigError(
                 f"{where}: {name} has {last}, but the files of {data.name!r} have {rows.total} rows, 0 to "
@@ -172,8 +172,8 @@ def _by_sample(data: DataChoice, dataset: Dataset, split: Split, where: str) -> 
             )
         return samples[places]
 
-    server = None if split.server_test is None else found("server_test", split.server_test)
-    return replace(split, sample=found("row", split.sample), server_test=server, total=len(dataset.y), by_row=False)
+    server = None if split.server_test is None else samples_at("server_test", split.server_test)
+    return replace(split, sample=samples_at("row", split.sample), server_test=server, total=len(dataset.y), by_row=False)
 
 
 def _check_known(data: DataChoice, dataset: Dataset, rows: FileRows, split: Split, where: str) -> None:

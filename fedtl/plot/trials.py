@@ -141,6 +141,9 @@ def _notes(study: Study) -> list[str]:
     notes.append("each point is a trial, in which the other hyperparameters differ too")
     failed = sum(trial.state == "failed" for trial in trials)
     without = sum(trial.value is None for trial in trials) - failed
+    lacking = sum(bool(trial.part) for trial in trials)
+    if lacking:
+        notes.append(f"clients are missing from the scores of {lacking} of {len(trials)} trials")
     if failed:
         notes.append(f"{failed} of {len(trials)} trials failed")
     if without > 0:

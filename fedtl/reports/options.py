@@ -75,7 +75,7 @@ def trials(study: Study | None) -> Table | None:
             str(run.trial),
             _pairs(run.values),
             run.state,
-            "-" if run.value is None else f"{run.value:.6g}",
+            "-" if run.value is None else f"{run.value:.6g}" + (f" ({run.part})" if run.part else ""),
             f"{run.seconds:.1f}",
         )
         for run in rows[:MOST_TRIALS]

@@ -57,6 +57,8 @@ class Planned:
         trial: the number of the trial that it is in its cell's search; None for a run that answers the question.
         values: a trial's hyperparameters.
         value: a trial's score on validation samples; None while it has none.
+        part: over which part of the clients it is, as ``"4 of 5 clients"``, where some are missing from it; empty where
+            none is, and None where nobody has looked, as in records of earlier versions.
         failure: why it failed, in a sentence.
         seconds: that its process worked on it.
     """
@@ -68,6 +70,7 @@ class Planned:
     trial: int | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     value: float | None = None
+    part: str | None = None
     failure: str = ""
     seconds: float = 0.0
 

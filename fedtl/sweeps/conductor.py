@@ -203,8 +203,8 @@ class Conductor:
         if search is None or run.trial is None or not self._search_of(run.cell).in_turn or not is_run(folder):
             return None
         try:
-            for round, value in recorded(folder, search).items():
-                goes_on = self._search_of(run.cell).goes_on(run.trial, round, value)
+            for round, scored in recorded(folder, search).items():
+                goes_on = self._search_of(run.cell).goes_on(run.trial, round, scored.value)
         except ConfigError as error:
             return Ended(run.folder, 0.0, str(error))
         return None if goes_on or search.pruner is None else Ended(run.folder, 0.0, pruned=True)
@@ -229,12 +229,21 @@ class Conductor:
         if run.trial is None or search is None or run.state == "failed":
             return run
         try:
-            value = outcome(recorded(self._study.folder / run.folder, search), search)
+            counts = outcome(recorded(self._study.folder / run.folder, search), search)
         except ConfigError as error:
             return replace(run, state="failed", failure=str(error))
-        if value is None and run.state == "finished":
+        if counts is not None:
+            return replace(run, value=counts.value, part=counts.part)
+        if run.state == "finished":
             return replace(run, state="failed", failure=f"it has no {metric_of(search)} on validation samples")
-        return replace(run, value=value)
+        return replace(run, value=None)
+
+    def _looked_at(self, run: Planned) -> Planned:
+        """A trial that an earlier version finished, with who is missing from its value; as it is where nothing says."""
+        if run.part is not None or run.state != "finished":
+            return run
+        valued = self._valued(run)
+        return valued if valued.state == run.state else run
 
     def _settle(self) -> None:
         """Choose for the cells whose trials have all ended."""
@@ -245,6 +254,8 @@ class Conductor:
                 continue
             if self._cells[name].chosen is not None:
                 continue
+            trials = [self._looked_at(run) for run in trials]
+            self._runs |= {run.folder: run for run in trials}
             first = best(trials, search)
             if first is not None:
                 self._cells[name] = replace(self._cells[name], chosen=dict(first.values))

@@ -35,11 +35,13 @@ class Scored(NamedTuple):
         key: the run's.
         round: its number.
         scores: by name, each metric's mean over clients; empty where the round is not scored.
+        marks: by name, over which part of the clients, of those means that need a mark.
     """
 
     key: str
     round: int
     scores: Mapping[str, Mapping[str, float]]
+    marks: Mapping[str, str] = {}
 
 
 class Ended(NamedTuple):

@@ -88,7 +88,8 @@ class Progress:
         row.done[run.folder] = news.round
         name = next((name for data in DATA if (name := serving_score(news.scores.keys(), data))), None)
         if name is not None:
-            row.last = f"{name} {score_text(news.scores[name], row.metrics, 1)}"
+            mark = f" ({news.marks[name]})" if name in news.marks else ""
+            row.last = f"{name} {score_text(news.scores[name], row.metrics, 1)}{mark}"
 
     def changed(self, run: Planned, study: Study) -> None:
         """Take note of a run that began or ended."""

@@ -5,15 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fedtl.comparison.naming import shown
 from fedtl.runs.best import VALIDATION, first_best, serving_score
-from fedtl.runs.history import load
+from fedtl.runs.history import Coverage, load
 from fedtl.studies import Planned
 from fedtl.sweeps.file import Search
 from fedtl.sweeps.plan import PlannedCell, Trial
 from fedtl.sweeps.space import Space, Values
+
+
+class Value(NamedTuple):
+    """What a trial has scored.
+
+    Attributes:
+        value: the number.
+        coverage: over which part of the clients it is; None where that is not known.
+    """
+
+    value: float
+    coverage: Coverage | None = None
+
+    @property
+    def part(self) -> str:
+        """The mark that it needs where clients are missing from it; else empty."""
+        return "" if self.coverage is None or self.coverage.complete else str(self.coverage)
 
 
 class CellSearch(Protocol):
@@ -77,32 +94,40 @@ def value_of(scores: Mapping[str, Mapping[str, float]], search: Search) -> float
     return None if value is None or not math.isfinite(value) else value
 
 
-def recorded(folder: Path, search: Search) -> dict[int, float]:
+def recorded(folder: Path, search: Search) -> dict[int, Value]:
     """What a trial has scored so far, by round, out of its records."""
-    curves = load(folder).scores(metric_of(search))
+    run = load(folder)
+    curves = run.scores(metric_of(search))
     name = score_of(curves.keys(), search)
     if name is None:
         return {}
-    curve = curves[name]
-    return {int(at): float(value) for at, value in zip(curve.rounds, curve.values) if math.isfinite(value)}
+    points = [(int(at), float(value)) for at, value in zip(*curves[name]) if math.isfinite(value)]
+    return {at: Value(value, run.coverage(name, at)) for at, value in points}
 
 
-def outcome(seen: Mapping[int, float], search: Search) -> float | None:
-    """The value that counts of what a trial has scored; None where it has not."""
+def outcome(seen: Mapping[int, Value], search: Search) -> Value | None:
+    """The value that counts of what a trial has scored; None where it has not.
+
+    Of its rounds one from whose score clients are missing is the best only where there are no others.
+    """
     if not seen:
         return None
     if search.at == "last":
         return seen[max(seen)]
     values = [*seen.values()]
-    place = first_best(values, metric_of(search))
+    place = first_best([each.value for each in values], metric_of(search), [not each.part for each in values])
     return None if place is None else values[place]
 
 
 def best(trials: Iterable[Planned], search: Search) -> Planned | None:
-    """The finished trial with the best value, of equals the first; None where none has one."""
+    """The finished trial with the best value, of equals the first; None where none has one.
+
+    A trial from whose value clients are missing comes behind all others: what breaks a client's model would else be
+    chosen for the sake of the clients that are left.
+    """
     finished = [run for run in trials if run.state == "finished"]
     values = [math.nan if run.value is None else run.value for run in finished]
-    place = first_best(values, metric_of(search))
+    place = first_best(values, metric_of(search), [not run.part for run in finished])
     return None if place is None else finished[place]
 
 
@@ -115,6 +140,19 @@ def remarks(cell: str, space: Space, trials: Sequence[Planned], chosen: Values) 
                 f"{cell}: {key} = {shown(chosen[key])} was chosen at the {end} end of what was tried; a wider range "
                 "may have better ones."
             )
+    lacking = [run for run in trials if run.state == "finished" and run.part]
+    if lacking:
+        finished = sum(run.state == "finished" for run in trials)
+        few = f"{len(lacking)} of {finished} finished trials"
+        example = f"as trial {lacking[0].trial}, whose score is over {lacking[0].part}"
+        notes.append(
+            f"{cell}: clients are missing from the scores of {few}, {example}; "
+            + (
+                "so trials are compared over different clients."
+                if len(lacking) == finished
+                else "such a trial is chosen only where there is no other."
+            )
+        )
     failed = [run for run in trials if run.state == "failed"]
     if failed:
         notes.append(

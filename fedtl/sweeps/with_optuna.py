@@ -73,7 +73,7 @@ class OptunaSearch:
     def ended(self, run: Planned) -> None:
         """Tell Optuna, and keep the trial in its file."""
         optuna = _optuna()
-        state = _states()[run.state]
+        state = _state(run)
         value = run.value if state == optuna.trial.TrialState.COMPLETE else None
         self._study.tell(self._trials.pop(run.trial or 0), value, state=state)
         self._keep()
@@ -97,7 +97,7 @@ class OptunaSearch:
     def _of_record(self, run: Planned) -> Any:
         """A trial that Optuna's file lacks."""
         optuna = _optuna()
-        state = _states()[run.state]
+        state = _state(run)
         return optuna.trial.create_trial(
             state=state,
             params={key: _stored(axis, run.values[key]) for key, axis in self._space.items()},
@@ -186,6 +186,15 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two trials tried the same, and came to the same end; of one that was pruned Optuna has its own value."""
     counts = one.state == _states()["finished"]
     return bool((one.state, one.params) == (other.state, other.params) and (not counts or one.value == other.value))
+
+
+def _state(run: Planned) -> Any:
+    """How a trial ended, in Optuna's words.
+
+    One from whose value clients are missing counts as pruned there, with what it scored on the way: such trials rank
+    behind all that are complete, and a sampler that looks at the pruned ones still learns of them.
+    """
+    return _states()["pruned" if run.state == "finished" and run.part else run.state]
 
 
 def _states() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from fedtl.failure import RunError
 from fedtl.runs import resume
 from fedtl.runs.best import over_clients
 from fedtl.server.report import Round
+from fedtl.server.scores import Coverage
 from fedtl.sweeps.pool import Ended, Job, Observer, Scored
 
 Heard = Callable[[Scored], bool]
@@ -36,7 +37,8 @@ class _Listener(Silent):
 
     def round(self, report: Round) -> None:
         """Pass on a round."""
-        if not self._heard(Scored(self._job.key, report.round, scores_of(report.scores))) and self._job.asks:
+        news = Scored(self._job.key, report.round, scores_of(report.scores), marks_of(report.scores))
+        if not self._heard(news) and self._job.asks:
             raise PrunedError
 
 
@@ -46,6 +48,11 @@ def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         name: {metric: mean for metric, value in row.items() if isinstance(mean := over_clients(value), float)}
         for name, row in scores.items()
     }
+
+
+def marks_of(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Over which part of the clients means are, of those that need a mark."""
+    return {name: mark for name, row in scores.items() if (mark := str(Coverage.of_row(row) or ""))}
 
 
 def work_on(job: Job, heard: Heard) -> Ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import math
 import os
 import pickle
@@ -27,6 +28,8 @@ from fedtl.assemble.driver import Server
 from fedtl.choice import ConfigError
 from fedtl.failure import RunError
 from fedtl.runs.lock import RunLock
+from fedtl.server.rounds import Rounds
+from fedtl.server.scores import Coverage
 from fedtl.studies import Study
 from fedtl.sweeps import progress, work, workers
 from fedtl.sweeps import study as sweeping
@@ -34,7 +37,7 @@ from fedtl.sweeps.file import Search, read_study
 from fedtl.sweeps.plan import make_plan
 from fedtl.sweeps.pool import Ended, Job, Scored
 from fedtl.sweeps.progress import Lines, LiveTable
-from fedtl.sweeps.search import best, outcome, remarks
+from fedtl.sweeps.search import Value, best, outcome, remarks
 from fedtl.sweeps.space import read_space
 from tests.interrupted import Killed, contents, stop_at
 from tests.sweeps import LR, METHODS, left_of, study_of
@@ -410,11 +413,16 @@ def test_nothing_begins_where_a_search_goes_by_a_class_that_is_none(tmp_path: Pa
 
 
 def test_the_last_or_the_best_scored_round_counts() -> None:
-    seen = {1: 0.9, 2: 0.7}
-    assert outcome(seen, Search(by="random")) == 0.7
-    assert outcome(seen, Search(by="random", at="best")) == 0.9
-    assert outcome(seen, Search(by="random", at="best", metric="loss")) == 0.7
+    seen = {1: Value(0.9), 2: Value(0.7, Coverage(5, 5))}
+    assert outcome(seen, Search(by="random")) == seen[2]
+    assert outcome(seen, Search(by="random", at="best")) == seen[1]
+    assert outcome(seen, Search(by="random", at="best", metric="loss")) == seen[2]
     assert outcome({}, Search(by="random")) is None
+    lacking = {**seen, 3: Value(1.0, Coverage(4, 5)), 4: Value(0.8, Coverage(2, 2, drawn_from=5))}
+    assert outcome(lacking, Search(by="random", at="best")) == seen[1], "who was not drawn is not missing"
+    few = {at: Value(value, Coverage(4, 5)) for at, (value, _) in seen.items()}
+    assert outcome(few, Search(by="random", at="best")) == few[1]
+    assert [few[1].part, lacking[4].part, seen[1].part] == ["4 of 5 clients", "", ""]
 
 
 def test_of_equals_the_first_is_chosen_and_a_smaller_loss_is_better(tuned: Study) -> None:
@@ -423,6 +431,10 @@ def test_of_equals_the_first_is_chosen_and_a_smaller_loss_is_better(tuned: Study
     assert getattr(best(trials, Search(by="random", metric="loss")), "trial", None) == 0
     pruned = [replace(run, state="pruned") for run in trials]
     assert best(pruned, Search(by="random")) is None
+    few = [replace(trials[0], part=""), replace(trials[1], part="4 of 5 clients"), trials[2]]
+    assert best(few, Search(by="random")) is few[2], "nobody has looked at it"
+    assert best(few[:2], Search(by="random")) is few[0]
+    assert best(few[1:2], Search(by="random")) is few[1]
 
 
 def test_a_value_at_the_end_of_its_range_is_a_note() -> None:
@@ -430,6 +442,67 @@ def test_a_value_at_the_end_of_its_range_is_a_note() -> None:
     (note,) = remarks("fedprox", space, (), {LR: 0.99, "strategy.mu": 1.0})
     assert note.startswith("fedprox: strategy.lr = 0.99 was chosen at the largest end")
     assert len(remarks("fedprox", space, (), {LR: 0.1, "strategy.mu": 0.1})) == 1
+
+
+@pytest.fixture
+def broken_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the larger learning rate one client cannot be scored, and the others have all right."""
+    score = Rounds.aggregate_evaluate
+
+    def without_one(self: Rounds, server_round: int, replies: Any) -> Any:
+        metrics = score(self, server_round, replies)
+        for name, row in self.report.scores.items():
+            if "clients" in name:
+                at = self.settings.lr > 1
+                row["accuracy"]["weighted_mean"] = 1.0 if at else 0.5  # type: ignore[index]
+                if at:
+                    row["scored"] -= 1  # type: ignore[index]
+        return metrics
+
+    monkeypatch.setattr(Rounds, "aggregate_evaluate", without_one)
+
+
+@pytest.mark.parametrize("by", ["grid", "optuna"])
+def test_a_trial_that_breaks_a_client_is_not_chosen(
+    by: str, tmp_path: Path, broken_client: None, engines_chosen_once: None
+) -> None:
+    search: dict[str, Any] = {"by": by, "space": {LR: [0.1, 1.5]}}
+    if by == "optuna":
+        pytest.importorskip("optuna", reason="optuna, an extra, is not installed")
+        search |= {"budget": 2, "sampler": "BruteForceSampler"}
+    with warnings.catch_warnings(action="ignore"):  # Optuna's sampler is called experimental
+        done = swept(tmp_path / "study", variants=METHODS[:1], seeds=1, search=search)
+    trials = {run.values[LR]: run for run in done.trials("fedavg")}
+    of = fedtl.load(done.folder / trials[1.5].folder).coverage("global/validation-clients")
+    assert [trials[0.1].value, trials[0.1].part] == [0.5, ""]
+    assert [trials[1.5].value, trials[1.5].part] == [1.0, str(of)]
+    assert done.cells[0].chosen == {LR: 0.1}
+    (note,) = [note for note in done.notes if "missing" in note]
+    assert note == (
+        f"fedavg: clients are missing from the scores of 1 of 2 finished trials, as trial {trials[1.5].trial}, whose "
+        f"score is over {of}; such a trial is chosen only where there is no other."
+    )
+    # A study that an earlier version was about to choose for: it did not say who was missing.
+    file = done.folder / "study.json"
+    table = json.loads(file.read_text())
+    for run in table["runs"]:
+        del run["part"]
+        run["state"] = "finished" if run["trial"] is not None else "waiting"
+    table["cells"][0]["chosen"] = None
+    file.write_text(json.dumps(table))
+    with warnings.catch_warnings(action="ignore"):
+        again = swept(tmp_path / "study", variants=METHODS[:1], seeds=1, search=search)
+    assert (again.cells, again.notes) == (done.cells, done.notes)
+    assert [run.part for run in again.trials("fedavg")] == [run.part for run in done.trials("fedavg")]
+
+
+def test_where_every_trial_lacks_clients_that_is_a_note(tuned: Study) -> None:
+    trials = [replace(tuned.runs[0], trial=i, value=0.5, part="4 of 5 clients") for i in range(2)]
+    (note,) = remarks("fedavg", {}, trials, {})
+    assert note == (
+        "fedavg: clients are missing from the scores of 2 of 2 finished trials, as trial 0, whose score is over 4 of 5 "
+        "clients; so trials are compared over different clients."
+    )
 
 
 # Workers.

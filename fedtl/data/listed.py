@@ -172,8 +172,9 @@ def _by_sample(data: DataChoice, dataset: Dataset, split: Split, where: str) -> 
             )
         return samples[places]
 
+    own = samples_at("row", split.sample)
     server = None if split.server_test is None else samples_at("server_test", split.server_test)
-    return replace(split, sample=samples_at("row", split.sample), server_test=server, total=len(dataset.y), by_row=False)
+    return replace(split, sample=own, server_test=server, total=len(dataset.y), by_row=False)
 
 
 def _check_known(data: DataChoice, dataset: Dataset, rows: FileRows, split: Split, where: str) -> None:

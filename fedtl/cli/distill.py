@@ -170,6 +170,7 @@ class Watcher:
         from fedtl.choice import ConfigError
         from fedtl.data.federate import federate
         from fedtl.data.samples import FewSamples, Samples
+        from fedtl.disk.durable import replacing
         from fedtl.distill.method import Job, distil
         from fedtl.models import build_model
         from fedtl.models.pretrained import check_whole
@@ -219,8 +220,8 @@ class Watcher:
             torch.set_num_threads(threads)
         with writing(self.folder):
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.student.state_dict().items()}
-            save_file(tensors, self.folder / f"{STUDENT}.unfinished")
-            (self.folder / f"{STUDENT}.unfinished").replace(self.folder / STUDENT)
+            with replacing(self.folder / STUDENT) as unfinished:
+                save_file(tensors, unfinished)
 
     def _begin(self, teacher: nn.Module) -> None:
         from fedtl.choice import ConfigError

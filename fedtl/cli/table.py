@@ -38,6 +38,7 @@ def table(
     from fedtl.comparison.only import only_study
     from fedtl.comparison.table import score_table
     from fedtl.comparison.table_formats import FORMATS, formatted
+    from fedtl.disk.durable import replacing
 
     if form not in FORMATS:
         raise ConfigError(f"--format = {form!r} is unknown: {nearest(form, FORMATS)}")
@@ -58,7 +59,8 @@ def table(
         return
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(f"{text}\n", encoding="utf-8")
+        with replacing(output) as unfinished:
+            unfinished.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output = {str(output)!r}: it cannot be written: {error.strerror or error}") from error
     printing.out.print(f"{output}", markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from fedtl.data.dataset import Samples
 from fedtl.data.federation import Federation
 from fedtl.data.own.part import DOMAIN, FRAME, HELD_OUT, PUBLIC, TARGET_TEST, TARGET_TRAIN, TEST, TRAIN, VALIDATION
 from fedtl.data.schema import DataSchema
+from fedtl.disk.durable import replacing
 from fedtl.failure import RunError
 
 SERVER = "server"
@@ -133,10 +134,8 @@ def _write(folder: Path, part: str, x: Samples, places: Index, y: Saved | None =
         return
     file = folder / f"{part}.npz"
     file.parent.mkdir(exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    with unfinished.open("wb") as opened:
+    with replacing(file) as unfinished, unfinished.open("wb") as opened:
         np.savez(opened, **({"x": x[places]} if y is None else {"x": x[places], "y": y}))
-    unfinished.replace(file)
 
 
 def _check(names: Sequence[str], clients: int) -> None:

@@ -15,6 +15,7 @@ from fedtl.choice import ConfigError, validate
 from fedtl.data.arrays import MOST_CLASSES
 from fedtl.data.columns import Columns
 from fedtl.data.federation import Federation, Shards
+from fedtl.disk.durable import replacing
 from fedtl.failure import RunError
 from fedtl.tasks import CLASSIFICATION, LearningTask, Outcomes, read_task
 
@@ -145,10 +146,9 @@ class DataSchema:
         Raises:
             RunError: the file cannot be written.
         """
-        unfinished = path.with_name(f"{path.name}.unfinished")
         try:
-            unfinished.write_text(self.to_json() + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            with replacing(path) as unfinished:
+                unfinished.write_text(self.to_json() + "\n", encoding="utf-8")
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
 

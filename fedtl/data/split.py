@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedtl.choice import ConfigError, nearest
 from fedtl.data.own.lines import rows_of
 from fedtl.data.sets.npz import array_of, opened
+from fedtl.disk.durable import replacing
 from fedtl.failure import RunError
 
 SERVER = "server"
@@ -99,16 +100,15 @@ def write_split(split: Split, path: Path) -> None:
         RunError: the file cannot be written.
     """
     check_format(path, f"{path}")
-    unfinished = path.with_name(f"{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".npz":
-            with unfinished.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **_as_arrays(split))
-        else:
-            with unfinished.open("w", encoding="utf-8", newline="") as text:
-                _write_csv(split, csv.writer(text, lineterminator="\n"))
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            if path.suffix == ".npz":
+                with unfinished.open("wb") as file:
+                    np.savez_compressed(file, allow_pickle=False, **_as_arrays(split))
+            else:
+                with unfinished.open("w", encoding="utf-8", newline="") as text:
+                    _write_csv(split, csv.writer(text, lineterminator="\n"))
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
 

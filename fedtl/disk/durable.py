@@ -6,8 +6,9 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SHARE = 100
@@ -30,6 +31,27 @@ def put(unfinished: Path | str, target: Path | str, durable: bool = False) -> No
     os.replace(unfinished, target)
     if durable:
         settle(os.path.dirname(target))
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of ``target``, in the same folder, once it is whole.
+
+    Where it does not become whole, what stood there stays, and nothing lies beside it. What a link points to is
+    replaced, not the link; what is no file, as ``/dev/stdout``, is written to itself.
+    """
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    place = target.resolve()
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    try:
+        yield unfinished
+        put(unfinished, place)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def settle(path: Path | str) -> None:

@@ -25,6 +25,7 @@ from fedtl.choice import ConfigError, as_recorded, validate
 from fedtl.clients.serving import OLDER
 from fedtl.data.samples import FewSamples
 from fedtl.data.schema import DataSchema
+from fedtl.disk import durable
 from fedtl.models import ModelChoice, build_model, read_model
 from fedtl.models.adapters import merged
 from fedtl.models.pretrained import copy
@@ -263,7 +264,6 @@ def write_onnx(exported: Exported, file: Path) -> None:
     with replacing(file) as unfinished:
         program.save(unfinished)
         if why := _unlike(network, unfinished, samples):
-            unfinished.unlink()
             raise ConfigError(f"the model {name!r} cannot be exported to ONNX: {why}; .safetensors can")
 
 
@@ -344,11 +344,10 @@ def replacing(file: Path) -> Iterator[Path]:
     """
     from fedtl.runs.record import writing
 
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    with writing(file.parent):
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        unfinished.replace(file)
+        with durable.replacing(file) as unfinished:
+            yield unfinished
 
 
 @contextmanager

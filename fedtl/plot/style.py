@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedtl.choice import ConfigError
+from fedtl.disk.durable import replacing
 
 DPI = 150
 SMALL = 9.0
@@ -169,8 +170,9 @@ def save(figure: Figure, path: str | Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         width = figure.get_figwidth()
-        with mpl.rc_context({**rc(width), **SAVE_RC}):  # ticks are made when they are drawn
-            figure.savefig(path, format=kind, dpi=DPI if width >= NARROW else 2 * DPI, metadata=metadata)
+        # Ticks are made when they are drawn.
+        with replacing(path) as unfinished, mpl.rc_context({**rc(width), **SAVE_RC}):
+            figure.savefig(unfinished, format=kind, dpi=DPI if width >= NARROW else 2 * DPI, metadata=metadata)
     except OSError as error:
         raise ConfigError(f"cannot save a picture as {str(path)!r}: {error.strerror or error}") from error
     return path

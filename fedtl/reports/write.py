@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +15,7 @@ from markupsafe import Markup
 from fedtl.choice import ConfigError
 from fedtl.comparison.result import At
 from fedtl.comparison.table import curves_in_words, models_in_words
-from fedtl.disk.durable import put
+from fedtl.disk.durable import replacing
 from fedtl.reports import options, plan, provenance, remarks, tables, words
 from fedtl.reports.claim import claim
 from fedtl.reports.columns import COLUMNS
@@ -84,14 +82,11 @@ def report(
     listed = [sources] if isinstance(sources, Run | str | Path) else list(sources)
     asked = Asked(score, metric, statistic, against, target, at)
     page = render(gather(listed, asked), read_data=read_data, made=made)
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(page, encoding="utf-8")
-        put(unfinished, output)
+        with replacing(output) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise ConfigError(f"cannot write a report as {str(output)!r}: {error.strerror or error}") from error
     return output
 

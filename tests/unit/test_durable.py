@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from fedtl.assemble.driver import Silent
 from fedtl.config.read import build
 from fedtl.data.federate import federate
-from fedtl.disk.durable import put, settle
+from fedtl.disk.durable import put, replacing, settle
 from fedtl.disk.memories import MemoryStore
 from fedtl.experiment import Place, open_run
 from fedtl.runs.checkpoint import last_round, read_header
@@ -29,6 +30,35 @@ TABLES: dict[str, Any] = {
     "strategy": {"name": "fedavg", "lr": 0.1},
     "simulation": {"grid": "in-process", "traced": False},
 }
+
+
+def test_a_file_is_replaced_by_a_whole_one_or_stays(tmp_path: Path) -> None:
+    place, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    link.symlink_to("a.txt")
+    for target, text in ((place, "first"), (place, "second"), (link, "third")):
+        with replacing(target) as unfinished:
+            unfinished.write_text(text)
+        assert place.read_text() == text
+    assert link.is_symlink()
+    for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), replacing(link) as unfinished:
+            unfinished.write_text("half")
+            raise error
+    assert place.read_text() == "third"
+    assert {file.name for file in tmp_path.iterdir()} == {"a.txt", "link.txt"}
+
+
+def test_what_is_no_file_is_written_to_itself(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with replacing(pipe) as unfinished:
+            unfinished.write_text("through it")
+        assert os.read(reader, 100) == b"through it"
+    finally:
+        os.close(reader)
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
 
 
 class Disk:

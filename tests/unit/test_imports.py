@@ -139,12 +139,14 @@ def test_pictures_know_records_and_shards_only() -> None:
         if room_of(module) == "plot":
             assert {room_of(other) for other in imported(module)} <= {
                 "choice",
+                "disk",
                 "runs",
                 "studies",
                 "comparison",
                 "plot",
                 "data",
             }, module
+            assert {other for other in imported(module) if room_of(other) == "disk"} <= {"fedtl.disk.durable"}, module
             assert {other for other in imported(module) if room_of(other) == "runs"} <= {"fedtl.runs.history"}, module
 
 

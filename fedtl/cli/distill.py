@@ -185,7 +185,7 @@ class Watcher:
         run = load(asked.path)
         check_whole(str(asked.path), "RUN")
         state = run.state_dict()
-        federation = self.federation = federate(asked.run.data, asked.run.seed).at(run.rounds[-1]["round"])
+        federation = self.federation = federate(asked.run.data, asked.run.seed).at(run.last_round())
         if not len(federation.server_test):
             raise ConfigError(
                 f"{asked.path}: its config leaves the server no test set to score on; give the teacher's run "

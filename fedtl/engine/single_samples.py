@@ -18,6 +18,7 @@ from fedtl.data.batches import Budget
 from fedtl.data.samples import FewSamples
 from fedtl.engine.plan import samples_gone_through
 from fedtl.engine.task import Task, reason
+from fedtl.failure import may_fail
 from fedtl.models.composite import model_of
 from fedtl.models.generators import generators_of, seeded
 
@@ -49,7 +50,7 @@ def check_single_samples(task: Task, update: ClientUpdate[Any], max_failures: fl
     has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model_of(task.module).modules())
     who, remedy = _whose(clients, own, budget), _remedy(clients, own, budget, has_batch_norm)
     text = f"{who}, which this model cannot train on ({why}): {remedy}"
-    if len(clients) > max_failures * np.count_nonzero(own):
+    if len(clients) > may_fail(max_failures, int(np.count_nonzero(own))):
         raise ConfigError(text)
     log.warning("%s; without that they are left out of every round", text)
 

@@ -59,7 +59,7 @@ def opened(run: Run, purpose: str) -> Opened:
             f"{run.path}: {', '.join(map(repr, stays))} stayed at the run's clients (strategy.private), so the global "
             f"model has no features to {purpose}"
         )
-    federation = federate(config.data, config.seed).at(run.rounds[-1]["round"])
+    federation = federate(config.data, config.seed).at(run.last_round())
     module = model_on(run, config, federation)
     return Opened(config, federation, partial(features_of, module, federation, device=device_of(config)))
 

@@ -514,6 +514,16 @@ class Run:
             profile["operations"] = operations
         return profile
 
+    def last_round(self) -> int:
+        """The last finished round.
+
+        Raises:
+            ConfigError: none is recorded.
+        """
+        if not self.rounds:
+            raise ConfigError(f"{self.path}: its rounds.jsonl records no finished round")
+        return int(self.rounds[-1]["round"])
+
     def state_dict(self, round: Literal["last", "best"] = "last") -> dict[str, torch.Tensor]:
         """The global model, for ``module.load_state_dict``.
 

@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedtl.failure import RunError
+from fedtl.failure import RunError, may_fail
 from fedtl.server.reduce import UploadSums
 from fedtl.wire import messages as m
 
@@ -168,11 +168,9 @@ def check_failures(
     Raises:
         RunError: too many clients failed, or all.
     """
-    most = max_failures * asked if min_clients is None else asked - min_clients
+    most = may_fail(max_failures, asked) if min_clients is None else asked - min_clients
     if failures and (len(failures) > most or len(failures) == asked):
         client, text = failures[0]
-        allows = f"max_failures = {max_failures:g}" if min_clients is None else f"min_clients = {min_clients}"
-        raise RunError(
-            f"round {round}: {len(failures)} of {asked} clients failed, more than {allows} allows; "
-            f"client {client}: {text}"
-        )
+        key = f"max_failures = {max_failures:g}" if min_clients is None else f"min_clients = {min_clients}"
+        why = f"more than {key} allows" if len(failures) > most else "and none is left"
+        raise RunError(f"round {round}: {len(failures)} of {asked} clients failed, {why}; client {client}: {text}")

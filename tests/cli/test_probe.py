@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -105,3 +106,11 @@ def test_no_run(fedtl: Said, tmp_path: Path, finished: Path) -> None:
     assert "is not a run's folder" in fedtl("probe", tmp_path, code=2)
     (tmp_path / "config.toml").write_text((finished / "config.toml").read_text())
     assert fedtl("probe", tmp_path, code=2) == f"fedtl: {tmp_path} holds no model.safetensors (yet)\n"
+
+
+def test_a_record_without_rounds(fedtl: Said, finished: Path, tmp_path: Path) -> None:
+    """Probed or taken as a teacher."""
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    (copy / "rounds.jsonl").write_text("")
+    for words in (("probe", copy), ("distill", copy, "--student", "mlp", "--method", "dafl")):
+        assert "its rounds.jsonl records no finished round" in " ".join(fedtl(*words, code=2).split())

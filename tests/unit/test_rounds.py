@@ -134,12 +134,20 @@ def test_how_many_of_four_may_fail(failed: int, max_failures: float, min_clients
     if not ends:
         check_failures(failures, 4, 1, max_failures, min_clients)
         return
-    allows = f"min_clients = {min_clients}" if min_clients else f"max_failures = {max_failures:g}"
+    key = f"min_clients = {min_clients}" if min_clients else f"max_failures = {max_failures:g}"
+    why = "and none is left" if max_failures == 1 else f"more than {key} allows"
     with pytest.raises(RunError) as raised:
         check_failures(failures, 4, 1, max_failures, min_clients)
-    assert str(raised.value) == (
-        f"round 1: {failed} of 4 clients failed, more than {allows} allows; client 0: it broke"
-    )
+    assert str(raised.value) == (f"round 1: {failed} of 4 clients failed, {why}; client 0: it broke")
+
+
+@pytest.mark.parametrize(("share", "clients", "most"), [(0.58, 50, 29), (0.29, 100, 29), (0.7, 90, 63), (1 / 3, 3, 1)])
+def test_a_share_of_clients_is_a_whole_number_of_them(share: float, clients: int, most: int) -> None:
+    """Though 0.58 times 50 is 28.999… as floats."""
+    failures = [(client, "it broke") for client in range(most)]
+    check_failures(failures, clients, 1, share, None)
+    with pytest.raises(RunError, match=f"{most + 1} of {clients} clients failed"):
+        check_failures([*failures, (most, "it broke")], clients, 1, share, None)
 
 
 # reduce

@@ -82,7 +82,7 @@ def test_a_server_without_samples_says_of_a_part_that_stays_what_a_simulation_sa
 @pytest.mark.parametrize(
     ("method", "case", "says"),
     [
-        ("scaffold", MUTUAL, "its clients upload 'dc', which are of the whole model"),
+        ("scaffold", MUTUAL, "its clients upload the sum of 'dc', which is not offered where"),
         ("feddyn", MUTUAL, "it trains a model of which every part travels"),
         ("tests.methods.ifca:IFCA", {"model": NORM}, "its clients upload no sum of models with which batch-no"),
         (f"{__name__}:Forgets", {}, "Forgets.finish keeps 'own', and its first_memory gives nothing"),

@@ -52,6 +52,7 @@ def test_a_run_of_a_version_that_remembered_less_is_begun_anew(tmp_path: Path, m
     """As of AFL, whose output was the last model."""
     with monkeypatch.context() as patch:
         patch.setattr(AFL, "first_state", lambda self, w: {"w": w, "mixture": torch.ones(self.numbered)})
+        patch.setattr("fedtl.strategies.iterates.trained", lambda state, averages: state["w"])
         patch.setattr(AFL, "update", lambda self, state, uploads, round: {**state, "w": uploads.mean("w")})
         fedtl.run(tables("afl", 2), out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"^the checkpoint lacks 'averaged', 'trained', which the server of AFL rem"):

@@ -26,8 +26,8 @@ def test_the_driver_lets_its_own_copy_go(tmp_path: Path, monkeypatch: pytest.Mon
     first: list[weakref.ref[Federation]] = []
     rounds, federate = Server.rounds, experiment.federate
 
-    def watched(data: DataChoice, seed: int) -> Federation:
-        made = federate(data, seed)
+    def watched(data: DataChoice, seed: int, *more: Any) -> Federation:
+        made = federate(data, seed, *more)
         first.append(weakref.ref(made))
         return made
 

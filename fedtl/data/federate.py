@@ -247,13 +247,8 @@ def _federate(data: DataChoice, seed: int, unlabelled: bool) -> tuple[Federation
 def _divided(data: DataChoice, dataset: Dataset, clients: int | None, seed: int) -> tuple[Dataset, Divided]:
     """A data set that has been divided, and whose tables' columns are what the training rows make of them."""
     divided = divide(data, dataset, clients, seed)
-
-    def of_dataset(shards: Shards) -> Shards:
-        origin = divided.origin
-        return shards if origin is None else Shards(origin[shards.order], shards.offsets)
-
-    rest = [of_dataset(shards) for shards in (divided.test, divided.validation) if shards is not None]
-    decided = redecided(dataset, of_dataset(divided.train), rest)
+    rest = [divided.in_samples(shards) for shards in (divided.test, divided.validation) if shards is not None]
+    decided = redecided(dataset, divided.in_samples(divided.train), rest)
     # Who holds what follows from no sample, so it is the same again.
     return (dataset, divided) if decided is dataset else (decided, divide(data, decided, clients, seed))
 

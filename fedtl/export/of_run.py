@@ -107,8 +107,8 @@ def model_of_run(
 
 def _kept_nowhere(run: Run, personal: str) -> bool:
     """Whether the stored model is asked for of a deployed run whose clients keep none, and cannot make one here."""
-    made = strategy_type(run.config["strategy"]["name"]).client_update.makes_for_scoring()
-    return made and OLDER.get(personal, personal) == Serving.STORED and (run.path / FRAME).is_file()
+    makes = strategy_type(run.config["strategy"]["name"]).client_update.makes_for_scoring()
+    return makes and OLDER.get(personal, personal) == Serving.STORED and (run.path / FRAME).is_file()
 
 
 def _check_alike(

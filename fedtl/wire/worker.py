@@ -293,8 +293,8 @@ class Worker:
         for some in self._pieces(len(tested)):
             places = [tested[place] for place in some]
             piece, download = [clients[place] for place in places], received.at(places)
-            served = self._served(download, piece, round, personal, self._context(content), unseen)
-            for place, (client, model) in enumerate(zip(piece, served)):
+            own_models = self._served(download, piece, round, personal, self._context(content), unseen)
+            for place, (client, model) in enumerate(zip(piece, own_models)):
                 if isinstance(model, Failed):
                     failed.append((client, model.message))
                     continue
@@ -385,14 +385,14 @@ class Worker:
         """
         self._enter(content, round)
         received, unseen = self._received(content, len(clients)), bool(m.config_of(content).get(m.UNSEEN))
-        served = self._served(received, clients, round, which, self._context(content), unseen)
-        for model in served:
+        own_models = self._served(received, clients, round, which, self._context(content), unseen)
+        for model in own_models:
             if isinstance(model, Own) and model.ensemble is not None:
                 raise ConfigError(
                     f"strategy.name = {self.update.settings.name!r}: with these options a client's own predictor is "
                     f"{len(model.ensemble.models)} models whose outputs are mixed, and no model that could be taken out"
                 )
-        return [model.vector if isinstance(model, Own) else model for model in served]
+        return [model.vector if isinstance(model, Own) else model for model in own_models]
 
     def changes(self, content: RecordDict, clients: Sequence[int], round: int) -> list[Tensor | Failed]:
         """What each client's training would change in the parameters that it is sent; nothing is kept of it.

@@ -87,13 +87,13 @@ class Shakespeare(DataChoice):
                 f"data.path = {self.path!r}: {folder} has no .json file, as LEAF's preprocess.sh writes them"
             )
         users: dict[str, NDArray[np.int64]] = {}
-        found: dict[str, Path] = {}
+        file_of: dict[str, Path] = {}
         for file in files:
             try:
                 for user, own in json.loads(file.read_text(encoding="utf-8"))["user_data"].items():
                     lines = [x + y for x, y in zip(own["x"], own["y"], strict=True)]
                     if lines:
-                        if (first := found.setdefault(user, file)) is not file:
+                        if (first := file_of.setdefault(user, file)) is not file:
                             raise ConfigError(
                                 f"{file} has lines of {user!r}, and so has {first.name}: remove what another run of "
                                 "preprocess.sh has left, or join them"

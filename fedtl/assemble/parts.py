@@ -70,23 +70,26 @@ class Assembly:
         """What clients hold."""
         return self.tasks[0].samples.federation
 
-    def check(self) -> None:
+    def check(self) -> list[Task]:
         """Check what no engine could train, as far as it shows without samples: also where clients are elsewhere.
+
+        Returns:
+            Copies of the tasks on which it was tried out, which leaves its traces: counts of batches, modes, random
+            numbers drawn.
 
         Raises:
             ConfigError: the method does not suit the model or the objective, or names other vectors than it keeps.
         """
-        for task, update in zip(self.tasks, self.updates):
-            tried = task.on(task.samples)
-            check_travels(tried, update)
-            check_first_memory(tried, update)
+        tried = [task.on(task.samples) for task in self.tasks]
+        for task, update in zip(tried, self.updates):
+            check_travels(task, update)
+            check_first_memory(task, update)
+        return tried
 
     def choose_engines(self, device: str) -> Choices:
         """For each task the engine that trains it on a device, after checks of what no engine could train."""
         config, sampled = self.config, sampled_of(self.config, self.federation)
-        self.check()
-        # Trying out leaves its traces: counts of batches, modes, random numbers drawn.
-        tasks = [task.on(task.samples) for task in self.tasks]
+        tasks = self.check()
         for task, update in zip(tasks, self.updates):
             for round in (*(stage.first for stage in self.federation.later), 0):  # last as it is at the beginning
                 task.samples.enter(round)

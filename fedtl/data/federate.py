@@ -82,7 +82,7 @@ class Divided:
         client = np.concatenate([part.client_of for part in parts])
         rows = np.concatenate([part.order for part in parts])
         kind = np.repeat(np.arange(len(parts)), [len(part.order) for part in parts])
-        sample = rows if self.origin is None else self.origin[rows]
+        sample = self.samples()[rows]
         label = self.y[rows]
         own = self.places
         return Split(

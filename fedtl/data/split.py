@@ -250,9 +250,9 @@ def _checked(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Split:
     place = next((name for name in ("sample", "row") if name in arrays), None)
     listed, by_row = place is not None, place == "row"
     sample = np.arange(m) if place is None else arrays[place].astype(np.int64)
-    _check_once(path, sample, client)
+    _check_distinct(path, "sample", sample, client, "a client holds a sample once, for one purpose")
     if "turn" in arrays:
-        _check_turns(path, arrays["turn"], client)
+        _check_distinct(path, "turn", arrays["turn"], client, "each of a client's entries has one of its own")
     flags = {name: arrays[name].astype(np.bool_) for name in ("test", "validation") if name in arrays}
     numbers = {name: arrays[name].astype(np.int64) for name in ("label", "turn", "server_test") if name in arrays}
     if len(flags) == 2 and (both := flags["test"] & flags["validation"]).any():
@@ -287,25 +287,10 @@ def _check_numbers(path: Path, client: Index) -> None:
         )
 
 
-def _check_turns(path: Path, turn: Index, client: Index) -> None:
-    """Check that no two entries of a client have one turn."""
-    order = np.lexsort((turn, client))
-    again = (np.diff(turn[order]) == 0) & (np.diff(client[order]) == 0)
+def _check_distinct(path: Path, name: str, number: Index, client: Index, why: str) -> None:
+    """Check that no two entries of a client have one ``number``, of the column ``name``; ``why`` ends the message."""
+    order = np.lexsort((number, client))
+    again = (np.diff(number[order]) == 0) & (np.diff(client[order]) == 0)
     if again.any():
         entry = order[int(np.argmax(again))]
-        raise ConfigError(
-            f"{path}: turn {int(turn[entry])} stands twice at client {int(client[entry])}; each of a client's entries "
-            "has one of its own"
-        )
-
-
-def _check_once(path: Path, sample: Index, client: Index) -> None:
-    """Check that no client holds a sample twice."""
-    order = np.lexsort((sample, client))
-    again = (np.diff(sample[order]) == 0) & (np.diff(client[order]) == 0)
-    if again.any():
-        entry = order[int(np.argmax(again))]
-        raise ConfigError(
-            f"{path}: sample {int(sample[entry])} stands twice at client {int(client[entry])}; a client holds a sample "
-            "once, for one purpose"
-        )
+        raise ConfigError(f"{path}: {name} {int(number[entry])} stands twice at client {int(client[entry])}; {why}")

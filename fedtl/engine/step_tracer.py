@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ MOST_SHAPES = 64
 """Mini-batches of up to this many samples are traced: each size is a program of its own."""
 
 NOTHING: Mapping[str, Tensor] = {}
+
+Traced = TypeVar("Traced")
 
 
 class _SamplesError(Exception):
@@ -88,13 +90,19 @@ class StepTracer:
                 *((name, tensor.shape) for name, tensor in batch.more.items()),
                 *sorted(external),
             )
-        if key not in self.programs:
+        return self._traced_once(self.programs, key, partial(self._try, loop, state, batch, external))
+
+    def _traced_once(
+        self, known: dict[Any, Traced | None], key: object, trace: Callable[[], Traced | None]
+    ) -> Traced | None:
+        """What ``trace`` gives, which is kept under ``key``; None where it is not to be traced."""
+        if key not in known:
             with self.clock.part(TRACING):
                 try:
-                    self.programs[key] = self._try(loop, state, batch, external)
+                    known[key] = trace()
                 except _SamplesError:
-                    return None  # other clients' steps are traced as if this one had not come first
-        return self.programs[key]
+                    return None  # other clients' samples are traced as if these had not come first
+        return known[key]
 
     def run(
         self,
@@ -169,13 +177,7 @@ class StepTracer:
     def forward(self, x: Tensor) -> Function | None:
         """The model's logits for blocks like ``x`` ``[B, ...]``, in evaluation mode; None if it cannot be traced."""
         key = (x.shape, x.stride())
-        if key not in self._forwards:
-            with self.clock.part(TRACING):
-                try:
-                    self._forwards[key] = self._try_forward(x)
-                except _SamplesError:
-                    return None
-        return self._forwards[key]
+        return self._traced_once(self._forwards, key, partial(self._try_forward, x))
 
     def _try_forward(self, x: Tensor) -> Function | None:
         module, layout = self.task.module, self.task.layout

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import fedtl
 from fedtl.disk.memories import MemoryStore
 from fedtl.runs.checkpoint import read_checkpoint
+from fedtl.runs.record import Recorder
 from tests.methods import OPEN_METHODS
 from tests.parts import METHODS as REGISTERED
 from tests.parts import MODELS_OF
@@ -99,6 +100,22 @@ def stop_at(patch: pytest.MonkeyPatch, owner: object, name: str, call: int, *, a
         return result
 
     patch.setattr(owner, name, stopping)
+
+
+def stopped_and_resumed(
+    config: dict[str, Any],
+    folder: Path,
+    call: int,
+    owner: object = Recorder,
+    name: str = "checkpoint",
+    *,
+    after: bool = True,
+) -> fedtl.Run:
+    """A run that ended as :func:`stop_at` says, by default after so many checkpoints, and was resumed to its end."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, owner, name, call, after=after)
+        fedtl.run(config, out=folder)
+    return fedtl.run(config, out=folder, resume=True)
 
 
 def run_slowly(config: dict[str, Any], folder: Path, resume: bool, tells: Connection) -> None:

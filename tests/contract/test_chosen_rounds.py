@@ -30,7 +30,7 @@ from fedtl.runs import checkpoint as checkpoints
 from fedtl.runs.checkpoint import SETTLED, at_round, load_checkpoint, read_header
 from fedtl.runs.record import Recorder
 from fedtl.server.rounds import Rounds
-from tests.interrupted import Killed, bits, contents, stop_at, tables
+from tests.interrupted import Killed, bits, contents, stop_at, stopped_and_resumed, tables
 
 SCORES = {2: 0.3, 4: 0.8, 6: 0.5, 8: 0.6, 10: 0.7, 12: 0.9}
 """On validation samples: with a patience of 2 a run ends after round 8; with 4 it does not, and round 12 is best."""
@@ -165,10 +165,7 @@ POINTS = {
 )
 def test_killed_and_resumed(method: str, point: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
     owner, name, call, after = POINTS[point]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, owner, name, call, after=after)
-        fedtl.run(chosen(method), out=tmp_path / "run")
-    run = fedtl.run(chosen(method), out=tmp_path / "run", resume=True)
+    run = stopped_and_resumed(chosen(method), tmp_path / "run", call, owner, name, after=after)
     assert left(tmp_path / "run") == left(whole(method))
     assert run.stopped == fedtl.load(whole(method)).stopped
 

@@ -17,10 +17,9 @@ from fedtl.clients.settings import Settings
 from fedtl.config.read import build, build_to_read, read_config
 from fedtl.engine.task import of_method
 from fedtl.optimizers.settings import AveragingSettings, OptimizerSettings
-from fedtl.runs.record import Recorder
 from fedtl.server.scoring import Evaluation
 from fedtl.strategies import strategy_type
-from tests.interrupted import Killed, contents, stop_at, tables
+from tests.interrupted import contents, stopped_and_resumed, tables
 from tests.parted import Parted
 from tests.parts import METHODS, federation_of
 
@@ -142,18 +141,18 @@ def _tables(strategy: dict[str, Any], phases: list[dict[str, Any]]) -> dict[str,
 
 
 def test_a_runs_models_can_be_read_whatever_its_phases_changed() -> None:
-    given = _tables({"name": "fedcp", "lr": 0.1}, [{"rounds": 1}, {"rounds": 1, "strategy": {"global_parts": "last"}}])
+    asked = _tables({"name": "fedcp", "lr": 0.1}, [{"rounds": 1}, {"rounds": 1, "strategy": {"global_parts": "last"}}])
     with pytest.raises(ConfigError, match=r"^phases\[1\]\.strategy\.global_parts: it is the same in all phases; give"):
-        read_config(given)
-    assert build_to_read(given).rounds == 2
+        read_config(asked)
+    assert build_to_read(asked).rounds == 2
 
 
 def test_modules_of_a_methods_term_are_those_of_all_phases() -> None:
-    given = _tables(
+    asked = _tables(
         {"name": "moon", "lr": 0.1, "projector": 3}, [{"rounds": 1}, {"rounds": 1, "strategy": {"layer": "head"}}]
     )
     with pytest.raises(ConfigError, match=r"^phases\[1\]\.strategy: .* would have another layer; give it in \[strat"):
-        build(given)
+        build(asked)
 
 
 AVERAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -179,31 +178,26 @@ def test_a_mean_of_models_begins_and_ends_with_a_phase_and_training_goes_on(meth
 
 
 @pytest.mark.parametrize(("method", "stop"), [("afl", 1), ("afl", 4), ("fedsam", 2), ("fedsam", 3)])
-def test_a_run_that_is_resumed_around_them_is_the_same(
-    method: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_resumed_around_them_is_the_same(method: str, stop: int, tmp_path: Path) -> None:
     averages, last = AVERAGES[method]
-    given = tables(method, 6, model={"name": "logistic"})
-    given["strategy"] |= averages
-    given["data"] |= {"samples": 120}
+    asked = tables(method, 6, model={"name": "logistic"})
+    asked["strategy"] |= averages
+    asked["data"] |= {"samples": 120}
     phases = [{"rounds": 2, "strategy": options} for options in (last, averages, last)]
-    given["phases"] = phases if method == "afl" else [{"rounds": 2}, {"rounds": 2, "strategy": averages}, {"rounds": 2}]
+    asked["phases"] = phases if method == "afl" else [{"rounds": 2}, {"rounds": 2, "strategy": averages}, {"rounds": 2}]
     if method == "fedsam":
-        del given["strategy"]["swa_from"]
-    fedtl.run(given, out=tmp_path / "once")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, Recorder, "checkpoint", stop, after=True)
-        fedtl.run(given, out=tmp_path / "twice")
-    fedtl.run(given, out=tmp_path / "twice", resume=True)
+        del asked["strategy"]["swa_from"]
+    fedtl.run(asked, out=tmp_path / "once")
+    stopped_and_resumed(asked, tmp_path / "twice", stop)
     assert contents(tmp_path / "twice") == contents(tmp_path / "once")
 
 
 def test_a_mean_that_would_begin_after_its_phase_is_noted() -> None:
-    given = _tables({"name": "fedsam", "lr": 0.1}, [{"rounds": 2, "strategy": {"swa_from": 3}}, {"rounds": 2}])
+    asked = _tables({"name": "fedsam", "lr": 0.1}, [{"rounds": 2, "strategy": {"swa_from": 3}}, {"rounds": 2}])
     note = "phases[0].strategy.swa_from has no effect: it acts from round 3 on, and the phase ends with round 2"
-    assert note in read_config(given)[1]
-    given["phases"] = given["phases"][::-1]
-    assert read_config(given)[1] == []
+    assert note in read_config(asked)[1]
+    asked["phases"] = asked["phases"][::-1]
+    assert read_config(asked)[1] == []
 
 
 ADAM = {"name": "adam", "lr": 0.05, "keep": True}

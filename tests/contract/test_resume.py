@@ -25,7 +25,7 @@ from fedtl.runs import checkpoint
 from fedtl.runs.checkpoint import read_checkpoint
 from fedtl.runs.record import Recorder
 from fedtl.strategies import STRATEGIES
-from tests.interrupted import ROUNDS, Killed, contents, run_slowly, stop_at, tables
+from tests.interrupted import ROUNDS, Killed, contents, run_slowly, stop_at, stopped_and_resumed, tables
 from tests.methods import OPEN_METHODS
 
 pytestmark = pytest.mark.usefixtures("engines_chosen_once")
@@ -129,18 +129,9 @@ LEAVES |= {method: ["when a round is trained and nothing recorded"] for method i
 
 
 @pytest.mark.parametrize(("method", "point"), [(method, point) for method in LEAVES for point in LEAVES[method]])
-def test_stopped_at(
-    point: str,
-    method: str,
-    uninterrupted: Callable[..., dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_stopped_at(point: str, method: str, uninterrupted: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     owner, name, call, after = POINTS[point]
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, owner, name, call, after=after)
-        fedtl.run(tables(method), out=tmp_path / "run")
-    fedtl.run(tables(method), out=tmp_path / "run", resume=True)
+    stopped_and_resumed(tables(method), tmp_path / "run", call, owner, name, after=after)
     assert contents(tmp_path / "run") == uninterrupted(method)
 
 

@@ -17,7 +17,7 @@ from fedtl.runs.checkpoint import read_checkpoint
 from fedtl.strategies import STRATEGIES, read_strategy, strategy_type
 from fedtl.tasks import TASKS
 from fedtl.tasks.tokens import IGNORED
-from tests.interrupted import Killed, contents, stop_at
+from tests.interrupted import contents, stopped_and_resumed
 from tests.parts import METHODS
 
 OTHERS = [task for task in TASKS if task != "classification"]
@@ -103,14 +103,10 @@ def test_a_pass_by_mini_batches_adds_up_to_the_gradient(task: str, stacked: bool
 
 
 @pytest.mark.parametrize("task", ["regression", "next_token"])
-def test_ended_and_resumed(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_and_resumed(task: str, tmp_path: Path) -> None:
     asked = tables(task, "ditto")
     fedtl.run(asked, out=tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, Engine, "train", 2, after=False)
-        with pytest.raises(Killed):
-            fedtl.run(asked, out=tmp_path / "ended")
-    fedtl.run(asked, out=tmp_path / "ended", resume=True)
+    stopped_and_resumed(asked, tmp_path / "ended", 2, Engine, "train", after=False)
     assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
 
 

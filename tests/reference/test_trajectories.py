@@ -47,11 +47,17 @@ def run(file: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) 
     return status, capsys.readouterr().out.splitlines()
 
 
+def refuted(file: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What is printed of a file that disagrees."""
+    status, lines = run(file, folder, capsys)
+    assert status == 1
+    return lines
+
+
 def test_a_wrong_number_disagrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = a_case()
     file["cases"]["ditto.authors"]["rounds"][1]["clients"]["2"]["v"][5] += 1e-3
-    status, lines = run(file, tmp_path, capsys)
-    assert status == 1
+    lines = refuted(file, tmp_path, capsys)
     assert "disagrees: clients.2.v of round 2" in lines[0]
     assert lines[-1] == "0 of 1 agree"
 
@@ -68,9 +74,7 @@ def test_a_wrong_number_of_what_is_not_shared_disagrees(
     """Some code keeps the mean of the private parts beside what is shared."""
     file = a_case(name)
     file["cases"][name]["rounds"][0]["global"][-1] += 0.1
-    status, lines = run(file, tmp_path, capsys)
-    assert status == 1
-    assert "disagrees: global's private part of round 1" in lines[0]
+    assert "disagrees: global's private part of round 1" in refuted(file, tmp_path, capsys)[0]
 
 
 def test_a_wrong_number_before_a_case_stops_applying_disagrees(
@@ -79,9 +83,7 @@ def test_a_wrong_number_before_a_case_stops_applying_disagrees(
     file = a_case("fedper")
     assert "not applicable: from round 2 on" in run(file, tmp_path, capsys)[1][0]
     file["cases"]["fedper"]["rounds"][0]["global"][0] += 1e-3
-    status, lines = run(file, tmp_path, capsys)
-    assert status == 1
-    assert "disagrees: global of round 1" in lines[0]
+    assert "disagrees: global of round 1" in refuted(file, tmp_path, capsys)[0]
 
 
 def test_a_wrong_number_of_a_method_that_does_not_ship_is_said_and_not_yet(

@@ -13,10 +13,9 @@ import fedtl
 from fedtl.clients.contract import Vectors
 from fedtl.engine import Failed
 from fedtl.engine.task import PRIVATE
-from fedtl.runs.record import Recorder
 from fedtl.server.scoring import Evaluation
 from fedtl.strategies import strategy_type
-from tests.interrupted import Killed, contents, stop_at, tables
+from tests.interrupted import contents, stopped_and_resumed, tables
 from tests.parted import Parted
 from tests.parts import EACH_ENGINE, METHODS, EngineKind, OneByOne, federation_of
 
@@ -125,13 +124,8 @@ def test_private_parts_stay(start: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rounds", [3, 4])
-def test_a_run_that_is_resumed_around_the_restart_is_the_same(
-    rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_resumed_around_the_restart_is_the_same(rounds: int, tmp_path: Path) -> None:
     config = tables("scaffold", 6, phases=[{"rounds": 3}, {"rounds": 3, "restart": True}])
     fedtl.run(config, out=tmp_path / "once")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, Recorder, "checkpoint", rounds, after=True)
-        fedtl.run(config, out=tmp_path / "twice")
-    fedtl.run(config, out=tmp_path / "twice", resume=True)
+    stopped_and_resumed(config, tmp_path / "twice", rounds)
     assert contents(tmp_path / "twice") == contents(tmp_path / "once")

@@ -41,6 +41,19 @@ def test_flower_s_strategies_are_told_of_a_client_that_cannot_be_scored(monkeypa
     assert reply.clients == (0,)
 
 
+def tables(method: str, personal: str, stacked: bool, **options: Any) -> dict[str, Any]:
+    return {
+        "name": "raises",
+        "rounds": 1,
+        "device": "cpu",
+        "data": {"name": "digits", "clients": 4},
+        "model": {"name": "logistic"},
+        "strategy": {"name": method, "local_steps": 2, "lr": 0.1, **options},
+        "evaluate": {"personal": personal},
+        "simulation": {"grid": "in-process", "stacked": stacked, "traced": False},
+    }
+
+
 SINGULAR = "_LinAlgError: linalg.inv: the input matrix is singular"
 
 
@@ -57,16 +70,7 @@ SINGULAR = "_LinAlgError: linalg.inv: the input matrix is singular"
 def test_a_client_whose_own_model_cannot_be_made_is_left_out_alone(
     method: type[Any], asked: str, personal: str, stacked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {
-        "name": "raises",
-        "rounds": 1,
-        "device": "cpu",
-        "data": {"name": "digits", "clients": 4},
-        "model": {"name": "logistic"},
-        "strategy": {"name": method.__name__.lower(), "clients_per_round": 3, "local_steps": 2, "lr": 0.1},
-        "evaluate": {"personal": personal},
-        "simulation": {"grid": "in-process", "stacked": stacked, "traced": False},
-    }
+    config = tables(method.__name__.lower(), personal, stacked, clients_per_round=3)
     whole = fedtl.run(config, out=tmp_path / "whole")
     # Who has never trained is the one that first_memory is asked of when it is scored.
     (last,) = {0, 1, 2, 3} - set(whole.rounds[0]["clients"])
@@ -100,17 +104,7 @@ def test_a_client_whose_own_model_cannot_be_made_is_left_out_alone(
 
 
 def test_a_model_that_cannot_be_made_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {
-        "name": "raises",
-        "rounds": 1,
-        "device": "cpu",
-        "data": {"name": "digits", "clients": 2},
-        "model": {"name": "logistic"},
-        "strategy": {"name": "ditto", "local_steps": 2, "lr": 0.1},
-        "evaluate": {"personal": "stored"},
-        "simulation": {"grid": "in-process", "stacked": False, "traced": False},
-    }
-    fedtl.run(config, out=tmp_path / "run")
+    fedtl.run(tables("ditto", "stored", stacked=False), out=tmp_path / "run")
 
     def broken(*_: Any) -> Any:
         raise torch.linalg.LinAlgError("linalg.inv: the input matrix is singular")

@@ -15,12 +15,11 @@ from torch import Tensor
 import fedtl
 from fedtl.choice import ConfigError
 from fedtl.data.federation import Domain, Federation, Shards
-from fedtl.runs.record import Recorder
 from fedtl.server.rounds import Rounds
 from fedtl.strategies import strategy_type
 from fedtl.strategies.contract import Vectors
 from fedtl.strategies.fedavg import FedAvg
-from tests.interrupted import Killed, contents, stop_at, tables
+from tests.interrupted import contents, stopped_and_resumed, tables
 from tests.parted import Parted
 from tests.parts import METHODS, federation_of
 
@@ -127,16 +126,11 @@ def test_a_mixture_is_of_clients_that_can_train() -> None:
         torch.testing.assert_close(torch.stack(mixtures(terms, sampled)), torch.stack(expected))
 
 
-def test_a_run_that_is_resumed_where_others_can_train_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_resumed_where_others_can_train_is_the_same(tmp_path: Path) -> None:
     data = {"name": "digits", "clients": 4, "samples": 200, "target": {"name": "digits", "clients": 4, "samples": 100}}
     config = tables("scaffold", 4, data=data, **phases("source", "both"))
     fedtl.run(config, out=tmp_path / "once")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_at(patch, Recorder, "checkpoint", 2, after=True)
-        fedtl.run(config, out=tmp_path / "twice")
-    fedtl.run(config, out=tmp_path / "twice", resume=True)
+    stopped_and_resumed(config, tmp_path / "twice", 2)
     assert contents(tmp_path / "twice") == contents(tmp_path / "once")
 
 

@@ -9,14 +9,15 @@ their own.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -60,9 +61,10 @@ class Options(BaseModel):
     @classmethod
     def _numbers_are_numbers(cls, table: Any) -> Any:
         """Refuse what Python takes for a number of a field's kind: true for 1, and whole numbers without end."""
+        numbers = _numbers_of(cls)
         for name, value in table.items() if isinstance(table, Mapping) else ():
-            kinds = _kinds(cls.model_fields[name].annotation) if name in cls.model_fields else frozenset()
-            if not kinds & {int, float} or bool in kinds:
+            kinds = numbers.get(name, frozenset())
+            if not kinds:
                 continue
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(each, bool):
@@ -78,6 +80,13 @@ class _WrongValueError(ValueError):
     def __init__(self, message: str, field: str, value: object) -> None:
         super().__init__(message)
         self.field, self.value = field, value
+
+
+@functools.cache
+def _numbers_of(model: type[BaseModel]) -> Mapping[str, frozenset[type]]:
+    """The types of those fields that take numbers, and neither true nor false."""
+    kinds = {name: _kinds(field.annotation) for name, field in model.model_fields.items()}
+    return {name: types for name, types in kinds.items() if types & {int, float} and bool not in types}
 
 
 def _kinds(annotation: Any) -> frozenset[type]:
@@ -197,7 +206,7 @@ def load_object(path: str, key: str) -> Any:
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{key} = {shown(path)}: give 'package.module:Class'")
-    here = str(Path.cwd())
+    here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     try:

@@ -105,10 +105,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def _the_same_random_numbers_each_time() -> None:
-    """Whichever tests ran before in this process."""
+    """Whichever tests ran before in this process.
+
+    Not ``torch.manual_seed``: without a GPU it keeps a formatted traceback of each call, which takes longer than many a
+    test.
+    """
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(autouse=True)

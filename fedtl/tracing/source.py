@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -112,8 +113,11 @@ class Compiled:
     grad_mode: bool
 
 
+@functools.lru_cache(maxsize=256)
 def compiled(source: str) -> Compiled:
     """TorchScript's function :data:`NAME`.
+
+    Kept for later runs in this process: with another seed their steps are the same text.
 
     Raises:
         UntraceableError: an operation that TorchScript does not know.

@@ -63,10 +63,13 @@ EXIT_CODES: Mapping[str, int] = {"fedtl deploy status": 3}
 QUICK: Mapping[str, list[str]] = {
     # Steps are not traced: for two rounds that takes most of the time, and other tests are there for it.
     "run": ["rounds=2", "simulation.grid=in-process", "simulation.traced=false"],
-    "sweep": ["rounds=2", "seed=0:1", "simulation.grid=in-process", "simulation.traced=false", "--jobs=1"],
+    "sweep": ["rounds=2", "strategy.local_steps=2", "seed=0:1", "simulation.grid=in-process", "simulation.traced=false", "--jobs=1"],
     "distill": ["method.steps=2"],
 }
 """Overrides with which the tests run a command."""
+
+FEWER_STEPS = "strategy.local_steps=2"
+"""And another one, for a run whose config counts steps."""
 
 BASE: dict[str, Any] = {
     "name": "excerpt",
@@ -262,6 +265,8 @@ class Shell:
         assert words[0] == "fedtl", f"{line!r} is no command of fedtl, and NOT_RUN gives no reason"
         args = [path for word in words[1:] for path in (sorted(glob.glob(word)) or [word])]
         more = QUICK.get(args[0], [])
+        if args[0] == "run" and _counts_steps(args[1:]):
+            more = [*more, FEWER_STEPS]
         if any(word.startswith("rounds=") for word in args):  # a run that goes on is a longer one
             more = [word.replace("rounds=2", "rounds=3") for word in more]
         code = self._code([*args, *more])
@@ -276,6 +281,12 @@ class Shell:
         except SystemExit as ended:
             return ended.code
         return 0
+
+
+def _counts_steps(args: list[str]) -> bool:
+    """Whether what a run is asked for counts local steps, and not epochs."""
+    overrides = [arg for arg in args[1:] if "=" in arg and not arg.startswith("-")]
+    return read_config(args[0], overrides)[0].strategy.local_steps is not None
 
 
 @pytest.fixture

@@ -56,7 +56,10 @@ def load_all(sources: Iterable[Run | str | Path]) -> Loaded:
             raise ConfigError(f"{path} is not a run's folder, and holds none: a run has config.toml and rounds.jsonl")
         for folder in folders:
             try:
-                runs.setdefault(folder.resolve(), load(folder))
+                run = load(folder)
+                if folder != path:  # else whoever shows what is in a broken file says so
+                    run.read_all()
+                runs.setdefault(folder.resolve(), run)
             except ConfigError as error:
                 if folder == path:
                     raise

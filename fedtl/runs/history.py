@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedtl.choice import ConfigError, nearest
+from fedtl.choice import ConfigError, nearest, shown
 from fedtl.config.earlier import completed
 from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
 from fedtl.metrics.registry import headline
@@ -150,6 +150,14 @@ class Run:
         # This file may be ahead of the rounds: it is written first, and perhaps read later.
         known = {record["round"] for record in self.rounds}
         return [record for record in _read_lines(self.path / "clients.jsonl") if record["round"] in known]
+
+    def read_all(self) -> None:
+        """Read the files that are else read when they are asked for.
+
+        Raises:
+            ConfigError: one of them is broken.
+        """
+        _ = self.clients, self.environment
 
     @cached_property
     def environment(self) -> Record:
@@ -670,11 +678,38 @@ def _read_lines(file: Path) -> list[Record]:
         try:
             record = json.loads(line)
             records[int(record["round"])] = record
+            _check_kinds(record)
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):  # no newline behind it: still being written, or cut off by a crash
                 break
             raise ConfigError(f"{file}, line {number} is not a round's record: {_reason(error)}") from error
     return [records[key] for key in sorted(records)]
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("scores", "train", *FURTHER), dict),
+    **dict.fromkeys(("clients", "failures"), list),
+}
+"""Of a record's parts, where it has them."""
+
+
+def _check_kinds(record: Record) -> None:
+    """Refuse what a hand, or a disk, has made of a record that is JSON all the same.
+
+    Raises:
+        TypeError: it names the part.
+    """
+    parts = {key: record.get(key) for key in _KINDS}
+    for key, part in parts.items():
+        if part is not None and not isinstance(part, _KINDS[key]):
+            raise TypeError(f"its {key!r} is {shown(part)}")
+    for kind, entries in (("scores", (parts["scores"] or {}).values()), ("failures", parts["failures"] or ())):
+        for entry in entries:
+            if not isinstance(entry, dict):
+                raise TypeError(f"its {kind!r} has {shown(entry)}")
+    for further in (parts[kind] for kind in FURTHER):
+        if further is not None:
+            _check_kinds(further)
 
 
 def _reason(error: Exception) -> str:

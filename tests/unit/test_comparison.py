@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from fedtl.comparison import Comparison, Difference, compare
 from fedtl.comparison.formats import latex, sections
 from fedtl.comparison.groups import group_runs
 from fedtl.comparison.naming import differences, flatten, labels, unsaid
-from fedtl.runs.history import Run
+from fedtl.runs.history import Run, load
 
 OVERRIDES = [
     "rounds=2",
@@ -409,13 +410,30 @@ def test_a_last_round_without_a_number_is_named(make_run: MakeRun) -> None:
     assert "is not a number in round 2, its last scored one; round 1 counts as its last" in notes_of(run)
 
 
-def test_a_broken_run_below_a_folder_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+BROKEN = {
+    "config.toml": ("name = ", "cannot be read as TOML"),
+    "environment.json": ("{", "cannot be read as JSON"),
+    "rounds.jsonl": ('{"round": 1, "scores": "0.5"}\n', r"line 1 is not a round's record: its 'scores' is '0\.5'"),
+    "clients.jsonl": (
+        '{"round": 1, "clients": [0], "scores": {"personal/clients": [0.5]}}\n',
+        r"line 1 is not a round's record: its 'scores' has \[0\.5\]",
+    ),
+}
+"""Files of a run, with what nobody can read, and how the sentence about it goes."""
+
+
+@pytest.mark.parametrize("file", BROKEN)
+def test_a_broken_run_below_a_folder_is_named_and_the_others_compared(
+    file: str, make_run: MakeRun, tmp_path: Path
+) -> None:
     make_run("fedavg", [0.5])
-    broken = make_run("local", [0.5])
-    (broken.path / "config.toml").write_text("name = ")
-    assert any(f"Left out: {broken.path}" in note for note in compare(tmp_path).notes)
-    with pytest.raises(ConfigError, match="cannot be read as TOML"):
-        compare(broken.path)
+    broken, (content, sentence) = make_run("local", [0.5]).path, BROKEN[file]
+    (broken / file).write_text(content)
+    comparison = compare(tmp_path)
+    assert [group.group for group in comparison.groups] == ["fedavg"]
+    assert any(re.match(f"Left out: {broken / file}.*{sentence}", note) for note in comparison.notes)
+    with pytest.raises(ConfigError, match=sentence):
+        load(broken).read_all()
 
 
 def test_better_is_who_clients_and_seeds_show_to_be(make_run: MakeRun) -> None:

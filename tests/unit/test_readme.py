@@ -63,7 +63,14 @@ EXIT_CODES: Mapping[str, int] = {"fedtl deploy status": 3}
 QUICK: Mapping[str, list[str]] = {
     # Steps are not traced: for two rounds that takes most of the time, and other tests are there for it.
     "run": ["rounds=2", "simulation.grid=in-process", "simulation.traced=false"],
-    "sweep": ["rounds=2", "strategy.local_steps=2", "seed=0:1", "simulation.grid=in-process", "simulation.traced=false", "--jobs=1"],
+    "sweep": [
+        "rounds=2",
+        "strategy.local_steps=2",
+        "seed=0:1",
+        "simulation.grid=in-process",
+        "simulation.traced=false",
+        "--jobs=1",
+    ],
     "distill": ["method.steps=2"],
 }
 """Overrides with which the tests run a command."""

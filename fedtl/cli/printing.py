@@ -39,7 +39,7 @@ def print_scores(runs: Sequence[Run], metric: str | None = None) -> None:
         if one.stopped is not None:
             which = f"{one.label}, seed {one.seed}: " if len(runs) > 1 else ""
             out.print(f"{which}{one.stopped}", markup=False, soft_wrap=True)
-    if len(runs) > 1 and not over_same_clients(runs):
+    if len(runs) > 1 and not over_same_clients(runs, metric):
         out.print(
             "Not all of these means are over the same clients, so they do not compare as they stand.", soft_wrap=True
         )
@@ -66,13 +66,16 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
             return "-"
         return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.4f}"
 
+    def mark(one: Run, name: str, at: Point) -> str:
+        return str(one.coverage(name, at.round, metric) or "")
+
     def point(one: Run, name: str, at: Point | None) -> tuple[str, str, str]:
         """A value, the mark that it needs, and its round."""
-        return ("", "", "") if at is None else (as_text(at.value), _mark(one, name, at), str(at.round))
+        return ("", "", "") if at is None else (as_text(at.value), mark(one, name, at), str(at.round))
 
     def chosen(one: Run, name: str, at: Point | None) -> tuple[str, str, str]:
         """The same of the best round, which there is not where no score is a number."""
-        return ("-", _mark(one, name, at), "-") if at is not None and math.isnan(at.value) else point(one, name, at)
+        return ("-", mark(one, name, at), "-") if at is not None and math.isnan(at.value) else point(one, name, at)
 
     rows: list[tuple[str, ...]] = []
     for one in runs:
@@ -105,10 +108,6 @@ def summary_table(runs: Sequence[Run], metric: str = "accuracy") -> Table:
     for name, *cells in zip(names, *columns):
         table.add_row(Text(name), *cells)
     return table
-
-
-def _mark(one: Run, name: str, at: Point) -> str:
-    return str(one.coverage(name, at.round) or "")
 
 
 def add_numbers(table: Table, header: str, values: Sequence[str], marks: Sequence[str] = ()) -> Sequence[str]:

@@ -121,7 +121,7 @@ class Measured:
 
     def mark(self, round: int) -> str:
         """Over which part of the clients the score is in a round; empty where it is over all, or that is not known."""
-        return str(self.run.coverage(self.score, round) or "")
+        return str(self.run.coverage(self.score, round, self.question.metric) or "")
 
     def at(self, round: int) -> float:
         """The score in a round that has it."""

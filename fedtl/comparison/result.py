@@ -41,7 +41,8 @@ class Summary:
         runs: folder by seed.
         rounds: the round of ``last`` by seed.
         clients: how many are scored, by seed; empty where the score is one of the server's.
-        coverage: marks of means over fewer clients than should have been scored, by seed: of those of ``last``.
+        coverage: marks of means over fewer clients than should have been scored, or on the samples of fewer of whom the
+            metric is defined, by seed: of those of ``last``.
         coverage_by_validation, coverage_best_on_test, coverage_compared: likewise of these.
         last: in the last scored round.
         by_validation: in the round with the best score on validation samples; None without such scores.

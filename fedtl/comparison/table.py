@@ -27,7 +27,7 @@ class Entry:
         planned: how many seeds there should be.
         best: whether no other method is better here.
         tied: whether the comparison does not show the best to be better; False of the best itself.
-        part: whether a mean is over fewer clients than were asked.
+        part: over which part of the clients a mean is, as ``"7 of 10 clients"``; empty where it is over all.
     """
 
     score: str
@@ -35,7 +35,7 @@ class Entry:
     planned: int
     best: bool = False
     tied: bool = False
-    part: bool = False
+    part: str = ""
 
     @property
     def seeds(self) -> int:
@@ -111,7 +111,7 @@ def score_table(comparison: Comparison, study: Study | None = None) -> ScoreTabl
                 not untested and group not in best and not any(frozenset((group.group, b.group)) in shown for b in best)
             )
             is_best = group in best and len(layout.variants) > 1
-            part = bool(group.coverage_compared)
+            part = parts_in_words(group.coverage_compared)
             column.append(Entry(group.score, group.value, seeds, is_best, tied, part))
         columns.append(column)
     entries = tuple(zip(*columns))
@@ -202,8 +202,14 @@ def _on_gaps(entries: Sequence[Sequence[Entry]], undefined: bool) -> Iterator[st
         yield f"-: no run {'has a score' if undefined else 'finished'}."
     if undefined:
         yield "Runs that finished without a score are those in which it is undefined."
-    if any(entry.part for entry in flat):
-        yield "+: over fewer clients than were asked."
+    if part := part_in_words(entries):
+        yield f"{part}."
+
+
+def part_in_words(entries: Sequence[Sequence[Entry]]) -> str:
+    """What the mark ``+`` of means over part of the clients says; empty where there is none."""
+    parts = sorted({entry.part for row in entries for entry in row if entry.part})
+    return f"+: over {listed(parts)}" if parts else ""
 
 
 def _seeds(entries: Sequence[Sequence[Entry]]) -> str:

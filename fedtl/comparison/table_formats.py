@@ -91,7 +91,7 @@ def as_csv(table: ScoreTable) -> str:
     keys = list(dict.fromkeys(key for setting in table.settings for key in setting))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    numbers = ["mean", "deviation", "seeds", "planned", "best", "tied"]
+    numbers = ["mean", "deviation", "seeds", "planned", "best", "tied", "over"]
     writer.writerow(["method", *keys, "metric", "score", "round", *numbers])
     for method, row in zip(table.methods, table.entries, strict=True):
         for setting, entry in zip(table.settings, row, strict=True):
@@ -99,7 +99,7 @@ def as_csv(table: ScoreTable) -> str:
             mean, deviation = ("", "") if value is None else (value.mean, value.deviation)
             where = [setting.get(key, "") for key in keys]
             about = [method, *where, table.metric, entry.score, table.at]
-            marks = [entry.seeds, entry.planned, int(entry.best), int(entry.tied)]
+            marks = [entry.seeds, entry.planned, int(entry.best), int(entry.tied), entry.part]
             writer.writerow([*about, mean, "" if deviation is None else deviation, *marks])
     return file.getvalue().rstrip("\n")
 

@@ -168,7 +168,9 @@ def _row(group: Group, index: int, name: str, metric: str) -> Row:
         model=label_of(name),
         values=values[np.isfinite(values)],
         missing=int(np.sum(~np.isfinite(values))),
-        over=parts_of(c for run in runs if (c := run.coverage(name, run.clients[-1]["round"])) and not c.complete),
+        over=parts_of(
+            c for run in runs if (c := run.coverage(name, run.clients[-1]["round"], metric)) and not c.complete
+        ),
         rounds=frozenset(rounds),
         mean=_recorded(runs, name, metric, "weighted_mean"),
         worst=_recorded(runs, name, metric, "worst_decile"),

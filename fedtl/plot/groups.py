@@ -65,7 +65,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 def line(group: Group, score: str, metric: str, statistic: str, axis: Axis) -> Line | None:
     """The group's curve of one score, or None where its runs have no scored round of it in common."""
-    curves = [(run, run.scores(metric, statistic).get(score), run.scored().get(score)) for run in group.runs]
+    curves = [(run, run.scores(metric, statistic).get(score), run.scored(metric).get(score)) for run in group.runs]
     return joined([(run, curve, counts) for run, curve, counts in curves if curve], axis)
 
 

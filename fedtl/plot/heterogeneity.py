@@ -13,7 +13,7 @@ from fedtl.choice import ConfigError
 from fedtl.comparison.formats import in_percent
 from fedtl.comparison.layout import Layout, Setting
 from fedtl.comparison.result import Comparison, Summary
-from fedtl.comparison.table import ScoreTable, over_fewer, score_table, scored_in_words
+from fedtl.comparison.table import ScoreTable, over_fewer, part_in_words, score_table, scored_in_words
 from fedtl.plot.panels import blank_figure, grid_of_panels, label_outer, legend, title
 from fedtl.plot.setting_axis import SettingAxis, ticks_of
 from fedtl.plot.style import DARK, NARROW, handle, look, styled
@@ -100,8 +100,8 @@ def heat(comparison: Comparison, study: Study | None = None, *, width: float | N
         notes.append("hatched: no run finished")
     if any(0 < entry.seeds < entry.planned for row in table.entries for entry in row):
         notes.append("°: not all seeds finished")
-    if any(entry.part for row in table.entries for entry in row):
-        notes.append("+: over fewer clients than were asked")
+    if part := part_in_words(table.entries):
+        notes.append(part)
     legend(figure, [], notes)
     return figure
 
@@ -116,7 +116,7 @@ def _write_field(axes: Axes, row: int, column: int, mean: float, dark: bool, tab
     axes.text(
         column,
         row,
-        text + "+" * entry.part + "°" * (entry.seeds < entry.planned),
+        text + "+" * bool(entry.part) + "°" * (entry.seeds < entry.planned),
         ha="center",
         va="center",
         color="white" if dark else DARK,

@@ -230,7 +230,7 @@ def _draw_panels(
         else:
             place.tick_params(labelleft=False)
     notes = _notes(groups, lines)
-    if not over_same_clients(run for group in groups for run in group.runs):
+    if not over_same_clients((run for group in groups for run in group.runs), metric):
         notes.append("not all means are over the same clients")
     if any(name.startswith("personal") for name in panels):
         notes += personal_notes(groups)

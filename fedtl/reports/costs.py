@@ -93,4 +93,5 @@ def _last(run: Run, score: str, comparison: Comparison) -> str:
         curve = None
     if curve is None:
         return NOTHING
-    return marked(words.value(comparison, float(curve.values[-1])), run.coverage(score, int(curve.rounds[-1])))
+    coverage = run.coverage(score, int(curve.rounds[-1]), comparison.metric)
+    return marked(words.value(comparison, float(curve.values[-1])), coverage)

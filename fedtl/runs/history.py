@@ -29,7 +29,7 @@ from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
 from fedtl.metrics.registry import headline
 from fedtl.runs.best import VALIDATION, BestRound, Followed, Stopped, first_best, serving_score, validated_by
 from fedtl.runs.best import Point as Point
-from fedtl.server.scores import MISSING, marked
+from fedtl.server.scores import MISSING, UNDEFINED, marked
 from fedtl.server.scores import UNSEEN as UNSEEN
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
 from fedtl.server.scores import mean_over_clients as mean_over_clients
@@ -62,10 +62,11 @@ class Series(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """Who was scored in a round, and who is missing where the record says that."""
+    """Who was scored in a round, who is missing where the record says that, and the values by metric."""
 
     clients: list[int]
     missing: list[int] | None
+    values: Mapping[str, list[float | None]]
 
 
 class Counts(NamedTuple):
@@ -201,13 +202,19 @@ class Run:
                 by_name.setdefault(name, []).append(Point(int(record["round"]), _number(value)))
         return {name: _series(points) for name, points in by_name.items()}
 
-    def scored(self) -> dict[str, Counts]:
+    def scored(self, metric: str | None = None) -> dict[str, Counts]:
         """For each score over clients, how many it is a mean over, of how many who hold test samples and were asked.
 
         A client is missing that could not be scored: it raised, its model was not finite, or it did not answer. Runs
         of versions that did not count are counted out of ``clients.jsonl``, and left out where they lack that.
+
+        Args:
+            metric: whose mean is over those clients alone on whose samples it is defined; if None, over all scored.
         """
-        return {name: _counts(each) for name, each in self._coverages.items()}
+        return {
+            name: _counts({round: self._with_metric(each[round], name, round, metric) for round in each})
+            for name, each in self._coverages.items()
+        }
 
     def trained(self) -> Counts:
         """How many clients the terms' values in training are means over, of how many who were sampled."""
@@ -222,18 +229,35 @@ class Run:
             rounds[int(record["round"])] = Coverage(int(trained), len(asked))
         return _counts(rounds)
 
-    def coverage(self, score: str, round: int | None = None) -> Coverage | None:
+    def coverage(self, score: str, round: int | None = None, metric: str | None = None) -> Coverage | None:
         """Over which part of the clients a score is: printed, the mark that its mean needs.
 
         Args:
             score: its name, as ``"personal/clients"``.
             round: in which; in its last one if None.
+            metric: as for :meth:`scored`.
 
         Returns:
             None where it is no mean over clients, or where that is not known.
         """
         by_round = self._coverages.get(score, {})
-        return by_round.get(max(by_round, default=0) if round is None else round)
+        at = max(by_round, default=0) if round is None else round
+        return self._with_metric(by_round[at], score, at, metric) if at in by_round else None
+
+    def _with_metric(self, coverage: Coverage, score: str, round: int, metric: str | None) -> Coverage:
+        """A coverage without the clients on whose samples a metric is not defined, as AUC where there is one class."""
+        value = self._rows.get((score, round), {}).get(metric or "")
+        undefined = int(value.get(UNDEFINED) or 0) if isinstance(value, Mapping) else 0
+        return coverage._replace(scored=coverage.scored - undefined) if undefined else coverage
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], Record]:
+        """What is recorded of each score in each round."""
+        return {
+            (name, int(record["round"])): row
+            for record in self.rounds
+            for name, row in (record.get("scores") or {}).items()
+        }
 
     def complete(self, score: str, rounds: Iterable[int]) -> NDArray[np.bool_]:
         """Whether nobody is known to be missing from a score, in each of some rounds."""
@@ -276,8 +300,8 @@ class Run:
         scored: dict[str, dict[int, _Scored]] = {}
         for record in self.clients:
             for one in (record, *(record.get(kind) or {} for kind in FURTHER)):
-                for name in one.get("scores") or {}:
-                    scored.setdefault(name, {})[record["round"]] = _Scored(one["clients"], one.get(MISSING))
+                for name, values in (one.get("scores") or {}).items():
+                    scored.setdefault(name, {})[record["round"]] = _Scored(one["clients"], one.get(MISSING), values)
         return scored
 
     @cached_property
@@ -557,7 +581,7 @@ class Run:
     def __repr__(self) -> str:
         metric, last, _ = self._summary()
         scores = "".join(
-            f", {name} {metric} {marked(f'{point.value:.4g}', self.coverage(name, point.round))}"
+            f", {name} {metric} {marked(f'{point.value:.4g}', self.coverage(name, point.round, metric))}"
             for name, point in last.items()
         )
         return f"<Run {self.path}: {self.method}, seed {self.seed}, {self._progress()}{scores}>"
@@ -567,7 +591,7 @@ class Run:
         columns = {header: points for header, points in {"last": last, **bests}.items() if points}
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td>"
-            + "".join(f"<td>{self._shown(name, points.get(name))}</td>" for points in columns.values())
+            + "".join(f"<td>{self._shown(name, points.get(name), metric)}</td>" for points in columns.values())
             + "</tr>"
             for name in last
         )
@@ -580,10 +604,10 @@ class Run:
             + stopped
         )
 
-    def _shown(self, score: str, point: Point | None) -> str:
+    def _shown(self, score: str, point: Point | None, metric: str) -> str:
         if point is None:
             return ""
-        mark = str(self.coverage(score, point.round) or "")
+        mark = str(self.coverage(score, point.round, metric) or "")
         return f"{point.value:.4g} (round {point.round}{f', {mark}' if mark else ''})"
 
     def _progress(self) -> str:
@@ -728,12 +752,20 @@ def shared_metric(runs: Iterable[Run]) -> str:
     return metrics.pop() if len(metrics) == 1 else "accuracy"
 
 
-def over_same_clients(runs: Iterable[Run]) -> bool:
-    """Whether all these runs' last scores on clients' data are over the same clients, as far as that is known."""
+def over_same_clients(runs: Iterable[Run], metric: str | None = None) -> bool:
+    """Whether all these runs' last scores on clients' data are over the same clients, as far as that is known.
+
+    Args:
+        runs: of any methods.
+        metric: whose mean is over those clients alone on whose samples it is defined.
+    """
     sets: dict[str, set[frozenset[int]]] = {}
     for run in runs:
         for name, each in run._scored.items():
-            sets.setdefault(name.partition("/")[2], set()).add(frozenset(each[max(each)].clients))
+            last = each[max(each)]
+            values = last.values.get(metric or "") or [0.0] * len(last.clients)
+            defined = frozenset(client for client, value in zip(last.clients, values) if value is not None)
+            sets.setdefault(name.partition("/")[2], set()).add(defined)
     return all(len(clients) == 1 for clients in sets.values())
 
 

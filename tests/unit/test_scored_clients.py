@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
@@ -259,6 +261,10 @@ def test_a_sample_that_was_asked_for_is_no_lack_but_is_said(drawn: int, tmp_path
     assert not any("clients" in label for label in legend(figure))
     assert "each point is over clients drawn anew, of 5" in caption(figure)
     assert "not all means are over the same clients" in caption(figure)
+    table = score_table(fedtl.compare(run, resamples=0))
+    assert table.caption().endswith("+: over 2 drawn of 5 clients."), "which are as many as were asked"
+    (row,) = csv.DictReader(io.StringIO(table_formats.as_csv(table)))
+    assert row["over"] == "2 drawn of 5 clients"
 
 
 def test_of_a_sample_some_may_be_missing(tmp_path: Path) -> None:
@@ -296,6 +302,36 @@ def test_a_run_that_goes_on_counts_the_same(lacking: Run, tmp_path: Path) -> Non
     run = fedtl.run(again | {"rounds": 2}, out=tmp_path / "run", resume=True)
     assert [record["scores"] for record in run.rounds] == [record["scores"] for record in lacking.rounds]
     assert run.clients == lacking.clients
+
+
+# Metrics that are not defined on everybody's samples.
+
+
+def test_a_mean_says_on_how_many_clients_samples_its_metric_is_defined(tmp_path: Path, whole: Run) -> None:
+    data = owners(tmp_path)
+    with np.load(data["path"]) as file:
+        arrays = dict(file)
+    arrays["y_test"][arrays["user_test"] == 0] = 1
+    np.savez(data["path"], **arrays)
+    run = fedtl.run(tables(data, "fedavg", evaluate={"metrics": ["auc"]}), out=tmp_path / "run")
+    score, record = "global/clients", run.clients[-1]
+    each = np.array(record["scores"][score]["auc"], float)
+    assert np.flatnonzero(np.isnan(each)).tolist() == [0]
+    assert run.last("auc")[score].value == pytest.approx(np.average(each[1:], weights=record["samples"][1:]))
+    assert (run.coverage(score), run.coverage(score, metric="auc")) == (Coverage(5, 5), Coverage(4, 5))
+    assert run.scored("auc")[score].clients.tolist() == [4, 4]
+    assert run.missing()[score] == []
+    value = f"{run.last('auc')[score].value:.4f}"
+    assert f"{value} (4 of 5 clients)" in printed(run)
+    assert "(4 of 5 clients)" in repr(run)
+    assert not over_same_clients([run, whole], "auc")
+    assert over_same_clients([run, whole], "accuracy")
+    comparison = fedtl.compare(run, metric="auc")
+    assert f"{value} (4 of 5 clients)" in markdown(comparison)
+    assert "fedavg: means are over 4 of 5 clients." in comparison.notes
+    assert score_table(comparison).caption().endswith("+: over 4 of 5 clients.")
+    assert legend(plot.convergence([run], "auc")) == ["fedavg (4 of 5 clients)"]
+    assert "of 5 clients" not in markdown(fedtl.compare(run, metric="accuracy"))
 
 
 # Rounds that are chosen.
@@ -339,8 +375,9 @@ def test_where_every_round_lacks_clients_the_best_is_marked_wherever_it_stands(t
     assert not any("fedavgm: " in note for note in comparison.notes)
     assert [each.to_target.runs for each in comparison.groups] == [1, 1]  # type: ignore[union-attr]
     table = score_table(comparison)
-    assert [entry.part for (entry,) in table.entries] == [True, False]
+    assert [entry.part for (entry,) in table.entries] == ["4 of 5 clients", ""]
     assert "> 100.00+" in table_formats.text(table)
+    assert table.caption().endswith("+: over 4 of 5 clients.")
     html = fedtl.report([run, other], tmp_path / "page.html", at="validation").read_text()
     page = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", html))
     assert "100.00 % (4 of 5 clients)" in page
@@ -348,7 +385,7 @@ def test_where_every_round_lacks_clients_the_best_is_marked_wherever_it_stands(t
     assert "100+" in page
     figure = plot.heat(comparison)
     assert "100.0+" in [text.get_text() for text in figure.axes[0].texts]
-    assert "+: over fewer clients than were asked" in caption(figure)
+    assert "+: over 4 of 5 clients" in caption(figure)
     assert "fedavg: over 4 of 5 clients" in caption(plot.pareto(comparison))
 
 

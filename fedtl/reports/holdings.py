@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl.choice import as_recorded
+from fedtl.comparison.pairs import client_names
 from fedtl.reports import words
 from fedtl.reports.curves import Mark
 from fedtl.reports.layout import Setting
@@ -82,7 +83,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class _Known:
-    """What clients hold, from client ``start`` on: samples of each label, or test samples alone.
+    """What clients hold, from client ``start`` on or those of ``names``: samples of each label, or test samples alone.
 
     ``when`` says in which rounds; it is empty where it is in all.
     """
@@ -94,6 +95,11 @@ class _Known:
     checked: str
     start: int = 0
     when: str = ""
+    names: tuple[str, ...] = ()
+
+    def name(self, row: int) -> str:
+        """Of the client of a row."""
+        return self.names[row] if self.names else str(self.start + row)
 
 
 def holdings(settings: Sequence[Setting], read_data: bool) -> tuple[Holding, ...]:
@@ -198,7 +204,9 @@ def _by_record(run: Run, why: str) -> list[_Known]:
     if record is None or not record["samples"]:
         return []
     counts = np.array(record["samples"], np.int64)[:, None]
-    return [_Known(counts, (), len(counts), TEST_SAMPLES, why)]
+    names = client_names(run, record["clients"])
+    everybody = max(int(run.environment.get("clients") or 0), len(counts))
+    return [_Known(counts, (), everybody, TEST_SAMPLES, why, names=tuple(names))]
 
 
 def _picture(known: _Known, where: str) -> Holding:
@@ -218,13 +226,15 @@ def _picture(known: _Known, where: str) -> Holding:
         Bar(
             x=place(float(x(c)) - 0.35 * column),
             y=size(n),
-            text=f"client {known.start + c}: {words.count(int(n), *known.samples)}",
+            text=f"client {known.name(c)}: {words.count(int(n), *known.samples)}",
             width=place(0.7 * column),
             height=place(TOP + BARS - float(size(n))),
         )
         for c, n in enumerate(totals.tolist())
     )
-    which = f"the first {shown} of {known.clients:,} clients" if shown < known.clients else words.count(shown, "client")
+    which = words.count(shown, "client")
+    if shown < known.clients:
+        which = f"{'the first ' * (shown < len(known.counts))}{shown} of {known.clients:,} clients"
     spread = f"{int(totals.min()):,} to {int(totals.max()):,} {known.samples[1]} a client"
     held = (counts > 0).sum(axis=1)
     classes = f", of {int(held.min())} to {int(held.max())} of {labels} labels" if labels else ""
@@ -234,7 +244,7 @@ def _picture(known: _Known, where: str) -> Holding:
         checked=known.checked,
         bubbles=_bubbles(known, counts, x, top, row, column),
         bars=bars,
-        x_ticks=tuple(Tick(x(c), str(known.start + c)) for c in range(0, shown, -(-shown // 12))),
+        x_ticks=tuple(Tick(x(c), words.shortened(known.name(c), SHORT)) for c in range(0, shown, -(-shown // 12))),
         y_ticks=tuple(
             Tick(place(bottom - (k + 0.5) * row), words.shortened(known.labels[k], SHORT))
             for k in thinned(labels, MOST_NAMES)
@@ -243,7 +253,7 @@ def _picture(known: _Known, where: str) -> Holding:
         numbers=plain(
             f"What each client holds{when}{f', {where}' * bool(where)}",
             ("client", "samples", *(("labels (samples)",) if labels else ())),
-            [_row(client, known.labels, each) for client, each in enumerate(counts.tolist(), known.start)],
+            [_row(known.name(c), known.labels, each) for c, each in enumerate(counts.tolist())],
             ("client", "samples"),
         ),
         height=bottom + BOTTOM,
@@ -263,13 +273,13 @@ def _bubbles(
         Bubble(
             x=x(c),
             y=place(top + row * (labels - k - 0.5)),
-            text=f"client {known.start + c}, label {known.labels[k]}: {words.count(int(counts[c, k]), *known.samples)}",
+            text=f"client {known.name(c)}, label {known.labels[k]}: {words.count(int(counts[c, k]), *known.samples)}",
             r=f"{max(0.6, largest * float(np.sqrt(counts[c, k]))):.2f}",
         )
         for c, k in zip(clients.tolist(), classes.tolist())
     )
 
 
-def _row(client: int, labels: Sequence[str], counts: Sequence[int]) -> tuple[str, ...]:
+def _row(client: str, labels: Sequence[str], counts: Sequence[int]) -> tuple[str, ...]:
     held = ", ".join(f"{name} ({n})" for name, n in zip(labels, counts) if n)
-    return (str(client), str(sum(counts)), *((held,) if labels else ()))
+    return (client, str(sum(counts)), *((held,) if labels else ()))

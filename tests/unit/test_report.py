@@ -446,6 +446,21 @@ def test_who_holds_what_is_drawn_where_the_fingerprint_is_the_records(tmp_path: 
     assert "another split than the record's fingerprint says" in other.checked
 
 
+def test_test_samples_are_those_of_the_clients_that_the_record_names(tmp_path: Path) -> None:
+    made_run(tmp_path / "a", "fedavg", [0.5] * 3, config={"evaluate": {"clients": 3}})
+    (tmp_path / "a" / "environment.json").write_text(json.dumps({"clients": 10}))
+    record = {**json.loads((tmp_path / "a" / "clients.jsonl").read_text().splitlines()[-1]), "clients": [2, 5, 7]}
+    (tmp_path / "a" / "clients.jsonl").write_text(json.dumps(record | {"samples": [11, 12, 13]}) + "\n")
+    (drawn,) = holdings(settings(gather([tmp_path], Asked())), read_data=False)
+    assert drawn.title == "3 of 10 clients, test samples"
+    assert [bar.text for bar in drawn.bars] == [f"client {c}: 1{n} test samples" for c, n in ((2, 1), (5, 2), (7, 3))]
+    assert drawn.numbers.rows == (("2", "11"), ("5", "12"), ("7", "13"))
+    assert [tick.text for tick in drawn.x_ticks] == ["2", "5", "7"]
+    (tmp_path / "a" / "environment.json").write_text(json.dumps({"names": [f"site {c}" for c in range(10)]}))
+    (named,) = holdings(settings(gather([tmp_path], Asked())), read_data=True)
+    assert [row[0] for row in named.numbers.rows] == ["site 2", "site 5", "site 7"]
+
+
 def test_who_holds_what_is_drawn_of_each_stage_of_a_drift(tmp_path: Path) -> None:
     iid, shards = {"name": "iid"}, {"name": "shards"}
     stages = [{"after": 1, "partition": shards}, {"after": 3, "partition": iid}]

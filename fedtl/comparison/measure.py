@@ -277,6 +277,9 @@ def _raise_unless_scored(groups: Sequence[Group], question: Question) -> None:
 
 
 def _data_of_most(scores: Sequence[set[str]]) -> str:
-    """The data that most groups are scored on; of equals the first of :data:`DATA`."""
-    data: Mapping[str, int] = {each: sum(serving_score(have, each) is not None for have in scores) for each in DATA}
-    return max(DATA, key=lambda each: data[each])
+    """The data that most groups are scored on; of equals the first of :data:`DATA`, of others where there is none."""
+    others = sorted({name.partition("/")[2] for name in set().union(*scores)})
+    having: Mapping[str, int] = {
+        each: sum(serving_score(have, each) is not None for have in scores) for each in (*DATA, *others)
+    }
+    return max(DATA if any(having[each] for each in DATA) else others, key=lambda each: having[each])

@@ -72,7 +72,8 @@ def _tested(plain: Ranking, methods: Sequence[str], values: Values, question: Qu
     if len(values) < ENOUGH:
         return ranked
     if len(methods) == 2:
-        return replace(ranked, two=signed_rank(better[:, 0] - better[:, 1]))
+        first, second = order
+        return replace(ranked, two=signed_rank(better[:, first] - better[:, second]))
     result = friedman(values[:, order], question.alpha, question.smaller_is_better)
     alike = cliques(result.ranks, result.critical_difference) if result.p < question.alpha else [np.arange(len(order))]
     return replace(

@@ -178,7 +178,8 @@ class Ranking:
         critical_difference: Nemenyi's, at the comparison's ``alpha``.
         nemenyi: p-values of all pairs of methods.
         cliques: methods that Nemenyi's test does not tell apart; all of them where Friedman's test shows nothing.
-        two: Wilcoxon's test over the settings, where there are two methods.
+        two: Wilcoxon's test over the settings, where there are two methods; its effect is above 0 where the first of
+            ``methods`` is better.
     """
 
     methods: tuple[str, ...]

@@ -504,6 +504,16 @@ def test_targets_are_what_transfer_is_compared_on(make_run: MakeRun) -> None:
     assert compare(run).groups[0].score == "global/target-clients"
 
 
+def test_what_clients_are_not_scored_on_is_compared_where_there_is_no_other(make_run: MakeRun) -> None:
+    runs = [make_run(method, [0.5], score="global/held-out/photo") for method in ("fedavg", "scaffold")]
+    runs.append(make_run("local", [0.5], score="personal/unseen-clients"))
+    comparison = compare(runs)
+    assert [group.score for group in comparison.groups] == ["global/held-out/photo"] * 2
+    assert "Left out: local has no accuracy on held-out/photo." in comparison.notes
+    assert "of global/held-out/photo" in latex(comparison)
+    assert compare([*runs, make_run("ditto", [0.5])]).groups[0].method == "ditto", "the clients' own data come first"
+
+
 def test_a_reference_is_that_of_the_same_model(make_run: MakeRun) -> None:
     runs = [
         make_run(method, list(np.arange(3) / 10 + gain), config={"model": {"name": model}})

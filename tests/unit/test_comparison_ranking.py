@@ -121,12 +121,14 @@ def test_few_settings_are_not_tested(tmp_path: Path) -> None:
     assert comparison.ranking.p is None
     assert "4 settings are too few to conclude anything from ranks: 5 at least are tested." in comparison.notes
     # Without a run in some setting a method is not ranked; of the two that are left Wilcoxon's test remains.
-    two = made_up_study(tmp_path / "two", values, axes=SETTINGS, seeds=(0,), failed={("local", 1, 0)})
+    methods, failed = ("fedavg", "pfedme", "local"), {("local", 1, 0)}
+    two = made_up_study(tmp_path / "two", values, methods, axes=SETTINGS, seeds=(0,), failed=failed)
     comparison = compare(two.folder, resamples=0)
     assert comparison.ranking is not None
     assert comparison.ranking.left_out == ("local",)
     assert comparison.ranking.two is not None
     assert comparison.ranking.two.p == 2 / 2**6
+    assert comparison.ranking.two.effect == 1.0, "of the best against the other, in whichever order they ran"
     assert any("fedavg differ at 0.05 (Wilcoxon's signed-rank test, p = 0.031)" in note for note in comparison.notes)
 
 

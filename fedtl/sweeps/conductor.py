@@ -204,7 +204,8 @@ class Conductor:
             return None
         try:
             for round, scored in recorded(folder, search).items():
-                goes_on = self._search_of(run.cell).goes_on(run.trial, round, scored.value)
+                if math.isfinite(scored.value):
+                    goes_on = self._search_of(run.cell).goes_on(run.trial, round, scored.value)
         except ConfigError as error:
             return Ended(run.folder, 0.0, str(error))
         return None if goes_on or search.pruner is None else Ended(run.folder, 0.0, pruned=True)
@@ -235,7 +236,9 @@ class Conductor:
         if counts is not None:
             return replace(run, value=counts.value, part=counts.part)
         if run.state == "finished":
-            return replace(run, state="failed", failure=f"it has no {metric_of(search)} on validation samples")
+            where = " in its last scored round" if search.at == "last" else ""
+            failure = f"it has no {metric_of(search)} on validation samples{where}"
+            return replace(run, state="failed", failure=failure)
         return replace(run, value=None)
 
     def _looked_at(self, run: Planned) -> Planned:

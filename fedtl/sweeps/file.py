@@ -229,6 +229,10 @@ def _with_words(tables: Tables, words: Sequence[str]) -> Tables:
             continue
         values = [_value(each) for each in _split(text)]
         if len(values) == 1:
+            if (place := _given_in(tables, key)) is not None:
+                raise ConfigError(
+                    f"{word}: it would not be for all runs, as the study's file gives {place}; change it there"
+                )
             changed["set"][key] = values[0]
             changed["grid"].pop(key, None)
         elif key == METHOD:
@@ -239,6 +243,21 @@ def _with_words(tables: Tables, words: Sequence[str]) -> Tables:
             changed["grid"][key] = values
             changed["set"].pop(key, None)
     return {key: value for key, value in changed.items() if value not in ({}, [])}
+
+
+def _given_in(tables: Tables, key: str) -> str | None:
+    """Where a study gives a key values of its own that come before those for all runs; None where it does not."""
+    search = tables.get("search")
+    places = [("search.space", search.get("space"))] if isinstance(search, Mapping) else []
+    for number, variant in enumerate(tables.get("variants") or ()):
+        if isinstance(variant, Mapping):
+            own = {name: value for name, value in variant.items() if name not in ("name", "grid", "space")}
+            inner = [(f"variants[{number}].{part}", variant.get(part)) for part in ("grid", "space")]
+            places += [(f"variants[{number}]", own), *inner]
+    for place, table in places:
+        if isinstance(table, Mapping) and any(f"{each}.".startswith(f"{key}.") for each in dotted(table)):
+            return f"{place}.{key}"
+    return None
 
 
 def _seeds(text: str, word: str) -> int | list[int]:

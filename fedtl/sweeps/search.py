@@ -95,25 +95,26 @@ def value_of(scores: Mapping[str, Mapping[str, float]], search: Search) -> float
 
 
 def recorded(folder: Path, search: Search) -> dict[int, Value]:
-    """What a trial has scored so far, by round, out of its records."""
+    """What a trial has scored so far, by round, out of its records; not finite where a score is no number."""
     run = load(folder)
     curves = run.scores(metric_of(search))
     name = score_of(curves.keys(), search)
     if name is None:
         return {}
-    points = [(int(at), float(value)) for at, value in zip(*curves[name]) if math.isfinite(value)]
-    return {at: Value(value, run.coverage(name, at)) for at, value in points}
+    return {int(at): Value(float(value), run.coverage(name, int(at))) for at, value in zip(*curves[name])}
 
 
 def outcome(seen: Mapping[int, Value], search: Search) -> Value | None:
-    """The value that counts of what a trial has scored; None where it has not.
+    """The value that counts of what a trial has scored; None where it has none.
 
-    Of its rounds one from whose score clients are missing is the best only where there are no others.
+    A trial whose last score is no number, as of a model that has diverged, has none in its last round. Of its rounds
+    one from whose score clients are missing is the best only where there are no others.
     """
     if not seen:
         return None
     if search.at == "last":
-        return seen[max(seen)]
+        last = seen[max(seen)]
+        return last if math.isfinite(last.value) else None
     values = [*seen.values()]
     place = first_best([each.value for each in values], metric_of(search), [not each.part for each in values])
     return None if place is None else values[place]

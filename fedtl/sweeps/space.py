@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,12 @@ EDGE = 0.05
 
 DIGITS = 4
 """Significant digits of a number that is drawn from a range."""
+
+EXACT = 12
+"""Of one that is some steps from a range's low end: as it would be written, without what floating point adds."""
+
+REPEATED = 10_000
+"""Draws in a row that have been drawn before, after which numbers of more digits are drawn."""
 
 
 class Range(Options):
@@ -47,8 +53,8 @@ class Range(Options):
         """All of them in order, where they are finitely many."""
         return None if self.count is None else tuple(map(self._number, range(self.count)))
 
-    def draw(self, rng: np.random.Generator) -> int | float:
-        """One of them at random."""
+    def draw(self, rng: np.random.Generator, digits: int = DIGITS) -> int | float:
+        """One of them at random; where there is no end of them, one of so many significant digits."""
         low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
         if self.count is not None and not self.log:
             return self._number(int(rng.integers(self.count)))
@@ -58,11 +64,12 @@ class Range(Options):
             place = int((value - self.low) / self._step)
             near = range(max(0, place - 1), min(self.count, place + 3))
             return min(map(self._number, near), key=lambda number: abs(number - value))
-        return min(max(_rounded(value), self.low), self.high)
+        return min(max(_rounded(value, digits), self.low), self.high)
 
     def edge(self, value: int | float) -> str | None:
-        """``"smallest"`` or ``"largest"`` where a value lies at an end."""
-        low, high, at = (math.log(each) if self.log else each for each in (self.low, self.high, value))
+        """``"smallest"`` or ``"largest"`` where a value lies at an end; the largest may lie below ``high``."""
+        largest = self.high if self.count is None else self._number(self.count - 1)
+        low, high, at = (math.log(each) if self.log else each for each in (self.low, largest, value))
         if high <= low:
             return None
         place = (at - low) / (high - low)
@@ -74,7 +81,7 @@ class Range(Options):
 
     def _number(self, place: int) -> int | float:
         number = self.low + place * (self._step or 0)
-        return number if self.whole else _rounded(number)
+        return number if self.whole else _rounded(number, EXACT)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Listed:
         """All of them in order."""
         return self.values
 
-    def draw(self, rng: np.random.Generator) -> Any:
+    def draw(self, rng: np.random.Generator, digits: int = DIGITS) -> Any:
         """One of them at random."""
         return self.values[int(rng.integers(len(self.values)))]
 
@@ -167,22 +174,24 @@ def size(space: Space) -> float:
 
 
 def draws(space: Space, count: int, seed: int) -> list[Values]:
-    """``count`` different combinations at random; all of them where there are no more."""
+    """``count`` different combinations at random; all of them where there are no more.
+
+    Of a narrow range, as from 0.99 to 0.999, there may be fewer numbers of so many digits: of the rest each has more.
+    """
     if size(space) <= count:
         return points(space, "")
-    drawn: list[Values] = []
-    for values in _draws(space, np.random.default_rng(seed)):
+    drawn, rng, digits, repeated = list[Values](), np.random.default_rng(seed), DIGITS, 0
+    while len(drawn) < count:
+        values = {name: axis.draw(rng, digits) for name, axis in space.items()}
         if values not in drawn:
             drawn.append(values)
-        if len(drawn) == count:
-            break
+            repeated = 0
+            continue
+        repeated += 1
+        if repeated == REPEATED:
+            digits, repeated = digits + 1, 0
     return drawn
 
 
-def _draws(space: Space, rng: np.random.Generator) -> Iterator[Values]:
-    while True:
-        yield {name: axis.draw(rng) for name, axis in space.items()}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")

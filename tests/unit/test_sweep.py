@@ -418,6 +418,9 @@ def test_the_last_or_the_best_scored_round_counts() -> None:
     assert outcome(seen, Search(by="random", at="best")) == seen[1]
     assert outcome(seen, Search(by="random", at="best", metric="loss")) == seen[2]
     assert outcome({}, Search(by="random")) is None
+    diverged = {**seen, 3: Value(math.nan, Coverage(0, 5))}
+    assert outcome(diverged, Search(by="random")) is None
+    assert outcome(diverged, Search(by="random", at="best")) == seen[1]
     lacking = {**seen, 3: Value(1.0, Coverage(4, 5)), 4: Value(0.8, Coverage(2, 2, drawn_from=5))}
     assert outcome(lacking, Search(by="random", at="best")) == seen[1], "who was not drawn is not missing"
     few = {at: Value(value, Coverage(4, 5)) for at, (value, _) in seen.items()}

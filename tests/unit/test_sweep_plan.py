@@ -173,6 +173,24 @@ def test_what_is_wrong_with_words(words: list[str], message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("word", "more", "place"),
+    [
+        ("strategy.name=fedprox", {}, "variants[0].strategy.name"),
+        (f"{LR}=0.5", {"variants": [{"name": "a"}, {"strategy": {"lr": 0.1}}]}, f"variants[1].{LR}"),
+        (f"{LR}=0.5", {"variants": [{"name": "a", "grid": {LR: [0.1, 0.2]}}]}, f"variants[0].grid.{LR}"),
+        (f"{LR}=0.5", {"search": RANDOM}, f"search.space.{LR}"),
+        (f"{LR}=0.5", {"variants": [{"name": "a", "space": RANDOM["space"]}]}, f"variants[0].space.{LR}"),
+    ],
+)
+def test_a_word_that_not_all_runs_would_follow_is_refused(word: str, more: dict[str, Any], place: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan_of(word, **more)
+    assert str(error.value) == (
+        f"{word}: it would not be for all runs, as the study's file gives {place}; change it there"
+    )
+
+
 @pytest.mark.parametrize("more", [{"set": 5}, {"set": [1]}, {"grid": [1]}])
 def test_words_change_tables_alone(more: dict[str, Any]) -> None:
     ((key, value),) = more.items()
@@ -194,6 +212,9 @@ def test_what_is_no_study(tmp_path: Path) -> None:
 def test_a_range() -> None:
     assert Range(low=1, high=3).numbers() == (1, 2, 3)
     assert Range(low=0.1, high=0.5, step=0.2).numbers() == (0.1, 0.3, 0.5)
+    assert Range(low=100.0, high=100.2, step=0.05).numbers() == (100.0, 100.05, 100.1, 100.15, 100.2)
+    stepped = Range(low=0.0, high=1.0, step=0.4)
+    assert [stepped.edge(value) for value in (0.0, 0.4, 0.8)] == ["smallest", None, "largest"]
     wide = Range(low=1e-3, high=1.0, log=True)
     drawn = [wide.draw(np.random.default_rng(seed)) for seed in range(200)]
     assert min(drawn) >= 1e-3
@@ -225,6 +246,16 @@ def test_draws_are_different_and_the_same_again() -> None:
     assert draws(space, 5, 7) == draws(space, 5, 7)
     assert len({tuple(each.items()) for each in draws(space, 5, 7)}) == 5
     assert draws(space, 100, 7) == points(space, "space")
+
+
+def test_a_narrow_range_has_as_many_numbers_as_are_asked_for() -> None:
+    narrow = draws({"a": Range(low=0.999, high=0.9999)}, 30, 0)
+    values = [each["a"] for each in narrow]
+    assert len(set(values)) == 30
+    assert all(0.999 <= value <= 0.9999 for value in values)
+    of_four = [value for value in values if value == float(f"{value:.4g}")]
+    assert values[: len(of_four)] == of_four, "as few digits as there are numbers"
+    assert draws({"a": Range(low=0.999, high=0.9999)}, 3, 0) == narrow[:3]
 
 
 def test_each_method_has_as_many_trials_or_a_note_says_so() -> None:

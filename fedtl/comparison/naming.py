@@ -57,7 +57,8 @@ def differences(configs: Sequence[Flat]) -> list[dict[str, Any]]:
 
     Options of a part, as ``data.partition.alpha``, are compared among configs that chose the same part. Options of a
     method are compared only where nothing else tells its configs apart: that FedAvg has no ``lam`` needs no saying
-    beside pFedMe, nor that a method was tuned anew for another data set. :func:`unsaid` says what is left.
+    beside pFedMe, nor that a method was tuned anew for another data set. :func:`unsaid` says what is left. An option
+    that tells a method's configs apart somewhere is said of all of them, so that one of them has one name everywhere.
     """
     known = set().union(*configs)
     options = {key for key in known if key.startswith(OPTIONS) and key != METHOD}
@@ -65,7 +66,17 @@ def differences(configs: Sequence[Flat]) -> list[dict[str, Any]]:
         _differing(own, configs, sorted(known - options, key=lambda key: (key != METHOD, key))) for own in configs
     ]
     alike = [[other for other, its in zip(configs, differing) if its == each] for each in differing]
-    return [each | _differing(own, peers, sorted(options)) for own, each, peers in zip(configs, differing, alike)]
+    telling: dict[str, set[str]] = {}
+    of_method: dict[str, list[Flat]] = {}
+    for own, peers in zip(configs, alike):
+        method = repr(own.get(METHOD))
+        telling.setdefault(method, set()).update(_differing(own, peers, sorted(options)))
+        of_method.setdefault(method, []).append(own)
+    methods = [repr(own.get(METHOD)) for own in configs]
+    return [
+        each | _differing(own, of_method[method], sorted(telling[method]))
+        for own, each, method in zip(configs, differing, methods)
+    ]
 
 
 def labels(differing: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:

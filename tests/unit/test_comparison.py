@@ -578,7 +578,21 @@ def test_a_method_tuned_anew_for_each_model_needs_no_name_of_its_own() -> None:
     flat = [flatten(each) for each in configs]
     assert unsaid(flat, differences(flat), "abc") == ["strategy.lam: 15 (b), 30 (c)"]
     again = config("pfedme", "mlp", lam=5.0)
-    assert names_of(*configs, again)[1:] == ["pfedme model=mlp lam=15", "pfedme model=cnn", "pfedme model=mlp lam=5"]
+    of_two = ["pfedme model=mlp lam=15", "pfedme model=cnn lam=30", "pfedme model=mlp lam=5"]
+    assert names_of(*configs, again)[1:] == of_two, "where one name needs it, so do the method's others"
+
+
+def test_a_config_has_one_name_in_all_settings(make_run: MakeRun) -> None:
+    def run(lr: float, alpha: float) -> Run:
+        data = {"data": {"name": "digits", "partition": {"name": "dirichlet", "alpha": alpha}}}
+        return make_run("fedavg", [0.5, 0.6], split=str(alpha), config={**data, "strategy": {"lr": lr}})
+
+    comparison = compare([run(0.1, 0.3), run(0.2, 0.3), run(0.1, 1.0)], resamples=0)
+    assert [(group.variant, group.setting["data.partition.alpha"]) for group in comparison.groups] == [
+        ("lr=0.1", 0.3),
+        ("lr=0.2", 0.3),
+        ("lr=0.1", 1.0),
+    ]
 
 
 def test_files_are_named_without_their_folders() -> None:

@@ -47,7 +47,7 @@ def compare(
         runs: runs, their folders, or folders that hold runs; or all of these as they were read before.
         score: which model on which data, as ``"global/clients"``; or data alone: the personalised model where a group
             has one, else the global one. If not given, this on the clients' test data.
-        metric: such as ``accuracy`` or ``loss``; if not given, the one that all runs are shown by, else accuracy.
+        metric: such as ``accuracy`` or ``loss``; if not given, what all compared runs are shown by, else accuracy.
         statistic: what stands for all clients: ``weighted_mean`` (by their samples), or ``mean``.
         against: the group that all others are compared with, by its name, its method or by ``key=value``; each pair if
             not given. Of a method that was run on several data sets or models, the group of the same.
@@ -63,11 +63,11 @@ def compare(
     """
     _check(statistic, at, level)
     loaded = runs if isinstance(runs, Loaded) else load_all([runs] if isinstance(runs, Run | str | Path) else runs)
-    metric = metric or shared_metric(loaded.runs)
-    _check_target(target, metric)
-    question = Question(metric, statistic, level, resamples, seed)
     groups, notes = group_runs(loaded.runs, loaded.study)
     groups = only_groups(groups, only)
+    metric = metric or shared_metric(run for group in groups for run in group.runs.values())
+    _check_target(target, metric)
+    question = Question(metric, statistic, level, resamples, seed)
     references = None if against is None else find_references(groups, against)
     chosen, unscored = choose_scores(groups, question, score)
     notes = [*loaded.notes, *notes, *unscored]

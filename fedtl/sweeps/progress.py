@@ -44,7 +44,9 @@ class _Row:
     trials: int = 0
     runs: int = 0
     last: str = ""
-    """Its last score, and which model it is of on whose data."""
+    """The last score of any of its runs, and which model it is of on whose data."""
+    scores: dict[str, str] = field(default_factory=dict)
+    """The same of each run."""
     states: Counter[str] = field(default_factory=Counter)
     """How many of its runs are in each."""
     done: dict[str, int] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class Progress:
         name = next((name for data in DATA if (name := serving_score(news.scores.keys(), data))), None)
         if name is not None:
             mark = f" ({news.marks[name]})" if name in news.marks else ""
-            row.last = f"{name} {score_text(news.scores[name], row.metrics, 1)}{mark}"
+            row.last = row.scores[run.folder] = f"{name} {score_text(news.scores[name], row.metrics, 1)}{mark}"
 
     def changed(self, run: Planned, study: Study) -> None:
         """Take note of a run that began or ended."""
@@ -129,7 +131,8 @@ class Lines(Progress):
             return
         row, ended = self._rows[run.cell], sum(each.ended for each in self._rows.values())
         what = f"seed {run.seed}" if run.trial is None else f"trial {run.trial}"
-        how = f"{run.state}: {run.failure}" if run.failure else f"{run.state}, {row.last}, {run.seconds:.1f} s"
+        said = [run.state, *filter(None, [row.scores.get(run.folder)]), f"{run.seconds:.1f} s"]
+        how = f"{run.state}: {run.failure}" if run.failure else ", ".join(said)
         left = self.left()
         later = "" if left is None or ended == len(self._runs) else f"; {clock(left)} left"
         self._console.print(f"{ended}/{len(self._runs)} {run.cell}, {what} {how}{later}", markup=False, soft_wrap=True)

@@ -514,6 +514,13 @@ def test_what_clients_are_not_scored_on_is_compared_where_there_is_no_other(make
     assert compare([*runs, make_run("ditto", [0.5])]).groups[0].method == "ditto", "the clients' own data come first"
 
 
+def test_the_metric_is_that_of_the_runs_that_are_compared(make_run: MakeRun) -> None:
+    asked = {"evaluate": {"metrics": ["rmse"]}, "data": {"name": "digits", "task": "regression"}}
+    runs = [make_run("fedavg", [0.5, 0.6], metric="rmse", config=asked), make_run("fedavg", [0.5, 0.6])]
+    assert compare(runs).metric == "accuracy"
+    assert compare(runs, only=["task=regression"]).metric == "rmse"
+
+
 def test_a_reference_is_that_of_the_same_model(make_run: MakeRun) -> None:
     runs = [
         make_run(method, list(np.arange(3) / 10 + gain), config={"model": {"name": model}})

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import re
 import signal
 import sys
 import warnings
@@ -137,6 +138,21 @@ def test_nobody_else_sweeps_into_the_folder(tuned: Study) -> None:
             fedtl.sweep(tuned.folder)
     finally:
         lock.release()
+
+
+def test_a_line_has_the_score_of_its_own_run(tuned: Study) -> None:
+    screen = io.StringIO()
+    lines = Lines(Console(file=screen, width=200))
+    first, second = (run for run in tuned.finals if run.cell == tuned.finals[0].cell)
+    lines.begin(tuned, make_plan(read_study(tuned.folder)), 2)
+    for run, accuracy in ((first, 0.5), (second, 0.25)):  # both are trained at once
+        lines.scored(run, Scored(run.folder, 1, {"global/clients": {"accuracy": {"weighted_mean": accuracy}}}))
+    lines.changed(first, tuned)
+    lines.changed(second, tuned)
+    assert re.findall(r"seed (\d) finished, global/clients ([\d.]+) %", screen.getvalue()) == [
+        ("0", "50.0"),
+        ("1", "25.0"),
+    ]
 
 
 def test_the_table_is_drawn_as_rounds_end_but_not_at_each(tuned: Study, monkeypatch: pytest.MonkeyPatch) -> None:

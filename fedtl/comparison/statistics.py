@@ -55,8 +55,10 @@ def spread(values: Sequence[float]) -> Spread:
 def jain(values: Values) -> float:
     """Jain's fairness index (Jain, Chiu and Hawe 1984): 1 if all are equal, 1/n if one has everything.
 
-    NaN where there is no value, or all are zero.
+    NaN where there is no value, or all are zero; and of values below zero, as R² may have, of which it says nothing.
     """
+    if (values < 0).any():
+        return math.nan
     squares = float(len(values) * (values**2).sum())
     return float(values.sum() ** 2 / squares) if squares else math.nan
 

@@ -105,6 +105,13 @@ def _check_same(before: Study, plan: Plan, folder: Path) -> None:
                 here = f"{key} = {new!r}" if key in now.overrides else f"{key} is not given"
                 there = f"it is {old!r}" if key in cell.overrides else "it is not given"
                 raise ConfigError(f"{cell.name}: {here}, and in {other} {there}; restore it, or choose another --out")
+    cell_of = {run.folder: run.cell for run in before.runs}
+    for run in plan.runs():
+        if (had := cell_of.get(run.folder, run.cell)) != run.cell:
+            raise ConfigError(
+                f"{run.cell}: in {other} its folder {run.folder} is that of {had!r}; give it another name, or choose "
+                "another --out"
+            )
     missing = sorted(set(before.seeds) - set(plan.seeds))
     if missing:
         raise ConfigError(f"seeds: {other} has the seed {missing[0]}; put it back, or choose another --out")

@@ -106,6 +106,7 @@ def test_jain_by_hand() -> None:
     assert jain(np.full(7, 0.3)) == pytest.approx(1.0)
     assert jain(np.array([1.0, 2.0, 3.0])) == pytest.approx(36 / 42)
     assert math.isnan(jain(np.zeros(3)))
+    assert math.isnan(jain(np.array([1.0, -1.0]))), "of R², say"
 
 
 def test_the_deviation_is_the_samples() -> None:

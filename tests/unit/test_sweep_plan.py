@@ -291,6 +291,15 @@ def opened(plan: Plan, folder: Path) -> Study:
     return record
 
 
+def test_a_method_that_is_added_does_not_take_anothers_folder(tmp_path: Path) -> None:
+    first, second = ({"name": name, "strategy.name": "fedavg"} for name in ("a b", "a-b"))
+    before = opened(plan_of(variants=[first]), tmp_path)
+    assert opened(plan_of(variants=[first, second]), tmp_path).runs[0] == before.runs[0]
+    with pytest.raises(ConfigError) as error:
+        opened(plan_of(variants=[second, first]), tmp_path)
+    assert f"a-b: in the study in {tmp_path} its folder runs/a-b-0 is that of 'a b'" in str(error.value)
+
+
 def test_methods_values_and_seeds_may_be_added(tmp_path: Path) -> None:
     opened(plan_of(grid={ALPHA: [0.5]}), tmp_path)
     more = [*METHODS, {"strategy.name": "fedbabu"}]

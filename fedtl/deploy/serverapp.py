@@ -61,10 +61,10 @@ from fedtl.losses.objective import NEEDS, Objective, needs_of
 from fedtl.losses.term import Term
 from fedtl.runs import record
 from fedtl.runs.best import Stopped
-from fedtl.runs.progress import score_text
+from fedtl.runs.progress import coverage_of, score_text
 from fedtl.runs.resume import begun
 from fedtl.server.report import Round
-from fedtl.server.scores import Coverage, marked
+from fedtl.server.scores import marked
 from fedtl.strategies import strategy_type
 from fedtl.tasks import LearningTask, Outcomes
 
@@ -653,7 +653,7 @@ class RoundLines:
     def round(self, report: Round) -> None:
         """A round is finished and on disk."""
         scores = [
-            marked(f"{name} {score_text(score, self._metrics, 2)}", Coverage.of_row(score))
+            marked(f"{name} {score_text(score, self._metrics, 2)}", coverage_of(score, self._metrics))
             for name, score in report.scores.items()
         ]
         untrained = {client for client, why in report.failures if not why.startswith("scoring:")}

@@ -29,7 +29,7 @@ from fedtl.metrics.registry import SMALLER_IS_BETTER as SMALLER_IS_BETTER
 from fedtl.metrics.registry import headline
 from fedtl.runs.best import VALIDATION, BestRound, Followed, Stopped, first_best, serving_score, validated_by
 from fedtl.runs.best import Point as Point
-from fedtl.server.scores import MISSING, UNDEFINED, marked
+from fedtl.server.scores import MISSING, marked, undefined_in
 from fedtl.server.scores import UNSEEN as UNSEEN
 from fedtl.server.scores import Coverage as Coverage  # part of what a record says
 from fedtl.server.scores import mean_over_clients as mean_over_clients
@@ -245,10 +245,8 @@ class Run:
         return self._with_metric(by_round[at], score, at, metric) if at in by_round else None
 
     def _with_metric(self, coverage: Coverage, score: str, round: int, metric: str | None) -> Coverage:
-        """A coverage without the clients on whose samples a metric is not defined, as AUC where there is one class."""
-        value = self._rows.get((score, round), {}).get(metric or "")
-        undefined = int(value.get(UNDEFINED) or 0) if isinstance(value, Mapping) else 0
-        return coverage._replace(scored=coverage.scored - undefined) if undefined else coverage
+        """A coverage without the clients on whose samples a metric is not defined."""
+        return coverage._replace(scored=coverage.scored - undefined_in(self._rows.get((score, round), {}), metric))
 
     @cached_property
     def _rows(self) -> dict[tuple[str, int], Record]:

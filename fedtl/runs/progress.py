@@ -99,7 +99,7 @@ class ProgressBar(Progress):
                 f"round {report.round}: client {client} failed: {text}", markup=False, soft_wrap=True
             )
         parts = [
-            _marked(f"{short} {score_text(s, self._metrics, 1)}", Coverage.of_row(s))
+            _marked(f"{short} {score_text(s, self._metrics, 1)}", coverage_of(s, self._metrics))
             for n, s in report.scores.items()
             if (short := _short(n))
         ]
@@ -142,6 +142,11 @@ def _marked(text: str, coverage: Coverage | None) -> str:
 
 def _terms(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def coverage_of(score: Mapping[str, Any], asked: Sequence[str]) -> Coverage | None:
+    """Over which part of the clients the number of :func:`score_text` is."""
+    return Coverage.of_row(score, headline(asked, score))
 
 
 def score_text(score: Mapping[str, Any], asked: Sequence[str], digits: int) -> str:

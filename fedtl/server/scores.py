@@ -106,11 +106,16 @@ class Coverage(NamedTuple):
     drawn_from: int | None = None
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> Coverage | None:
-        """What a score's record says of it; None where it says nothing."""
+    def of_row(cls, row: Mapping[str, Any], metric: str | None = None) -> Coverage | None:
+        """What a score's record says of it; None where it says nothing.
+
+        Args:
+            row: the record.
+            metric: whose mean is over those clients alone on whose samples it is defined; if None, over all scored.
+        """
         if SCORED not in row or OF not in row:
             return None
-        return cls(int(row[SCORED]), int(row[OF]), row.get(DRAWN_FROM))
+        return cls(int(row[SCORED]) - undefined_in(row, metric), int(row[OF]), row.get(DRAWN_FROM))
 
     @property
     def complete(self) -> bool:
@@ -123,6 +128,12 @@ class Coverage(NamedTuple):
             drawn = f"{self.of} drawn of {self.drawn_from} clients"
             return drawn if self.complete else f"{self.scored} of the {drawn}"
         return "" if self.complete else f"{self.scored} of {self.of} clients"
+
+
+def undefined_in(row: Mapping[str, Any], metric: str | None) -> int:
+    """On how many scored clients' samples a metric is not defined, as AUC where there is one class."""
+    value = row.get(metric or "")
+    return int(value.get(UNDEFINED) or 0) if isinstance(value, Mapping) else 0
 
 
 def marked(text: str, coverage: Coverage | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedtl.assemble.driver import Silent
@@ -17,8 +17,8 @@ from fedtl.experiment import Place, run_at
 from fedtl.failure import RunError
 from fedtl.runs import resume
 from fedtl.runs.best import over_clients
+from fedtl.runs.progress import coverage_of
 from fedtl.server.report import Round
-from fedtl.server.scores import Coverage
 from fedtl.sweeps.pool import Ended, Job, Observer, Scored
 
 Heard = Callable[[Scored], bool]
@@ -37,7 +37,8 @@ class _Listener(Silent):
 
     def round(self, report: Round) -> None:
         """Pass on a round."""
-        news = Scored(self._job.key, report.round, scores_of(report.scores), marks_of(report.scores))
+        asked = (self._job.config.get("evaluate") or {}).get("metrics") or ()
+        news = Scored(self._job.key, report.round, scores_of(report.scores), marks_of(report.scores, asked))
         if not self._heard(news) and self._job.asks:
             raise PrunedError
 
@@ -50,9 +51,14 @@ def scores_of(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def marks_of(scores: Mapping[str, Any]) -> dict[str, str]:
-    """Over which part of the clients means are, of those that need a mark."""
-    return {name: mark for name, row in scores.items() if (mark := str(Coverage.of_row(row) or ""))}
+def marks_of(scores: Mapping[str, Any], asked: Sequence[str]) -> dict[str, str]:
+    """Over which part of the clients the means are that are shown, of those that need a mark.
+
+    Args:
+        scores: of a round.
+        asked: ``evaluate.metrics``.
+    """
+    return {name: mark for name, row in scores.items() if (mark := str(coverage_of(row, asked) or ""))}
 
 
 def work_on(job: Job, heard: Heard) -> Ended:

@@ -49,6 +49,7 @@ from fedtl.server.report import Round
 from fedtl.server.scores import Coverage
 from fedtl.server.scoring import Asked
 from fedtl.strategies import strategy_type
+from fedtl.sweeps.work import marks_of
 from fedtl.wire import messages as m
 from fedtl.wire.worker import Reply
 from tests.parts import engine_of, federation_of, small_module, update_of, worker_of
@@ -331,6 +332,9 @@ def test_a_mean_says_on_how_many_clients_samples_its_metric_is_defined(tmp_path:
     assert "fedavg: means are over 4 of 5 clients." in comparison.notes
     assert score_table(comparison).caption().endswith("+: over 4 of 5 clients.")
     assert legend(plot.convergence([run], "auc")) == ["fedavg (4 of 5 clients)"]
+    scores = run.rounds[-1]["scores"]
+    assert marks_of(scores, ["auc"]) == {score: "4 of 5 clients"}, "of a round as it is told"
+    assert marks_of(scores, []) == {}
     assert "of 5 clients" not in markdown(fedtl.compare(run, metric="accuracy"))
 
 

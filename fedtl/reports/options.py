@@ -25,15 +25,16 @@ def how_chosen(study: Study | None) -> str:
     trials = [run for run in study.runs if run.trial is not None]
     if not study.search and not trials:
         return "Hyperparameters were not tuned: they stand in the study's file or are defaults."
-    counts = {cell.name: len(study.trials(cell.name)) for cell in study.cells}
-    if len(set(counts.values())) == 1:
-        each = f"{words.count(next(iter(counts.values())), 'trial')} for each method in each setting"
+    tuned = [cell for cell in study.cells if study.trials(cell.name)]
+    counts = {len(study.trials(cell.name)) for cell in tuned} or {0}
+    if len(counts) == 1:
+        each = f"{words.count(max(counts), 'trial')} for each method in each setting"
     else:
-        low, high = min(counts.values()), max(counts.values())
-        each = f"{low} to {high} trials for a method in a setting: the budgets are not equal"
-    waiting = sum(cell.chosen is None for cell in study.cells)
-    open_ = f" For {waiting} of {len(study.cells)} nothing is chosen yet." * bool(waiting)
-    return f"Hyperparameters were searched for, with {each}.{open_}"
+        each = f"{min(counts)} to {max(counts)} trials for a method in a setting: the budgets are not equal"
+    waiting, without = sum(cell.chosen is None for cell in tuned), len(study.cells) - len(tuned)
+    more = f" {without} of {len(study.cells)} had nothing to tune." * bool(without)
+    more += f" For {waiting} of {len(tuned)} nothing is chosen yet." * bool(waiting)
+    return f"Hyperparameters were searched for, with {each}.{more}"
 
 
 def search_facts(study: Study | None) -> list[tuple[str, str]]:
@@ -54,7 +55,7 @@ def chosen(study: Study | None) -> Table | None:
         rows.append(
             (
                 cell.name,
-                _pairs(cell.chosen) if cell.chosen else "nothing yet" if cell.chosen is None else "no key",
+                (_pairs(cell.chosen) or "no key") if cell.chosen is not None else "nothing yet" if trials else "no key",
                 *map(str, counts),
                 f"{min(values):.4g} to {max(values):.4g}" if values else "-",
             )

@@ -35,7 +35,7 @@ from fedtl.reports.distributions import MOST_MARKS, distribution
 from fedtl.reports.holdings import holdings, without_download
 from fedtl.reports.layout import settings
 from fedtl.reports.material import Asked, Source, gather
-from fedtl.reports.options import how_chosen
+from fedtl.reports.options import chosen, how_chosen
 from fedtl.reports.plan import asked
 from fedtl.reports.write import render
 from fedtl.studies import Planned, Study
@@ -506,6 +506,12 @@ def test_whether_all_were_tuned_alike_is_said(tmp_path: Path) -> None:
     assert "1 to 2 trials for a method in a setting: the budgets are not equal" in how_chosen(
         made_study(tmp_path / "c", values, trials=tuple(trials[1:]))
     )
+    one = made_study(tmp_path / "d", values, trials=tuple(trials[2:]))
+    one = replace(one, cells=(one.cells[0], replace(one.cells[1], chosen={"strategy.lr": 0.1})))
+    assert how_chosen(one) == (
+        "Hyperparameters were searched for, with 2 trials for each method in each setting. 1 of 2 had nothing to tune."
+    )
+    assert [row[1] for row in chosen(one).rows] == ["no key", "strategy.lr = 0.1"]  # type: ignore[union-attr]
 
 
 # The command.

@@ -65,7 +65,6 @@ QUICK: Mapping[str, list[str]] = {
     "run": ["rounds=2", "simulation.grid=in-process", "simulation.traced=false"],
     "sweep": [
         "rounds=2",
-        "strategy.local_steps=2",
         "seed=0:1",
         "simulation.grid=in-process",
         "simulation.traced=false",
@@ -76,7 +75,7 @@ QUICK: Mapping[str, list[str]] = {
 """Overrides with which the tests run a command."""
 
 FEWER_STEPS = "strategy.local_steps=2"
-"""And another one, for a run whose config counts steps."""
+"""And another one, for a run whose config counts steps, and a study whose methods do not give their own."""
 
 BASE: dict[str, Any] = {
     "name": "excerpt",
@@ -273,6 +272,9 @@ class Shell:
         args = [path for word in words[1:] for path in (sorted(glob.glob(word)) or [word])]
         more = QUICK.get(args[0], [])
         if args[0] == "run" and _counts_steps(args[1:]):
+            more = [*more, FEWER_STEPS]
+        study = Path(args[1]) if args[0] == "sweep" else None
+        if study is not None and not (study.is_file() and "local_steps" in study.read_text()):
             more = [*more, FEWER_STEPS]
         if any(word.startswith("rounds=") for word in args):  # a run that goes on is a longer one
             more = [word.replace("rounds=2", "rounds=3") for word in more]

@@ -66,13 +66,11 @@ def differences(configs: Sequence[Flat]) -> list[dict[str, Any]]:
         _differing(own, configs, sorted(known - options, key=lambda key: (key != METHOD, key))) for own in configs
     ]
     alike = [[other for other, its in zip(configs, differing) if its == each] for each in differing]
-    telling: dict[str, set[str]] = {}
-    of_method: dict[str, list[Flat]] = {}
-    for own, peers in zip(configs, alike):
-        method = repr(own.get(METHOD))
-        telling.setdefault(method, set()).update(_differing(own, peers, sorted(options)))
-        of_method.setdefault(method, []).append(own)
     methods = [repr(own.get(METHOD)) for own in configs]
+    telling: dict[str, set[str]] = {}
+    for own, peers, method in zip(configs, alike, methods):
+        telling.setdefault(method, set()).update(_differing(own, peers, sorted(options)))
+    of_method = {method: [own for own, its in zip(configs, methods) if its == method] for method in telling}
     return [
         each | _differing(own, of_method[method], sorted(telling[method]))
         for own, each, method in zip(configs, differing, methods)

@@ -249,7 +249,8 @@ def _given_in(tables: Tables, key: str) -> str | None:
     """Where a study gives a key values of its own that come before those for all runs; None where it does not."""
     search = tables.get("search")
     places = [("search.space", search.get("space"))] if isinstance(search, Mapping) else []
-    for number, variant in enumerate(tables.get("variants") or ()):
+    variants = tables.get("variants")
+    for number, variant in enumerate(variants if isinstance(variants, list) else ()):
         if isinstance(variant, Mapping):
             own = {name: value for name, value in variant.items() if name not in ("name", "grid", "space")}
             inner = [(f"variants[{number}].{part}", variant.get(part)) for part in ("grid", "space")]

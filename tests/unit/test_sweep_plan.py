@@ -191,6 +191,12 @@ def test_a_word_that_not_all_runs_would_follow_is_refused(word: str, more: dict[
     )
 
 
+@pytest.mark.parametrize("more", [{"variants": 5}, {"variants": [5]}, {"search": 5}, {"search": {"space": 5}}])
+def test_words_beside_what_is_no_table_are_one_sentence(more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(more))):
+        plan_of("rounds=3", **more)
+
+
 @pytest.mark.parametrize("more", [{"set": 5}, {"set": [1]}, {"grid": [1]}])
 def test_words_change_tables_alone(more: dict[str, Any]) -> None:
     ((key, value),) = more.items()

@@ -44,6 +44,10 @@ class Options(BaseModel):
     older_names: ClassVar[Mapping[str, str]] = {}
     """Options' names in older versions, which configs and old runs may still use, with the present ones."""
 
+    def without_use(self) -> Mapping[str, str]:
+        """Options that do nothing beside the others, each with why."""
+        return {}
+
     @model_validator(mode="before")
     @classmethod
     def _by_present_names(cls, table: Any) -> Any:
@@ -99,13 +103,9 @@ def _kinds(annotation: Any) -> frozenset[type]:
 
 
 class Choice(Options):
-    """A named part with its options."""
+    """A named part with its options; one that is not its default and has no use beside the others is refused."""
 
     name: str
-
-    def without_use(self) -> Mapping[str, str]:
-        """Options that do nothing beside the others, each with why; one that is not its default is refused."""
-        return {}
 
     @model_validator(mode="after")
     def _uses_all(self) -> Self:
@@ -160,7 +160,7 @@ def check_used(part: Choice, unused: Mapping[str, str], key: str) -> None:
             )
 
 
-def noted_unused(part: Choice, unused: Mapping[str, str], key: str) -> list[str]:
+def noted_unused(part: Options, unused: Mapping[str, str], key: str) -> list[str]:
     """A line for each of these options that is not its default; as of :func:`check_used`, where the data decide it."""
     return [
         f"{_path(key, (option,))} = {shown(getattr(part, option))} has no effect: {why}"
@@ -169,7 +169,7 @@ def noted_unused(part: Choice, unused: Mapping[str, str], key: str) -> list[str]
     ]
 
 
-def _is_given(part: Choice, option: str) -> bool:
+def _is_given(part: Options, option: str) -> bool:
     """Whether an option is not its default; a resolved config has all of those too."""
     default = type(part).model_fields[option].get_default(call_default_factory=True)
     return bool(getattr(part, option) != default)

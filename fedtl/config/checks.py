@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedtl.choice import ConfigError, check_used, nearest, shown
+from fedtl.choice import ConfigError, check_used, nearest, noted_unused, shown
 from fedtl.clients.settings import Settings
 from fedtl.config.overrides import section_of
 from fedtl.config.schema import Config, Tables
@@ -105,6 +105,9 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
         for key, there in offers.items()
         if there is not None and (need := key.removeprefix("data.")) not in needs
     ]
+    notes += _unused_of_terms(config)
+    if config.replay is not None:
+        notes += noted_unused(config.replay, config.replay.without_use(), "replay")
     if config.stop is not None and (scored := _scored_before_the_last(config)) <= config.stop.patience:
         of = "rounds of the last phase" if config.phases else "rounds"
         notes.append(
@@ -122,6 +125,19 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     if keys:
         names = ", ".join(f"simulation.{key}" for key in keys)
         notes.append(f"{names} {'has' if len(keys) == 1 else 'have'} no effect: the grid is {grid!r}")
+    return notes
+
+
+def _unused_of_terms(config: Config) -> list[str]:
+    """A line for each option of a term that does nothing beside its others."""
+    places = {
+        stage.place(j): term for stage in config.stages() for j, term in enumerate(stage.objective[: stage.listed])
+    }
+    notes = []
+    for place, term in places.items():
+        notes += noted_unused(term, term.without_use(), place)
+        if term.ramp and term.weight:
+            notes += noted_unused(term.ramp, term.ramp.without_use(), f"{place}.ramp")
     return notes
 
 

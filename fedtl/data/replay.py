@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
@@ -31,7 +32,7 @@ class Replay(Options):
             client makes its own, of its classes alone; that costs a synthesis for every client.
         steps, lr: of each sample's Adam, at most.
         least, most: how sure the model must be of a sample; drawn for each between these.
-        noise: uniform noise while a sample is optimised, in model inputs.
+        noise: uniform noise while a sample is optimised, in model inputs, as one of the changes of augment.
         augment: whether samples are changed at random while they are optimised.
         after: rounds without replay at the beginning, while the model knows nothing yet.
         every: rounds between syntheses. Where more than 1, the model of the last synthesis is sent along in each
@@ -49,6 +50,10 @@ class Replay(Options):
     augment: bool = True
     after: NonNegativeInt = 1
     every: PositiveInt = 1
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Options`."""
+        return {} if self.augment else {"noise": "augment = false"}
 
     @model_validator(mode="after")
     def _in_order(self) -> Replay:

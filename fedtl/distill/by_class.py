@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from fedtl.distill.impressions import class_impressions
@@ -19,7 +21,7 @@ class ClassImpressions(Method):
         per_class: impressions of each class.
         sample_steps, sample_lr: of each impression's Adam, at most.
         least, most: how sure the teacher must be; drawn for each impression between these.
-        sample_noise: uniform noise while an impression is optimised, in model inputs.
+        sample_noise: uniform noise while an impression is optimised, in model inputs, as one of the changes of augment.
         temperature: T of the student's loss.
         augment: whether impressions are turned, scaled and given noise, as they are optimised and as the student sees
             them (there shifted too).
@@ -36,6 +38,10 @@ class ClassImpressions(Method):
     temperature: PositiveFloat = 20.0
     augment: bool = True
     chunk: PositiveInt = 200
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Options`."""
+        return {} if self.augment else {"sample_noise": "augment = false"}
 
     @model_validator(mode="after")
     def _in_order(self) -> ClassImpressions:

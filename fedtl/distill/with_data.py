@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from pydantic import Field, PositiveFloat
 from torch import Tensor
@@ -25,6 +27,10 @@ class WithData(Method):
     name: str = "data"
     temperature: PositiveFloat = 4.0
     hard: float = Field(0.1, ge=0, le=1)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Options`."""
+        return {"temperature": "hard = 1 leaves the teacher out"} if self.hard == 1 else {}
 
     def train(self, job: Job) -> None:
         """See :class:`~fedtl.distill.method.Method`."""

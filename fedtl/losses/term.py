@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,6 +29,11 @@ class Ramp(Options):
     gamma: float = Field(10.0, gt=0)
     start: float = Field(0.0, ge=0, le=1)
     end: float = Field(1.0, ge=0, le=1)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.choice.Options`."""
+        of_shape = {"linear": ["gamma"], "dann": [], "step": ["gamma", "end"]}[self.shape]
+        return dict.fromkeys(of_shape, f"shape = {self.shape!r}")
 
     @model_validator(mode="after")
     def _goes_forward(self) -> Ramp:
@@ -84,6 +89,10 @@ class Term(Options):
     @classmethod
     def _by_shape(cls, value: Any) -> Any:
         return {"shape": value} if isinstance(value, str) else value
+
+    def without_use(self) -> Mapping[str, str]:
+        """Options that do nothing beside the others, each with why; a run notes those that were asked for."""
+        return {} if self.weight else {"ramp": "weight = 0"}
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import Field
 from safetensors.numpy import load_file
 from torch import nn
@@ -19,6 +20,7 @@ from fedtl.cli import printing
 from fedtl.config.read import build, read_config
 from fedtl.data import read_data
 from fedtl.data.federate import federate
+from fedtl.distill import read_method
 from fedtl.experiment import Place, open_run, run_at
 from fedtl.export.file import write_safetensors
 from fedtl.export.of_run import model_of_run
@@ -138,6 +140,86 @@ def test_what_other_options_leave_without_effect(
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "changed"))
     for name, tensor in one.items():
         np.testing.assert_allclose(two[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+DOMAINS = {
+    "name": "digits",
+    "clients": 4,
+    "samples": 100,
+    "target": {"name": "digits", "samples": 80, "transform": {"invert": True}},
+    "public": {"name": "digits", "samples": 20},
+}
+
+
+@pytest.mark.parametrize(
+    ("term", "option", "other"),
+    [
+        ({"term": "coral", "ramp": {"shape": "step", "start": 0.5}}, "ramp.end", 0.7),
+        ({"term": "coral", "ramp": {"shape": "linear"}}, "ramp.gamma", 3.0),
+        ({"term": "coral", "weight": 0.0}, "ramp", {"shape": "linear"}),
+        ({"term": "dann", "lam": 1.0}, "gamma", 3.0),
+        ({"term": "cdan", "lam": 1.0}, "gamma", 3.0),
+        ({"term": "mmd", "bandwidths": [1.0, 2.0]}, "multipliers", [3.0]),
+        ({"term": "consensus"}, "temperature", 3.0),
+        ({"term": "replay"}, "temperature", 5.0),
+        ({"term": "l2_sp", "new_head": False}, "beta", 3.0),
+        ({"term": "simclr", "projector": []}, "batch_norm", True),
+        ({"term": "vicreg", "variant": "authors", "projector": []}, "shared", False),
+    ],
+)
+def test_what_other_options_of_a_term_leave_without_effect(
+    term: dict[str, Any], option: str, other: object, tmp_path: Path
+) -> None:
+    """And the model is the same with it."""
+    replay = {"classes": "all", "per_class": 2, "steps": 2, "after": 0}
+    more = {"data": DOMAINS, "views": {}, "replay": replay, "simulation": QUICK}
+
+    def of(own: dict[str, Any]) -> dict[str, Any]:
+        return tables(objective=[{"term": "cross_entropy"}, own], **more)
+
+    table, _, last = option.rpartition(".")
+    within = {**term, table: {**term[table], last: other}} if table else {**term, option: other}
+    told = f"objective[1].{option} = "
+    assert not any(note.startswith("objective") for note in read_config(of(term))[1])
+    (note,) = [note for note in read_config(of(within))[1] if note.startswith("objective")]
+    assert note.startswith(told)
+    assert " has no effect: " in note
+    with pytest.warns(UserWarning, match=" has no effect: "):
+        runs = [fedtl.run(of(own), out=tmp_path / name) for name, own in (("plain", term), ("with", within))]
+    one, two = (run.state_dict() for run in runs)
+    for name, tensor in one.items():
+        assert torch.equal(two[name], tensor)
+
+
+def test_options_that_terms_use_are_no_notes() -> None:
+    ramps = [
+        {"shape": "dann", "gamma": 3.0, "end": 0.5},
+        {"shape": "linear", "end": 0.5},
+        {"shape": "step", "start": 1},
+    ]
+    terms = [{"term": "coral", "name": f"{i}", "ramp": ramp} for i, ramp in enumerate(ramps)]
+    terms += [{"term": "dann", "gamma": 3.0}, {"term": "mmd", "multipliers": [1.0]}, {"term": "l2_sp", "beta": 3.0}]
+    terms += [{"term": "consensus", "loss": "kl", "temperature": 3.0}]
+    assert notes(data=DOMAINS, objective=[{"term": "cross_entropy"}, *terms]) == []
+
+
+def test_what_a_phase_s_term_does_not_use_is_said_at_its_place() -> None:
+    plain, changed = ({"term": "l2_sp", "new_head": False, "beta": beta} for beta in (0.01, 3.0))
+    objectives = [[{"term": "cross_entropy"}, {**own, "name": f"{i}"}] for i, own in enumerate((plain, changed))]
+    phases = [{"rounds": 1, "objective": each} for each in objectives]
+    (note,) = notes(phases=phases)
+    assert note == "phases[1].objective[1].beta = 3.0 has no effect: new_head = false"
+
+
+def test_noise_that_only_changes_bring() -> None:
+    objective = [{"term": "cross_entropy"}, {"term": "replay"}]
+    told = "replay.noise = 0.3 has no effect: augment = false"
+    assert told in notes(objective=objective, replay={"after": 0, "noise": 0.3, "augment": False})
+    assert notes(objective=objective, replay={"after": 0, "noise": 0.3}) == []
+    with pytest.raises(ConfigError, match=r"sample_noise = 0\.3: it has no effect, as augment = false"):
+        read_method({"name": "class-impressions", "sample_noise": 0.3, "augment": False})
+    with pytest.raises(ConfigError, match=r"temperature = 2\.0: it has no effect, as hard = 1 leaves the teacher out"):
+        read_method({"name": "data", "temperature": 2.0, "hard": 1.0})
 
 
 def test_sgd_without_momentum_has_nothing_to_keep() -> None:

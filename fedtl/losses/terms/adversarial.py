@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -61,6 +62,11 @@ class Reversed(Adversarial):
     lam: Literal["dann"] | PositiveFloat = "dann"
     gamma: PositiveFloat = 10.0
     reduction: Literal["sum", "mean", "pooled"] = "sum"
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        fixed = {} if self.lam == "dann" else {"gamma": f"lam = {self.lam:g}"}
+        return {**super().without_use(), **fixed}
 
     def strength(self, context: TermContext) -> Tensor | float:
         """λ."""

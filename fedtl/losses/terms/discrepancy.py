@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -67,6 +68,11 @@ class MMD(Between):
     estimator: Literal["biased", "unbiased", "linear", "circular"] = "biased"
     kernels: Literal["mean", "sum"] = "mean"
 
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        named = {} if isinstance(self.bandwidths, str) else {"multipliers": "bandwidths are numbers"}
+        return {**super().without_use(), **named}
+
     def between(self, source: Tensor, target: Tensor) -> Tensor:
         """The squared MMD; pairs are made of as many samples as the smaller mini-batch has."""
         n = min(len(source), len(target)) if self.estimator in PAIRS else None
@@ -121,7 +127,8 @@ class JointMMD(Term):
 class LocalMMD(OfLayer):
     """MMD class by class, the target's classes as the model predicts them (DSAN); see :func:`fedtl.losses.local_mmd`.
 
-    The paper lets its weight grow from 0 to 1: ``ramp = { shape = "dann", gamma = 1 }`` is its authors'.
+    The paper lets its weight grow: ``weight = 0.5`` with ``ramp = "dann"`` is its authors' code, which takes γ = 10;
+    DeepDA's is 1.
 
     Attributes:
         layer: as for "mmd".

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -128,6 +128,10 @@ class L2SP(Term):
     alpha: NonNegativeFloat = 0.1
     beta: NonNegativeFloat = 0.01
     new_head: bool = True
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        return {**super().without_use(), **({} if self.new_head else {"beta": "new_head = false"})}
 
     def wants(self) -> frozenset[str]:
         """Any samples, and the start."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -61,6 +61,11 @@ class Consensus(Term):
 
     loss: Literal["mae", "mse", "kl"] = "mae"
     temperature: PositiveFloat = 1.0
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        other = {} if self.loss == "kl" else {"temperature": f"loss = {self.loss!r}"}
+        return {**super().without_use(), **other}
 
     def statistic(self) -> ClientAggregate:
         """All public samples' logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat
@@ -30,6 +31,11 @@ class Replayed(Term):
 
     loss: Literal["labels", "soft"] = "labels"
     temperature: PositiveFloat = 2.0
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        other = {} if self.loss == "soft" else {"temperature": f"loss = {self.loss!r}"}
+        return {**super().without_use(), **other}
 
     def wants(self) -> frozenset[str]:
         """The samples, and with "soft" the model that teaches."""

@@ -7,6 +7,7 @@ features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -41,6 +42,11 @@ class TwoViews(OfLayer):
     batch_norm: bool = True
     shared: bool = True
     least: int = Field(2, ge=2)
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        none = {} if self.projector else dict.fromkeys(("batch_norm", "shared"), "there is no projector")
+        return {**super().without_use(), **none}
 
     def modules(self, sizes: Sizes) -> dict[str, nn.Module]:
         """The projector, if any."""

@@ -23,6 +23,7 @@ from fedtl.config.schema import Config, Tables
 from fedtl.data.federation import Federation
 from fedtl.data.samples import FewSamples, Samples
 from fedtl.disk.memories import MemoryStore
+from fedtl.distill.impressions import check_synthesis
 from fedtl.engine import Engine, Task, choose_engine
 from fedtl.engine.choice import Choices
 from fedtl.engine.first_memory import check_first_memory, check_travels
@@ -84,6 +85,9 @@ class Assembly:
         for task, update in zip(tried, self.updates):
             check_travels(task, update)
             check_first_memory(task, update)
+            if "replay" in task.objective.needs:
+                shape = task.samples.federation.shape
+                check_synthesis(model_of(task.module), shape, "replay", "leave out the table, and the terms of it")
         return tried
 
     def choose_engines(self, device: str) -> Choices:

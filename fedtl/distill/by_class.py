@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from fedtl.distill.impressions import class_impressions
+from fedtl.distill.impressions import check_synthesis, class_impressions
 from fedtl.distill.method import Job, Method
 from fedtl.distill.zskd import on_samples
 
@@ -51,6 +51,7 @@ class ClassImpressions(Method):
 
     def train(self, job: Job) -> None:
         """See :class:`~fedtl.distill.method.Method`."""
+        check_synthesis(job.teacher, job.shape, f"method.name = {self.name!r}", "'data' takes any teacher")
         x, labels = class_impressions(
             job.teacher,
             job.classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -15,7 +16,9 @@ from fedtl.choice import ConfigError
 from fedtl.distill.augment import jitter
 from fedtl.distill.method import Observer, SilentObserver, by_pixel, frozen, generator
 from fedtl.losses.data_free import class_impression_objective, zskd_concentration
+from fedtl.models.generators import generators_of, seeded
 from fedtl.models.head import head_name
+from fedtl.models.input_casts import InputCasts
 
 Bounds = tuple[Tensor, Tensor]
 
@@ -143,6 +146,34 @@ def data_impressions(
 
     search = _Search(steps, lr, augment=False, noise=0.0, bounds=bounds, watch=watch or SilentObserver())
     return search.run(module, len(targets), shape, chunk, generator(seed), device, objective), targets
+
+
+def check_synthesis(module: nn.Module, shape: tuple[int, ...], key: str, instead: str) -> None:
+    """Check that a model's logits follow all numbers of a sample, as samples that are optimised need it.
+
+    Args:
+        module: gives logits; it stays as it was, and so does the caller's random state.
+        shape: of a sample.
+        key: of what asks for samples, which begins the message.
+        instead: what one can do, which ends it.
+
+    Raises:
+        ConfigError: it makes whole numbers of some, to look them up.
+    """
+    x = torch.rand((2, *shape), generator=generator(0)).to(_place(module, None))
+    with (
+        seeded(0, generators_of(module), x.device),
+        frozen(module),
+        torch.no_grad(),
+        suppress(Exception),  # such as an id that no table has
+        InputCasts() as casts,
+    ):
+        module(casts.watched(x))
+    if casts.any:
+        raise ConfigError(
+            f"{key}: samples are made along a gradient, and the model takes numbers of a sample for ids of words or "
+            f"categories, which have none; {instead}"
+        )
 
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

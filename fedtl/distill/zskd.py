@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fedtl.distill.augment import jitter
-from fedtl.distill.impressions import data_impressions
+from fedtl.distill.impressions import check_synthesis, data_impressions
 from fedtl.distill.method import Job, Method, by_pixel, generator
 from fedtl.distill.student import fit
 
@@ -43,6 +43,7 @@ class ZSKD(Method):
 
     def train(self, job: Job) -> None:
         """See :class:`~fedtl.distill.method.Method`."""
+        check_synthesis(job.teacher, job.shape, f"method.name = {self.name!r}", "'data' takes any teacher")
         x, targets = data_impressions(
             job.teacher,
             self.per_class,

@@ -366,3 +366,15 @@ def test_what_a_method_cannot_do() -> None:
         distil(read_method({"name": "dafl"}), Job(module, nn.Linear(7, 3), (7,), 3))
     with pytest.raises(ConfigError, match="it needs training data"):
         distil(read_method({"name": "data"}), Job(module, nn.Linear(7, 3), (7,), 3))
+
+
+@pytest.mark.parametrize("name", ["class-impressions", "zskd"])
+def test_ids_of_words_are_not_synthesised(name: str) -> None:
+    words = build_model(read_model({"name": "textcnn", "vocabulary": 10}), (7,), 3, 0)
+    job = Job(words, nn.Linear(7, 3), (7,), 3)
+    before = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=r"ids of words or categories, which have none; 'data' takes any teacher$"):
+        distil(read_method({"name": name}), job)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert words.training
+    assert all(parameter.requires_grad for parameter in words.parameters())

@@ -299,3 +299,18 @@ def test_errors(change: dict[str, Any], says: str) -> None:
     config = {key: value for key, value in {**tables({}), **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=says):
         build(config)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"name": "textcnn", "vocabulary": 10, "widths": [2]}, {"name": "tabular-mlp", "categorical": {"1": 10}}],
+)
+def test_ids_of_words_and_categories_are_not_synthesised(model: dict[str, Any], tmp_path: Path) -> None:
+    """No gradient says of them what would be more of a class; and nothing of the run has begun."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "ids.npz", x=rng.integers(10, size=(60, 4)), y=rng.integers(2, size=60))
+    data = {"name": "npz", "path": str(tmp_path / "ids.npz"), "clients": 3, "normalise": "none"}
+    asked = tables({"after": 0, "classes": "all"}, data={**data, "partition": {"name": "iid"}}, model=model)
+    with pytest.raises(ConfigError, match=r"^replay: samples are made along a gradient, .* ids of words or categories"):
+        fedtl.run(asked, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -35,8 +35,9 @@ class Replay(Options):
         noise: uniform noise while a sample is optimised, in model inputs, as one of the changes of augment.
         augment: whether samples are changed at random while they are optimised.
         after: rounds without replay at the beginning, while the model knows nothing yet.
-        every: rounds between syntheses. Where more than 1, the model of the last synthesis is sent along in each
-            round, so that clients that did not take part in it can make the samples.
+        every: rounds between syntheses; where a phase restarts the model, there is one more. Where more than 1, the
+            model of the last synthesis is sent along in each round, so that clients that did not take part in it can
+            make the samples.
     """
 
     per_class: PositiveInt = 20

@@ -91,6 +91,7 @@ class ServerMemory:
         Returns:
             The global model that the round begins with: ``w``, or the phase's own.
         """
+        anew = round == phase.first and phase.restart is not None
         if round == phase.first:
             if phase.keeps_start:  # before a restart: the generation before teaches the new one
                 self.context[m.PHASE_START] = np.array(w, np.float32)
@@ -98,7 +99,8 @@ class ServerMemory:
                 self.context = {name: vector for name, vector in self.context.items() if name == m.PHASE_START}
                 self._has_begun = self._has_begun and not self.global_model
                 w = phase.restart
-        if phase.replay and phase.replay.every > 1 and phase.replay.made_in(round) == round:
+        made = phase.replay.made_in(round) if phase.replay and phase.replay.every > 1 else None
+        if made == round or (made is not None and anew):  # samples of the model before would be of what is forgotten
             self.context[m.REPLAYED] = np.array(w, np.float32)
         return w
 

@@ -284,6 +284,27 @@ def test_phases_share_the_synthesis(tmp_path: Path) -> None:
     assert ["replay" in row["train"] for row in run.rounds] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("by", ["server", "client"])
+def test_a_restart_between_two_syntheses_is_one(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made of the model before is forgotten with it, and the next synthesis may be rounds away."""
+    made: list[tuple[int, torch.Tensor]] = []
+    make = replay_module.Replays._make
+
+    def noted(self: Any, vector: torch.Tensor, of: int, client: int) -> Any:
+        made.append((of, vector.clone()))
+        return make(self, vector, of, client)
+
+    monkeypatch.setattr(replay_module.Replays, "_make", noted)
+    config = tables({"every": 4, "after": 0, "by": by})
+    rows = config.pop("objective")
+    phases = [{"rounds": 3, "objective": rows}, {"rounds": 3, "restart": True, "objective": rows}]
+    run = fedtl.run({**config, "phases": phases, "rounds": 6}, out=tmp_path)
+    assert all("replay" in row["train"] and not row["failures"] for row in run.rounds)
+    models = [vector for i, (_, vector) in enumerate(made) if not i or not torch.equal(vector, made[i - 1][1])]
+    assert len(models) == 3  # of rounds 1, 4 and 5
+    assert {round for round, vector in made if torch.equal(vector, models[1])} == {1}  # 4, made as round 1's
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

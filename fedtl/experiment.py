@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from flwr.serverapp import Grid
 from torch import nn
@@ -35,6 +36,7 @@ from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import Sizes
 from fedtl.engine import EngineChoice, Task
 from fedtl.engine.choice import Choices
+from fedtl.losses.objective import needs_of
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
 from fedtl.models.pretrained import check_whole, digest, notes_on_weights, weights_of
@@ -179,6 +181,7 @@ def open_run(
             *_of_buffers(tasks),
             *_unused_by_models(config, federation),
             *_idle_terms(tasks),
+            *([] if elsewhere else _cut_off_by_views(config, federation)),
             *chosen_on_test(config),
             *unscored_domains(assembly.strategy, federation),
         ],
@@ -294,6 +297,21 @@ def _idle_terms(tasks: Sequence[Task]) -> list[str]:
     models = [(model_of(task.on(task.samples).module.train()), task.objective.terms) for task in tasks]
     idle = ((term.key, term.idle(model)) for model, terms in models for term in terms)
     return list(dict.fromkeys(f"the term {key!r} has no effect: {why}" for key, why in idle if why))
+
+
+def _cut_off_by_views(config: Config, federation: Federation) -> list[str]:
+    """A line where random views are made by transforms that take the samples for others than they are."""
+    x, needs = federation.x, {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
+    names = [] if config.views is None or "views" not in needs else config.views.from_0_to_1(federation.shape)
+    if not names or x.dtype == np.uint8 or not x.size:
+        return []
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 1:
+        return []
+    return [
+        f"views.transforms: to {' and '.join(names)} images lie from 0 to 1, and these lie from {low:g} to {high:g}: "
+        "what is outside is cut off or changed; store bytes, scale the images, or name other transforms"
+    ]
 
 
 def _scoring_only(config: Config) -> Config:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import importlib
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+import fedtl
 from fedtl.choice import ConfigError, validate
 from fedtl.data.torchvision_ops import import_torchvision
 from fedtl.data.views import augment as module
-from fedtl.data.views.augment import Views
+from fedtl.data.views.augment import FROM_0_TO_1, Views, preset
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (2, 20, 24), (3, 32, 32), (3, 64, 72)]
 
@@ -102,6 +106,44 @@ def test_what_is_done_for_a_batch_at_once_is_what_torchvision_does(
     if dtype == torch.float32:
         assert difference.quantile(0.99) < 1e-4
     assert (difference > (off if dtype == torch.uint8 else 0.02)).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(FROM_0_TO_1))
+def test_what_takes_images_to_lie_from_0_to_1(name: str) -> None:
+    """Images that are 200 times as bright become others than 200 times the views."""
+    given = {"ColorJitter": {"brightness": 0.5}, "RandomPosterize": {"bits": 2}, "RandomSolarize": {"threshold": 0.5}}
+    options = {"RandomAdjustSharpness": {"sharpness_factor": 2.0}, **given}.get(name, {})
+    views = Views(transforms=({"name": name, **options},), per_image=True)
+    assert views.from_0_to_1((3, 16, 16)) == [name]
+    view, raw = views.make((3, 16, 16), torch.float32), images((3, 16, 16), dtype=torch.float32)
+    assert not torch.allclose(200 * view(raw, 0), view(200 * raw, 0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 80, 80)])
+def test_other_transforms_do_not_mind(shape: tuple[int, ...]) -> None:
+    tables = [table for table in preset(shape) if not Views(transforms=(table,)).from_0_to_1(shape)]
+    assert {"ColorJitter"} == {*Views().from_0_to_1((3, 32, 32))}
+    assert len(tables) == len(preset(shape)) - (shape[0] == 3)
+    view, raw = Views(transforms=tuple(tables)).make(shape, torch.float32), images(shape, dtype=torch.float32)
+    torch.testing.assert_close(view(200 * raw, 0), 200 * view(raw, 0), rtol=1e-3, atol=1e-2)
+
+
+def test_images_that_views_would_cut_off_are_a_note(tmp_path: Path) -> None:
+    def notes(x: NDArray[Any], name: str) -> list[str]:
+        np.savez(tmp_path / f"{name}.npz", x=x, y=np.arange(len(x)) % 2)
+        data = {"name": "npz", "path": str(tmp_path / f"{name}.npz"), "clients": 2, "partition": {"name": "iid"}}
+        tables = {"name": "views", "rounds": 1, "data": data, "model": {"name": "mlp"}, "views": {}}
+        tables |= {"strategy": {"name": "fedavg", "lr": 0.1}, "simulation": {"grid": "in-process"}}
+        terms = [{"term": "cross_entropy"}, {"term": "simclr", "projector": [4]}]
+        run = fedtl.run({**tables, "objective": terms}, out=tmp_path / name)
+        return [note for note in json.loads((run.path / "environment.json").read_text())["notes"] if "views" in note]
+
+    x = np.random.default_rng(0).random((24, 3, 8, 8), np.float32)
+    x[0, 0, 0, :2] = 0, 1
+    (note,) = notes(255 * x, "as bytes")
+    assert note.startswith("views.transforms: to ColorJitter images lie from 0 to 1, and these lie from 0 to 255: ")
+    assert notes(x, "units") == notes((255 * x).astype(np.uint8), "bytes") == []
+    assert notes(255 * x[:, :1], "grey") == []
 
 
 def test_transforms_that_hold_transforms() -> None:

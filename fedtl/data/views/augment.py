@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,15 @@ from fedtl.data.torchvision_ops import import_torchvision
 
 View = Callable[[Tensor, int], Tensor]
 """``view(raw, seed)``: images ``[n, channels, height, width]`` uint8 or float32 to as many of equal shape and type."""
+
+FROM_0_TO_1 = frozenset(
+    {
+        *("AugMix", "AutoAugment", "ColorJitter", "GaussianNoise", "RandAugment", "RandomAdjustSharpness"),
+        *("RandomAutocontrast", "RandomEqualize", "RandomInvert", "RandomPhotometricDistort", "RandomPosterize"),
+        *("RandomSolarize", "TrivialAugmentWide"),
+    }
+)
+"""Transforms to which images that are no bytes lie from 0 to 1: they cut off what does not, or change it otherwise."""
 
 _LARGE = 64
 """From this height or width on, colour images get the augmentation that SimCLR has for ImageNet."""
@@ -93,6 +102,11 @@ class Views(Options):
         _try(view, shape, dtype)
         return view
 
+    def from_0_to_1(self, shape: Sequence[int]) -> list[str]:
+        """Which of the transforms of images ``[channels, height, width]`` take what is no bytes to lie from 0 to 1."""
+        tables = preset(shape) if self.transforms is None else self.transforms
+        return sorted({*_names(tables)} & FROM_0_TO_1)
+
 
 def preset(shape: Sequence[int]) -> tuple[dict[str, Any], ...]:
     """The transforms for images ``[channels, height, width]`` where a config names none.
@@ -133,6 +147,13 @@ def preset(shape: Sequence[int]) -> tuple[dict[str, Any], ...]:
     if tiny:
         return affine, erase
     return affine, {"name": "RandomApply", "transforms": [blur], "p": 0.5}, erase
+
+
+def _names(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The transforms' names, with those of transforms that others hold."""
+    for table in tables:
+        yield table["name"]
+        yield from _names(table.get("transforms", ()))
 
 
 def _odd(size: float) -> int:

@@ -65,6 +65,11 @@ def with_modules(
                 own, fixed = term.modules(sizes), term.frozen(sizes)
             except ConfigError as error:
                 raise ConfigError(f"the term {term.key!r}: {error}") from error
+        if taken := sorted({module_name(term, name) for name in (*own, *fixed)} & {*extras, *frozen}):
+            raise ConfigError(
+                f"the term {term.key!r}: its module {taken[0]!r} has the name of another term's, as what is no letter, "
+                "digit or _ of a term's name is _ in it; give one of them another name"
+            )
         if term.key not in trained:  # it would not move, and is no part of the model
             own, fixed = {}, {**own, **fixed}
         extras |= {module_name(term, name): module for name, module in own.items()}

@@ -59,7 +59,9 @@ class Term(Options):
         term: its kind: a row of the registry, or ``"package.module:Class"``.
         name: what the record calls it; the kind if not given. Two of one kind need two names.
         weight: what its value is multiplied by. With 0 it is evaluated and recorded, and trains nothing.
-        ramp: lets the weight grow over the rounds; a table, or the shape alone.
+        ramp: lets the weight grow with the round's progress p, from 0 in the first round (of the phase) to 1 in the
+            last: a table, or its shape alone. With p' from 0 at ``start`` (0) to 1 at ``end`` (1), "linear" is p',
+            "dann" 2 / (1 + exp(-gamma p')) - 1 (``gamma`` is 10), and "step" 0 before ``start`` and then 1.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -117,7 +117,7 @@ class Layout:
         """Where the trainable parameters of a part lie in the vector: ``w[..., slice]`` for each of them.
 
         Args:
-            name: ``"head"``, ``"features"``, ``"batch-norm"``, or a submodule's name.
+            name: ``"head"``, ``"features"``, ``"batch-norm"``, a term's own module, or a submodule's name.
 
         Raises:
             ConfigError: there is no such part, or none of it trains.
@@ -126,7 +126,8 @@ class Layout:
         if name in known:
             own = [slot for slot in self.slots if slot.name in known[name]]
         else:
-            own = [slot for slot in self.slots if slot.name.removeprefix("model.").startswith(f"{name}.")]
+            of_term = [slot for slot in self.slots if slot.name.startswith(f"extras.{name}.")]
+            own = of_term or [s for s in self.slots if s.name.removeprefix("model.").startswith(f"{name}.")]
         trained = [slice(slot.start, slot.stop) for slot in own if slot.stop <= self.parameters]
         if not own:
             raise ConfigError(f"the model has no part {name!r} with parameters; it has {', '.join(map(repr, known))}")

@@ -21,8 +21,8 @@ class OptimizerSettings(BaseModel):
         optimizer: of each client; a table, or a name alone.
         clip_norm: the greatest norm of a client's gradient, over all of its vector; any if not given.
         schedule: of the learning rate over the rounds; a table, or a name alone.
-        lr_scale: factors of the learning rate by the names of the model's parts: "head", "features", "batch-norm", or
-            a submodule's name.
+        lr_scale: factors of the learning rate by the names of the model's parts: "head", "features", "batch-norm", a
+            submodule's name, or that of a term's own module, as "dann_discriminator".
     """
 
     optimizer: SerializeAsAny[Optimizer] = SGD(name="sgd")

@@ -24,6 +24,7 @@ from fedtl.losses.term import Term, TermContext
 from fedtl.models import build_model
 from fedtl.models.head import features_and_logits
 from fedtl.models.vector import Layout
+from fedtl.optimizers.stepper import part_scale
 from tests.parts import ENGINES, OF_CLASSES, train_cohort, update_of
 
 # A row for each term that cannot do with its defaults.
@@ -248,3 +249,30 @@ def test_cdans_model_ascends_through_the_entropy_weights_too() -> None:
         plain = plain + (weight * loss).mean()
     for a, b in zip(gradients, torch.autograd.grad(plain, parameters)):
         torch.testing.assert_close(a, -b, rtol=1e-4, atol=1e-6)
+
+
+def test_two_terms_modules_have_two_names() -> None:
+    """What is no letter or digit of a term's name is _ in its modules' names."""
+
+    def task_of(*names: str) -> Task:
+        terms = [{"term": "dann", "name": name} for name in names]
+        return make_tasks(build(tables({"term": "cross_entropy"}, *terms)), federation())[0]
+
+    assert {*dict(task_of("a b", "a c").module.extras.named_children())} == {"a_b_discriminator", "a_c_discriminator"}  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"^the term 'a_b': its module 'a_b_discriminator' has the name of another"):
+        task_of("a b", "a_b")
+
+
+def test_a_terms_module_learns_at_its_own_rate() -> None:
+    """By the name under which it may be frozen, or stay at clients."""
+    config = tables({"term": "cross_entropy"}, {"term": "dann", "weight": 0.1})
+    config["strategy"] = {**config["strategy"], "lr_scale": {"dann_discriminator": 10.0}}
+    (task,) = make_tasks(build(config), federation())
+    scale = part_scale(task.layout, build(config).strategy.lr_scale)  # type: ignore[attr-defined]
+    assert scale is not None
+    for name, part in task.layout.views(scale).items():
+        assert part.unique().tolist() == [10.0 if name.startswith("extras.") else 1.0]
+    frozen = {**config["strategy"], "frozen": ["dann_discriminator"]}
+    (task,) = make_tasks(build({**config, "strategy": frozen}), federation())
+    with pytest.raises(ConfigError, match=r"no parameter of the part 'dann_discriminator' trains"):
+        part_scale(task.layout, {"dann_discriminator": 10.0})

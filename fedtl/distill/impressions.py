@@ -138,6 +138,10 @@ def data_impressions(
         for concentration in alpha.numpy():
             # A Dirichlet's draw is a normalised draw of gammas; a concentration of 0 gives 0.
             gammas = drawn.standard_gamma(concentration, size=(count, len(concentration)))
+            none = gammas.sum(1) == 0  # too small for float64: a Dirichlet of small numbers is nearly all one class
+            if none.any():
+                share = concentration / concentration.sum()
+                gammas[none] = np.eye(len(share))[drawn.choice(len(share), int(none.sum()), p=share)]
             rows.append(gammas / gammas.sum(1, keepdims=True))
     targets = torch.tensor(np.concatenate(rows), dtype=torch.float32, device=device)
 

@@ -146,6 +146,15 @@ def test_soft_targets_have_the_dirichlets_mean(teacher: nn.Module, federation: F
     torch.testing.assert_close(targets.view(10, 2000, 10).mean(1), mean, atol=0.02, rtol=0)
 
 
+def test_soft_targets_of_tiny_betas_are_nearly_one_class(teacher: nn.Module, federation: Federation) -> None:
+    """Their gammas are too small for float64, and a share of nothing is no number."""
+    _, targets = data_impressions(teacher, 400, federation.shape, steps=1, betas=(1e-3,), chunk=4000)
+    assert (targets.amax(1) > 0.99).float().mean() > 0.9
+    alpha = zskd_concentration(teacher.head.weight.detach().double(), beta=1.0)  # type: ignore[union-attr]
+    mean = (alpha / alpha.sum(1, keepdim=True)).float()
+    torch.testing.assert_close(targets.view(10, 400, 10).mean(1), mean, atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("make", [class_impressions, data_impressions], ids=lambda make: make.__name__)
 def test_synthesis_depends_on_its_seed_alone_and_changes_nothing(
     make: Any, teacher: nn.Module, federation: Federation

@@ -24,6 +24,8 @@ from fedtl.losses.terms.layer import OfLayer
 class TwoViews(OfLayer):
     """A term between z_a and z_b ``[n, d]``, what a projector makes of a layer's outputs for two views.
 
+    The views are of a client's unlabelled samples, where it has such beside those that it trains on, else of these.
+
     Attributes:
         layer: what the projector sees: "features" (the head's inputs), or a submodule's name.
         projector: the sizes of its linear layers, with ReLU between them; [] for none, so that the layer's own

@@ -79,7 +79,8 @@ class Distillation(Term):
             it had trained when it last took part; "phase", the global model when the phase began, as born-again
             networks (Furlanello et al. 2018) learn from the generation before; "initial", the run's first one. Or a
             model of its own, which may be another network: { run = "results/..." }, or { file = "x.safetensors",
-            model = { name = "mlp" } }. It neither trains nor travels; every machine reads it from its own disk.
+            model = { name = "mlp" } }. It neither trains nor travels; every machine reads it from its own disk, and it
+            sees samples as this run's data are normalised.
         temperature: T. The paper leaves it open, and says that small students want it low; 4 is customary.
         scale_t2: whether the loss is multiplied by T².
     """

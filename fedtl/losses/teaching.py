@@ -39,6 +39,11 @@ def distillation(
     return value * temperature**2 if scale_t2 else value
 
 
+def without_use_of(temperature: float) -> dict[str, str]:
+    """The option of a distillation that does nothing at a temperature, with why."""
+    return {"scale_t2": "T² is 1 at temperature = 1"} if temperature == 1 else {}
+
+
 def not_true_distillation(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, scale_t2: bool = True
 ) -> Tensor:

@@ -163,6 +163,9 @@ DOMAINS = {
         ({"term": "consensus"}, "temperature", 3.0),
         ({"term": "replay"}, "temperature", 5.0),
         ({"term": "l2_sp", "new_head": False}, "beta", 3.0),
+        ({"term": "distillation", "temperature": 1.0}, "scale_t2", False),
+        ({"term": "not_true_distillation"}, "scale_t2", False),
+        ({"term": "class_logits"}, "scale_t2", False),
         ({"term": "simclr", "projector": []}, "batch_norm", True),
         ({"term": "vicreg", "variant": "authors", "projector": []}, "shared", False),
     ],
@@ -199,7 +202,7 @@ def test_options_that_terms_use_are_no_notes() -> None:
     ]
     terms = [{"term": "coral", "name": f"{i}", "ramp": ramp} for i, ramp in enumerate(ramps)]
     terms += [{"term": "dann", "gamma": 3.0}, {"term": "mmd", "multipliers": [1.0]}, {"term": "l2_sp", "beta": 3.0}]
-    terms += [{"term": "consensus", "loss": "kl", "temperature": 3.0}]
+    terms += [{"term": "consensus", "loss": "kl", "temperature": 3.0}, {"term": "distillation", "scale_t2": False}]
     assert notes(data=DOMAINS, objective=[{"term": "cross_entropy"}, *terms]) == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 from fedtl import losses
 from fedtl.losses.aggregate import ClientAggregate
 from fedtl.losses.context import Layers
+from fedtl.losses.teaching import without_use_of
 from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.layer import OfLayer
 from fedtl.losses.terms.rows import one_by_one, over_samples
@@ -132,6 +133,10 @@ class ClassLogits(OfClasses):
     temperature: PositiveFloat = 1.0
     scale_t2: bool = True
     average: Average = "clients"
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        return {**super().without_use(), **without_use_of(self.temperature)}
 
     def statistic(self) -> ClientAggregate:
         """Each class's mean logits."""

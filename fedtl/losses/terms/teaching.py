@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from fedtl import losses
 from fedtl.choice import ConfigError, Options, as_recorded
 from fedtl.losses.batch import Sizes
+from fedtl.losses.teaching import without_use_of
 from fedtl.losses.term import Term, TermContext
 from fedtl.losses.terms.rows import over_samples
 from fedtl.models import ModelChoice, build_model, read_model
@@ -107,6 +109,10 @@ class Distillation(Term):
             "{ file = 'x.safetensors', model = { name = 'mlp' } }"
         )
 
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        return {**super().without_use(), **without_use_of(self.temperature)}
+
     def wants(self) -> frozenset[str]:
         """The stream, and the teacher where it is one of the run's own models."""
         return frozenset({self.stream, f"model:{self.teacher}"} if isinstance(self.teacher, str) else {self.stream})
@@ -144,6 +150,10 @@ class NotTrueDistillation(Term):
 
     temperature: PositiveFloat = 1.0
     scale_t2: bool = True
+
+    def without_use(self) -> Mapping[str, str]:
+        """See :class:`~fedtl.losses.term.Term`."""
+        return {**super().without_use(), **without_use_of(self.temperature)}
 
     def value(self, context: TermContext) -> Tensor:
         """τ² KL(received ‖ trained)."""

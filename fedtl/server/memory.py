@@ -99,8 +99,9 @@ class ServerMemory:
                 self.context = {name: vector for name, vector in self.context.items() if name == m.PHASE_START}
                 self._has_begun = self._has_begun and not self.global_model
                 w = phase.restart
-        made = phase.replay.made_in(round) if phase.replay and phase.replay.every > 1 else None
-        if made == round or (made is not None and anew):  # samples of the model before would be of what is forgotten
+        synthesis = phase.replay.made_in(round) if phase.replay and phase.replay.every > 1 else None
+        # After a restart samples of the last synthesis's model would be of what is forgotten.
+        if synthesis == round or (synthesis is not None and anew):
             self.context[m.REPLAYED] = np.array(w, np.float32)
         return w
 

@@ -36,7 +36,6 @@ from fedtl.data.schema import DataSchema
 from fedtl.disk.memories import Sizes
 from fedtl.engine import EngineChoice, Task
 from fedtl.engine.choice import Choices
-from fedtl.losses.objective import needs_of
 from fedtl.models import build_model
 from fedtl.models.composite import model_of
 from fedtl.models.pretrained import check_whole, digest, notes_on_weights, weights_of
@@ -301,8 +300,8 @@ def _idle_terms(tasks: Sequence[Task]) -> list[str]:
 
 def _cut_off_by_views(config: Config, federation: Federation) -> list[str]:
     """A line where random views are made by transforms that take the samples for others than they are."""
-    x, needs = federation.x, {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
-    names = [] if config.views is None or "views" not in needs else config.views.from_0_to_1(federation.shape)
+    x = federation.x
+    names = [] if config.views is None or "views" not in config.needs else config.views.from_0_to_1(federation.shape)
     if not names or x.dtype == np.uint8 or not x.size:
         return []
     low, high = float(x.min()), float(x.max())

@@ -86,8 +86,9 @@ def without_effect(config: Config, tables: Tables, overridden: set[str], resolve
     most = None if holders is None else max(holders - apart, apart)  # each kind is drawn from by itself
     if drawn is not None and most is not None and drawn >= most and asked("evaluate", "clients"):
         notes.append(f"evaluate.clients = {drawn} has no effect: there are {holders} clients, and all are scored")
-    needs = {need for stage in config.stages() for term in stage.objective for need in needs_of(term)}
-    needs |= {each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)}
+    needs = config.needs | {
+        each.on for stage in config.stages() for each in strategy_type(method).statistics(stage.strategy)
+    }
     offers = {"views": config.views, "replay": config.replay, "data.public": config.data.public}
     if config.replay is not None and config.replay.after >= config.rounds:
         notes.append(

@@ -24,7 +24,7 @@ from fedtl.clients.settings import Settings
 from fedtl.data.replay import Replay
 from fedtl.data.settings import DataChoice
 from fedtl.data.views.augment import Views
-from fedtl.losses.objective import Objective
+from fedtl.losses.objective import Objective, needs_of
 from fedtl.losses.term import Term
 from fedtl.metrics import Metrics, read_metrics
 from fedtl.metrics.registry import ALWAYS
@@ -306,6 +306,11 @@ class Config(Options):
             stages.append(self._stage(key, first, phase.rounds, strategy, phase.objective, phase.restart))
             first += phase.rounds
         return tuple(stages)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the objective's terms need, in any phase."""
+        return frozenset(need for stage in self.stages() for term in stage.objective for need in needs_of(term))
 
     @property
     def trains_unlabelled(self) -> bool:

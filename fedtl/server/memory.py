@@ -91,17 +91,16 @@ class ServerMemory:
         Returns:
             The global model that the round begins with: ``w``, or the phase's own.
         """
-        anew = round == phase.first and phase.restart is not None
-        if round == phase.first:
-            if phase.keeps_start:  # before a restart: the generation before teaches the new one
-                self.context[m.PHASE_START] = np.array(w, np.float32)
-            if phase.restart is not None:  # all else that the server remembers is of the old model
-                self.context = {name: vector for name, vector in self.context.items() if name == m.PHASE_START}
-                self._has_begun = self._has_begun and not self.global_model
-                w = phase.restart
+        restart = phase.restart if round == phase.first else None
+        if round == phase.first and phase.keeps_start:  # before a restart: the generation before teaches the new one
+            self.context[m.PHASE_START] = np.array(w, np.float32)
+        if restart is not None:  # all else that the server remembers is of the old model
+            self.context = {name: vector for name, vector in self.context.items() if name == m.PHASE_START}
+            self._has_begun = self._has_begun and not self.global_model
+            w = restart
         synthesis = phase.replay.made_in(round) if phase.replay and phase.replay.every > 1 else None
         # After a restart samples of the last synthesis's model would be of what is forgotten.
-        if synthesis == round or (synthesis is not None and anew):
+        if synthesis == round or (synthesis is not None and restart is not None):
             self.context[m.REPLAYED] = np.array(w, np.float32)
         return w
 
